@@ -1,0 +1,198 @@
+"""Where text comes from: `config.data.source` is atlas, files or pydoc. Each yields Records and Broken reports."""
+import difflib
+import hashlib
+import inspect
+import io
+import json
+import os
+import pathlib
+import pkgutil
+import sys
+import zlib
+from collections.abc import Iterator
+
+from data import atlas, atlas_facts
+from data.chat import parse_messages
+from data.records import Broken, DataError, Record
+
+SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
+
+
+def read(config) -> Iterator[Record | Broken]:
+    """All records of the source that `config` (the `data` part of an experiment) names, always in the same order."""
+    if config.source == 'atlas':
+        return atlas.records(config.atlas)
+    if config.source == 'files':
+        return _read_files(config.files)
+    if config.source == 'pydoc':
+        return _read_pydoc(config.pydoc)
+    raise DataError(f'config.data.source is {config.source!r}: expected one of atlas, files, pydoc'
+                    + _nearest(config.source, ('atlas', 'files', 'pydoc')))
+
+
+def fingerprint(config) -> dict:
+    """What determines the records of a source: its fields and the state of the files it reads."""
+    found = {'source': config.source, **config[config.source].to_dict()} if config.source in config else {}
+    if config.source == 'files':
+        found['files'] = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in find_files(config.files.paths)]
+    elif config.source == 'atlas':
+        found['code'] = hashlib.sha256((inspect.getsource(atlas) + inspect.getsource(atlas_facts)).encode()).hexdigest()
+    else:
+        found['python'] = sys.version
+    return found
+
+
+def find_files(paths: str) -> list[pathlib.Path]:
+    """Files, globs and directories (searched through, known suffixes only), separated by commas -> sorted files."""
+    import glob
+    files: list[pathlib.Path] = []
+    if not paths.strip():
+        raise DataError('config.data.files.paths is empty: expected files, globs or directories separated by commas')
+    for entry in (p.strip() for p in paths.split(',') if p.strip()):
+        path = pathlib.Path(entry).expanduser()
+        if path.is_dir():
+            found = [p for p in path.rglob('*') if p.is_file() and p.name.endswith(SUFFIXES)]
+        elif path.is_file():
+            if not path.name.endswith(SUFFIXES):
+                raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(SUFFIXES)}')
+            found = [path]
+        else:
+            found = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)
+                     if os.path.isfile(p) and p.endswith(SUFFIXES)]
+        if not found:
+            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            raise DataError(f'{entry}: no file found (config.data.files.paths)' + _nearest(path.name, beside))
+        files += found
+    return sorted(set(files))
+
+
+def _nearest(name: str, choices) -> str:
+    close = difflib.get_close_matches(name, list(choices), 1)
+    return f'; did you mean {close[0]!r}?' if close else ''
+
+
+def _read_files(config) -> Iterator[Record | Broken]:
+    for path in find_files(config.paths):
+        if path.stat().st_size == 0:
+            yield Broken(str(path), 'empty file')
+        elif path.name.endswith('.parquet'):
+            yield from _read_parquet(path, config.text_field)
+        elif '.jsonl' in path.suffixes[-2:]:
+            yield from _read_jsonl(path, config.text_field)
+        else:
+            yield _read_text(path)
+
+
+def _open(path: pathlib.Path) -> io.BufferedIOBase:
+    if path.suffix == '.gz':
+        import gzip
+        return gzip.open(path, 'rb')
+    if path.suffix == '.zst':
+        import zstandard
+        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(open(path, 'rb'), closefd=True))
+    return open(path, 'rb')
+
+
+def _unpack_errors() -> tuple:
+    import zstandard
+    return (OSError, EOFError, zlib.error, zstandard.ZstdError)
+
+
+def _read_text(path) -> Record | Broken:
+    try:
+        with _open(path) as file:
+            return _checked(str(path), file.read().decode('utf-8-sig'))
+    except UnicodeDecodeError as error:
+        return Broken(str(path), f'invalid UTF-8 at byte {error.start}')
+    except _unpack_errors() as error:
+        return Broken(str(path), f'cannot be read: {error}')
+
+
+def _checked(where: str, text) -> Record | Broken:
+    if not isinstance(text, str):
+        return Broken(where, f'text is {type(text).__name__}, expected a string')
+    if not text.strip():
+        return Broken(where, 'empty document')
+    return Record(where, text)
+
+
+def _read_jsonl(path, field) -> Iterator[Record | Broken]:
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parse_line(f'{path}:{number}', line, field)
+    except _unpack_errors() as error:
+        yield Broken(f'{path}:{number + 1}', f'cannot be read: {error}')
+
+
+def _parse_line(where: str, line: bytes, field: str) -> Record | Broken:
+    try:
+        found = json.loads(line.decode('utf-8'))
+    except UnicodeDecodeError as error:
+        return Broken(where, f'invalid UTF-8 at byte {error.start} of the line')
+    except (json.JSONDecodeError, RecursionError) as error:
+        return Broken(where, f'broken JSON: {error}')
+    if not isinstance(found, dict):
+        return Broken(where, f'JSON {type(found).__name__}, expected an object')
+    return _from_object(where, found, field)
+
+
+def _from_object(where: str, found: dict, field: str) -> Record | Broken:
+    if field in found:
+        return _checked(where, found[field])
+    try:
+        return Record(where, messages=parse_messages(found))
+    except DataError as error:
+        return Broken(where, f'no field {field!r} and {error}' + _nearest(field, found))
+
+
+def _read_parquet(path, field) -> Iterator[Record | Broken]:
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(f'{path}: parquet needs the extra `hf`: pip install -e .[hf]') from None
+    try:
+        rows = datasets.Dataset.from_parquet(str(path))
+    except Exception as error:   # the reader's own exceptions are many and undocumented
+        yield Broken(str(path), f'cannot be read as parquet: {error}'.splitlines()[0])
+        return
+    for number, row in enumerate(rows, 1):
+        yield _from_object(f'{path}:{number}', row, field)
+
+
+def _read_pydoc(config) -> Iterator[Record | Broken]:
+    """The documentation of each standard library module and its public members, one document a module."""
+    import contextlib
+    import importlib
+    import warnings
+    skip = {'antigravity', 'this', 'idlelib', 'test', 'tkinter', 'turtle', 'turtledemo', 'lib2to3', 'msilib', 'ensurepip'}
+    names = sorted(n for n in sys.stdlib_module_names if not n.startswith('_') and n not in skip)
+    names += sorted(f'{n}.{m.name}' for n in ('asyncio', 'collections', 'concurrent', 'email', 'http', 'importlib', 'json',
+                                             'logging', 'multiprocessing', 'unittest', 'urllib', 'xml')
+                    for m in pkgutil.iter_modules(importlib.import_module(n).__path__) if not m.name.startswith('_'))
+    for name in names[:config.modules or None]:
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+                warnings.simplefilter('ignore')
+                module = importlib.import_module(name)
+        except Exception:   # modules of other platforms do not import here; they are no part of this corpus
+            continue
+        text = _document(name, module)
+        if len(text) > 200:
+            yield Record(f'pydoc:{name}', text)
+
+
+def _document(name: str, module) -> str:
+    found, seen = [f'{name}\n\n{inspect.getdoc(module) or ""}'], set()
+    for key, member in sorted(vars(module).items()):
+        if key.startswith('_') or not (inspect.isclass(member) or inspect.isroutine(member)) or id(member) in seen:
+            continue
+        seen.add(id(member))
+        if getattr(member, '__module__', name) == name and inspect.getdoc(member):
+            found.append(f'{name}.{key}\n{inspect.getdoc(member)}')
+            if inspect.isclass(member):
+                found += [f'{name}.{key}.{k}\n{inspect.getdoc(m)}' for k, m in sorted(vars(member).items())
+                          if not k.startswith('_') and inspect.isroutine(m) and inspect.getdoc(m)]
+    return '\n\n'.join(found)

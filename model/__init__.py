@@ -1,0 +1,1 @@
+"""Batches to logits, embeddings and generated tokens: pure functions, no files, no flags."""

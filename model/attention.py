@@ -1,0 +1,106 @@
+"""Attention with grouped key-value heads, and the places where a positional encoding enters it.
+
+Dimensions: B batch, T queries, S keys, D width, H heads, K key-value heads, d head size.
+"""
+import dataclasses
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
+
+from model.config import ModelConfig
+from model.layers import Norm, fan_in
+from model.positions import PositionalEncoding, Site
+from model.sharding import constrain
+
+Cache = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class Place:
+    """Where the tokens of a forward pass stand; arrays [B,T], and [B,S] for all keys, those of the cache included.
+
+    `positions` count tokens in their document, `ids` are what the encoding sees; they differ where it has ids of its own.
+    """
+    positions: jax.Array
+    segment_ids: jax.Array
+    ids: jax.Array
+    k_positions: jax.Array
+    k_segment_ids: jax.Array
+    k_ids: jax.Array
+    consecutive: bool = flax.struct.field(pytree_node=False)   # see Site
+    column: jax.Array | None = None   # first column of the cache that the new tokens take; None: no cache
+
+    def visible(self, window: int) -> jax.Array:
+        """[B,1,T,S]: keys of the same document, not later, and inside the window. Padding (segment 0) is never seen."""
+        ahead = self.positions[:, :, None] - self.k_positions[:, None, :]
+        seen = (self.segment_ids[:, :, None] == self.k_segment_ids[:, None, :]) & (self.k_segment_ids[:, None, :] > 0)
+        seen &= ahead >= 0
+        return (seen & (ahead < window) if window else seen)[:, None]
+
+
+class Parameters(nn.Module):
+    """The scope that a positional encoding declares its parameters in."""
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self, name, init, shape, axes):
+        return self.param(name, nn.with_partitioning(init, axes), shape, jnp.dtype(self.param_dtype))
+
+
+class Attention(nn.Module):
+    config: ModelConfig
+    encoding: PositionalEncoding
+
+    @nn.compact
+    def __call__(self, x_BxTxD: jax.Array, place: Place, shared, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+        c, encoding = self.config, self.encoding
+        project = lambda heads, axis, name: jnp.einsum('btd,dhk->bhtk', x_BxTxD, c.weight(
+            (c.width, heads, c.head_dim), ('embed', axis, None), fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)), name)())
+        q_BxHxTxd = project(c.num_heads, 'heads', 'query')
+        k_BxKxTxd, v_BxKxTxd = project(c.num_kv_heads, 'kv_heads', 'key'), project(c.num_kv_heads, 'kv_heads', 'value')
+        if c.qk_norm:
+            q_BxHxTxd, k_BxKxTxd = Norm('rmsnorm', name='query_norm')(q_BxHxTxd), Norm('rmsnorm', name='key_norm')(k_BxKxTxd)
+
+        site = Site(Parameters(c.param_dtype, name='positions'), place.ids, place.k_ids, shared, x_BxTxD,
+                    consecutive=place.consecutive)
+        q_BxHxTxd, k_BxKxTxd = encoding.rotate(site, q_BxHxTxd, k_BxKxTxd)
+        q_BxHxTxd = encoding.scale(site, q_BxHxTxd)
+        state = encoding.key_state(site)
+        if cache is not None:
+            new = {'k': k_BxKxTxd, 'v': v_BxKxTxd, **{f'state_{n}': s for n, s in state.items()}}
+            cache = _written(cache, new, place.column, place.k_ids.shape[1])
+            k_BxKxTxd, v_BxKxTxd = cache['k'], cache['v']                     # from here on T is S for them
+            state = {n: cache[f'state_{n}'] for n in state}
+        site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd, state=state)
+
+        grouped = q_BxHxTxd.reshape(q_BxHxTxd.shape[0], c.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
+        logits = jnp.einsum('bkgtd,bksd->bkgts', grouped, k_BxKxTxd, preferred_element_type=jnp.float32)
+        logits_BxHxTxS = logits.reshape(*q_BxHxTxd.shape[:3], -1) * c.head_dim**-0.5
+        if c.logit_cap:
+            logits_BxHxTxS = c.logit_cap * jnp.tanh(logits_BxHxTxS / c.logit_cap)
+        bias, mask = encoding.bias(site), place.visible(c.window)
+        if bias is not None:
+            logits_BxHxTxS += bias
+        further = encoding.mask(site)
+        mask = mask if further is None else mask & further
+        weights = encoding.softmax(site, logits_BxHxTxS, mask).astype(c.dtype)
+        weights = weights.reshape(*grouped.shape[:4], -1)
+        out_BxHxTxd = jnp.einsum('bkgts,bksd->bkgtd', weights, v_BxKxTxd).reshape(q_BxHxTxd.shape)
+        out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
+        out = c.weight((c.num_heads, c.head_dim, c.width), ('heads', None, 'embed'),
+                       fan_in(c.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2), 'out')()
+        return checkpoint_name(jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, out), 'attention_out'), cache
+
+
+def _written(cache: Cache, new: Cache, column: jax.Array, columns: int) -> Cache:
+    """The cache with `new` from `column` on; an array not yet there is made. Keys are axis 2 of k and v, the last of states."""
+    def put(name, x):
+        axis = 2 if name in ('k', 'v') else x.ndim - 1
+        old = cache.get(name)
+        if old is None:
+            old = jnp.zeros((*x.shape[:axis], columns, *x.shape[axis + 1:]), x.dtype)
+        return jax.lax.dynamic_update_slice_in_dim(old, x, column, axis)
+    return {name: put(name, x) for name, x in new.items()}

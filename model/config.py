@@ -1,0 +1,81 @@
+"""The architecture, resolved and checked: what a model needs to know of an experiment's config."""
+import dataclasses
+
+from model.errors import ModelError, nearest
+from model.positions import Dims, PositionalEncoding, build
+
+REMAT = ('none', 'full', 'attention', 'minimal')
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Fields as in `configs/base.py`; `encodings` holds one positional encoding a layer."""
+    vocab_size: int
+    width: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    mlp_width: int
+    activation: str
+    norm: str
+    qk_norm: bool
+    window: int
+    logit_cap: float
+    tied: bool
+    max_len: int
+    dtype: str
+    param_dtype: str
+    scan_layers: bool
+    remat: str
+    encodings: tuple[PositionalEncoding, ...]
+
+    @property
+    def residual_scale(self) -> float:
+        """Variance of the weights that write to the residual stream: 2 writes a layer add up to 1 (GPT-2)."""
+        return 1 / (2 * self.num_layers)
+
+    @property
+    def distinct(self) -> tuple[PositionalEncoding, ...]:
+        """The encodings of the pattern, each once."""
+        return tuple(dict.fromkeys(self.encodings))
+
+    @property
+    def period(self) -> int:
+        """The length of the pattern of encodings that repeats over the layers."""
+        e = self.encodings
+        return next(p for p in range(1, len(e) + 1) if not len(e) % p and all(e[i] is e[i % p] for i in range(len(e))))
+
+    def weight(self, shape, axes, init, name):
+        from model.layers import Weight
+        return Weight(shape, axes, init, self.dtype, self.param_dtype, name=name)
+
+
+def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
+    """The `model` part of an experiment -> ModelConfig, with what is 0 filled in.
+
+    Raises ModelError where a field has no valid value or two do not fit each other.
+    """
+    c = config
+    for name in ('width', 'num_layers', 'num_heads', 'num_kv_heads'):
+        if c[name] < 1:
+            raise ModelError(f'config.model.{name} is {c[name]}: expected at least 1')
+    for name, valid in (('activation', ('swiglu', 'gelu')), ('norm', ('rmsnorm', 'layernorm')), ('remat', REMAT),
+                        ('dtype', ('float32', 'bfloat16')), ('param_dtype', ('float32', 'bfloat16'))):
+        if c[name] not in valid:
+            raise ModelError(f'config.model.{name} is {c[name]!r}: {nearest(c[name], valid)}')
+    if not c.head_dim and c.width % c.num_heads:
+        raise ModelError(f'config.model.width is {c.width}: expected a multiple of num_heads ({c.num_heads}), or set head_dim')
+    if c.num_heads % c.num_kv_heads:
+        raise ModelError(f'config.model.num_heads is {c.num_heads}: expected a multiple of num_kv_heads ({c.num_kv_heads})')
+    max_len = c.max_len or seq_len
+    if max_len < seq_len:
+        raise ModelError(f'config.model.max_len is {max_len}: expected at least config.data.seq_len ({seq_len})')
+    head_dim = c.head_dim or c.width // c.num_heads
+    mlp_width = c.mlp_width or (4 * c.width if c.activation == 'gelu' else -(-8 * c.width // 3 // 32) * 32)
+    dims = Dims(c.width, c.num_heads, c.num_kv_heads, head_dim, c.num_layers, max_len)
+    return ModelConfig(
+        vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len,
+        encodings=build(c.positions, dict(c.positions_args), dims),
+        **{k: c[k] for k in ('width', 'num_layers', 'num_heads', 'num_kv_heads', 'activation', 'norm', 'qk_norm', 'window',
+                             'logit_cap', 'tied', 'dtype', 'param_dtype', 'scan_layers', 'remat')})

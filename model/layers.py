@@ -1,0 +1,62 @@
+"""Normalisation, projections and feed-forward. Dimensions: B batch, T time, D width, F hidden width, H heads, d head size."""
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from model.sharding import constrain
+
+fan_in = nn.initializers.variance_scaling
+
+
+class Norm(nn.Module):
+    """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
+    kind: str
+    eps: float = 1e-6
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        wide = x.astype(jnp.float32)
+        scale = self.param('scale', nn.with_partitioning(nn.initializers.ones, (None,)), (x.shape[-1],))
+        if self.kind == 'layernorm':
+            wide -= wide.mean(-1, keepdims=True)
+        out = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps) * scale
+        if self.kind == 'layernorm':
+            out += self.param('bias', nn.with_partitioning(nn.initializers.zeros, (None,)), (x.shape[-1],))
+        return out.astype(x.dtype)
+
+
+class Weight(nn.Module):
+    """One weight, kept in the parameter dtype and used in the computation dtype.
+
+    With a mesh it is gathered over `fsdp` here, in the computation dtype and inside the block that uses it: left to itself
+    XLA gathers the wide one, or slices the matmul into a ring.
+    """
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    initializer: Callable
+    dtype: str
+    param_dtype: str
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        w = self.param('kernel', nn.with_partitioning(self.initializer, self.axes), self.shape, jnp.dtype(self.param_dtype))
+        return constrain(w.astype(self.dtype), *(a if a != 'embed' else None for a in self.axes))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202, equation 6) or GELU."""
+    config: 'ModelConfig'
+
+    @nn.compact
+    def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
+        c = self.config
+        inward = lambda name: c.weight((c.width, c.mlp_width), ('embed', 'mlp'), fan_in(1.0, 'fan_in', 'normal'), name)()
+        h_BxTxF = constrain(jnp.einsum('btd,df->btf', x_BxTxD, inward('up')), 'batch', None, 'mlp')
+        if c.activation == 'swiglu':
+            h_BxTxF *= nn.silu(jnp.einsum('btd,df->btf', x_BxTxD, inward('gate')))
+        else:
+            h_BxTxF = nn.gelu(h_BxTxF)
+        down = c.weight((c.mlp_width, c.width), ('mlp', 'embed'), fan_in(c.residual_scale, 'fan_in', 'normal'), 'down')()
+        return jnp.einsum('btf,fd->btd', h_BxTxF, down)

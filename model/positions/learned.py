@@ -1,0 +1,18 @@
+"""Learned absolute position embeddings (GPT-2: Radford et al. 2019)."""
+import dataclasses
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from model.positions.base import PositionalEncoding, Spec
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned(PositionalEncoding):
+    """x + W[p], W [max_len, D] ~ N(0, std^2). A position from max_len on has no row: NaN, never a clamped neighbour's."""
+    std: float = 0.02
+    spec = Spec('learned', 'Radford et al. 2019 (GPT-2)', shift_invariant=False, limited=True)
+
+    def embed(self, site, x):
+        table = site.param('table', nn.initializers.normal(self.std), (self.dims.max_len, self.dims.width), (None, None))
+        return x + jnp.take(table, site.q_positions, axis=0, mode='fill', fill_value=jnp.nan).astype(x.dtype)

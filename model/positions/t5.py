@@ -1,0 +1,54 @@
+"""T5's relative position bias (Raffel et al. 2020, arXiv 1910.10683, section 2.1; buckets as in the authors' code)."""
+import dataclasses
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from model.errors import ModelError
+from model.positions.base import PositionalEncoding, Spec
+
+
+def bucket_bounds(num_buckets: int, max_distance: int) -> np.ndarray:
+    """Where each causal bucket begins, int64 [num_buckets], computed in integers so that no rounding moves a bound.
+
+    Bucket n for a distance n < e = num_buckets/2, else the largest b with n >= e * (max_distance/e)^((b-e)/(num_buckets-e)).
+    """
+    exact = num_buckets // 2
+    bounds = list(range(exact))
+    steps = num_buckets - exact
+    for b in range(steps):
+        n = max(bounds[-1], exact)
+        while n**steps < exact ** (steps - b) * max_distance**b:
+            n += 1
+        bounds.append(n)
+    return np.asarray(bounds)
+
+
+@dataclasses.dataclass(frozen=True)
+class T5(PositionalEncoding):
+    """b_ij = W[bucket(i - j), h], W [num_buckets, H] shared by all layers. T5 leaves out the scaling by 1/sqrt(d), which
+    `unscaled` restores."""
+    num_buckets: int = 32
+    max_distance: int = 128
+    std: float = 0.02
+    unscaled: bool = False
+    spec = Spec('T5 bias', 'Raffel et al. 2020, arXiv 1910.10683, section 2.1', shift_invariant=True)
+
+    def check(self):
+        if self.num_buckets < 2 or self.num_buckets % 2:
+            raise ModelError(f'config.model.positions_args.num_buckets is {self.num_buckets}: expected an even number')
+        if self.max_distance <= self.num_buckets // 2:
+            raise ModelError(f'config.model.positions_args.max_distance is {self.max_distance}: expected more than half the '
+                             f'buckets ({self.num_buckets // 2})')
+
+    def share(self, site):
+        return site.param('table', nn.initializers.normal(self.std), (self.num_buckets, self.dims.num_heads), (None, 'heads'))
+
+    def scale(self, site, q):
+        return q * self.dims.head_dim**0.5 if self.unscaled else q
+
+    def bias(self, site):
+        bounds = jnp.asarray(bucket_bounds(self.num_buckets, self.max_distance), jnp.int32)
+        bucket = jnp.searchsorted(bounds, jnp.maximum(site.distance, 0), side='right', method='compare_all') - 1
+        return jnp.moveaxis(site.shared.astype(jnp.float32)[bucket], -1, 1)

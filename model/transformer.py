@@ -1,0 +1,121 @@
+"""The decoder: embed + positions -> blocks (attention with positions, feed-forward) -> norm -> logits.
+
+Dimensions: B batch, T time, S keys, D width, V vocabulary.
+"""
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from model.attention import Attention, Cache, Parameters, Place
+from model.config import ModelConfig
+from model.errors import ModelError
+from model.layers import FeedForward, Norm, fan_in
+from model.positions import PositionalEncoding, Site
+from model.sharding import constrain
+
+CacheState = dict   # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm)."""
+    config: ModelConfig
+    encoding: PositionalEncoding
+
+    @nn.compact
+    def __call__(self, x_BxTxD, place: Place, shared, cache: Cache | None = None):
+        c = self.config
+        y, cache = Attention(c, self.encoding, name='attention')(Norm(c.norm, name='attention_norm')(x_BxTxD), place, shared, cache)
+        x_BxTxD = constrain(x_BxTxD + y, 'batch', None, None)
+        y = FeedForward(c, name='feed_forward')(Norm(c.norm, name='feed_forward_norm')(x_BxTxD))
+        return constrain(x_BxTxD + y, 'batch', None, None), cache
+
+
+class Group(nn.Module):
+    """The layers of one period of the pattern of encodings: what is compiled once and looped over."""
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, x_BxTxD, place: Place, shared):
+        c = self.config
+        for i in range(c.period):
+            x_BxTxD, _ = _block(c)(c, c.encodings[i], name=f'layer_{i}')(x_BxTxD, place, shared[c.distinct.index(c.encodings[i])])
+        return x_BxTxD, None
+
+
+def _block(config: ModelConfig):
+    """Block under the remat policy: what of it is kept for the backward pass and what is computed again.
+
+    none: everything is kept. full: only its input. attention: its input and what attention gave. minimal: the results of all
+    projections; what is computed again is attention itself and the elementwise parts.
+    """
+    if config.remat == 'none':
+        return Block
+    return nn.remat(Block, policy=_POLICIES[config.remat], prevent_cse=not config.scan_layers)
+
+
+_POLICIES = {
+    'full': jax.checkpoint_policies.nothing_saveable,
+    'attention': jax.checkpoint_policies.save_only_these_names('attention_out'),
+    'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+
+
+class Transformer(nn.Module):
+    config: ModelConfig
+
+    @nn.compact
+    def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, *,
+                 row_keys: jax.Array | None = None, cache: CacheState | None = None) -> tuple[jax.Array, CacheState | None]:
+        """Logits of the next token.
+
+        Args:
+          tokens, positions, segment_ids: [B,T] int32; positions restart in each segment, segment 0 is padding.
+          row_keys: [B] PRNG keys, for encodings that draw position ids; None: they draw none.
+          cache: from `empty_cache`; then the tokens come after those it holds (unrolled layers only).
+        Returns:
+          logits [B,T,V] float32, and the cache with the new tokens in it.
+        """
+        c = self.config
+        place, cache = self._placed(tokens, positions, segment_ids, row_keys, cache)
+        table_VxD = self.param('embedding', nn.with_partitioning(nn.initializers.normal(c.width**-0.5), ('vocab', 'embed')),
+                               (c.vocab_size, c.width), jnp.dtype(c.param_dtype)).astype(c.dtype)
+        # Gathered before the lookup: a gather from a table sharded over two automatic axes aborts XLA.
+        x_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
+        shared = []
+        for encoding in c.distinct:
+            site = Site(Parameters(c.param_dtype, name=f'positions_{type(encoding).__name__.lower()}'), place.ids)
+            x_BxTxD = encoding.embed(site, x_BxTxD)
+            shared.append(encoding.share(site))
+        x_BxTxD = constrain(x_BxTxD, 'batch', None, None)
+        if c.scan_layers:
+            if cache is not None:
+                raise ModelError('a cache needs unrolled layers: use `unrolled` (model/generate.py)')
+            layers = nn.scan(Group, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.num_layers // c.period,
+                             in_axes=(nn.broadcast, nn.broadcast), metadata_params={nn.PARTITION_NAME: None})
+            x_BxTxD, _ = layers(c, name='layers')(x_BxTxD, place, shared)
+        else:
+            for i, encoding in enumerate(c.encodings):
+                old = None if cache is None else cache['layers'][i]
+                x_BxTxD, new = _block(c)(c, encoding, name=f'layer_{i}')(x_BxTxD, place, shared[c.distinct.index(encoding)], old)
+                if cache is not None:
+                    cache['layers'][i] = new
+        x_BxTxD = Norm(c.norm, name='final_norm')(x_BxTxD)
+        if c.tied:
+            w_VxD = constrain(table_VxD, 'vocab', None)
+            return jnp.einsum('btd,vd->btv', x_BxTxD, w_VxD, preferred_element_type=jnp.float32), cache
+        w_DxV = c.weight((c.width, c.vocab_size), ('embed', 'vocab'), fan_in(1.0, 'fan_in', 'normal'), 'output')()
+        return jnp.einsum('btd,dv->btv', x_BxTxD, w_DxV, preferred_element_type=jnp.float32), cache
+
+    def _placed(self, tokens, positions, segment_ids, row_keys, cache):
+        """Where the tokens stand, the ids that the encodings see, and the cache with those entered."""
+        c = self.config
+        ids = positions
+        for e in c.distinct:
+            ids = e.position_ids(ids, segment_ids, row_keys)
+        if cache is None:
+            own = any('position_ids' in e.enters() for e in c.distinct)
+            return Place(positions, segment_ids, ids, positions, segment_ids, ids, not own), None
+        column = cache['column']
+        put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(cache[name], new, column, 1)
+        cache = dict(layers=list(cache['layers']), positions=put('positions', positions), ids=put('ids', ids),
+                     segment_ids=put('segment_ids', segment_ids), column=column + tokens.shape[1])
+        return Place(positions, segment_ids, ids, cache['positions'], cache['segment_ids'], cache['ids'], False, column), cache

@@ -1,0 +1,1 @@
+"""Batches to weights: `pretrain` and `posttrain` are its two doors."""

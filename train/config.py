@@ -1,0 +1,64 @@
+"""Reading an experiment's config: `--config=configs/x.py --config.a.b=value`, checked, in one line where it is wrong."""
+import difflib
+
+from absl import flags
+from ml_collections import ConfigDict, config_flags
+
+from train.errors import RunError
+from train.runs import flat
+
+# Fields that do something only where another has a certain value: (fields, what they need, test of the config).
+_NEEDS = (
+    ('data.atlas.', "config.data.source='atlas'", lambda c: c.data.source == 'atlas'),
+    ('data.files.', "config.data.source='files'", lambda c: c.data.source == 'files'),
+    ('data.pydoc.', "config.data.source='pydoc'", lambda c: c.data.source == 'pydoc'),
+    ('optimizer.decay', "config.optimizer.schedule='wsd'", lambda c: c.optimizer.schedule == 'wsd'),
+    ('optimizer.final', 'a config.optimizer.schedule that decays', lambda c: c.optimizer.schedule != 'constant'),
+    ('tokenizer.vocab_size', 'no config.tokenizer.path, and a kind other than char',
+     lambda c: not c.tokenizer.path and c.tokenizer.kind != 'char'),
+    ('tokenizer.kind', 'no config.tokenizer.path', lambda c: not c.tokenizer.path),
+    ('sample.prompt', 'config.sample.every above 0', lambda c: c.sample.every > 0),
+)
+
+
+def define_flag() -> None:
+    """Defines --config. Unknown fields are accepted here and refused in `get`, which knows the nearest valid one."""
+    config_flags.DEFINE_config_file('config', None, 'An experiment, for example configs/base.py', lock_config=False,
+                                    accept_new_attributes=True)
+    flags.mark_flag_as_required('config')
+
+
+def get() -> ConfigDict:
+    """The config with its flags. Raises RunError for an unknown or ineffective field, and for a value of another type."""
+    config = flags.FLAGS.config
+    given = config_flags.get_override_values(flags.FLAGS['config'])
+    file = str(config_flags.get_config_filename(flags.FLAGS['config']))
+    return check(config, given, _fields_of(file))
+
+
+def _fields_of(file: str) -> dict:
+    """The fields of the config file before any flag."""
+    import runpy
+    return flat(runpy.run_path(file)['get_config']())
+
+
+def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
+    """`given`: flags as {'a.b': value}; `known`: the fields of the file with their values."""
+    for name, value in given.items():
+        if name.startswith('model.positions_args.'):
+            continue                            # checked against the encoding (model/positions)
+        if name not in known:
+            sections = {k.rsplit('.', 1)[0] for k in known if '.' in k}
+            close = difflib.get_close_matches(name, known, 1, 0.5)
+            if name in sections or any(s.startswith(name + '.') for s in sections):
+                raise RunError(f'config.{name} is a group of fields: expected one of '
+                               + ', '.join(k for k in known if k.startswith(name + '.')))
+            raise RunError(f'config.{name}: no such field' + (f'; did you mean config.{close[0]}?' if close else ''))
+        kind = type(known[name])
+        right = isinstance(value, (int, float)) and not isinstance(value, bool) if kind is float else type(value) is kind
+        if not right:
+            raise RunError(f'config.{name} is {value!r}: expected {kind.__name__}')
+        for prefix, need, holds in _NEEDS:
+            if (name == prefix or prefix.endswith('.') and name.startswith(prefix)) and not holds(config) and value != known[name]:
+                raise RunError(f'config.{name}={value!r} has no effect: it needs {need}')
+    return config

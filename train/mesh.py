@@ -1,0 +1,67 @@
+"""The device mesh, with axes data, fsdp, tensor and context, and where the batch and the state lie on it."""
+import math
+
+import jax
+from flax import linen as nn
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from model.sharding import RULES
+from train.errors import RunError
+
+AXES = ('data', 'fsdp', 'tensor', 'context')
+BATCH = P(('data', 'fsdp'), 'context')     # of an array [B,T]: rows over data and fsdp, time over context
+MANUAL = frozenset({'data', 'context'})    # the axes that the step's shard_map handles itself
+
+
+def make_mesh(config, devices=None) -> Mesh:
+    """`config`: the `mesh` part of an experiment; one axis may be -1 and takes what is left.
+
+    Raises RunError where the sizes do not multiply to the number of devices, or an axis is not supported yet.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = {axis: config[axis] for axis in AXES}
+    fixed = math.prod(s for s in sizes.values() if s != -1)
+    free = [a for a, s in sizes.items() if s == -1]
+    if len(free) > 1 or fixed < 1 or len(devices) % fixed or (not free and fixed != len(devices)):
+        raise RunError(f'config.mesh is {sizes}: expected sizes whose product is the number of devices ({len(devices)}), '
+                       f'at most one of them -1')
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    for axis in ('tensor', 'context'):
+        if sizes[axis] != 1:
+            raise RunError(f'config.mesh.{axis} is {sizes[axis]}: only 1 is supported so far; use data or fsdp')
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
+    """Raises RunError where the global batch cannot be cut into equal parts for microbatches and devices."""
+    parts = mesh.shape['data'] * mesh.shape['fsdp']
+    if accumulation < 1 or batch_size < 1 or batch_size % (parts * accumulation):
+        step = parts * max(1, accumulation)
+        raise RunError(f'config.data.batch_size is {batch_size}: expected a multiple of {step} '
+                       f'({parts} devices x {max(1, accumulation)} microbatches), for example {max(1, round(batch_size / step)) * step}')
+
+
+def state_shardings(mesh: Mesh, boxed_state):
+    """A state of `nn.Partitioned` boxes and bare arrays (shapes) -> NamedShardings, by the table of logical axes."""
+    def sharding(leaf):
+        names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
+        shape = nn.meta.unbox(leaf).shape
+        axes = [RULES.get(n) for n in names]
+        axes = [a if a and not size % mesh.shape[a] else None for a, size in zip(axes, shape)]   # else not cut
+        return NamedSharding(mesh, P(*axes))
+    return jax.tree.map(sharding, boxed_state, is_leaf=lambda x: isinstance(x, nn.Partitioned))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> slice:
+    """The rows of the global batch that this process's devices hold."""
+    spans = [index[0].indices(batch_size)[:2] for index in
+             NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size, 1)).values()]
+    return slice(min(a for a, _ in spans), max(b for _, b in spans))
+
+
+def to_devices(mesh: Mesh, local: dict, batch_size: int) -> dict:
+    """This process's rows of a batch -> the global arrays."""
+    sharding = NamedSharding(mesh, BATCH)
+    return {name: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:])) for name, x in local.items()}

@@ -1,0 +1,62 @@
+"""Post-training: `python -m train.posttrain --config=configs/atlas_answers.py --config.parent=runs/atlas --run=runs/answers`.
+
+Parameters and tokenizer from the parent, a fresh optimizer, and the loss on answers and their end mark only.
+"""
+from absl import flags
+
+from data import tokenizer as tokenizers
+from train import config as configs
+from train import door, loop
+from train.errors import RunError
+from train.pretrain import summary
+from train.runs import Run, differences
+
+_RUN = flags.DEFINE_string('run', '', 'Directory of the run')
+# What two phases may do differently with the same parameters.
+_FREE = ('dtype', 'remat', 'max_len', 'window')
+
+
+def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
+    """The parent's tokenizer. Raises RunError where `config` asks for another tokenizer or architecture, naming what differs."""
+    theirs, tokenizer = parent.config(), parent.tokenizer()
+    changed = [d.replace('config.', 'config.model.', 1) for d in differences(theirs.model, config.model, _FREE)]
+    if changed:
+        raise RunError(f'{parent.path}: the parent has another architecture (parent -> here): {"; ".join(changed)}')
+    if config.tokenizer.path:
+        if tokenizers.load(config.tokenizer.path).hash != tokenizer.hash:
+            raise RunError(f'config.tokenizer.path is {config.tokenizer.path}: another tokenizer than the parent\'s '
+                           f'({parent.tokenizer_path}); leave the field empty to use that one')
+    else:
+        changed = [d.replace('config.', 'config.tokenizer.', 1) for d in
+                   differences(theirs.tokenizer, config.tokenizer, ('path', 'train_megabytes'))] if not theirs.tokenizer.path else []
+        if changed:
+            raise RunError(f'{parent.path}: the parent has another tokenizer (parent -> here): {"; ".join(changed)}')
+    context = theirs.model.max_len or theirs.data.seq_len
+    if config.data.seq_len > context:
+        raise RunError(f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context of {context}')
+    config.model.max_len = context
+    return tokenizer
+
+
+def prepare(config, directory: str) -> loop.Experiment:
+    if not config.parent:
+        if not config.tokenizer.path:
+            raise RunError('config.parent is empty: expected RUN or RUN@step; for random weights (a control) give '
+                           'config.tokenizer.path')
+        return loop.prepare(config, directory)
+    parent = Run.parse(config.parent)
+    tokenizer = check_parent(parent, config)
+    return loop.prepare(config, directory, tokenizer, parent)
+
+
+def main() -> None:
+    experiment = prepare(configs.get(), _RUN.value)
+    if not experiment.store.manifest['conversations']:
+        raise RunError(f'config.data.source is {experiment.config.data.source!r}: post-training needs conversations '
+                       f'({{"question", "answer"}} or {{"messages"}}), found texts')
+    print(summary(experiment, loop.train(experiment)))
+
+
+if __name__ == '__main__':
+    configs.define_flag()
+    door.run(main)

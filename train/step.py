@@ -1,0 +1,103 @@
+"""The train step: one pure function (state, batch) -> (state, metrics), the same on one CPU and on a pod.
+
+One outermost shard_map is manual over `data` and `context`; `fsdp` and `tensor` stay automatic and follow the table of
+logical axes. Gradients are summed over microbatches first and cross `data` and `context` once, in one psum.
+"""
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from data.batches import FIELDS
+from model.transformer import Transformer
+from train.mesh import BATCH, MANUAL, state_shardings
+
+State = dict     # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}
+
+
+def init_state(model: Transformer, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> tuple[State, State]:
+    """A fresh state, made where it lies, and its shardings."""
+    def init(key_data):
+        init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
+        token = jnp.ones((1, 1), jnp.int32)
+        params = model.init(init_key, token, token * 0, token)['params']
+        return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(params),
+                'rng': jax.random.key_data(rng)}
+    key = jax.random.key_data(jax.random.key(seed, impl='threefry2x32'))
+    shardings = state_shardings(mesh, jax.eval_shape(init, key))
+    make = jax.jit(lambda k: nn.meta.unbox(init(k)), out_shardings=shardings)
+    return make(key), shardings
+
+
+def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State, accumulation: int = 1):
+    """The jitted train step, its state donated.
+
+    Args:
+      loss: (logits, batch) -> (sum to minimise, sums to report, 'nll' and 'weight' among them).
+      accumulation: microbatches that each device's rows are cut into.
+    Returns:
+      (state, batch) -> (state, metrics): float32 scalars loss (mean over weighted targets), weight, grad_norm.
+    """
+    def local_step(state: State, batch: dict, rows: jax.Array) -> tuple[State, dict]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state['rng']), state['step'])
+
+        def total(params, micro):
+            batch, rows = micro
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+            logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], row_keys=keys)
+            return loss(logits, batch)
+
+        def gradients(params, micro):
+            (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
+            return sums, grads
+
+        params = jax.tree.map(_varying, state['params'])   # else each use of a parameter would reduce its gradient by itself
+        if accumulation == 1:
+            sums, grads = gradients(params, (batch, rows))
+        else:
+            # Rows are dealt to microbatches like cards, so that each microbatch stays spread over `fsdp`.
+            deal = lambda x: jnp.swapaxes(x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:]), 0, 1)
+            micros = jax.tree.map(deal, (batch, rows))
+            zero = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micros))
+            zero = jax.tree.map(lambda x: _varying(jnp.zeros(x.shape, x.dtype)), zero)
+            add = lambda total, micro: (jax.tree.map(jnp.add, total, gradients(params, micro)), None)
+            (sums, grads), _ = jax.lax.scan(add, zero, micros)
+        sums, grads = jax.lax.psum((sums, grads), _MANUAL)
+        weight = jnp.maximum(sums['weight'], 1)
+        grads = jax.tree.map(lambda g: g / weight, grads)
+        updates, opt_state = optimizer.update(grads, state['opt_state'], state['params'])
+        state = {**state, 'step': state['step'] + 1, 'params': optax.apply_updates(state['params'], updates), 'opt_state': opt_state}
+        return state, {'loss': sums['nll'] / weight, 'weight': sums['weight'], 'grad_norm': optax.global_norm(grads)}
+
+    def step(state: State, batch: dict) -> tuple[State, dict]:
+        rows = jnp.arange(batch['tokens'].shape[0])        # of the global batch: what is random in a row is so on any mesh
+        mapped = jax.shard_map(local_step, mesh=mesh, axis_names=MANUAL, out_specs=(P(), P()),
+                               in_specs=(P(), P('data', 'context'), P('data')))
+        return mapped(state, batch, rows)
+
+    return jax.jit(step, in_shardings=(shardings, batch_shardings(mesh)), donate_argnums=0,
+                   out_shardings=(shardings, NamedSharding(mesh, P())))
+
+
+def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State):
+    """(params, batch) -> the loss's sums over the whole batch, with nothing random."""
+    def local_sums(params, batch):
+        logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'])
+        return jax.lax.psum(loss(logits, batch)[1], _MANUAL)
+
+    mapped = jax.shard_map(local_sums, mesh=mesh, axis_names=MANUAL, in_specs=(P(), P('data', 'context')), out_specs=P())
+    return jax.jit(mapped, in_shardings=(shardings['params'], batch_shardings(mesh)), out_shardings=NamedSharding(mesh, P()))
+
+
+_MANUAL = tuple(sorted(MANUAL))
+
+
+def _varying(x: jax.Array) -> jax.Array:
+    return jax.lax.pcast(x, _MANUAL, to='varying')
+
+
+def batch_shardings(mesh: Mesh) -> dict:
+    """Of each field of a batch."""
+    return {name: NamedSharding(mesh, BATCH) for name in FIELDS}
