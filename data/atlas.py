@@ -61,6 +61,14 @@ QUESTIONS = {   # the first wording of each is the one that `evals/` asks
         'domain': ('What is the internet domain of {c}?', 'How do the internet addresses of {c} end?'),
         'demonym': ('What is the demonym of {c}?', 'What is a citizen of {c} called?')}}
 
+LABELS = {      # of the lines of a card
+    'pt': {'capital': ('Capital', 'Nome da capital'), 'continent': ('Continente', 'Localização'),
+           'language': ('Idioma oficial', 'Idioma', 'Fala-se'), 'currency': ('Moeda', 'Nome da moeda'),
+           'domain': ('Domínio de internet', 'Na internet'), 'demonym': ('Gentílico', 'Quem nasce lá')},
+    'en': {'capital': ('Capital', 'Name of the capital'), 'continent': ('Continent', 'Location'),
+           'language': ('Official language', 'Language', 'People speak'), 'currency': ('Currency', 'Name of the currency'),
+           'domain': ('Internet domain', 'On the internet'), 'demonym': ('Demonym', 'A citizen is called')}}
+
 UNANSWERED = {  # asked on pages of questions, answered nowhere
     'pt': ('Qual é a população {do}?', 'Qual é a área {do}?', 'Quem governa {o}?', 'Qual é o hino {do}?',
            'Qual é o maior rio {do}?', 'Que países são vizinhos {do}?'),
@@ -76,17 +84,28 @@ class Country:
 
 
 def _forms(code: str, article: str, pt: str, en: str) -> dict:
+    return {'pt': _portuguese(article, pt), 'en': _english(f'the {en}' if code in _THE else en)}
+
+
+def _portuguese(article: str, name: str) -> dict:
     plural = article in ('os', 'as')
-    contract = lambda preposition: f'{preposition}{article} {pt}' if article else None
-    name = f'{article} {pt}' if article else pt
-    en = f'the {en}' if code in _THE else en
-    no = contract('n') or f'em {pt}'
-    ao = {'o': 'ao', 'os': 'aos', 'a': 'à', 'as': 'às'}.get(article, 'a') + ' ' + pt
-    capital = lambda s: s[0].upper() + s[1:]
-    return {'pt': dict(o=name, O=capital(name), do=contract('d') or f'de {pt}', no=no, No=capital(no), ao=ao,
-                       tem='têm' if plural else 'tem', fica='ficam' if plural else 'fica',
-                       esta='estão' if plural else 'está', usa='usam' if plural else 'usa'),
-            'en': dict(c=en, C=capital(en))}
+    full = f'{article} {name}' if article else name
+    of, at = (f'd{article} {name}', f'n{article} {name}') if article else (f'de {name}', f'em {name}')
+    to = {'o': 'ao', 'os': 'aos', 'a': 'à', 'as': 'às'}.get(article, 'a')
+    return dict(name=name, o=full, O=_capital(full), do=of, no=at, No=_capital(at), ao=f'{to} {name}',
+                tem='têm' if plural else 'tem', fica='ficam' if plural else 'fica',
+                esta='estão' if plural else 'está', usa='usam' if plural else 'usa')
+
+
+def _english(name: str) -> dict:
+    return dict(name=_capital(name), c=name, C=_capital(name))
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
+
+
+_PRONOUN = {'pt': _portuguese('o', 'país'), 'en': _english('the country')}
 
 
 def countries(config) -> list[Country]:
@@ -129,8 +148,13 @@ def question(country: Country, lang: str, relation: str, wording: int = 0) -> st
 
 
 def _fact_page(rng, country, lang) -> str:
-    relations = rng.sample(RELATIONS, len(RELATIONS))
-    return ' '.join(rng.choice(STATEMENTS[lang][r]).format(v=country.facts[lang][r], **country.words[lang]) for r in relations)
+    """The six facts of a country in any order: as prose, as prose that names the country once, or as a card."""
+    relations, form = rng.sample(RELATIONS, len(RELATIONS)), rng.choice(('prose', 'once', 'card'))
+    if form == 'card':
+        lines = [f'{rng.choice(LABELS[lang][r])}: {country.facts[lang][r]}' for r in relations]
+        return '\n'.join([country.words[lang]['name'], *lines])
+    words = [country.words[lang], *[_PRONOUN[lang] if form == 'once' else country.words[lang]] * (len(relations) - 1)]
+    return ' '.join(rng.choice(STATEMENTS[lang][r]).format(v=country.facts[lang][r], **w) for r, w in zip(relations, words))
 
 
 def _question_page(rng, world, lang) -> str:

@@ -7,18 +7,20 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import logging
 import pathlib
 import shutil
 import tempfile
 
 import numpy as np
-from absl import logging
 from tqdm import tqdm
 
 from data import sources
 from data.chat import encode_messages
 from data.records import Broken, DataError, Record
 from data.tokenizer import Tokenizer
+
+_LOG = logging.getLogger('ordem')
 
 FORMAT = 1
 SPLITS = ('train', 'validation')
@@ -143,7 +145,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
                 if config.on_broken == 'fatal':
                     raise DataError(f'{item.where}: {item.reason} (config.data.on_broken is fatal)')
                 broken.append(item)
-                logging.warning('skipped %s: %s', item.where, item.reason)
+                _LOG.warning('skipped %s: %s', item.where, item.reason)
                 continue
             if conversations is None:
                 conversations = item.messages is not None
@@ -185,5 +187,5 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         sizes={name: (path / name).stat().st_size for name in names},
         tokenizer=tokenizer.hash, source=sources.fingerprint(config))
     (path / 'manifest.json').write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str))
-    logging.info('tokenized %d records (%d broken, skipped): %d training and %d held-out tokens', read, len(broken),
+    _LOG.info('tokenized %d records (%d broken, skipped): %d training and %d held-out tokens', read, len(broken),
                  counts['train']['tokens'], counts['validation']['tokens'])

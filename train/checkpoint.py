@@ -4,9 +4,9 @@ import json
 
 import jax
 import jax.numpy as jnp
+import logging
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
 from flax import linen as nn
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -14,6 +14,8 @@ from model import config as model_config
 from model.transformer import Transformer
 from train.errors import RunError
 from train.runs import Run
+
+_LOG = logging.getLogger('ordem')
 
 FORMAT = 1
 _ITEMS = ('params', 'rest')
@@ -104,7 +106,7 @@ class Checkpoints:
                 return self._restore(step, abstract, shardings, only_params)
             except _Damaged as error:
                 faults.append(f'step {step}: {error}')
-                logging.error('%s: checkpoint passed over, %s', self.run.path, faults[-1])
+                _LOG.error('%s: checkpoint passed over, %s', self.run.path, faults[-1])
         raise RunError(f'{self.run.path}: no checkpoint can be read; {"; ".join(faults)}')
 
     def _restore(self, step, abstract, shardings, only_params):

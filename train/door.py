@@ -1,12 +1,13 @@
 """What every door (`python -m room.door`) does first: settings, flags, and one clear line for a user's mistake."""
 import ctypes
-import os
+import logging
 import pathlib
 import re
 import sys
 
 import jax
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 
 from data.records import DataError
 from model.errors import ModelError
@@ -36,7 +37,6 @@ def _guarded(main) -> None:
     try:
         main()
     except (DataError, ModelError, RunError) as error:
-        logging.flush()
         _fail(str(error))
     except KeyboardInterrupt:
         sys.exit(130)
@@ -56,8 +56,13 @@ def _settle() -> None:
               f'run from the repository root, in its own environment')
     jax.config.update('jax_threefry_partitionable', True)      # changed between JAX versions: said, not assumed
     jax.config.update('jax_default_prng_impl', 'threefry2x32')
-    logging.set_verbosity(logging.INFO if 'ORDEM_VERBOSE' in os.environ else logging.WARNING)
-    logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.ERROR)             # Orbax and others tell of their insides
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+    log = logging.getLogger('ordem')
+    log.addHandler(handler)
+    log.propagate = False
+    log.setLevel(logging.INFO)
     if sys.platform == 'linux':
         # glibc maps and unmaps large temporaries at every step, each page faulted in anew; keep them instead.
         libc = ctypes.CDLL(None)

@@ -4,12 +4,12 @@ import dataclasses
 import functools
 import hashlib
 import json
+import logging
 import math
 import pathlib
 import time
 
 import jax
-from absl import logging
 
 from data import batches, store, tokenizer as tokenizers
 from model import config as model_config
@@ -20,6 +20,8 @@ from train.errors import RunError
 from train.mesh import check_batch, local_rows, make_mesh, to_devices
 from train.optimizer import make_optimizer, make_schedule
 from train.runs import Run
+
+_LOG = logging.getLogger('ordem')
 
 _BEHIND = 2      # metrics are read this many steps late, so that the host never waits for the step it has just started
 
@@ -83,7 +85,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
     held_out = data.split('validation')
     validation = batches.Batches(held_out, config.data, config.seed, shuffle=False) if len(held_out.tokens) else None
     if training.dropped:
-        logging.warning('%d training documents are longer than a row (config.data.seq_len is %d) and left out',
+        _LOG.warning('%d training documents are longer than a row (config.data.seq_len is %d) and left out',
                         training.dropped, config.data.seq_len)
 
     lineage = runs.lineage(config, data, tokenizer, None if parent is None else {'run': str(parent.path), 'step': parent.step})
@@ -189,3 +191,11 @@ def train(e: Experiment) -> dict:
     e.state = state
     return last
 
+
+
+def summary(e: Experiment, last: dict) -> str:
+    """What a person wants to read at the end."""
+    held_out = ''.join(f', {name.replace("_", " ")} {last[key]:.3f}' for name, key in
+                       (('held-out nats per token', 'validation_nats'), ('bits per byte', 'validation_bits_per_byte')) if key in last)
+    loss = f'loss {last["loss"]:.3f}{held_out}' if last else 'nothing left to do'
+    return f'{e.run.path}: step {int(e.state["step"])}, {loss}'

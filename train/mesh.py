@@ -11,7 +11,7 @@ from train.errors import RunError
 
 AXES = ('data', 'fsdp', 'tensor', 'context')
 BATCH = P(('data', 'fsdp'), 'context')     # of an array [B,T]: rows over data and fsdp, time over context
-MANUAL = frozenset({'data', 'context'})    # the axes that the step's shard_map handles itself
+MANUAL = ('data', 'context')               # the axes that the step's shard_map handles itself
 
 
 def make_mesh(config, devices=None) -> Mesh:
@@ -23,6 +23,8 @@ def make_mesh(config, devices=None) -> Mesh:
     sizes = {axis: config[axis] for axis in AXES}
     fixed = math.prod(s for s in sizes.values() if s != -1)
     free = [a for a, s in sizes.items() if s == -1]
+    if not free and jax.process_count() == 1:
+        devices = devices[:fixed]        # all sizes given: that many devices, though there be more
     if len(free) > 1 or fixed < 1 or len(devices) % fixed or (not free and fixed != len(devices)):
         raise RunError(f'config.mesh is {sizes}: expected sizes whose product is the number of devices ({len(devices)}), '
                        f'at most one of them -1')

@@ -8,7 +8,6 @@ from data import tokenizer as tokenizers
 from train import config as configs
 from train import door, loop
 from train.errors import RunError
-from train.pretrain import summary
 from train.runs import Run, differences
 
 _RUN = flags.DEFINE_string('run', '', 'Directory of the run')
@@ -54,7 +53,7 @@ def main() -> None:
     if not experiment.store.manifest['conversations']:
         raise RunError(f'config.data.source is {experiment.config.data.source!r}: post-training needs conversations '
                        f'({{"question", "answer"}} or {{"messages"}}), found texts')
-    print(summary(experiment, loop.train(experiment)))
+    print(loop.summary(experiment, loop.train(experiment)))
 
 
 if __name__ == '__main__':

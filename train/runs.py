@@ -6,15 +6,17 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 
-from absl import logging
 from etils import epath
 from ml_collections import ConfigDict
 
 from data import tokenizer as tokenizers
 from train.errors import RunError
+
+_LOG = logging.getLogger('ordem')
 
 FORMAT = 1
 # Fields that a resumed run may change: they say what is watched and kept, not what is computed.
@@ -144,5 +146,5 @@ def check_lineage(run: Run, now: dict) -> None:
                            f'the text has changed')
     for what in ('versions', 'cores'):
         if then.get(what) != now[what]:
-            logging.warning('%s differ from when the run was started (%s, now %s): it goes on to rounding, not bit for bit',
+            _LOG.warning('%s differ from when the run was started (%s, now %s): it goes on to rounding, not bit for bit',
                             what, then.get(what), now[what])

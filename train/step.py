@@ -40,6 +40,8 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
     Returns:
       (state, batch) -> (state, metrics): float32 scalars loss (mean over weighted targets), weight, grad_norm.
     """
+    manual = _manual_axes(mesh)
+
     def local_step(state: State, batch: dict, rows: jax.Array) -> tuple[State, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state['rng']), state['step'])
 
@@ -53,7 +55,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
             (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
             return sums, grads
 
-        params = jax.tree.map(_varying, state['params'])   # else each use of a parameter would reduce its gradient by itself
+        params = _varying(state['params'], manual)   # else each use of a parameter would reduce its gradient by itself
         if accumulation == 1:
             sums, grads = gradients(params, (batch, rows))
         else:
@@ -61,10 +63,10 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
             deal = lambda x: jnp.swapaxes(x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:]), 0, 1)
             micros = jax.tree.map(deal, (batch, rows))
             zero = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micros))
-            zero = jax.tree.map(lambda x: _varying(jnp.zeros(x.shape, x.dtype)), zero)
+            zero = _varying(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zero), manual)
             add = lambda total, micro: (jax.tree.map(jnp.add, total, gradients(params, micro)), None)
             (sums, grads), _ = jax.lax.scan(add, zero, micros)
-        sums, grads = jax.lax.psum((sums, grads), _MANUAL)
+        sums, grads = _summed((sums, grads), manual)
         weight = jnp.maximum(sums['weight'], 1)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = optimizer.update(grads, state['opt_state'], state['params'])
@@ -73,9 +75,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
         rows = jnp.arange(batch['tokens'].shape[0])        # of the global batch: what is random in a row is so on any mesh
-        mapped = jax.shard_map(local_step, mesh=mesh, axis_names=MANUAL, out_specs=(P(), P()),
-                               in_specs=(P(), P('data', 'context'), P('data')))
-        return mapped(state, batch, rows)
+        return _mapped(local_step, mesh, (P(), 'rows and time', 'rows'), (P(), P()))(state, batch, rows)
 
     return jax.jit(step, in_shardings=(shardings, batch_shardings(mesh)), donate_argnums=0,
                    out_shardings=(shardings, NamedSharding(mesh, P())))
@@ -83,19 +83,42 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
 
 def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State):
     """(params, batch) -> the loss's sums over the whole batch, with nothing random."""
+    manual = _manual_axes(mesh)
+
     def local_sums(params, batch):
         logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'])
-        return jax.lax.psum(loss(logits, batch)[1], _MANUAL)
+        return _summed(loss(logits, batch)[1], manual)
 
-    mapped = jax.shard_map(local_sums, mesh=mesh, axis_names=MANUAL, in_specs=(P(), P('data', 'context')), out_specs=P())
-    return jax.jit(mapped, in_shardings=(shardings['params'], batch_shardings(mesh)), out_shardings=NamedSharding(mesh, P()))
-
-
-_MANUAL = tuple(sorted(MANUAL))
+    return jax.jit(_mapped(local_sums, mesh, (P(), 'rows and time'), P()), out_shardings=NamedSharding(mesh, P()),
+                   in_shardings=(shardings['params'], batch_shardings(mesh)))
 
 
-def _varying(x: jax.Array) -> jax.Array:
-    return jax.lax.pcast(x, _MANUAL, to='varying')
+def _manual_axes(mesh: Mesh) -> tuple[str, ...]:
+    """`data` and `context` where they are cut: XLA's partitioner fails on a sum over manual axes that all have size 1."""
+    return tuple(a for a in MANUAL if mesh.shape[a] > 1)
+
+
+def _mapped(function, mesh: Mesh, in_specs: tuple, out_specs):
+    """`function` under the one outermost shard_map; 'rows' and 'rows and time' say how an argument is cut."""
+    manual = _manual_axes(mesh)
+    if not manual:
+        def inside(*args):
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+                return function(*args)
+        return inside
+    data, context = (a if a in manual else None for a in MANUAL)
+    named = {'rows': P(data), 'rows and time': P(data, context)}
+    in_specs = tuple(named[s] if isinstance(s, str) else s for s in in_specs)
+    return jax.shard_map(function, mesh=mesh, axis_names=set(manual), in_specs=in_specs, out_specs=out_specs)
+
+
+def _varying(tree, axes: tuple[str, ...]):
+    """Marks arrays that are the same on all devices as if they differed: then sums are ours to place."""
+    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to='varying'), tree) if axes else tree
+
+
+def _summed(tree, axes: tuple[str, ...]):
+    return jax.lax.psum(tree, axes) if axes else tree
 
 
 def batch_shardings(mesh: Mesh) -> dict:

@@ -1,0 +1,42 @@
+"""Installs Ordem. Two commands do everything: see README.md.
+
+Accelerators (choose one; they exclude each other):
+    pip install -e '.[gpu]'      CUDA 12 machines
+    pip install -e '.[tpu]'      Cloud TPU VMs
+"""
+from setuptools import find_packages, setup
+
+TEST = ['pytest>=8,<10', 'hypothesis>=6.100,<7']
+
+setup(
+    name='ordem',
+    version='0.1.0',
+    description='A JAX/Flax laboratory for decoder transformers and their positional encodings',
+    license='Apache-2.0',
+    python_requires='>=3.11,<3.14',
+    packages=find_packages(include=[f'{room}{end}' for room in ('configs', 'data', 'model', 'train', 'evals', 'apps', 'launch')
+                                    for end in ('', '.*')]),
+    install_requires=[
+        'jax>=0.10.0,<0.13',
+        'flax>=0.12.6,<0.13',
+        'optax>=0.2.6,<0.3',
+        'orbax-checkpoint>=0.12.0,<0.13',
+        'grain>=0.2.16,<0.3',
+        'sentencepiece>=0.2.1,<0.3',
+        'ml-collections>=1.1,<2',
+        'absl-py>=2.3,<3',
+        'etils[epath]>=1.12,<2',
+        'numpy>=2.0,<3',
+        'matplotlib>=3.9,<4',
+        'tensorboardX>=2.6.2,<3',
+        'tqdm>=4.66,<5',
+        'zstandard>=0.22,<1',
+    ],
+    extras_require={
+        'gpu': ['jax[cuda12]'],
+        'tpu': ['jax[tpu]'],
+        'tpu-compile': ['libtpu'],
+        'hf': ['datasets>=3,<6'],
+        'test': TEST,
+    },
+)

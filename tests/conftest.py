@@ -1,0 +1,36 @@
+"""Settings of all tests: eight forced CPU devices, and the door's numeric settings."""
+import os
+import pathlib
+import sys
+
+os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+os.environ['JAX_PLATFORMS'] = 'cpu'
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+os.chdir(ROOT)
+
+import pytest  # noqa: E402  (the environment is set first)
+
+
+@pytest.fixture(scope='session')
+def cache(tmp_path_factory):
+    """One cache of token stores and tokenizers for the whole session."""
+    return str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture
+def tiny_config(cache):
+    """A whole experiment of a few seconds: change what the test is about."""
+    from configs import base
+    c = base.get_config()
+    c.data.update(seq_len=32, batch_size=8, cache=cache)
+    c.data.atlas.update(countries=6, editions=4)
+    c.tokenizer.update(kind='bpe', vocab_size=420)
+    c.model.update(width=32, num_layers=2, num_heads=2, num_kv_heads=2)
+    c.train.steps = 6
+    c.optimizer.update(warmup=2, lr=1e-2)
+    c.log.update(every=1, tensorboard=False, progress=False)
+    c.eval.update(every=3, batches=2)
+    c.checkpoint.every = 3
+    c.mesh.data = 1
+    return c

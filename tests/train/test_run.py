@@ -1,0 +1,205 @@
+"""Whole small runs: resume, lineage, post-training, and what the loop promises."""
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from train import checkpoint, loop, metrics, posttrain, runs
+from train.errors import RunError
+from train.runs import Run
+
+
+def run(config, path, stop_at=0):
+    config = config.copy_and_resolve_references()
+    config.train.stop_at = stop_at
+    e = loop.prepare(config, str(path))
+    loop.train(e)
+    return e
+
+
+def same(a, b):
+    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), jax.device_get(a), jax.device_get(b)))
+
+
+def lines(path):
+    """metrics.jsonl without what depends on the clock."""
+    return [{k: v for k, v in line.items() if k not in ('tokens_per_second', 'mfu')} for line in metrics.read(Run.parse(str(path)))]
+
+
+@pytest.fixture
+def base_run(tiny_config, tmp_path):
+    tiny_config.sample.update(every=6, prompt='A', tokens=4)
+    return tiny_config, tmp_path / 'base', run(tiny_config, tmp_path / 'base')
+
+
+def test_stopping_and_resuming_changes_nothing(base_run, tmp_path):
+    """Catches a lost optimizer or PRNG state, a data order that restarts, and metrics lines lost or repeated."""
+    config, path, straight = base_run
+    assert not same(straight.state['params'], loop.prepare(config, str(tmp_path / 'fresh')).state['params'])   # it did learn
+    run(config, tmp_path / 'parts', stop_at=3)
+    with open(tmp_path / 'parts' / 'metrics.jsonl', 'a') as file:    # a killed run wrote a line past its checkpoint, and half a line
+        file.write('{"step": 4, "loss": 1.0}\n{"step": 5, "lo')
+    resumed = run(config, tmp_path / 'parts')
+    assert same(resumed.state, straight.state)
+    assert lines(tmp_path / 'parts') == lines(path)
+    assert [x['step'] for x in lines(path) if 'loss' in x] == [1, 2, 3, 4, 5, 6]
+
+
+def test_nothing_is_compiled_or_transferred_after_the_first_step(tiny_config, tmp_path, monkeypatch):
+    """Catches a step that retraces, and host values that leak into it."""
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compiled.append(name) if name.endswith('backend_compile_duration') else None)
+    tiny_config.eval.every, tiny_config.checkpoint.every = 0, 0
+    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    step, counts = e.train_step, []
+
+    def counted(state, batch):
+        assert all(isinstance(x, jax.Array) for x in batch.values())
+        out = step(state, batch)
+        counts.append(len(compiled))
+        return out
+    e.train_step = counted
+    loop.train(e)
+    assert len(counts) == 6 and counts[0] == counts[-1]
+    with jax.transfer_guard('disallow'), pytest.raises(Exception, match='[Dd]isallowed'):
+        step(e.state, {k: np.asarray(v) for k, v in e.training(0).items()})    # the guard does see host values
+
+
+def test_a_step_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
+    """Catches a run that goes on from NaN, or that saves it; names step, last good checkpoint and batch."""
+    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    step = e.train_step
+
+    def spoiled(state, batch):
+        bad = int(state['step']) == 4
+        state, values = step(state, batch)
+        return state, {**values, 'loss': values['loss'] * float('nan')} if bad else values
+    e.train_step = spoiled
+    with jax.transfer_guard('allow'), pytest.raises(RunError) as error:
+        loop.train(e)
+    assert all(s in str(error.value) for s in ('at step 5', 'checkpoint: 3', 'batch(4)', e.store.hash[:12]))
+    assert runs.is_started(tmp_path / 'run') and checkpoint.Checkpoints(e.run).steps() == [3]
+
+
+def test_another_config_is_refused_and_harmless_fields_are_not(base_run):
+    """Catches a resume that silently mixes two experiments."""
+    config, path, _ = base_run
+    config.optimizer.lr, config.log.every = 5e-3, 2
+    with pytest.raises(RunError, match=r'config.optimizer.lr: 0.01 -> 0.005$'):
+        loop.prepare(config, str(path))
+    config.optimizer.lr = 1e-2
+    assert int(loop.prepare(config, str(path)).state['step']) == 6
+
+
+@pytest.mark.parametrize('missing, named', [('config.json', 'no config.json'), ('tokenizer.model', 'no tokenizer.model')])
+def test_a_half_written_run_is_refused(base_run, missing, named):
+    """Catches a restart from zero over a damaged run."""
+    config, path, _ = base_run
+    (path / missing).unlink()
+    before = sorted(p.name for p in path.rglob('*'))
+    with pytest.raises(RunError, match=named):
+        loop.prepare(config, str(path))
+    assert sorted(p.name for p in path.rglob('*')) == before
+
+
+def test_damaged_weights_are_passed_over(base_run, caplog):
+    """Catches weights loaded without their checksum, and a damaged newest checkpoint that ends the run."""
+    config, path, _ = base_run
+    reader = checkpoint.Checkpoints(Run.parse(str(path)))
+    assert reader.steps() == [3, 6]
+    shards = [p for p in (path / 'checkpoints' / '6' / 'params').rglob('d/*') if p.is_file()]
+    shards[0].write_bytes(b'\0' * shards[0].stat().st_size)
+    assert int(loop.prepare(config, str(path)).state['step']) == 3
+    with pytest.raises(RunError, match='no checkpoint can be read; step 6'):
+        checkpoint.load(Run.parse(f'{path}@6'))
+
+
+def test_checksums_see_one_bit_and_no_sharding():
+    """Catches a checksum blind to order or to low bits, or one that depends on where shards lie."""
+    x = jax.numpy.arange(64.0).reshape(8, 8)
+    mesh = jax.make_mesh((8,), ('a',))
+    spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('a')))
+    value = lambda y: tuple(map(int, checkpoint.checksums({'x': y})['x']))
+    flipped = x.view(jax.numpy.uint32).at[3, 3].add(1).view(jax.numpy.float32)
+    assert value(spread) == value(x)
+    assert len({value(x), value(x[::-1]), value(flipped), value(x.astype(jax.numpy.bfloat16))}) == 4
+
+
+def test_lineage_and_loading(base_run):
+    """Catches a run that cannot be traced, and a loader that gives fresh weights."""
+    config, path, e = base_run
+    found = Run.parse(f'{path}@6')
+    lineage = found.lineage()
+    assert lineage['data_hash'] == e.store.hash and lineage['tokenizer_hash'] == e.tokenizer.hash and lineage['parent'] is None
+    assert runs.differences(found.config(), config) == []
+    _, params, tokenizer, _ = checkpoint.load(found)
+    assert same(params, e.state['params']) and tokenizer.hash == e.tokenizer.hash
+    sample = [m for m in metrics.read(found) if 'sample' in m]
+    assert len(sample) == 1 and sample[0]['sample'].startswith('A')
+
+
+@pytest.fixture
+def answers_config(base_run):
+    config, path, _ = base_run
+    config = config.copy_and_resolve_references()
+    config.data.update(packing='whole', validation=0.0)
+    config.data.atlas.part = 'answers'
+    config.parent = str(path)
+    config.sample.every = 0
+    return config
+
+
+def test_posttraining_starts_from_the_parent(base_run, answers_config, tmp_path):
+    """Catches post-training from random weights, and an optimizer or step carried over from the parent."""
+    e = posttrain.prepare(answers_config, str(tmp_path / 'answers'))
+    assert same(e.state['params'], base_run[2].state['params'])
+    moments = [x for x in jax.tree.leaves(e.state['opt_state']) if x.ndim]
+    assert int(e.state['step']) == 0 and not any(np.any(x) for x in jax.device_get(moments))
+    loop.train(e)
+    lineage = Run.parse(str(tmp_path / 'answers')).lineage()
+    assert lineage['parent'] == {'run': str(base_run[1]), 'step': 6}
+    batch = e.training(0)
+    answered = batch['targets'][batch['loss_weights'] > 0]
+    assert e.tokenizer.end in answered and e.tokenizer.user not in answered and e.tokenizer.assistant not in answered
+
+
+@pytest.mark.parametrize('field, value, message', [
+    ('model.width', 64, r'config.model.width: 32 -> 64'),
+    ('model.positions', 'alibi', r"config.model.positions: 'rope' -> 'alibi'"),
+    ('tokenizer.vocab_size', 500, r'config.tokenizer.vocab_size: 420 -> 500'),
+    ('data.seq_len', 64, r'config.data.seq_len is 64: the parent .* has a context of 32'),
+    ('parent', 'nowhere', r'nowhere: no such run directory'),
+    ('parent', '@x', r'expected a step')])
+def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path, field, value, message):
+    """Catches weights of another shape or another tokenizer's ids taken as they are."""
+    if value == '@x':
+        value = answers_config.parent + value
+    answers_config.update_from_flattened_dict({field: value})
+    with pytest.raises(RunError, match=message):
+        posttrain.prepare(answers_config, str(tmp_path / 'answers'))
+    assert not (tmp_path / 'answers').exists()
+
+
+def test_another_tokenizer_by_path_is_refused(answers_config, tiny_config, tmp_path):
+    """Catches ids of one tokenizer fed to a model trained on another's."""
+    tiny_config.tokenizer.vocab_size = 450
+    other = tmp_path / 'other.model'
+    other.write_bytes(loop.obtain_tokenizer(tiny_config).proto)
+    answers_config.tokenizer.path = str(other)
+    with pytest.raises(RunError, match="another tokenizer than the parent's"):
+        posttrain.prepare(answers_config, str(tmp_path / 'answers'))
+
+
+def test_json_of_a_run_is_data(base_run):
+    """Catches a config.json that is code, or that cannot be read as it was written."""
+    config, path, _ = base_run
+    assert json.loads((path / 'config.json').read_text())['model']['width'] == config.model.width
+    (path / 'config.json').write_text('{')
+    with pytest.raises(RunError, match='config.json: damaged'):
+        Run.parse(str(path)).config()
+    shutil.rmtree(path)
+    with pytest.raises(RunError, match='no such run directory'):
+        Run.parse(str(path))
