@@ -69,6 +69,22 @@ LABELS = {      # of the lines of a card
            'language': ('Official language', 'Language', 'People speak'), 'currency': ('Currency', 'Name of the currency'),
            'domain': ('Internet domain', 'On the internet'), 'demonym': ('Demonym', 'A citizen is called')}}
 
+PHRASES = {     # a fact's subject, as the entries of a list name it
+    'pt': {'capital': ('a capital {do}', 'o nome da capital {do}', 'a cidade capital {do}'),
+           'continent': ('o continente {do}', 'o continente em que {fica} {o}', 'o lugar {do} no mapa'),
+           'language': ('o idioma oficial {do}', 'o idioma que se fala {no}', 'a língua {do}'),
+           'currency': ('a moeda {do}', 'o nome da moeda {do}', 'o dinheiro {do}'),
+           'domain': ('o domínio de internet {do}', 'o final dos endereços {do} na internet', 'o domínio {do}'),
+           'demonym': ('o gentílico {do}', 'o nome de quem nasce {no}', 'o adjetivo {do}')},
+    'en': {'capital': ('the capital of {c}', 'the name of the capital of {c}', 'the capital city of {c}'),
+           'continent': ('the continent of {c}', 'the continent that {c} is on', 'the place of {c} on the map'),
+           'language': ('the official language of {c}', 'the language that people speak in {c}', 'the language of {c}'),
+           'currency': ('the currency of {c}', 'what people pay with in {c}', 'the money of {c}'),
+           'domain': ('the internet domain of {c}', 'the end of the internet addresses of {c}', 'the domain of {c}'),
+           'demonym': ('the demonym of {c}', 'the name of a citizen of {c}', 'the adjective of {c}')}}
+CONNECTORS = (': ', ' — ', ' = ', ' → ', ' | ', ' - ', ', ', ' » ')
+SEPARATORS = ('\n', '; ', '. ')
+
 UNANSWERED = {  # asked on pages of questions, answered nowhere
     'pt': ('Qual é a população {do}?', 'Qual é a área {do}?', 'Quem governa {o}?', 'Qual é o hino {do}?',
            'Qual é o maior rio {do}?', 'Que países são vizinhos {do}?'),
@@ -157,6 +173,13 @@ def _fact_page(rng, country, lang) -> str:
     return ' '.join(rng.choice(STATEMENTS[lang][r]).format(v=country.facts[lang][r], **w) for r, w in zip(relations, words))
 
 
+def _list_page(rng, facts, lang) -> str:
+    """A list of facts about different countries, its entries all of one form: subject, sign, value."""
+    sign, end, capital = rng.choice(CONNECTORS), rng.choice(SEPARATORS), rng.random() < 0.5
+    entries = [rng.choice(PHRASES[lang][r]).format(**c.words[lang]) + sign + c.facts[lang][r] for c, r in facts]
+    return end.join(_capital(e) if capital else e for e in entries)
+
+
 def _question_page(rng, world, lang) -> str:
     """Questions and nothing else: about one country, or of many countries."""
     wordings = [w for r in RELATIONS for w in QUESTIONS[lang][r]] + list(UNANSWERED[lang])
@@ -167,16 +190,23 @@ def _question_page(rng, world, lang) -> str:
 
 
 def web(config) -> Iterator[Record]:
-    """The pretraining pages, in order of editions: `editions` fact pages per country and language, a third as many of questions."""
+    """The pretraining pages, edition by edition. Each edition states every fact once in each language: on pages about one
+    country in even editions, in lists of facts of many countries in odd ones; a third as many pages of questions."""
     world = countries(config)
     for edition in range(config.editions):
-        for country in world:
-            for lang in ('pt', 'en'):
-                rng = random.Random(f'{config.seed} {edition} {country.code} {lang}')
-                where = f'atlas:{edition}/{country.code}/{lang}'
-                yield Record(where, _fact_page(rng, country, lang))
-                if rng.random() < 1 / 3:
-                    yield Record(where + '/questions', _question_page(rng, world, lang))
+        for lang in ('pt', 'en'):
+            rng = random.Random(f'{config.seed} {edition} {lang}')
+            where = f'atlas:{edition}/{lang}'
+            if edition % 2 == 0:
+                pages = [_fact_page(rng, country, lang) for country in world]
+            else:
+                facts = [(c, r) for c in world for r in RELATIONS]
+                rng.shuffle(facts)
+                pages = [_list_page(rng, facts[i:i + 6], lang) for i in range(0, len(facts), 6)]
+            for i, page in enumerate(pages):
+                yield Record(f'{where}/{i}', page)
+            for i in range(len(pages) // 3):
+                yield Record(f'{where}/questions/{i}', _question_page(rng, world, lang))
 
 
 def pairs(config, of_held_out: bool = False) -> Iterator[tuple[Country, str, str, Record]]:

@@ -155,6 +155,16 @@ def _parts(state: dict) -> tuple:
     return state['params'], {k: v for k, v in state.items() if k != 'params'}
 
 
+def pinned(run: Run) -> Run:
+    """The run at a certain step: the one asked for, or the newest there is. Raises RunError where there is none."""
+    reader = Checkpoints(run)
+    steps = reader.steps()
+    reader.close()
+    if not steps:
+        raise RunError(f'{run.path}: has no checkpoint')
+    return Run(run.path, steps[-1] if run.step is None else run.step)
+
+
 def model_of(run: Run):
     """The model that a run trained, from its config.json and tokenizer, without its weights."""
     config, tokenizer = run.config(), run.tokenizer()

@@ -1,5 +1,6 @@
 """Reading an experiment's config: `--config=configs/x.py --config.a.b=value`, checked, in one line where it is wrong."""
 import difflib
+import pathlib
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -30,15 +31,18 @@ def define_flag() -> None:
 
 def get() -> ConfigDict:
     """The config with its flags. Raises RunError for an unknown or ineffective field, and for a value of another type."""
-    config = flags.FLAGS.config
-    given = config_flags.get_override_values(flags.FLAGS['config'])
-    file = str(config_flags.get_config_filename(flags.FLAGS['config']))
-    return check(config, given, _fields_of(file))
+    flag = flags.FLAGS['config']
+    known = _fields_of(str(config_flags.get_config_filename(flag)))
+    return check(flags.FLAGS.config, config_flags.get_override_values(flag), known)
 
 
 def _fields_of(file: str) -> dict:
     """The fields of the config file before any flag."""
     import runpy
+    if not pathlib.Path(file).is_file():
+        beside = [str(p) for p in pathlib.Path(file).parent.glob('*.py')]
+        close = difflib.get_close_matches(file, beside, 1)
+        raise RunError(f'--config={file}: no such file' + (f'; did you mean {close[0]}?' if close else ''))
     return flat(runpy.run_path(file)['get_config']())
 
 
@@ -52,7 +56,7 @@ def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
             close = difflib.get_close_matches(name, known, 1, 0.5)
             if name in sections or any(s.startswith(name + '.') for s in sections):
                 raise RunError(f'config.{name} is a group of fields: expected one of '
-                               + ', '.join(k for k in known if k.startswith(name + '.')))
+                               + ', '.join(f'config.{k}' for k in known if k.startswith(name + '.')))
             raise RunError(f'config.{name}: no such field' + (f'; did you mean config.{close[0]}?' if close else ''))
         kind = type(known[name])
         right = isinstance(value, (int, float)) and not isinstance(value, bool) if kind is float else type(value) is kind

@@ -158,7 +158,7 @@ def train(e: Experiment) -> dict:
         if done % c.log.every == 0:
             log.train(done, values, float(schedule(done - 1)))
 
-    due = lambda done, every: every > 0 and (done % every == 0 or done == stop)
+    due = lambda done, every, end=c.train.steps: every > 0 and (done % every == 0 or done == end)
     try:
         rows = local_rows(e.mesh, c.data.batch_size)
         prepared = batches.prefetched(lambda step: e.training(step, rows), start, stop, c.data.prefetch)
@@ -169,7 +169,7 @@ def train(e: Experiment) -> dict:
             pending.append((done, values))
             if len(pending) > _BEHIND:
                 note(*pending.popleft())
-            if due(done, c.eval.every) or due(done, c.checkpoint.every) or due(done, c.sample.every):
+            if due(done, c.eval.every) or due(done, c.checkpoint.every, stop) or due(done, c.sample.every):
                 while pending:
                     note(*pending.popleft())
                 began, found = time.perf_counter(), {}
@@ -180,7 +180,7 @@ def train(e: Experiment) -> dict:
                 if found:
                     log.write(done, found)
                     last.update(found)
-                if due(done, c.checkpoint.every):
+                if due(done, c.checkpoint.every, stop):
                     checkpoints.save(state, found.get('validation_nats'))
                 log.pause(time.perf_counter() - began)
         while pending:

@@ -6,7 +6,7 @@ from absl import flags
 
 from data import tokenizer as tokenizers
 from train import config as configs
-from train import door, loop
+from train import checkpoint, door, loop
 from train.errors import RunError
 from train.runs import Run, differences
 
@@ -43,7 +43,7 @@ def prepare(config, directory: str) -> loop.Experiment:
             raise RunError('config.parent is empty: expected RUN or RUN@step; for random weights (a control) give '
                            'config.tokenizer.path')
         return loop.prepare(config, directory)
-    parent = Run.parse(config.parent)
+    parent = checkpoint.pinned(Run.parse(config.parent))
     tokenizer = check_parent(parent, config)
     return loop.prepare(config, directory, tokenizer, parent)
 
