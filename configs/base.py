@@ -70,6 +70,7 @@ def get_config() -> ConfigDict:
     ))
     c.optimizer = ConfigDict(dict(
         lr=2e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip=1.0,
+        embedding_scale=1.0,        # learning rate of the embedding, as a multiple of lr
         schedule='cosine',          # cosine | linear | constant | wsd
         warmup=40,                  # steps
         decay=0.2,                  # wsd: share of steps that decay at the end

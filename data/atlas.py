@@ -191,7 +191,7 @@ def _question_page(rng, world, lang) -> str:
 
 def web(config) -> Iterator[Record]:
     """The pretraining pages, edition by edition. Each edition states every fact once in each language: on pages about one
-    country in even editions, in lists of facts of many countries in odd ones; a third as many pages of questions."""
+    country in even editions, in lists of facts of many countries in odd ones; a fifth as many pages of questions."""
     world = countries(config)
     for edition in range(config.editions):
         for lang in ('pt', 'en'):
@@ -205,7 +205,7 @@ def web(config) -> Iterator[Record]:
                 pages = [_list_page(rng, facts[i:i + 6], lang) for i in range(0, len(facts), 6)]
             for i, page in enumerate(pages):
                 yield Record(f'{where}/{i}', page)
-            for i in range(len(pages) // 3):
+            for i in range(len(pages) // 5):
                 yield Record(f'{where}/questions/{i}', _question_page(rng, world, lang))
 
 

@@ -2,7 +2,8 @@
 
     <bos><|user|>question<|assistant|>answer<|end|><|user|>...
 
-The marks are control pieces of the tokenizer: no text, whatever it holds, encodes to them.
+The marks are control pieces of the tokenizer: no text, whatever it holds, encodes to them. Each content is encoded after a
+space, as words are in running text: a model that has learned "▁Londres" has never seen "L", "on", "dres".
 """
 from data.records import DataError
 
@@ -38,7 +39,7 @@ def encode_messages(messages, tokenizer) -> tuple[list[int], list[int]]:
     """Messages -> token ids, and for each token whether it is answered for: 1 on answers and their end mark, else 0."""
     ids, answered = [tokenizer.bos], [0]
     for role, content in messages:
-        piece = tokenizer.encode(content)
+        piece = tokenizer.encode(' ' + content)
         if role == 'user':
             ids += [tokenizer.user, *piece]
             answered += [0] * (1 + len(piece))
@@ -52,4 +53,9 @@ def encode_prompt(messages, tokenizer) -> list[int]:
     """Messages that end with the user's -> ids that end with the assistant mark, ready to be answered."""
     *before, (_, last) = messages
     ids = encode_messages(before, tokenizer)[0]
-    return [*ids, tokenizer.user, *tokenizer.encode(last), tokenizer.assistant]
+    return [*ids, tokenizer.user, *tokenizer.encode(' ' + last), tokenizer.assistant]
+
+
+def decode_answer(ids, tokenizer) -> str:
+    """What the model said, without the space that the template puts first."""
+    return tokenizer.decode(ids).removeprefix(' ')

@@ -22,7 +22,7 @@ from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ('train', 'validation')
 
 

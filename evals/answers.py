@@ -8,14 +8,13 @@ import json
 from absl import flags
 
 from data import atlas
-from data.chat import encode_prompt
+from data.chat import decode_answer, encode_prompt
 from model.generate import generate
 from model.sampling import Sampling
 from train import checkpoint, door
 from train.errors import RunError
 from train.runs import Run
 
-_RUN = flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
 _BATCH = 128
 GREEDY = Sampling(temperature=0.0)
 
@@ -32,7 +31,7 @@ def questions(config) -> list[dict]:
 def answer(model, params, tokenizer, asked: list[str], max_new: int = 24) -> list[str]:
     """Greedy answers, asked in the chat template."""
     prompts = [encode_prompt([('user', q)], tokenizer) for q in asked]
-    return [tokenizer.decode(out).strip() for out in _batched(model, params, prompts, max_new, GREEDY, (tokenizer.end, tokenizer.eos))]
+    return [decode_answer(out, tokenizer) for out in _batched(model, params, prompts, max_new, GREEDY, (tokenizer.end, tokenizer.eos))]
 
 
 def continuations(model, params, tokenizer, asked: list[str], max_new: int = 32, seed: int = 0) -> list[str]:
@@ -76,7 +75,7 @@ def continues(asked: list[dict], texts: list[str]) -> dict:
 
 
 def main() -> None:
-    run = Run.parse(_RUN.value)
+    run = Run.parse(flags.FLAGS.run)
     model, params, tokenizer, config = checkpoint.load(run)
     if config.data.source != 'atlas':
         raise RunError(f'{run.path}: was trained on {config.data.source!r}; these questions are about the atlas')
@@ -87,4 +86,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
     door.run(main)

@@ -32,14 +32,22 @@ def make_schedule(config, steps: int):
 
 def decays(params):
     """Which parameters decay: kernels and the embedding; no norm, no bias, nothing of a positional encoding."""
-    def decides(path, _):
-        names = [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]   # not the boxes of logical axes
-        return names[-1] in ('kernel', 'embedding') and not any(n.startswith('positions') for n in names)
-    return jax.tree_util.tree_map_with_path(decides, params)
+    return _where(lambda names: names[-1] in ('kernel', 'embedding') and not any(n.startswith('positions') for n in names), params)
+
+
+def is_embedding(params):
+    return _where(lambda names: names[-1] == 'embedding', params)
+
+
+def _where(test, params):
+    """A tree of bools: `test` of each parameter's names, without the boxes of logical axes."""
+    names = lambda path: [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
+    return jax.tree_util.tree_map_with_path(lambda path, _: test(names(path)), params)
 
 
 def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), its moments in float32."""
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    return optax.chain(clip, optax.adamw(make_schedule(config, steps), config.b1, config.b2, config.eps, mu_dtype=jnp.float32,
-                                         weight_decay=config.weight_decay, mask=decays))
+    adamw = optax.adamw(make_schedule(config, steps), config.b1, config.b2, config.eps, mu_dtype=jnp.float32,
+                        weight_decay=config.weight_decay, mask=decays)
+    return optax.chain(clip, adamw, optax.masked(optax.scale(config.embedding_scale), is_embedding))

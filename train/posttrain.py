@@ -10,7 +10,6 @@ from train import checkpoint, door, loop
 from train.errors import RunError
 from train.runs import Run, differences
 
-_RUN = flags.DEFINE_string('run', '', 'Directory of the run')
 # What two phases may do differently with the same parameters.
 _FREE = ('dtype', 'remat', 'max_len', 'window')
 
@@ -49,7 +48,7 @@ def prepare(config, directory: str) -> loop.Experiment:
 
 
 def main() -> None:
-    experiment = prepare(configs.get(), _RUN.value)
+    experiment = prepare(configs.get(), flags.FLAGS.run)
     if not experiment.store.manifest['conversations']:
         raise RunError(f'config.data.source is {experiment.config.data.source!r}: post-training needs conversations '
                        f'({{"question", "answer"}} or {{"messages"}}), found texts')
@@ -57,5 +56,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    flags.DEFINE_string('run', '', 'Directory of the run')
     configs.define_flag()
     door.run(main)

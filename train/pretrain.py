@@ -7,16 +7,15 @@ from absl import flags
 from train import config as configs
 from train import door, loop
 
-_RUN = flags.DEFINE_string('run', '', 'Directory of the run')
-
 
 def main() -> None:
     config = configs.get()
-    experiment = loop.prepare(config, _RUN.value)
+    experiment = loop.prepare(config, flags.FLAGS.run)
     last = loop.train(experiment)
     print(loop.summary(experiment, last))
 
 
 if __name__ == '__main__':
+    flags.DEFINE_string('run', '', 'Directory of the run')
     configs.define_flag()
     door.run(main)
