@@ -10,10 +10,10 @@ from configs import base
 def get_config():
     c = base.get_config()
     c.data.update(seq_len=128, batch_size=16)
-    c.data.atlas.update(editions=24, countries=96)
+    c.data.atlas.update(editions=24, countries=80)
     c.tokenizer.update(kind='bpe', vocab_size=2048)
-    c.train.steps = 550
+    c.train.steps = 600
     c.optimizer.update(lr=4e-3, warmup=50, schedule='linear', final=0.02)
-    c.eval.update(every=275)
-    c.checkpoint.update(every=275)
+    c.eval.update(every=300)
+    c.checkpoint.update(every=300)
     return c

@@ -11,8 +11,8 @@ def get_config():
     c = atlas.get_config()
     c.data.update(packing='whole', validation=0.0, batch_size=8)
     c.data.atlas.part = 'answers'
-    c.train.steps = 80
-    c.optimizer.update(lr=5e-4, warmup=10)
+    c.train.steps = 100
+    c.optimizer.update(lr=3e-4, warmup=10)
     c.eval.every = 0
-    c.checkpoint.every = 80
+    c.checkpoint.every = 100
     return c

@@ -154,6 +154,8 @@ def countries(config) -> list[Country]:
 
 def held_out(config) -> set[str]:
     """Codes of the countries that post-training never sees, Brazil among them."""
+    if not 0 <= config.held_out <= 1:
+        raise DataError(f'config.data.atlas.held_out is {config.held_out}: expected a share of the countries, 0 to 1')
     codes = [c.code for c in countries(config) if c.code != 'br']
     count = max(0, round(config.held_out * (len(codes) + 1)) - 1)
     return {'br', *random.Random(f'{config.seed} held out').sample(codes, count)}

@@ -108,7 +108,7 @@ class Whole(_Packing):
                 span, targets = slice(at, at + len(tokens)), slice(at, at + len(tokens) - 1)
                 out['tokens'][i, span] = tokens
                 out['targets'][i, targets] = tokens[1:]
-                out['loss_weights'][i, targets] = 1 if self.split.answered is None else self.split.answered[place][1:]
+                out['loss_weights'][i, targets] = 1 if self.split.answered is None else self.split.answered[place][1:] > 0
                 out['segment_ids'][i, span] = segment
                 out['positions'][i, span] = np.arange(len(tokens))
                 at += len(tokens)

@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import pkgutil
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from data.chat import parse_messages
 from data.records import Broken, DataError, Record
 
 SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
+_SURROGATE = re.compile('[\ud800-\udfff]')   # JSON can spell half of a pair, which no encoding can write
 
 
 def read(config) -> Iterator[Record | Broken]:
@@ -77,7 +79,7 @@ def _read_files(config) -> Iterator[Record | Broken]:
             yield Broken(str(path), 'empty file')
         elif path.name.endswith('.parquet'):
             yield from _read_parquet(path, config.text_field)
-        elif '.jsonl' in path.suffixes[-2:]:
+        elif path.name.endswith(('.jsonl', '.jsonl.gz', '.jsonl.zst')):
             yield from _read_jsonl(path, config.text_field)
         else:
             yield _read_text(path)
@@ -88,9 +90,42 @@ def _open(path: pathlib.Path) -> io.BufferedIOBase:
         import gzip
         return gzip.open(path, 'rb')
     if path.suffix == '.zst':
-        import zstandard
-        return io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(open(path, 'rb'), closefd=True))
+        return io.BufferedReader(_Chunks(_unpack_zst(path)))
     return open(path, 'rb')
+
+
+class _Chunks(io.RawIOBase):
+    """A file of the chunks that an iterator yields."""
+
+    def __init__(self, chunks: Iterator[bytes]):
+        self._chunks, self._left = chunks, memoryview(b'')
+
+    def readable(self):
+        return True
+
+    def readinto(self, out):
+        while not self._left:
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return 0
+            self._left = memoryview(chunk)
+        count = min(len(out), len(self._left))
+        out[:count], self._left = self._left[:count], self._left[count:]
+        return count
+
+
+def _unpack_zst(path: pathlib.Path) -> Iterator[bytes]:
+    """Frame by frame: zstandard's own reader takes a truncated file for a whole one."""
+    import zstandard
+    frame = None
+    with open(path, 'rb') as file:
+        while packed := file.read(1 << 16):
+            while packed:
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                yield frame.decompress(packed)
+                frame, packed = (None, frame.unused_data) if frame.eof else (frame, b'')
+    if frame:
+        raise EOFError('the file ends inside a compressed frame')
 
 
 def _unpack_errors() -> tuple:
@@ -113,7 +148,12 @@ def _checked(where: str, text) -> Record | Broken:
         return Broken(where, f'text is {type(text).__name__}, expected a string')
     if not text.strip():
         return Broken(where, 'empty document')
-    return Record(where, text)
+    return _encodable(Record(where, text))
+
+
+def _encodable(record: Record) -> Record | Broken:
+    lone = any(_SURROGATE.search(part) for part in record.parts())
+    return Broken(record.where, 'half of a surrogate pair, which is no character') if lone else record
 
 
 def _read_jsonl(path, field) -> Iterator[Record | Broken]:
@@ -123,16 +163,18 @@ def _read_jsonl(path, field) -> Iterator[Record | Broken]:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield _parse_line(f'{path}:{number}', line, field)
+        if not number:
+            yield Broken(str(path), 'empty file')
     except _unpack_errors() as error:
         yield Broken(f'{path}:{number + 1}', f'cannot be read: {error}')
 
 
 def _parse_line(where: str, line: bytes, field: str) -> Record | Broken:
     try:
-        found = json.loads(line.decode('utf-8'))
+        found = json.loads(line.decode('utf-8-sig'))
     except UnicodeDecodeError as error:
         return Broken(where, f'invalid UTF-8 at byte {error.start} of the line')
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:   # also numbers of more digits than Python reads
         return Broken(where, f'broken JSON: {error}')
     if not isinstance(found, dict):
         return Broken(where, f'JSON {type(found).__name__}, expected an object')
@@ -143,7 +185,7 @@ def _from_object(where: str, found: dict, field: str) -> Record | Broken:
     if field in found:
         return _checked(where, found[field])
     try:
-        return Record(where, messages=parse_messages(found))
+        return _encodable(Record(where, messages=parse_messages(found)))
     except DataError as error:
         return Broken(where, f'no field {field!r} and {error}' + _nearest(field, found))
 

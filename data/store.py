@@ -113,7 +113,14 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
                     raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    return _open(path)
+    store = _open(path)
+    if config.on_broken == 'fatal' and store.manifest['broken']:   # built when they were skipped
+        raise _fatal(Broken(**store.manifest['broken'][0]))
+    return store
+
+
+def _fatal(broken: Broken) -> DataError:
+    return DataError(f'{broken.where}: {broken.reason} (config.data.on_broken is fatal)')
 
 
 def _open(path: pathlib.Path) -> Store:
@@ -143,7 +150,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         for item in batch:
             if isinstance(item, Broken):
                 if config.on_broken == 'fatal':
-                    raise DataError(f'{item.where}: {item.reason} (config.data.on_broken is fatal)')
+                    raise _fatal(item)
                 broken.append(item)
                 _LOG.warning('skipped %s: %s', item.where, item.reason)
                 continue

@@ -1,7 +1,6 @@
 """SentencePiece: training, and a tokenizer that gives every Unicode text back exactly."""
 import hashlib
 import io
-import os
 import re
 from collections.abc import Iterable
 
@@ -99,11 +98,12 @@ def train(texts: Iterable[str], config) -> Tokenizer:
         sentencepiece.SentencePieceTrainer.train(
             sentence_iterator=sample(), model_writer=model, model_type=config.kind, vocab_size=config.vocab_size,
             hard_vocab_limit=config.kind != 'char', use_all_vocab=config.kind == 'char',
-            byte_fallback=True, split_digits=True, character_coverage=0.9999 if config.kind != 'char' else 1.0,
+            byte_fallback=True, split_digits=True, required_chars='0123456789',
+            character_coverage=0.9999 if config.kind != 'char' else 1.0,
             normalization_rule_name='identity', remove_extra_whitespaces=False, add_dummy_prefix=False,
             pad_id=0, bos_id=1, eos_id=2, unk_id=3, control_symbols=list(CONTROL), user_defined_symbols=['\n'],
-            max_sentence_length=1 << 16, num_threads=os.cpu_count() if config.kind == 'unigram' else 1,
-            minloglevel=3)
+            max_sentence_length=1 << 16, minloglevel=3,
+            num_threads=16)   # a constant: unigram adds up its counts in as many parts, and the sums depend on it
     except RuntimeError as error:
         text = str(error)
         most = re.search(r'<= (\d+)', text)

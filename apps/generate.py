@@ -1,0 +1,137 @@
+"""Text from a trained model: continue prompts, ask questions, or chat.
+
+    python -m apps.generate --run=runs/atlas --prompt='A capital do Brasil'
+    python -m apps.generate --run=runs/answers --answer --prompt='Qual é a capital do Brasil?'
+    python -m apps.generate --run=runs/answers --chat
+"""
+import sys
+
+from absl import flags
+
+from data.chat import decode_answer, encode_messages, encode_prompt
+from model.generate import generate
+from model.sampling import Sampling
+from train import checkpoint, door
+from train.errors import RunError
+from train.runs import Run
+
+_EVERY = 4      # tokens between two looks while streaming
+
+
+def define_flags() -> None:
+    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
+    flags.DEFINE_multi_string('prompt', [], 'Text to continue; give it again for more, they run as one batch')
+    flags.DEFINE_bool('answer', False, 'Ask the prompts in the chat template instead of continuing them')
+    flags.DEFINE_bool('chat', False, 'Talk with the model: a line is a turn, an empty one ends')
+    flags.DEFINE_integer('max_new', 128, 'New tokens at most')
+    flags.DEFINE_float('temperature', None, '0: greedy. Default: 0.8, and 0 for answers and chat')
+    flags.DEFINE_integer('top_k', 0, 'Draw from the k most likely tokens; 0: from all')
+    flags.DEFINE_float('top_p', 1.0, 'Draw from the most likely tokens that hold this much probability')
+    flags.DEFINE_float('min_p', 0.0, "Draw from tokens of at least this share of the most likely one's probability")
+    flags.DEFINE_float('repetition_penalty', 1.0, 'Above 1: less of what is already there')
+    flags.DEFINE_integer('seed', 0, 'The same seed gives the same text')
+    flags.DEFINE_multi_string('stop', [], 'End at this text, which is left out; may be given again')
+    flags.DEFINE_bool('stream', None, 'Show text as it comes. Default: for one prompt on a terminal')
+
+
+class Writer:
+    """Generates with one model and one set of settings."""
+
+    def __init__(self, run: Run, sampling: Sampling, max_new: int, seed: int, stop: tuple[str, ...] = ()):
+        self.model, self.params, self.tokenizer, self.config = checkpoint.load(run)
+        self.sampling, self.max_new, self.seed, self.stop = sampling, max_new, seed, tuple(stop)
+
+    def write(self, prompts: list[list[int]], decode, show=None) -> list[str]:
+        """Continues each prompt. `show`: called with each new piece of the first row's text, which never ends inside a
+        character or inside what may become a stop string."""
+        shown = 0
+
+        def watch(rows):
+            nonlocal shown
+            if show is not None:
+                text = self._cut(decode(rows[0]))
+                safe = max(shown, len(text.rstrip('\ufffd')) - max((len(s) - 1 for s in self.stop), default=0))
+                show(text[shown:safe])
+                shown = safe
+            return bool(self.stop) and all(self._cut(text) != text for text in map(decode, rows))
+
+        end = (self.tokenizer.end, self.tokenizer.eos)
+        rows = generate(self.model, self.params, prompts, self.max_new, self.sampling, self.seed, end, watch,
+                        _EVERY if show is not None else 32)
+        texts = [self._cut(decode(row)) for row in rows]
+        if show is not None:
+            show(texts[0][shown:])
+        return texts
+
+    def _cut(self, text: str) -> str:
+        """The text up to the first stop string."""
+        return text[:min((text.find(s) for s in self.stop if s in text), default=len(text))]
+
+    def continue_text(self, prompts: list[str], show=None) -> list[str]:
+        """Prompts -> what the model writes after each."""
+        ids = [[self.tokenizer.bos, *self.tokenizer.encode(p)] for p in prompts]
+        return self.write(ids, self.tokenizer.decode, show)
+
+    def answer(self, conversations: list[list[tuple[str, str]]], show=None) -> list[str]:
+        """Conversations that end with the user's turn -> the model's turn."""
+        ids = [encode_prompt(c, self.tokenizer) for c in conversations]
+        return self.write(ids, lambda row: decode_answer(row, self.tokenizer), show)
+
+    def fitting(self, messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The newest turns that leave room for an answer."""
+        room = self.model.config.max_len - min(self.max_new, self.model.config.max_len // 4)
+        while len(messages) > 1 and len(encode_messages(messages, self.tokenizer)[0]) > room:
+            messages = messages[2:]
+        return messages
+
+
+def harmless(text: str) -> str:
+    """Control characters other than newline and tab as U+FFFD: generated text must not command a terminal."""
+    return ''.join(c if c in '\n\t' or (c.isprintable() or c == '\u00a0') else '\ufffd' for c in text)
+
+
+def chat(writer: Writer) -> None:
+    terminal, messages = sys.stdin.isatty(), []
+    while True:
+        if terminal:
+            print('> ', end='', flush=True)
+        line = sys.stdin.readline().strip()
+        if not line:
+            return
+        kept = writer.fitting([*messages, ('user', line)])
+        if len(kept) <= len(messages):
+            print('(the context is full: the oldest turns are forgotten)')
+        said = writer.answer([kept], lambda text: print(harmless(text), end='', flush=True))[0]
+        print()
+        messages = [*kept, ('assistant', said or ' ')]
+
+
+def main() -> None:
+    f = flags.FLAGS
+    talks = f.answer or f.chat
+    if bool(f.prompt) == f.chat:
+        raise RunError('expected --prompt, or --chat without it')
+    if any(not p.strip() for p in f.prompt):
+        raise RunError('--prompt is empty: expected text')
+    temperature = f.temperature if f.temperature is not None else (0.0 if talks else 0.8)
+    sampling = Sampling(temperature, f.top_k, f.top_p, f.min_p, f.repetition_penalty)
+    sampling.check()
+    writer = Writer(Run.parse(f.run), sampling, f.max_new, f.seed, f.stop)
+    if f.chat:
+        chat(writer)
+        return
+    stream = len(f.prompt) == 1 and (sys.stdout.isatty() if f.stream is None else f.stream)
+    show = (lambda text: print(harmless(text), end='', flush=True)) if stream else None
+    if stream and not talks:
+        print(harmless(f.prompt[0]), end='', flush=True)
+    texts = writer.answer([[('user', p)] for p in f.prompt], show) if talks else writer.continue_text(f.prompt, show)
+    if stream:
+        print()
+        return
+    shown = [text if talks else prompt + text for prompt, text in zip(f.prompt, texts)]
+    print('\n\n'.join(harmless(text) for text in shown))
+
+
+if __name__ == '__main__':
+    define_flags()
+    door.run(main)

@@ -1,0 +1,128 @@
+"""Packing as arithmetic: properties over random documents, against a slow walk through them."""
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from data.batches import FIELDS, Batches, prefetched
+from data.records import DataError
+from data.store import Split
+
+WORLDS = st.fixed_dictionaries(dict(
+    lengths=st.lists(st.integers(2, 20), min_size=1, max_size=25), seq_len=st.integers(4, 24), batch_size=st.integers(1, 5),
+    seed=st.integers(0, 3), packing=st.sampled_from(['stream', 'whole']), answered=st.booleans()))
+
+
+def build(lengths, seq_len, batch_size, seed, packing, answered, shuffle=True):
+    """Documents whose tokens are all different, so that each can be recognised wherever it turns up."""
+    offsets = np.cumsum([0, *lengths])
+    split = Split(np.arange(1, offsets[-1] + 1), offsets,
+                  np.arange(offsets[-1], dtype=np.uint8) % 3 if answered else None, int(offsets[-1]))
+    config = ConfigDict(dict(seq_len=seq_len, batch_size=batch_size, packing=packing, on_broken='skip'))
+    return split, Batches(split, config, seed, shuffle)
+
+
+def fits(world):
+    return world['packing'] == 'stream' or min(world['lengths']) <= world['seq_len']
+
+
+def epoch_rows(batches, epoch):
+    out = {n: np.zeros((batches.rows_per_epoch, batches.seq_len), d) for n, d in FIELDS.items()}
+    batches.packing.fill(epoch, np.arange(batches.rows_per_epoch), out)
+    return out
+
+
+@settings(deadline=None, max_examples=120)
+@given(WORLDS)
+def test_an_epoch(world):
+    """Catches tokens lost, repeated or crossing documents, positions that do not restart, and targets of another document."""
+    if not fits(world):
+        return
+    split, batches = build(**world)
+    keeps = [w for w in range(len(split.lengths)) if world['packing'] == 'stream' or split.lengths[w] <= world['seq_len']]
+    expected = sorted(t for d in keeps for t in split.document(d))
+    document_of = np.repeat(np.arange(len(split.lengths)), split.lengths)
+    for epoch in (0, 1):
+        rows = epoch_rows(batches, epoch)
+        assert sorted(rows['tokens'][rows['segment_ids'] > 0]) == expected
+        targets = 0
+        for tokens, target, weight, segment, position in zip(*(rows[n] for n in FIELDS)):
+            seen = set()
+            for i in range(len(tokens)):
+                if not segment[i]:
+                    assert weight[i] == position[i] == 0
+                    continue
+                begins = i == 0 or segment[i] != segment[i - 1]
+                document = document_of[tokens[i] - 1]
+                assert (document in seen) != begins            # one document, one segment, in one piece
+                seen.add(document)
+                assert position[i] == (0 if begins else position[i - 1] + 1)
+                assert begins or tokens[i] == tokens[i - 1] + 1
+                last = tokens[i] == split.offsets[document + 1]
+                assert target[i] == (0 if last else tokens[i] + 1)
+                assert weight[i] == (not last and (not world['answered'] or tokens[i] % 3 > 0))
+                targets += not last
+            assert segment[0] <= 1 and set(np.diff(segment[segment > 0])) <= {0, 1}
+        assert targets == len(expected) - len(keeps)           # each token but a document's first is a target once
+
+
+@settings(deadline=None, max_examples=60)
+@given(WORLDS, st.integers(0, 40), st.integers(0, 5))
+def test_a_batch_is_a_function_of_the_step(world, step, cut):
+    """Catches iterator state, and a host that sees other rows than its own."""
+    if not fits(world):
+        return
+    _, batches = build(**world)
+    whole = batches(step)
+    cut = min(cut, world['batch_size'])
+    batches(step + 7)
+    _, again = build(**world)
+    first, second = again(step, slice(0, cut)), again(step, slice(cut, None))
+    for name, dtype in FIELDS.items():
+        assert whole[name].dtype == dtype and whole[name].shape == (world['batch_size'], world['seq_len'])
+        np.testing.assert_array_equal(whole[name], np.concatenate([first[name], second[name]]))
+
+
+@pytest.mark.parametrize('packing', ['stream', 'whole'])
+def test_epochs_are_shuffled_anew_and_seeds_differ(packing):
+    """Catches one order for all epochs, and a seed that is not used."""
+    orders = [epoch_rows(build([5] * 30, 10, 4, seed, packing, False)[1], epoch)['tokens'].tobytes() for seed, epoch in
+              ((0, 0), (0, 1), (1, 0))]
+    assert len(set(orders)) == 3
+
+
+def test_a_single_long_document_is_cut_elsewhere_in_each_epoch():
+    """Catches a corpus of one file that always shows the same windows."""
+    _, batches = build([500], 10, 4, 0, 'stream', False)
+    starts = {tuple(sorted(epoch_rows(batches, e)['tokens'][:, 5])) for e in range(4)}
+    assert len(starts) > 1
+
+
+@pytest.mark.parametrize('packing', ['stream', 'whole'])
+def test_evaluation_sees_each_token_once(packing):
+    """Catches a last batch that wraps around, and shuffled evaluation."""
+    split, batches = build([5, 9, 7, 3, 8], 10, 3, 0, packing, False, shuffle=False)
+    seen = [t for b in batches.once() for t in b['tokens'][b['segment_ids'] > 0]]
+    assert sorted(seen) == list(range(1, 33))
+    assert packing == 'whole' or seen == sorted(seen)
+    assert len(list(batches.once(limit=1))) == 1
+
+
+@pytest.mark.parametrize('ahead', [0, 3])
+def test_prefetched_batches_come_in_order(ahead):
+    """Catches a background thread that reorders or drops batches."""
+    _, batches = build([5] * 30, 10, 4, 0, 'stream', False)
+    got = list(prefetched(batches, 3, 9, ahead))
+    assert len(got) == 6
+    for step, batch in enumerate(got, 3):
+        np.testing.assert_array_equal(batch['tokens'], batches(step)['tokens'])
+
+
+def test_documents_that_do_not_fit():
+    """Catches long documents dropped silently, or cut in whole packing."""
+    _, batches = build([5, 30, 6], 10, 2, 0, 'whole', False)
+    assert batches.dropped == 1
+    config = ConfigDict(dict(seq_len=10, batch_size=2, packing='whole', on_broken='fatal'))
+    with pytest.raises(DataError, match=r'1 documents are longer than a row \(config.data.seq_len is 10\), the longest has 30'):
+        Batches(build([5, 30, 6], 10, 2, 0, 'stream', False)[0], config, 0)
