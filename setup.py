@@ -28,7 +28,7 @@ setup(
         'etils[epath]>=1.12,<2',
         'numpy>=2.0,<3',
         'matplotlib>=3.9,<4',
-        'tensorboardX>=2.6.2,<3',
+        'tensorboardX>=2.6.4,<3',
         'tqdm>=4.66,<5',
         'zstandard>=0.22,<1',
     ],

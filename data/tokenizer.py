@@ -30,7 +30,9 @@ class Tokenizer:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
             self.vocab_size = self._sp.vocab_size()
         except RuntimeError:
-            raise DataError(f'{where}: not a SentencePiece model') from None
+            self.vocab_size = 0
+        if not self.vocab_size:   # an empty file raises nothing
+            raise DataError(f'{where}: not a SentencePiece model')
         self.pad, self.bos, self.eos = self._sp.pad_id(), self._sp.bos_id(), self._sp.eos_id()
         self.user, self.assistant, self.end = (self._id(p) for p in CONTROL[:3])
         self._meta = [self._id(f'<0x{byte:02X}>') for byte in _META.encode()]
@@ -112,6 +114,6 @@ def train(texts: Iterable[str], config) -> Tokenizer:
         least = re.search(r'(\d+) vs (\d+)', text)
         if least:
             raise DataError(f'config.tokenizer.vocab_size is {config.vocab_size}: the special pieces, the 256 bytes and the '
-                            f'characters of the text need at least {int(least[2]) + 1}') from None
+                            f'characters of the text need at least {least[2]}') from None
         raise DataError(f'the tokenizer could not be trained: {text.strip().splitlines()[-1]}') from None
     return Tokenizer(model.getvalue())

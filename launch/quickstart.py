@@ -21,9 +21,6 @@ from evals import answers as evaluation
 from train import door, loop, metrics, posttrain
 from train.runs import Run, write_atomically
 
-_OUT = flags.DEFINE_string('out', 'runs/quickstart', 'Where the runs and the report go')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of parameters, data order and sampling')
-_SHUFFLE = flags.DEFINE_bool('shuffle_facts', False, 'Control: permute the facts over the countries before pretraining')
 ASK = ('Qual é a capital do Brasil?', 'What is the currency of Brazil?')
 
 
@@ -36,21 +33,16 @@ def configs(seed: int, shuffle_facts: bool) -> tuple[ConfigDict, ConfigDict]:
     return pre, post
 
 
-def run(out: pathlib.Path, pre: ConfigDict, post: ConfigDict, skip_posttraining: bool = False) -> dict:
-    """Both phases, the control from random weights, and all measurements. Returns what the report shows.
-
-    `skip_posttraining`: take the base model for the post-trained one (a test's control).
-    """
+def run(out: pathlib.Path, pre: ConfigDict, post: ConfigDict) -> dict:
+    """Both phases, the control from random weights, and all measurements. Returns what the report shows."""
     began = time.perf_counter()
     print('1/4 pretraining: a small web about countries', flush=True)
     base = loop.prepare(pre, str(out / 'base'))
     loop.train(base)
     post.parent = str(out / 'base')
-    answers = base
-    if not skip_posttraining:
-        print('2/4 post-training: questions about other countries', flush=True)
-        answers = posttrain.prepare(post, str(out / 'answers'))
-        loop.train(answers)
+    print('2/4 post-training: questions about other countries', flush=True)
+    answers = posttrain.prepare(post, str(out / 'answers'))
+    loop.train(answers)
     print('3/4 control: the same post-training from random weights', flush=True)
     control = ConfigDict(post.to_dict())
     control.parent, control.tokenizer.path = '', str(out / 'base' / 'tokenizer.model')
@@ -61,7 +53,7 @@ def run(out: pathlib.Path, pre: ConfigDict, post: ConfigDict, skip_posttraining:
     found = measure({'base': base, 'answers': answers, 'scratch': scratch}, pre)
     found['minutes'] = (time.perf_counter() - began) / 60
     write_atomically(_folder(out) / 'report.json', json.dumps(found, indent=1, ensure_ascii=False))
-    plot(out, found, ['base'] + ['answers'] * (not skip_posttraining))
+    plot(out, found)
     return found
 
 
@@ -107,13 +99,13 @@ def table(found: dict) -> str:
     return '\n'.join(rows)
 
 
-def plot(out: pathlib.Path, found: dict, phases: list[str]) -> None:
+def plot(out: pathlib.Path, found: dict) -> None:
     """Loss of both phases, and answers before and after post-training, per relation."""
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), width_ratios=[1, 1, 1.6], layout='constrained')
-    for axis, phase, title in zip(axes, phases, ('pretraining', 'post-training')):
+    for axis, phase, title in zip(axes, ('base', 'answers'), ('pretraining', 'post-training')):
         lines = [m for m in metrics.read(Run(epath.Path(out) / phase)) if 'loss' in m]
         axis.plot([m['step'] for m in lines], [m['loss'] for m in lines])
         axis.set(title=f'{title}: loss', xlabel='step', ylabel='nats per token', ylim=0)
@@ -131,8 +123,8 @@ def plot(out: pathlib.Path, found: dict, phases: list[str]) -> None:
 
 
 def main() -> None:
-    out = pathlib.Path(_OUT.value)
-    found = run(out, *configs(_SEED.value, _SHUFFLE.value))
+    out = pathlib.Path(flags.FLAGS.out)
+    found = run(out, *configs(flags.FLAGS.seed, flags.FLAGS.shuffle_facts))
     print('\n' + table(found))
     print(f'\n{found["minutes"]:.1f} minutes; {found["questions"]} questions about {found["countries"]} countries that post-training '
           f'never saw. Picture: {out}/report/report.png\n\nNext:\n'
@@ -143,4 +135,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
+    flags.DEFINE_string('out', 'runs/quickstart', 'Where the runs and the report go')
+    flags.DEFINE_integer('seed', 0, 'Of parameters, data order and sampling')
+    flags.DEFINE_bool('shuffle_facts', False, 'Control: permute the facts over the countries before pretraining')
     door.run(main)

@@ -4,7 +4,8 @@ import pathlib
 
 ARROWS = {   # a room may import these besides itself
     'configs': set(), 'data': set(), 'model': set(), 'train': {'data', 'model'},
-    'evals': {'data', 'model', 'train.checkpoint', 'train.runs', 'train.door', 'train.errors', 'train.metrics'},
+    'evals': {'data', 'model', 'train.checkpoint', 'train.runs', 'train.door', 'train.errors', 'train.metrics',
+              'train.losses'},
     'apps': {'data', 'model', 'train.checkpoint', 'train.runs', 'train.door', 'train.errors'}}
 ROOMS = {*ARROWS, 'launch', 'benchmarks', 'tests'}
 

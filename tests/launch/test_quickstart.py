@@ -3,17 +3,59 @@ import json
 
 import pytest
 
-from evals import answers
 from launch import quickstart
 
 
-def smaller(cache, shuffle_facts=False):
-    pre, post = quickstart.configs(0, shuffle_facts)
+def smaller(cache):
+    pre, post = quickstart.configs(0, False)
     for c in (pre, post):
-        c.data.cache = cache
-        c.data.atlas.update(countries=20, editions=30)
-        c.tokenizer.vocab_size = 1024
-        c.model.update(width=64, num_layers=2, num_heads=2, num_kv_heads=2)
+        c.data.update(cache=cache, seq_len=64)
+        c.data.atlas.update(countries=16, editions=24)
+        c.tokenizer.vocab_size = 900
+        c.model.update(width=96, num_layers=3, num_heads=3, num_kv_heads=3)
         c.log.update(progress=False, tensorboard=False)
+        c.eval.every = c.checkpoint.every = 0
         c.mesh.data = 1
+    pre.train.steps, post.train.steps = 350, 60
+    pre.optimizer.lr = 8e-3
+    post.optimizer.lr = 1e-3
     return pre, post
+
+
+@pytest.fixture(scope='module')
+def found(cache, tmp_path_factory):
+    out = tmp_path_factory.mktemp('quickstart')
+    return out, quickstart.run(out, *smaller(cache))
+
+
+def answers(found):
+    """The claim of the quickstart, on any world: post-training makes it answer what pretraining taught."""
+    right = found['accuracy']
+    return right['answers']['all'] > 0.7 and right['answers']['all'] > 2 * right['most frequent']['all']
+
+
+def test_it_answers_what_it_was_never_asked(found):
+    """Catches any broken link of the lineage: text, tokenizer, store, pretraining, checkpoint, post-training, generation."""
+    assert answers(found[1])
+    assert found[1]['accuracy']['scratch']['all'] < 0.3 and found[1]['accuracy']['base']['all'] < 0.1
+
+
+def test_the_base_model_asks_on(found):
+    """Catches a pretraining corpus that answers its questions."""
+    base = found[1]['continuations']['base']
+    assert base['questions'] > 0.8 and base['answers'] < 0.1
+
+
+def test_without_post_training_it_does_not_answer(found, cache):
+    """The control: the same measurement fails where the base model stands for the post-trained one."""
+    report = json.loads((found[0] / 'report' / 'report.json').read_text())
+    skipped = {**report, 'accuracy': {**report['accuracy'], 'answers': report['accuracy']['base']}}
+    assert answers(report) and not answers(skipped)
+
+
+def test_the_report(found):
+    """Catches a table that is not of this run, and a picture that is not drawn."""
+    out, report = found
+    shown = quickstart.table(report)
+    assert f'{100 * report["accuracy"]["answers"]["capital"]:.1f}' in shown and 'Qual é a capital do Brasil?' in shown
+    assert (out / 'report' / 'report.png').read_bytes().startswith(b'\x89PNG')

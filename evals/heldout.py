@@ -1,0 +1,64 @@
+"""Loss on the whole held-out text of a run, beside what `xz -9` makes of the same text.
+
+    python -m evals.heldout --run=runs/machado
+"""
+import json
+import lzma
+
+import jax
+from absl import flags
+
+from data import batches, store
+from train import checkpoint, door, losses, metrics
+from train.errors import RunError
+from train.runs import Run
+
+
+def loss(model, params, split, config, seed: int) -> float:
+    """Nats per token over a split, each token predicted once, documents apart."""
+    @jax.jit
+    def sums(params, batch):
+        logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'])
+        return losses.weighted_token_loss(logits, batch)[1]
+
+    total = weight = 0.0
+    for batch in batches.Batches(split, config, seed, shuffle=False).once():
+        found = jax.device_get(sums(params, batch))
+        total, weight = total + float(found['nll']), weight + float(found['weight'])
+    return total / weight
+
+
+def texts(split, tokenizer) -> bytes:
+    """The documents of a split, as they were: encoding is exact."""
+    return '\n'.join(tokenizer.decode(split.document(i)) for i in range(len(split.lengths))).encode()
+
+
+def xz_bits_per_byte(text: bytes, after: bytes = b'') -> float:
+    """What `xz -9` needs for `text`, alone or as the continuation of `after`."""
+    size = lambda data: len(lzma.compress(data, preset=9))
+    return 8 * (size(after + text) - (size(after) if after else 0)) / len(text)
+
+
+def measure(run: Run) -> dict:
+    model, params, tokenizer, config = checkpoint.load(run)
+    data = store.open_or_build(config.data, tokenizer)
+    if data.hash != run.lineage()['data_hash']:
+        raise RunError(f'{run.path}: the text of config.data has changed since the run was started')
+    held_out = data.split('validation')
+    if not len(held_out.tokens):
+        raise RunError(f'{run.path}: holds out no text (config.data.validation is {config.data.validation})')
+    nats = loss(model, params, held_out, config.data, config.seed)
+    text, training = texts(held_out, tokenizer), texts(data.split('train'), tokenizer)
+    predicted = len(held_out.tokens) - len(held_out.lengths)
+    return {'run': str(run.path), 'bytes': len(text), 'nats_per_token': nats,
+            'bits_per_byte': metrics.bits_per_byte(nats, predicted, held_out.num_bytes),
+            'xz_bits_per_byte': xz_bits_per_byte(text), 'xz_after_training_text_bits_per_byte': xz_bits_per_byte(text, training)}
+
+
+def main() -> None:
+    print(json.dumps(measure(Run.parse(flags.FLAGS.run)), indent=1))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
+    door.run(main)

@@ -1,0 +1,184 @@
+"""The token store holds exactly the tokens of its records, once."""
+import json
+
+import numpy as np
+import pytest
+
+from data import sources, store, tokenizer as tokenizers
+from data.chat import decode_answer, encode_messages, encode_prompt
+from data.records import DataError, Record
+from data.store import SPLITS, in_split
+from configs import base
+
+TEXTS = [f'document {i}: ' + 'words and words ' * (i % 7) for i in range(60)]
+LINES = ''.join(json.dumps({'text': t}) + '\n' for t in TEXTS)
+PAIRS = [(f'pergunta {i}', f'resposta {i}' * (1 + i % 3)) for i in range(30)]
+
+
+def build(config, tokenizer):
+    return store.open_or_build(config, tokenizer, progress=False)
+
+
+def documents(split):
+    return [split.document(i).tolist() for i in range(len(split.lengths))]
+
+
+def states(built):
+    return {p.name: (p.stat().st_mtime_ns, p.stat().st_ino) for p in built.path.iterdir()}
+
+
+@pytest.mark.parametrize('on_broken', ['skip', 'fatal'])
+def test_tokens_are_those_of_the_records(config, files, tokenizer, on_broken):
+    """Catches a lost, doubled, reordered or unmarked document, and counts that do not add up."""
+    config.update(validation=0.25, on_broken=on_broken)
+    lines = LINES.splitlines()
+    bad = ['{"text": ""}', 'broken'] if on_broken == 'skip' else []
+    files(a__jsonl='\n'.join([*lines[:20], *bad[:1], *lines[20:], *bad[1:]]))
+    built = build(config, tokenizer)
+    assert built.manifest['records'] == dict(read=60 + len(bad), kept=60, broken=len(bad))
+    assert [b['where'].split(':')[-1] for b in built.manifest['broken']] == ['21', '62'][:len(bad)]
+    for name in SPLITS:
+        kept = [t for i, t in enumerate(TEXTS) if in_split(i, config) == name]
+        split, counted = built.split(name), built.manifest['splits'][name]
+        assert documents(split) == [[tokenizer.bos, *tokenizer.encode(t), tokenizer.eos] for t in kept]
+        assert split.answered is None
+        assert counted == dict(documents=len(kept), tokens=len(split.tokens), bytes=sum(len(t.encode()) for t in kept))
+        assert split.num_bytes == counted['bytes'] and split.offsets[-1] == counted['tokens']
+
+
+def test_held_out_share(config):
+    """Catches a split that ignores its share, and one that moves documents when the share grows."""
+    drawn = []
+    for config.validation in (0.0, 0.1, 0.3):
+        drawn.append({i for i in range(4000) if in_split(i, config) == 'validation'})
+    assert not drawn[0] and drawn[1] < drawn[2]
+    assert [len(d) / 4000 for d in drawn[1:]] == pytest.approx([0.1, 0.3], abs=0.03)
+
+
+def test_tail_split(config, files, tokenizer):
+    """Catches held-out text from the middle, text in both splits or in neither."""
+    config.update(split='tail', validation=0.25)
+    files(**{f'{i:02}__txt': t for i, t in enumerate(TEXTS[:9])})
+    built = build(config, tokenizer)
+    heads, tails = ([tokenizer.decode(d) for d in documents(built.split(name))] for name in SPLITS)
+    assert [a + b for a, b in zip(heads, tails, strict=True)] == TEXTS[:9]
+    assert all(0 <= len(b) - len(t) / 4 < 1 for b, t in zip(tails, TEXTS))
+    assert list(store.training_texts(config)) == heads
+
+
+def test_conversations_answer_for_answers(config, files, tokenizer):
+    """Catches a mask that is off by one, covers the question, or leaves out the end."""
+    files(a__jsonl=''.join(json.dumps({'question': q, 'answer': a}) + '\n' for q, a in PAIRS))
+    config.validation = 0.0
+    split = build(config, tokenizer).split('train')
+    assert len(split.answered) == len(split.tokens) and len(split.lengths) == len(PAIRS)
+    for i, (q, a) in enumerate(PAIRS):
+        ids, mask = split.document(i).tolist(), split.answered[split.offsets[i]:split.offsets[i + 1]].astype(bool)
+        asked, said = tokenizer.encode(f' {q}'), tokenizer.encode(f' {a}')
+        assert ids == [tokenizer.bos, tokenizer.user, *asked, tokenizer.assistant, *said, tokenizer.end]
+        assert np.asarray(ids)[mask].tolist() == [*said, tokenizer.end]
+        assert encode_prompt([('user', q)], tokenizer) == ids[:-len(said) - 1] and decode_answer(said, tokenizer) == a
+
+
+def test_turns(tokenizer):
+    """Catches a second turn that is not answered for, or a prompt that differs from training on the same turns."""
+    messages = (('user', 'a'), ('assistant', 'b'), ('user', 'c'), ('assistant', '<|end|>'))
+    ids, mask = encode_messages(messages, tokenizer)
+    prompt = encode_prompt(messages[:3], tokenizer)
+    assert ids[:len(prompt)] == prompt and not mask[len(prompt) - 1] and all(mask[len(prompt):])
+    assert ids.count(tokenizer.end) == 2 and ids.count(tokenizer.bos) == 1
+    assert sum(mask) == sum(len(tokenizer.encode(' ' + c)) + 1 for c in ('b', '<|end|>'))
+
+
+def test_second_open_builds_nothing(config, tokenizer, monkeypatch):
+    """Catches a store built again on every start, and leftovers beside it."""
+    first = build(config, tokenizer)
+    before = states(first)
+    monkeypatch.setattr(sources, 'read', lambda _: pytest.fail('the source was read again'))
+    again = build(config, tokenizer)
+    assert again.path == first.path and states(again) == before and again.hash == first.hash
+    assert [p.name for p in first.path.parent.iterdir()] == [first.path.name]
+
+
+@pytest.mark.parametrize('change', ['tokenizer', 'validation', 'split', 'seed', 'editions'])
+def test_another_store(config, tokenizer, change):
+    """Catches a cache that returns the tokens of another tokenizer, split or text."""
+    first = build(config, tokenizer)
+    if change == 'tokenizer':
+        wanted = base.get_config().tokenizer
+        wanted.update(kind='bpe', vocab_size=420)
+        tokenizer = tokenizers.train(store.training_texts(config), wanted)
+    elif change in config.atlas:
+        config.atlas[change] += 1
+    else:
+        config[change] = {'validation': 0.4, 'split': 'tail'}[change]
+    other = build(config, tokenizer)
+    assert other.path != first.path and other.hash != first.hash
+
+
+def test_same_tokens_same_hash(config, files, tokenizer):
+    """Catches a lineage that changes when the same text lies elsewhere."""
+    folder, hashes = files(a__txt='the text'), []
+    for name in ('b.txt', 'c.txt'):
+        config.files.paths = str((folder / 'a.txt').rename(folder / name).rename(folder / 'a.txt').parent / 'a.txt')
+        config.cache += name
+        hashes.append(build(config, tokenizer).hash)
+    (folder / 'a.txt').rename(folder / 'z.txt')
+    config.files.paths = str(folder / 'z.txt')
+    assert {*hashes, build(config, tokenizer).hash} == {hashes[0]}
+
+
+@pytest.mark.parametrize('name, harm', [
+    ('train.tokens', lambda p: p.write_bytes(p.read_bytes()[:-2])), ('validation.offsets', lambda p: p.write_bytes(b'')),
+    ('train.tokens', lambda p: p.unlink()), ('manifest.json', lambda p: p.write_text('{"sizes"')),
+    ('manifest.json', lambda p: p.unlink())])
+def test_damaged_store(config, tokenizer, name, harm):
+    """Catches a truncated store that trains on noise: the message names the file or its store, and the cure."""
+    built = build(config, tokenizer)
+    harm(built.path / name)
+    with pytest.raises(DataError, match=f'{built.path}.*remove .* to build it again') as refused:
+        build(config, tokenizer)
+    assert name in str(refused.value) or name == 'manifest.json'
+
+
+def test_broken_is_fatal_in_a_kept_store(config, files, tokenizer):
+    """Catches `fatal` that is forgotten because a store was built while broken records were skipped."""
+    folder = files(a__jsonl=LINES + 'broken')
+    build(config, tokenizer)
+    config.on_broken = 'fatal'
+    with pytest.raises(DataError, match=f'{folder}/a.jsonl:61: broken JSON'):
+        build(config, tokenizer)
+
+
+@pytest.mark.parametrize('changes, content, message', [
+    (dict(validation=1.0), LINES, r'all 60 records fell into the held-out split: lower config.data.validation \(1.0\)'),
+    (dict(), ' ', 'no usable record in the source .files.: 1 broken, the first .*a.jsonl'),
+    (dict(), '{"text": "a"}\n{"question": "b", "answer": "c"}\n', 'a.jsonl:2: texts and conversations in one source'),
+    (dict(split='ends'), LINES, "config.data.split is 'ends': expected 'documents' or 'tail'"),
+    (dict(on_broken='stop'), LINES, "config.data.on_broken is 'stop': expected 'skip' or 'fatal'")])
+def test_mistakes(config, files, tokenizer, tmp_path, changes, content, message):
+    """Catches a traceback, an empty store, or the remains of a store that could not be built."""
+    files(a__jsonl=content)
+    config.update(changes)
+    with pytest.raises(DataError, match=message):
+        build(config, tokenizer)
+    assert not list((tmp_path / 'cache').glob('*'))
+
+
+def test_many_records_keep_their_order(config, files, tokenizer):
+    """Catches documents lost or reordered where one batch of records ends."""
+    files(a__jsonl=''.join(f'{{"text": "{i}"}}\n' for i in range(2500)))
+    config.validation = 0.0
+    split = build(config, tokenizer).split('train')
+    assert ''.join(tokenizer.decode(split.tokens[lo:hi]) for lo, hi in zip(split.offsets, split.offsets[1:])) == ''.join(map(str, range(2500)))
+
+
+def test_large_vocabulary(config, files):
+    """Catches token ids cut to 16 bits."""
+    class Large:
+        vocab_size, bos, eos, hash = 2**16 + 10, 2**16 + 1, 2**16 + 2, 'large'
+        encode_batch = staticmethod(lambda texts: [[2**16 + 3] for _ in texts])
+    files(a__txt='text')
+    config.validation = 0.0
+    split = build(config, Large).split('train')
+    assert split.tokens.tolist() == [2**16 + i for i in (1, 3, 2)] and isinstance(next(sources.read(config)), Record)
