@@ -18,7 +18,7 @@ def build(lengths, seq_len, batch_size, seed, packing, answered, shuffle=True):
     """Documents whose tokens are all different, so that each can be recognised wherever it turns up."""
     offsets = np.cumsum([0, *lengths])
     split = Split(np.arange(1, offsets[-1] + 1), offsets,
-                  np.arange(offsets[-1], dtype=np.uint8) % 3 if answered else None, int(offsets[-1]))
+                  (np.arange(offsets[-1]) % 3).astype(np.uint8) if answered else None, int(offsets[-1]))
     config = ConfigDict(dict(seq_len=seq_len, batch_size=batch_size, packing=packing, on_broken='skip'))
     return split, Batches(split, config, seed, shuffle)
 
@@ -51,7 +51,7 @@ def test_an_epoch(world):
             seen = set()
             for i in range(len(tokens)):
                 if not segment[i]:
-                    assert weight[i] == position[i] == 0
+                    assert tokens[i] == target[i] == weight[i] == position[i] == 0
                     continue
                 begins = i == 0 or segment[i] != segment[i - 1]
                 document = document_of[tokens[i] - 1]
@@ -93,8 +93,9 @@ def test_epochs_are_shuffled_anew_and_seeds_differ(packing):
 
 
 def test_a_single_long_document_is_cut_elsewhere_in_each_epoch():
-    """Catches a corpus of one file that always shows the same windows."""
+    """Catches a corpus of one file that always shows the same windows, or shows them in the order of the text."""
     _, batches = build([500], 10, 4, 0, 'stream', False)
+    assert np.abs(np.diff(epoch_rows(batches, 0)['tokens'][:, 5])).mean() > 50
     starts = {tuple(sorted(epoch_rows(batches, e)['tokens'][:, 5])) for e in range(4)}
     assert len(starts) > 1
 
@@ -117,6 +118,48 @@ def test_prefetched_batches_come_in_order(ahead):
     assert len(got) == 6
     for step, batch in enumerate(got, 3):
         np.testing.assert_array_equal(batch['tokens'], batches(step)['tokens'])
+
+
+@settings(deadline=None, max_examples=40)
+@given(WORLDS)
+def test_batches_are_the_epochs_one_after_the_other(world):
+    """Catches rows skipped or repeated between batches, and a batch that stops where an epoch ends."""
+    if not fits(world):
+        return
+    _, batches = build(**world)
+    steps = -(-2 * batches.rows_per_epoch // world['batch_size'])
+    dealt = np.concatenate([batches(step)['tokens'] for step in range(steps)])[:2 * batches.rows_per_epoch]
+    np.testing.assert_array_equal(dealt, np.concatenate([epoch_rows(batches, epoch)['tokens'] for epoch in (0, 1)]))
+
+
+@pytest.mark.parametrize('packing', ['stream', 'whole'])
+def test_hosts_share_no_token(packing):
+    """Catches two hosts that train on the same rows: within an epoch their tokens are disjoint."""
+    _, batches = build([5] * 40, 10, 4, 0, packing, False)
+    steps = range(batches.rows_per_epoch // 4)
+    seen = [{t for s in steps for t in batches(s, rows)['tokens'].ravel() if t} for rows in (slice(0, 2), slice(2, 4))]
+    assert seen[0] and seen[1] and not seen[0] & seen[1]
+
+
+@pytest.mark.parametrize('packing', ['stream', 'whole'])
+def test_less_than_a_row(packing):
+    """Catches a small store that fails, or that fills a row by repetition; evaluation pads with weight 0."""
+    _, batches = build([3, 4], 32, 4, 0, packing, False)
+    shown = [row[row > 0].tolist() for row in batches(0)['tokens']]
+    assert any(shown) and all(len(set(row)) == len(row) for row in shown)
+    evaluation = build([3, 4], 32, 4, 0, packing, False, shuffle=False)[1]
+    [batch] = evaluation.once()
+    assert batch['tokens'].shape == (4, 32) and batch['loss_weights'].sum() == 5
+    assert sorted(batch['tokens'][0][:7]) == list(range(1, 8)) and not any(batch[name][1:].any() for name in FIELDS)
+
+
+@pytest.mark.parametrize('lengths, packing, message', [
+    ([5], 'best', "config.data.packing is 'best': expected 'stream' or 'whole'"),
+    ([], 'stream', 'no tokens in this split'), ([30, 31], 'whole', '2 documents are longer than a row .* has 31 tokens')])
+def test_mistakes(lengths, packing, message):
+    """Catches a traceback where nothing can be packed."""
+    with pytest.raises(DataError, match=message):
+        build(lengths, 10, 2, 0, packing, False)
 
 
 def test_documents_that_do_not_fit():

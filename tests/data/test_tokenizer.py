@@ -71,7 +71,8 @@ def test_learns_from_its_text(trained, corpus):
     """Catches a vocabulary that ignores the text, or another size than was asked for."""
     assert trained.vocab_size == 440
     text = '\n'.join(corpus)
-    assert len(trained.encode(text)) < 0.75 * len(text) < 0.75 * len(trained.encode(text[::-1].upper()))
+    assert len(trained.encode(text)) < 0.75 * len(text)
+    assert len(trained.encode(text)) < 0.8 * len(trained.encode(text[::-1]))
 
 
 def test_deterministic(kind, trained, corpus, monkeypatch):

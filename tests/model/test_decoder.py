@@ -1,0 +1,222 @@
+"""The decoder with every registered encoding: an independent forward pass, causality, packing, padding, cache, scan, remat."""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from configs import base
+from model import generate as decoding
+from model.config import resolve
+from model.positions import REGISTRY
+from model.sampling import Sampling
+from model.transformer import Transformer
+
+VOCAB, TIME = 29, 12
+PATTERNS = [*REGISTRY, 'rope,none']
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(1, VOCAB, (2, TIME)).astype(np.int32)
+POSITIONS = np.tile(np.arange(TIME, dtype=np.int32), (2, 1))
+ONES = np.ones((2, TIME), np.int32)
+
+
+@functools.lru_cache
+def built(positions='rope', **changes):
+    c = base.get_config().model
+    c.update(width=24, num_layers=2, num_heads=4, num_kv_heads=2, positions=positions, **changes)
+    model = Transformer(resolve(c, VOCAB, TIME))
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), TOKENS, POSITIONS, ONES)['params'])
+    # Away from what initial values make special: unit norms and small tables.
+    rng = np.random.default_rng(2)
+    params = jax.tree.map(lambda x: jnp.float32(x + 0.3 * rng.normal(size=x.shape) * (1 if x.ndim == 1 else np.std(x))), params)
+    return model, params, jax.jit(lambda p, t, i, s: model.apply({'params': p}, t, i, s)[0])
+
+
+# ---- an independent forward pass, in float64, loop by loop
+
+def norm(x, p, kind):
+    if kind == 'layernorm':
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p['scale'] + p['bias']
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
+
+
+def rotated(x, position):
+    half = len(x) // 2
+    angle = position * 10000.0 ** (-np.arange(half) / half)
+    return np.concatenate([x[:half] * np.cos(angle) - x[half:] * np.sin(angle), x[half:] * np.cos(angle) + x[:half] * np.sin(angle)])
+
+
+def bucket(n):
+    """T5's buckets as its authors compute them, 32 buckets to a distance of 128."""
+    return n if n < 16 else min(31, 16 + int(np.log(n / 16) / np.log(128 / 16) * 16))
+
+
+def reference(c, p, tokens):
+    """Logits [T,V] of one document, by the equations of the papers."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), p)
+    d, names = c.head_dim, [type(e).__name__.lower() for e in c.encodings]
+    x = p['embedding'][tokens]
+    if 'learned' in names:
+        x = x + p['positions_learned']['table'][:len(x)]
+    if 'sinusoidal' in names:
+        angle = np.arange(len(x))[:, None] * 10000.0 ** (-np.arange(0, c.width, 2) / c.width)
+        x = x * np.sqrt(c.width) + np.stack([np.sin(angle), np.cos(angle)], -1).reshape(len(x), -1)
+    for i, name in enumerate(names):
+        layer = p[f'layer_{i}']
+        a, h = layer['attention'], norm(x, layer['attention_norm'], c.norm)
+        mixed = np.zeros_like(x)
+        for head in range(c.num_heads):
+            group = head // (c.num_heads // c.num_kv_heads)
+            q, k, v = (h @ a[n]['kernel'][:, j] for n, j in (('query', head), ('key', group), ('value', group)))
+            if c.qk_norm:
+                q, k = norm(q, a['query_norm'], 'rmsnorm'), norm(k, a['key_norm'], 'rmsnorm')
+            if name == 'rope':
+                q, k = (np.stack([rotated(row, t) for t, row in enumerate(y)]) for y in (q, k))
+            for t in range(len(x)):
+                seen = range(max(0, t + 1 - c.window) if c.window else 0, t + 1)
+                z = np.array([q[t] @ k[s] / np.sqrt(d) for s in seen])
+                if c.logit_cap:
+                    z = c.logit_cap * np.tanh(z / c.logit_cap)
+                if name == 'alibi':
+                    z = z - np.array([2.0 ** (-8 * (head + 1) / c.num_heads) * (t - s) for s in seen])
+                if name == 't5':
+                    z = z + np.array([p['positions_t5']['table'][bucket(t - s), head] for s in seen])
+                w = np.exp(z - z.max())
+                mixed[t] += (w / w.sum()) @ v[list(seen)] @ a['out']['kernel'][head]
+        x = x + mixed
+        f, h = layer['feed_forward'], norm(x, layer['feed_forward_norm'], c.norm)
+        up = h @ f['up']['kernel']
+        if c.activation == 'swiglu':
+            gate = h @ f['gate']['kernel']
+            up = up * gate / (1 + np.exp(-gate))
+        else:
+            up = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
+        x = x + up @ f['down']['kernel']
+    x = norm(x, p['final_norm'], c.norm)
+    return x @ (p['embedding'].T if c.tied else p['output']['kernel'])
+
+
+@pytest.mark.parametrize('positions, changes', [
+    *((p, ()) for p in REGISTRY), ('rope,none', ()), ('rope', (('qk_norm', True), ('window', 4))),
+    ('alibi', (('logit_cap', 2.0), ('tied', False))), ('learned', (('norm', 'layernorm'), ('activation', 'gelu')))])
+def test_the_forward_pass_is_the_papers(positions, changes):
+    """Catches a wrong pairing of heads and groups, a misplaced scale, cap, bias or norm, and a rotation of the wrong sign."""
+    model, params, apply = built(positions, **dict(changes))
+    found = apply(params, TOKENS, POSITIONS, ONES)
+    for row in range(2):
+        np.testing.assert_allclose(found[row], reference(model.config, params, TOKENS[row]), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize('positions', PATTERNS)
+def test_no_output_depends_on_a_later_input(positions):
+    """Catches a mask off by one at any position, by the gradient with respect to each input embedding."""
+    model, params, _ = built(positions)
+
+    def logits(table_rows):    # each place has its own embedding row
+        p = {**params, 'embedding': table_rows}
+        m = Transformer(dataclasses.replace(model.config, vocab_size=TIME))
+        return m.apply({'params': p}, POSITIONS[:1], POSITIONS[:1], ONES[:1])[0][0, :, :1].sum(-1)
+    influence = jnp.abs(jax.jit(jax.jacrev(logits))(params['embedding'][:TIME])).sum(-1)     # [T outputs, T inputs]
+    # The output shares the table: row 0 is also the weight of the logit that is summed, so input 0 is left out.
+    influence = np.asarray(influence)[:, 1:]
+    later = np.arange(1, TIME)[None] > np.arange(TIME)[:, None]
+    assert not influence[later].any() and influence[~later].all()
+
+
+@pytest.mark.parametrize('positions', PATTERNS)
+def test_packed_documents_and_padding(positions):
+    """Catches attention across documents, positions that run on, and padding that is seen."""
+    _, params, apply = built(positions)
+    a, b = TOKENS[0, :5], TOKENS[1, :4]
+    alone = [apply(params, np.pad(d, (0, TIME - len(d)))[None], POSITIONS[:1], (np.arange(TIME) < len(d)).astype(np.int32)[None])
+             for d in (a, b)]
+    packed = np.concatenate([a, b, [7, 7, 7]])[None].astype(np.int32)
+    positions_ids = np.concatenate([np.arange(5), np.arange(4), [0, 0, 0]])[None].astype(np.int32)
+    segments = np.repeat([1, 2, 0], [5, 4, 3])[None].astype(np.int32)
+    together = apply(params, packed, positions_ids, segments)
+    full = apply(params, TOKENS[:1], POSITIONS[:1], ONES[:1])
+    np.testing.assert_allclose(together[0, :5], alone[0][0, :5], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(together[0, 5:9], alone[1][0, :4], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(full[0, :5], alone[0][0, :5], rtol=1e-5, atol=1e-5)
+    assert np.isfinite(together).all()
+
+
+@pytest.mark.parametrize('positions', PATTERNS)
+def test_cached_decoding_equals_the_full_forward(positions):
+    """Catches positions off by one at the boundary of prefill and decode, and padded prompts that disturb each other."""
+    model, params, apply = built(positions)
+    full = apply(params, TOKENS, POSITIONS, ONES)
+    lengths = jnp.array([3, 6])
+    state = decoding.prefill(model, params, jnp.asarray(TOKENS[:, :8]), lengths, 16)
+    step = jax.jit(lambda cache, token, position: model.apply({'params': params}, token, position, jnp.ones_like(token), cache=cache))
+    cache, logits = state['cache'], state['logits']
+    for i in range(6):
+        at = np.asarray(lengths) + i
+        np.testing.assert_allclose(logits, full[np.arange(2), at - 1], rtol=2e-5, atol=2e-5)
+        out, cache = step(cache, jnp.asarray(TOKENS[np.arange(2), at])[:, None], jnp.asarray(at, jnp.int32)[:, None])
+        logits = out[:, 0]
+
+
+@pytest.mark.parametrize('positions', PATTERNS)
+def test_generation(positions):
+    """Catches rows that depend on their batch, chunks that change the text, and greedy that is not the most likely token."""
+    model, params, apply = built(positions)
+    prompts = [[3, 5, 7], [2, 4, 6, 8, 10]]
+    greedy = decoding.generate(model, params, prompts, 5, Sampling(temperature=0.0))
+    assert greedy == decoding.generate(model, params, prompts, 5, Sampling(temperature=0.0), every=2)
+    for prompt, out in zip(prompts, greedy):
+        ids = list(prompt)
+        for token in out:
+            row = np.pad(ids, (0, TIME - len(ids)))[None].astype(np.int32)
+            logits = apply(params, row, POSITIONS[:1], (np.arange(TIME) < len(ids)).astype(np.int32)[None])
+            assert int(logits[0, len(ids) - 1].argmax()) == token
+            ids.append(token)
+    drawn = decoding.generate(model, params, prompts, 5, Sampling(), seed=3)
+    assert drawn == decoding.generate(model, params, prompts, 5, Sampling(), seed=3, every=3)
+    assert drawn[0] == decoding.generate(model, params, prompts[:1], 5, Sampling(), seed=3)[0]
+    assert drawn != decoding.generate(model, params, prompts, 5, Sampling(), seed=4)
+
+
+def test_generation_ends():
+    """Catches an end token that is written, a context that is overrun, and a watcher that is not heard."""
+    model, params, _ = built()
+    whole = decoding.generate(model, params, [[3, 5]], 50, Sampling(temperature=0.0))[0]
+    assert len(whole) == TIME - 2
+    cut = decoding.generate(model, params, [[3, 5]], 50, Sampling(temperature=0.0), end=(whole[3],))[0]
+    assert cut == whole[:whole.index(whole[3])]
+    heard = decoding.generate(model, params, [[3, 5]], 50, Sampling(temperature=0.0), watch=lambda rows: True, every=2)[0]
+    assert heard == whole[:2]
+    with pytest.raises(decoding.ModelError, match=f'the prompt has {TIME} tokens, the context of this model {TIME}'):
+        decoding.generate(model, params, [[1] * TIME], 5)
+
+
+@pytest.mark.parametrize('positions', ['rope', 't5', 'rope,none'])
+def test_scanned_layers_and_remat_change_nothing(positions):
+    """Catches a period of layers in the wrong order, and a policy that changes the gradient."""
+    model, params, _ = built(positions, scan_layers=True)
+    def grad(m, p):
+        total = lambda p: jnp.square(m.apply({'params': p}, TOKENS, POSITIONS, ONES)[0]).mean()
+        return jax.jit(jax.value_and_grad(total))(p)
+    value, gradient = grad(model, params)
+    flat_model, flat_params = decoding.unrolled(model, params)
+    flat_value, flat_gradient = grad(flat_model, flat_params)
+    np.testing.assert_allclose(value, flat_value, rtol=1e-5)
+    close = functools.partial(jax.tree.map, lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5))
+    close(decoding.unrolled(model, gradient)[1], flat_gradient)
+    for remat in ('full', 'attention', 'minimal'):
+        close(grad(Transformer(dataclasses.replace(model.config, remat=remat)), params), (value, gradient))
+
+
+def test_low_precision_keeps_softmax_and_norms_wide():
+    """Catches a bfloat16 softmax: its error would be many times the rounding of inputs."""
+    model, params, apply = built()
+    narrow = Transformer(dataclasses.replace(model.config, dtype='bfloat16'))
+    text = jax.jit(lambda p: narrow.apply({'params': p}, TOKENS, POSITIONS, ONES)[0]).lower(params).as_text()
+    assert not [line for line in text.splitlines() if 'stablehlo.exponential' in line and f'{TIME}x{TIME}xbf16' in line]
+    assert not [line for line in text.splitlines() if 'stablehlo.rsqrt' in line and 'bf16' in line]
+    found = narrow.apply({'params': params}, TOKENS, POSITIONS, ONES)[0]
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, apply(params, TOKENS, POSITIONS, ONES), atol=0.15)
