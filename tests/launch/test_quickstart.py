@@ -14,7 +14,7 @@ def smaller(cache):
         c.tokenizer.vocab_size = 900
         c.model.update(width=96, num_layers=3, num_heads=3, num_kv_heads=3)
         c.log.update(progress=False, tensorboard=False)
-        c.eval.every = c.checkpoint.every = 0
+        c.eval.every, c.checkpoint.every = 0, 1000
         c.mesh.data = 1
     pre.train.steps, post.train.steps = 350, 60
     pre.optimizer.lr = 8e-3

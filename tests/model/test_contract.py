@@ -1,0 +1,232 @@
+"""The contract of positional encodings: each place of entry is honoured, in the full forward, packed, and with a cache."""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from configs import base
+from model import generate as decoding
+from model import positions as registry
+from model.config import resolve
+from model.errors import ModelError
+from model.positions import REGISTRY, Dims
+from model.positions.alibi import slopes
+from model.positions.base import PositionalEncoding, Spec
+from model.positions.t5 import bucket_bounds
+from model.transformer import Transformer
+
+VOCAB, TIME = 17, 10
+TOKENS = np.random.default_rng(0).integers(1, VOCAB, (2, TIME)).astype(np.int32)
+POSITIONS = np.tile(np.arange(TIME, dtype=np.int32), (2, 1))
+ONES = np.ones((2, TIME), np.int32)
+
+
+class Toy(PositionalEncoding):
+    spec = Spec('toy', 'this test', shift_invariant=False)
+
+
+class Ids(Toy):
+    """Random, growing ids, drawn for each row of the global batch; bias by their distance."""
+    def position_ids(self, positions, segment_ids, row_keys):
+        if row_keys is None:
+            return positions * 3
+        gaps = jax.vmap(lambda k: jax.random.randint(k, positions.shape[1:], 1, 5))(row_keys)
+        return jnp.cumsum(gaps, -1)
+
+    def bias(self, site):
+        return -0.3 * site.distance[:, None].astype(jnp.float32)
+
+
+class Embeds(Toy):
+    def embed(self, site, x):
+        return x + site.param('shift', nn.initializers.ones, (self.dims.width,), (None,)) * site.q_positions[..., None]
+
+
+class Shares(Toy):
+    """One table for all layers, of positions, used as the rotation of q and k (here: a scaling by position)."""
+    def share(self, site):
+        return site.param('rate', nn.initializers.constant(0.1), (), ()) * site.q_positions[:, None, :, None]
+
+    def rotate(self, site, q, k):
+        return q * (1 + site.shared), k * (1 - site.shared)
+
+
+class Scales(Toy):
+    def scale(self, site, q):
+        return q * jnp.log(2.0 + site.q_positions)[:, None, :, None]
+
+
+class Forgets(Toy):
+    """A gate per token and head, summed along the keys: data-dependent, and kept in the cache (FoX-like)."""
+    def key_state(self, site):
+        w = site.param('gate', nn.initializers.normal(1.0), (self.dims.width, self.dims.num_heads), (None, 'heads'))
+        return {'log_gate': jax.nn.log_sigmoid(jnp.einsum('btd,dh->bht', site.x, w))}
+
+    def bias(self, site):
+        total = jnp.cumsum(jnp.where(site.k_positions[:, None] >= 0, site.state['log_gate'], 0), -1)
+        rows = jnp.einsum('bht,bts->bhs', total[..., -site.q.shape[2]:], jnp.zeros((total.shape[0], site.q.shape[2], total.shape[2])))
+        return rows[:, :, None] - total[:, :, None]
+
+
+class Masks(Toy):
+    def mask(self, site):
+        return (site.distance % 2 == 0)[:, None]
+
+
+class Sigmoid(Toy):
+    def softmax(self, site, logits, mask):
+        return jnp.where(mask, jax.nn.sigmoid(logits), 0)
+
+
+TOYS = {'ids': Ids, 'embeds': Embeds, 'shares': Shares, 'scales': Scales, 'forgets': Forgets, 'masks': Masks, 'sigmoid': Sigmoid}
+
+
+@functools.cache
+def built(positions, **changes):
+    c = base.get_config().model
+    c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=1, positions=positions, **changes)
+    model = Transformer(resolve(c, VOCAB, TIME))
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), TOKENS, POSITIONS, ONES)['params'])
+    return model, params, jax.jit(lambda p, t, i, s, k=None: model.apply({'params': p}, t, i, s, row_keys=k)[0])
+
+
+def without(tree, word='positions'):
+    return {'/'.join(k.key for k in path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)
+            if not any(k.key.startswith(word) for k in path)}
+
+
+def test_every_place_of_entry_has_a_toy():
+    """Catches a hook that this file forgets."""
+    assert set().union(*(t.enters() for t in TOYS.values())) == set(registry.ENTERS)
+
+
+@pytest.mark.parametrize('name', TOYS)
+def test_a_place_is_honoured(name, monkeypatch):
+    """Catches a hook that is not called, or called only without a cache: each toy changes the logits, and decoding agrees."""
+    monkeypatch.setitem(REGISTRY, name, TOYS[name])
+    plain = built('none')
+    model, params, apply = built(name)
+    full = apply(params, TOKENS, POSITIONS, ONES)
+    assert not np.allclose(full, plain[2](plain[1], TOKENS, POSITIONS, ONES), atol=1e-3)
+    state = decoding.prefill(model, params, jnp.asarray(TOKENS), jnp.array([4, 4]), TIME + 4)
+    cache, logits = state['cache'], state['logits']
+    cache['column'] = jnp.int32(4)     # go on where the prompts end: the columns after them are written anew
+    cache['segment_ids'] = cache['segment_ids'].at[:, 4:].set(0)
+    for at in range(4, TIME):
+        np.testing.assert_allclose(logits, full[:, at - 1], rtol=2e-5, atol=2e-5)
+        out, cache = model.apply({'params': params}, TOKENS[:, at:at + 1], POSITIONS[:, at:at + 1], ONES[:, :1], cache=cache)
+        logits = out[:, 0]
+
+
+def test_random_ids_are_those_of_the_row(monkeypatch):
+    """Catches ids drawn once for all rows, and ids that do not follow the row's key."""
+    monkeypatch.setitem(REGISTRY, 'ids', Ids)
+    _, params, apply = built('ids')
+    keys = jax.random.split(jax.random.key(5), 2)
+    same = np.stack([TOKENS[0], TOKENS[0]])
+    drawn = apply(params, same, POSITIONS, ONES, keys)
+    swapped = apply(params, same, POSITIONS, ONES, keys[::-1])
+    assert not np.allclose(drawn[0], drawn[1]) and np.allclose(drawn, swapped[::-1], atol=1e-5)
+
+
+@pytest.mark.parametrize('scan', [False, True])
+def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
+    """Catches initial values that shift with an encoding's own parameters: comparisons would not be paired."""
+    reference = without(built('none', scan_layers=scan)[1])
+    for name, toy in {**REGISTRY, 'embeds': Embeds, 'forgets': Forgets}.items():
+        monkeypatch.setitem(REGISTRY, name, toy)
+        found = built(name, scan_layers=scan)[1]
+        others = without(found)
+        assert others.keys() == reference.keys()
+        assert all(np.array_equal(others[k], reference[k]) for k in reference)
+        own = jax.tree.structure(found) != jax.tree.structure(others) and len(jax.tree.leaves(found)) > len(others)
+        assert own == (name in ('learned', 't5', 'embeds', 'forgets'))     # no parameter beyond its own
+
+
+@pytest.mark.parametrize('name', REGISTRY)
+def test_spec_tells_the_truth(name):
+    """Catches a wrong claim of shift invariance, and an encoding that does not see order (or one that says it does not)."""
+    spec = REGISTRY[name].spec
+    c = base.get_config().model
+    c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=name, max_len=64)
+    model = Transformer(resolve(c, VOCAB, TIME))
+    params = nn.meta.unbox(model.init(jax.random.key(0), TOKENS, POSITIONS, ONES)['params'])
+    params = jax.tree_util.tree_map_with_path(
+        lambda p, x: x if not p[0].key.startswith('positions') else jax.random.normal(jax.random.key(7), x.shape), params)
+    apply = lambda tokens, positions: model.apply({'params': params}, tokens, positions, ONES)[0]
+    here = apply(TOKENS, POSITIONS)
+    assert np.allclose(here, apply(TOKENS, POSITIONS + 9), atol=1e-4) == spec.shift_invariant
+    permuted = TOKENS.copy()
+    permuted[:, :TIME - 1] = TOKENS[:, :TIME - 1][:, ::-1]
+    assert np.allclose(here[:, -1], apply(permuted, POSITIONS)[:, -1], atol=1e-4) != spec.sees_order
+    if spec.limited:
+        assert np.isnan(apply(TOKENS, POSITIONS + 60)[:, -1]).all()      # no row of another position stands in
+
+
+@pytest.mark.parametrize('heads, expected', [
+    (8, [2**-1, 2**-2, 2**-3, 2**-4, 2**-5, 2**-6, 2**-7, 2**-8]),
+    (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+    (12, [*(2**-k for k in range(1, 9)), 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]),
+    (40, [*(2 ** -(k / 4) for k in range(1, 33)), *(2 ** -(k / 8) for k in range(1, 16, 2))])])
+def test_alibi_slopes_are_the_official_ones_in_order(heads, expected):
+    """Catches the naive formula for heads that are no power of two, an exponent from 0, and another order."""
+    np.testing.assert_allclose(slopes(heads), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize('distance, last', [(128, 113), (256, 216), (512, 413), (1024, 790)])
+def test_t5_buckets(distance, last):
+    """Catches a rounding of the logarithm that moves a bucket."""
+    bounds = bucket_bounds(32, distance)
+    assert list(bounds[:17]) == list(range(17)) and bounds[-1] == last and (np.diff(bounds) > 0).all()
+
+
+@pytest.mark.parametrize('layout', ['half', 'interleaved'])
+def test_rope(layout):
+    """Catches a rotation that changes norms or position 0, logits that depend on more than the distance, and a wrong layout."""
+    with jax.enable_x64(True):
+        dims = Dims(16, 1, 1, 8, 1, 64)
+        rope = REGISTRY['rope'](dims, layout=layout)
+        rng = np.random.default_rng(0)
+        q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
+
+        def at(x, position, encoding=rope):
+            site = registry.Site(None, jnp.array([[position]]))
+            site = dataclasses.replace(site, shared=encoding.share(site))
+            return np.asarray(encoding.rotate(site, x, x)[0], np.float64)
+        np.testing.assert_array_equal(at(q, 0), q)
+        np.testing.assert_allclose(np.linalg.norm(at(q, 37)), np.linalg.norm(q), rtol=1e-6)
+        products = [(at(q, 5 + s) * at(k, 2 + s)).sum() for s in (0, 1, 11, 50)]
+        np.testing.assert_allclose(products, products[0], rtol=1e-5)
+        assert abs((at(q, 5) * at(k, 3)).sum() - products[0]) > 1e-3
+        if layout == 'interleaved':
+            order = np.arange(8).reshape(4, 2).T.reshape(-1)           # 0 2 4 6 1 3 5 7: pairs side by side -> halves
+            half = REGISTRY['rope'](dims, layout='half')
+            np.testing.assert_allclose(at(q, 13)[..., order], at(q[..., order], 13, half), rtol=1e-6)
+
+
+def test_angles_are_wide_in_low_precision():
+    """Catches positions in bfloat16, where 256 and 257 are the same."""
+    rope = REGISTRY['rope'](Dims(16, 1, 1, 8, 1, 10**4))
+    cos, _ = rope.share(registry.Site(None, jnp.array([[4095, 4096, 4097]])))
+    assert cos.dtype == jnp.float32
+    np.testing.assert_allclose(cos[0, 0, :, 0], np.cos([4095, 4096, 4097]), atol=1e-3)
+
+
+@pytest.mark.parametrize('pattern, arguments, message', [
+    ('ropee', {}, "no encoding 'ropee'; did you mean 'rope'"),
+    ('rope,none,t5', {}, 'config.model.positions has 3 entries, config.model.num_layers is 2'),
+    ('rope', {'bass': 1.0}, "rope has no such parameter; did you mean 'base'"),
+    ('rope', {'base': 'x'}, "config.model.positions_args.base is 'x': expected float"),
+    ('rope', {'layout': 'whole'}, "config.model.positions_args.layout is 'whole'"),
+    ('t5', {'num_buckets': 7}, 'config.model.positions_args.num_buckets is 7'),
+    ('t5', {'max_distance': 9}, 'config.model.positions_args.max_distance is 9')])
+def test_mistakes(pattern, arguments, message):
+    """Catches an encoding that falls back silently."""
+    with pytest.raises(ModelError, match=message):
+        registry.build(pattern, arguments, Dims(16, 2, 1, 8, 2, 10))
+    with pytest.raises(ModelError, match='rope needs an even head size'):
+        registry.build('rope', {}, Dims(14, 2, 1, 7, 2, 10))
