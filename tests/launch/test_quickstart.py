@@ -10,15 +10,14 @@ def smaller(cache):
     pre, post = quickstart.configs(0, False)
     for c in (pre, post):
         c.data.update(cache=cache, seq_len=64)
-        c.data.atlas.update(countries=16, editions=24)
+        c.data.atlas.update(countries=30, editions=24)
         c.tokenizer.vocab_size = 900
-        c.model.update(width=96, num_layers=3, num_heads=3, num_kv_heads=3)
+        c.model.update(width=128, num_layers=3, num_heads=4, num_kv_heads=4)
         c.log.update(progress=False, tensorboard=False)
         c.eval.every, c.checkpoint.every = 0, 1000
         c.mesh.data = 1
-    pre.train.steps, post.train.steps = 350, 60
-    pre.optimizer.lr = 8e-3
-    post.optimizer.lr = 1e-3
+    pre.train.steps, post.train.steps = 500, 100
+    pre.optimizer.lr, post.optimizer.lr = 6e-3, 1e-3
     return pre, post
 
 
@@ -29,15 +28,16 @@ def found(cache, tmp_path_factory):
 
 
 def answers(found):
-    """The claim of the quickstart, on any world: post-training makes it answer what pretraining taught."""
-    right = found['accuracy']
-    return right['answers']['all'] > 0.7 and right['answers']['all'] > 2 * right['most frequent']['all']
+    """The claim of the quickstart, on a world that is learned only in part: post-training makes it answer what pretraining
+    taught, far above the controls."""
+    right = {name: r['all'] for name, r in found['accuracy'].items()}
+    return right['answers'] > 0.25 and right['answers'] > 2 * max(right['most frequent'], right['scratch'])
 
 
 def test_it_answers_what_it_was_never_asked(found):
     """Catches any broken link of the lineage: text, tokenizer, store, pretraining, checkpoint, post-training, generation."""
     assert answers(found[1])
-    assert found[1]['accuracy']['scratch']['all'] < 0.3 and found[1]['accuracy']['base']['all'] < 0.1
+    assert found[1]['accuracy']['base']['all'] < 0.1
 
 
 def test_the_base_model_asks_on(found):
@@ -46,7 +46,7 @@ def test_the_base_model_asks_on(found):
     assert base['questions'] > 0.8 and base['answers'] < 0.1
 
 
-def test_without_post_training_it_does_not_answer(found, cache):
+def test_without_post_training_it_does_not_answer(found):
     """The control: the same measurement fails where the base model stands for the post-trained one."""
     report = json.loads((found[0] / 'report' / 'report.json').read_text())
     skipped = {**report, 'accuracy': {**report['accuracy'], 'answers': report['accuracy']['base']}}
