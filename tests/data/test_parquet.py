@@ -1,0 +1,21 @@
+"""Parquet through the optional extra `hf`."""
+import pytest
+
+from configs import base
+from data import sources
+from data.records import Broken, Record
+
+datasets = pytest.importorskip('datasets', reason='parquet needs the extra `hf`')
+
+
+def test_parquet_rows_are_records(tmp_path):
+    """Catches rows lost, and a broken row that ends the reading."""
+    datasets.Dataset.from_dict({'text': ['um', 'dois', '']}).to_parquet(str(tmp_path / 'a.parquet'))
+    (tmp_path / 'b.parquet').write_bytes(b'not parquet')
+    config = base.get_config().data
+    config.update(source='files')
+    config.files.paths = str(tmp_path)
+    found = list(sources.read(config))
+    assert [r.text for r in found if isinstance(r, Record)] == ['um', 'dois']
+    assert [(b.where.rsplit('/', 1)[1], b.reason[:14]) for b in found if isinstance(b, Broken)] == [
+        ('a.parquet:3', 'empty document'), ('b.parquet', 'cannot be read')]
