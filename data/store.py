@@ -97,6 +97,8 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
     """
     if config.split not in ('documents', 'tail'):
         raise DataError(f"config.data.split is {config.split!r}: expected 'documents' or 'tail'")
+    if not 0 <= config.validation < 1:
+        raise DataError(f'config.data.validation is {config.validation}: expected a share of the text, from 0 to below 1')
     if config.on_broken not in ('skip', 'fatal'):
         raise DataError(f"config.data.on_broken is {config.on_broken!r}: expected 'skip' or 'fatal'")
     key = _digest([FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]

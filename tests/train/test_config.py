@@ -63,6 +63,7 @@ def test_mistakes_in_flags(tiny_config, given, message):
     ({'optimizer.warmup': 6}, r'config.optimizer.warmup is 6: expected less than config.train.steps \(6\)'),
     ({'train.steps': 0}, 'config.train.steps is 0'),
     ({'data.source': 'atlass'}, "config.data.source is 'atlass': .* did you mean 'atlas'"),
+    ({'data.validation': 1.5}, 'config.data.validation is 1.5: expected a share'),
     ({'data.packing': 'best'}, "config.data.packing is 'best'"),
     ({'tokenizer.vocab_size': 90000}, 'config.tokenizer.vocab_size is 90000: the text supports at most'),
     ({'tokenizer.vocab_size': 100}, 'config.tokenizer.vocab_size is 100: .* need at least'),
