@@ -80,8 +80,19 @@ def pieces(record: Record, ordinal: int, config):
         yield in_split(ordinal, config), record
 
 
+def check(config) -> None:
+    """Raises DataError where a field that says what becomes of records has no valid value."""
+    if config.split not in ('documents', 'tail'):
+        raise DataError(f"config.data.split is {config.split!r}: expected 'documents' or 'tail'")
+    if not 0 <= config.validation <= 1:
+        raise DataError(f'config.data.validation is {config.validation}: expected a share of the text, from 0 to 1')
+    if config.on_broken not in ('skip', 'fatal'):
+        raise DataError(f"config.data.on_broken is {config.on_broken!r}: expected 'skip' or 'fatal'")
+
+
 def training_texts(config):
     """The texts of the training split, for the tokenizer: held-out text has no say in the vocabulary."""
+    check(config)
     records = (r for r in sources.read(config) if isinstance(r, Record))
     for ordinal, record in enumerate(records):
         for split, part in pieces(record, ordinal, config):
@@ -95,12 +106,7 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
     Raises DataError on a broken record under `on_broken='fatal'`, on a source without a single record, and where a store in
     the cache does not have the size that its manifest states.
     """
-    if config.split not in ('documents', 'tail'):
-        raise DataError(f"config.data.split is {config.split!r}: expected 'documents' or 'tail'")
-    if not 0 <= config.validation < 1:
-        raise DataError(f'config.data.validation is {config.validation}: expected a share of the text, from 0 to below 1')
-    if config.on_broken not in ('skip', 'fatal'):
-        raise DataError(f"config.data.on_broken is {config.on_broken!r}: expected 'skip' or 'fatal'")
+    check(config)
     key = _digest([FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
     path = pathlib.Path(config.cache) / f'store-{key}'
     if not path.exists():
