@@ -22,7 +22,7 @@ setup(
         'optax>=0.2.6,<0.3',
         'orbax-checkpoint>=0.12.0,<0.13',
         'grain>=0.2.16,<0.3',
-        'sentencepiece>=0.2.1,<0.3',
+        'sentencepiece>=0.2.3,<0.3',
         'ml-collections>=1.1,<2',
         'absl-py>=2.3,<3',
         'etils[epath]>=1.12,<2',
