@@ -30,8 +30,15 @@ class Place:
     k_positions: jax.Array
     k_segment_ids: jax.Array
     k_ids: jax.Array
-    consecutive: bool = flax.struct.field(pytree_node=False)   # see Site
+    row_keys: jax.Array | None
+    task_ids: jax.Array | None
+    consecutive: bool = flax.struct.field(pytree_node=False, default=False)   # see Site
     column: jax.Array | None = None   # first column of the cache that the new tokens take; None: no cache
+
+    def site(self, param, shared=None, x=None) -> Site:
+        """What an encoding sees of this place."""
+        return Site(param, self.ids, self.positions, self.segment_ids, self.row_keys, self.task_ids, self.k_ids, self.k_positions,
+                    self.k_segment_ids, shared, x, consecutive=self.consecutive)
 
     def visible(self, window: int) -> jax.Array:
         """[B,1,T,S]: keys of the same document, not later, and inside the window. Padding (segment 0) is never seen."""
@@ -64,31 +71,36 @@ class Attention(nn.Module):
         if c.qk_norm:
             q_BxHxTxd, k_BxKxTxd = Norm('rmsnorm', name='query_norm')(q_BxHxTxd), Norm('rmsnorm', name='key_norm')(k_BxKxTxd)
 
-        site = Site(Parameters(c.param_dtype, name='positions'), place.ids, place.k_ids, shared, x_BxTxD,
-                    consecutive=place.consecutive)
+        site = place.site(Parameters(c.param_dtype, name='positions'), shared, x_BxTxD)
         q_BxHxTxd, k_BxKxTxd = encoding.rotate(site, q_BxHxTxd, k_BxKxTxd)
         q_BxHxTxd = encoding.scale(site, q_BxHxTxd)
-        state = encoding.key_state(site)
+        state, carried = encoding.key_state(site), {}
         if cache is not None:
+            carried = {n.removeprefix('carried_'): a for n, a in cache.items() if n.startswith('carried_')}
             new = {'k': k_BxKxTxd, 'v': v_BxKxTxd, **{f'state_{n}': s for n, s in state.items()}}
             cache = _written(cache, new, place.column, place.k_ids.shape[1])
             k_BxKxTxd, v_BxKxTxd = cache['k'], cache['v']                     # from here on T is S for them
             state = {n: cache[f'state_{n}'] for n in state}
-        site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd, state=state)
+        q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
+        site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd, state=state, carried=carried, visible=place.visible(c.window))
 
         grouped = q_BxHxTxd.reshape(q_BxHxTxd.shape[0], c.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
-        logits = jnp.einsum('bkgtd,bksd->bkgts', grouped, k_BxKxTxd, preferred_element_type=jnp.float32)
-        logits_BxHxTxS = logits.reshape(*q_BxHxTxd.shape[:3], -1) * c.head_dim**-0.5
+        z = jnp.einsum('bkgtd,bksd->bkgts', grouped, k_BxKxTxd, preferred_element_type=jnp.float32)
+        z_BxHxTxS = z.reshape(*q_BxHxTxd.shape[:3], -1) * c.head_dim**-0.5
         if c.logit_cap:
-            logits_BxHxTxS = c.logit_cap * jnp.tanh(logits_BxHxTxS / c.logit_cap)
-        bias, mask = encoding.bias(site), place.visible(c.window)
+            z_BxHxTxS = c.logit_cap * jnp.tanh(z_BxHxTxS / c.logit_cap)
+        bias, further = encoding.additive(site), encoding.mask(site)
         if bias is not None:
-            logits_BxHxTxS += bias
-        further = encoding.mask(site)
-        mask = mask if further is None else mask & further
-        weights = encoding.softmax(site, logits_BxHxTxS, mask).astype(c.dtype)
-        weights = weights.reshape(*grouped.shape[:4], -1)
-        out_BxHxTxd = jnp.einsum('bkgts,bksd->bkgtd', weights, v_BxKxTxd).reshape(q_BxHxTxd.shape)
+            z_BxHxTxS += bias
+        site = dataclasses.replace(site, z=z_BxHxTxS, visible=site.visible if further is None else site.visible & further)
+        weights = encoding.softmax(site, encoding.logits(site), site.visible)
+        if cache is not None:
+            cache |= {f'carried_{n}': a for n, a in encoding.carry(site).items()}
+        grouped = weights.astype(c.dtype).reshape(*grouped.shape[:4], -1)
+        out_BxHxTxd = jnp.einsum('bkgts,bksd->bkgtd', grouped, v_BxKxTxd).reshape(*q_BxHxTxd.shape[:3], -1)
+        more = encoding.value(site, weights)
+        if more is not None:
+            out_BxHxTxd += more.astype(c.dtype)
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
         out = c.weight((c.num_heads, c.head_dim, c.width), ('heads', None, 'embed'),
                        fan_in(c.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2), 'out')()

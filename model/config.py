@@ -41,6 +41,11 @@ class ModelConfig:
         return tuple(dict.fromkeys(self.encodings))
 
     @property
+    def parts(self) -> tuple[PositionalEncoding, ...]:
+        """What the encodings are made of, each once."""
+        return tuple(dict.fromkeys(p for e in self.encodings for p in e.parts))
+
+    @property
     def period(self) -> int:
         """The length of the pattern of encodings that repeats over the layers."""
         e = self.encodings
@@ -73,7 +78,7 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
         raise ModelError(f'config.model.max_len is {max_len}: expected at least config.data.seq_len ({seq_len})')
     head_dim = c.head_dim or c.width // c.num_heads
     mlp_width = c.mlp_width or (4 * c.width if c.activation == 'gelu' else -(-8 * c.width // 3 // 32) * 32)
-    dims = Dims(c.width, c.num_heads, c.num_kv_heads, head_dim, c.num_layers, max_len)
+    dims = Dims(c.width, c.num_heads, c.num_kv_heads, head_dim, c.num_layers, max_len, seq_len)
     return ModelConfig(
         vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len,
         encodings=build(c.positions, dict(c.positions_args), dims),

@@ -63,28 +63,30 @@ class Transformer(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, *,
+    def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, ids: jax.Array | None = None, *,
                  row_keys: jax.Array | None = None, cache: CacheState | None = None) -> tuple[jax.Array, CacheState | None]:
         """Logits of the next token.
 
         Args:
           tokens, positions, segment_ids: [B,T] int32; positions restart in each segment, segment 0 is padding.
+          ids: [B,T] int32, position ids that the data gives, for encodings that ask for them.
           row_keys: [B] PRNG keys, for encodings that draw position ids; None: they draw none.
           cache: from `empty_cache`; then the tokens come after those it holds (unrolled layers only).
         Returns:
           logits [B,T,V] float32, and the cache with the new tokens in it.
         """
         c = self.config
-        place, cache = self._placed(tokens, positions, segment_ids, row_keys, cache)
+        place, cache = self._placed(tokens, positions, segment_ids, ids, row_keys, cache)
         table_VxD = self.param('embedding', nn.with_partitioning(nn.initializers.normal(c.width**-0.5), ('vocab', 'embed')),
                                (c.vocab_size, c.width), jnp.dtype(c.param_dtype)).astype(c.dtype)
         # Gathered before the lookup: a gather from a table sharded over two automatic axes aborts XLA.
         x_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
-        shared = []
-        for encoding in c.distinct:
-            site = Site(Parameters(c.param_dtype, name=f'positions_{type(encoding).__name__.lower()}'), place.ids)
-            x_BxTxD = encoding.embed(site, x_BxTxD)
-            shared.append(encoding.share(site))
+        of_part = {}
+        for part in c.parts:
+            site = place.site(Parameters(c.param_dtype, name=f'positions_{part.name}'))
+            x_BxTxD = part.embed(site, x_BxTxD)
+            of_part[part] = part.share(site)
+        shared = [encoding.gathered(of_part) for encoding in c.distinct]
         x_BxTxD = constrain(x_BxTxD, 'batch', None, None)
         if c.scan_layers:
             if cache is not None:
@@ -105,17 +107,20 @@ class Transformer(nn.Module):
         w_DxV = c.weight((c.width, c.vocab_size), ('embed', 'vocab'), fan_in(1.0, 'fan_in', 'normal'), 'output')()
         return jnp.einsum('btd,dv->btv', x_BxTxD, w_DxV, preferred_element_type=jnp.float32), cache
 
-    def _placed(self, tokens, positions, segment_ids, row_keys, cache):
+    def _placed(self, tokens, positions, segment_ids, task_ids, row_keys, cache):
         """Where the tokens stand, the ids that the encodings see, and the cache with those entered."""
         c = self.config
         ids = positions
-        for e in c.distinct:
-            ids = e.position_ids(ids, segment_ids, row_keys)
+        for e in c.parts:
+            if e.spec.task_ids and task_ids is None:
+                raise ModelError(f'{e.spec.title} needs position ids from the data ({e.spec.task_ids!r}): this data gives none')
+            ids = e.position_ids(Site(None, ids, positions, segment_ids, row_keys, task_ids))
         if cache is None:
-            own = any('position_ids' in e.enters() for e in c.distinct)
-            return Place(positions, segment_ids, ids, positions, segment_ids, ids, not own), None
+            own = any('position_ids' in e.enters() for e in c.parts)
+            return Place(positions, segment_ids, ids, positions, segment_ids, ids, row_keys, task_ids, not own), None
         column = cache['column']
-        put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(cache[name], new, column, 1)
+        put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(cache[name].astype(new.dtype), new, column, 1)
         cache = dict(layers=list(cache['layers']), positions=put('positions', positions), ids=put('ids', ids),
                      segment_ids=put('segment_ids', segment_ids), column=column + tokens.shape[1])
-        return Place(positions, segment_ids, ids, cache['positions'], cache['segment_ids'], cache['ids'], False, column), cache
+        return Place(positions, segment_ids, ids, cache['positions'], cache['segment_ids'], cache['ids'], row_keys, task_ids, False,
+                     column), cache

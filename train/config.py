@@ -29,10 +29,15 @@ def define_flag() -> None:
     flags.mark_flag_as_required('config')
 
 
+def file() -> str:
+    """The path of the config that --config names."""
+    return str(config_flags.get_config_filename(flags.FLAGS['config']))
+
+
 def get() -> ConfigDict:
     """The config with its flags. Raises RunError for an unknown or ineffective field, and for a value of another type."""
     flag = flags.FLAGS['config']
-    known = _fields_of(str(config_flags.get_config_filename(flag)))
+    known = _fields_of(file())
     return check(flags.FLAGS.config, config_flags.get_override_values(flag), known)
 
 

@@ -18,7 +18,7 @@ MISTAKE = 2      # exit code of a user's mistake
 
 def run(main) -> None:
     """Runs main() as the program. A user's mistake ends it with one line on stderr and exit code 2, without a traceback."""
-    _settle()
+    settle()
     app.run(lambda _: _guarded(main), flags_parser=_parse)
 
 
@@ -47,7 +47,7 @@ def _fail(message: str) -> None:
     sys.exit(MISTAKE)
 
 
-def _settle() -> None:
+def settle() -> None:
     """Settings that results or speed depend on, the same for all doors."""
     import model
     beside = pathlib.Path(__file__).resolve().parents[1] / 'model'

@@ -10,7 +10,6 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from data.batches import FIELDS
 from model.transformer import Transformer
 from train.mesh import BATCH, MANUAL, state_shardings
 
@@ -48,7 +47,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
         def total(params, micro):
             batch, rows = micro
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-            logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], row_keys=keys)
+            logits, _ = model.apply({'params': params}, *model_inputs(batch), row_keys=keys)
             return loss(logits, batch)
 
         def gradients(params, micro):
@@ -77,8 +76,13 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
         rows = jnp.arange(batch['tokens'].shape[0])        # of the global batch: what is random in a row is so on any mesh
         return _mapped(local_step, mesh, (P(), 'rows and time', 'rows'), (P(), P()))(state, batch, rows)
 
-    return jax.jit(step, in_shardings=(shardings, batch_shardings(mesh)), donate_argnums=0,
+    return jax.jit(step, in_shardings=(shardings, NamedSharding(mesh, BATCH)), donate_argnums=0,
                    out_shardings=(shardings, NamedSharding(mesh, P())))
+
+
+def model_inputs(batch: dict) -> tuple:
+    """What the model sees of a batch, in the order of its arguments. `ids` are there where the data gives position ids."""
+    return batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids')
 
 
 def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State):
@@ -86,11 +90,11 @@ def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State):
     manual = _manual_axes(mesh)
 
     def local_sums(params, batch):
-        logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'])
+        logits, _ = model.apply({'params': params}, *model_inputs(batch))
         return _summed(loss(logits, batch)[1], manual)
 
     return jax.jit(_mapped(local_sums, mesh, (P(), 'rows and time'), P()), out_shardings=NamedSharding(mesh, P()),
-                   in_shardings=(shardings['params'], batch_shardings(mesh)))
+                   in_shardings=(shardings['params'], NamedSharding(mesh, BATCH)))
 
 
 def _manual_axes(mesh: Mesh) -> tuple[str, ...]:
@@ -120,7 +124,3 @@ def _varying(tree, axes: tuple[str, ...]):
 def _summed(tree, axes: tuple[str, ...]):
     return jax.lax.psum(tree, axes) if axes else tree
 
-
-def batch_shardings(mesh: Mesh) -> dict:
-    """Of each field of a batch."""
-    return {name: NamedSharding(mesh, BATCH) for name in FIELDS}

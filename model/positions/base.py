@@ -14,20 +14,29 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
+from model.errors import ModelError
+
 ENTERS = {  # method -> what the documentation calls the place
-    'position_ids': 'position ids', 'embed': 'embedding', 'rotate': 'rotation', 'scale': 'logit scale', 'key_state': 'key state',
-    'bias': 'logit bias', 'mask': 'mask', 'softmax': 'softmax'}
+    'position_ids': 'position ids', 'embed': 'embedding', 'rotate': 'rotation', 'read': 'rotation when read', 'scale': 'logit scale',
+    'key_state': 'key state', 'key_bias': 'key bias', 'bias': 'logit bias', 'logits': 'logits', 'mask': 'mask', 'softmax': 'softmax',
+    'value': 'values'}
 
 
 @dataclasses.dataclass(frozen=True)
 class Dims:
-    """What an encoding may need to know of the model. `max_len`: the context length it is trained for."""
+    """What an encoding may need to know of the model. `max_len`: the longest context it is used for; `train_len`: the longest
+    it is trained on (0: the same)."""
     width: int
     num_heads: int
     num_kv_heads: int
     head_dim: int
     num_layers: int
     max_len: int
+    train_len: int = 0
+
+    @property
+    def trained(self) -> int:
+        return self.train_len or self.max_len
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,19 +47,32 @@ class Spec:
     shift_invariant: bool             # adding a constant to all positions changes nothing
     sees_order: bool = True           # False: one layer cannot tell permuted earlier tokens apart
     limited: bool = False             # positions from max_len on are an error
+    bias_form: str = ''               # of its bias over (query, key): '' none, rank 1, Toeplitz, data (depends on the text), other
+    wraps: bool = False               # changes the ids or logits of another encoding; alone it does nothing
+    task_ids: str = ''                # the scheme of ids that the data has to give
+    draws_at_test: bool = False       # ids are drawn at evaluation as in training
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """Everything a place of entry can look at. In the model's scope only `param` and `q_positions` are set."""
+    """Everything a place of entry can look at. In the model's scope (`position_ids`, `embed`, `share`) nothing of keys is set."""
     param: Callable[..., jax.Array]            # (name, init, shape, logical axes) -> parameter of this encoding
-    q_positions: jax.Array                     # [B,T] int32, after `position_ids`
-    k_positions: jax.Array | None = None       # [B,S] int32, after `position_ids`
+    q_positions: jax.Array                     # [B,T] int32 or float32, after `position_ids`
+    positions: jax.Array | None = None         # [B,T] int32, place in the document, whatever the ids
+    segment_ids: jax.Array | None = None       # [B,T] int32, 0: padding
+    row_keys: jax.Array | None = None          # [B] a PRNG key for each row of the global batch; None: nothing random
+    task_ids: jax.Array | None = None          # [B,T] int32, ids that the data gives
+    k_positions: jax.Array | None = None       # [B,S], after `position_ids`
+    k_places: jax.Array | None = None          # [B,S] int32, place in the document, whatever the ids
+    k_segment_ids: jax.Array | None = None     # [B,S] int32; between two keys of a document there may be padding
     shared: Any = None                         # what `share` returned
     x: jax.Array | None = None                 # [B,T,D] what queries and keys are projected from
     q: jax.Array | None = None                 # [B,H,T,d] after `rotate` and `scale`
     k: jax.Array | None = None                 # [B,K,S,d] after `rotate`, with what the cache held
     state: dict[str, jax.Array] = dataclasses.field(default_factory=dict)   # `key_state` of all keys, [B,...,S]
+    carried: dict[str, jax.Array] = dataclasses.field(default_factory=dict)  # what `carry` kept of earlier queries, [B,...,S]
+    visible: jax.Array | None = None           # [B,1,T,S] bool: causal, same document, inside the window
+    z: jax.Array | None = None                 # [B,H,T,S] float32, scaled logits with their biases
     consecutive: bool = False                  # ids count up by one inside each segment, and keys are the queries' tokens
 
     @property
@@ -62,6 +84,16 @@ class Site:
             return column[None, :, None] - column[None, None, :]
         return self.q_positions[:, :, None] - self.k_positions[:, None, :]
 
+    @property
+    def reach(self) -> jax.Array:
+        """`distance`, float32 and 0 where the key is ahead of the query: what a bias is a function of."""
+        return jnp.maximum(self.distance, 0).astype(jnp.float32)
+
+    @property
+    def heads_of_keys(self) -> jax.Array:
+        """`k` for each query head, [B,H,S,d]."""
+        return jnp.repeat(self.k, self.q.shape[1] // self.k.shape[1], axis=1)
+
 
 @dataclasses.dataclass(frozen=True)
 class PositionalEncoding:
@@ -72,11 +104,17 @@ class PositionalEncoding:
     def check(self) -> None:
         """Raises ModelError where the parameters of the encoding do not fit the model."""
 
+    def check_use(self) -> None:
+        """Raises ModelError where the encoding, or several together, cannot make up a layer."""
+        if self.spec.wraps:
+            raise ModelError(f'config.model.positions: {self.spec.title} alone does nothing; expected it beside another encoding, '
+                             f"for example 'rope+...'")
+
     # Once for the model.
-    def position_ids(self, positions: jax.Array, segment_ids: jax.Array, row_keys: jax.Array | None) -> jax.Array:
-        """Positions [B,T], from 0 in each segment -> the ids the encoding sees. `row_keys` [B]: a PRNG key for each row of the
-        global batch (None: nothing random, as in evaluation), the same on any mesh."""
-        return positions
+    def position_ids(self, site: Site) -> jax.Array:
+        """`site.q_positions` [B,T], from 0 in each segment -> the ids the encoding sees, int32 or float32. What is random follows
+        `site.row_keys`, so that it is the same on any mesh; without them the ids of a place are always the same."""
+        return site.q_positions
 
     def embed(self, site: Site, x: jax.Array) -> jax.Array:
         """Token embeddings [B,T,D] -> with the positions in them."""
@@ -99,9 +137,37 @@ class PositionalEncoding:
         """Anything per new key [B,...,T] that the logits of later queries need; cached beside k, given back as `site.state`."""
         return {}
 
+    def read(self, site: Site, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """q [B,H,T,d] and all keys [B,K,S,d] as the cache keeps them -> transformed, anew at each call: for rotations that
+        change as the text grows."""
+        return q, k
+
+    def key_bias(self, site: Site) -> jax.Array | None:
+        """A bias that depends on the query only by a constant, as a function of the key: float32 [B or 1,H,S]. It rides on
+        extra columns of q and k through any kernel (`columns`)."""
+        return None
+
     def bias(self, site: Site) -> jax.Array | None:
         """Added to the logits after their scaling by 1/sqrt(d): float32, broadcastable to [B,H,T,S]."""
         return None
+
+    def additive(self, site: Site) -> jax.Array | None:
+        """The whole bias [B,H,T,S]: `bias`, else `key_bias` less its largest value in each row, which keeps it near 0 where
+        attention is."""
+        of_pair = self.bias(site)
+        of_key = self.key_bias(site) if of_pair is None else None
+        if of_key is None:
+            return of_pair
+        of_key = of_key[:, :, None]
+        return of_key - jax.lax.stop_gradient(jnp.where(site.visible, of_key, -jnp.inf).max(-1, keepdims=True, initial=-1e30))
+
+    def logits(self, site: Site) -> jax.Array:
+        """`site.z` [B,H,T,S] -> changed, where the change depends on the logits or on q and k."""
+        return site.z
+
+    def carry(self, site: Site) -> dict[str, jax.Array]:
+        """With a cache: what later queries need of these ones, [B,...,S], kept in place of `site.carried`."""
+        return {}
 
     def mask(self, site: Site) -> jax.Array | None:
         """True where a query may see a key, on top of causality, documents and window: broadcastable to [B,H,T,S]."""
@@ -110,6 +176,10 @@ class PositionalEncoding:
     def softmax(self, site: Site, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Logits [B,H,T,S] float32 and the whole mask -> weights of the values. Rows without a visible key must be finite."""
         return jax.nn.softmax(jnp.where(mask, logits, -1e30), axis=-1)
+
+    def value(self, site: Site, weights: jax.Array) -> jax.Array | None:
+        """Weights [B,H,T,S] -> added to what the heads read, [B,H,T,d]."""
+        return None
 
     @classmethod
     def enters(cls) -> frozenset[str]:
@@ -120,3 +190,23 @@ class PositionalEncoding:
     def arguments(cls) -> dict[str, Any]:
         """The parameters that `config.model.positions_args` may set, with their defaults."""
         return {f.name: f.default for f in dataclasses.fields(cls) if f.name != 'dims'}
+
+    @property
+    def name(self) -> str:
+        """Of the scope of the parameters that belong to the whole model."""
+        return type(self).__name__.lower()
+
+    @property
+    def parts(self) -> 'tuple[PositionalEncoding, ...]':
+        """What it is made of: itself, but for a composite."""
+        return (self,)
+
+    def gathered(self, shared: dict) -> Any:
+        """What each part gave to share -> `site.shared`."""
+        return shared[self]
+
+
+def positive(field: str, value: float) -> None:
+    """Raises ModelError where a parameter of an encoding is not above 0."""
+    if not value > 0:
+        raise ModelError(f'config.model.positions_args.{field} is {value}: expected more than 0')

@@ -1,43 +1,133 @@
-"""Rotary position embeddings (Su et al. 2021, arXiv 2104.09864, equations 14 and 34)."""
+"""Rotary position embeddings (Su et al. 2021, arXiv 2104.09864, equations 14 and 34) and what turns on the rotated dimensions.
+
+Pair c of the rotated dimensions turns by the angle p * theta_c. Frequencies are computed in float64 and angles in float32:
+bfloat16 cannot hold the positions from 257 on.
+"""
 import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from model.errors import ModelError
-from model.positions.base import PositionalEncoding, Spec
+from model.positions.base import PositionalEncoding, Spec, positive
+
+_ROPE = 'Su et al. 2021, arXiv 2104.09864, equation 34'
 
 
 @dataclasses.dataclass(frozen=True)
 class Rope(PositionalEncoding):
-    """Pair c of a head is rotated by the angle p * base^(-2c/d). `layout`: which dimensions pair up,
-    half (c with c + d/2: GPT-NeoX, Llama) or interleaved (2c with 2c + 1: GPT-J, the paper)."""
+    """theta_c = base^(-2c/d). `layout`: which dimensions pair up, half (c with c + d/2: GPT-NeoX, Llama) or interleaved (2c with
+    2c + 1: GPT-J, the paper)."""
     base: float = 10000.0
     layout: str = 'half'
-    spec = Spec('RoPE', 'Su et al. 2021, arXiv 2104.09864, equation 34', shift_invariant=True)
+    spec = Spec('RoPE', _ROPE, shift_invariant=True)
 
     def check(self):
-        if self.dims.head_dim % 2:
-            raise ModelError(f'config.model.head_dim is {self.dims.head_dim}: rope needs an even head size')
+        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.dims.head_dim:
+            raise ModelError(f'config.model.head_dim is {self.dims.head_dim}: {self.spec.title} rotates {self.rotary_dim} of them, '
+                             f'expected an even number')
         if self.layout not in ('half', 'interleaved'):
             raise ModelError(f"config.model.positions_args.layout is {self.layout!r}: expected 'half' or 'interleaved'")
+        positive('base', self.base)
+
+    @property
+    def rotary_dim(self) -> int:
+        """The first dimensions of a head, which are rotated."""
+        return self.dims.head_dim
+
+    def frequencies(self) -> np.ndarray:
+        """theta_c, radians a position, float64 [rotary_dim / 2]."""
+        return self.base ** (-np.arange(0, self.rotary_dim, 2) / self.rotary_dim)
+
+    @property
+    def factor(self) -> float:
+        """Multiplies rotated queries and keys."""
+        return 1.0
 
     def share(self, site):
-        """cos and sin [B,1,T,d/2], float32: bfloat16 cannot hold the positions from 257 on."""
-        d = self.dims.head_dim
-        frequency = self.base ** (-jnp.arange(0, d, 2, dtype=jnp.float32) / d)
-        angle = site.q_positions[:, None, :, None].astype(jnp.float32) * frequency
-        return jnp.cos(angle), jnp.sin(angle)
+        """cos and sin [B,1,T,rotary_dim/2], float32."""
+        return self.turn(site.q_positions)
 
     def rotate(self, site, q, k):
-        return self._rotated(q, *site.shared), self._rotated(k, *site.shared)
+        return self.rotated(q, *site.shared), self.rotated(k, *site.shared)
 
-    def _rotated(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
+    def turn(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        angle = positions[:, None, :, None].astype(jnp.float32) * jnp.asarray(self.frequencies(), jnp.float32)
+        return self.factor * jnp.cos(angle), self.factor * jnp.sin(angle)
+
+    def rotated(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+        """x [B,H,T,d] turned, in float32; dimensions that are not rotated stay as they are, bit by bit."""
+        wide = x[..., :self.rotary_dim].astype(jnp.float32)
         if self.layout == 'half':
             a, b = jnp.split(wide, 2, axis=-1)
             out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
         else:
             a, b = wide[..., 0::2], wide[..., 1::2]
-            out = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(x.shape)
-        return out.astype(x.dtype)
+            out = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(wide.shape)
+        return jnp.concatenate([out.astype(x.dtype), x[..., self.rotary_dim:]], axis=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class InterleavedRope(Rope):
+    """The pairs of the paper, 2c with 2c + 1: RoPE up to a fixed permutation of the dimensions."""
+    layout: str = 'interleaved'
+    spec = Spec('RoPE, interleaved pairs', f'{_ROPE}; GPT-J (Wang and Komatsuzaki 2021)', shift_invariant=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class PartialRope(Rope):
+    """Rotates the first `fraction` of the dimensions; exponents count the rotated dimensions only (GPT-NeoX, Pythia: 0.25)."""
+    fraction: float = 0.25
+    spec = Spec('RoPE, partial', 'Black et al. 2022, arXiv 2204.06745, section 2 (GPT-NeoX)', shift_invariant=True)
+
+    @property
+    def rotary_dim(self):
+        return int(self.dims.head_dim * self.fraction)
+
+
+@dataclasses.dataclass(frozen=True)
+class ProportionalRope(Rope):
+    """Keeps the frequencies of the whole head and zeroes the lowest share 1 - `fraction` of them (p-RoPE)."""
+    fraction: float = 0.75
+    spec = Spec('p-RoPE (proportional)', 'Barbero et al. 2025, arXiv 2410.06205, section 6', shift_invariant=True)
+
+    def check(self):
+        super().check()
+        if not 0 <= self.fraction <= 1:
+            raise ModelError(f'config.model.positions_args.fraction is {self.fraction}: expected from 0 to 1')
+
+    def frequencies(self):
+        theta = super().frequencies()
+        return np.where(np.arange(len(theta)) < int(self.fraction * len(theta)), theta, 0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Xpos(Rope):
+    """RoPE with q * zeta_c^((p - m)/scale_base), k * zeta_c^(-(p - m)/scale_base), zeta_c = (2c + gamma d)/((1 + gamma) d).
+
+    m, the middle of the context, cancels out of the logits and keeps both factors inside float32; fixed, so that keys can be
+    cached rotated.
+    """
+    gamma: float = 0.4
+    scale_base: float = 512.0
+    spec = Spec('xPos', 'Sun et al. 2022, arXiv 2212.10554, equation 12', shift_invariant=True)
+
+    def check(self):
+        super().check()
+        positive('gamma', self.gamma)
+        positive('scale_base', self.scale_base)
+        largest = -np.log(self.gamma / (1 + self.gamma)) * self.dims.max_len / 2 / self.scale_base
+        if largest > 40:                      # of 88 that float32 holds: products of both sides stay finite
+            raise ModelError(f'config.model.max_len is {self.dims.max_len}: xPos with scale_base {self.scale_base} would overflow; '
+                             f'expected at most {int(40 * 2 * self.scale_base / -np.log(self.gamma / (1 + self.gamma)))}')
+
+    def share(self, site):
+        d = self.dims.head_dim
+        zeta = (np.arange(0, d, 2) + self.gamma * d) / ((1 + self.gamma) * d)
+        power = (site.q_positions[:, None, :, None].astype(jnp.float32) - self.dims.max_len // 2) / self.scale_base
+        return *self.turn(site.q_positions), jnp.exp(power * jnp.asarray(np.log(zeta), jnp.float32))
+
+    def rotate(self, site, q, k):
+        cos, sin, grow = site.shared
+        return self.rotated(q, cos * grow, sin * grow), self.rotated(k, cos / grow, sin / grow)

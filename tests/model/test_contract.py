@@ -31,10 +31,10 @@ class Toy(PositionalEncoding):
 
 class Ids(Toy):
     """Random, growing ids, drawn for each row of the global batch; bias by their distance."""
-    def position_ids(self, positions, segment_ids, row_keys):
-        if row_keys is None:
-            return positions * 3
-        gaps = jax.vmap(lambda k: jax.random.randint(k, positions.shape[1:], 1, 5))(row_keys)
+    def position_ids(self, site):
+        if site.row_keys is None:
+            return site.q_positions * 3
+        gaps = jax.vmap(lambda k: jax.random.randint(k, site.q_positions.shape[1:], 1, 5))(site.row_keys)
         return jnp.cumsum(gaps, -1)
 
     def bias(self, site):
@@ -82,7 +82,46 @@ class Sigmoid(Toy):
         return jnp.where(mask, jax.nn.sigmoid(logits), 0)
 
 
-TOYS = {'ids': Ids, 'embeds': Embeds, 'shares': Shares, 'scales': Scales, 'forgets': Forgets, 'masks': Masks, 'sigmoid': Sigmoid}
+class Reads(Toy):
+    """Keys are kept as they are and scaled when read, by a length that grows."""
+    def read(self, site, q, k):
+        return q, k / (1.0 + site.k_places)[:, None, :, None]
+
+
+class KeyBias(Toy):
+    def key_bias(self, site):
+        return jnp.sqrt(1.0 + site.k_positions)[:, None] * jnp.arange(1.0, self.dims.num_heads + 1)[:, None]
+
+
+class Logits(Toy):
+    """Gated by the logits themselves, summed along the keys (CoPE-like)."""
+    def logits(self, site):
+        return site.z + 0.3 * jnp.cumsum(jnp.where(site.visible, jax.nn.sigmoid(site.z), 0), -1)
+
+
+class Carries(Toy):
+    """What earlier queries said of a key (selective-like)."""
+    def said(self, site):
+        return jnp.where(site.visible[:, 0], jax.nn.relu(site.z[:, 0]), 0)
+
+    def logits(self, site):
+        said = self.said(site)
+        before = site.carried.get('said', jnp.zeros_like(said[:, 0]))[:, None] + jnp.cumsum(said, 1) - said
+        return site.z - before[:, None]
+
+    def carry(self, site):
+        said = self.said(dataclasses.replace(site, z=site.z))
+        return {'said': site.carried.get('said', 0) + said.sum(1)}
+
+
+class Values(Toy):
+    def value(self, site, weights):
+        near = jnp.where(site.distance[:, None] == 1, weights, 0).sum(-1, keepdims=True)
+        return near * site.param('direction', nn.initializers.normal(1.0), (self.dims.head_dim,), (None,))
+
+
+TOYS = {'reads': Reads, 'key_bias': KeyBias, 'logits': Logits, 'carries': Carries, 'values': Values,
+        'ids': Ids, 'embeds': Embeds, 'shares': Shares, 'scales': Scales, 'forgets': Forgets, 'masks': Masks, 'sigmoid': Sigmoid}
 
 
 @functools.cache
@@ -137,7 +176,7 @@ def test_random_ids_are_those_of_the_row(monkeypatch):
 def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
     """Catches initial values that shift with an encoding's own parameters: comparisons would not be paired."""
     reference = without(built('none', scan_layers=scan)[1])
-    for name, toy in {**REGISTRY, 'embeds': Embeds, 'forgets': Forgets}.items():
+    for name, toy in {'learned': REGISTRY['learned'], 't5': REGISTRY['t5'], 'rope': REGISTRY['rope'], 'embeds': Embeds, 'forgets': Forgets}.items():
         monkeypatch.setitem(REGISTRY, name, toy)
         found = built(name, scan_layers=scan)[1]
         others = without(found)
@@ -228,5 +267,5 @@ def test_mistakes(pattern, arguments, message):
     """Catches an encoding that falls back silently."""
     with pytest.raises(ModelError, match=message):
         registry.build(pattern, arguments, Dims(16, 2, 1, 8, 2, 10))
-    with pytest.raises(ModelError, match='rope needs an even head size'):
+    with pytest.raises(ModelError, match='config.model.head_dim is 7: RoPE rotates 7 of them, expected an even number'):
         registry.build('rope', {}, Dims(14, 2, 1, 7, 2, 10))

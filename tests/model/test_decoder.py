@@ -16,7 +16,9 @@ from model.sampling import Sampling
 from model.transformer import Transformer
 
 VOCAB, TIME = 29, 12
-PATTERNS = [*REGISTRY, 'rope,none']
+CORE = ('none', 'sinusoidal', 'learned', 'rope', 'alibi', 't5')
+PATTERNS = [*CORE, 'rope,none']
+assert set(CORE) <= set(REGISTRY)
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(1, VOCAB, (2, TIME)).astype(np.int32)
 POSITIONS = np.tile(np.arange(TIME, dtype=np.int32), (2, 1))
@@ -100,7 +102,7 @@ def reference(c, p, tokens):
 
 
 @pytest.mark.parametrize('positions, changes', [
-    *((p, ()) for p in REGISTRY), ('rope,none', ()), ('rope', (('qk_norm', True), ('window', 4))),
+    *((p, ()) for p in CORE), ('rope,none', ()), ('rope', (('qk_norm', True), ('window', 4))),
     ('alibi', (('logit_cap', 2.0), ('tied', False))), ('learned', (('norm', 'layernorm'), ('activation', 'gelu')))])
 def test_the_forward_pass_is_the_papers(positions, changes):
     """Catches a wrong pairing of heads and groups, a misplaced scale, cap, bias or norm, and a rotation of the wrong sign."""

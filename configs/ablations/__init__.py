@@ -1,0 +1,1 @@
+"""Studies: encodings x tasks x seeds, one file each. Run with `python -m launch.ablate`."""

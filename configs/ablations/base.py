@@ -1,0 +1,34 @@
+"""Every field of a study, its default and its meaning. The other studies start from this one.
+
+    python -m launch.ablate --config=configs/ablations/base.py --config.model.positions=rope,alibi,none
+
+trains each encoding on one small task with one seed, a minute in all, and writes a report to runs/ablations/base. `--dry_run`
+prints the cells and the time to expect. A list of encodings on the command line takes the place of `arms`.
+"""
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def task(name: str, train: tuple = (1, 10), test: tuple = (1, 20, 1), scheme: str = '', steps: int = 0, **arguments) -> ConfigDict:
+    """A task of `data/tasks` with its parameters; lengths of training (both included) and of the test (first, last, step).
+    `scheme`: the ids that the data gives to encodings which ask for them; `steps`: of training, 0: train.steps."""
+    return ConfigDict(dict(kind='task', task=name, task_args=arguments, train=train, test=test, scheme=scheme, steps=steps))
+
+
+def get_config() -> ConfigDict:
+    whole = base.get_config()
+    c = ConfigDict(dict(model=whole.model, optimizer=whole.optimizer))
+    c.title = 'A first look'
+    c.model.update(width=64, num_layers=2, num_heads=4, num_kv_heads=4, positions='')
+    c.optimizer.update(lr=3e-3, warmup=50, weight_decay=0.1)
+    c.train = ConfigDict(dict(steps=160, z_loss=0.0, batch_size=32))
+    c.arms = ConfigDict(dict(rope=dict(positions='rope'), alibi=dict(positions='alibi'), none=dict(positions='none')))
+    c.tasks = ConfigDict(dict(copy_same=task('copy_same')))
+    c.seeds = 1                 # of the parameters and, apart from those, of the data: 1 to this number
+    c.sweep = ConfigDict(dict(lrs=(), tasks=()))   # learning rates tried with seed 0 on these tasks; the best by the loss on
+                                                   # lengths of training is used for all; none: optimizer.lr
+    c.trained = 0.99            # accuracy inside the lengths of training below which a cell counts as untrained, and is not ranked
+    c.test_rows = 64            # examples of each length
+    c.claims = ()               # of the paper: dicts of better, worse (arms), tasks, text; written before the study is run
+    return c

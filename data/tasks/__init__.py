@@ -1,0 +1,32 @@
+"""The registry of algorithmic tasks. A name is a task, or a task with some of its parameters set, as the papers name it."""
+from data.records import DataError
+from data.tasks.base import Example, Task, TaskBatches
+from data.tasks.addition import Addition
+from data.tasks.sequences import Copy, Reverse, Sort
+
+REGISTRY: dict[str, tuple[type[Task], dict]] = {
+    'copy': (Copy, {}), 'copy_twice': (Copy, dict(twice=True)), 'copy_same': (Copy, dict(kind='same')),
+    'copy_same_twice': (Copy, dict(kind='same', twice=True)), 'copy_replaced': (Copy, dict(kind='replaced')),
+    'reverse': (Reverse, {}), 'reverse_twice': (Reverse, dict(then='reversed')), 'reverse_copy': (Reverse, dict(then='copied')),
+    'sort': (Sort, {}), 'sort_digits': (Sort, dict(digits=True)),
+    'addition': (Addition, {}), 'addition_reversed': (Addition, dict(form='reversed')),
+    'addition_all_reversed': (Addition, dict(form='all_reversed')),
+    'addition_scratchpad': (Addition, dict(form='scratchpad')), 'addition_hints': (Addition, dict(form='reversed', hints=True)),
+}
+
+
+def build(name: str, arguments: dict | None = None) -> Task:
+    """Raises DataError for an unknown task or parameter, and a value of another type; names the nearest valid one."""
+    import difflib
+    if name not in REGISTRY:
+        close = difflib.get_close_matches(name, REGISTRY, 1)
+        raise DataError(f'no task {name!r}' + (f'; did you mean {close[0]!r}?' if close else '') + f' (valid: {", ".join(REGISTRY)})')
+    kind, preset = REGISTRY[name]
+    known = kind.arguments()
+    for key, value in (arguments or {}).items():
+        if key not in known or type(value) is not type(known[key]):
+            expected = f'one of {", ".join(known) or "none"}' if key not in known else type(known[key]).__name__
+            raise DataError(f'task_args.{key}={value!r} of {name}: expected {expected}')
+    task = kind(**{**preset, **(arguments or {})})
+    task.check()
+    return task

@@ -1,0 +1,143 @@
+"""The contract of an algorithmic task, and its batches.
+
+A task draws an example of a given length: a prompt and the one right answer, as symbols. A row of the batch holds
+`<bos> prompt <sep> answer <eos>` of one or two examples; the loss is on the answer and its end. As everywhere in `data/`,
+`batch(step)` is a pure function of the task, the seed and the step.
+"""
+import dataclasses
+import functools
+import hashlib
+from typing import Any, ClassVar
+
+import numpy as np
+
+from data.batches import FIELDS, Batch
+from data.records import DataError
+
+BOS, SEP, EOS = 1, 2, 3      # 0 is padding
+SPECIAL = ('<pad>', '<bos>', '<sep>', '<eos>')
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """Symbols of the prompt and of the answer. `ids`: for each scheme of task-given position ids that the task knows, one id a
+    symbol of prompt and answer together with the special ones: <bos> prompt <sep> answer (ids from 1, 0: none)."""
+    prompt: list[str]
+    answer: list[str]
+    ids: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """Base of all tasks: a frozen dataclass whose fields are the parameters of the task."""
+    source: ClassVar[str]                 # paper and section, or the code that the definition was read from
+    length: ClassVar[str]                 # what the length of an example counts
+    schemes: ClassVar[tuple[str, ...]] = ()   # the task-given ids that examples carry
+    shortest: ClassVar[int] = 1
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """The alphabet, in the order of token ids (from len(SPECIAL) on)."""
+        raise NotImplementedError
+
+    def size(self, length: int) -> int:
+        """The most symbols that prompt and answer of this length have together."""
+        raise NotImplementedError
+
+    def sample(self, rng: np.random.Generator, length: int) -> Example:
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Raises DataError where a parameter has no valid value."""
+
+    @functools.cached_property
+    def vocabulary(self) -> dict[str, int]:
+        return {s: i for i, s in enumerate((*SPECIAL, *self.symbols))}
+
+    @classmethod
+    def arguments(cls) -> dict[str, Any]:
+        """The parameters of the task with their defaults."""
+        return {f.name: f.default for f in dataclasses.fields(cls)}
+
+    def encoded(self, example: Example) -> tuple[np.ndarray, int]:
+        """Token ids of the whole example, int32, and where the answer begins."""
+        known = self.vocabulary
+        tokens = [BOS, *(known[s] for s in example.prompt), SEP, *(known[s] for s in example.answer), EOS]
+        return np.asarray(tokens, np.int32), len(example.prompt) + 2
+
+
+def letters(count: int, prefix: str = 'w') -> tuple[str, ...]:
+    """`count` symbols without a meaning."""
+    return tuple(f'{prefix}{i}' for i in range(count))
+
+
+class TaskBatches:
+    """Batches of one task.
+
+    Training rows hold two examples, of lengths l and shortest + longest - l: lengths are uniform and rows nearly full.
+    Args:
+      task: the task.
+      lengths: (shortest, longest) of training, both included.
+      batch_size: rows of a batch.
+      seed: of the data, apart from that of the parameters.
+      scheme: name of the task-given ids that the batch carries as `ids` [B,T] int32; empty: none.
+    Raises:
+      DataError: lengths out of order or below what the task can make, or a scheme that the task does not have.
+    """
+
+    def __init__(self, task: Task, lengths: tuple[int, int], batch_size: int, seed: int, scheme: str = ''):
+        low, high = lengths
+        if not task.shortest <= low <= high:
+            raise DataError(f'lengths are {low} to {high}: {type(task).__name__} needs at least {task.shortest}, shorter ones first')
+        if scheme and scheme not in task.schemes:
+            raise DataError(f'{type(task).__name__} gives no {scheme!r} ids (it gives: {", ".join(task.schemes) or "none"})')
+        self.task, self.low, self.high, self.batch_size, self.seed, self.scheme = task, low, high, batch_size, seed, scheme
+        whole = [task.size(n) + 3 for n in range(low, high + 1)]
+        self.seq_len = max(a + b for a, b in zip(whole, reversed(whole))) - 1      # the last <eos> is only a target
+
+    def __call__(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The batch of `step`, or only its `rows`."""
+        places = range(self.batch_size)[rows]
+        batch = self._empty(len(places), self.seq_len)
+        for i, row in enumerate(places):
+            rng = self._generator('train', step, row)
+            length = int(rng.integers(self.low, self.high + 1))
+            self._put(batch, i, [self.task.sample(rng, length), self.task.sample(rng, self.low + self.high - length)])
+        return batch
+
+    def test(self, length: int, count: int, index: int = 0) -> Batch:
+        """`count` rows of one example each, all of `length`; the same for all models, apart from those of training."""
+        batch = self._empty(count, self.task.size(length) + 2)
+        for i in range(count):
+            self._put(batch, i, [self.task.sample(self._generator('test', length, index * count + i), length)])
+        return batch
+
+    def _generator(self, what: str, *key: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *what.encode(), *key])))
+
+    def _empty(self, rows: int, columns: int) -> Batch:
+        fields = {**FIELDS, 'ids': np.int32} if self.scheme else FIELDS
+        return {name: np.zeros((rows, columns), dtype) for name, dtype in fields.items()}
+
+    def _put(self, batch: Batch, row: int, examples: list[Example]) -> None:
+        at = 0
+        for segment, example in enumerate(examples, 1):
+            tokens, answer = self.task.encoded(example)
+            end = at + len(tokens) - 1
+            batch['tokens'][row, at:end] = tokens[:-1]
+            batch['targets'][row, at:end] = tokens[1:]
+            batch['loss_weights'][row, at + answer - 1:end] = 1
+            batch['segment_ids'][row, at:end] = segment
+            batch['positions'][row, at:end] = np.arange(end - at)
+            if self.scheme:
+                batch['ids'][row, at:end] = example.ids[self.scheme]
+            at = end
+
+    @property
+    def hash(self) -> str:
+        """Identity of the data: the same for all encodings of a seed. `ids` are left out: they belong to the encoding."""
+        digest = hashlib.sha256()
+        for step in (0, 1, 1000):
+            for name in FIELDS:
+                digest.update(self(step, slice(0, 8))[name].tobytes())
+        return digest.hexdigest()[:16]

@@ -1,0 +1,38 @@
+"""Accuracy of a model on an algorithmic task, length by length."""
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from data.tasks import TaskBatches
+from model.transformer import Transformer
+
+
+def accuracy(model: Transformer, params, batches: TaskBatches, lengths: Iterable[int], rows: int) -> dict[int, dict[str, float]]:
+    """{length: {'exact', 'token', 'nats'}}: share of answers wholly right, share of their tokens right, mean loss of a token.
+
+    An answer is wholly right where each of its tokens is the most likely one after the right ones before it: just where greedy
+    decoding writes the answer. All lengths are padded to the longest, for one compilation.
+    """
+    lengths = list(lengths)
+    width = max(batches.test(n, 1)['tokens'].shape[1] for n in lengths)
+    draws = any(e.spec.draws_at_test for e in model.config.distinct)
+
+    @jax.jit
+    def measure(params, batch, length):
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(length), jnp.arange(rows)) if draws else None
+        logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids'),
+                                row_keys=keys)
+        asked = batch['loss_weights'] > 0
+        right = (logits.argmax(-1) == batch['targets']) & asked
+        nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch['targets'][..., None], -1)[..., 0]
+        return {'exact': (right == asked).all(-1).mean(), 'token': right.sum() / asked.sum(),
+                'nats': jnp.where(asked, nats, 0).sum() / asked.sum()}
+
+    found = {}
+    for n in lengths:
+        batch = batches.test(n, rows)
+        batch = {k: np.pad(x, ((0, 0), (0, width - x.shape[1]))) for k, x in batch.items()}
+        found[n] = {k: round(float(x), 5) for k, x in jax.device_get(measure(params, batch, n)).items()}
+    return found

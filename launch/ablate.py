@@ -1,0 +1,157 @@
+"""A study in one command: encodings x tasks x seeds, raw lines, and a report.
+
+    python -m launch.ablate --config=configs/ablations/quick.py
+
+Each cell is one training; what it measured becomes one line of `cells.jsonl` in `--out`. Started again after it was killed, or
+with more seeds, a study goes on with the cells that are not there yet. On CPU one pinned process of one thread runs on each
+core; on an accelerator one process runs them all.
+"""
+import concurrent.futures
+import json
+import multiprocessing
+import os
+import pathlib
+import statistics
+import time
+
+from absl import flags
+
+from launch import cells
+from train import config as configs
+from train import door
+from train.errors import RunError
+from train.runs import write_atomically
+
+_LINES = 'cells.jsonl'
+
+
+def read(folder: pathlib.Path) -> list[dict]:
+    """The records of a study. Half a line, left by a kill, is no record."""
+    path = folder / _LINES
+    found = []
+    for line in path.read_text().splitlines() if path.exists() else ():
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return list({r['key']: r for r in found}.values())
+
+
+def _start_worker(cores, per_worker: int) -> None:
+    """In a new process, before JAX is: its own cores."""
+    with cores.get_lock():
+        first = cores.value
+        cores.value += per_worker
+    if hasattr(os, 'sched_setaffinity'):
+        allowed = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {allowed[(first + i) % len(allowed)] for i in range(per_worker)})
+    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_multi_thread_eigen=false'
+    door.settle()
+
+
+def run_cells(config, todo: list[cells.Cell], folder: pathlib.Path, workers: int, show) -> None:
+    """Runs the cells and appends their records as they end."""
+    def keep(record):
+        with open(folder / _LINES, 'a') as file:
+            file.write(json.dumps(record) + '\n')
+        show(record)
+
+    if not todo:
+        return
+    if workers == 0:
+        for cell in todo:
+            keep(cells.measure(config, cell))
+        return
+    context = multiprocessing.get_context('spawn')
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (context.Value('i', 0), 1)) as pool:
+        running = {pool.submit(cells.measure, config, cell): cell for cell in todo}
+        try:
+            for future in concurrent.futures.as_completed(running):
+                keep(future.result())
+        except concurrent.futures.process.BrokenProcessPool:
+            raise RunError(f'a process of the study died (killed, or out of memory); {folder / _LINES} holds what was measured, '
+                           f'start again to go on, with fewer --workers if memory was short') from None
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def plan(config, records: list[dict], workers: int) -> str:
+    """What `--dry_run` prints: cells, tokens and the time to expect."""
+    done = {r['key'] for r in records}
+    swept, rates = cells.sweep_cells(config), {arm: config.optimizer.lr for arm in cells.arms(config)}
+    compared = cells.study_cells(config, rates)
+    left = [c for c in swept if cells.key(config, c) not in done]
+    seconds = [r['seconds'] for r in records]
+    tokens = 0
+    lines = [f'{config.title}: {len(cells.arms(config))} encodings x {len(config.tasks)} tasks x {config.seeds} seeds = {len(compared)} '
+             f'cells, {len(swept)} to choose learning rates, {len(records)} records there']
+    for task, t in config.tasks.items():
+        row = cells.batches_of(config, cells.Cell('', task, 1, 0)).seq_len if t.kind == 'task' else t.train_len
+        each = row * config.train.batch_size * cells.steps_of(config, task)
+        count = len([c for c in (*swept, *compared) if c.task == task])
+        tokens += each * count
+        lines.append(f'  {task}: {count} cells of {each / 1e6:.2f}M tokens (rows of {row})')
+    lines.append(f'{tokens / 1e6:.0f}M tokens in all')
+    if seconds:
+        todo = max(0, len(swept) + len(compared) - len(records))
+        lines.append(f'{statistics.mean(seconds):.0f} s a cell so far: about {todo * statistics.mean(seconds) / max(workers, 1) / 60:.0f} '
+                     f'minutes for the {todo} left on {max(workers, 1)} processes')
+    elif left or compared:
+        lines.append('no cell has run yet: the time a cell takes is known after the first one')
+    return '\n'.join(lines)
+
+
+def run(config, folder: pathlib.Path, workers: int) -> dict:
+    """The whole study. Returns the summary that the report shows."""
+    from evals import report
+    folder.mkdir(parents=True, exist_ok=True)
+    cells.check(config)
+    write_atomically(folder / 'config.json', json.dumps(config.to_dict(), indent=1))
+    began, count = time.perf_counter(), [0]
+
+    def show(record):
+        count[0] += 1
+        score = ', '.join(f'{what} {record[what]:.3f}' for what in ('inside', 'beyond') if record.get(what) is not None)
+        print(f'[{count[0]}, {(time.perf_counter() - began) / 60:.1f} min] {record["arm"]} / {record["task"]} / seed {record["seed"]} / '
+              f'lr {record["lr"]:g}: {score or "loss " + format(record["validation_nats"], ".3f")}', flush=True)
+
+    missing = lambda wanted: [c for c in wanted if cells.key(config, c) not in {r['key'] for r in read(folder)}]
+    run_cells(config, missing(cells.sweep_cells(config)), folder, workers, show)
+    rates = cells.chosen_rates(config, read(folder))
+    wanted = cells.study_cells(config, rates)
+    run_cells(config, missing(wanted), folder, workers, show)
+    by_key = {r['key']: r for r in read(folder)}
+    summary = report.write(config, cells.arms(config), rates, [by_key[cells.key(config, c)] for c in wanted],
+                           [by_key[cells.key(config, c)] for c in cells.sweep_cells(config)], folder)
+    return summary
+
+
+def _workers() -> int:
+    """Processes to run: as asked, else one a core on CPU and none (this one) on an accelerator."""
+    if flags.FLAGS.workers >= 0:
+        return flags.FLAGS.workers
+    import jax
+    if os.environ.get('JAX_PLATFORMS', '') != 'cpu' and jax.default_backend() != 'cpu':
+        return 0
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def main() -> None:
+    config = configs.get()
+    name = pathlib.Path(str(configs.file())).stem
+    folder = pathlib.Path(flags.FLAGS.out or f'runs/ablations/{name}')
+    if flags.FLAGS.dry_run:
+        cells.check(config)
+        print(plan(config, read(folder), _workers()))
+        return
+    run(config, folder, _workers())
+    print(f'{folder}/report/index.html')
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME')
+    flags.DEFINE_integer('workers', -1, 'Processes; -1: one a core on CPU; 0: all cells in this process')
+    flags.DEFINE_bool('dry_run', False, 'Print cells, tokens and the time to expect, and stop')
+    configs.define_flag()
+    door.run(main)

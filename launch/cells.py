@@ -1,0 +1,155 @@
+"""The cells of a study: which there are, and what one of them measures."""
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import resource
+import time
+
+from ml_collections import ConfigDict
+
+from model.errors import ModelError
+from train.errors import RunError
+
+SWEEP_SEED = 0      # of the cells that choose the learning rate; no other cell has it
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One training: an arm (an encoding with its parameters), a task, a seed and a learning rate."""
+    arm: str
+    task: str
+    seed: int
+    lr: float
+
+    @property
+    def label(self) -> str:
+        return f'{self.arm} / {self.task} / seed {self.seed} / lr {self.lr:g}'
+
+
+def arms(config) -> dict[str, dict]:
+    """The encodings to compare: those of the command line (`config.model.positions`), else those of the config."""
+    listed = config.model.positions
+    if not listed:
+        return {name: {'positions': a.positions, 'positions_args': dict(a.get('positions_args', {}))} for name, a in config.arms.items()}
+    names = [n.strip() for n in listed.split(';' if ';' in listed else ',')]
+    known = config.arms.to_dict()
+    return {n: {'positions_args': dict(config.model.positions_args), 'positions': n, **known.get(n, {})} for n in names if n}
+
+
+def sweep_cells(config) -> list[Cell]:
+    """Those that choose the learning rate of each arm."""
+    return [Cell(arm, task, SWEEP_SEED, lr) for lr in config.sweep.lrs for task in config.sweep.tasks for arm in arms(config)]
+
+
+def study_cells(config, rates: dict[str, float]) -> list[Cell]:
+    """Those that are compared, seed by seed so that a study that is stopped has whole seeds; `rates`: learning rate of each arm."""
+    return [Cell(arm, task, seed, rates[arm]) for seed in range(1, config.seeds + 1) for task in config.tasks for arm in arms(config)]
+
+
+def steps_of(config, task: str) -> int:
+    return config.tasks[task].steps or config.train.steps
+
+
+def key(config, cell: Cell) -> str:
+    """Of everything that determines the result of the cell: a record with this key need not be made again."""
+    kept = dict(model=config.model.to_dict(), optimizer=config.optimizer.to_dict(), train=config.train.to_dict(),
+                rows=config.test_rows, arm=arms(config)[cell.arm], task=config.tasks[cell.task].to_dict(), seed=cell.seed, lr=cell.lr)
+    kept['model'] |= {'positions': '', 'positions_args': {}}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def chosen_rates(config, records: list[dict]) -> dict[str, float]:
+    """The learning rate of each arm: of those swept, the one with the least loss inside the lengths of training, as a mean of
+    the logarithm over the sweep's tasks. Lengths beyond have no say."""
+    if not config.sweep.lrs:
+        return {arm: config.optimizer.lr for arm in arms(config)}
+    wanted = {(c.arm, c.task, c.lr): key(config, c) for c in sweep_cells(config)}
+    by_key = {r['key']: r for r in records}
+    def score(arm, lr):
+        losses = [by_key[wanted[arm, task, lr]]['validation_nats'] for task in config.sweep.tasks]
+        return sum(math.log(max(n, 1e-6)) if math.isfinite(n) else math.inf for n in losses)
+    return {arm: min(config.sweep.lrs, key=lambda lr: score(arm, lr)) for arm in arms(config)}
+
+
+def model_of(config, cell: Cell, vocab_size: int, seq_len: int, longest: int):
+    """The model of a cell. Raises ModelError where the encoding does not fit, naming the arm."""
+    from model.config import resolve
+    from model.transformer import Transformer
+    c = ConfigDict(config.model.to_dict())
+    arm = arms(config)[cell.arm]
+    c.positions, c.positions_args, c.max_len = arm['positions'], ConfigDict(arm['positions_args']), max(longest, seq_len)
+    try:
+        return Transformer(resolve(c, vocab_size, seq_len))
+    except ModelError as error:
+        raise ModelError(f'arm {cell.arm!r}: {error}') from None
+
+
+def measure(config, cell: Cell) -> dict:
+    """Trains the cell and measures it. Returns the record that becomes one line of results."""
+    import jax
+    began = time.perf_counter()
+    config = ConfigDict(config.to_dict())
+    config.optimizer.lr, config.train.steps = cell.lr, steps_of(config, cell.task)
+    kind = config.tasks[cell.task].kind
+    found = {'task': _task}[kind](config, cell)
+    versions = {p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
+    return {'key': key(config, cell), 'arm': cell.arm, 'task': cell.task, 'seed': cell.seed, 'lr': cell.lr, **found,
+            'seconds': round(time.perf_counter() - began, 1), 'device': jax.devices()[0].device_kind,
+            'threads': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+            'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+            'versions': {'python': platform.python_version(), **versions}}
+
+
+def batches_of(config, cell: Cell):
+    """The batches of an algorithmic task; the data's seed is apart from that of the parameters."""
+    from data.tasks import TaskBatches, build
+    t = config.tasks[cell.task]
+    return TaskBatches(build(t.task, t.task_args.to_dict()), tuple(t.train), config.train.batch_size, 1000 + cell.seed, t.scheme)
+
+
+def test_lengths(config, cell: Cell) -> list[int]:
+    first, last, step = config.tasks[cell.task].test
+    return list(range(first, last + 1, step))
+
+
+def check(config) -> None:
+    """Builds the model and the data of each pair of arm and task, so that a mistake shows before the first cell runs."""
+    if not arms(config):
+        raise RunError('config.arms is empty: expected at least one encoding')
+    for task in config.sweep.tasks:
+        if task not in config.tasks:
+            raise RunError(f'config.sweep.tasks names {task!r}: expected tasks of the study ({", ".join(config.tasks)})')
+    for claim in config.claims:
+        unknown = [n for n in (*claim['better'], *claim['worse']) if n not in arms(config)] if not config.model.positions else []
+        if unknown or any(t not in config.tasks for t in claim['tasks']):
+            raise RunError(f'config.claims: {claim["text"]!r} names an arm or task that the study does not have')
+    for task, t in config.tasks.items():
+        for arm in arms(config):
+            cell = Cell(arm, task, 1, config.optimizer.lr)
+            if t.kind == 'task':
+                batches = batches_of(config, cell)
+                model_of(config, cell, len(batches.task.vocabulary), batches.seq_len, _longest(config, cell, batches))
+            else:
+                model_of(config, cell, 256, t.train_len, max(t.test_lens))
+
+
+def _longest(config, cell, batches) -> int:
+    return batches.task.size(test_lengths(config, cell)[-1]) + 2
+
+
+def _task(config, cell: Cell) -> dict:
+    from evals.lengths import accuracy
+    from train import trial
+    batches = batches_of(config, cell)
+    model = model_of(config, cell, len(batches.task.vocabulary), batches.seq_len, _longest(config, cell, batches))
+    params, found = trial.run(model, config, batches, cell.seed)
+    lengths = accuracy(model, params, batches, test_lengths(config, cell), config.test_rows)
+    inside = [v for n, v in lengths.items() if batches.low <= n <= batches.high]
+    beyond = [v for n, v in lengths.items() if n > batches.high]
+    mean = lambda values, what: sum(v[what] for v in values) / len(values) if values else None
+    return {'data': batches.hash, **found, 'validation_nats': mean(inside, 'nats'), 'inside': mean(inside, 'exact'),
+            'beyond': mean(beyond, 'exact'), 'by_length': {str(n): v for n, v in lengths.items()}}
