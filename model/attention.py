@@ -94,6 +94,7 @@ class Attention(nn.Module):
             z_BxHxTxS += bias
         site = dataclasses.replace(site, z=z_BxHxTxS, visible=site.visible if further is None else site.visible & further)
         weights = encoding.softmax(site, encoding.logits(site), site.visible)
+        self.sow('intermediates', 'attention', weights)        # [B,H,T,S]; kept only where 'intermediates' are asked for
         if cache is not None:
             cache |= {f'carried_{n}': a for n, a in encoding.carry(site).items()}
         grouped = weights.astype(c.dtype).reshape(*grouped.shape[:4], -1)

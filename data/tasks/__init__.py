@@ -1,7 +1,17 @@
 """The registry of algorithmic tasks. A name is a task, or a task with some of its parameters set, as the papers name it."""
+import difflib
+
 from data.records import DataError
 from data.tasks.base import Example, Task, TaskBatches
 from data.tasks.addition import Addition
+from data.tasks.arithmetic import Lego, Parity, Polynomial, Summation
+from data.tasks.chomsky import (
+    BinaryAddition, BinaryMultiplication, BucketSort, ComputeSqrt, CycleNavigation, DuplicateString, EvenPairs,
+    MissingDuplicateString, ModularArithmetic, ModularArithmeticBrackets, OddsFirst, ParityCheck, ReverseString, SolveEquation,
+    StackManipulation)
+from data.tasks.grammars import Pcfg, Scan
+from data.tasks.memory import (
+    Counting, FlipFlop, IndirectIndexing, InductionHead, MultiQueryRecall, Passkey, SelectiveCopy)
 from data.tasks.sequences import Copy, Reverse, Sort
 
 REGISTRY: dict[str, tuple[type[Task], dict]] = {
@@ -17,7 +27,6 @@ REGISTRY: dict[str, tuple[type[Task], dict]] = {
 
 def build(name: str, arguments: dict | None = None) -> Task:
     """Raises DataError for an unknown task or parameter, and a value of another type; names the nearest valid one."""
-    import difflib
     if name not in REGISTRY:
         close = difflib.get_close_matches(name, REGISTRY, 1)
         raise DataError(f'no task {name!r}' + (f'; did you mean {close[0]!r}?' if close else '') + f' (valid: {", ".join(REGISTRY)})')

@@ -53,12 +53,12 @@ class Rope(PositionalEncoding):
         return self.rotated(q, *site.shared), self.rotated(k, *site.shared)
 
     def turn(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        angle = positions[:, None, :, None].astype(jnp.float32) * jnp.asarray(self.frequencies(), jnp.float32)
+        angle = positions[:, None, :, None].astype(float) * jnp.asarray(self.frequencies())     # float: float32, or 64 under x64
         return self.factor * jnp.cos(angle), self.factor * jnp.sin(angle)
 
     def rotated(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
         """x [B,H,T,d] turned, in float32; dimensions that are not rotated stay as they are, bit by bit."""
-        wide = x[..., :self.rotary_dim].astype(jnp.float32)
+        wide = x[..., :self.rotary_dim].astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.layout == 'half':
             a, b = jnp.split(wide, 2, axis=-1)
             out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
@@ -125,8 +125,8 @@ class Xpos(Rope):
     def share(self, site):
         d = self.dims.head_dim
         zeta = (np.arange(0, d, 2) + self.gamma * d) / ((1 + self.gamma) * d)
-        power = (site.q_positions[:, None, :, None].astype(jnp.float32) - self.dims.max_len // 2) / self.scale_base
-        return *self.turn(site.q_positions), jnp.exp(power * jnp.asarray(np.log(zeta), jnp.float32))
+        power = (site.q_positions[:, None, :, None].astype(float) - self.dims.max_len // 2) / self.scale_base
+        return *self.turn(site.q_positions), jnp.exp(power * jnp.asarray(np.log(zeta)))
 
     def rotate(self, site, q, k):
         cos, sin, grow = site.shared

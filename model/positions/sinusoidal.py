@@ -1,10 +1,21 @@
 """Sinusoidal position embeddings (Vaswani et al. 2017, arXiv 1706.03762, section 3.5)."""
 import dataclasses
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
 
 from model.errors import ModelError
 from model.positions.base import PositionalEncoding, Spec
+
+
+def sinusoids(positions: jax.Array, width: int, base: float = 10000.0, interleaved: bool = True) -> jax.Array:
+    """positions [...] -> [..., width] float32: sin and cos of p / base^(2c/width), alternating or all sines first."""
+    frequency = jnp.asarray(base ** (-np.arange(0, width, 2) / width), jnp.float32)
+    angle = positions[..., None].astype(jnp.float32) * frequency                # float32 throughout
+    pair = (jnp.sin(angle), jnp.cos(angle))
+    return jnp.stack(pair, -1).reshape(*positions.shape, width) if interleaved else jnp.concatenate(pair, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,6 +26,7 @@ class Sinusoidal(PositionalEncoding):
     """
     base: float = 10000.0
     scale_tokens: bool = True
+    interleaved: bool = True
     spec = Spec('sinusoidal', 'Vaswani et al. 2017, arXiv 1706.03762, section 3.5', shift_invariant=False)
 
     def check(self):
@@ -23,8 +35,26 @@ class Sinusoidal(PositionalEncoding):
 
     def embed(self, site, x):
         width = self.dims.width
-        frequency = self.base ** (-jnp.arange(0, width, 2, dtype=jnp.float32) / width)
-        angle = site.q_positions[..., None].astype(jnp.float32) * frequency         # [B,T,D/2], float32 throughout
-        e = jnp.stack([jnp.sin(angle), jnp.cos(angle)], -1).reshape(*angle.shape[:-1], width)
         scaled = x.astype(jnp.float32) * (width**0.5 if self.scale_tokens else 1.0)
-        return (scaled + e).astype(x.dtype)
+        return (scaled + self.amplitude(site) * sinusoids(site.q_positions, width, self.base, self.interleaved)).astype(x.dtype)
+
+    def amplitude(self, site):
+        return 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class ConcatenatedSinusoidal(Sinusoidal):
+    """All sines first, then all cosines, as tensor2tensor and Kazemnejad et al. 2023 lay them out."""
+    interleaved: bool = False
+    spec = Spec('sinusoidal, concatenated', 'Vaswani et al. 2018, arXiv 1803.07416 (tensor2tensor)', shift_invariant=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class ScaledSinusoidal(Sinusoidal):
+    """x + s e with one learned s, 1/sqrt(D) at first; the words keep their size."""
+    scale_tokens: bool = False
+    interleaved: bool = False
+    spec = Spec('sinusoidal, learned scale', 'Hua et al. 2022, arXiv 2202.10447, appendix B (ScaledSin)', shift_invariant=False)
+
+    def amplitude(self, site):
+        return site.param('scale', nn.initializers.constant(self.dims.width**-0.5), (), ()).astype(jnp.float32)

@@ -1,6 +1,7 @@
 """T5's relative position bias (Raffel et al. 2020, arXiv 1910.10683, section 2.1; buckets as in the authors' code)."""
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
@@ -25,15 +26,20 @@ def bucket_bounds(num_buckets: int, max_distance: int) -> np.ndarray:
     return np.asarray(bounds)
 
 
+def bucketed(table: jax.Array, distance: jax.Array, num_buckets: int = 32, max_distance: int = 128) -> jax.Array:
+    """table [num_buckets, H] looked up at the buckets of distances [B or 1,T,S] -> float32 [B or 1,H,T,S]."""
+    bounds = jnp.asarray(bucket_bounds(num_buckets, max_distance), jnp.int32)
+    bucket = jnp.searchsorted(bounds, jnp.maximum(distance, 0), side='right', method='compare_all') - 1
+    return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
+
+
 @dataclasses.dataclass(frozen=True)
 class T5(PositionalEncoding):
-    """b_ij = W[bucket(i - j), h], W [num_buckets, H] shared by all layers. T5 leaves out the scaling by 1/sqrt(d), which
-    `unscaled` restores."""
+    """b_ij = W[bucket(i - j), h], W [num_buckets, H] shared by all layers."""
     num_buckets: int = 32
     max_distance: int = 128
     std: float = 0.02
-    unscaled: bool = False
-    spec = Spec('T5 bias', 'Raffel et al. 2020, arXiv 1910.10683, section 2.1', shift_invariant=True)
+    spec = Spec('T5 bias', 'Raffel et al. 2020, arXiv 1910.10683, section 2.1', shift_invariant=True, bias_form='Toeplitz')
 
     def check(self):
         if self.num_buckets < 2 or self.num_buckets % 2:
@@ -45,10 +51,15 @@ class T5(PositionalEncoding):
     def share(self, site):
         return site.param('table', nn.initializers.normal(self.std), (self.num_buckets, self.dims.num_heads), (None, 'heads'))
 
-    def scale(self, site, q):
-        return q * self.dims.head_dim**0.5 if self.unscaled else q
-
     def bias(self, site):
-        bounds = jnp.asarray(bucket_bounds(self.num_buckets, self.max_distance), jnp.int32)
-        bucket = jnp.searchsorted(bounds, jnp.maximum(site.distance, 0), side='right', method='compare_all') - 1
-        return jnp.moveaxis(site.shared.astype(jnp.float32)[bucket], -1, 1)
+        return bucketed(site.shared, site.distance, self.num_buckets, self.max_distance)
+
+
+@dataclasses.dataclass(frozen=True)
+class UnscaledT5(T5):
+    """With the logits of T5 itself, which are not scaled by 1/sqrt(d)."""
+    spec = Spec('T5 bias, unscaled logits', 'Raffel et al. 2020, arXiv 1910.10683; the authors\' code', shift_invariant=True,
+                bias_form='Toeplitz')
+
+    def scale(self, site, q):
+        return q * self.dims.head_dim**0.5

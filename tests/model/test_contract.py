@@ -186,24 +186,15 @@ def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
         assert own == (name in ('learned', 't5', 'embeds', 'forgets'))     # no parameter beyond its own
 
 
-@pytest.mark.parametrize('name', REGISTRY)
-def test_spec_tells_the_truth(name):
-    """Catches a wrong claim of shift invariance, and an encoding that does not see order (or one that says it does not)."""
-    spec = REGISTRY[name].spec
+@pytest.mark.parametrize('name', [n for n, c in REGISTRY.items() if c.spec.limited])
+def test_a_position_beyond_a_table_has_no_row(name):
+    """Catches the clamped row of another position, which JAX's gathers give by default."""
     c = base.get_config().model
     c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=name, max_len=64)
     model = Transformer(resolve(c, VOCAB, TIME))
     params = nn.meta.unbox(model.init(jax.random.key(0), TOKENS, POSITIONS, ONES)['params'])
-    params = jax.tree_util.tree_map_with_path(
-        lambda p, x: x if not p[0].key.startswith('positions') else jax.random.normal(jax.random.key(7), x.shape), params)
-    apply = lambda tokens, positions: model.apply({'params': params}, tokens, positions, ONES)[0]
-    here = apply(TOKENS, POSITIONS)
-    assert np.allclose(here, apply(TOKENS, POSITIONS + 9), atol=1e-4) == spec.shift_invariant
-    permuted = TOKENS.copy()
-    permuted[:, :TIME - 1] = TOKENS[:, :TIME - 1][:, ::-1]
-    assert np.allclose(here[:, -1], apply(permuted, POSITIONS)[:, -1], atol=1e-4) != spec.sees_order
-    if spec.limited:
-        assert np.isnan(apply(TOKENS, POSITIONS + 60)[:, -1]).all()      # no row of another position stands in
+    out = model.apply({'params': params}, TOKENS, POSITIONS + 60, ONES)[0]
+    assert np.isnan(out[:, -1]).all()
 
 
 @pytest.mark.parametrize('heads, expected', [

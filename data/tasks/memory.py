@@ -1,0 +1,239 @@
+"""Finding and keeping what was read: recall, copying out of noise, needles and registers."""
+import dataclasses
+import string
+
+from data.records import DataError
+from data.tasks.base import Example, Task, letters
+
+
+@dataclasses.dataclass(frozen=True)
+class FlipFlop(Task):
+    """A register of one bit: `w 1 i 0 w 0 r 0 i 1 r` -> 0, the bit that was written last.
+
+    Each instruction, write, ignore or read, has a bit; that of a read is the bit written last. The first instruction is a write,
+    the last a read, and its bit the answer; between them are ignores with probability `ignore`, and writes and reads in equal
+    parts: FFL(`ignore`). (The paper scores all reads of the sequence.)
+    """
+    ignore: float = .8
+    source = 'Liu et al. 2023, arXiv 2306.00946'
+    length = 'instructions, the first write and the last read included'
+    shortest = 2
+
+    def check(self):
+        if not 0 <= self.ignore <= 1:
+            raise DataError(f'task_args.ignore is {self.ignore}: expected a probability, from 0 to 1')
+
+    @property
+    def symbols(self):
+        return (*'wir01',)
+
+    def size(self, length):
+        return 2 * length
+
+    def sample(self, rng, length):
+        other = (1 - self.ignore) / 2
+        prompt, stored = [], '0'
+        for kind in ['w', *rng.choice(list('wri'), size=length - 2, p=[other, other, self.ignore]).tolist()]:
+            bit = stored if kind == 'r' else str(rng.integers(2))
+            stored = bit if kind == 'w' else stored
+            prompt += [kind, bit]
+        return Example([*prompt, 'r'], [stored])
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectiveCopy(Task):
+    """`memorised` words at random places among noise -> the words in their order."""
+    memorised: int = 16
+    words: int = 16
+    source = 'Gu and Dao 2023, arXiv 2312.00752, section 4.1.1'
+    length = 'symbols of noise in the prompt'
+
+    def check(self):
+        for name, least in dict(memorised=1, words=2).items():
+            if getattr(self, name) < least:
+                raise DataError(f'task_args.{name} is {getattr(self, name)}: expected {least} or more')
+
+    @property
+    def symbols(self):
+        return (*letters(self.words), '<noise>')
+
+    def size(self, length):
+        return length + 2 * self.memorised
+
+    def sample(self, rng, length):
+        words = [f'w{i}' for i in rng.integers(self.words, size=self.memorised)]
+        prompt = ['<noise>'] * (length + self.memorised)
+        for place, word in zip(sorted(rng.choice(len(prompt), self.memorised, replace=False)), words):
+            prompt[place] = word
+        return Example(prompt, words)
+
+
+@dataclasses.dataclass(frozen=True)
+class InductionHead(Task):
+    """`.. a b .. a` -> b: the word that followed the last one of the prompt where it came before, which it did once."""
+    words: int = 16
+    source = 'Olsson et al. 2022, arXiv 2209.11895; number of words: Gu and Dao 2023, arXiv 2312.00752, section 4.1.2'
+    length = 'words in the prompt'
+    shortest = 3
+
+    def check(self):
+        if self.words < 2:
+            raise DataError(f'task_args.words is {self.words}: expected 2 or more')
+
+    @property
+    def symbols(self):
+        return letters(self.words)
+
+    def size(self, length):
+        return length + 1
+
+    def sample(self, rng, length):
+        a, *rest = rng.permutation(self.words).tolist()
+        prompt = [f'w{rest[i]}' for i in rng.integers(len(rest), size=length)]
+        place = int(rng.integers(length - 2))
+        prompt[place] = prompt[-1] = f'w{a}'
+        return Example(prompt, [prompt[place + 1]])
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiQueryRecall(Task):
+    """MQAR: `k3 v9 k1 v4 k1 k3` -> v4 v9: pairs of a key and its value, then all keys in another order -> their values.
+
+    Keys are all different, and so are values; half of the `words` are keys. (In the paper the queries are spread over the rest of
+    the sequence, nearer ones likelier, and each is answered in its place.)
+    """
+    words: int = 8192
+    source = 'Arora et al. 2023, arXiv 2312.04927; multiquery_ar of HazyResearch/zoology'
+    length = 'pairs of a key and a value'
+
+    def check(self):
+        if self.words < 2:
+            raise DataError(f'task_args.words is {self.words}: expected 2 or more, half of them keys')
+
+    @property
+    def symbols(self):
+        return (*letters(self.words // 2, 'k'), *letters(self.words // 2, 'v'))
+
+    def size(self, length):
+        return 4 * length
+
+    def sample(self, rng, length):
+        if length > self.words // 2:
+            raise DataError(f'task_args.words is {self.words}: expected {2 * length} or more for {length} pairs')
+        keys, values = ([f'{kind}{i}' for i in rng.choice(self.words // 2, length, replace=False)] for kind in 'kv')
+        order = rng.permutation(length)
+        pairs = [s for pair in zip(keys, values) for s in pair]
+        return Example(pairs + [keys[i] for i in order], [values[i] for i in order])
+
+
+@dataclasses.dataclass(frozen=True)
+class IndirectIndexing(Task):
+    """`h e l p o , p , - 3` -> e: the character that is so far to the left (-) or right (+) of the named one, which occurs once.
+
+    The place of the answer is uniform over all places but that of the named character; offsets are written in digits.
+    """
+    source = 'Gopalakrishnan et al. 2025 (PoPE), arXiv 2509.10534'
+    length = 'characters of the string'
+    shortest = 2
+
+    @property
+    def symbols(self):
+        return (*string.ascii_letters, *string.digits, *'+-,')
+
+    def size(self, length):
+        return length + 5 + len(str(length - 1))
+
+    def sample(self, rng, length):
+        named, *rest = (string.ascii_letters[i] for i in rng.permutation(52))
+        text = [rest[i] for i in rng.integers(51, size=length)]
+        place, target = (int(i) for i in rng.choice(length, 2, replace=False))
+        text[place] = named
+        return Example([*text, ',', named, ',', *f'{target - place:+d}'], [text[target]])
+
+
+_FILLER = 'the grass is green . the sky is blue . the sun is yellow . here we go . there and back again .'.split()
+_NEEDLE = 'the pass key is {0} . remember it . {0} is the pass key .'
+_QUESTION = 'what is the pass key ? the pass key is'.split()
+
+
+@dataclasses.dataclass(frozen=True)
+class Passkey(Task):
+    """A key of `digits` digits hidden in filler -> the key. The words are the paper's, without its words on what to do.
+
+    `depth`: the part of the filler that comes before the key, from 0 to 1; -1: random, as in the paper.
+    """
+    depth: float = -1.
+    digits: int = 5
+    source = 'Mohtashami and Jaggi 2023, arXiv 2305.16300; generate_prompt of epfml/landmark-attention'
+    length = 'words of filler, full stops included'
+
+    def check(self):
+        if self.depth != -1 and not 0 <= self.depth <= 1:
+            raise DataError(f'task_args.depth is {self.depth}: expected 0 to 1, or -1 for random')
+        if self.digits < 1:
+            raise DataError(f'task_args.digits is {self.digits}: expected 1 or more')
+
+    @property
+    def symbols(self):
+        return (*string.digits, *dict.fromkeys([*_FILLER, *_NEEDLE.replace('{0}', '').split(), *_QUESTION]))
+
+    def size(self, length):
+        return length + len(_NEEDLE.split()) - 2 + len(_QUESTION) + 3 * self.digits
+
+    def sample(self, rng, length):
+        key = [str(d) for d in rng.integers(10, size=self.digits)]
+        before = int(rng.integers(length + 1)) if self.depth == -1 else round(self.depth * length)
+        filler = lambda count: (_FILLER * (count // len(_FILLER) + 1))[:count]
+        return Example([*filler(before), *_NEEDLE.format(' '.join(key)).split(), *filler(length - before), *_QUESTION], key)
+
+
+_HIGHEST = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Counting(Task):
+    """Counters: `a =0; pass; a ++; b =0; a ++; print a` -> 2. Operations set a variable to 0, pass, or add 1 to one that was set.
+
+    They come in parts 1 : 50 : 7, but no variable goes above 10. The variable asked for is any one that was set.
+    """
+    variables: int = 3
+    source = 'Golovneva et al. 2024 (CoPE), arXiv 2405.18719, section 5.2; count_data_gen.py of facebookresearch/RAM'
+    length = 'operations'
+
+    def check(self):
+        if not 1 <= self.variables <= 26:
+            raise DataError(f'task_args.variables is {self.variables}: expected 1 to 26')
+
+    @property
+    def symbols(self):
+        return (*string.ascii_lowercase[:self.variables], '=0;', '++;', 'pass;', 'print', *map(str, range(_HIGHEST + 1)))
+
+    def size(self, length):
+        """Reached where no operation is `pass;`."""
+        return 2 * length + 3
+
+    def sample(self, rng, length):
+        while True:
+            prompt, values = self._program(rng, length)
+            if values:
+                asked = list(values)[rng.integers(len(values))]
+                return Example([*prompt, 'print', asked], [str(values[asked])])
+
+    def _program(self, rng, length: int) -> tuple[list[str], dict[str, int]]:
+        prompt, values, done = [], {}, 0
+        while done < length:
+            draw = rng.integers(58)
+            if draw < 50:
+                prompt.append('pass;')
+            elif draw < 57:
+                name = list(values)[rng.integers(len(values))] if values else ''
+                if values.get(name, _HIGHEST) == _HIGHEST:
+                    continue                       # nothing to add to: another operation
+                values[name] += 1
+                prompt += [name, '++;']
+            else:
+                name = string.ascii_lowercase[rng.integers(self.variables)]
+                values[name] = 0
+                prompt += [name, '=0;']
+            done += 1
+        return prompt, values

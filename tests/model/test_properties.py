@@ -1,0 +1,195 @@
+"""What must hold for every encoding of the registry: a new one is tested by being registered.
+
+One forward pass of sixteen rows, one gradient and one cached run of each encoding serve all tests of it. One layer, so that what an
+encoding cannot see shows; texts of 12 tokens, half as long again as those of training.
+"""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from configs import base
+from model import positions
+from model.config import resolve
+from model.positions import PATTERNS, REGISTRY, Site
+from model.transformer import Transformer
+
+VOCAB, TIME, TRAINED, LONGEST = 17, 12, 8, 32
+RNG = np.random.default_rng(0)
+A, B = RNG.integers(1, VOCAB, (2, TIME)).astype(np.int32)
+IDS_A = RNG.integers(0, 5, TIME).astype(np.int32)
+
+# Parameters that make an encoding do something at these lengths; one that is not here is tested as it comes.
+SMALL = {'window': dict(window=3), 'chunk': dict(chunk=5), 'temperature': dict(floor=3), 'lm_infinite': dict(within=4, first=2),
+         'self_extend': dict(within=4, group=2), 'string': dict(within=5, local=2), 'rerope': dict(within=4), 'rerope_leaky': dict(within=4),
+         'llama3': dict(length=8), 'rnope_swa': dict(window=3), 'irope': dict(chunk=5, floor=3), 'fire': dict(threshold=16.0),
+         'shaw': dict(clip=3), 'deberta': dict(span=5), 'forgetting_fixed': dict(longest=32.0), 'rope_proportional': dict(fraction=0.5)}
+BESIDE = {n: f'{n}+rope' if 'position_ids' in c.enters() else f'rope+{n}' for n, c in REGISTRY.items() if c.spec.wraps}
+NAMES = [*REGISTRY, *PATTERNS]
+
+
+@functools.cache
+def built(name):
+    c = base.get_config().model
+    c.update(width=32, num_layers=4 if name in PATTERNS else 1, num_heads=4, num_kv_heads=2, max_len=LONGEST, mlp_width=32,
+             positions=BESIDE.get(name, name), positions_args=SMALL.get(name, {}))
+    model = Transformer(resolve(c, VOCAB, TRAINED))
+    one = jnp.ones((1, 2), jnp.int32)
+    shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), one, one * 0, one, one)['params'])
+    rng = np.random.default_rng(3)
+
+    def value(path, x):
+        names = [k.key for k in path]
+        if any(n.startswith('positions') for n in names):       # away from initial values that do nothing, on the side that is meant
+            drawn = rng.uniform(0.3, 0.9, x.shape) if x.ndim < 2 else rng.normal(size=x.shape) * x.shape[0]**-0.5 * 2
+            return jnp.asarray(drawn, x.dtype)
+        return jnp.ones(x.shape) if names[-1] == 'scale' else jnp.asarray(rng.normal(size=x.shape) * x.shape[0]**-0.5 * 1.5, x.dtype)
+    return model, jax.tree_util.tree_map_with_path(value, shapes)
+
+
+def row(*parts, shift=0):
+    """Parts (tokens, segment, ids) side by side -> tokens, positions, segments, task ids of one row, padded on the right."""
+    out = np.zeros((4, TIME), np.int32)
+    at = 0
+    for tokens, segment, ids in parts:
+        n = len(tokens)
+        for field, value in zip(out, (tokens, (np.arange(n) + shift) * (segment > 0), segment, ids)):
+            field[at:at + n] = value
+        at += n
+    return out
+
+
+PERMUTED = np.array([3, 1, 0, 9, 6, 5, 4, 8, 7, 10, 2, 11])
+CHANGED = np.concatenate([A[:7], (A[7:] + 5) % VOCAB])
+PREFIXES = {n: row((A[:n], 1, IDS_A[:n])) for n in range(4, TIME + 1)}
+ROWS = {'whole': row((A, 1, IDS_A)), 'packed': row((A[:5], 1, IDS_A[:5]), (B[:4], 2, IDS_A[:4])), 'second': row((B[:4], 1, IDS_A[:4])),
+        'left': row((A[:3] * 0, 0, 0), (A[:9], 1, IDS_A[:9])), 'shifted': row((A, 1, IDS_A), shift=9),
+        'permuted': row((A[PERMUTED], 1, IDS_A[PERMUTED])), 'changed': row((CHANGED, 1, IDS_A)),
+        **{f'first {n}': r for n, r in PREFIXES.items()}}
+
+
+@functools.cache
+def outputs(name):
+    """Logits of each row, [TIME, VOCAB]."""
+    model, params = built(name)
+    fields = np.stack(list(ROWS.values()), 1)
+    logits = jax.jit(lambda p, f: model.apply({'params': p}, *f)[0])(params, fields)
+    return dict(zip(ROWS, np.asarray(logits)))
+
+
+def close(a, b, tolerance=2e-5):
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_packed_and_padded(name):
+    """Catches attention across documents, positions or running sums that go on into the next one, and padding that counts."""
+    out = outputs(name)
+    close(out['packed'][:5], out['first 5'][:5])
+    close(out['packed'][5:9], out['second'][:4])
+    close(out['left'][3:], out['first 9'][:9])
+    assert all(np.isfinite(x).all() for x in out.values())
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_spec_tells_the_truth(name):
+    """Catches a wrong claim of shift invariance, an encoding that does not see order, and one that sees it but says it does not."""
+    model, _ = built(name)
+    specs = [e.spec for e in model.config.distinct]
+    out = outputs(name)
+    assert np.allclose(out['shifted'], out['whole'], atol=1e-4) == all(s.shift_invariant for s in specs)
+    if name not in PATTERNS:
+        assert np.allclose(out['permuted'][-1], out['whole'][-1], atol=1e-4) != specs[0].sees_order
+
+
+@functools.cache
+def gradient(name):
+    """Of the logits at place 6 with respect to parameters; each place has an embedding of its own."""
+    model, params = built(name)
+    model = Transformer(dataclasses.replace(model.config, vocab_size=TIME, tied=False))
+    params = {**params, 'embedding': jnp.asarray(np.random.default_rng(5).normal(size=(TIME, 32)), jnp.float32),
+              'output': {'kernel': jnp.asarray(np.random.default_rng(6).normal(size=(32, TIME)), jnp.float32)}}
+    place, one = np.arange(TIME, dtype=np.int32)[None], np.ones((1, TIME), np.int32)
+    return jax.jit(jax.grad(lambda p: jnp.square(model.apply({'params': p}, place, place, one, IDS_A[None])[0][0, 6]).sum()))(params)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_causality_and_gradients(name):
+    """Catches a mask off by one, an encoding that looks ahead, and a parameter that no gradient reaches."""
+    out = outputs(name)
+    if not isinstance(built(name)[0].config.encodings[0], positions.DynamicNtk):     # its base depends on how long the text is
+        close(out['changed'][:7], out['whole'][:7], 1e-6)
+        close(out['first 9'][:9], out['whole'][:9])
+    found = gradient(name)
+    of_place = np.abs(found['embedding']).sum(-1)
+    sees = {'window': [4, 5, 6], 'chunk': [5, 6], 'lm_infinite': [0, 1, 3, 4, 5, 6]}.get(name, range(7))
+    assert not of_place[7:].any() and of_place[list(sees)].all()
+    for path, g in jax.tree_util.tree_leaves_with_path(found):
+        if any(k.key.startswith('positions') for k in path):
+            assert np.isfinite(g).all() and np.abs(g).max() > 0, jax.tree_util.keystr(path)
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_cached_equals_full(name):
+    """Catches positions off by one between prefill and decode, sums that the padding of a shorter prompt enters, rotated keys that
+    went stale, and what earlier queries left behind for later ones. Goes on past the length of training."""
+    from model import generate
+    model, params = built(name)
+    out = outputs(name)
+    step = jax.jit(lambda cache, *fields: model.apply({'params': params}, *fields, cache=cache))
+    both = np.stack([PREFIXES[4][:, :4], PREFIXES[4][:, :4]], 1)
+    both[2, 1, 3], both[1, 1, 3] = 0, 0                                   # the second row's prompt is one shorter
+    logits, cache = jax.jit(lambda *f: model.apply({'params': params}, *f, cache=generate.empty_cache(model, 2, 14)))(*both)
+    close(logits[0, 3], out['first 4'][3])
+    whole = ROWS['whole']
+    for i in range(4, TIME):
+        fields = np.stack([whole[:, i], whole[:, i - 1]], 1)[..., None]   # the second row is one token behind
+        logits, cache = step(cache, *fields)
+        close(logits[0, 0], out[f'first {i + 1}'][i])
+        close(logits[1, 0], out[f'first {i}'][i - 1])
+
+
+@pytest.mark.parametrize('name', [n for n, c in REGISTRY.items() if {'key_bias', 'bias'} <= c.enters()])
+def test_key_bias_is_the_bias(name):
+    """Catches a bias on extra columns that is another one: the two forms differ by a constant of the row only."""
+    encoding = positions.build(name, SMALL.get(name, {}), positions.Dims(32, 4, 2, 8, 1, LONGEST))[0]
+    where = jnp.arange(TIME)[None]
+    one = jnp.ones((1, TIME), jnp.int32)
+    site = Site(lambda name, init, shape, axes: init(jax.random.key(0), shape, jnp.float32), where, where, one, k_positions=where,
+                k_places=where, k_segment_ids=one)
+    site = dataclasses.replace(site, shared=encoding.share(site), visible=jnp.tril(jnp.ones((1, 1, TIME, TIME), bool)))
+    weights = lambda b: jax.nn.softmax(jnp.where(site.visible, b, -jnp.inf), -1)
+    close(weights(encoding.bias(site)), weights(encoding.key_bias(site)[:, :, None]), 1e-6)
+
+
+def rotary():
+    dims = positions.Dims(32, 4, 2, 8, 1, LONGEST, TRAINED)
+    for name, kind in REGISTRY.items():
+        if issubclass(kind, positions.Rope) and kind.spec.shift_invariant:
+            yield name, positions.build(name, SMALL.get(name, {}), dims)[0]
+
+
+@pytest.mark.parametrize('name, encoding', rotary())
+def test_rotations_in_float64(name, encoding):
+    """Catches logits that depend on more than the distance, norms that change, and a turn at position 0; in float64, where
+    rounding cannot hide it."""
+    with jax.enable_x64(True):
+        q, k = (jnp.asarray(np.random.default_rng(s).normal(size=(1, 1, 1, 8))) for s in (1, 2))
+
+        def turned(x, p, other):
+            site = Site(None, jnp.asarray([[p]]), k_positions=jnp.asarray([[p]]))
+            site = dataclasses.replace(site, shared=encoding.share(site))
+            pair = encoding.rotate(site, *((x, x * 0) if other else (x * 0, x)))
+            return np.asarray(encoding.read(site, *pair)[0 if other else 1])
+        z = [float((turned(q, 5 + c, True) * turned(k, 2 + c, False)).sum()) for c in (0, 1, 7, 100, 5000)]
+        np.testing.assert_allclose(z, z[0], rtol=1e-9)
+        if name != 'xpos':
+            factor = encoding.factor
+            np.testing.assert_allclose(np.linalg.norm(turned(q, 37, True)[..., :encoding.rotary_dim]),
+                                       factor * np.linalg.norm(q[..., :encoding.rotary_dim]), rtol=1e-12)
+            np.testing.assert_allclose(turned(q, 0, True)[..., :encoding.rotary_dim], factor * q[..., :encoding.rotary_dim], rtol=1e-12)
+        np.testing.assert_array_equal(turned(q, 9, True)[..., encoding.rotary_dim:], q[..., encoding.rotary_dim:])
