@@ -81,8 +81,9 @@ class Attention(nn.Module):
             cache = _written(cache, new, place.column, place.k_ids.shape[1])
             k_BxKxTxd, v_BxKxTxd = cache['k'], cache['v']                     # from here on T is S for them
             state = {n: cache[f'state_{n}'] for n in state}
+        site = dataclasses.replace(site, state=state, carried=carried, visible=place.visible(c.window))
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
-        site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd, state=state, carried=carried, visible=place.visible(c.window))
+        site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd)
 
         grouped = q_BxHxTxd.reshape(q_BxHxTxd.shape[0], c.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
         z = jnp.einsum('bkgtd,bksd->bkgts', grouped, k_BxKxTxd, preferred_element_type=jnp.float32)

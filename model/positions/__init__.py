@@ -4,12 +4,16 @@ from model.positions.alibi import Alibi, LearnedAlibi, WindowedHeads
 from model.positions.base import ENTERS, Dims, PositionalEncoding, Site, Spec
 from model.positions.bounded import LeakyReRope, LmInfinite, ReRope, SelfExtend, String
 from model.positions.composite import Composite
+from model.positions.contextual import Cope, Dape, DapeV2, Selective, StickBreaking, UnscaledCope, Wall
 from model.positions.disentangled import Deberta, Shaw, TransformerXl, Tupe
 from model.positions.drawn import Pose, Randomized
-from model.positions.forgetting import FixedForgetting, Forgetting
+from model.positions.forgetting import Cable, FixedForgetting, Forgetting
+from model.positions.grape import BothGrapeA, ContextualGrapeM, GrapeA, GrapeAp, GrapeM, QueryGrapeA
 from model.positions.learned import Learned
 from model.positions.masks import Chunk, QkNorm, Window
 from model.positions.none import NoPositions
+from model.positions.path import Path
+from model.positions.pope import Pope
 from model.positions.rope import InterleavedRope, PartialRope, ProportionalRope, Rope, Xpos
 from model.positions.rope_scaling import DynamicNtk, Interpolated, Llama3, LongRope, Ntk, NtkByParts, Yarn
 from model.positions.sinusoidal import ConcatenatedSinusoidal, ScaledSinusoidal, Sinusoidal
@@ -30,7 +34,11 @@ REGISTRY: dict[str, type[PositionalEncoding]] = {
     'alibi': Alibi, 'alibi_learned': LearnedAlibi, 'windowed_heads': WindowedHeads,
     'kerple_log': KerpleLog, 'kerple_power': KerplePower, 'fire': Fire, 'sandwich': Sandwich,
     'shaw': Shaw, 'transformer_xl': TransformerXl, 'deberta': Deberta, 'tupe': Tupe,
-    'forgetting': Forgetting, 'forgetting_fixed': FixedForgetting,
+    'cope': Cope, 'cope_unscaled': UnscaledCope, 'selective': Selective, 'stick_breaking': StickBreaking, 'dape': Dape, 'dape_v2': DapeV2,
+    'wall': Wall, 'pope': Pope, 'path': Path,
+    'grape_m': GrapeM, 'grape_m_context': ContextualGrapeM, 'grape_a': GrapeA, 'grape_a_query': QueryGrapeA, 'grape_a_both': BothGrapeA,
+    'grape_ap': GrapeAp,
+    'forgetting': Forgetting, 'forgetting_fixed': FixedForgetting, 'cable': Cable,
     'randomized': Randomized, 'pose': Pose, 'abacus': Abacus, 'coupling': Coupling,
     'ssmax': ScalableSoftmax, 'temperature': Temperature, 'head_scale': HeadScale,
     'window': Window, 'chunk': Chunk, 'qk_norm': QkNorm}

@@ -90,6 +90,12 @@ class Site:
         return jnp.maximum(self.distance, 0).astype(jnp.float32)
 
     @property
+    def column_of_query(self) -> jax.Array:
+        """[B,T,S] bool: the column of each query's own token among the keys."""
+        same = self.segment_ids[:, :, None] == self.k_segment_ids[:, None, :]
+        return same & (self.positions[:, :, None] == self.k_places[:, None, :]) & (self.k_segment_ids[:, None, :] > 0)
+
+    @property
     def heads_of_keys(self) -> jax.Array:
         """`k` for each query head, [B,H,S,d]."""
         return jnp.repeat(self.k, self.q.shape[1] // self.k.shape[1], axis=1)
@@ -190,6 +196,23 @@ class PositionalEncoding:
     def arguments(cls) -> dict[str, Any]:
         """The parameters that `config.model.positions_args` may set, with their defaults."""
         return {f.name: f.default for f in dataclasses.fields(cls) if f.name != 'dims'}
+
+    @classmethod
+    def kernel(cls) -> str:
+        """What attention needs to carry the encoding: 'reference' where the logits or weights are changed by what they are, 'bias'
+        where a kernel has to take one, 'mask' where it has to take one, 'any'."""
+        enters = cls.enters()
+        if enters & {'logits', 'softmax', 'value'}:
+            return 'reference'
+        return 'bias' if 'bias' in enters and 'key_bias' not in enters else 'mask' if 'mask' in enters else 'any'
+
+    @classmethod
+    def cache(cls) -> str:
+        """What the cache holds beside the values."""
+        enters = cls.enters()
+        held = 'keys, turned when read' if 'read' in enters else 'rotated keys' if 'rotate' in enters else 'keys'
+        held += ', a state of each key' if 'key_state' in enters else ''
+        return held + (', a sum over queries' if cls.carry is not PositionalEncoding.carry else '')
 
     @property
     def name(self) -> str:

@@ -3,6 +3,7 @@
 b_ij = sum of log f_l over j < l <= i = c_i - c_j, c the running sum: a key column and a constant of the row.
 """
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,14 @@ from model.positions.base import PositionalEncoding, Spec
 class Forgetting(PositionalEncoding):
     """f_t = sigmoid(w_h . x_t + b_h), in each layer."""
     spec = Spec('FoX (forgetting)', 'Lin et al. 2025, arXiv 2503.02130, equations 6 to 10', shift_invariant=True, bias_form='rank 1')
+    sign: ClassVar[float] = 1.0
 
     def key_state(self, site):
         d = self.dims
         w = site.param('gate', nn.initializers.normal(0.02), (d.width, d.num_heads), (None, 'heads')).astype(jnp.float32)
         b = site.param('gate_bias', nn.initializers.zeros, (d.num_heads,), ('heads',)).astype(jnp.float32)
         gate = jnp.einsum('btd,dh->bht', site.x.astype(jnp.float32), w, precision=jax.lax.Precision.HIGHEST) + b[:, None]
-        return {'log_f': jax.nn.log_sigmoid(gate)}
+        return {'log_f': jax.nn.log_sigmoid(self.sign * gate)}
 
     def key_bias(self, site):
         """-c_j, float32; between two keys of a document there may be padding, which forgets nothing."""
@@ -48,3 +50,10 @@ class FixedForgetting(PositionalEncoding):
 
     def key_bias(self, site):
         return self._rate(site)[:, None] * site.k_positions[:, None].astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cable(Forgetting):
+    """b_ij = - sum of softplus(w_h . x_l + b_h) over j < l <= i: FoX with the sign of the gate turned."""
+    spec = Spec('Cable', 'Veisi et al. 2025, arXiv 2503.08067, equation 5; the authors\' code', shift_invariant=True, bias_form='rank 1')
+    sign = -1.0

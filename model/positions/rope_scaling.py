@@ -97,8 +97,7 @@ class DynamicNtk(Scaled):
         else:
             same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
             of_keys = jnp.where(same, ids[:, None, :], 0).max(-1) + 1
-        pick = (site.segment_ids[:, :, None] == site.k_segment_ids[:, None, :]) & (site.positions[:, :, None] == site.k_places[:, None])
-        of_queries = jnp.where(pick, of_keys[:, None, :], 1).max(-1)
+        of_queries = jnp.where(site.column_of_query, of_keys[:, None, :], 1).max(-1)
         return (self.rotated(q, *self._turn(site.q_positions, of_queries)), self.rotated(k, *self._turn(ids, of_keys)))
 
     def _turn(self, positions: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
