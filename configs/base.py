@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
         dtype='float32',            # of computation: float32 | bfloat16
         param_dtype='float32',
         scan_layers=False,          # compile one layer and loop over it
+        attention='auto',           # auto | reference | xla | cudnn | splash: the kernel; auto takes the fastest that can carry the encoding
         remat='none',               # none | full | attention | minimal: what the backward pass computes again
     ))
 

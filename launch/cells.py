@@ -142,14 +142,16 @@ def _longest(config, cell, batches) -> int:
 
 
 def _task(config, cell: Cell) -> dict:
-    from evals.lengths import accuracy
+    from evals import attention, lengths as by_length
     from train import trial
     batches = batches_of(config, cell)
     model = model_of(config, cell, len(batches.task.vocabulary), batches.seq_len, _longest(config, cell, batches))
     params, found = trial.run(model, config, batches, cell.seed)
-    lengths = accuracy(model, params, batches, test_lengths(config, cell), config.test_rows)
+    lengths = by_length.accuracy(model, params, batches, test_lengths(config, cell), config.test_rows)
     inside = [v for n, v in lengths.items() if batches.low <= n <= batches.high]
     beyond = [v for n, v in lengths.items() if n > batches.high]
+    if cell.seed == 1:
+        found['attention'] = attention.by_distance(model, params, batches.test(test_lengths(config, cell)[-1], 8))
     mean = lambda values, what: sum(v[what] for v in values) / len(values) if values else None
     return {'data': batches.hash, **found, 'validation_nats': mean(inside, 'nats'), 'inside': mean(inside, 'exact'),
             'beyond': mean(beyond, 'exact'), 'by_length': {str(n): v for n, v in lengths.items()}}

@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from model.config import ModelConfig
+from model.kernels import choose, fused
 from model.layers import Norm, fan_in
 from model.positions import PositionalEncoding, Site
 from model.sharding import constrain
@@ -85,8 +86,21 @@ class Attention(nn.Module):
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
         site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd)
 
+        kernel, _ = choose(c, encoding) if cache is None else ('reference', '')
+        if kernel == 'reference':
+            out_BxHxTxd, cache = self._reference(site, v_BxKxTxd, cache)
+        else:
+            out_BxHxTxd = fused(kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, site, c.head_dim**-0.5, c.window, c.logit_cap)
+        out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
+        out = c.weight((c.num_heads, c.head_dim, c.width), ('heads', None, 'embed'),
+                       fan_in(c.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2), 'out')()
+        return checkpoint_name(jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, out), 'attention_out'), cache
+
+    def _reference(self, site: Site, v_BxKxSxd: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+        """Attention written out, every place of entry honoured: [B,H,T,d]."""
+        c, encoding, q_BxHxTxd, k_BxKxSxd = self.config, self.encoding, site.q, site.k
         grouped = q_BxHxTxd.reshape(q_BxHxTxd.shape[0], c.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
-        z = jnp.einsum('bkgtd,bksd->bkgts', grouped, k_BxKxTxd, preferred_element_type=jnp.float32)
+        z = jnp.einsum('bkgtd,bksd->bkgts', grouped, k_BxKxSxd, preferred_element_type=jnp.float32)
         z_BxHxTxS = z.reshape(*q_BxHxTxd.shape[:3], -1) * c.head_dim**-0.5
         if c.logit_cap:
             z_BxHxTxS = c.logit_cap * jnp.tanh(z_BxHxTxS / c.logit_cap)
@@ -99,14 +113,9 @@ class Attention(nn.Module):
         if cache is not None:
             cache |= {f'carried_{n}': a for n, a in encoding.carry(site).items()}
         grouped = weights.astype(c.dtype).reshape(*grouped.shape[:4], -1)
-        out_BxHxTxd = jnp.einsum('bkgts,bksd->bkgtd', grouped, v_BxKxTxd).reshape(*q_BxHxTxd.shape[:3], -1)
+        out_BxHxTxd = jnp.einsum('bkgts,bksd->bkgtd', grouped, v_BxKxSxd).reshape(*q_BxHxTxd.shape[:3], -1)
         more = encoding.value(site, weights)
-        if more is not None:
-            out_BxHxTxd += more.astype(c.dtype)
-        out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
-        out = c.weight((c.num_heads, c.head_dim, c.width), ('heads', None, 'embed'),
-                       fan_in(c.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2), 'out')()
-        return checkpoint_name(jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, out), 'attention_out'), cache
+        return out_BxHxTxd if more is None else out_BxHxTxd + more.astype(c.dtype), cache
 
 
 def _written(cache: Cache, new: Cache, column: jax.Array, columns: int) -> Cache:

@@ -1,6 +1,7 @@
 """The architecture, resolved and checked: what a model needs to know of an experiment's config."""
 import dataclasses
 
+from model import kernels
 from model.errors import ModelError, nearest
 from model.positions import Dims, PositionalEncoding, build
 
@@ -28,6 +29,7 @@ class ModelConfig:
     param_dtype: str
     scan_layers: bool
     remat: str
+    attention: str
     encodings: tuple[PositionalEncoding, ...]
 
     @property
@@ -79,8 +81,9 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     head_dim = c.head_dim or c.width // c.num_heads
     mlp_width = c.mlp_width or (4 * c.width if c.activation == 'gelu' else -(-8 * c.width // 3 // 32) * 32)
     dims = Dims(c.width, c.num_heads, c.num_kv_heads, head_dim, c.num_layers, max_len, seq_len)
+    encodings = build(c.positions, dict(c.positions_args), dims)
+    kernels.check(c.attention, dict.fromkeys(encodings), dims, c.dtype, c.logit_cap)
     return ModelConfig(
-        vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len,
-        encodings=build(c.positions, dict(c.positions_args), dims),
+        vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len, encodings=encodings,
         **{k: c[k] for k in ('width', 'num_layers', 'num_heads', 'num_kv_heads', 'activation', 'norm', 'qk_norm', 'window',
-                             'logit_cap', 'tied', 'dtype', 'param_dtype', 'scan_layers', 'remat')})
+                             'logit_cap', 'tied', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention')})

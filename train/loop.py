@@ -13,7 +13,7 @@ import jax
 
 from data import batches, store, tokenizer as tokenizers
 from model import config as model_config
-from model import generate
+from model import generate, kernels
 from model.transformer import Transformer
 from train import checkpoint, losses, metrics, runs, step as steps
 from train.errors import RunError
@@ -88,6 +88,8 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
         _LOG.warning('%d training documents are longer than a row (config.data.seq_len is %d) and left out',
                         training.dropped, config.data.seq_len)
 
+    for line in kernels.paths(architecture):
+        _LOG.info('%s', line)
     lineage = runs.lineage(config, data, tokenizer, None if parent is None else {'run': str(parent.path), 'step': parent.step})
     if resuming:
         runs.check_lineage(run, lineage)

@@ -11,7 +11,7 @@ from train.errors import RunError
 from train.runs import Run, differences
 
 # What two phases may do differently with the same parameters.
-_FREE = ('dtype', 'remat', 'max_len', 'window')
+_FREE = ('dtype', 'remat', 'max_len', 'window', 'attention')
 
 
 def check_parent(parent: Run, config) -> tokenizers.Tokenizer:

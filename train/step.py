@@ -21,7 +21,7 @@ def init_state(model: Transformer, optimizer: optax.GradientTransformation, seed
     def init(key_data):
         init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
         token = jnp.ones((1, 1), jnp.int32)
-        params = model.init(init_key, token, token * 0, token)['params']
+        params = model.init(init_key, token, token * 0, token, token)['params']
         return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(params),
                 'rng': jax.random.key_data(rng)}
     key = jax.random.key_data(jax.random.key(seed, impl='threefry2x32'))

@@ -34,6 +34,12 @@ class Composite(PositionalEncoding):
     def enters(self):
         return frozenset().union(*(p.enters() for p in self.parts))
 
+    def kernel(self):
+        return max((p.kernel() for p in self.parts), key=('any', 'mask', 'bias', 'reference').index)
+
+    def cache(self):
+        return '; '.join(dict.fromkeys(p.cache() for p in self.parts))
+
     def check_use(self):
         super().check_use()
         for place in _ALONE:

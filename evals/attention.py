@@ -1,0 +1,22 @@
+"""Where a model looks: attention against distance."""
+import jax
+import numpy as np
+
+from model.transformer import Transformer
+
+
+def by_distance(model: Transformer, params, batch: dict, longest: int = 64) -> list[list[list[float]]]:
+    """Mean attention weight at each distance below `longest`, for each layer (unrolled) and head: [layers][heads][distance]. Means
+    are over all pairs of a query and a key of its document at that distance."""
+    _, kept = jax.jit(lambda p, b: model.apply({'params': p}, b['tokens'], b['positions'], b['segment_ids'], b.get('ids'),
+                                               mutable=['intermediates']))(params, batch)
+    ahead = batch['positions'][:, :, None] - batch['positions'][:, None, :]
+    segments = batch['segment_ids']
+    pair = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0) & (ahead >= 0) & (ahead < longest)
+    count = np.bincount(ahead[pair], minlength=longest)
+    found = []
+    for layer in range(model.config.num_layers):
+        weights = np.asarray(kept['intermediates'][f'layer_{layer}']['attention']['attention'][0])
+        sums = [np.bincount(ahead[pair], weights[:, head][pair], minlength=longest) for head in range(weights.shape[1])]
+        found.append([np.round(s[count > 0] / count[count > 0], 5).tolist() for s in sums])
+    return found

@@ -1,0 +1,136 @@
+"""Which attention runs: the reference, written out in `model/attention.py`, or a fused kernel; and the form in which a bias of the
+keys rides on extra columns of queries and keys, so that a kernel without biases, and without any [T,S] array, can carry it.
+
+Dimensions: B batch, T queries = keys, H heads, K key-value heads, d head size.
+"""
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from model.errors import ModelError, nearest
+
+KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
+
+
+def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
+    """Why a kernel cannot carry an encoding; empty: it can.
+
+    xla and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16, head size a multiple of 8 up to
+    128. splash is JAX's kernel for TPUs: causal and local masks, segments, a soft cap; no bias, no other mask, no float16.
+    """
+    needs = encoding.kernel()
+    if kernel == 'reference':
+        return ''
+    if needs == 'reference':
+        return f'{encoding.spec.title} changes the logits by what they are'
+    if kernel in ('xla', 'cudnn'):
+        if logit_cap:
+            return 'it has no soft cap (config.model.logit_cap)'
+        if kernel == 'cudnn' and dtype != 'bfloat16':
+            return f'it computes in bfloat16 (config.model.dtype is {dtype})'
+        if kernel == 'cudnn' and (dims.head_dim % 8 or dims.head_dim > 128):
+            return f'it takes head sizes that are multiples of 8 up to 128 (here {dims.head_dim})'
+    if kernel == 'splash' and needs in ('bias', 'mask'):
+        return f'{encoding.spec.title} needs a {needs}, which that kernel does not take'
+    return ''
+
+
+def check(kernel: str, encodings, dims, dtype: str, logit_cap: float) -> None:
+    """Raises ModelError where `config.model.attention` names no kernel, or one that cannot carry an encoding."""
+    if kernel not in KERNELS:
+        raise ModelError(f'config.model.attention is {kernel!r}: {nearest(kernel, KERNELS)}')
+    for encoding in encodings:
+        why = '' if kernel == 'auto' else refusal(kernel, encoding, dims, dtype, logit_cap)
+        if why:
+            raise ModelError(f"config.model.attention is {kernel!r}: {why}; expected 'reference' or 'auto'")
+
+
+@functools.lru_cache
+def choose(config, encoding) -> tuple[str, str]:
+    """The kernel that a layer with this encoding takes, and why, for the log. `config`: ModelConfig."""
+    if config.attention != 'auto':
+        return config.attention, 'as config.model.attention says'
+    backend = jax.default_backend()
+    wanted = {'gpu': 'cudnn', 'tpu': 'splash'}.get(backend)
+    if wanted is None:
+        return 'reference', f'no kernel is faster on {backend}'
+    why = refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
+    return ('reference', f'not {wanted}: {why}') if why else (wanted, f'the fastest on {backend} that can carry it')
+
+
+def paths(config) -> list[str]:
+    """A line for the log for each encoding of a model: which attention it takes, and why."""
+    return [f'attention with {e.spec.title}: {name} ({why})' for e in config.distinct for name, why in [choose(config, e)]]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def split(x: jax.Array, parts: int, dtype) -> jax.Array:
+    """x [...] float32 -> [..., parts] in `dtype`, which sum to x: what bfloat16 rounds off goes into the next part."""
+    found, rest = [], x
+    for _ in range(parts):
+        found.append(rest.astype(dtype))
+        rest = rest - found[-1].astype(jnp.float32)
+    return jnp.stack(found, -1)
+
+
+# Each part has the gradient of the sum: rounding is passed through.
+split.defvjp(lambda x, parts, dtype: (split(x, parts, dtype), None), lambda parts, dtype, _, g: (g[..., 0].astype(jnp.float32),))
+
+
+def with_columns(q: jax.Array, k: jax.Array, key_bias: jax.Array, scale: float, parts: int = 0) -> tuple[jax.Array, jax.Array]:
+    """q [B,H,T,d], k [B,K,S,d] and a bias of the keys [B or 1,H,S] -> q', k' with scale q'.k' = scale q.k + bias.
+
+    Each head of a group has its own columns in the key that the group shares, and picks them with ones. `parts`: columns that the bias is
+    split into; 0: three in bfloat16, where the third takes the error below float32's at any length, one in float32.
+    The kernel must be given the scale of the d dimensions that were there before.
+    """
+    group = q.shape[1] // k.shape[1]
+    parts = parts or (1 if q.dtype == jnp.float32 else 3)
+    bias = jnp.broadcast_to(key_bias, (k.shape[0], *key_bias.shape[1:]))
+    columns = split(bias / scale, parts, k.dtype).reshape(k.shape[0], k.shape[1], group, -1, parts)
+    columns = jnp.moveaxis(columns, 2, 3).reshape(*k.shape[:3], group * parts)
+    pick = jnp.repeat(jnp.eye(group, dtype=q.dtype), parts, axis=1)
+    pick = jnp.broadcast_to(jnp.tile(pick, (k.shape[1], 1))[:, None], (*q.shape[:3], group * parts))
+    return jnp.concatenate([q, pick], -1), jnp.concatenate([k, columns], -1)
+
+
+def fused(kernel: str, q, k, v, encoding, site, scale: float, window: int, logit_cap: float) -> jax.Array:
+    """Attention of queries to the keys of the same call: q [B,H,T,d], k, v [B,K,T,d] -> [B,H,T,d of v]."""
+    bias = None
+    if 'key_bias' in encoding.enters() and encoding.kernel() != 'bias':
+        q, k = with_columns(q, k, encoding.key_bias(site), scale)
+    else:
+        bias = encoding.additive(site)
+    if kernel == 'splash':
+        return _splash(q * scale, k, v, site.segment_ids, window, logit_cap)
+    size, values = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8, v.shape[-1]
+    widened = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, size - x.shape[-1]),))       # cudnn wants one size for all, a multiple of 8
+    q, k, v = (jnp.moveaxis(widened(x), 1, 2) for x in (q, k, v))
+    further = encoding.mask(site)
+    mask = site.visible if further is None else site.visible & further
+    if bias is not None and kernel == 'cudnn':
+        bias = jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1]))
+    out = jax.nn.dot_product_attention(q, k, v, None if bias is None else bias.astype(q.dtype if kernel == 'cudnn' else bias.dtype), mask,
+                                       scale=scale, implementation=kernel)
+    return jnp.moveaxis(out, 2, 1)[..., :values]
+
+
+def _splash(q, k, v, segment_ids, window: int, logit_cap: float, block: int = 512) -> jax.Array:
+    """JAX's splash attention, for TPUs; interpreted elsewhere. Causal, inside documents."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+    length, group = q.shape[2], q.shape[1] // k.shape[1]
+    if length % 128:
+        raise ModelError(f"config.data.seq_len is {length}: config.model.attention='splash' needs a multiple of 128")
+    one = masks.LocalMask((length, length), (window - 1, 0), 0) if window else masks.CausalMask((length, length))
+    size = next(b for b in (block, 256, 128) if not length % b)
+    sizes = kernels.BlockSizes(**{f.name: size for f in dataclasses.fields(kernels.BlockSizes) if f.name.startswith('block') and
+                                  not f.name.endswith('_dq')}, use_fused_bwd_kernel=True)
+    run = kernels.make_splash_mqa_single_device(masks.MultiHeadMask([one] * group), block_sizes=sizes, attn_logits_soft_cap=logit_cap or None,
+                                                interpret=jax.default_backend() != 'tpu')
+    ids = kernels.SegmentIds(segment_ids, segment_ids)
+    grouped = q.reshape(q.shape[0], k.shape[1], group, *q.shape[2:])
+    per_row = jax.vmap(lambda q, k, v, ids: jax.vmap(run, (0, 0, 0, None))(q, k, v, ids))
+    return per_row(grouped, k, v, ids).reshape(*q.shape[:3], -1)

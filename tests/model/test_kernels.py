@@ -1,0 +1,118 @@
+"""Fused attention against the reference, the extra columns, and what a kernel refuses."""
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from configs import base
+from model import kernels
+from model.config import resolve
+from model.errors import ModelError
+from model.positions import REGISTRY
+from model.transformer import Transformer
+
+VOCAB, TIME = 17, 128
+RNG = np.random.default_rng(0)
+TOKENS = RNG.integers(1, VOCAB, (1, TIME)).astype(np.int32)
+SEGMENTS = np.repeat([1, 2, 0], [70, 50, 8])[None].astype(np.int32)
+POSITIONS = np.concatenate([np.arange(70), np.arange(50), np.zeros(8)])[None].astype(np.int32)
+
+
+def built(positions, **changes):
+    c = base.get_config().model
+    c.update(width=32, num_layers=1, num_heads=4, num_kv_heads=2, positions=positions, **changes)
+    return Transformer(resolve(c, VOCAB, TIME))
+
+
+def result(model, params):
+    """Logits of the documents and the gradient of all parameters."""
+    total = lambda p: (jnp.square(model.apply({'params': p}, TOKENS, POSITIONS, SEGMENTS)[0]) * (SEGMENTS > 0)[..., None]).mean()
+    logits = model.apply({'params': params}, TOKENS, POSITIONS, SEGMENTS)[0]
+    return logits[:, :120], jax.grad(total)(params)
+
+
+CARRIED = {'xla': ('none', 'rope', 'alibi', 'alibi_learned', 'forgetting', 'forgetting_fixed', 'kerple_log', 't5', 'fire', 'windowed_heads',
+                   'pope', 'rope+forgetting', 'alibi+kerple_log'),
+           'splash': ('rope', 'alibi', 'forgetting', 'pope')}
+
+
+@pytest.mark.parametrize('kernel, positions', [(k, p) for k, ps in CARRIED.items() for p in ps])
+def test_a_kernel_equals_the_reference(kernel, positions):
+    """Catches a scale taken from the widened head, columns of the wrong head of a group, a bias or a document mask that a kernel
+    drops, and a gradient of a learned bias that is zero. splash is interpreted."""
+    reference = built(positions, attention='reference')
+    params = nn.meta.unbox(reference.init(jax.random.key(0), TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2])['params'])
+    noise = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: x + 0.3 * noise.normal(size=x.shape).astype(np.float32) * max(float(np.std(x)), 0.1), params)
+    fused = Transformer(dataclasses.replace(reference.config, attention=kernel))
+    found, expected = result(fused, params), result(reference, params)
+    np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)
+    for path, g in jax.tree_util.tree_leaves_with_path(expected[1]):
+        other = found[1]
+        for k in path:
+            other = other[k.key]
+        np.testing.assert_allclose(other, g, rtol=2e-3, atol=2e-4 * max(1e-3, float(np.abs(g).max())), err_msg=jax.tree_util.keystr(path))
+        assert np.abs(other).max() > 0
+
+
+def test_the_columns_in_bfloat16():
+    """Catches a bias rounded to bfloat16: with one column neighbouring keys are ties; two or three carry it. The figures are those
+    of `python -m pytest -s tests/model/test_kernels.py -k columns`."""
+    for length, bias, limits in (
+            (512, lambda n: 0.5 * np.arange(n), (1e-2, 1e-4, 1e-4)),                                      # ALiBi, slope 1/2
+            (8192, lambda n: 0.5 * np.arange(n), (1e-1, 1e-3, 1e-3)),
+            (8192, lambda n: np.cumsum(np.random.default_rng(0).exponential(0.075, n)), (1e-2, 1e-3, 1e-4))):   # FoX, about -612 in all
+        d, queries = 64, 16
+        rng = np.random.default_rng(1)
+        q, k = (jnp.asarray(rng.normal(size=(1, 1, n, d)), jnp.bfloat16) for n in (queries, length))
+        kb = jnp.asarray(bias(length), jnp.float32)
+        exact = np.asarray(q, np.float64)[0, 0] @ np.asarray(k, np.float64)[0, 0].T / 8 + np.asarray(kb, np.float64)
+        weights = lambda z: np.exp(z - z.max(-1, keepdims=True)) / np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)
+        errors = []
+        for parts in (1, 2, 3):
+            wide_q, wide_k = kernels.with_columns(q, k, kb[None, None], 1 / 8, parts)
+            z = jnp.einsum('bhtd,bhsd->bhts', wide_q, wide_k, preferred_element_type=jnp.float32)[0, 0] / 8
+            errors.append(np.abs(weights(np.asarray(z, np.float64)) - weights(exact)).max())
+        print(length, ' '.join(f'{e:.1e}' for e in errors))
+        assert errors[0] > limits[0] and errors[1] < limits[1] and errors[2] < limits[2]
+
+
+def test_a_rank_one_bias_makes_no_square_array():
+    """Catches a [T,T] bias: in the traced program of a kernel with columns no array of that size comes before the kernel."""
+    for positions, square in (('alibi', False), ('forgetting', False), ('kerple_log', True)):
+        model = built(positions, attention='splash' if not square else 'xla')
+        params = jax.eval_shape(model.init, jax.random.key(0), TOKENS, POSITIONS, SEGMENTS)
+        jaxpr = jax.make_jaxpr(lambda p: model.apply(nn.meta.unbox(p), TOKENS, POSITIONS, SEGMENTS)[0])(params)
+        biases = [v.aval for e in jaxpr.eqns if e.primitive.name not in ('pallas_call', 'custom_vjp_call') for v in e.outvars
+                  if getattr(v.aval, 'shape', ())[-2:] == (TIME, TIME) and v.aval.dtype == jnp.float32]
+        assert bool(biases) == square, (positions, biases)
+
+
+@pytest.mark.parametrize('kernel, positions, changes, message', [
+    ('slash', 'rope', {}, "config.model.attention is 'slash': did you mean 'splash'"),
+    ('splash', 't5', {}, 'T5 bias needs a bias, which that kernel does not take'),
+    ('splash', 'windowed_heads', {}, 'needs a mask, which that kernel does not take'),
+    ('xla', 'cope', {}, 'CoPE changes the logits by what they are'),
+    ('xla', 'rope', {'logit_cap': 5.0}, 'it has no soft cap'),
+    ('cudnn', 'rope', {}, r'it computes in bfloat16 \(config.model.dtype is float32\)'),
+    ('cudnn', 'rope', {'dtype': 'bfloat16', 'head_dim': 12}, 'multiples of 8 up to 128')])
+def test_refusals(kernel, positions, changes, message):
+    """Catches a kernel that drops a bias, a mask or a soft cap without a word."""
+    with pytest.raises(ModelError, match=message):
+        built(positions, attention=kernel, **changes)
+
+
+@pytest.mark.parametrize('backend, positions, dtype, expected', [
+    ('cpu', 'rope', 'float32', ('reference', 'no kernel is faster on cpu')), ('gpu', 'rope', 'bfloat16', ('cudnn', 'the fastest on gpu')),
+    ('gpu', 'rope', 'float32', ('reference', 'not cudnn: it computes in bfloat16')), ('gpu', 'cope', 'bfloat16', ('reference', 'not cudnn: CoPE')),
+    ('tpu', 'alibi', 'bfloat16', ('splash', 'the fastest on tpu')), ('tpu', 't5', 'bfloat16', ('reference', 'not splash: T5 bias needs a bias'))])
+def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatch):
+    """Catches a silent fallback: the line of the log names the path and why."""
+    monkeypatch.setattr(jax, 'default_backend', lambda: backend)
+    kernels.choose.cache_clear()
+    line, = kernels.paths(built(positions, dtype=dtype).config)
+    kernels.choose.cache_clear()
+    assert expected[0] in line and expected[1] in line and REGISTRY[positions].spec.title in line
