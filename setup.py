@@ -27,6 +27,7 @@ setup(
         'absl-py>=2.3,<3',
         'etils[epath]>=1.12,<2',
         'numpy>=2.0,<3',
+        'scipy>=1.14,<2',
         'matplotlib>=3.9,<4',
         'tensorboardX>=2.6.4,<3',
         'tqdm>=4.66,<5',

@@ -84,5 +84,5 @@ def get_config() -> ConfigDict:
     c.sample = ConfigDict(dict(every=0, prompt='', tokens=32))        # text written while it trains; 0: none
     c.checkpoint = ConfigDict(dict(every=200, keep_last=2, keep_best=1))
 
-    c.parent = ''                   # post-training: RUN[@step]; empty: from random weights (a control)
+    c.parent = ''                   # RUN[@step] whose parameters to begin with; empty: from random weights
     return c

@@ -17,7 +17,7 @@ def accuracy(model: Transformer, params, batches: TaskBatches, lengths: Iterable
     """
     lengths = list(lengths)
     width = max(batches.test(n, 1)['tokens'].shape[1] for n in lengths)
-    draws = any(e.spec.draws_at_test for e in model.config.distinct)
+    draws = any(p.drawn_at_test for p in model.config.parts)
 
     @jax.jit
     def measure(params, batch, length):

@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from model.errors import ModelError
 from train.errors import RunError
+from train.optimizer import make_schedule
 
 SWEEP_SEED = 0      # of the cells that choose the learning rate; no other cell has it
 
@@ -58,7 +59,8 @@ def key(config, cell: Cell) -> str:
     """Of everything that determines the result of the cell: a record with this key need not be made again."""
     kept = dict(model=config.model.to_dict(), optimizer=config.optimizer.to_dict(), train=config.train.to_dict(),
                 rows=config.test_rows, arm=arms(config)[cell.arm], task=config.tasks[cell.task].to_dict(), seed=cell.seed, lr=cell.lr)
-    kept['model'] |= {'positions': '', 'positions_args': {}}
+    kept['model'] |= {'positions': '', 'positions_args': {}}        # those of the arm, and the cell's own rate and steps, count
+    kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -91,13 +93,17 @@ def model_of(config, cell: Cell, vocab_size: int, seq_len: int, longest: int):
 def measure(config, cell: Cell) -> dict:
     """Trains the cell and measures it. Returns the record that becomes one line of results."""
     import jax
-    began = time.perf_counter()
+    began, name = time.perf_counter(), key(config, cell)
     config = ConfigDict(config.to_dict())
     config.optimizer.lr, config.train.steps = cell.lr, steps_of(config, cell.task)
     kind = config.tasks[cell.task].kind
-    found = {'task': _task}[kind](config, cell)
+    if kind == 'task':
+        found = _task(config, cell)
+    else:
+        from launch import text_cells
+        found = text_cells.measure(config, cell, lambda *sizes: model_of(config, cell, *sizes))
     versions = {p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
-    return {'key': key(config, cell), 'arm': cell.arm, 'task': cell.task, 'seed': cell.seed, 'lr': cell.lr, **found,
+    return {'key': name, 'arm': cell.arm, 'task': cell.task, 'seed': cell.seed, 'lr': cell.lr, **found,
             'seconds': round(time.perf_counter() - began, 1), 'device': jax.devices()[0].device_kind,
             'threads': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
             'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -120,6 +126,8 @@ def check(config) -> None:
     """Builds the model and the data of each pair of arm and task, so that a mistake shows before the first cell runs."""
     if not arms(config):
         raise RunError('config.arms is empty: expected at least one encoding')
+    for task in config.tasks:
+        make_schedule(config.optimizer, steps_of(config, task))
     for task in config.sweep.tasks:
         if task not in config.tasks:
             raise RunError(f'config.sweep.tasks names {task!r}: expected tasks of the study ({", ".join(config.tasks)})')
@@ -132,9 +140,15 @@ def check(config) -> None:
             cell = Cell(arm, task, 1, config.optimizer.lr)
             if t.kind == 'task':
                 batches = batches_of(config, cell)
-                model_of(config, cell, len(batches.task.vocabulary), batches.seq_len, _longest(config, cell, batches))
+                model = model_of(config, cell, len(batches.task.vocabulary), batches.seq_len, _longest(config, cell, batches))
+                wanted = {e.spec.task_ids for e in model.config.distinct} - {'', t.scheme}
+                if wanted:
+                    raise RunError(f'arm {arm!r} needs {wanted.pop()!r} ids: config.tasks.{task}.scheme is {t.scheme!r}')
             else:
-                model_of(config, cell, 256, t.train_len, max(t.test_lens))
+                model_of(config, cell, 256, t.train_len, max(t.test_lens) + t.scored)
+        if t.kind == 'text':
+            from launch import text_cells
+            text_cells.check(config, task)
 
 
 def _longest(config, cell, batches) -> int:

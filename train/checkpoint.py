@@ -173,7 +173,7 @@ def model_of(run: Run):
 
 def abstract_params(model: Transformer):
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), token, token, token)['params']
+    return jax.eval_shape(model.init, jax.random.key(0), token, token, token, token)['params']
 
 
 def load(run: Run, shardings=None):
@@ -192,3 +192,26 @@ def load(run: Run, shardings=None):
     finally:
         checkpoints.close()
     return model, state['params'], tokenizer, config
+
+
+def adopted(parent: Run, params, shardings):
+    """The parameters of a parent in place of fresh ones. What belongs to a positional encoding is the parent's where it has the same
+    name and shape, else as it is in `params`: a phase may change the encoding (DroPE, arXiv 2512.12167, drops it).
+
+    Raises RunError where an array has another shape, or the layers are laid out otherwise: a pattern of another length is scanned.
+    """
+    model, _, _ = model_of(parent)
+    ours = dict(jax.tree_util.tree_leaves_with_path(shardings))
+    whole = jax.sharding.NamedSharding(next(iter(ours.values())).mesh, jax.sharding.PartitionSpec())
+    theirs = jax.tree_util.tree_map_with_path(lambda path, _: ours.get(path, whole), nn.meta.unbox(abstract_params(model)))
+    found = dict(jax.tree_util.tree_leaves_with_path(load(parent, theirs)[1]))
+
+    def pick(path, fresh):
+        old = found.get(path)
+        if old is not None and old.shape == fresh.shape:
+            return old
+        if old is None and any(k.key.startswith('positions') for k in path):
+            return fresh
+        raise RunError(f'{parent.path}: {jax.tree_util.keystr(path)} is {"absent" if old is None else old.shape} there, {fresh.shape} here; '
+                       f'expected tables of one size, and with config.model.scan_layers patterns of one length in both phases')
+    return jax.tree_util.tree_map_with_path(pick, params)

@@ -102,7 +102,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
         reader.close()
     else:
         if parent is not None:
-            state['params'] = checkpoint.load(parent, shardings['params'])[1]
+            state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'])
         runs.create(run, config, tokenizer, lineage)
     loss = functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss)
     return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,

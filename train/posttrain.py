@@ -1,7 +1,10 @@
 """Post-training: `python -m train.posttrain --config=configs/atlas_answers.py --config.parent=runs/atlas --run=runs/answers`.
 
-Parameters and tokenizer from the parent, a fresh optimizer, and the loss on answers and their end mark only.
+Parameters and tokenizer from the parent, a fresh optimizer, and the loss on answers and their end mark only. The positional encoding
+may be another than the parent's.
 """
+import logging
+
 from absl import flags
 
 from data import tokenizer as tokenizers
@@ -10,8 +13,10 @@ from train import checkpoint, door, loop
 from train.errors import RunError
 from train.runs import Run, differences
 
-# What two phases may do differently with the same parameters.
-_FREE = ('dtype', 'remat', 'max_len', 'window', 'attention')
+# What two phases may do differently with the same parameters. Another positional encoding is a recipe of its own: what it does not
+# share with the parent's begins anew, and the log says so.
+_FREE = ('dtype', 'remat', 'max_len', 'window', 'attention', 'positions', 'positions_args.')
+_LOG = logging.getLogger('ordem')
 
 
 def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
@@ -29,10 +34,13 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
                    differences(theirs.tokenizer, config.tokenizer, ('path', 'train_megabytes'))] if not theirs.tokenizer.path else []
         if changed:
             raise RunError(f'{parent.path}: the parent has another tokenizer (parent -> here): {"; ".join(changed)}')
+    encodings = [f'{m.positions} {dict(m.positions_args) or ""}'.strip() for m in (theirs.model, config.model)]
+    if encodings[0] != encodings[1]:
+        _LOG.info('the positional encoding changes: %s -> %s', *encodings)
     context = theirs.model.max_len or theirs.data.seq_len
-    if config.data.seq_len > context:
+    config.model.max_len = max(context, config.model.max_len)        # longer where it is asked for, as encodings that scale do
+    if config.data.seq_len > config.model.max_len:
         raise RunError(f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context of {context}')
-    config.model.max_len = context
     return tokenizer
 
 

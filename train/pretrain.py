@@ -1,16 +1,17 @@
 """Pretraining: `python -m train.pretrain --config=configs/base.py --run=runs/base`.
 
-Started again with the same command it resumes from its newest checkpoint.
+Started again with the same command it resumes from its newest checkpoint. With `--config.parent=RUN` it goes on from the parameters of
+another run, on other text, at another learning rate, or with another positional encoding.
 """
 from absl import flags
 
 from train import config as configs
-from train import door, loop
+from train import door, loop, posttrain
 
 
 def main() -> None:
     config = configs.get()
-    experiment = loop.prepare(config, flags.FLAGS.run)
+    experiment = (posttrain if config.parent else loop).prepare(config, flags.FLAGS.run)
     last = loop.train(experiment)
     print(loop.summary(experiment, last))
 

@@ -16,6 +16,17 @@ def task(name: str, train: tuple = (1, 10), test: tuple = (1, 20, 1), scheme: st
     return ConfigDict(dict(kind='task', task=name, task_args=arguments, train=train, test=test, scheme=scheme, steps=steps))
 
 
+def text(train_len: int = 128, test_lens: tuple = (64, 128, 256, 512), **data) -> ConfigDict:
+    """A text task: rows of `train_len` tokens in training; measured at `test_lens` (train_len among them) on the last `scored` tokens
+    of `windows` long windows of held-out text. `data`: fields of the `data` part of an experiment."""
+    whole = base.get_config()
+    whole.data.update(split='documents', validation=0.1, source='pydoc')
+    whole.data.update(data)
+    whole.tokenizer.update(kind='bpe', vocab_size=1024)
+    return ConfigDict(dict(kind='text', train_len=train_len, test_lens=test_lens, scored=32, stride=8, windows=64, beyond=(0, 16, 64),
+                           steps=0, data=whole.data, tokenizer=whole.tokenizer))
+
+
 def get_config() -> ConfigDict:
     whole = base.get_config()
     c = ConfigDict(dict(model=whole.model, optimizer=whole.optimizer))

@@ -50,7 +50,6 @@ class Spec:
     bias_form: str = ''               # of its bias over (query, key): '' none, rank 1, Toeplitz, data (depends on the text), other
     wraps: bool = False               # changes the ids or logits of another encoding; alone it does nothing
     task_ids: str = ''                # the scheme of ids that the data has to give
-    draws_at_test: bool = False       # ids are drawn at evaluation as in training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +217,11 @@ class PositionalEncoding:
     def name(self) -> str:
         """Of the scope of the parameters that belong to the whole model."""
         return type(self).__name__.lower()
+
+    @property
+    def drawn_at_test(self) -> bool:
+        """Whether an evaluation has to give keys, because ids are drawn there as in training."""
+        return False
 
     @property
     def parts(self) -> 'tuple[PositionalEncoding, ...]':

@@ -28,8 +28,7 @@ class Composite(PositionalEncoding):
         return Spec(' + '.join(s.title for s in specs), '; '.join(s.source for s in specs),
                     shift_invariant=all(s.shift_invariant for s in specs), sees_order=any(s.sees_order for s in specs),
                     limited=any(s.limited for s in specs), bias_form=forms.pop() if len(forms) == 1 else 'other' if forms else '',
-                    wraps=all(s.wraps for s in specs), task_ids=next((s.task_ids for s in specs if s.task_ids), ''),
-                    draws_at_test=any(s.draws_at_test for s in specs))
+                    wraps=all(s.wraps for s in specs), task_ids=next((s.task_ids for s in specs if s.task_ids), ''))
 
     def enters(self):
         return frozenset().union(*(p.enters() for p in self.parts))

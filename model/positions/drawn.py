@@ -19,13 +19,16 @@ class Randomized(PositionalEncoding):
     """
     range: int = 2048
     at_test: bool = True
-    spec = Spec('randomized positions', 'Ruoss et al. 2023, arXiv 2305.16843, section 3', shift_invariant=False, wraps=True,
-                draws_at_test=True)
+    spec = Spec('randomized positions', 'Ruoss et al. 2023, arXiv 2305.16843, section 3', shift_invariant=False, wraps=True)
 
     def check(self):
         if self.range < self.dims.max_len:
             raise ModelError(f'config.model.positions_args.range is {self.range}: shorter than the longest text '
                              f'(config.model.max_len is {self.dims.max_len}); expected at least that')
+
+    @property
+    def drawn_at_test(self):
+        return self.at_test
 
     def position_ids(self, site):
         if site.row_keys is None:

@@ -1,7 +1,7 @@
 """What the papers, or their authors' code, say of positions: plain loops in float64, nothing in common with `model/positions/`.
 
-Every function gives the logits [H,T,T] before the softmax, -inf where nothing is seen, of queries and keys [H,T,d]; `pos` [T] are the ids,
-`x` [T,D] what queries and keys are projected from. Matrices have the layout of the mathematics: [in, out].
+Every function gives the logits [H,T,T] before the softmax, -inf where nothing is seen, of queries and keys [H,T,d]; `pos` [T] are
+the ids. Matrices are [in, out].
 """
 import math
 
@@ -55,8 +55,8 @@ def alibi(q, k, pos, m=None):
 
 
 def windowed_heads(q, k, pos, count):
-    """Hard-ALiBi (Jelassi et al. 2024, arXiv 2402.01032); sjelassi/transformers_ssm_copy hard_alibi_model.py: head h = 0 .. count - 1 sees
-    0 <= i - j <= h, the others everything."""
+    """Hard-ALiBi (Jelassi et al. 2024, arXiv 2402.01032); sjelassi/transformers_ssm_copy hard_alibi_model.py: head h = 0 ..
+    count - 1 sees 0 <= i - j <= h, the others everything."""
     z = filled(q, k)
     for h in range(count):
         for i in range(len(pos)):
@@ -92,8 +92,8 @@ def kerple_power(q, k, pos, p, a):
 
 
 def fire(q, k, pos, c, longest, w1, b1, w2, b2):
-    """Li et al. 2024, arXiv 2310.04418; mcleish7/arithmetic cramming/architectures/embeddings.py FIRE: the larger of L and i. w1 [1,m],
-    w2 [m,H]."""
+    """Li et al. 2024, arXiv 2310.04418; mcleish7/arithmetic cramming/architectures/embeddings.py FIRE: the larger of L and i.
+    w1 [1,m], w2 [m,H]."""
     psi = lambda n: np.log(abs(c * n) + 1)
 
     def bias(i, j):
@@ -119,7 +119,8 @@ def sinusoid(p, width, interleaved):
 
 
 def shaw(q, k, pos, rows):
-    """Shaw et al. 2018, arXiv 1803.02155; tensor2tensor layers/common_attention.py: rows [2K+1, d], indexed clip(j - i, -K, K) + K."""
+    """Shaw et al. 2018, arXiv 1803.02155; tensor2tensor layers/common_attention.py: rows [2K+1, d] by
+    clip(j - i, -K, K) + K."""
     last = len(rows) // 2
     return filled(q, k, lambda i, j: q[:, i] @ rows[max(pos[j] - pos[i], -last) + last] / math.sqrt(q.shape[-1]))
 
@@ -142,17 +143,19 @@ def transformer_xl(q, k, pos, u, v, w_r):
 
 
 def deberta(q, k, pos, of_keys, of_queries):
-    """He et al. 2021, arXiv 2006.03654; microsoft/DeBERTa disentangled_attention.py (c2p and p2c read row i - j + k both): projected tables
-    [H, 2k, d]."""
-    half = of_keys.shape[1] // 2
-    row = lambda i, j: min(max(pos[i] - pos[j] + half, 0), 2 * half - 1)
-    scale = 1 / math.sqrt(3 * q.shape[-1])
-    return filled(q, k, lambda i, j: ((q[:, i] * of_keys[:, row(i, j)]).sum(-1) + (k[:, j] * of_queries[:, row(i, j)]).sum(-1)) * scale, scale)
+    """He et al. 2021, arXiv 2006.03654; microsoft/DeBERTa disentangled_attention.py (c2p and p2c both read row i - j + k):
+    projected tables [H, 2k, d]."""
+    half, scale = of_keys.shape[1] // 2, 1 / math.sqrt(3 * q.shape[-1])
+
+    def more(i, j):
+        row = min(max(pos[i] - pos[j] + half, 0), 2 * half - 1)
+        return ((q[:, i] * of_keys[:, row]).sum(-1) + (k[:, j] * of_queries[:, row]).sum(-1)) * scale
+    return filled(q, k, more, scale)
 
 
 def tupe(q, k, pos, table, w_q, w_k, relative, buckets=32, longest=128):
-    """Ke et al. 2021, arXiv 2006.15595, equations 6 to 8: one product of positions for all layers, T5's bias; table [R,D] through a layer
-    norm without a learned scale, w [D,H,d]."""
+    """Ke et al. 2021, arXiv 2006.15595, equations 6 to 8: one product of positions for all layers, T5's bias;
+    table [R,D] through a layer norm without a learned scale, w [D,H,d]."""
     d = q.shape[-1]
     p = (table - table.mean(-1, keepdims=True)) / np.sqrt(table.var(-1, keepdims=True) + 1e-5)
     of_query, of_key = np.einsum('rD,Dhd->hrd', p, w_q), np.einsum('rD,Dhd->hrd', p, w_k)
@@ -162,7 +165,7 @@ def tupe(q, k, pos, table, w_q, w_k, relative, buckets=32, longest=128):
 
 
 def forgetting(q, k, log_f):
-    """FoX (Lin et al. 2025, arXiv 2503.02130); zhixuan-lin/forgetting-transformer: + sum of log f_l over j < l <= i; log_f [H,T]."""
+    """FoX (Lin et al. 2025, arXiv 2503.02130); zhixuan-lin/forgetting-transformer: + sum of log f_l, j < l <= i."""
     return filled(q, k, lambda i, j: sum((log_f[:, t] for t in range(j + 1, i + 1)), np.zeros(len(q))))
 
 
@@ -182,8 +185,8 @@ def cope(q, k, table, scaled):
 
 
 def selective(q, k):
-    """Leviathan et al. 2024, arXiv 2410.02703, figure: S = relu of head 0, 0 for the first token and the token itself; what earlier
-    queries said adds up."""
+    """Leviathan et al. 2024, arXiv 2410.02703, figure: S = relu of head 0, 0 for the first token and the token itself;
+    what earlier queries said adds up."""
     z = none(q, k)
     said = np.maximum(np.where(np.isfinite(z[0]), z[0], 0), 0)
     said[:, 0] = 0
@@ -209,7 +212,7 @@ def _leaky(x, slope=0.01):
 
 
 def dape(q, k, pos, p, a, w1, b1, w2, b2):
-    """Zheng et al. 2024, arXiv 2405.14722; chuanyang-Zheng/DAPE: z + b + f([z, b]), f across the heads of one pair; b of KERPLE."""
+    """Zheng et al. 2024, arXiv 2405.14722; chuanyang-Zheng/DAPE: z + b + f([z, b]), f across the heads; b KERPLE's."""
     z = none(q, k)
     out = z.copy()
     for i in range(len(pos)):
@@ -220,13 +223,14 @@ def dape(q, k, pos, p, a, w1, b1, w2, b2):
 
 
 def dape_v2(q, k, pos, p, a, w1, b1, w2, b2):
-    """Zheng et al. 2024, arXiv 2410.04798: w1 [taps, 2H, m], w2 [taps, m, H], along the keys; 0 beyond what the query sees, in the hidden
-    layer too (which the authors' code leaves at its offset)."""
+    """Zheng et al. 2024, arXiv 2410.04798: w1 [taps, 2H, m], w2 [taps, m, H], along the keys; 0 beyond what the query
+    sees, in the hidden layer too (which the authors' code leaves at its offset)."""
     z, reach = none(q, k), len(w1) // 2
     out = z.copy()
 
     def convolved(rows, w, b):
-        return [sum((rows[j + o] @ w[o + reach] for o in range(-reach, reach + 1) if 0 <= j + o < len(rows)), b) for j in range(len(rows))]
+        near = lambda j: (rows[j + o] @ w[o + reach] for o in range(-reach, reach + 1) if 0 <= j + o < len(rows))
+        return [sum(near(j), b) for j in range(len(rows))]
     for i in range(len(pos)):
         b = [kerple_log_bias(pos[i] - pos[j], p, a) for j in range(i + 1)]
         both = [np.concatenate([z[:, i, j], b[j]]) for j in range(i + 1)]
@@ -237,7 +241,7 @@ def dape_v2(q, k, pos, p, a, w1, b1, w2, b2):
 
 
 def wall(q, k, log_g):
-    """fla-org/flash-linear-attention ops/wall_attn/naive.py: log_g [H,T,d], a product of gates over j < l <= i in each channel."""
+    """fla-org/flash-linear-attention ops/wall_attn/naive.py: log_g [H,T,d], gates multiply over j < l <= i in each channel."""
     heads, length, d = q.shape
     z = np.full((heads, length, length), -np.inf)
     for i in range(length):
@@ -249,7 +253,8 @@ def wall(q, k, log_g):
 
 
 def path_directions(raw, conv):
-    """fla-org/flash-linear-attention layers/path_attn.py: raw [T,H,d], conv [taps,H,d], the last tap for the token itself -> w [H,T,d]."""
+    """fla-org/flash-linear-attention layers/path_attn.py: raw [T,H,d], conv [taps,H,d], the last tap for the token
+    itself -> w [H,T,d]."""
     out = np.zeros(raw.shape)
     for t in range(len(raw)):
         for m in range(len(conv)):
@@ -260,8 +265,8 @@ def path_directions(raw, conv):
 
 
 def path(q, k, w, beta, log_f=None):
-    """Yang et al. 2025, arXiv 2505.16381; ops/path_attn/naive.py: q_i^T H_i .. H_(j+1) k_j, H_t = I - beta_t w_t w_t^T; w [H,T,d], beta and
-    log_f [H,T]; the gate at the scale of the logits."""
+    """Yang et al. 2025, arXiv 2505.16381; ops/path_attn/naive.py: q_i^T H_i .. H_(j+1) k_j, H_t = I - beta_t w_t w_t^T;
+    w [H,T,d], beta and log_f [H,T]; the gate at the scale of the logits."""
     heads, length, d = q.shape
     z = np.full((heads, length, length), -np.inf)
     for h in range(heads):
@@ -284,8 +289,8 @@ def grape_a(q, k, pos, w, key=None, query=None):
 
 
 def grape_ap(q, k, pos, p):
-    """The same repository, llama-mha-grape-ap-v1.py: p [H,T,e]; the key's side normalised and turned by its own place, one radian a token,
-    the other way than RoPE's."""
+    """The same repository, llama-mha-grape-ap-v1.py: p [H,T,e]; the key's side normalised and turned by its own place, one radian
+    a token, the other way than RoPE's."""
     heads, length, _ = q.shape
     e, m = p.shape[-1], slopes(heads)
     z = none(q, k)

@@ -1,7 +1,7 @@
-"""What the papers say of rotations, written out in float64: RoPE, its frequencies for longer texts, bounded distances, xPos, PoPE.
+"""What papers say of rotations, written out in float64: RoPE, its frequencies for longer texts, bounded distances, xPos, PoPE.
 
-Every function gives the logits [H,T,T], -inf where nothing is seen, of queries and keys [H,T,d] at ids [T]; or frequencies. Two
-dimensions of a pair are one complex number, so that a turn is a product: no code, and no layout but the pairs, in common with `model/`.
+Every function gives the logits [H,T,T], -inf where nothing is seen, of queries and keys [H,T,d] at ids [T]; or
+frequencies. Two dimensions of a pair are one complex number, so that a turn is a product: nothing in common with `model/`.
 """
 import math
 
@@ -14,8 +14,8 @@ def rope_frequencies(d, base=10000.0):
 
 
 def proportional_frequencies(d, share, base=10000.0):
-    """p-RoPE (Barbero et al. 2025, arXiv 2410.06205); transformers 5.23 modeling_rope_utils.py _compute_proportional: the floor(share d/2)
-    highest stay, exponents count the whole head."""
+    """p-RoPE (Barbero et al. 2025, arXiv 2410.06205); transformers 5.23 modeling_rope_utils.py _compute_proportional: the
+    floor(share d/2) highest stay, exponents count the whole head."""
     kept = int(share * d // 2)
     return np.array([base ** (-2.0 * c / d) if c < kept else 0.0 for c in range(d // 2)])
 
@@ -105,14 +105,15 @@ def xpos(q, k, pos, scale_base=512.0, gamma=0.4, layout='interleaved'):
 
 
 def rerope(q, k, pos, w, stretch=math.inf):
-    """bojone/rerope rerope_patch.py, leaky_rerope_patch.py: n -> w + (n - w)/stretch from w on. Without the factor ln n that these files
-    put on queries, which is no part of the map of distances."""
+    """bojone/rerope rerope_patch.py, leaky_rerope_patch.py: n -> w + (n - w)/stretch from w on. Without the factor ln n
+    that these files put on queries, which is no part of the map of distances."""
     far = lambda n: n if n < w else w + (n - w) / stretch
     return turned(q, k, rope_frequencies(q.shape[-1]), lambda i, j: far(pos[i] - pos[j]))
 
 
 def self_extend(q, k, pos, group, w):
-    """Jin et al. 2024, arXiv 2401.01325, equation 4; datamllab/LongLM self_extend_patch/Llama.py, where w/group is not rounded."""
+    """Jin et al. 2024, arXiv 2401.01325, equation 4; datamllab/LongLM self_extend_patch/Llama.py (w/group
+    is not rounded there)."""
     def far(i, j):
         n = pos[i] - pos[j]
         return n if n < w else pos[i] // group - pos[j] // group + w - w // group
@@ -120,7 +121,8 @@ def self_extend(q, k, pos, group, w):
 
 
 def string(q, k, pos, shift, local, factor=1.0):
-    """An et al. 2024, arXiv 2410.18745; HKUNLP/STRING string_for_llama.py, which multiplies cos and sin by 0.1 ln 2 + 1 (`factor`)."""
+    """An et al. 2024, arXiv 2410.18745; HKUNLP/STRING string_for_llama.py, which has a `factor` of
+    0.1 ln 2 + 1 on cos and sin."""
     far = lambda n: n if n < shift else n - shift + local
     return turned(q, k, rope_frequencies(q.shape[-1]), lambda i, j: far(pos[i] - pos[j]), factor)
 
@@ -132,22 +134,23 @@ def lm_infinite(q, k, pos, w, first):
 
 
 def pope(q, k, pos, delta, base=10000.0):
-    """Gopalakrishnan et al. 2025, arXiv 2509.10534: magnitudes softplus, one phase a dimension, delta [H,d] kept in [-2 pi, 0]."""
+    """Gopalakrishnan et al. 2025, arXiv 2509.10534: magnitudes softplus, a phase for each dimension, delta [H,d]
+    kept in [-2 pi, 0]."""
     heads, length, d = q.shape
     soft = lambda x: np.logaddexp(0.0, np.asarray(x, np.float64))
     delta = np.clip(delta, -2 * np.pi, 0.0)
+    theta = np.array([base ** (-c / d) for c in range(d)])
     z = np.full((heads, length, length), -np.inf)
     for i in range(length):
         for j in range(i + 1):
-            for c in range(d):
-                phase = (pos[j] - pos[i]) * base ** (-c / d) + delta[:, c]
-                z[:, i, j] = np.nan_to_num(z[:, i, j], neginf=0.0) + soft(q[:, i, c]) * soft(k[:, j, c]) * np.cos(phase) / math.sqrt(d)
+            turn = np.cos((pos[j] - pos[i]) * theta + delta)
+            z[:, i, j] = (soft(q[:, i]) * soft(k[:, j]) * turn).sum(-1) / math.sqrt(d)
     return z
 
 
 def grape_m(q, k, phase, log_frequencies):
-    """Zhang et al. 2025, arXiv 2512.07805; model-architectures/GRAPE model/llama-mha-grape-m-{nonctx,ctx}.py, without its norm of queries
-    and keys: theta_c = exp(l_c), at phases [T]. The authors turn the other way: y1 = x1 cos + x2 sin."""
+    """Zhang et al. 2025, arXiv 2512.07805; model-architectures/GRAPE model/llama-mha-grape-m-{nonctx,ctx}.py, without its norm of
+    queries and keys: theta_c = exp(l_c), at phases [T]. The authors turn the other way: y1 = x1 cos + x2 sin."""
     return turned(q, k, -np.exp(log_frequencies), lambda i, j: phase[i] - phase[j])
 
 

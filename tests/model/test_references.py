@@ -1,158 +1,108 @@
-"""Attention with every encoding beside references written from the papers, and the identities that tie encodings to each other.
+"""Attention with every encoding beside references written from the papers, and the ids and embeddings that papers give.
 
-x is the identity matrix, so that the kernels of the projections are the queries and keys of each token; the parameters of an encoding are
-drawn, never its initial values; what is compared are the weights of attention. Twelve tokens, with ids that count up and with drawn ones.
+The parameters of an encoding are drawn, never its initial values; what is compared are the weights of attention, of twelve
+tokens, with ids that count up and with drawn ones.
 """
-import dataclasses
-import functools
-import types
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import linen as nn
 
-from configs import base
 from data.tasks.addition import Addition
-from model import positions
-from model.attention import Attention, Parameters, Place
-from model.config import resolve
-from model.positions import REGISTRY
+from model.positions import REGISTRY, Site
 from tests.model import references as R
 from tests.model import references_rotary as Rot
-
-T, HEADS, KV_HEADS, D, LONGEST, TRAINED = 12, 4, 2, 8, 24, 8
-PLACES = np.arange(T)
-DRAWN = np.array([0, 2, 3, 4, 7, 8, 9, 13, 14, 17, 19, 22])
-THETA = Rot.rope_frequencies(D)
-
-
-def resolved(name, arguments):
-    c = base.get_config().model
-    c.update(width=T, num_layers=1, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=D, max_len=LONGEST, attention='reference',
-             positions=name, positions_args=arguments)
-    return resolve(c, 17, TRAINED)
-
-
-def alone(name, d=D, longest=LONGEST, trained=TRAINED, **arguments):
-    """The encoding by itself, for its frequencies."""
-    return positions.build(name, arguments, positions.Dims(T, HEADS, KV_HEADS, d, 1, longest, trained))[0]
-
-
-def run(name, arguments=None, ids=None, given=None, initial=False, scale=0.7, changed=None, **fields):
-    """Attention with an encoding, at drawn parameters but those `given` by name -> what a reference needs, and the weights.
-
-    `fields`: positions, segments of the tokens, x, q and k. `initial`: parameters at their initial values. `changed`: encoding -> encoding.
-    """
-    config, rng, given, held = resolved(name, arguments or {}), np.random.default_rng(7), given or {}, {}
-    encoding = (changed or (lambda e: e))(config.encodings[0])
-
-    def param(name, init, shape, axes):
-        if name not in held:
-            drawn = np.broadcast_to(given[name], shape) if name in given else rng.normal(size=shape) * scale
-            held[name] = init(jax.random.key(3), shape, jnp.float32) if initial else jnp.asarray(drawn, jnp.float32)
-        return held[name]
-
-    def instead(next_call, args, kwargs, context):
-        return param(*args) if isinstance(context.module, Parameters) and context.method_name == '__call__' else next_call(*args, **kwargs)
-
-    kernels = {n: {'kernel': jnp.asarray(fields.get(n, np.random.default_rng(i).normal(size=s) * r), jnp.float32)} for i, (n, s, r) in enumerate((
-        ('query', (T, HEADS, D), 1.2), ('key', (T, KV_HEADS, D), 1.2), ('value', (T, KV_HEADS, D), 1), ('out', (HEADS, D, T), 1)))}
-    where = fields.get('positions', PLACES)
-    ids = where if ids is None else ids
-    row = lambda a: jnp.asarray(a)[None]
-    at, segments = row(where), row(fields.get('segments', np.ones(T, int)))
-    place = Place(at, segments, row(ids), at, segments, row(ids), None, None, ids is where)
-    shared = encoding.gathered({p: p.share(place.site(param)) for p in encoding.parts})
-    with nn.intercept_methods(instead):
-        (out, _), sown = Attention(config, encoding).apply({'params': kernels}, jnp.eye(T)[None], place, shared, None, mutable=['intermediates'])
-    projected = lambda n: np.moveaxis(np.asarray(kernels[n]['kernel'], float), 0, 1)
-    return types.SimpleNamespace(
-        q=projected('query'), k=of_kv(projected('key')), v=of_kv(projected('value')), x=np.eye(T), pos=np.asarray(ids),
-        p=types.SimpleNamespace(**{n: np.asarray(a, float) for n, a in held.items()}), w_out=np.asarray(kernels['out']['kernel'], float),
-        weights=np.asarray(sown['intermediates']['attention'][0][0], float), out=np.asarray(out[0], float))
-
-
-def close(a, b, tolerance=2e-5):
-    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
-
-
-def of_kv(a):
-    """Of each key-value head -> of each head."""
-    return a.repeat(HEADS // KV_HEADS, 0)
-
+from tests.model.weights import DRAWN, D, HEADS, KERPLE, T, TRAINED, alone, close, of_kv, run
 
 CASES = []
 
 
-def case(name, reference, given=None, where='both', scale=0.7, label='', **arguments):
-    """`where`: the ids, 'both', 'places' (the encoding looks at no ids, or at whole documents)."""
-    CASES.append(pytest.param(name, arguments, reference, given or {}, where, scale, id=label or name))
+def case(name, reference, given=None, ids=True, scale=0.7, label='', **arguments):
+    """reference: what `run` gives -> logits. `ids`: False where the encoding looks at none."""
+    CASES.append(pytest.param(name, arguments, reference, given or {}, ids, scale, id=label or name))
 
 
 def rotary(name, frequencies, factor=1.0, layout='half', **rest):
     case(name, lambda m: Rot.rope(m.q, m.k, m.pos, frequencies, factor, layout), **rest)
 
 
-spread = np.random.default_rng(1).uniform(-0.3, 2.6, (2, HEADS))                   # on both sides of where KERPLE keeps its parameters
-KERPLE = dict(p=spread[0], a=spread[1])
-PATH = lambda m: (R.path_directions(np.einsum('tD,Dr,rkd->tkd', m.x, m.p.w1, m.p.w2), m.p.conv).repeat(HEADS // KV_HEADS, 0),
-                  of_kv(2 * R.sigmoid(m.x @ m.p.beta + m.p.beta_bias).T))
-gates = lambda m, sign=1: R.log_sigmoid(sign * (m.x @ m.p.gate + m.p.gate_bias)).T
-flipped = np.where(np.arange(D) < D // 2, 1, -1)         # the authors of GRAPE turn the other way: as if half the dimensions changed sign
+THETA = Rot.rope_frequencies(D)
+FLIPPED = np.where(np.arange(D) < D // 2, 1, -1)       # the authors of GRAPE turn the other way: as with these signs
+NEAR, FAR = (1.0, 1.1, 1.2, 1.5), (1.0, 1.5, 2.0, 4.0)
+
+
+def gates(m, sign=1):
+    return R.log_sigmoid(sign * (m.x @ m.p.gate + m.p.gate_bias)).T
+
+
+def path(m, log_f=None):
+    w = R.path_directions(np.einsum('tD,Dr,rkd->tkd', m.x, m.p.w1, m.p.w2), m.p.conv)
+    return R.path(m.q, m.k, of_kv(w), of_kv(2 * R.sigmoid(m.x @ m.p.beta + m.p.beta_bias).T), log_f)
+
+
+def shaw_rows(rows):
+    """Of distances 0 .. K -> of j - i from -K to K; what lies ahead must not be read."""
+    return np.concatenate([rows[::-1], rows[1:] * np.nan])
+
+
+def deberta(m):
+    of_keys = np.einsum('rD,Dhd->hrd', m.p.table, m.p.keys)
+    of_queries = np.einsum('rD,Dhd->hrd', m.p.table, m.p.queries) + m.p.query_bias[:, None]
+    ahead = of_keys * np.nan
+    return R.deberta(m.q, m.k, m.pos, np.concatenate([ahead, of_keys], 1), np.concatenate([ahead, of_queries], 1))
+
 
 case('none', lambda m: R.none(m.q, m.k))
 rotary('rope', THETA)
-rotary('rope', Rot.rope_frequencies(D, 50.0), base=50.0, label='rope base')
+rotary('rope', Rot.rope_frequencies(D, 50.0), base=50.0, label='rope, base')
 rotary('rope_interleaved', THETA, layout='interleaved')
 rotary('rope_partial', Rot.rope_frequencies(4), fraction=0.5)
 rotary('rope_proportional', Rot.proportional_frequencies(D, 0.5), fraction=0.5)
-rotary('rope_proportional', Rot.proportional_frequencies(D, 0.75), label='rope_proportional default')
+rotary('rope_proportional', Rot.proportional_frequencies(D, 0.75), label='rope_proportional, default')
 case('xpos', lambda m: Rot.xpos(m.q, m.k, m.pos, 16.0, layout='half'), scale_base=16.0)
-case('xpos', lambda m: Rot.xpos(m.q, m.k, m.pos, 16.0), scale_base=16.0, layout='interleaved', label='xpos interleaved')
+case('xpos', lambda m: Rot.xpos(m.q, m.k, m.pos, 16.0), scale_base=16.0, layout='interleaved', label='xpos, interleaved')
 rotary('rope_interpolated', THETA / 3)
 rotary('rope_ntk', Rot.ntk_frequencies(D, 5.0), stretch=5.0)
 case('rope_dynamic', lambda m: Rot.rope(m.q, m.k, m.pos, Rot.dynamic_frequencies(D, m.pos.max() + 1, TRAINED, 4.0)), stretch=4.0)
 rotary('rope_by_parts', Rot.yarn_frequencies(D, 4.0, 256), stretch=4.0, length=256)
 rotary('yarn', Rot.yarn_frequencies(D, 4.0, 4096), Rot.yarn_factor(4.0), stretch=4.0, length=4096)
 rotary('yarn', Rot.yarn_frequencies(D, 3.0, 60, 100.0, 8, 2), Rot.yarn_factor(3.0, 0.7, 1.2), stretch=3.0, length=60, base=100.0,
-       beta_fast=8.0, beta_slow=2.0, mscale=0.7, mscale_all=1.2, label='yarn mscale')
+       beta_fast=8.0, beta_slow=2.0, mscale=0.7, mscale_all=1.2, label='yarn, mscale')
 rotary('llama3', Rot.llama3_frequencies(D, 100.0, 4.0, 1.0, 3.0, 40), base=100.0, stretch=4.0, high=3.0, length=40)
-rotary('longrope', Rot.longrope_frequencies(D, (1.0, 1.5, 2.0, 4.0)), Rot.longrope_factor(3.0, TRAINED), long=(1.0, 1.5, 2.0, 4.0))
-rotary('longrope', Rot.longrope_frequencies(D, (1.0, 1.1, 1.2, 1.5)), short=(1.0, 1.1, 1.2, 1.5), length=32, label='longrope short')
+rotary('longrope', Rot.longrope_frequencies(D, FAR), Rot.longrope_factor(3.0, TRAINED), long=FAR)
+rotary('longrope', Rot.longrope_frequencies(D, NEAR), short=NEAR, length=32, label='longrope, short')
 case('rerope', lambda m: Rot.rerope(m.q, m.k, m.pos, 4), within=4)
 case('rerope_leaky', lambda m: Rot.rerope(m.q, m.k, m.pos, 4, 3.0), within=4, stretch=3.0)
 case('self_extend', lambda m: Rot.self_extend(m.q, m.k, m.pos, 2, 4), within=4, group=2)
 case('string', lambda m: Rot.string(m.q, m.k, m.pos, 5, 2), within=5, local=2)
 case('lm_infinite', lambda m: Rot.lm_infinite(m.q, m.k, m.pos, 4, 2), within=4, first=2)
 case('pope', lambda m: Rot.pope(m.q, m.k, m.pos, of_kv(m.p.delta)), given=dict(delta=-np.linspace(-0.5, 7.0, D)))
-case('grape_m', lambda m: Rot.grape_m(m.q * flipped, m.k * flipped, m.pos, m.p.log_frequencies / 16), scale=16)
-case('grape_m_context', lambda m: Rot.grape_m(m.q * flipped, m.k * flipped, Rot.grape_m_phase(m.x, m.p.omega, m.p.omega_bias),
-                                              m.p.log_frequencies), where='places', given=dict(omega=np.linspace(-40, 40, T)))
+case('grape_m', lambda m: Rot.grape_m(m.q * FLIPPED, m.k * FLIPPED, m.pos, m.p.log_frequencies / 16), scale=16)
+case('grape_m_context', lambda m: Rot.grape_m(m.q * FLIPPED, m.k * FLIPPED, Rot.grape_m_phase(m.x, m.p.omega, m.p.omega_bias),
+                                              m.p.log_frequencies), given=dict(omega=np.linspace(-40, 40, T)), ids=False)
 case('t5', lambda m: R.t5(m.q, m.k, m.pos, m.p.table, 6, 10), num_buckets=6, max_distance=10)
 case('t5_unscaled', lambda m: R.t5(m.q, m.k, m.pos, m.p.table, 6, 10, scale=1.0), num_buckets=6, max_distance=10)
 case('alibi', lambda m: R.alibi(m.q, m.k, m.pos))
 case('alibi_learned', lambda m: R.alibi(m.q, m.k, m.pos, m.p.slopes))
 case('windowed_heads', lambda m: R.windowed_heads(m.q, m.k, m.pos, 3), heads=3)
-case('kerple_log', lambda m: R.kerple_log(m.q, m.k, m.pos, m.p.p, m.p.a), given=KERPLE)
-case('kerple_power', lambda m: R.kerple_power(m.q, m.k, m.pos, m.p.p, m.p.a), given=KERPLE)
-case('fire', lambda m: R.fire(m.q, m.k, m.pos, m.p.c, m.p.multiplier * 9, m.p.w1, m.p.b1, m.p.w2, m.p.b2), threshold=9.0)
+case('kerple_log', lambda m: R.kerple_log(m.q, m.k, m.pos, m.p.p, m.p.a), KERPLE)
+case('kerple_power', lambda m: R.kerple_power(m.q, m.k, m.pos, m.p.p, m.p.a), KERPLE)
+case('fire', lambda m: R.fire(m.q, m.k, m.pos, m.p.c, m.p.multiplier * 9, m.p.w1, m.p.b1, m.p.w2, m.p.b2),
+     dict(c=-0.4, multiplier=-0.9), threshold=9.0)
 case('sandwich', lambda m: R.sandwich(m.q, m.k, m.pos, 16), bar=16)
-case('shaw', lambda m: R.shaw(m.q, m.k, m.pos, np.concatenate([m.p.keys[:0:-1], m.p.keys[:1], m.p.keys[1:] * np.nan])), clip=4)
+case('shaw', lambda m: R.shaw(m.q, m.k, m.pos, shaw_rows(m.p.keys)), clip=4)
 case('transformer_xl', lambda m: R.transformer_xl(m.q, m.k, m.pos, m.p.u, m.p.v, m.p.w_r))
-case('deberta', lambda m: R.deberta(m.q, m.k, m.pos, *(np.concatenate([a * np.nan, a], 1) for a in (
-    np.einsum('rD,Dhd->hrd', m.p.table, m.p.keys), np.einsum('rD,Dhd->hrd', m.p.table, m.p.queries) + m.p.query_bias[:, None]))), span=5)
+case('deberta', deberta, span=5)
 case('tupe', lambda m: R.tupe(m.q, m.k, m.pos, m.p.table, m.p.queries, m.p.keys, m.p.relative), scale=0.3)
 case('cope', lambda m: R.cope(m.q, m.k, m.p.table, True), places=4)
 case('cope_unscaled', lambda m: R.cope(m.q, m.k, m.p.table, False), places=4)
 case('selective', lambda m: R.selective(m.q, m.k))
-case('dape', lambda m: R.dape(m.q, m.k, m.pos, m.p.p, m.p.a, m.p.w1, m.p.b1, m.p.w2, m.p.b2), given=KERPLE, scale=0.3)
-case('dape_v2', lambda m: R.dape_v2(m.q, m.k, m.pos, m.p.p, m.p.a, m.p.inner_taps, m.p.inner_offset, m.p.outer_taps, m.p.outer_offset),
-     given=KERPLE, scale=0.2)
+case('dape', lambda m: R.dape(m.q, m.k, m.pos, m.p.p, m.p.a, m.p.w1, m.p.b1, m.p.w2, m.p.b2), KERPLE, scale=0.3)
+case('dape_v2', lambda m: R.dape_v2(m.q, m.k, m.pos, m.p.p, m.p.a, m.p.inner_taps, m.p.inner_offset, m.p.outer_taps,
+                                    m.p.outer_offset), KERPLE, scale=0.2)
 case('wall', lambda m: R.wall(m.q, m.k, R.log_sigmoid(np.einsum('tD,Dhd->htd', m.x, m.p.gate) + m.p.gate_bias[:, None])))
-case('path', lambda m: R.path(m.q, m.k, *PATH(m)), where='places')
-case('path', lambda m: R.path(m.q, m.k, *PATH(m), gates(m)), where='places', forget=True, label='path forget')
+case('path', path, ids=False)
+case('path', lambda m: path(m, gates(m)), ids=False, forget=True, label='path, forget')
 case('grape_a', lambda m: R.grape_a(m.q, m.k, m.pos, m.p.w, key=m.p.key))
 case('grape_a_query', lambda m: R.grape_a(m.q, m.k, m.pos, m.p.w, query=m.p.query))
 case('grape_a_both', lambda m: R.grape_a(m.q, m.k, m.pos, m.p.w, m.p.key, m.p.query))
@@ -168,14 +118,101 @@ case('chunk', lambda m: R.chunk(m.q, m.k, 5), chunk=5)
 case('rope+qk_norm', lambda m: Rot.rope(R.unit(m.q), R.unit(m.k), m.pos))
 
 
-@pytest.mark.parametrize('ids', ['counted', 'drawn'])
-@pytest.mark.parametrize('name, arguments, reference, given, where, scale', CASES)
-def test_reference(name, arguments, reference, given, where, scale, ids):
-    """Catches a wrong sign, exponent, index, scale, head or order of terms: whatever makes the weights others than the paper's, at counted
-    ids and at drawn ones, which a column of the text cannot stand in for."""
-    if ids == 'drawn' and where == 'places':
+@pytest.mark.parametrize('drawn', [False, True], ids=['counted', 'drawn'])
+@pytest.mark.parametrize('name, arguments, reference, given, ids, scale', CASES)
+def test_reference(name, arguments, reference, given, ids, scale, drawn):
+    """Catches a wrong sign, exponent, index, scale, head or order of terms: whatever makes the weights, or what is read with
+    them, others than the paper's, at counted ids and at drawn ones, which a column of the text cannot stand in for."""
+    if drawn and not ids:
         pytest.skip('looks at no ids')
-    m = run(name, arguments, DRAWN if ids == 'drawn' else None, given, scale=scale)
+    m = run(name, arguments, DRAWN if drawn else None, given, scale=scale)
     expected = R.softmax(reference(m))
     close(m.weights, expected)
-    assert name == 'none' or abs(expected - R.softmax(R.none(m.q, m.k))).max() > 1e-2, 'a comparison at values that do nothing'
+    read = R.shaw_values(expected, m.v, m.pos, shaw_rows(m.p.values)) if name == 'shaw' else expected @ m.v
+    close(m.out, np.einsum('htd,hdD->tD', read, m.out_kernel), 2e-4)            # sums of 32 products of some size
+    assert name == 'none' or abs(expected - R.softmax(R.none(m.q, m.k))).max() > 1e-2, 'compared at values that do nothing'
+
+
+def test_stick_breaking():
+    """Catches an order from the far end, a token that takes from itself, and weights that are normalised: they and the rest of
+    the stick are 1 together."""
+    m = run('stick_breaking')
+    expected, left = R.stick_breaking(m.q, m.k)
+    close(m.weights, expected)
+    close(m.weights.sum(-1) + left, 1.0)
+    assert not m.weights[:, 0].any() and left.min() > 0
+
+
+EMBEDDED = {
+    'sinusoidal': lambda x, p, held: x * T**0.5 + R.sinusoid(p, T, True),
+    'sinusoidal_concatenated': lambda x, p, held: x * T**0.5 + R.sinusoid(p, T, False),
+    'sinusoidal_scaled': lambda x, p, held: x + held['scale'] * R.sinusoid(p, T, False),
+    **{n: lambda x, p, held: x + held['table'][p] for n in ('learned', 'abacus', 'coupling')}}
+
+
+@pytest.mark.parametrize('name', EMBEDDED)
+def test_added_to_the_words(name):
+    """Catches sines in the place of cosines, another layout or base, words that are not scaled, and the row of another id."""
+    rng, held = np.random.default_rng(2), {}
+    x, ids = rng.normal(size=(1, T, T)), jnp.asarray(DRAWN)[None]
+    param = lambda n, init, shape, axes: held.setdefault(n, jnp.asarray(rng.normal(size=shape), jnp.float32))
+    found = alone(name).embed(Site(param, ids, task_ids=ids), jnp.asarray(x, jnp.float32))
+    close(found[0], [EMBEDDED[name](w, p, held) for w, p in zip(x[0], DRAWN)], 1e-5)
+
+
+@pytest.mark.parametrize('padded', [False, True])
+@pytest.mark.parametrize('form', ['plain', 'reversed', 'all_reversed'])
+def test_ids_of_the_data(form, padded):
+    """Catches a digit with the id of another significance, and an id of what is no digit, in the ids that the task gives."""
+    rng = np.random.default_rng(0)
+    for length in [*range(1, 9)] * 3:
+        e = Addition(form=form, padded=padded).sample(rng, length)
+        a, b = ''.join(e.prompt).split('+')
+        answer = ''.join(e.answer)
+        assert e.ids['abacus'] == [0, *R.abacus_ids(f'{a}+{b}={answer}')]
+        assert e.ids['coupling'] == [0, *R.coupling_ids(a, b, answer, 1, form == 'all_reversed', form != 'plain')]
+
+
+@pytest.mark.parametrize('name', ['abacus', 'coupling'])
+def test_offsets(name):
+    """Catches an offset outside 0 .. `offsets`, one for each token, and one that moves what is no digit."""
+    ids, keys = np.array([0, 1, 2, 3, 0, 1, 2]), jax.random.split(jax.random.key(0), 200)
+    rows = lambda a: jnp.broadcast_to(jnp.asarray(a), (200, 7))
+    table = lambda name, init, shape, axes: jnp.broadcast_to(jnp.arange(float(shape[0]))[:, None], shape)
+    site = Site(table, rows(ids), rows(ids), rows(np.ones(7, int)), keys, rows(ids))
+    found = np.asarray(alone(name, rows=20, offsets=4).embed(site, jnp.zeros((200, 7, 1))))[..., 0]
+    offset = found[:, 1] - 1
+    np.testing.assert_array_equal(found, np.where(ids > 0, ids + offset[:, None], 0))
+    assert set(offset) == {0, 1, 2, 3, 4}
+
+
+def drawn_ids(name, rows, length, **arguments):
+    places = jnp.broadcast_to(jnp.arange(length), (rows, length))
+    site = Site(None, places, places, jnp.ones((rows, length), jnp.int32), jax.random.split(jax.random.key(1), rows))
+    return np.asarray(alone(name, **arguments).position_ids(site))
+
+
+def test_randomized():
+    """Catches ids that repeat or fall, and no uniform sample: the mean of the k-th of T from L is k (L + 1)/(T + 1) - 1."""
+    ids = drawn_ids('randomized', 3000, 9, range=40)
+    assert (np.diff(ids) > 0).all() and ids.min() == 0 and ids.max() == 39
+    close(ids.mean(0), np.arange(1, 10) * 41 / 10 - 1, 0.5)
+    close(run('randomized+rope', dict(range=40), DRAWN).weights, run('rope', ids=DRAWN).weights, 1e-7)
+
+
+def test_pose():
+    """Catches a cut beyond the first half, a jump past the target, and one of either that is never drawn."""
+    found = {tuple(r) for r in drawn_ids('pose', 600, 5, target=9).tolist()}
+    assert found == {tuple(R.pose_ids(5, 9, cut, skip)) for cut in (1, 2, 3) for skip in range(5)} and len(found) == 13
+
+
+ELSEWHERE = {**dict.fromkeys(EMBEDDED, test_added_to_the_words), 'stick_breaking': test_stick_breaking,
+             'randomized': test_randomized, 'pose': test_pose}
+EXCEPTIONS = {}                                      # name -> why nothing is compared
+
+
+def test_every_encoding_is_compared():
+    """Catches a new encoding that nothing outside the repository speaks for."""
+    compared = {n for c in CASES for n in c.values[0].split('+')}
+    assert not {*compared, *ELSEWHERE} & set(EXCEPTIONS)
+    assert set(REGISTRY) == {*compared, *ELSEWHERE, *EXCEPTIONS}

@@ -178,7 +178,6 @@ def test_posttraining_starts_from_the_parent(base_run, answers_config, tmp_path)
 
 @pytest.mark.parametrize('field, value, message', [
     ('model.width', 64, r'config.model.width: 32 -> 64'),
-    ('model.positions', 'alibi', r"config.model.positions: 'rope' -> 'alibi'"),
     ('tokenizer.vocab_size', 500, r'config.tokenizer.vocab_size: 420 -> 500'),
     ('data.seq_len', 64, r'config.data.seq_len is 64: the parent .* has a context of 32'),
     ('parent', 'nowhere', r'nowhere: no such run directory'),
@@ -191,6 +190,18 @@ def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path, field, 
     with pytest.raises(RunError, match=message):
         posttrain.prepare(answers_config, str(tmp_path / 'answers'))
     assert not (tmp_path / 'answers').exists()
+
+
+@pytest.mark.parametrize('positions, max_len', [('none', 0), ('yarn', 64), ('t5', 0)])
+def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, positions, max_len):
+    """Catches a change of encoding that is refused, that begins the other parameters anew, or that is not the one asked for."""
+    answers_config.model.update(positions=positions, max_len=max_len)
+    e = posttrain.prepare(answers_config, str(tmp_path / positions))
+    theirs, ours = base_run[2].state['params'], e.state['params']
+    assert all(np.array_equal(ours[k], v) if not isinstance(v, dict) else same(ours[k], v) for k, v in theirs.items())
+    assert set(ours) - set(theirs) == ({'positions_t5'} if positions == 't5' else set())
+    assert e.model.config.encodings[0] is not base_run[2].model.config.encodings[0] and e.model.config.max_len == max(max_len, 32)
+    assert np.isfinite(loop.train(e)['loss'])
 
 
 def test_another_tokenizer_by_path_is_refused(answers_config, tiny_config, tmp_path):

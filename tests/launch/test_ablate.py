@@ -1,0 +1,131 @@
+"""A study from its config to its report: cells, resuming, fairness, and the report's figures against the raw lines."""
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from configs.ablations import base
+from evals import report
+from launch import ablate, cells
+from model.errors import ModelError
+from train.errors import RunError
+
+
+def small():
+    c = base.get_config()
+    c.model.update(width=16, num_layers=1, num_heads=2, num_kv_heads=2)
+    c.train.update(steps=4, batch_size=4)
+    c.optimizer.warmup = 1
+    c.tasks = dict(copy_same=base.task('copy_same', (1, 4), (2, 8, 2)))
+    c.arms = dict(rope=dict(positions='rope'), t5=dict(positions='t5'))
+    c.test_rows = 4
+    c.seeds = 2
+    c.trained = 0.0
+    return c
+
+
+@pytest.fixture(scope='module')
+def study(tmp_path_factory):
+    """A study run once, with a sweep and a claim."""
+    folder, config = tmp_path_factory.mktemp('study'), small()
+    config.sweep.update(lrs=(1e-3, 1e-2), tasks=('copy_same',))
+    config.claims = (dict(text='rope above t5', better=('rope',), worse=('t5',), tasks=('copy_same',)),)
+    summary = ablate.run(config, folder, workers=0)
+    return config, folder, summary
+
+
+def test_every_cell_has_a_line(study):
+    """Catches cells left out, a learning rate that is not the sweep's best, and a sweep that looks at longer lengths."""
+    config, folder, summary = study
+    records = ablate.read(folder)
+    assert len(records) == 4 + 4 and {r['seed'] for r in records} == {0, 1, 2}
+    for arm in ('rope', 't5'):
+        swept = {r['lr']: r['validation_nats'] for r in records if r['arm'] == arm and r['seed'] == 0}
+        best = min(swept, key=swept.get)
+        assert summary['rates'][arm] == best and {r['lr'] for r in records if r['arm'] == arm and r['seed']} == {best}
+    inside = [v['nats'] for n, v in records[0]['by_length'].items() if int(n) <= 4]
+    assert records[0]['validation_nats'] == pytest.approx(np.mean(inside))
+    assert records[0]['beyond'] == pytest.approx(np.mean([records[0]['by_length'][n]['exact'] for n in ('6', '8')]))
+
+
+def test_encodings_are_paired(study):
+    """Catches initial parameters or data that differ between encodings of a seed, and seeds that share them; an unfair record is
+    refused by name."""
+    config, folder, _ = study
+    records = [r for r in ablate.read(folder) if r['seed']]
+    initial = {(r['arm'], r['seed']): (r['initial'], r['data']) for r in records}
+    assert initial['rope', 1] == initial['t5', 1] and initial['rope', 2] == initial['t5', 2]
+    assert initial['rope', 1][0] != initial['rope', 2][0] and initial['rope', 1][1] != initial['rope', 2][1]
+    assert {r['arm']: r['added'] for r in records} == {'rope': 0, 't5': 64}
+    wrong = copy.deepcopy(records)
+    wrong[0]['initial'] = 'other'
+    with pytest.raises(RunError, match='not a fair comparison: initial of copy_same'):
+        report.check_fair(wrong)
+
+
+def test_a_killed_study_goes_on(study, monkeypatch):
+    """Catches cells that are run again, and a half-written line that stops the study or hides the cell."""
+    config, folder, summary = study
+    lines = (folder / 'cells.jsonl').read_text().splitlines()
+    (folder / 'cells.jsonl').write_text('\n'.join(lines[:-1]) + '\n' + lines[-1][:50] + '\n')
+    ran, measure = [], cells.measure
+    monkeypatch.setattr(cells, 'measure', lambda config, cell: ran.append(cell) or measure(config, cell))
+    again = ablate.run(config, folder, workers=0)
+    assert len(ran) == 1 and ran[0].label.startswith(json.loads(lines[-1])['arm'])
+    assert again['tasks'] == summary['tasks'] and again['claims'] == summary['claims']
+
+
+def test_the_report_is_the_lines(study):
+    """Catches figures that are not those of the records, a report that needs other files, and a missing claim."""
+    config, folder, summary = study
+    text, page = (folder / 'report' / 'report.md').read_text(), (folder / 'report' / 'index.html').read_text()
+    scores = [r['beyond'] for r in ablate.read(folder) if r['arm'] == 't5' and r['seed']]
+    assert summary['tasks']['copy_same']['t5']['mean'] == pytest.approx(np.mean(scores))
+    assert '| rope above t5 | **undecided** |' in text and '| t5 | 64 |' in text
+    assert page.count('<svg') == 5 and 'src=' not in page and 'href="http' not in page and 'rope above t5' in page
+
+
+def test_untrained_cells_are_not_ranked(study):
+    """Catches a cell ranked though it never learned its task."""
+    config, folder, _ = study
+    strict = small()
+    strict.trained = 1.01
+    records = [r for r in ablate.read(folder) if r['seed']]
+    found = report.summarise(strict, cells.arms(strict), {'rope': 1, 't5': 1}, records)
+    assert found['ranked']['arms'] == [] and 'mean' not in found['ranked'] and len(found['untrained']['rope']) == 2
+
+
+def test_names_on_the_command_line():
+    """Catches a list taken for a pattern over the layers, and a pattern cut at its commas."""
+    config = small()
+    config.model.positions = 'rope,alibi,none'
+    assert list(cells.arms(config)) == ['rope', 'alibi', 'none']
+    config.model.positions = 'rope,none; alibi'
+    assert [a['positions'] for a in cells.arms(config).values()] == ['rope,none', 'alibi']
+
+
+def test_the_plan(study):
+    """Catches a plan that counts cells already there as to do, or tokens of one cell only."""
+    config, folder, _ = study
+    text = ablate.plan(config, ablate.read(folder), 4)
+    assert '2 encodings x 1 tasks x 2 seeds = 4 cells, 4 to choose learning rates, 8 records there' in text and 'for the 0 left' in text
+    assert 'the time a cell takes is known after the first one' in ablate.plan(config, [], 4)
+
+
+@pytest.mark.parametrize('change, error, message', [
+    (lambda c: c.arms.update(typo=dict(positions='ropee')), ModelError, "arm 'typo': .*did you mean 'rope'"),
+    (lambda c: c.arms.update(ids=dict(positions='coupling')), RunError, "arm 'ids' needs 'coupling' ids"),
+    (lambda c: c.arms.update(rand=dict(positions='randomized+rope', positions_args=dict(range=5))), ModelError, 'range is 5: shorter than'),
+    (lambda c: c.sweep.update(lrs=(1e-3,), tasks=('copi',)), RunError, "config.sweep.tasks names 'copi'"),
+    (lambda c: c.optimizer.update(warmup=9), RunError, 'config.optimizer.warmup is 9'),
+    (lambda c: c.tasks.copy_same.update(task='copi'), Exception, "no task 'copi'; did you mean")])
+def test_mistakes_come_before_the_first_cell(tmp_path, change, error, message):
+    """Catches a mistake found after hours: in the last arm, the data, the schedule."""
+    config = small()
+    config.unlock()
+    with config.unlocked():
+        change(config)
+    with pytest.raises(error, match=message):
+        ablate.run(config, tmp_path, workers=0)
+    assert not (tmp_path / 'cells.jsonl').exists()
