@@ -11,11 +11,12 @@ from train.errors import RunError
 from train.runs import write_atomically
 
 
-def score(record: dict) -> float:
-    """What encodings are compared by, larger is better: accuracy beyond the lengths of training, or, for text, minus the loss on
-    the fixed targets at the longest length."""
+def score(config, record: dict) -> float:
+    """What encodings are compared by, larger is better: mean accuracy at the lengths from `config.beyond` on (0: all beyond those of
+    training), or, for text, minus the loss on the fixed targets at the longest length."""
     if 'by_length' in record:
-        return record['beyond']
+        first = config.beyond or config.tasks[record['task']].train[1] + 1
+        return float(np.mean([v['exact'] for n, v in record['by_length'].items() if int(n) >= first]))
     longest = max(record['perplexity']['fixed'], key=int)
     return -math.log(record['perplexity']['fixed'][longest])
 
@@ -43,7 +44,7 @@ def summarise(config, arms: dict, rates: dict, records: list[dict]) -> dict:
     names, tasks = list(arms), list(config.tasks)
     cell = {(r['task'], r['arm'], r['seed']): r for r in records}
     seeds = sorted({r['seed'] for r in records})
-    values = lambda task, arm: [score(cell[task, arm, s]) for s in seeds if trained(config, cell[task, arm, s])]
+    values = lambda task, arm: [score(config, cell[task, arm, s]) for s in seeds if trained(config, cell[task, arm, s])]
     untrained = {arm: sorted(f'{r["task"]} (seed {r["seed"]}, {r["inside"]:.2f})' for r in records
                              if r['arm'] == arm and not trained(config, r)) for arm in names}
     found: dict = {'title': config.title, 'seeds': seeds, 'rates': rates, 'untrained': untrained, 'arms': {}, 'tasks': {}}
@@ -51,23 +52,23 @@ def summarise(config, arms: dict, rates: dict, records: list[dict]) -> dict:
         of_task = {}
         for arm in names:
             mine = [cell[task, arm, s] for s in seeds]
-            scores = [score(r) for r in mine]
+            scores = [score(config, r) for r in mine]
             of_task[arm] = {'mean': float(np.mean(scores)), 'interval': statistics.interval(scores), 'seeds': scores,
                             'trained': sum(trained(config, r) for r in mine)}
             if 'by_length' in mine[0]:
-                wins = sum(s >= config.trained for s in scores)
+                wins = sum(s >= config.success for s in scores)
                 of_task[arm] |= {'inside': [r['inside'] for r in mine], 'successes': wins, 'success': statistics.wilson(wins, len(mine))}
         found['tasks'][task] = of_task
     for arm in names:
         mine = [r for r in records if r['arm'] == arm]
         found['arms'][arm] = {'added': max(r['added'] for r in mine), 'tokens_per_second': float(np.median([r['tokens_per_second'] for r in mine])),
                               'step_mb': float(np.median([r['step_mb'] for r in mine])),
-                              'score': float(np.mean([score(r) for r in mine]))}
+                              'score': float(np.mean([score(config, r) for r in mine]))}
 
     # Ranks: over pairs of task and seed in which every encoding has learned the task; an encoding that never does has no rank.
     ranked = [a for a in names if any(trained(config, r) for r in records if r['arm'] == a)]
     blocks = {t: [s for s in seeds if all(trained(config, cell[t, a, s]) for a in ranked)] for t in tasks}
-    table = {t: np.array([[score(cell[t, a, s]) for a in ranked] for s in b]) for t, b in blocks.items() if b}
+    table = {t: np.array([[score(config, cell[t, a, s]) for a in ranked] for s in b]) for t, b in blocks.items() if b}
     found['ranked'] = {'arms': ranked, 'blocks': int(sum(len(b) for b in blocks.values()))}
     if table and len(ranked) > 1:
         mean, low, high = statistics.rank_intervals(table)
@@ -93,7 +94,7 @@ def summarise(config, arms: dict, rates: dict, records: list[dict]) -> dict:
 
 def _differences(config, cell, tasks, seeds, a, b) -> list[list[float]]:
     """score(a) - score(b), a list a task, over the seeds in which both have learned it."""
-    return [[score(cell[t, a, s]) - score(cell[t, b, s]) for s in seeds if trained(config, cell[t, a, s]) and trained(config, cell[t, b, s])]
+    return [[score(config, cell[t, a, s]) - score(config, cell[t, b, s]) for s in seeds if trained(config, cell[t, a, s]) and trained(config, cell[t, b, s])]
             for t in tasks]
 
 
@@ -142,7 +143,8 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
         lines += _table(['claim', 'verdict', 'mean difference', 'interval', 'pairs won : lost : all', 'tasks'],
                         [[c['text'], f'**{c["verdict"]}**', f'{c["mean"]:+.3f}', f'{c["low"]:+.3f}..{c["high"]:+.3f}',
                           f'{c["wins"]} : {c["losses"]} : {c["pairs"]}', len(c['tasks'])] for c in found['claims']])
-    lines += ['## Scores', '', 'Accuracy beyond the lengths of training (text: minus the loss on fixed targets at the longest length), mean '
+    where = f'at lengths from {config.beyond} on' if config.beyond else 'beyond the lengths of training'
+    lines += ['## Scores', '', f'Accuracy {where} (text: minus the loss on fixed targets at the longest length), mean '
               f'and interval; in brackets how many of the seeds reached {config.trained:g} inside them, where not all did.', '']
     def entry(task, arm):
         v = found['tasks'][task][arm]
@@ -151,7 +153,7 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
     lines += _table(['task', *names], [[t, *(entry(t, a) for a in names)] for t in tasks])
     solved = [t for t in tasks if 'successes' in found['tasks'][t][names[0]]]
     if solved:
-        lines += [f'Seeds that reach {config.trained:g} beyond the lengths of training, with Wilson intervals:', '']
+        lines += [f'Seeds whose score reaches {config.success:g}, with Wilson intervals:', '']
         lines += _table(['task', *names], [[t, *(f'{found["tasks"][t][a]["successes"]}/{len(found["seeds"])} '
                                                  f'({span(found["tasks"][t][a]["success"])})' for a in names)] for t in solved])
     r = found['ranked']

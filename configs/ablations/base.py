@@ -40,6 +40,8 @@ def get_config() -> ConfigDict:
     c.sweep = ConfigDict(dict(lrs=(), tasks=()))   # learning rates tried with seed 0 on these tasks; the best by the loss on
                                                    # lengths of training is used for all; none: optimizer.lr
     c.trained = 0.99            # accuracy inside the lengths of training below which a cell counts as untrained, and is not ranked
+    c.beyond = 0                # the score is the mean accuracy at test lengths from this one on; 0: all beyond those of training
+    c.success = 0.99            # score from which a seed counts as a success
     c.test_rows = 64            # examples of each length
     c.claims = ()               # of the paper: dicts of better, worse (arms), tasks, text; written before the study is run
     return c

@@ -22,6 +22,18 @@ REGISTRY: dict[str, tuple[type[Task], dict]] = {
     'addition': (Addition, {}), 'addition_reversed': (Addition, dict(form='reversed')),
     'addition_all_reversed': (Addition, dict(form='all_reversed')),
     'addition_scratchpad': (Addition, dict(form='scratchpad')), 'addition_hints': (Addition, dict(form='reversed', hints=True)),
+    'summation': (Summation, {}), 'polynomial': (Polynomial, {}), 'parity': (Parity, {}), 'lego': (Lego, {}),
+    'lego_permuted': (Lego, dict(permuted=True)), 'scan': (Scan, {}), 'pcfg': (Pcfg, {}),
+    'flip_flop': (FlipFlop, {}), 'selective_copy': (SelectiveCopy, {}), 'induction_head': (InductionHead, {}),
+    'multi_query_recall': (MultiQueryRecall, {}), 'indirect_indexing': (IndirectIndexing, {}), 'passkey': (Passkey, {}),
+    'counting': (Counting, {}),
+    'even_pairs': (EvenPairs, {}), 'modular_arithmetic': (ModularArithmetic, {}), 'parity_check': (ParityCheck, {}),
+    'cycle_navigation': (CycleNavigation, {}), 'stack_manipulation': (StackManipulation, {}),
+    'reverse_string': (ReverseString, {}), 'modular_arithmetic_brackets': (ModularArithmeticBrackets, {}),
+    'solve_equation': (SolveEquation, {}), 'duplicate_string': (DuplicateString, {}),
+    'missing_duplicate_string': (MissingDuplicateString, {}), 'odds_first': (OddsFirst, {}),
+    'binary_addition': (BinaryAddition, {}), 'binary_multiplication': (BinaryMultiplication, {}),
+    'compute_sqrt': (ComputeSqrt, {}), 'bucket_sort': (BucketSort, {}),
 }
 
 

@@ -38,7 +38,7 @@ def none(q, k):
 
 
 def slopes(heads):
-    """ofirpress/attention_with_linear_biases fairseq/models/transformer.py get_slopes."""
+    """The authors' get_slopes, as GPT-NeoX has it (chuanyang-Zheng/DAPE DAPE.py AliBi._get_slopes)."""
     def of_power(n):
         start = 2 ** (-(2 ** -(math.log2(n) - 3)))
         return [start * start**i for i in range(n)]
@@ -67,7 +67,7 @@ def windowed_heads(q, k, pos, count):
 
 
 def t5(q, k, pos, table, buckets, longest, scale=None):
-    """Raffel et al. 2020, arXiv 1910.10683; mesh_tensorflow transformer_layers.py _relative_position_bucket, bidirectional=False.
+    """Raffel et al. 2020, arXiv 1910.10683; transformers 5.23 models/t5/modeling_t5.py _relative_position_bucket, causal.
     table [buckets, H]."""
     def bucket(n):
         exact = buckets // 2
@@ -154,8 +154,8 @@ def deberta(q, k, pos, of_keys, of_queries):
 
 
 def tupe(q, k, pos, table, w_q, w_k, relative, buckets=32, longest=128):
-    """Ke et al. 2021, arXiv 2006.15595, equations 6 to 8: one product of positions for all layers, T5's bias;
-    table [R,D] through a layer norm without a learned scale, w [D,H,d]."""
+    """Ke et al. 2021, arXiv 2006.15595, equations 6 to 8; guolinke/TUPE fairseq/modules/transformer_sentence_encoder.py, without
+    what is there for [CLS] and without the biases and scales of its norm and projections; table [R,D], w [D,H,d]."""
     d = q.shape[-1]
     p = (table - table.mean(-1, keepdims=True)) / np.sqrt(table.var(-1, keepdims=True) + 1e-5)
     of_query, of_key = np.einsum('rD,Dhd->hrd', p, w_q), np.einsum('rD,Dhd->hrd', p, w_k)
@@ -170,7 +170,8 @@ def forgetting(q, k, log_f):
 
 
 def cope(q, k, table, scaled):
-    """Golovneva et al. 2024, arXiv 2405.18719, appendix: table [places, d]; `scaled`: the added term by 1/sqrt(d) too."""
+    """Golovneva et al. 2024, arXiv 2405.18719; facebookresearch/RAM projects/cope/src/cope/context_position.py
+    (`scaled`: not cope_nodiv, which is the listing of the appendix): table [places, d]."""
     z = none(q, k)
     out = z.copy()
     for h, i in np.ndindex(*z.shape[:2]):
@@ -185,8 +186,8 @@ def cope(q, k, table, scaled):
 
 
 def selective(q, k):
-    """Leviathan et al. 2024, arXiv 2410.02703, figure: S = relu of head 0, 0 for the first token and the token itself;
-    what earlier queries said adds up."""
+    """Leviathan et al. 2024, arXiv 2410.02703, section 3; lucidrains/x-transformers attend.py selective_attn: S = relu of head 0, 0 for
+    the first token and the token itself; what earlier queries said adds up."""
     z = none(q, k)
     said = np.maximum(np.where(np.isfinite(z[0]), z[0], 0), 0)
     said[:, 0] = 0
@@ -197,7 +198,8 @@ def selective(q, k):
 
 
 def stick_breaking(q, k):
-    """Tan et al. 2025, arXiv 2410.17980, equation 2: the weights, and what is left of the stick [H,T]."""
+    """Tan et al. 2025, arXiv 2410.17980, equation 2; shawntan/stickbreaking-attention sb_ref.py: the weights, and what is
+    left of the stick [H,T]."""
     beta = sigmoid(none(q, k))
     weights, left = np.zeros(beta.shape), np.ones(beta.shape[:2])
     for i in range(beta.shape[1]):
@@ -223,8 +225,9 @@ def dape(q, k, pos, p, a, w1, b1, w2, b2):
 
 
 def dape_v2(q, k, pos, p, a, w1, b1, w2, b2):
-    """Zheng et al. 2024, arXiv 2410.04798: w1 [taps, 2H, m], w2 [taps, m, H], along the keys; 0 beyond what the query
-    sees, in the hidden layer too (which the authors' code leaves at its offset)."""
+    """Zheng et al. 2024, arXiv 2410.04798; chuanyang-Zheng/DAPE megatron/model/positional_embeddings.py Kerple_DAPEV2: w1
+    [taps, 2H, m], w2 [taps, m, H], along the keys. 0 beyond what the query sees, in the hidden layer too: there that
+    keeps its offset, which changes the logit of each query's own token, but in the last row."""
     z, reach = none(q, k), len(w1) // 2
     out = z.copy()
 

@@ -134,8 +134,8 @@ def lm_infinite(q, k, pos, w, first):
 
 
 def pope(q, k, pos, delta, base=10000.0):
-    """Gopalakrishnan et al. 2025, arXiv 2509.10534: magnitudes softplus, a phase for each dimension, delta [H,d]
-    kept in [-2 pi, 0]."""
+    """Gopalakrishnan et al. 2025, arXiv 2509.10534; lucidrains/PoPE-pytorch PoPE_pytorch/pope.py: magnitudes softplus, a phase
+    for each dimension, delta [H,d] kept in [-2 pi, 0]."""
     heads, length, d = q.shape
     soft = lambda x: np.logaddexp(0.0, np.asarray(x, np.float64))
     delta = np.clip(delta, -2 * np.pi, 0.0)

@@ -12,7 +12,7 @@ from data.tasks.addition import Addition
 from model.positions import REGISTRY, Site
 from tests.model import references as R
 from tests.model import references_rotary as Rot
-from tests.model.weights import DRAWN, D, HEADS, KERPLE, T, TRAINED, alone, close, of_kv, run
+from tests.model.weights import DRAWN, D, KERPLE, T, TRAINED, alone, close, of_kv, run
 
 CASES = []
 
