@@ -97,7 +97,8 @@ class SelfExtend(Bounded):
 
 @dataclasses.dataclass(frozen=True)
 class String(Bounded):
-    """n -> n - S + W from S on, S = `within` (0: a third of config.model.max_len), W = `local`."""
+    """n -> n - S + W from S on, S = `within` (0: a third of config.model.max_len), W = `local`. (The authors' code multiplies all logits
+    by 1.143 besides, a constant that the paper does not have; it is left out.)"""
     local: int = 128
     spec = Spec('STRING', 'An et al. 2024, arXiv 2410.18745, section 4', shift_invariant=True)
 

@@ -95,11 +95,9 @@ class Dape(PositionalEncoding):
     def check(self):
         positive('hidden', self.hidden)
 
-    def share(self, site):
-        return KerpleLog(self.dims).share(site)
-
     def _both(self, site):
-        b = KerpleLog(self.dims).bias(site)
+        kerple = KerpleLog(self.dims)
+        b = kerple.bias(dataclasses.replace(site, shared=kerple.share(site)))        # of this layer, as in the authors' code
         return b, jnp.concatenate([site.z, jnp.broadcast_to(b, site.z.shape)], axis=1)
 
     def logits(self, site):

@@ -26,7 +26,7 @@ def _looked_up(products: jax.Array, index: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Shaw(PositionalEncoding):
-    """z_ij = q_i.(k_j + aK_n)/sqrt(d), out_i = sum_j A_ij (v_j + aV_n), n = min(i - j, `reach`); tables of each layer, shared by its
+    """z_ij = q_i.(k_j + aK_n)/sqrt(d), out_i = sum_j A_ij (v_j + aV_n), n = min(i - j, `clip`); tables of each layer, shared by its
     heads. Of the paper's 2K + 1 rows a decoder uses K + 1."""
     clip: int = 16
     spec = Spec('Shaw relative positions', 'Shaw et al. 2018, arXiv 1803.02155, equations 3 and 4', shift_invariant=True,
@@ -39,7 +39,8 @@ class Shaw(PositionalEncoding):
         return jnp.clip(site.distance, 0, self.clip)
 
     def _rows(self, site, name):
-        init = nn.initializers.variance_scaling(1.0, 'fan_avg', 'uniform')
+        bound = (6 / (2 * self.clip + 1 + self.dims.head_dim))**0.5               # fan_avg of the paper's 2K + 1 rows
+        init = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
         return site.param(name, init, (self.clip + 1, self.dims.head_dim), (None, None)).astype(jnp.float32)
 
     def logits(self, site):
@@ -107,15 +108,22 @@ class Deberta(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class Tupe(PositionalEncoding):
     """z_ij = (q_i.k_j + (U_q p_i).(U_k p_j))/sqrt(2d) + t[bucket(i - j)]: words and positions untied, their product shared by all
-    layers; t is T5's bias (TUPE-R; `relative=False`: TUPE-A). No position is added to the words."""
+    layers; t is T5's causal bias (TUPE-R; `relative=False`: TUPE-A). p is normalised, U_q and U_k have offsets, as in the authors' code;
+    its untying of the [CLS] token has no place in a decoder. No position is added to the words."""
     relative: bool = True
     spec = Spec('TUPE', 'Ke et al. 2021, arXiv 2006.15595, equations 6 to 8', shift_invariant=False, limited=True, bias_form='other')
 
     def share(self, site):
         d = self.dims
-        table = _table(site, 'table', d.max_len, d.width)
-        project = lambda name: jnp.einsum('rD,Dhd->hrd', nn.standardize(table, axis=-1, epsilon=1e-5), site.param(
-            name, nn.initializers.normal(0.02), (d.width, d.num_heads, d.head_dim), (None, 'heads', None)).astype(jnp.float32))
+        one, zero = ((lambda name, init=init: site.param(name, init, (d.width,), (None,)).astype(jnp.float32))
+                     for init in (nn.initializers.ones, nn.initializers.zeros))
+        p = nn.standardize(_table(site, 'table', d.max_len, d.width), axis=-1, epsilon=1e-5) * one('norm_scale') + zero('norm_offset')
+
+        def project(name):
+            u = site.param(name, nn.initializers.normal(0.02), (d.width, d.num_heads, d.head_dim), (None, 'heads', None))
+            offset = site.param(f'{name}_offset', nn.initializers.zeros, (d.num_heads, d.head_dim), ('heads', None))
+            return jnp.einsum('rD,Dhd->hrd', p, u.astype(jnp.float32)) + offset.astype(jnp.float32)[:, None]
+
         products = jnp.einsum('hrd,hsd->hrs', project('queries'), project('keys')) * (2 * d.head_dim)**-0.5
         return products, _table(site, 'relative', 32, d.num_heads, axes=(None, 'heads')) if self.relative else None
 

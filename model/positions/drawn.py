@@ -47,7 +47,8 @@ class Randomized(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class Pose(PositionalEncoding):
     """In training the ids of a document are cut in two, at a place drawn from its first half, and the second part moves ahead by a
-    distance drawn from 0 to `target` - n: ids cover the target length while texts stay short. Otherwise ids are as they were."""
+    distance drawn from 0 to `target` - n: ids cover the target length while texts stay short. Otherwise ids are as they were. (The
+    authors also take the second part from elsewhere in the text.)"""
     target: int = 0
     spec = Spec('PoSE', 'Zhu et al. 2024, arXiv 2309.10400, section 3.2', shift_invariant=True, wraps=True)
 

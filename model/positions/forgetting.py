@@ -54,6 +54,7 @@ class FixedForgetting(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class Cable(Forgetting):
-    """b_ij = - sum of softplus(w_h . x_l + b_h) over j < l <= i: FoX with the sign of the gate turned."""
+    """b_ij = - sum of softplus(w_h . x_l + b_h) over j < l <= i: FoX with the sign of the gate turned. (The stored code
+    of the authors leaves the logits unscaled.)"""
     spec = Spec('Cable', 'Veisi et al. 2025, arXiv 2503.08067, equation 5; the authors\' code', shift_invariant=True, bias_form='rank 1')
     sign = -1.0

@@ -112,7 +112,7 @@ class DynamicNtk(Scaled):
 @dataclasses.dataclass(frozen=True)
 class NtkByParts(Scaled):
     """Frequencies of at least `beta_fast` turns in the trained length stay, those of at most `beta_slow` are divided by s, with
-    a linear ramp over the dimensions between (floor and ceiling of where they lie)."""
+    a ramp that is linear in the number of the pair between (floor and ceiling of where they lie), as in the code of YaRN."""
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     spec = Spec('NTK by parts', 'Peng et al. 2023, arXiv 2309.00071, section 3.2', shift_invariant=True)

@@ -13,7 +13,7 @@ from model.positions.base import PositionalEncoding, Spec
 @dataclasses.dataclass(frozen=True)
 class Abacus(PositionalEncoding):
     """x + W[id + k], id the place of a digit in its number as written, from 1, k ~ U{0 .. `offsets`} for each document in training and
-    0 at test; W[0] for what is no digit."""
+    0 at test; W[0] for what is no digit. (The authors draw one k for the whole batch.)"""
     rows: int = 512
     offsets: int = 100
     spec = Spec('abacus', 'McLeish et al. 2024, arXiv 2405.17399, section 3', shift_invariant=True, sees_order=False,

@@ -153,14 +153,15 @@ def deberta(q, k, pos, of_keys, of_queries):
     return filled(q, k, more, scale)
 
 
-def tupe(q, k, pos, table, w_q, w_k, relative, buckets=32, longest=128):
+def tupe(q, k, pos, p, buckets=32, longest=128):
     """Ke et al. 2021, arXiv 2006.15595, equations 6 to 8; guolinke/TUPE fairseq/modules/transformer_sentence_encoder.py, without
-    what is there for [CLS] and without the biases and scales of its norm and projections; table [R,D], w [D,H,d]."""
-    d = q.shape[-1]
-    p = (table - table.mean(-1, keepdims=True)) / np.sqrt(table.var(-1, keepdims=True) + 1e-5)
-    of_query, of_key = np.einsum('rD,Dhd->hrd', p, w_q), np.einsum('rD,Dhd->hrd', p, w_k)
+    what is there for [CLS]; `p`: table [R,D], norm_scale, norm_offset [D], queries, keys [D,H,d] and their offsets [H,d]."""
+    d, table = q.shape[-1], p.table
+    normed = (table - table.mean(-1, keepdims=True)) / np.sqrt(table.var(-1, keepdims=True) + 1e-5) * p.norm_scale + p.norm_offset
+    of_query = np.einsum('rD,Dhd->hrd', normed, p.queries) + p.queries_offset[:, None]
+    of_key = np.einsum('rD,Dhd->hrd', normed, p.keys) + p.keys_offset[:, None]
     both = lambda i, j: (of_query[:, pos[i]] * of_key[:, pos[j]]).sum(-1) / math.sqrt(2 * d)
-    rel = t5(q * 0, k, pos, relative, buckets, longest)
+    rel = t5(q * 0, k, pos, p.relative, buckets, longest)
     return filled(q, k, lambda i, j: both(i, j) + rel[:, i, j], 1 / math.sqrt(2 * d))
 
 
@@ -186,8 +187,8 @@ def cope(q, k, table, scaled):
 
 
 def selective(q, k):
-    """Leviathan et al. 2024, arXiv 2410.02703, section 3; lucidrains/x-transformers attend.py selective_attn: S = relu of head 0, 0 for
-    the first token and the token itself; what earlier queries said adds up."""
+    """Leviathan et al. 2024, arXiv 2410.02703, section 3; lucidrains/x-transformers attend.py selective_attn: S = relu of
+    head 0, 0 for the first token and the token itself; what earlier queries said adds up."""
     z = none(q, k)
     said = np.maximum(np.where(np.isfinite(z[0]), z[0], 0), 0)
     said[:, 0] = 0
