@@ -151,6 +151,80 @@ def test_cached_equals_full(name):
         logits, cache = step(cache, *fields)
         close(logits[0, 0], out[f'first {i + 1}'][i])
         close(logits[1, 0], out[f'first {i}'][i - 1])
+    assert step._cache_size() == 1                     # nothing is compiled anew as the text grows
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_parameters_are_the_encodings_own(name):
+    """Catches an encoding that leaves another one's parameters in the tree, or changes the shape of the rest of the model."""
+    shapes = lambda n: {jax.tree_util.keystr(path): x.shape for path, x in jax.tree_util.tree_leaves_with_path(built(n)[1])}
+    rest = {k: v for k, v in shapes(name).items() if 'positions' not in k}
+    plain = shapes('none') if name not in PATTERNS else {k: v for k, v in shapes('smollm3').items() if 'positions' not in k}
+    assert rest == plain
+    declared = {k for k in shapes(name) if 'positions' in k}
+    allowed = tuple(f"['positions_{p.name}']" for p in built(name)[0].config.parts) + tuple(
+        f"['layer_{i}']['attention']['positions']" for i in range(4))
+    assert all(k.startswith(allowed) for k in declared)
+
+
+@pytest.mark.parametrize('name', [n for n, c in REGISTRY.items() if 'bias' in c.enters() and c.spec.shift_invariant])
+def test_biases_far_away(name):
+    """Catches positions or slopes in low precision: the bias of neighbouring distances at position 100,000 is that at 0, bit by bit,
+    float32 whatever the computation's dtype."""
+    encoding = positions.build(name, SMALL.get(name, {}), positions.Dims(32, 4, 2, 8, 1, 200_000, 100_000))[0]
+
+    def bias(start):
+        where = start + jnp.arange(TIME)[None]
+        site = Site(lambda name, init, shape, axes: init(jax.random.key(0), shape, jnp.float32), where, where, k_positions=where, k_places=where)
+        return encoding.bias(dataclasses.replace(site, shared=encoding.share(site)))
+    assert bias(0).dtype == jnp.float32
+    np.testing.assert_array_equal(bias(0), bias(100_000))
+
+
+@pytest.mark.parametrize('name', [n for n, c in REGISTRY.items() if {'rotate', 'read'} & c.enters() or 'sinus' in n])
+def test_angles_are_wide(name):
+    """Catches positions or frequencies in bfloat16 (897 different values of 8,192 positions): a model in bfloat16 tells positions 4,096
+    and 4,097 apart as one in float32 does, by the rotation of the fastest pair or the first columns of the table."""
+    if name == 'qk_norm':
+        pytest.skip('turns nothing')
+    dims = positions.Dims(32, 4, 2, 8, 1, 8192, 8192)
+    encoding = positions.build(BESIDE.get(name, name), {k: v for k, v in SMALL.get(name, {}).items() if k != 'length'}, dims)[0]
+    q, k = jnp.ones((1, 4, 2, 8)) * 4, jnp.ones((1, 2, 2, 8)) * 4
+
+    def turned(dtype):
+        where, one = jnp.array([[4096, 4097]]), jnp.ones((1, 2), jnp.int32)
+        site = Site(lambda name, init, shape, axes: init(jax.random.key(0), shape, jnp.float32), where, where, one, k_positions=where,
+                    k_places=where, k_segment_ids=one, x=jnp.ones((1, 2, 32)))
+        site = dataclasses.replace(site, shared=encoding.share(site))
+        if 'embed' in encoding.enters():
+            return encoding.embed(site, jnp.zeros((1, 2, 32), dtype)).astype(jnp.float32)
+        site = dataclasses.replace(site, state=encoding.key_state(site))
+        return encoding.read(site, *encoding.rotate(site, q.astype(dtype), k.astype(dtype)))[1].astype(jnp.float32)
+    narrow, wide = turned(jnp.bfloat16), turned(jnp.float32)
+    assert jnp.abs(wide[..., 0, :] - wide[..., 1, :]).max() > 0.05 * jnp.abs(wide).max()
+    np.testing.assert_allclose(narrow, wide, atol=0.02 * float(jnp.abs(wide).max()))
+
+
+@pytest.mark.parametrize('name', ['alibi', 'alibi_learned', 't5', 'kerple_log', 'fire', 'sandwich', 'forgetting', 'forgetting_fixed', 'ssmax',
+                                  'head_scale', 'windowed_heads', 'dape', 'transformer_xl', 'grape_a', 'path', 'tupe'])
+def test_heads_cut_over_devices(name):
+    """Catches slopes and tables of the wrong heads where heads lie on different devices: two halves of the heads give the whole."""
+    from jax.sharding import AxisType
+    from train.mesh import state_shardings
+    model, params = built(name)
+    mesh = jax.make_mesh((1, 2), ('fsdp', 'tensor'), axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:2])
+    one = jnp.ones((1, 2), jnp.int32)
+    boxes = jax.eval_shape(model.init, jax.random.key(0), one, one * 0, one, one)['params']
+    cut = jax.device_put(params, state_shardings(mesh, boxes))
+    assert len(cut['layer_0']['attention']['query']['kernel'].sharding.device_set) == 2
+    fields = np.stack([ROWS['whole'], ROWS['packed']], 1)
+
+    def apply(p, f):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return model.apply({'params': p}, *f)[0]
+    found = np.asarray(jax.jit(apply)(cut, fields))
+    close(found[0], outputs(name)['whole'])
+    close(found[1][:9], outputs(name)['packed'][:9])
 
 
 @pytest.mark.parametrize('name', [n for n, c in REGISTRY.items() if {'key_bias', 'bias'} <= c.enters()])

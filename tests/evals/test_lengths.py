@@ -1,0 +1,75 @@
+"""Accuracy by length and attention by distance, against slow loops and a model whose answers are known."""
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from configs import base
+from data.tasks import TaskBatches, build
+from evals import attention, lengths
+from model.config import resolve
+from model.positions import Dims, NoPositions
+from model.transformer import Transformer
+
+
+class Oracle:
+    """Knows the answers of `reverse`, but takes the last word of the alphabet for the first one."""
+    config = types.SimpleNamespace(parts=(NoPositions(Dims(1, 1, 1, 1, 1, 1)),))
+
+    def __init__(self, batches):
+        self.batches, self.targets = batches, {}
+
+    def apply(self, variables, tokens, positions, segment_ids, ids, row_keys=None):
+        right = variables['params'][tokens.shape[0]]
+        known = self.batches.task.vocabulary
+        said = jnp.where(right == known['w3'], known['w0'], right)
+        return 5.0 * jax.nn.one_hot(said, len(known)), None
+
+
+def test_accuracy_is_of_whole_answers():
+    """Catches accuracy of tokens called accuracy of answers, the end mark left out, and padding that counts."""
+    batches = TaskBatches(build('reverse', dict(words=4)), (1, 5), 2, 0)
+    oracle, rows = Oracle(batches), 64
+    width = max(batches.test(n, 1)['tokens'].shape[1] for n in (2, 5))
+    found = {}
+    for n in (2, 5):
+        batch = batches.test(n, rows)
+        targets = jnp.asarray(np.pad(batch['targets'], ((0, 0), (0, width - batch['targets'].shape[1]))))
+        found[n] = lengths.accuracy(oracle, {rows: targets}, TestOf(batches, n, width), [n], rows)[n]
+        asked = batch['loss_weights'] > 0
+        wrong = (batch['targets'] == batches.task.vocabulary['w3']) & asked
+        assert found[n]['exact'] == round(float(1 - wrong.any(1).mean()), 5)
+        assert abs(found[n]['token'] - (1 - wrong.sum() / asked.sum())) < 1e-5 and asked.sum(1).tolist() == [n + 1] * rows
+    assert found[5]['exact'] < found[2]['exact'] < found[2]['token'] < 1
+
+
+class TestOf:
+    """The test of one length, as wide as the longest."""
+    __test__ = False
+
+    def __init__(self, batches, length, width):
+        self.batches, self.length, self.width = batches, length, width
+
+    def test(self, length, count):
+        return {k: np.pad(x, ((0, 0), (0, self.width - x.shape[1]))) for k, x in self.batches.test(length, count).items()}
+
+
+def test_attention_by_distance():
+    """Catches distances across documents, means that count pairs which are not there, and heads or layers mixed up."""
+    c = base.get_config().model
+    c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=2, positions='alibi')
+    model = Transformer(resolve(c, 40, 16))
+    batch = TaskBatches(build('reverse', dict(words=30)), (2, 4), 2, 0)(0)
+    params = nn.meta.unbox(model.init(jax.random.key(0), batch['tokens'], batch['positions'], batch['segment_ids'])['params'])
+    found = attention.by_distance(model, params, batch, longest=6)
+    _, kept = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], mutable=['intermediates'])
+    for layer in range(2):
+        weights = np.asarray(kept['intermediates'][f'layer_{layer}']['attention']['attention'][0])
+        for head in range(2):
+            for distance in range(6):
+                pairs = [weights[b, head, t, t - distance] for b in range(2) for t in range(distance, batch['tokens'].shape[1])
+                         if batch['segment_ids'][b, t] == batch['segment_ids'][b, t - distance] > 0]
+                np.testing.assert_allclose(found[layer][head][distance], np.mean(pairs), atol=1e-5)
+    assert found[0] != found[1]
