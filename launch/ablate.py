@@ -7,11 +7,14 @@ with more seeds, a study goes on with the cells that are not there yet. On CPU o
 core; on an accelerator one process runs them all.
 """
 import concurrent.futures
+import ctypes
 import json
 import multiprocessing
 import os
 import pathlib
+import signal
 import statistics
+import sys
 import time
 
 from absl import flags
@@ -38,7 +41,9 @@ def read(folder: pathlib.Path) -> list[dict]:
 
 
 def _start_worker(cores, per_worker: int) -> None:
-    """In a new process, before JAX is: its own cores."""
+    """In a new process, before JAX is: its own cores, and an end with the one that started it."""
+    if sys.platform == 'linux':
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)                   # PR_SET_PDEATHSIG: else it would finish its cell for nobody
     with cores.get_lock():
         first = cores.value
         cores.value += per_worker

@@ -108,13 +108,17 @@ def test_spec_tells_the_truth(name):
 
 @functools.cache
 def gradient(name):
-    """Of the logits at place 6 with respect to parameters; each place has an embedding of its own."""
+    """Of the squared logits at place 6 with respect to parameters; each place has an embedding of its own. And the function's value
+    before and after a small step against the gradient."""
     model, params = built(name)
     model = Transformer(dataclasses.replace(model.config, vocab_size=TIME, tied=False))
     params = {**params, 'embedding': jnp.asarray(np.random.default_rng(5).normal(size=(TIME, 32)), jnp.float32),
               'output': {'kernel': jnp.asarray(np.random.default_rng(6).normal(size=(32, TIME)), jnp.float32)}}
     place, one = np.arange(TIME, dtype=np.int32)[None], np.ones((1, TIME), np.int32)
-    return jax.jit(jax.grad(lambda p: jnp.square(model.apply({'params': p}, place, place, one, IDS_A[None])[0][0, 6]).sum()))(params)
+    at = jax.jit(jax.value_and_grad(lambda p: jnp.square(model.apply({'params': p}, place, place, one, IDS_A[None])[0][0, 6]).sum()))
+    value, found = at(params)
+    length = sum(float(jnp.square(g).sum()) for g in jax.tree.leaves(found))
+    return found, value, at(jax.tree.map(lambda x, g: x - 0.01 * value / length * g, params, found))[0]
 
 
 @pytest.mark.parametrize('name', NAMES)
@@ -124,7 +128,8 @@ def test_causality_and_gradients(name):
     if not isinstance(built(name)[0].config.encodings[0], positions.DynamicNtk):     # its base depends on how long the text is
         close(out['changed'][:7], out['whole'][:7], 1e-6)
         close(out['first 9'][:9], out['whole'][:9])
-    found = gradient(name)
+    found, before, after = gradient(name)
+    np.testing.assert_allclose(after, 0.99 * before, rtol=5e-3)          # a step that should take off 1 %: the gradient is right
     of_place = np.abs(found['embedding']).sum(-1)
     sees = {'window': [4, 5, 6], 'chunk': [5, 6], 'lm_infinite': [0, 1, 3, 4, 5, 6]}.get(name, range(7))
     assert not of_place[7:].any() and of_place[list(sees)].all()
