@@ -170,8 +170,9 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
                     [[p['a'], p['b'], f'{p["mean"]:+.3f}', f'{p["low"]:+.3f}..{p["high"]:+.3f}', f'{p["wins"]} : {p["losses"]} : {p["pairs"]}',
                       f'{p["p"]:.3g}', f'{p["holm"]:.3g}', f'{p["smallest"]:.3f}'] for p in found['pairs']])
     lines += ['## Cost', '']
-    lines += _table(['encoding', 'parameters added', 'tokens/s', 'memory of a step, MB', 'learning rate'],
-                    [[a, v['added'], f'{v["tokens_per_second"]:,.0f}', f'{v["step_mb"]:.0f}', f'{found["rates"][a]:g}']
+    lines += _table(['encoding', 'parameters added', 'tokens/s', 'memory of a step, MB', 'learning rates'],
+                    [[a, v['added'], f'{v["tokens_per_second"]:,.0f}', f'{v["step_mb"]:.0f}',
+                      ', '.join(f'{lr:g}' for lr in sorted(set(found['rates'][a].values())))]
                      for a, v in found['arms'].items()])
     if swept:
         lines += ['Loss inside the lengths of training with each learning rate (seed 0):', '']

@@ -84,7 +84,7 @@ def run_cells(config, todo: list[cells.Cell], folder: pathlib.Path, workers: int
 def plan(config, records: list[dict], workers: int) -> str:
     """What `--dry_run` prints: cells, tokens and the time to expect."""
     done = {r['key'] for r in records}
-    swept, rates = cells.sweep_cells(config), {arm: config.optimizer.lr for arm in cells.arms(config)}
+    swept, rates = cells.sweep_cells(config), {arm: dict.fromkeys(config.tasks, config.optimizer.lr) for arm in cells.arms(config)}
     compared = cells.study_cells(config, rates)
     left = [c for c in swept if cells.key(config, c) not in done]
     seconds = [r['seconds'] for r in records]

@@ -46,9 +46,9 @@ def sweep_cells(config) -> list[Cell]:
     return [Cell(arm, task, SWEEP_SEED, lr) for lr in config.sweep.lrs for task in config.sweep.tasks for arm in arms(config)]
 
 
-def study_cells(config, rates: dict[str, float]) -> list[Cell]:
-    """Those that are compared, seed by seed so that a study that is stopped has whole seeds; `rates`: learning rate of each arm."""
-    return [Cell(arm, task, seed, rates[arm]) for seed in range(1, config.seeds + 1) for task in config.tasks for arm in arms(config)]
+def study_cells(config, rates: dict[str, dict[str, float]]) -> list[Cell]:
+    """Those that are compared, seed by seed so that a study that is stopped has whole seeds; `rates`: of each arm and task."""
+    return [Cell(arm, task, seed, rates[arm][task]) for seed in range(1, config.seeds + 1) for task in config.tasks for arm in arms(config)]
 
 
 def steps_of(config, task: str) -> int:
@@ -64,17 +64,18 @@ def key(config, cell: Cell) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def chosen_rates(config, records: list[dict]) -> dict[str, float]:
-    """The learning rate of each arm: of those swept, the one with the least loss inside the lengths of training, as a mean of
-    the logarithm over the sweep's tasks. Lengths beyond have no say."""
-    if not config.sweep.lrs:
-        return {arm: config.optimizer.lr for arm in arms(config)}
-    wanted = {(c.arm, c.task, c.lr): key(config, c) for c in sweep_cells(config)}
-    by_key = {r['key']: r for r in records}
-    def score(arm, lr):
-        losses = [by_key[wanted[arm, task, lr]]['validation_nats'] for task in config.sweep.tasks]
-        return sum(math.log(max(n, 1e-6)) if math.isfinite(n) else math.inf for n in losses)
-    return {arm: min(config.sweep.lrs, key=lambda lr: score(arm, lr)) for arm in arms(config)}
+def chosen_rates(config, records: list[dict]) -> dict[str, dict[str, float]]:
+    """The learning rate of each arm for each task: of those swept on the task that stands for it, the one with the least loss inside
+    the lengths of training. Lengths beyond have no say."""
+    swept = {(c.arm, c.task, c.lr): key(config, c) for c in sweep_cells(config)}
+    losses = {r['key']: r['validation_nats'] if math.isfinite(r['validation_nats']) else math.inf for r in records}
+    return {arm: {task: min(config.sweep.lrs, key=lambda lr: losses[swept[arm, of, lr]]) if (of := _stands_for(config, task)) else
+                  config.optimizer.lr for task in config.tasks} for arm in arms(config)}
+
+
+def _stands_for(config, task: str) -> str:
+    """The task whose sweep gives this one its learning rate; empty where nothing is swept."""
+    return next((of for of, tasks in config.sweep.tasks.items() if task in tasks), '')
 
 
 def model_of(config, cell: Cell, vocab_size: int, seq_len: int, longest: int):
@@ -128,9 +129,12 @@ def check(config) -> None:
         raise RunError('config.arms is empty: expected at least one encoding')
     for task in config.tasks:
         make_schedule(config.optimizer, steps_of(config, task))
-    for task in config.sweep.tasks:
-        if task not in config.tasks:
-            raise RunError(f'config.sweep.tasks names {task!r}: expected tasks of the study ({", ".join(config.tasks)})')
+    for of, tasks in config.sweep.tasks.items():
+        for task in (of, *tasks):
+            if task not in config.tasks:
+                raise RunError(f'config.sweep.tasks names {task!r}: expected tasks of the study ({", ".join(config.tasks)})')
+    if config.sweep.lrs and not all(_stands_for(config, task) for task in config.tasks):
+        raise RunError(f'config.sweep.tasks gives no learning rate to {next(t for t in config.tasks if not _stands_for(config, t))!r}')
     for claim in config.claims:
         unknown = [n for n in (*claim['better'], *claim['worse']) if n not in arms(config)] if not config.model.positions else []
         if unknown or any(t not in config.tasks for t in claim['tasks']):

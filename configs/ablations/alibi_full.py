@@ -18,7 +18,7 @@ def get_config():
     c.tasks.text.data.files.paths = 'wikitext103'
     c.tasks.text.tokenizer.vocab_size = 32768
     c.tasks.text.scored = 128
-    c.sweep.update(lrs=(2e-4, 4e-4, 8e-4), tasks=('text',))
+    c.sweep = type(c.sweep)(dict(lrs=(2e-4, 4e-4, 8e-4), tasks=dict(text=('text',))))
     for claim in c.claims:
         claim['tasks'] = ('text',)
     return c

@@ -37,8 +37,8 @@ def get_config() -> ConfigDict:
     c.arms = ConfigDict(dict(rope=dict(positions='rope'), alibi=dict(positions='alibi'), none=dict(positions='none')))
     c.tasks = ConfigDict(dict(copy_same=task('copy_same')))
     c.seeds = 1                 # of the parameters and, apart from those, of the data: 1 to this number
-    c.sweep = ConfigDict(dict(lrs=(), tasks=()))   # learning rates tried with seed 0 on these tasks; the best by the loss on
-                                                   # lengths of training is used for all; none: optimizer.lr
+    c.sweep = ConfigDict(dict(lrs=(), tasks=ConfigDict()))   # learning rates tried with seed 0 on a task, for the tasks it stands for:
+                                                             # the best by the loss on lengths of training; none: optimizer.lr
     c.trained = 0.99            # accuracy inside the lengths of training below which a cell counts as untrained, and is not ranked
     c.beyond = 0                # the score is the mean accuracy at test lengths from this one on; 0: all beyond those of training
     c.success = 0.99            # score from which a seed counts as a success

@@ -44,9 +44,9 @@ class Sinusoidal(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class ConcatenatedSinusoidal(Sinusoidal):
-    """All sines first, then all cosines, as tensor2tensor and Kazemnejad et al. 2023 lay them out."""
+    """All sines first, then all cosines: the paper's frequencies in the layout of Marian and of Kazemnejad et al. 2023."""
     interleaved: bool = False
-    spec = Spec('sinusoidal, concatenated', 'Vaswani et al. 2018, arXiv 1803.07416 (tensor2tensor)', shift_invariant=False)
+    spec = Spec('sinusoidal, concatenated', 'Vaswani et al. 2017, arXiv 1706.03762, section 3.5; Kazemnejad et al. 2023, the code', shift_invariant=False)
 
 
 @dataclasses.dataclass(frozen=True)

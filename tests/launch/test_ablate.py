@@ -29,7 +29,7 @@ def small():
 def study(tmp_path_factory):
     """A study run once, with a sweep and a claim."""
     folder, config = tmp_path_factory.mktemp('study'), small()
-    config.sweep.update(lrs=(1e-3, 1e-2), tasks=('copy_same',))
+    config.sweep.update(lrs=(1e-3, 1e-2), tasks=dict(copy_same=('copy_same',)))
     config.claims = (dict(text='rope above t5', better=('rope',), worse=('t5',), tasks=('copy_same',)),)
     summary = ablate.run(config, folder, workers=0)
     return config, folder, summary
@@ -43,7 +43,7 @@ def test_every_cell_has_a_line(study):
     for arm in ('rope', 't5'):
         swept = {r['lr']: r['validation_nats'] for r in records if r['arm'] == arm and r['seed'] == 0}
         best = min(swept, key=swept.get)
-        assert summary['rates'][arm] == best and {r['lr'] for r in records if r['arm'] == arm and r['seed']} == {best}
+        assert summary['rates'][arm] == {'copy_same': best} and {r['lr'] for r in records if r['arm'] == arm and r['seed']} == {best}
     inside = [v['nats'] for n, v in records[0]['by_length'].items() if int(n) <= 4]
     assert records[0]['validation_nats'] == pytest.approx(np.mean(inside))
     assert records[0]['beyond'] == pytest.approx(np.mean([records[0]['by_length'][n]['exact'] for n in ('6', '8')]))
@@ -92,7 +92,7 @@ def test_untrained_cells_are_not_ranked(study):
     strict = small()
     strict.trained = 1.01
     records = [r for r in ablate.read(folder) if r['seed']]
-    found = report.summarise(strict, cells.arms(strict), {'rope': 1, 't5': 1}, records)
+    found = report.summarise(strict, cells.arms(strict), {'rope': {'copy_same': 1}, 't5': {'copy_same': 1}}, records)
     assert found['ranked']['arms'] == [] and 'mean' not in found['ranked'] and len(found['untrained']['rope']) == 2
 
 
@@ -117,7 +117,8 @@ def test_the_plan(study):
     (lambda c: c.arms.update(typo=dict(positions='ropee')), ModelError, "arm 'typo': .*did you mean 'rope'"),
     (lambda c: c.arms.update(ids=dict(positions='coupling')), RunError, "arm 'ids' needs 'coupling' ids"),
     (lambda c: c.arms.update(rand=dict(positions='randomized+rope', positions_args=dict(range=5))), ModelError, 'range is 5: shorter than'),
-    (lambda c: c.sweep.update(lrs=(1e-3,), tasks=('copi',)), RunError, "config.sweep.tasks names 'copi'"),
+    (lambda c: c.sweep.update(lrs=(1e-3,), tasks=dict(copi=('copy_same',))), RunError, "config.sweep.tasks names 'copi'"),
+    (lambda c: c.sweep.update(lrs=(1e-3,)), RunError, "config.sweep.tasks gives no learning rate to 'copy_same'"),
     (lambda c: c.optimizer.update(warmup=9), RunError, 'config.optimizer.warmup is 9'),
     (lambda c: c.tasks.copy_same.update(task='copi'), Exception, "no task 'copi'; did you mean")])
 def test_mistakes_come_before_the_first_cell(tmp_path, change, error, message):

@@ -18,7 +18,7 @@ def test_a_study_is_whole(name):
     if all(t.kind == 'task' for t in config.tasks.values()):       # texts are on the machine of whoever runs it
         if config.model.width < 512:
             cells.check(config)
-        assert f'= {len(cells.study_cells(config, dict.fromkeys(cells.arms(config), 0)))} cells' in ablate.plan(config, [], 4)
+        assert f'= {len(cells.study_cells(config, {a: dict.fromkeys(config.tasks, 0) for a in cells.arms(config)}))} cells' in ablate.plan(config, [], 4)
     for claim in config.claims:
         assert {*claim['better'], *claim['worse']} <= {*cells.arms(config)} and {*claim['tasks']} <= {*config.tasks}
 

@@ -110,7 +110,7 @@ def sandwich(q, k, pos, bar=128):
 
 
 def sinusoid(p, width, interleaved):
-    """Vaswani et al. 2017, arXiv 1706.03762, section 3.5; tensor2tensor lays all sines first."""
+    """Vaswani et al. 2017, arXiv 1706.03762, section 3.5; Marian lays all sines first."""
     out = np.zeros(width)
     for c in range(width // 2):
         s, t = (2 * c, 2 * c + 1) if interleaved else (c, c + width // 2)
