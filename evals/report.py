@@ -136,8 +136,9 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
     names, tasks = list(found['arms']), list(found['tasks'])
     span = lambda pair: f'{pair[0]:.2f}..{pair[1]:.2f}'
     lines = [f'# {found["title"]}', '', f'{len(names)} encodings, {len(tasks)} tasks, seeds {found["seeds"][0]} to {found["seeds"][-1]}. '
-             f'All figures are computed from `cells.jsonl`. Intervals are 95 % bootstrap intervals; learning rates were chosen on seed 0 '
-             f'by the loss inside the lengths of training.', '']
+             f'All figures are computed from `cells.jsonl`. Intervals are 95 % bootstrap intervals. '
+             + ('Learning rates were chosen on seed 0 by the loss inside the lengths of training.' if swept else
+                'One learning rate for all.'), '']
     if found['claims']:
         lines += ['## Claims', '', 'Written in the config before the study was run.', '']
         lines += _table(['claim', 'verdict', 'mean difference', 'interval', 'pairs won : lost : all', 'tasks'],
