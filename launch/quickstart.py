@@ -89,7 +89,7 @@ def table(found: dict) -> str:
     columns = ['all', 'pt', 'en', *atlas.RELATIONS]
     rows = [f'{"exactly right, %":34}' + ''.join(f'{c:>10}' for c in columns)]
     rows += [f'{label:34}' + ''.join(f'{100 * found["accuracy"][name][c]:10.1f}' for c in columns)
-             for name, label in names.items() if name in found['accuracy']]
+             for name, label in names.items()]
     base = found['continuations']['base']
     rows += ['', f'The pretrained model, given a bare question, goes on with more questions {base["questions"]:.0%} of the time '
                  f'and gives the answer {base["answers"]:.0%} of the time.']
@@ -110,7 +110,7 @@ def plot(out: pathlib.Path, found: dict) -> None:
         axis.plot([m['step'] for m in lines], [m['loss'] for m in lines])
         axis.set(title=f'{title}: loss', xlabel='step', ylabel='nats per token', ylim=0)
         axis.grid(alpha=0.3)
-    bars = [n for n in ('answers', 'base', 'scratch', 'most frequent') if n in found['accuracy']]
+    bars = ['answers', 'base', 'scratch', 'most frequent']
     columns = ['all', *atlas.RELATIONS]
     for i, name in enumerate(bars):
         axes[2].bar([x + 0.8 * i / len(bars) for x in range(len(columns))], [found['accuracy'][name][c] for c in columns],

@@ -1,0 +1,56 @@
+"""A study on text, from files to its report."""
+import json
+import random
+
+import numpy as np
+import pytest
+
+from configs.ablations import base
+from launch import ablate
+from train.errors import RunError
+
+
+@pytest.fixture
+def config(tmp_path, cache):
+    """Sixteen texts of a small language, half of them held out."""
+    rng = random.Random(0)
+    for i in range(16):
+        (tmp_path / f'{i}.txt').write_text(' '.join(rng.choice(('casa', 'rio', 'mar', 'sol', 'lua')) for _ in range(60)))
+    c = base.get_config()
+    c.model.update(width=16, num_layers=1, num_heads=2, num_kv_heads=2)
+    c.train.update(steps=4, batch_size=4)
+    c.optimizer.warmup = 1
+    c.arms = dict(alibi=dict(positions='alibi'), learned=dict(positions='learned'))
+    c.tasks = dict(words=base.text(16, (8, 16, 32), source='files', validation=0.5, cache=cache))
+    c.tasks.words.data.files.paths = str(tmp_path)
+    c.tasks.words.tokenizer.kind = 'char'
+    c.tasks.words.update(scored=4, stride=2, windows=4, beyond=(0, 8))
+    return c
+
+
+def test_a_study_on_text(config, tmp_path):
+    """Catches a protocol or length left out, encodings that read other data, and a report without the pictures of text."""
+    summary = ablate.run(config, tmp_path / 'study', workers=0)
+    records = ablate.read(tmp_path / 'study')
+    assert len({r['data'] for r in records}) == len({r['initial'] for r in records}) == 1
+    for r in records:
+        assert {kind: sorted(map(int, x)) for kind, x in r['perplexity'].items()} == dict.fromkeys(('non_overlapping', 'sliding', 'fixed'), [8, 16, 32])
+        assert r['validation_nats'] == pytest.approx(np.log(r['perplexity']['fixed']['16']), abs=1e-3)
+        assert r['by_position']['last'][-1] == 32 and set(r['shuffled']) == {'0', '8'} and r['effective_context'] in (8, 16, 32)
+        found = summary['tasks']['words'][r['arm']]['mean']
+        assert found == pytest.approx(-np.log(r['perplexity']['fixed']['32']))
+    page = (tmp_path / 'study' / 'report' / 'index.html').read_text()
+    assert 'Perplexity against the length of the text' in page and 'Loss by position' in page
+    assert '2 encodings x 1 tasks x 1 seeds = 2 cells' in ablate.plan(config, records, 1)
+    assert json.loads((tmp_path / 'study' / 'config.json').read_text())['tasks']['words']['train_len'] == 16
+
+
+@pytest.mark.parametrize('change, message', [
+    (dict(windows=500), r'the documents hold \d+ windows of 36 tokens \(longest \+ scored\): expected 500'),
+    (dict(train_len=24), r'config.tasks.words.test_lens lacks train_len \(24\)')])
+def test_texts_that_do_not_suffice(config, tmp_path, change, message):
+    """Catches a mistake that shows after the first cell has been trained."""
+    config.tasks.words.update(change)
+    with pytest.raises(RunError, match=message):
+        ablate.run(config, tmp_path / 'study', workers=0)
+    assert not (tmp_path / 'study' / 'cells.jsonl').exists()
