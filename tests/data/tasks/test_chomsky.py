@@ -52,7 +52,7 @@ def missing_duplicate(text):
     (chomsky.EvenPairs(), even_pairs), (chomsky.ParityCheck(), parity_check), (chomsky.ReverseString(), reverse_string),
     (chomsky.ReverseString(vocab_size=7), reverse_string), (chomsky.OddsFirst(), odds_first),
     (chomsky.OddsFirst(vocab_size=9), odds_first), (chomsky.BucketSort(), bucket_sort),
-    (chomsky.DuplicateString(), duplicate_string), (chomsky.MissingDuplicateString(), missing_duplicate)], ids=repr)
+    (chomsky.DuplicateString(), duplicate_string), (chomsky.MissingDuplicateString(), missing_duplicate)], ids=lambda v: getattr(v, '__name__', '') or repr(v))
 def test_strings(task, rule):
     """Catches the string as it is, evens first, a constant class, and another length or alphabet than asked for."""
     seen = set()
@@ -137,7 +137,7 @@ def test_solve_equation(modulus):
 
 
 @pytest.mark.parametrize('task, apply', [
-    (chomsky.BinaryAddition(), lambda a, b: a + b), (chomsky.BinaryMultiplication(), lambda a, b: a * b)], ids=repr)
+    (chomsky.BinaryAddition(), lambda a, b: a + b), (chomsky.BinaryMultiplication(), lambda a, b: a * b)], ids=lambda v: getattr(v, '__name__', '') or repr(v))
 def test_binary(task, apply):
     """Catches numbers with the units last, an answer filled up with zeros, and numbers of 64 bits."""
     places = set()
