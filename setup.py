@@ -7,7 +7,7 @@ Accelerators (choose one; they exclude each other):
 from setuptools import find_packages, setup
 
 # torch, transformers and x-transformers are independent references for the encodings; without them those tests say so and are skipped.
-TEST = ['pytest>=8,<10', 'hypothesis>=6.100,<7', 'torch>=2.13,<3', 'transformers>=5.23,<6', 'x-transformers>=2.31.10,<3']
+TEST = ['pytest>=8,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7', 'torch>=2.13,<3', 'transformers>=5.23,<6', 'x-transformers>=2.31.10,<3']
 
 setup(
     name='ordem',
