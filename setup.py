@@ -20,7 +20,7 @@ setup(
     install_requires=[
         'jax>=0.10.0,<0.13',
         'flax>=0.12.6,<0.13',
-        'optax>=0.2.6,<0.3',
+        'optax>=0.2.7,<0.3',
         'orbax-checkpoint>=0.12.0,<0.13',
         'grain>=0.2.16,<0.3',
         'sentencepiece>=0.2.3,<0.3',

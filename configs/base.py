@@ -60,6 +60,7 @@ def get_config() -> ConfigDict:
         param_dtype='float32',
         scan_layers=False,          # compile one layer and loop over it
         attention='auto',           # auto | reference | xla | cudnn | splash: the kernel; auto takes the fastest that can carry the encoding
+        context_attention='auto',   # auto | ring | gather: how keys cross the mesh's context axis; auto: ring where the encoding allows it
         remat='none',               # none | full | attention | minimal: what the backward pass computes again
     ))
 
@@ -67,9 +68,11 @@ def get_config() -> ConfigDict:
         steps=400,
         accumulation=1,             # microbatches per step
         z_loss=0.0,                 # weight of log(Z)^2
+        loss_chunks=0,              # parts of a row whose logits are held at one time; 0: as many as the vocabulary asks for
         stop_at=0,                  # stop (as if preempted) after this step; 0: never
     ))
     c.optimizer = ConfigDict(dict(
+        kind='adamw',               # adamw | muon (for the weights of the layers; adamw for the rest)
         lr=2e-3, b1=0.9, b2=0.95, eps=1e-8, weight_decay=0.1, clip=1.0,
         embedding_scale=1.0,        # learning rate of the embedding, as a multiple of lr
         schedule='cosine',          # cosine | linear | constant | wsd

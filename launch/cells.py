@@ -16,6 +16,8 @@ from train.errors import RunError
 from train.optimizer import make_schedule
 
 SWEEP_SEED = 0      # of the cells that choose the learning rate; no other cell has it
+# Fields younger than results that are kept, with the value that those were made with: they then do not count in a cell's key.
+_YOUNGER = {('model', 'context_attention'): 'auto', ('optimizer', 'kind'): 'adamw'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +62,9 @@ def key(config, cell: Cell) -> str:
     kept = dict(model=config.model.to_dict(), optimizer=config.optimizer.to_dict(), train=config.train.to_dict(),
                 rows=config.test_rows, arm=arms(config)[cell.arm], task=config.tasks[cell.task].to_dict(), seed=cell.seed, lr=cell.lr)
     kept['model'] |= {'positions': '', 'positions_args': {}}        # those of the arm, and the cell's own rate and steps, count
+    for (part, field), value in _YOUNGER.items():
+        if kept[part][field] == value:
+            del kept[part][field]
     kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

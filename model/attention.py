@@ -11,10 +11,11 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from model.config import ModelConfig
-from model.kernels import choose, fused
+from model.kernels import choose, fused, over_context
 from model.layers import Norm, fan_in
 from model.positions import PositionalEncoding, Site
-from model.sharding import constrain
+from model.ring import ring, scaled_logits, weighted
+from model.sharding import constrain, context_parts, gathered
 
 Cache = dict[str, jax.Array]
 
@@ -75,20 +76,28 @@ class Attention(nn.Module):
         site = place.site(Parameters(c.param_dtype, name='positions'), shared, x_BxTxD)
         q_BxHxTxd, k_BxKxTxd = encoding.rotate(site, q_BxHxTxd, k_BxKxTxd)
         q_BxHxTxd = encoding.scale(site, q_BxHxTxd)
-        state, carried = encoding.key_state(site), {}
+        state, carried, kernel = encoding.key_state(site), {}, 'reference'
         if cache is not None:
             carried = {n.removeprefix('carried_'): a for n, a in cache.items() if n.startswith('carried_')}
             new = {'k': k_BxKxTxd, 'v': v_BxKxTxd, **{f'state_{n}': s for n, s in state.items()}}
             cache = _written(cache, new, place.column, place.k_ids.shape[1])
             k_BxKxTxd, v_BxKxTxd = cache['k'], cache['v']                     # from here on T is S for them
             state = {n: cache[f'state_{n}'] for n in state}
+        elif context_parts() > 1:
+            kernel, _ = over_context(c, encoding)
+            state = {n: gathered(s, s.ndim - 1) for n, s in state.items()}
+            if kernel == 'gather':
+                k_BxKxTxd, v_BxKxTxd = gathered(k_BxKxTxd, 2), gathered(v_BxKxTxd, 2)
+        else:
+            kernel, _ = choose(c, encoding)
         site = dataclasses.replace(site, state=state, carried=carried, visible=place.visible(c.window))
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
         site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd)
 
-        kernel, _ = choose(c, encoding) if cache is None else ('reference', '')
-        if kernel == 'reference':
+        if kernel in ('reference', 'gather'):
             out_BxHxTxd, cache = self._reference(site, v_BxKxTxd, cache)
+        elif kernel == 'ring':
+            out_BxHxTxd = ring(site, v_BxKxTxd, encoding, c)
         else:
             out_BxHxTxd = fused(kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, site, c.head_dim**-0.5, c.window, c.logit_cap)
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
@@ -98,12 +107,8 @@ class Attention(nn.Module):
 
     def _reference(self, site: Site, v_BxKxSxd: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
         """Attention written out, every place of entry honoured: [B,H,T,d]."""
-        c, encoding, q_BxHxTxd, k_BxKxSxd = self.config, self.encoding, site.q, site.k
-        grouped = q_BxHxTxd.reshape(q_BxHxTxd.shape[0], c.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
-        z = jnp.einsum('bkgtd,bksd->bkgts', grouped, k_BxKxSxd, preferred_element_type=jnp.float32)
-        z_BxHxTxS = z.reshape(*q_BxHxTxd.shape[:3], -1) * c.head_dim**-0.5
-        if c.logit_cap:
-            z_BxHxTxS = c.logit_cap * jnp.tanh(z_BxHxTxS / c.logit_cap)
+        c, encoding = self.config, self.encoding
+        z_BxHxTxS = scaled_logits(site.q, site.k, c)
         bias, further = encoding.additive(site), encoding.mask(site)
         if bias is not None:
             z_BxHxTxS += bias
@@ -112,8 +117,7 @@ class Attention(nn.Module):
         self.sow('intermediates', 'attention', weights)        # [B,H,T,S]; kept only where 'intermediates' are asked for
         if cache is not None:
             cache |= {f'carried_{n}': a for n, a in encoding.carry(site).items()}
-        grouped = weights.astype(c.dtype).reshape(*grouped.shape[:4], -1)
-        out_BxHxTxd = jnp.einsum('bkgts,bksd->bkgtd', grouped, v_BxKxSxd).reshape(*q_BxHxTxd.shape[:3], -1)
+        out_BxHxTxd = weighted(weights.astype(c.dtype), v_BxKxSxd)
         more = encoding.value(site, weights)
         return out_BxHxTxd if more is None else out_BxHxTxd + more.astype(c.dtype), cache
 

@@ -30,6 +30,7 @@ class ModelConfig:
     scan_layers: bool
     remat: str
     attention: str
+    context_attention: str
     encodings: tuple[PositionalEncoding, ...]
 
     @property
@@ -68,7 +69,7 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
         if c[name] < 1:
             raise ModelError(f'config.model.{name} is {c[name]}: expected at least 1')
     for name, valid in (('activation', ('swiglu', 'gelu')), ('norm', ('rmsnorm', 'layernorm')), ('remat', REMAT),
-                        ('dtype', ('float32', 'bfloat16')), ('param_dtype', ('float32', 'bfloat16'))):
+                        ('context_attention', kernels.CONTEXT), ('dtype', ('float32', 'bfloat16')), ('param_dtype', ('float32', 'bfloat16'))):
         if c[name] not in valid:
             raise ModelError(f'config.model.{name} is {c[name]!r}: {nearest(c[name], valid)}')
     if not c.head_dim and c.width % c.num_heads:
@@ -86,4 +87,4 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     return ModelConfig(
         vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len, encodings=encodings,
         **{k: c[k] for k in ('width', 'num_layers', 'num_heads', 'num_kv_heads', 'activation', 'norm', 'qk_norm', 'window',
-                             'logit_cap', 'tied', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention')})
+                             'logit_cap', 'tied', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})

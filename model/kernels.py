@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from model.errors import ModelError, nearest
 
 KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
+CONTEXT = ('auto', 'ring', 'gather')
 
 
 def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
@@ -60,9 +61,26 @@ def choose(config, encoding) -> tuple[str, str]:
     return ('reference', f'not {wanted}: {why}') if why else (wanted, f'the fastest on {backend} that can carry it')
 
 
-def paths(config) -> list[str]:
-    """A line for the log for each encoding of a model: which attention it takes, and why."""
-    return [f'attention with {e.spec.title}: {name} ({why})' for e in config.distinct for name, why in [choose(config, e)]]
+def over_context(config, encoding) -> tuple[str, str]:
+    """How attention crosses the `context` axis, and why: 'ring', where keys and values travel round it, or 'gather', where each device
+    takes all of them. Raises ModelError where an encoding can do neither, or not what config.model.context_attention asks for."""
+    if encoding.cache().endswith('queries'):
+        raise ModelError(f'config.mesh.context: {encoding.spec.title} adds up what earlier queries saw, which the parts of a text would '
+                         f'have to wait for; expected 1, or another encoding')
+    enters = encoding.enters()
+    why = (f'{encoding.spec.title} changes the logits by what they are' if encoding.kernel() == 'reference' else
+           f'{encoding.spec.title} turns keys by the length of the whole text' if 'read' in enters else '')
+    if config.context_attention == 'ring' and why:
+        raise ModelError(f"config.model.context_attention is 'ring': {why}; expected 'auto' or 'gather'")
+    if config.context_attention != 'auto':
+        return config.context_attention, 'as config.model.context_attention says'
+    return ('gather', f'not ring: {why}') if why else ('ring', 'it holds the keys of two parts at a time')
+
+
+def paths(config, context: int = 1) -> list[str]:
+    """A line for the log for each encoding of a model: which attention it takes, and why. `context`: size of that axis of the mesh."""
+    chosen = functools.partial(over_context if context > 1 else choose, config)
+    return [f'attention with {e.spec.title}: {name} ({why})' for e in config.distinct for name, why in [chosen(e)]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -11,7 +11,7 @@ from model.config import ModelConfig
 from model.errors import ModelError
 from model.layers import FeedForward, Norm, fan_in
 from model.positions import PositionalEncoding, Site
-from model.sharding import constrain
+from model.sharding import constrain, context_parts, gathered, own_part
 
 CacheState = dict   # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
 
@@ -64,7 +64,8 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, ids: jax.Array | None = None, *,
-                 row_keys: jax.Array | None = None, cache: CacheState | None = None) -> tuple[jax.Array, CacheState | None]:
+                 row_keys: jax.Array | None = None, cache: CacheState | None = None, logits: bool = True
+                 ) -> tuple[jax.Array, CacheState | None]:
         """Logits of the next token.
 
         Args:
@@ -72,8 +73,9 @@ class Transformer(nn.Module):
           ids: [B,T] int32, position ids that the data gives, for encodings that ask for them.
           row_keys: [B] PRNG keys, for encodings that draw position ids; None: they draw none.
           cache: from `empty_cache`; then the tokens come after those it holds (unrolled layers only).
+          logits: False: stop before them, for `unembed`.
         Returns:
-          logits [B,T,V] float32, and the cache with the new tokens in it.
+          logits [B,T,V] float32, or what they are made of [B,T,D]; and the cache with the new tokens in it.
         """
         c = self.config
         place, cache = self._placed(tokens, positions, segment_ids, ids, row_keys, cache)
@@ -102,25 +104,40 @@ class Transformer(nn.Module):
                     cache['layers'][i] = new
         x_BxTxD = Norm(c.norm, name='final_norm')(x_BxTxD)
         if c.tied:
-            w_VxD = constrain(table_VxD, 'vocab', None)
-            return jnp.einsum('btd,vd->btv', x_BxTxD, w_VxD, preferred_element_type=jnp.float32), cache
-        w_DxV = c.weight((c.width, c.vocab_size), ('embed', 'vocab'), fan_in(1.0, 'fan_in', 'normal'), 'output')()
-        return jnp.einsum('btd,dv->btv', x_BxTxD, w_DxV, preferred_element_type=jnp.float32), cache
+            output = constrain(table_VxD, 'vocab', None)
+        else:
+            output = c.weight((c.width, c.vocab_size), ('embed', 'vocab'), fan_in(1.0, 'fan_in', 'normal'), 'output')()
+        return (_logits(x_BxTxD, output, c.tied) if logits else x_BxTxD), cache
 
     def _placed(self, tokens, positions, segment_ids, task_ids, row_keys, cache):
         """Where the tokens stand, the ids that the encodings see, and the cache with those entered."""
         c = self.config
+        here = (positions, segment_ids, task_ids)                          # of this device's part of the context; below: of the whole
+        positions, segment_ids, task_ids = (x if x is None else gathered(x, 1) for x in here)
         ids = positions
         for e in c.parts:
             if e.spec.task_ids and task_ids is None:
                 raise ModelError(f'{e.spec.title} needs position ids from the data ({e.spec.task_ids!r}): this data gives none')
             ids = e.position_ids(Site(None, ids, positions, segment_ids, row_keys, task_ids))
         if cache is None:
-            own = any('position_ids' in e.enters() for e in c.parts)
-            return Place(positions, segment_ids, ids, positions, segment_ids, ids, row_keys, task_ids, not own), None
+            consecutive = context_parts() == 1 and not any('position_ids' in e.enters() for e in c.parts)
+            return Place(here[0], here[1], own_part(ids, 1), positions, segment_ids, ids, row_keys, here[2], consecutive), None
         column = cache['column']
         put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(cache[name].astype(new.dtype), new, column, 1)
         cache = dict(layers=list(cache['layers']), positions=put('positions', positions), ids=put('ids', ids),
                      segment_ids=put('segment_ids', segment_ids), column=column + tokens.shape[1])
         return Place(positions, segment_ids, ids, cache['positions'], cache['segment_ids'], cache['ids'], row_keys, task_ids, False,
                      column), cache
+
+
+def unembed(config: ModelConfig, params, x_BxTxD: jax.Array) -> jax.Array:
+    """What `Transformer` gives with `logits=False` -> logits [B,T,V] float32; any part of the tokens."""
+    if config.tied:
+        output = constrain(params['embedding'].astype(config.dtype), 'vocab', None)
+    else:
+        output = constrain(params['output']['kernel'].astype(config.dtype), None, 'vocab')
+    return _logits(x_BxTxD, output, config.tied)
+
+
+def _logits(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
+    return jnp.einsum('btd,vd->btv' if tied else 'btd,dv->btv', x_BxTxD, output, preferred_element_type=jnp.float32)

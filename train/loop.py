@@ -17,7 +17,7 @@ from model import generate, kernels
 from model.transformer import Transformer
 from train import checkpoint, losses, metrics, runs, step as steps
 from train.errors import RunError
-from train.mesh import check_batch, local_rows, make_mesh, to_devices
+from train.mesh import check_batch, check_model, local_rows, make_mesh, to_devices
 from train.optimizer import make_optimizer, make_schedule
 from train.runs import Run
 
@@ -88,7 +88,8 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
         _LOG.warning('%d training documents are longer than a row (config.data.seq_len is %d) and left out',
                         training.dropped, config.data.seq_len)
 
-    for line in kernels.paths(architecture):
+    check_model(mesh, architecture, config.data.seq_len, config.train.loss_chunks)
+    for line in kernels.paths(architecture, mesh.shape['context']):
         _LOG.info('%s', line)
     lineage = runs.lineage(config, data, tokenizer, None if parent is None else {'run': str(parent.path), 'step': parent.step})
     if resuming:
@@ -106,8 +107,8 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
         runs.create(run, config, tokenizer, lineage)
     loss = functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss)
     return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,
-                      steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation),
-                      steps.make_eval_step(model, losses.weighted_token_loss, mesh, shardings))
+                      steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks),
+                      steps.make_eval_step(model, losses.weighted_token_loss, mesh, shardings, config.train.loss_chunks))
 
 
 def evaluate(e: Experiment, params) -> dict:

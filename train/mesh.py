@@ -1,12 +1,15 @@
 """The device mesh, with axes data, fsdp, tensor and context, and where the batch and the state lie on it."""
+import functools
 import math
 
 import jax
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model.sharding import RULES
+from model.kernels import over_context
+from model.sharding import spec
 from train.errors import RunError
 
 AXES = ('data', 'fsdp', 'tensor', 'context')
@@ -17,7 +20,8 @@ MANUAL = ('data', 'context')               # the axes that the step's shard_map 
 def make_mesh(config, devices=None) -> Mesh:
     """`config`: the `mesh` part of an experiment; one axis may be -1 and takes what is left.
 
-    Raises RunError where the sizes do not multiply to the number of devices, or an axis is not supported yet.
+    Neighbours on the mesh are neighbours in the machine, as far as its links allow; slices, which a slower network joins, lie along
+    `data`. Raises RunError where the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {axis: config[axis] for axis in AXES}
@@ -30,10 +34,31 @@ def make_mesh(config, devices=None) -> Mesh:
                        f'at most one of them -1')
     if free:
         sizes[free[0]] = len(devices) // fixed
-    for axis in ('tensor', 'context'):
-        if sizes[axis] != 1:
-            raise RunError(f'config.mesh.{axis} is {sizes[axis]}: only 1 is supported so far; use data or fsdp')
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    slices = len({getattr(d, 'slice_index', 0) for d in devices})
+    if sizes['data'] % slices:
+        raise RunError(f'config.mesh.data is {sizes["data"]}: expected a multiple of the number of slices ({slices}), which lie along it')
+    arrange = functools.partial(mesh_utils.create_device_mesh, allow_split_physical_axes=True)
+    if slices > 1:
+        arrange = functools.partial(mesh_utils.create_hybrid_device_mesh, dcn_mesh_shape=(slices, 1, 1, 1), allow_split_physical_axes=True)
+    inside = (sizes['data'] // slices, *(sizes[a] for a in AXES[1:]))
+    return Mesh(arrange(inside, devices=devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def check_model(mesh: Mesh, model, seq_len: int, loss_chunks: int) -> None:
+    """Raises RunError where heads, feed-forward or rows cannot be cut as the mesh and the chunks of the loss ask, ModelError where an
+    encoding cannot; `model`: ModelConfig."""
+    for axis, field, size in (('tensor', 'model.num_heads', model.num_heads), ('tensor', 'model.mlp_width', model.mlp_width),
+                              ('context', 'data.seq_len', seq_len)):
+        if size % mesh.shape[axis]:
+            raise RunError(f'config.mesh.{axis} is {mesh.shape[axis]}: expected a divisor of config.{field} ({size}), for example '
+                           f'{math.gcd(size, mesh.shape[axis])}')
+    columns = seq_len // mesh.shape['context']
+    if loss_chunks < 0 or loss_chunks and columns % loss_chunks:
+        raise RunError(f'config.train.loss_chunks is {loss_chunks}: expected a divisor of the columns of a device ({columns}), for example '
+                       f'{math.gcd(columns, loss_chunks)}; 0: as many as memory asks for')
+    if mesh.shape['context'] > 1:
+        for encoding in model.distinct:
+            over_context(model, encoding)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
@@ -49,10 +74,8 @@ def state_shardings(mesh: Mesh, boxed_state):
     """A state of `nn.Partitioned` boxes and bare arrays (shapes) -> NamedShardings, by the table of logical axes."""
     def sharding(leaf):
         names = leaf.names if isinstance(leaf, nn.Partitioned) else ()
-        shape = nn.meta.unbox(leaf).shape
-        axes = [RULES.get(n) for n in names]
-        axes = [a if a and not size % mesh.shape[a] else None for a, size in zip(axes, shape)]   # else not cut
-        return NamedSharding(mesh, P(*axes))
+        # A box may hold nothing: what one optimizer of several leaves to another.
+        return jax.tree.map(lambda x: NamedSharding(mesh, spec(mesh, x.shape, names)), nn.meta.unbox(leaf))
     return jax.tree.map(sharding, boxed_state, is_leaf=lambda x: isinstance(x, nn.Partitioned))
 
 

@@ -2,10 +2,13 @@
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
+from model.errors import nearest
 from train.errors import RunError
 
 SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
+KINDS = ('adamw', 'muon')
 
 
 def make_schedule(config, steps: int):
@@ -32,22 +35,42 @@ def make_schedule(config, steps: int):
 
 def decays(params):
     """Which parameters decay: kernels and the embedding; no norm, no bias, nothing of a positional encoding."""
-    return _where(lambda names: names[-1] in ('kernel', 'embedding') and not any(n.startswith('positions') for n in names), params)
+    return _where(lambda names, _: names[-1] in ('kernel', 'embedding') and not any(n.startswith('positions') for n in names), params)
 
 
 def is_embedding(params):
-    return _where(lambda names: names[-1] == 'embedding', params)
+    return _where(lambda names, _: names[-1] == 'embedding', params)
+
+
+def matrices(params):
+    """Which axes of each weight of a layer Muon takes as the rows and columns of a matrix; None: the parameter is left to Adam."""
+    def of(names, x):
+        if names[-1] != 'kernel' or names[0] == 'output' or any(n.startswith('positions') for n in names):
+            return None
+        inward = 2 if names[-2] == 'out' else 1                       # heads and their dimensions are read together
+        first = x.ndim - (3 if names[-2] in ('query', 'key', 'value', 'out') else 2)     # axes before are those of stacked layers
+        axes = tuple(range(first, x.ndim))
+        return optax.contrib.MuonDimensionNumbers(axes[:inward], axes[inward:])
+    return _where(of, params)
 
 
 def _where(test, params):
-    """A tree of bools: `test` of each parameter's names, without the boxes of logical axes."""
+    """A tree of `test(names, array)` of each parameter, without the boxes of logical axes."""
     names = lambda path: [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-    return jax.tree_util.tree_map_with_path(lambda path, _: test(names(path)), params)
+    return jax.tree_util.tree_map_with_path(lambda path, x: test(names(path), x), params)
 
 
 def make_optimizer(config, steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), its moments in float32."""
+    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), its moments in float32; or, for the weights of the layers, Muon (Jordan et al.
+    2024) with updates of AdamW's usual size (Liu et al. 2025, arXiv 2502.16982, equation 4), so that one learning rate serves both."""
+    if config.kind not in KINDS:
+        raise RunError(f'config.optimizer.kind is {config.kind!r}: {nearest(config.kind, KINDS)}')
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
-    adamw = optax.adamw(make_schedule(config, steps), config.b1, config.b2, config.eps, mu_dtype=jnp.float32,
-                        weight_decay=config.weight_decay, mask=decays)
-    return optax.chain(clip, adamw, optax.masked(optax.scale(config.embedding_scale), is_embedding))
+    schedule = make_schedule(config, steps)
+    if config.kind == 'adamw':
+        main = optax.adamw(schedule, config.b1, config.b2, config.eps, mu_dtype=jnp.float32, weight_decay=config.weight_decay, mask=decays)
+    else:
+        main = optax.contrib.muon(schedule, beta=0.95, eps=config.eps, mu_dtype=jnp.float32, weight_decay=config.weight_decay,
+                                  weight_decay_mask=decays, adam_b1=config.b1, adam_b2=config.b2, consistent_rms=0.2,
+                                  muon_weight_dimension_numbers=matrices)
+    return optax.chain(clip, main, optax.masked(optax.scale(config.embedding_scale), is_embedding))

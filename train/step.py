@@ -10,7 +10,9 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model.transformer import Transformer
+from model.sharding import varying
+from model.transformer import Transformer, unembed
+from train.losses import chunks_for, in_chunks
 from train.mesh import BATCH, MANUAL, state_shardings
 
 State = dict     # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}
@@ -30,12 +32,13 @@ def init_state(model: Transformer, optimizer: optax.GradientTransformation, seed
     return make(key), shardings
 
 
-def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State, accumulation: int = 1):
+def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State, accumulation: int = 1, loss_chunks: int = 0):
     """The jitted train step, its state donated.
 
     Args:
       loss: (logits, batch) -> (sum to minimise, sums to report, 'nll' and 'weight' among them).
       accumulation: microbatches that each device's rows are cut into.
+      loss_chunks: parts of the columns whose logits are held at one time; 0: as many as memory asks for.
     Returns:
       (state, batch) -> (state, metrics): float32 scalars loss (mean over weighted targets), weight, grad_norm.
     """
@@ -47,24 +50,28 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
         def total(params, micro):
             batch, rows = micro
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-            logits, _ = model.apply({'params': params}, *model_inputs(batch), row_keys=keys)
-            return loss(logits, batch)
+            return _loss(model, loss, params, batch, mesh, loss_chunks, row_keys=keys)
 
         def gradients(params, micro):
             (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
-            return sums, grads
+            return sums, jax.tree.map(_as_stored, grads, shardings['params'])
 
-        params = _varying(state['params'], manual)   # else each use of a parameter would reduce its gradient by itself
+        params = varying(state['params'])   # else each use of a parameter would reduce its gradient by itself
         if accumulation == 1:
             sums, grads = gradients(params, (batch, rows))
         else:
             # Rows are dealt to microbatches like cards, so that each microbatch stays spread over `fsdp`.
             deal = lambda x: jnp.swapaxes(x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:]), 0, 1)
             micros = jax.tree.map(deal, (batch, rows))
-            zero = jax.eval_shape(gradients, params, jax.tree.map(lambda x: x[0], micros))
-            zero = _varying(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), zero), manual)
-            add = lambda total, micro: (jax.tree.map(jnp.add, total, gradients(params, micro)), None)
-            (sums, grads), _ = jax.lax.scan(add, zero, micros)
+
+            def add(grads, micro):
+                # The barrier ties the weights to the microbatch: else XLA gathers all of them over `fsdp` once, before the loop, and keeps them.
+                sums, more = gradients(*jax.lax.optimization_barrier((params, micro)))
+                return jax.tree.map(jnp.add, grads, more), sums
+
+            zero = varying(jax.tree.map(lambda x, s: _as_stored(jnp.zeros_like(x), s), state['params'], shardings['params']))
+            grads, sums = jax.lax.scan(add, zero, micros)
+            sums = jax.tree.map(lambda x: x.sum(0), sums)
         sums, grads = _summed((sums, grads), manual)
         weight = jnp.maximum(sums['weight'], 1)
         grads = jax.tree.map(lambda g: g / weight, grads)
@@ -85,13 +92,26 @@ def model_inputs(batch: dict) -> tuple:
     return batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids')
 
 
-def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State):
+def _loss(model: Transformer, loss, params, batch: dict, mesh: Mesh, loss_chunks: int, **arguments) -> tuple[jax.Array, dict]:
+    """The loss of a batch, its logits in chunks where they would be large."""
+    hidden, _ = model.apply({'params': params}, *model_inputs(batch), logits=False, **arguments)
+    rows, columns = batch['tokens'].shape
+    parts = mesh.shape['fsdp'] * (mesh.shape['tensor'] if not model.config.vocab_size % mesh.shape['tensor'] else 1)
+    chunks = chunks_for(columns, 4 * rows * columns * model.config.vocab_size // parts, loss_chunks)
+    return in_chunks(loss, lambda x: unembed(model.config, params, x), hidden, batch, chunks)
+
+
+def _as_stored(gradient: jax.Array, sharding: NamedSharding) -> jax.Array:
+    """Cut over `fsdp` and `tensor` as its parameter is: no device holds a whole gradient between microbatches."""
+    return jax.lax.with_sharding_constraint(gradient, sharding.spec) if any(sharding.spec) else gradient
+
+
+def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State, loss_chunks: int = 0):
     """(params, batch) -> the loss's sums over the whole batch, with nothing random."""
     manual = _manual_axes(mesh)
 
     def local_sums(params, batch):
-        logits, _ = model.apply({'params': params}, *model_inputs(batch))
-        return _summed(loss(logits, batch)[1], manual)
+        return _summed(_loss(model, loss, params, batch, mesh, loss_chunks)[1], manual)
 
     return jax.jit(_mapped(local_sums, mesh, (P(), 'rows and time'), P()), out_shardings=NamedSharding(mesh, P()),
                    in_shardings=(shardings['params'], NamedSharding(mesh, BATCH)))
@@ -114,11 +134,6 @@ def _mapped(function, mesh: Mesh, in_specs: tuple, out_specs):
     named = {'rows': P(data), 'rows and time': P(data, context)}
     in_specs = tuple(named[s] if isinstance(s, str) else s for s in in_specs)
     return jax.shard_map(function, mesh=mesh, axis_names=set(manual), in_specs=in_specs, out_specs=out_specs)
-
-
-def _varying(tree, axes: tuple[str, ...]):
-    """Marks arrays that are the same on all devices as if they differed: then sums are ours to place."""
-    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to='varying'), tree) if axes else tree
 
 
 def _summed(tree, axes: tuple[str, ...]):

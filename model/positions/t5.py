@@ -29,7 +29,7 @@ def bucket_bounds(num_buckets: int, max_distance: int) -> np.ndarray:
 def bucketed(table: jax.Array, distance: jax.Array, num_buckets: int = 32, max_distance: int = 128) -> jax.Array:
     """table [num_buckets, H] looked up at the buckets of distances [B or 1,T,S] -> float32 [B or 1,H,T,S]."""
     bounds = jnp.asarray(bucket_bounds(num_buckets, max_distance), jnp.int32)
-    bucket = jnp.searchsorted(bounds, jnp.maximum(distance, 0), side='right', method='compare_all') - 1
+    bucket = (jnp.maximum(distance, 0)[..., None] >= bounds).sum(-1) - 1      # not searchsorted: it fails inside a shard_map (jax 0.10.2)
     return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
 
 

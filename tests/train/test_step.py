@@ -7,27 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from data.batches import FIELDS
 from model.config import resolve
 from model.transformer import Transformer
+from tests.train.rows import BATCH, TIME, VOCAB, batch_of
 from train import losses, mesh as meshes, step as steps
 from train.optimizer import make_optimizer
-
-BATCH, TIME, VOCAB = 16, 16, 64
-
-
-def batch_of(step):
-    """Packed rows of two documents and some padding, of random tokens."""
-    rng = np.random.default_rng(step)
-    tokens = rng.integers(1, VOCAB, (BATCH, TIME + 1))
-    column = np.arange(TIME)
-    cut = rng.integers(4, 9, (BATCH, 1))
-    end = rng.integers(12, TIME + 1, (BATCH, 1))
-    segment = np.where(column < cut, 1, np.where(column < end, 2, 0))
-    last = (column == cut - 1) | (column >= end - 1)
-    made = dict(tokens=tokens[:, :-1], targets=tokens[:, 1:], loss_weights=~last, segment_ids=segment,
-                positions=np.where(column < cut, column, np.where(segment > 0, column - cut, 0)))
-    return {k: made[k].astype(FIELDS[k]) for k in FIELDS}
 
 
 def build(config, accumulation=1, devices=8, **mesh_sizes):
@@ -81,6 +65,14 @@ def test_one_reduction_over_data(one_device, accumulation):
     text = step.lower(state, meshes.to_devices(mesh, batch_of(0), BATCH)).compile().as_text()
     assert len(re.findall(r' all-reduce(?:-start)?\(', text)) == 1
     assert not re.search(r' (reduce-scatter|all-gather|all-to-all|collective-permute)\(', text)
+
+
+def test_no_device_holds_a_whole_gradient_between_microbatches(one_device):
+    """Catches gradients that are gathered, or reduced whole, and kept so while the microbatches are added up."""
+    mesh, _, state, step = build(one_device[0].copy_and_resolve_references(), 2, fsdp=8)
+    text = step.lower(state, meshes.to_devices(mesh, batch_of(0), BATCH)).compile().as_text()
+    carried = ' '.join(re.findall(r'= \(([^)]*)\) while\(', text))
+    assert 'f32[4,96]' in carried and 'f32[32,96]' not in carried      # of the weights [32,96] of the feed-forward
 
 
 def test_fsdp_shards_parameters_and_moments(one_device):

@@ -1,0 +1,65 @@
+"""Muon against a direct computation; its work and state on a mesh. Schedules are in test_config."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from tests.train.rows import TIME, VOCAB, batch_of, BATCH, config_of
+from model.config import resolve
+from model.transformer import Transformer
+from train import losses, mesh as meshes, step as steps
+from train.optimizer import make_optimizer, matrices
+
+
+def muon(**sizes):
+    config = config_of(scan_layers=True)
+    config.optimizer.update(kind='muon', warmup=0, schedule='constant', lr=0.02, clip=0.0, weight_decay=0.1)
+    config.mesh.update(**{'data': 1, 'fsdp': 1, 'tensor': 1, 'context': 1, **sizes})
+    mesh = meshes.make_mesh(config.mesh)
+    model, optimizer = Transformer(resolve(config.model, VOCAB, TIME)), make_optimizer(config.optimizer, 100)
+    state, shardings = steps.init_state(model, optimizer, 0, mesh)
+    return mesh, optimizer, state, steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings)
+
+
+def orthogonalized(m):
+    """Newton and Schulz's five steps on a matrix, by the quintic of Jordan et al.: m -> about U V^T."""
+    x = m / np.linalg.norm(m)
+    for _ in range(5):
+        a = x @ x.T
+        x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    return x
+
+
+def test_muon_is_its_equation():
+    """Heads and their dimensions are one side of the matrix, each layer its own. Catches a flattened stack of layers, the wrong sides, Adam
+    in its place, and weight decay left out."""
+    _, optimizer, state, _ = muon()
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), state['params'])
+    updates, _ = optimizer.update(grads, state['opt_state'], state['params'])
+    for names, sides in ((('attention', 'query'), (32, 32)), (('attention', 'out'), (32, 32)), (('feed_forward', 'up'), (32, 64)),
+                         (('feed_forward', 'down'), (64, 32))):
+        take = lambda tree: np.asarray(tree['layers']['layer_0'][names[0]][names[1]]['kernel'][1]).reshape(sides)
+        # Nesterov's first step: (beta m + (1 - beta) g) / (1 - beta^2) with m = (1 - beta) g is g, up to a size that does not count.
+        expected = -0.02 * (orthogonalized(take(grads)) * 0.2 * np.sqrt(max(sides)) + 0.1 * take(state['params']))
+        np.testing.assert_allclose(take(updates), expected, atol=2e-5)
+    assert matrices(state['params'])['embedding'] is None and matrices(state['params'])['final_norm']['scale'] is None
+    adam = optax.adamw(0.02, 0.9, 0.95, nesterov=True, weight_decay=0.0)
+    np.testing.assert_allclose(updates['embedding'], adam.update(grads['embedding'], adam.init(state['params']['embedding']),
+                                                                 state['params']['embedding'])[0], rtol=1e-4, atol=1e-6)
+
+
+def test_muon_on_a_mesh():
+    """Catches state that every device holds whole, orthogonalisation of parts instead of wholes, and a rate at which nothing is learned."""
+    alone, found = muon(), {}
+    for name, (mesh, _, state, step) in {'one': alone, 'mesh': muon(data=2, fsdp=2, tensor=2)}.items():
+        if name == 'mesh':
+            held = [x for x in jax.tree.leaves(state['opt_state']) if x.size > 1000]      # all but norms
+            assert held and all(x.addressable_shards[0].data.size * 2 <= x.size for x in held)
+        found[name] = []
+        for i in range(12):
+            state, values = step(state, meshes.to_devices(mesh, batch_of(i % 2), BATCH))
+            found[name].append(float(values['loss']))
+    np.testing.assert_allclose(found['mesh'], found['one'], rtol=1e-3)
+    assert found['one'][-1] < found['one'][0] - 0.5

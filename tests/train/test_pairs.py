@@ -1,0 +1,62 @@
+"""What can be combined with a mesh, two things at a time, on eight forced CPU devices against one."""
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from tests.train.rows import AXES, BATCH, TIME, VOCAB, agree, batch_of, config_of, first_step
+from train.losses import chunks_for, in_chunks, weighted_token_loss
+
+# A pairwise cover: which axes are cut, microbatches, key-value heads, encoding (of the embedding, a rotation, a bias, extra columns), scanned
+# layers, chunks of the loss.
+COVER = [
+    ((2, 1, 2, 2), 2, 1, 'forgetting', True, 2),
+    ((1, 8, 1, 1), 2, 8, 'rope', False, 1),
+    ((1, 1, 8, 1), 1, 2, 'learned', True, 1),
+    ((4, 1, 1, 2), 1, 2, 't5', False, 2),
+    ((1, 2, 4, 1), 1, 8, 't5', True, 2),
+    ((2, 2, 1, 2), 2, 1, 'learned', False, 1),
+    ((2, 1, 4, 1), 1, 1, 'rope', True, 2),
+    ((1, 8, 1, 1), 2, 2, 'forgetting', False, 1),
+    ((1, 4, 2, 1), 2, 1, 't5', False, 1),
+    ((2, 1, 1, 4), 2, 8, 'learned', True, 2),
+    ((1, 4, 1, 2), 2, 2, 'rope', True, 2),
+    ((4, 1, 1, 2), 1, 8, 'forgetting', False, 1),
+    ((1, 1, 2, 4), 1, 1, 't5', False, 1)]
+
+
+def test_the_cover_is_pairwise():
+    """Catches a row taken out of the cover without what it stood for. All four axes at once would need sixteen devices."""
+    rows = [(*(a > 1 for a in shape), *rest) for shape, *rest in COVER]
+    for i, j in itertools.combinations(range(len(rows[0])), 2):
+        wanted = set(itertools.product({r[i] for r in rows}, {r[j] for r in rows}))
+        assert {(r[i], r[j]) for r in rows} == wanted, (i, j)
+
+
+@pytest.mark.parametrize('shape, accumulation, kv_heads, positions, scan, chunks', COVER)
+def test_pairs(shape, accumulation, kv_heads, positions, scan, chunks):
+    """Catches two features that are right alone and wrong together."""
+    make = lambda: config_of(positions, kv_heads, scan_layers=scan, remat='full' if scan else 'none')
+    agree(first_step(make(), accumulation, chunks, **dict(zip(AXES, shape))), first_step(make()))
+
+
+@pytest.mark.parametrize('positions', ['randomized+rope', 'cope', 'path'])
+def test_what_needs_the_whole_text_crosses_the_context(positions):
+    """Catches ids drawn for each part of a text by itself, and states of the keys (with all keys gathered) that stay behind."""
+    agree(first_step(config_of(positions), data=2, context=4), first_step(config_of(positions)))
+
+
+def test_the_loss_in_chunks():
+    """Catches chunks that lose tokens or weights, and logits of a whole row held all the same."""
+    agree(first_step(config_of(), loss_chunks=8), first_step(config_of()))
+    batch, hidden, w = batch_of(0), jnp.ones((BATCH, TIME, 8)), jnp.ones((8, VOCAB))
+    of = lambda chunks: jax.make_jaxpr(jax.grad(lambda w: in_chunks(weighted_token_loss, lambda x: x @ w, hidden, batch, chunks)[0]))(w)
+    whole, part = f'f32[{BATCH},{TIME},{VOCAB}]', f'f32[{BATCH},{TIME // 8},{VOCAB}]'
+    assert whole in str(of(1)) and whole not in str(of(8)) and part in str(of(8))
+
+
+def test_chunks_are_chosen_by_memory():
+    """Catches chunks where they only cost time, and a large vocabulary without them."""
+    assert chunks_for(2048, 4 * 2**30, 0) == 1 and chunks_for(2048, 2**20, 4) == 4
+    assert chunks_for(2048, 8 * 2**30 + 1, 0) == 16 and chunks_for(6, 5 * 2**30, 0) == 6
