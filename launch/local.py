@@ -60,8 +60,7 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
         for thread in streams:
             thread.join()
 
-    for number in (signal.SIGINT, signal.SIGTERM):                      # before the children are: they do not inherit an ignored one
-        signal.signal(number, forward)
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}     # none is inherited as ignored
     try:
         for e in environments:
             children.append(subprocess.Popen(command, env={**os.environ, 'PYTHONUNBUFFERED': '1', **e}, stdout=subprocess.PIPE,
@@ -86,6 +85,8 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
         first = first or (code if code >= 0 else 128 - code)            # as a shell says that a signal ended it
     for thread in followers:
         thread.join()
+    for number, handler in before.items():
+        signal.signal(number, handler)
     return first
 
 

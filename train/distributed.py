@@ -119,7 +119,7 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
             main()
             return
         if here.process_id:
-            _LOG.setLevel(logging.ERROR)                       # what all have to say is said once, by process 0
+            _LOG.setLevel(logging.CRITICAL)                    # what all have to say is said once, by process 0
         _roll_call(here, f.join_timeout)
         jax.config.update('jax_enable_preemption_service', False)     # it would swallow SIGTERM
         jax.distributed.initialize(

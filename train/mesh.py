@@ -59,7 +59,7 @@ def state_shardings(mesh: Mesh, boxed_state):
 def local_rows(mesh: Mesh, batch_size: int) -> slice:
     """The rows of the global batch that this process's devices hold; where they lie apart, those between them too."""
     spans = [index[0].indices(batch_size)[:2] for index in
-             NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size, 1)).values()]
+             NamedSharding(mesh, P(BATCH[0])).addressable_devices_indices_map((batch_size,)).values()]
     return slice(min(a for a, _ in spans), max(b for _, b in spans))
 
 
