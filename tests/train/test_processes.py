@@ -88,8 +88,8 @@ def test_groups_train_as_one_process_does(alone, tmp_path):
     assert len(list((tmp_path / 'run').glob('events*'))) == 1
     assert len([p for p in pathlib.Path(config.data.cache).iterdir()]) == 2
 
-    config.train.stop_at = 0
-    config.sample.every = 0
+    wanted = wanted[:4] + [line for line in wanted[4:] if len(line) == 5]     # without the evaluation at the end, to be quick
+    config.train.stop_at = config.sample.every = config.eval.every = config.data.prefetch = 0
     config.mesh.update(data=1, fsdp=4)
     shutil.copytree(tmp_path / 'run', tmp_path / 'again')
     code, lines = local(4, 1, *pretrain(config, tmp_path / 'run'))
