@@ -122,10 +122,8 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
             _LOG.setLevel(logging.CRITICAL)                    # what all have to say is said once, by process 0
         _roll_call(here, f.join_timeout)
         jax.config.update('jax_enable_preemption_service', False)     # it would swallow SIGTERM
-        jax.distributed.initialize(
-            here.coordinator, here.num_processes, here.process_id, here.local_device_ids, initialization_timeout=int(f.join_timeout),
-            cluster_detection_method='deactivate',
-            heartbeat_timeout_seconds=f.heartbeat_timeout, shutdown_timeout_seconds=int(f.join_timeout))
+        jax.distributed.initialize(here.coordinator, here.num_processes, here.process_id, here.local_device_ids,
+                                   cluster_detection_method='deactivate', heartbeat_timeout_seconds=f.heartbeat_timeout)
         watching = threading.Thread(target=_watch, daemon=True)
         watching.start()
         try:
