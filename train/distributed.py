@@ -14,6 +14,7 @@ import logging
 import os
 import pathlib
 import platform
+import signal
 import socket
 import sys
 import threading
@@ -121,9 +122,9 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
         if here.process_id:
             _LOG.setLevel(logging.CRITICAL)                    # what all have to say is said once, by process 0
         _roll_call(here, f.join_timeout)
-        jax.config.update('jax_enable_preemption_service', False)     # it would swallow SIGTERM
         jax.distributed.initialize(here.coordinator, here.num_processes, here.process_id, here.local_device_ids,
                                    cluster_detection_method='deactivate', heartbeat_timeout_seconds=f.heartbeat_timeout)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)          # JAX takes it as a notice of preemption, which nothing here asks for
         watching = threading.Thread(target=_watch, daemon=True)
         watching.start()
         try:
