@@ -324,15 +324,21 @@ def _leave(code: int, message: str) -> None:
     client, me = _client(), jax_distributed.global_state.process_id
     try:
         client.key_value_set('ordem/failed', json.dumps([code, message]))
+        first = True
     except jax.errors.JaxRuntimeError:
-        pass                                                      # another one was first, or process 0 is dead
-    try:
-        client.key_value_set(f'ordem/leaves/{me}', '')
-        deadline = time.monotonic() + _GRACE
-        for i in range(count() if is_first() else 0):
-            _get(client, f'ordem/leaves/{i}', max(0.001, deadline - time.monotonic()))
-    except jax.errors.JaxRuntimeError:
-        pass
+        first = False                                             # another one was first, or process 0 is dead
     sys.stdout.flush()
     sys.stderr.flush()
+    try:
+        client.key_value_set(f'ordem/heard/{me}', '')
+        deadline = time.monotonic() + _GRACE
+        wait = lambda what: [_get(client, f'ordem/{what}/{i}', max(0.001, deadline - time.monotonic())) for i in range(count()) if i != me]
+        if first:
+            wait('heard')                                         # else the others see a broken connection before the reason
+        client.key_value_set(f'ordem/leaves/{me}', '')
+        if me == 0:
+            wait('leaves')                                        # process 0 is the last: JAX aborts whoever outlives it
+            time.sleep(0.2)
+    except jax.errors.JaxRuntimeError:
+        pass
     os._exit(code)

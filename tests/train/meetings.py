@@ -12,7 +12,8 @@ def main() -> None:
     me = jax.process_index()
     # Rows and time cut over processes, also where a process holds rows that lie apart: devices 0 and 1 are process 0's.
     whole = {'tokens': np.arange(4 * 8, dtype=np.int32).reshape(4, 8)}
-    for order, sizes, rows in (((0, 1, 2, 3), (4, 1, 1, 1), (slice(0, 2), slice(2, 4))), ((0, 2, 3, 1), (2, 2, 1, 1), (slice(0, 4), slice(1, 3))),
+    for order, sizes, rows in (((0, 1, 2, 3), (4, 1, 1, 1), (slice(0, 2), slice(2, 4))),
+                               ((0, 2, 3, 1), (2, 2, 1, 1), (slice(0, 4), slice(1, 3))),
                                ((0, 2, 1, 3), (2, 1, 1, 2), (slice(0, 4),) * 2), ((0, 1, 2, 3), (1, 1, 1, 4), (slice(0, 4),) * 2)):
         mesh = Mesh(np.array(jax.devices())[list(order)].reshape(sizes), AXES, axis_types=(AxisType.Auto,) * 4)
         assert local_rows(mesh, 4) == rows[me]

@@ -30,7 +30,8 @@ def local(processes, devices, *command):
 def pretrain(config, path, *more):
     """The command that trains `config` in another process."""
     file = path.parent / f'{path.name}.py'
-    file.write_text(f'import json\nfrom ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n')
+    file.write_text(f'import json\nfrom ml_collections import ConfigDict\n\n'
+                    f'def get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n')
     return [sys.executable, '-m', 'train.pretrain', f'--config={file}', f'--run={path}', *more]
 
 
@@ -121,7 +122,8 @@ def test_meetings_and_an_end_for_all():
     other is in a collective. Catches a shard with other rows, a missing process that is not named, and a group that hangs."""
     code, lines = local(2, 2, sys.executable, '-m', 'tests.train.meetings')
     assert code == 2
-    assert sorted(lines) == sorted([
+    ours = [line for line in lines if any(word in line for word in ('error:', 'differ', 'lunch', 'Error'))]     # JAX may log too
+    assert sorted(ours) == sorted([
         "[0] process 1 of 2 did not come to the meeting 'lunch' within 0.2 s",
         '[0] the processes differ: the data is 0 on process 0, 1 on process 1',
         '[1] the processes differ: the data is 0 on process 0, 1 on process 1',
