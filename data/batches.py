@@ -152,13 +152,14 @@ class Batches:
                 batch[name][mine] = part[name]
         return batch
 
-    def once(self, limit: int = 0) -> Iterator[Batch]:
-        """The first epoch (at most `limit` batches of it), its last batch filled up with padding: for evaluation."""
+    def once(self, limit: int = 0, rows: slice = slice(None)) -> Iterator[Batch]:
+        """The first epoch (at most `limit` batches of it, only `rows` of each), its last batch filled up with padding: for evaluation."""
         count = -(-self.rows_per_epoch // self.batch_size)
         for step in range(min(count, limit) if limit else count):
-            batch = self(step)
+            batch = self(step, rows)
+            padding = np.arange(self.batch_size)[rows] + step * self.batch_size >= self.rows_per_epoch
             for name in FIELDS:
-                batch[name][self.rows_per_epoch - step * self.batch_size:] = 0
+                batch[name][padding] = 0
             yield batch
 
 

@@ -12,6 +12,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 
 from model import config as model_config
 from model.transformer import Transformer
+from train import distributed
 from train.errors import RunError
 from train.runs import Run
 
@@ -103,10 +104,14 @@ class Checkpoints:
         faults = []
         for step in reversed(steps):
             try:
-                return self._restore(step, abstract, shardings, only_params)
+                state, fault = self._restore(step, abstract, shardings, only_params), ''
             except _Damaged as error:
-                faults.append(f'step {step}: {error}')
-                _LOG.error('%s: checkpoint passed over, %s', self.run.path, faults[-1])
+                fault = f'step {step}: {error}'
+            fault = distributed.decide('restore', fault, lambda said: next(filter(None, said), ''))   # one fault counts for all
+            if not fault:
+                return state
+            faults.append(fault)
+            _LOG.error('%s: checkpoint passed over, %s', self.run.path, fault)
         raise RunError(f'{self.run.path}: no checkpoint can be read; {"; ".join(faults)}')
 
     def _restore(self, step, abstract, shardings, only_params):

@@ -4,6 +4,7 @@ import logging
 import pathlib
 import re
 import sys
+import traceback
 
 import jax
 from absl import app, flags
@@ -36,15 +37,24 @@ def _parse(argv):
 def _guarded(main) -> None:
     try:
         main()
-    except (DataError, ModelError, RunError) as error:
-        _fail(str(error))
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except (DataError, ModelError, RunError, KeyboardInterrupt) as error:
+        sys.exit(told(error)[0])
+
+
+def told(error: BaseException) -> tuple[int, str]:
+    """Prints what ended the program, a mistake in one line and anything else with its traceback. Returns exit code and line."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, 'interrupted'
+    if isinstance(error, (DataError, ModelError, RunError)):
+        message = ' '.join(str(error).split())
+        print(f'error: {message}', file=sys.stderr)
+        return MISTAKE, message
+    traceback.print_exception(error)
+    return 1, ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
 def _fail(message: str) -> None:
-    print('error: ' + ' '.join(message.split()), file=sys.stderr)
-    sys.exit(MISTAKE)
+    sys.exit(told(RunError(message))[0])
 
 
 def settle() -> None:

@@ -10,12 +10,13 @@ import pathlib
 import time
 
 import jax
+from jax.experimental import multihost_utils
 
 from data import batches, store, tokenizer as tokenizers
 from model import config as model_config
 from model import generate, kernels
 from model.transformer import Transformer
-from train import checkpoint, losses, metrics, runs, step as steps
+from train import checkpoint, distributed, losses, metrics, runs, step as steps
 from train.errors import RunError
 from train.mesh import check_batch, check_model, local_rows, make_mesh, to_devices
 from train.optimizer import make_optimizer, make_schedule
@@ -70,6 +71,9 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f'{run.path}: a file; expected the directory of the run')
     resuming = runs.is_started(run.path)
+    distributed.agree({**{f'config.{k}': v for k, v in runs.flat(config).items() if k != 'data.cache'},
+                       '--run': directory, 'a run to resume': resuming,
+                       'the devices': f'{jax.local_device_count()} of kind {jax.local_devices()[0].device_kind}'})
     if resuming:
         runs.check_resumable(run, config)
         tokenizer = run.tokenizer()
@@ -78,9 +82,9 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.train.accumulation)
     make_schedule(config.optimizer, config.train.steps)
-    tokenizer = tokenizer or obtain_tokenizer(config)
+    tokenizer = tokenizer or distributed.first_then_others('tokenizer', lambda: obtain_tokenizer(config))
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
-    data = store.open_or_build(config.data, tokenizer, config.log.progress)
+    data = distributed.first_then_others('data', lambda: store.open_or_build(config.data, tokenizer, config.log.progress))
     training = batches.Batches(data.split('train'), config.data, config.seed)
     held_out = data.split('validation')
     validation = batches.Batches(held_out, config.data, config.seed, shuffle=False) if len(held_out.tokens) else None
@@ -92,6 +96,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
     for line in kernels.paths(architecture, mesh.shape['context']):
         _LOG.info('%s', line)
     lineage = runs.lineage(config, data, tokenizer, None if parent is None else {'run': str(parent.path), 'step': parent.step})
+    distributed.agree({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:
         runs.check_lineage(run, lineage)
     model, optimizer = Transformer(architecture), make_optimizer(config.optimizer, config.train.steps)
@@ -104,7 +109,8 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
     else:
         if parent is not None:
             state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'])
-        runs.create(run, config, tokenizer, lineage)
+        if distributed.is_first():
+            runs.create(run, config, tokenizer, lineage)
     loss = functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss)
     return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,
                       steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks),
@@ -115,9 +121,8 @@ def evaluate(e: Experiment, params) -> dict:
     """Loss on held-out text: nats per token and bits per byte of the text."""
     total = collections.Counter()
     size = e.config.data.batch_size
-    rows = local_rows(e.mesh, size)
-    for batch in e.validation.once(e.config.eval.batches):
-        sums = e.eval_step(params, to_devices(e.mesh, {k: v[rows] for k, v in batch.items()}, size))
+    for batch in e.validation.once(e.config.eval.batches, local_rows(e.mesh, size)):
+        sums = e.eval_step(params, to_devices(e.mesh, batch, size))
         total.update({k: float(v) for k, v in jax.device_get(sums).items()})
     nats = total['nll'] / max(total['weight'], 1)
     split = e.store.manifest['splits']['validation']
@@ -128,8 +133,12 @@ def evaluate(e: Experiment, params) -> dict:
 
 
 def sample(e: Experiment, params) -> dict:
-    """Text that the model writes now, for the log."""
+    """Text that the model writes now, for the log: on one device of process 0, which all parameters must fit."""
     text = e.config.sample.prompt
+    if jax.process_count() > 1:
+        params = multihost_utils.process_allgather(params, tiled=True)
+        if not distributed.is_first():
+            return {}
     here = jax.device_put(params, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     out = generate.generate(e.model, here, [[e.tokenizer.bos, *e.tokenizer.encode(text)]], e.config.sample.tokens,
                             generate.Sampling(temperature=0.8, top_k=50), seed=e.config.seed, end=(e.tokenizer.eos, e.tokenizer.end))
@@ -195,10 +204,10 @@ def train(e: Experiment) -> dict:
     return last
 
 
-
-def summary(e: Experiment, last: dict) -> str:
-    """What a person wants to read at the end."""
+def report(e: Experiment, last: dict) -> None:
+    """Prints what a person wants to read at the end."""
     held_out = ''.join(f', {name.replace("_", " ")} {last[key]:.3f}' for name, key in
                        (('held-out nats per token', 'validation_nats'), ('bits per byte', 'validation_bits_per_byte')) if key in last)
     loss = f'loss {last["loss"]:.3f}{held_out}' if last else 'nothing left to do'
-    return f'{e.run.path}: step {int(e.state["step"])}, {loss}'
+    if distributed.is_first():
+        print(f'{e.run.path}: step {int(e.state["step"])}, {loss}')

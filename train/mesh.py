@@ -80,13 +80,17 @@ def state_shardings(mesh: Mesh, boxed_state):
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> slice:
-    """The rows of the global batch that this process's devices hold."""
+    """The rows of the global batch that this process's devices hold; where they lie apart, those between them too."""
     spans = [index[0].indices(batch_size)[:2] for index in
-             NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size, 1)).values()]
+             NamedSharding(mesh, P(BATCH[0])).addressable_devices_indices_map((batch_size,)).values()]
     return slice(min(a for a, _ in spans), max(b for _, b in spans))
 
 
 def to_devices(mesh: Mesh, local: dict, batch_size: int) -> dict:
     """This process's rows of a batch -> the global arrays."""
-    sharding = NamedSharding(mesh, BATCH)
-    return {name: jax.make_array_from_process_local_data(sharding, x, (batch_size, *x.shape[1:])) for name, x in local.items()}
+    sharding, first = NamedSharding(mesh, BATCH), local_rows(mesh, batch_size).start
+
+    def place(x):
+        mine = lambda index: x[slice(*(end - first for end in index[0].indices(batch_size)[:2])), *index[1:]]
+        return jax.make_array_from_callback((batch_size, *x.shape[1:]), sharding, mine)
+    return {name: place(x) for name, x in local.items()}

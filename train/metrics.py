@@ -1,11 +1,13 @@
 """metrics.jsonl, TensorBoard events, the progress bar, and a few sums."""
 import json
 import math
+import os
 import time
 
 import jax
 from tqdm import tqdm
 
+from train import distributed
 from train.runs import Run, write_atomically
 
 # bf16 peak of one device in FLOP/s, by `device_kind`; a device not here has no known peak and MFU is n/a.
@@ -35,25 +37,29 @@ def bits_per_byte(nats_per_token: float, tokens: int, num_bytes: int) -> float:
 
 
 class Metrics:
-    """Writes one line a call to metrics.jsonl and TensorBoard; on a resumed run lines after `start` are cut off first."""
+    """Writes one line a call to metrics.jsonl and TensorBoard; on a resumed run lines after `start` are cut off first. Of several
+    processes only the first writes."""
 
     def __init__(self, run: Run, start: int, total: int, config, seed_line: dict):
+        writes = distributed.is_first()
         self.path = run.path / 'metrics.jsonl'
         lines = []
-        if self.path.exists():
+        if writes and self.path.exists():
             for line in self.path.read_text().splitlines():
                 try:
                     if json.loads(line)['step'] <= start:
                         lines.append(line)
                 except (json.JSONDecodeError, KeyError, TypeError):
                     pass                            # the last line of a killed run may be half a line
-        write_atomically(self.path, ''.join(line + '\n' for line in lines))
-        self.file = open(self.path, 'a', buffering=1)
+        if writes:
+            write_atomically(self.path, ''.join(line + '\n' for line in lines))
+        self.file = open(self.path if writes else os.devnull, 'a', buffering=1)
         self.events = None
-        if config.tensorboard:
+        if config.tensorboard and writes:
             from tensorboardX import SummaryWriter
             self.events = SummaryWriter(str(run.path), purge_step=start + 1 if start else None)
-        self.bar = tqdm(total=total, initial=start, disable=not config.progress, unit=' steps', dynamic_ncols=True, mininterval=1.0)
+        self.bar = tqdm(total=total, initial=start, disable=not (config.progress and writes), unit=' steps', dynamic_ncols=True,
+                        mininterval=1.0)
         self.flops, self.seq_tokens = seed_line['flops_per_token'], seed_line['tokens_per_step']
         self.last = (time.perf_counter(), start)
 

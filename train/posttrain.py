@@ -9,7 +9,7 @@ from absl import flags
 
 from data import tokenizer as tokenizers
 from train import config as configs
-from train import checkpoint, door, loop
+from train import checkpoint, distributed, door, loop
 from train.errors import RunError
 from train.runs import Run, differences
 
@@ -60,10 +60,11 @@ def main() -> None:
     if not experiment.store.manifest['conversations']:
         raise RunError(f'config.data.source is {experiment.config.data.source!r}: post-training needs conversations '
                        f'({{"question", "answer"}} or {{"messages"}}), found texts')
-    print(loop.summary(experiment, loop.train(experiment)))
+    loop.report(experiment, loop.train(experiment))
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('run', '', 'Directory of the run')
     configs.define_flag()
-    door.run(main)
+    distributed.define_flags()
+    door.run(distributed.together(main))

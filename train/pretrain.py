@@ -6,17 +6,17 @@ another run, on other text, at another learning rate, or with another positional
 from absl import flags
 
 from train import config as configs
-from train import door, loop, posttrain
+from train import distributed, door, loop, posttrain
 
 
 def main() -> None:
     config = configs.get()
     experiment = (posttrain if config.parent else loop).prepare(config, flags.FLAGS.run)
-    last = loop.train(experiment)
-    print(loop.summary(experiment, last))
+    loop.report(experiment, loop.train(experiment))
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('run', '', 'Directory of the run')
     configs.define_flag()
-    door.run(main)
+    distributed.define_flags()
+    door.run(distributed.together(main))

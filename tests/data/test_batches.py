@@ -102,12 +102,14 @@ def test_a_single_long_document_is_cut_elsewhere_in_each_epoch():
 
 @pytest.mark.parametrize('packing', ['stream', 'whole'])
 def test_evaluation_sees_each_token_once(packing):
-    """Catches a last batch that wraps around, and shuffled evaluation."""
+    """Catches a last batch that wraps around, shuffled evaluation, and a process that evaluates other rows than its own."""
     split, batches = build([5, 9, 7, 3, 8], 10, 3, 0, packing, False, shuffle=False)
     seen = [t for b in batches.once() for t in b['tokens'][b['segment_ids'] > 0]]
     assert sorted(seen) == list(range(1, 33))
     assert packing == 'whole' or seen == sorted(seen)
     assert len(list(batches.once(limit=1))) == 1
+    for whole, part in zip(batches.once(), batches.once(rows=slice(1, 3)), strict=True):
+        assert all(np.array_equal(whole[k][1:3], part[k]) for k in whole)
 
 
 @pytest.mark.parametrize('ahead', [0, 3])

@@ -1,0 +1,117 @@
+"""Several processes on this machine, as on several hosts: to try a run before a cluster has it, or one process a GPU.
+
+    python -m launch.local --processes=4 --devices=2 -- python -m train.pretrain --config=configs/base.py --run=runs/base
+
+Each line of output begins with its process's number. When one process fails, all are ended, and the exit code is the first one's.
+"""
+import itertools
+import os
+import queue
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+from absl import flags
+
+from train import door
+from train.errors import RunError
+
+_GRACE = 5.0        # seconds in which the other processes may end by themselves and say why, and again until they are killed
+
+
+def variables(process: int, processes: int, port: int, devices: int = 0, xla_flags: str = '') -> dict[str, str]:
+    """The environment of one process, beside what it inherits. `devices`: forced CPU devices each; 0: what the machine has."""
+    found = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), RANK=str(process))
+    if devices:
+        kept = [f for f in xla_flags.split() if not f.startswith('--xla_force_host_platform_device_count')]
+        return found | dict(JAX_PLATFORMS='cpu', XLA_FLAGS=' '.join([*kept, f'--xla_force_host_platform_device_count={devices}']))
+    return found | dict(LOCAL_RANK=str(process))                        # its GPU
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(('127.0.0.1', 0))
+        return found.getsockname()[1]
+
+
+def run(command: list[str], environments: list[dict[str, str]]) -> int:
+    """Runs `command` once in each environment. Returns 0, or the exit code of the first that failed."""
+    ended: queue.SimpleQueue = queue.SimpleQueue()                      # which a signal's handler may use
+    children: list[subprocess.Popen] = []
+
+    def send(number: int) -> None:
+        for child in children:
+            if child.poll() is None:
+                os.killpg(child.pid, number)
+
+    def forward(number: int, _) -> None:
+        send(number)
+        ended.put(None)
+
+    def follow(number: int, child: subprocess.Popen) -> None:
+        streams = [threading.Thread(target=_copy, args=(number, source, to)) for source, to in
+                   ((child.stdout, sys.stdout), (child.stderr, sys.stderr))]
+        for thread in streams:
+            thread.start()
+        ended.put(child.wait())
+        for thread in streams:
+            thread.join()
+
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}     # none is inherited as ignored
+    try:
+        for e in environments:
+            children.append(subprocess.Popen(command, env={**os.environ, 'PYTHONUNBUFFERED': '1', **e}, stdout=subprocess.PIPE,
+                                             stderr=subprocess.PIPE, text=True, errors='replace', start_new_session=True))
+    except OSError as error:
+        raise RunError(f'{command[0]}: cannot be started ({error.strerror})') from None
+    followers = [threading.Thread(target=follow, args=pair) for pair in enumerate(children)]
+    for thread in followers:
+        thread.start()
+    first, ending, harder = 0, False, itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL))
+    left = len(children)
+    while left:
+        try:
+            code = ended.get(timeout=_GRACE if ending else None)
+        except queue.Empty:
+            send(next(harder))
+            continue
+        ending = ending or code != 0                                    # None: a signal came
+        if code is None:
+            continue
+        left -= 1
+        first = first or (code if code >= 0 else 128 - code)            # as a shell says that a signal ended it
+    for thread in followers:
+        thread.join()
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    return first
+
+
+def _copy(number: int, source, to) -> None:
+    for line in source:
+        to.write(f'[{number}] {line}')
+        to.flush()
+
+
+def main() -> None:
+    f = flags.FLAGS
+    command = sys.argv[sys.argv.index('--') + 1:] if '--' in sys.argv else []
+    if not command:
+        raise RunError('no command: expected python -m launch.local --processes=4 -- COMMAND ...')
+    port = free_port()
+    environments = [variables(i, f.processes, port, f.devices, os.environ.get('XLA_FLAGS', '')) for i in range(f.processes)]
+    if f.dry_run:
+        for e in environments:
+            print(shlex.join(['env', *(f'{name}={value}' for name, value in e.items()), *command]))
+        return
+    sys.exit(run(command, environments))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_integer('processes', 2, 'How many', 1)
+    flags.DEFINE_integer('devices', 0, 'Forced CPU devices of each process; 0: the devices of the machine, one GPU each', 0)
+    flags.DEFINE_bool('dry_run', False, 'Print the exact commands, and stop')
+    door.run(main)
