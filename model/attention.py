@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from model.config import ModelConfig
-from model.kernels import choose, fused
+from model.kernels import choose, fused, named
 from model.layers import Norm, fan_in
 from model.positions import PositionalEncoding, Site
 from model.sharding import constrain
@@ -85,10 +85,10 @@ class Attention(nn.Module):
         site = dataclasses.replace(site, state=state, carried=carried, visible=place.visible(c.window))
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
         site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd)
-
-        kernel, _ = choose(c, encoding) if cache is None else ('reference', '')
+        kernel, _ = choose(c, encoding) if cache is None and not self.is_initializing() else ('reference', '')
         if kernel == 'reference':
-            out_BxHxTxd, cache = self._reference(site, v_BxKxTxd, cache)
+            q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = named(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
+            out_BxHxTxd, cache = self._reference(dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd), v_BxKxTxd, cache)
         else:
             out_BxHxTxd = fused(kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, site, c.head_dim**-0.5, c.window, c.logit_cap)
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
