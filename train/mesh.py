@@ -3,6 +3,7 @@ import math
 
 import jax
 from flax import linen as nn
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -33,7 +34,17 @@ def make_mesh(config, devices=None) -> Mesh:
     for axis in ('tensor', 'context'):
         if sizes[axis] != 1:
             raise RunError(f'config.mesh.{axis} is {sizes[axis]}: only 1 is supported so far; use data or fsdp')
-    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+    return Mesh(_laid_out(tuple(sizes.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _laid_out(shape: tuple[int, ...], devices):
+    """An array of devices whose neighbours are neighbours in the machine; slices, whose links are slow, lie along `data`."""
+    slices = len({getattr(d, 'slice_index', 0) for d in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    if shape[0] % slices:
+        raise RunError(f'config.mesh.data is {shape[0]}: expected a multiple of the number of slices ({slices}), which only `data` may cross')
+    return mesh_utils.create_hybrid_device_mesh((shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
