@@ -10,8 +10,9 @@ import time
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from data import tokenizer as tokenizers
@@ -161,33 +162,34 @@ def squares(program: hlo.Program, length: int) -> list[str]:
                    for o in c.ops if o.kind not in hlo.FREE for s in o.shapes if s.dims.count(length) >= 2})
 
 
-def generation(config, chip: Chip, device, batch: int, context: int, chunk: int = 32) -> dict[str, dict]:
-    """Summaries of prefill (half of the context) and decode (`chunk` tokens in one program), parameters in the computation's type.
+def generation(config, chip: Chip, device, name: str, batch: int, context: int, chunk: int = 32) -> dict:
+    """The summary of prefill (half of the context) or decode (`chunk` tokens in one program), parameters in the computation's type.
 
     decode's figures are of the whole chunk; `token_seconds` and `token_bytes` are of one token of all rows.
     """
     c = dataclasses.replace(architecture(config), scan_layers=False, remat='none')
     context = context or c.max_len
-    mesh = jax.sharding.Mesh([[[[device]]]], AXES)
-    everywhere = NamedSharding(mesh, P())
-    put = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), tree)
     model = Transformer(dataclasses.replace(c, max_len=max(c.max_len, context)))
+    mesh = Mesh(np.asarray([[[[device]]]]), AXES)
+    here = NamedSharding(mesh, P())
+    put = lambda tree: jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)
     one = jnp.ones((1, 1), jnp.int32)
     params = put(jax.eval_shape(lambda: generate.computable(model, nn.meta.unbox(model.init(jax.random.key(0), one, one * 0, one, one)['params']))))
     prompt = max(16, context // 2 // 16 * 16)
-    tokens, lengths = (put(jax.ShapeDtypeStruct(s, jnp.int32)) for s in ((batch, prompt), (batch,)))
-    prefill = under(mesh, lambda p, t, n: generate.prefill.__wrapped__(model, p, t, n, context))
-    state = put(jax.eval_shape(prefill, params, tokens, lengths))
-    keys = put(jax.eval_shape(lambda: jax.vmap(jax.random.key)(jnp.arange(batch))))
-    settings = put(jax.tree.map(lambda x: jax.eval_shape(lambda: jnp.asarray(x)), dataclasses.asdict(Sampling())))
-    decode = under(mesh, lambda p, s, k, settings: generate.decode.__wrapped__(model, p, s, k, settings, chunk, (0,)))
-    found = {}
-    flops = 2 * (metrics.flops_per_token(params, c, 0) / 6) * batch
-    for name, lowered, tokens_ in (('prefill', jax.jit(prefill).lower(params, tokens, lengths), prompt),
-                                   ('decode', jax.jit(decode, donate_argnums=1).lower(params, state, keys, settings), chunk)):
-        done = compiled(name, lowered, chip)
-        found[name] = {**summary(done, chip, 1, 1, flops * tokens_), 'batch': batch, 'context': context,
-                       'weight_bytes': footprint.bytes_per_device(params), 'cache_bytes': footprint.bytes_per_device(state['cache'])}
-        if name == 'decode':
-            found[name] |= {'token_seconds': found[name]['step_seconds'] / chunk, 'token_bytes': found[name]['memory_bytes'] / chunk}
+    prefill = under(mesh, lambda params, tokens, lengths: generate.prefill.__wrapped__(model, params, tokens, lengths, context))
+    prompts = put((jax.ShapeDtypeStruct((batch, prompt), jnp.int32), jax.ShapeDtypeStruct((batch,), jnp.int32)))
+    state = put(jax.eval_shape(prefill, params, *prompts))
+    if name == 'prefill':
+        lowered, tokens = jax.jit(prefill).lower(params, *prompts), prompt
+    else:
+        decode = under(mesh, lambda params, state, keys, sampling: generate.decode.__wrapped__(model, params, state, keys, sampling, chunk, (0,)))
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+        sampling = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, dataclasses.asdict(Sampling())))
+        lowered, tokens = jax.jit(decode, donate_argnums=1).lower(params, state, put(keys), put(sampling)), chunk
+    done = compiled(name, lowered, chip)
+    forward = metrics.flops_per_token(params, c, context // 2) / 3            # a third of forward and backward
+    found = {**summary(done, chip, 1, 1, forward * batch * tokens), 'batch': batch, 'context': context,
+             'weight_bytes': footprint.bytes_per_device(params), 'cache_bytes': footprint.bytes_per_device(state['cache'])}
+    if name == 'decode':
+        found |= {'token_seconds': found['step_seconds'] / chunk, 'token_bytes': found['memory_bytes'] / chunk}
     return found

@@ -1,0 +1,105 @@
+"""Finds what fits a slice: for each remat policy the largest batch, and how meshes compare.
+
+Memory grows linearly with the rows on a device, so that two compilations tell where it ends; the answer is compiled again.
+"""
+import math
+
+from launch import programs, topologies
+from model.config import REMAT
+from train.errors import RunError
+from train.mesh import make_mesh
+
+
+def _needed(config, chip, devices, rows: int) -> float:
+    """Bytes that the train step needs with so many rows on each device; what the compiler says where that is too much."""
+    mesh = make_mesh(config.mesh, devices)
+    lowered, _, _ = programs.lower_train(programs.with_rows(config, mesh, rows), mesh)
+    try:
+        return programs.compiled('train', lowered, chip).peak
+    except programs.DoesNotFit as error:
+        return error.needed
+
+
+def largest(chip, needed) -> int:
+    """The most rows for which `needed(rows)` bytes fit; 0: not even one."""
+    one, two = needed(1), needed(2)
+    if one > chip.limit:
+        return 0
+    if two > chip.limit:
+        return 1
+    rows = max(2, math.floor((chip.limit - one) / max(two - one, 1)) + 1)
+    rows = min(rows, 4096)
+    low, high = 2, None         # fits, does not; the line above is only where to look first
+    while high is None or high - low > 1:
+        if needed(rows) <= chip.limit:
+            low = rows
+            rows = rows + max(1, rows // 16) if high is None else (low + high) // 2
+            if high is None and low >= 4096:
+                break
+        else:
+            high = rows
+            rows = max(low + 1, high - max(1, high // 16)) if high - low > 8 else (low + high) // 2
+        if rows <= low:
+            break
+    return low
+
+
+def meshes(config, count: int) -> list[dict]:
+    """The shapes of data x fsdp that a number of devices can take; the config's own first."""
+    own = {a: config.mesh[a] for a in ('data', 'fsdp', 'tensor', 'context')}
+    rest = count // (max(1, own['tensor']) * max(1, own['context']))
+    shapes = [{**own, 'data': d, 'fsdp': rest // d} for d in range(1, rest + 1) if not rest % d and not d & (d - 1)]
+    return shapes
+
+
+def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> dict:
+    """{'policies': for each remat policy its largest batch and prediction there, 'best': the fastest per token, 'meshes': ranked}."""
+    chip, devices = topologies.chip(topology), topologies.devices(topology, slices)
+    found = {'topology': topology, 'slices': slices, 'policies': [], 'meshes': []}
+
+    def row(changed, rows):
+        p = programs.train(changed, chip, devices, slices, rows, squares=False)
+        tokens = p['batch_size'] * p['seq_len']
+        return {'remat': p['remat'], 'mesh': p['mesh'], 'rows_a_device': rows, 'peak_bytes': p['peak_bytes'], 'step_seconds': p['step_seconds'],
+                'tokens_per_second': tokens / p['step_seconds'], 'mfu': p['mfu']}
+
+    for policy in REMAT:
+        changed = config.copy_and_resolve_references()
+        changed.model.remat = policy
+        seen = {}
+
+        def needed(rows):
+            if rows not in seen:
+                seen[rows] = _needed(changed, chip, devices, rows)
+                progress(f'remat {policy}, {rows} rows a device: {seen[rows] / topologies.GIB:.2f} GiB of {chip.limit / topologies.GIB:.2f}')
+            return seen[rows]
+
+        rows = largest(chip, needed)
+        if rows:
+            found['policies'].append(row(changed, rows))
+    if not found['policies']:
+        raise RunError(f'nothing fits {topology}: not one row a device with any config.model.remat; take a larger slice')
+    found['best'] = max(found['policies'], key=lambda p: p['tokens_per_second'])
+    for shape in meshes(config, len(devices)):
+        changed = config.copy_and_resolve_references()
+        changed.model.remat = found['best']['remat']
+        changed.mesh.update(shape)
+        try:
+            found['meshes'].append(row(changed, found['best']['rows_a_device']))
+            progress(f'mesh {shape}: {found["meshes"][-1]["mfu"]:.3f} predicted MFU')
+        except programs.DoesNotFit as error:
+            progress(f'mesh {shape}: {error}')
+        except RunError as error:
+            progress(f'mesh {shape}: {error}')
+    found['meshes'].sort(key=lambda p: -p['tokens_per_second'])
+    return found
+
+
+def lines(found: dict) -> list[str]:
+    """The answer for a person."""
+    told = lambda p: (f'  {p["remat"]:<10} {" x ".join(f"{a} {n}" for a, n in p["mesh"].items() if n > 1) or "one device":<28} '
+                      f'{p["rows_a_device"]:>5} rows  {p["peak_bytes"] / topologies.GIB:6.2f} GiB  {p["tokens_per_second"]:>12,.0f} tokens/s  {p["mfu"]:.3f} MFU')
+    best = found['best']
+    return [f'{found["topology"]}: the largest batch of each remat policy (predictions, within about {topologies.BAND:.0%})', *map(told, found['policies']),
+            f'the cheapest that fits: --config.model.remat={best["remat"]} --rows={best["rows_a_device"]}',
+            'meshes at that batch, the fastest first', *map(told, found['meshes'])]
