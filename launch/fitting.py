@@ -10,6 +10,9 @@ from train.errors import RunError
 from train.mesh import make_mesh
 
 
+_MOST = 4096        # rows on a device that are looked for
+
+
 def _needed(config, chip, devices, rows: int) -> float:
     """Bytes that the train step needs with so many rows on each device; what the compiler says where that is too much."""
     mesh = make_mesh(config.mesh, devices)
@@ -27,20 +30,13 @@ def largest(chip, needed) -> int:
         return 0
     if two > chip.limit:
         return 1
-    rows = max(2, math.floor((chip.limit - one) / max(two - one, 1)) + 1)
-    rows = min(rows, 4096)
-    low, high = 2, None         # fits, does not; the line above is only where to look first
-    while high is None or high - low > 1:
+    low, high, slope = 2, _MOST + 1, max(two - one, 1)
+    while high - low > 1:
+        rows = min(max(low + math.floor((chip.limit - needed(low)) / slope), low + 1), high - 1)      # a line tells where to look
         if needed(rows) <= chip.limit:
             low = rows
-            rows = rows + max(1, rows // 16) if high is None else (low + high) // 2
-            if high is None and low >= 4096:
-                break
         else:
             high = rows
-            rows = max(low + 1, high - max(1, high // 16)) if high - low > 8 else (low + high) // 2
-        if rows <= low:
-            break
     return low
 
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.interpreters import partial_eval
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -94,6 +95,12 @@ def under(mesh, function):
 
 def lower_train(config, mesh):
     """(the lowered train step, its abstract state, the model)."""
+    traced, state, model = trace_train(config, mesh)
+    return traced.lower(), state, model
+
+
+def trace_train(config, mesh):
+    """(the traced train step, its abstract state, the model)."""
     check_batch(mesh, config.data.batch_size, config.train.accumulation)
     model = Transformer(architecture(config))
     optimizer = make_optimizer(config.optimizer, config.train.steps)
@@ -103,7 +110,7 @@ def lower_train(config, mesh):
     shape, lies = (config.data.batch_size, config.data.seq_len), NamedSharding(mesh, BATCH)
     names = [*FIELDS, *(['ids'] if any(e.spec.task_ids for e in model.config.parts) else [])]
     batch = {n: jax.ShapeDtypeStruct(shape, FIELDS.get(n, 'int32'), sharding=lies) for n in names}
-    return step.lower(state, batch), state, model
+    return step.trace(state, batch), state, model
 
 
 def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: float) -> dict:
@@ -139,20 +146,34 @@ def train(config, chip: Chip, devices: list, slices: int = 1, rows: int = 0, squ
 
 
 def _squares(config, mesh, model, done: Compiled) -> list[str]:
-    """Arrays [.., T, T] that the step holds in memory. Where T is also another dimension of the model, they are looked for in a copy
-    of one period of its layers at a length that is none."""
+    """Arrays [.., T, T] that the step holds in memory. Where T is also another dimension of the model, shapes do not tell: then all
+    that the step computes with, kernels and what nothing needs left out, is looked through at a length that no other dimension has."""
     time_, c = config.data.seq_len // mesh.shape['context'], model.config
     others = {c.width, c.mlp_width, c.vocab_size, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_layers, c.head_dim, c.num_heads,
               config.data.batch_size, config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'])}
-    text = done.text
-    if time_ in others:
-        config = config.copy_and_resolve_references()
-        config.model.num_layers, config.model.max_len = c.period, 0
-        config.data.batch_size = mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
-        time_ = next(t for t in range(time_ + 128, 8 * time_ + 1024, 128) if t not in others)
-        config.data.seq_len = time_ * mesh.shape['context']
-        text = lower_train(config, mesh)[0].compile().as_text()
-    return squares(hlo.parse(text), time_)
+    if time_ not in others:
+        return squares(hlo.parse(done.text), time_)
+    config = config.copy_and_resolve_references()
+    config.model.max_len = 0
+    time_ = next(t for t in range(time_ + 128, 8 * time_ + 1024, 128) if t not in others)
+    config.data.seq_len = time_ * mesh.shape['context']
+    return traced_squares(trace_train(config, mesh)[0].jaxpr.jaxpr, time_)
+
+
+def traced_squares(jaxpr, length: int) -> list[str]:
+    """Shapes with two dimensions of `length` in a traced program, the bodies of its loops included."""
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    found, inner = set(), [jaxpr]
+    while inner:
+        for equation in inner.pop().eqns:
+            if equation.primitive.name == 'pallas_call':
+                continue
+            found |= {v.aval.str_short() for v in equation.outvars if getattr(v.aval, 'shape', ()).count(length) >= 2}
+            for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
+                value = getattr(value, 'jaxpr', value)
+                if hasattr(value, 'eqns'):
+                    inner.append(value)
+    return sorted(found)
 
 
 def squares(program: hlo.Program, length: int) -> list[str]:
