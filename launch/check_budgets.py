@@ -52,7 +52,7 @@ RECOMMENDED = (
     Recommended('llama_1b', 'v5e:4x4', rows=4, changes=(('model.remat', 'minimal'),)),
     Recommended('llama_1b', 'v5p:2x2x4', rows=4),
     Recommended('llama_1b', 'v5e:4x4', slices=2, rows=4, changes=(('mesh.data', 2),)),
-    Recommended('llama_8b', 'v5p:8x16x16', rows=1),
+    Recommended('llama_8b', 'v5p:8x16x16', rows=2, changes=(('mesh.data', 16),)),
     Recommended('llama_8b', 'v5e:16x16', slices=2, rows=1, changes=(('mesh.data', 2),)),
     *(Recommended('llama_1b', t, rows=4) for t in _SLICES if t[:3] not in ('v5e', 'v5p')),
     *(Recommended('gpt2_124m', t, rows=8) for t in _SLICES),

@@ -7,7 +7,6 @@ import math
 from launch import programs, topologies
 from model.config import REMAT
 from train.errors import RunError
-from train.mesh import make_mesh
 
 
 _MOST = 4096        # rows on a device that are looked for
@@ -15,7 +14,7 @@ _MOST = 4096        # rows on a device that are looked for
 
 def _needed(config, chip, devices, rows: int) -> float:
     """Bytes that the train step needs with so many rows on each device; what the compiler says where that is too much."""
-    mesh = make_mesh(config.mesh, devices)
+    mesh = programs.slice_mesh(config, devices)
     lowered, _, _ = programs.lower_train(programs.with_rows(config, mesh, rows), mesh)
     try:
         return programs.compiled('train', lowered, chip).peak

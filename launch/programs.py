@@ -61,6 +61,14 @@ def architecture(config) -> model_config.ModelConfig:
     return model_config.resolve(config.model, vocabulary(config), config.data.seq_len)
 
 
+def slice_mesh(config, devices: list):
+    """The config's mesh over all devices of a slice. Raises RunError where it is not for so many."""
+    mesh = make_mesh(config.mesh, devices)
+    if mesh.size != len(devices):
+        raise RunError(f'config.mesh is {dict(mesh.shape)}: expected sizes whose product is the number of devices ({len(devices)}), at most one of them -1')
+    return mesh
+
+
 def with_rows(config, mesh, rows: int):
     """The config with so many rows on each device in each microbatch; 0: its own batch."""
     config = config.copy_and_resolve_references()
@@ -130,7 +138,7 @@ def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: 
 
 def train(config, chip: Chip, devices: list, slices: int = 1, rows: int = 0, squares: bool = True) -> dict:
     """The summary of the train step. `squares`: look for [T,T] buffers too, which may take a second, small compilation."""
-    mesh = make_mesh(config.mesh, devices)
+    mesh = slice_mesh(config, devices)
     config = with_rows(config, mesh, rows)
     lowered, state, model = lower_train(config, mesh)
     done = compiled('train', lowered, chip)

@@ -2,6 +2,7 @@
 import math
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -41,7 +42,10 @@ def _laid_out(shape: tuple[int, ...], devices):
     """An array of devices whose neighbours are neighbours in the machine; slices, whose links are slow, lie along `data`."""
     slices = len({getattr(d, 'slice_index', 0) for d in devices})
     if slices == 1:
-        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        try:
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        except AssertionError:      # only a part of a slice's devices
+            return np.asarray(devices).reshape(shape)
     if shape[0] % slices:
         raise RunError(f'config.mesh.data is {shape[0]}: expected a multiple of the number of slices ({slices}), which only `data` may cross')
     return mesh_utils.create_hybrid_device_mesh((shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True)

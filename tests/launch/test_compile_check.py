@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from configs import base
-from launch import budgets_io, check_budgets, compile_check, fitting, programs, topologies
+from launch import budgets_io, check_budgets, compile_check, fitting, hlo, programs, topologies
 from model import kernels
 from model.positions import rope
+from model.transformer import Transformer
 from train.errors import RunError
 from train.mesh import make_mesh
 
@@ -28,15 +29,15 @@ def tiny(**model):
 
 
 @functools.cache
-def trained(attention: str, layers: int = 2):
-    return compile_check.check(tiny(attention=attention, num_layers=layers), 'v5e:2x2', rows=4, which=('train',))['programs']['train']
+def trained():
+    return compile_check.check(tiny(), 'v5e:2x2', rows=4, which=('train',))['programs']['train']
 
 
 @TPU
 def test_the_train_step_of_a_slice():
     """Catches a step that is not the real one (no optimizer, no gathers), a kernel chosen for the machine that compiles, a loop
     counted once, and state that is not cut."""
-    found = trained('auto')
+    found = trained()
     params = 2 * 256 * 2048 + 256 + 2 * (4 * 256 * 256 + 3 * 256 * 512 + 2 * 256)
     assert found['fused_attention'] and found['square_buffers'] == [] and 'splash' in found['attention'][0]
     assert found['mesh'] == {'data': 1, 'fsdp': 4, 'tensor': 1, 'context': 1} and found['rows_a_device'] == 4
@@ -51,17 +52,26 @@ def test_the_train_step_of_a_slice():
 
 
 @TPU
-def test_attention_written_out_is_told_apart():
-    """Catches a report that calls any attention fused, and one that overlooks [B,H,T,T]: 256 is the width too, so that shapes alone
-    do not tell."""
-    found = trained('reference')
-    assert not found['fused_attention'] and any(s.count('384') == 2 and s.startswith('f32') for s in found['square_buffers'])
+@pytest.mark.parametrize('attention, expected', [('auto', 0), ('reference', 1)])
+def test_square_arrays_are_found_where_shapes_do_not_tell(attention, expected):
+    """256 is the length and the width. Catches a report that overlooks [B,H,T,T], and one that takes [B,T,D] for it."""
+    config = tiny(attention=attention)
+    mesh = make_mesh(config.mesh, topologies.devices('v5e:2x2'))
+    found = programs._squares(config, mesh, Transformer(programs.architecture(config)), None)
+    assert any(s.startswith('float32') and s.count('384') == 2 for s in found) == bool(expected) == bool(found)
+
+
+def test_square_arrays_of_a_compiled_program():
+    """Catches arrays inside fusions taken for arrays in memory, and a program whose shapes tell left unread."""
+    x = jnp.ones((8, 40))
+    text = lambda f: hlo.parse(jax.jit(f).lower(x).compile().as_text())
+    assert programs.squares(text(lambda x: jax.nn.softmax(x.T @ x) @ x.T), 40) and not programs.squares(text(lambda x: x * 2), 40)
 
 
 @TPU
 def test_a_budget_and_its_text():
     """Catches a budget that cannot be compared, and a prediction that is not called one."""
-    found = compile_check.check(tiny(), 'v5e:2x2', rows=4, which=()) | {'programs': {'train': trained('auto')}}
+    found = compile_check.check(tiny(), 'v5e:2x2', rows=4, which=()) | {'programs': {'train': trained()}}
     text = '\n'.join(compile_check.lines(found))
     assert 'within about 15% (not measured)' in text and 'parameters' in text and '[T,T] buffers         none' in text
     assert budgets_io.differences(json.loads(json.dumps(found)), found) == []
