@@ -86,20 +86,17 @@ def table() -> str:
         '`python -m launch.check_budgets --save` from the files beside it; `python -m launch.check_budgets` compiles all again and compares. '
         'Memory is the compiler\'s count. **Times and MFU are predictions from the schedule, good to about 15 %; nothing ran on a TPU.** '
         'Bytes are what a device sends in a step.', '',
-        '| config | slice | mesh | rows a device | remat | peak GiB | of | ms | MFU | executed / model FLOPs | GB sent | attention | decode: ms a token |',
+        '| config | slice | mesh | rows a device | remat | peak GiB | of | ms | MFU | executed / model FLOPs | GB sent | attention '
+        '| decode: ms a token |',
         '|' + '---|' * 13]
     for b in kept:
-        p, d = b['programs'].get('train'), b['programs'].get('decode')
+        p, d = b['programs']['train'], b['programs'].get('decode')
         slices = f'{b["slices"]} x ' if b['slices'] > 1 else ''
-        if p:
-            mesh = ' x '.join(f'{a} {n}' for a, n in p['mesh'].items() if n > 1) or '1'
-            sent = sum(m['bytes'] for m in p['collectives'].values()) / 1e9
-            lines.append(
-                f'| `{b["config"]}` | {slices}{b["topology"]} | {mesh} | {p["rows_a_device"]} | {p["remat"]} | {p["peak_bytes"] / _GIB:.2f} | '
-                f'{p["limit_bytes"] / _GIB:.2f} | {p["step_seconds"] * 1e3:.3g} | {p["mfu"]:.3f} | {p["executed_flops"] / p["model_flops"]:.2f} | '
-                f'{sent:.3g} | {"fused" if p["fused_attention"] else "reference"} | {d["token_seconds"] * 1e3:.3g} |' if d else
-                f'| `{b["config"]}` | {slices}{b["topology"]} | {mesh} | {p["rows_a_device"]} | {p["remat"]} | {p["peak_bytes"] / _GIB:.2f} | '
-                f'{p["limit_bytes"] / _GIB:.2f} | {p["step_seconds"] * 1e3:.3g} | {p["mfu"]:.3f} | {p["executed_flops"] / p["model_flops"]:.2f} | '
-                f'{sent:.3g} | {"fused" if p["fused_attention"] else "reference"} | |')
+        mesh = ' x '.join(f'{a} {n}' for a, n in p['mesh'].items() if n > 1) or '1'
+        sent = sum(m['bytes'] for m in p['collectives'].values()) / 1e9
+        cells = [f'`{b["config"]}`', f'{slices}{b["topology"]}', mesh, p['rows_a_device'], p['remat'], f'{p["peak_bytes"] / _GIB:.2f}',
+                 f'{p["limit_bytes"] / _GIB:.2f}', f'{p["step_seconds"] * 1e3:.3g}', f'{p["mfu"]:.3f}', f'{p["executed_flops"] / p["model_flops"]:.2f}',
+                 f'{sent:.3g}', 'fused' if p['fused_attention'] else 'reference', f'{d["token_seconds"] * 1e3:.3g}' if d else '']
+        lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
     kinds = sorted({f'jax {b["compiler"]["jax"]}, libtpu {b["compiler"]["libtpu"]}' for b in kept})
     return '\n'.join([*lines, '', 'Compiled with ' + '; '.join(kinds) + '.', ''])

@@ -52,13 +52,14 @@ def lines(found: dict) -> list[str]:
 def _train_lines(p: dict) -> list[str]:
     state, mesh = p['state_bytes'], ' x '.join(f'{a} {n}' for a, n in p['mesh'].items() if n > 1) or 'one device'
     micro = f' in each of {p["accumulation"]} microbatches' if p['accumulation'] > 1 else ''
+    fused = 'a fused kernel: ' + ', '.join(f'{n} x{c}' for n, c in p['kernels'].items()) if p['fused_attention'] else 'not fused'
     squares = ', '.join(p['square_buffers']) if p['square_buffers'] else 'none' if p['square_buffers'] is not None else 'not looked for'
     return [
         f'train step (pretraining and post-training): {mesh}; {p["batch_size"]} rows of {p["seq_len"]}, {p["rows_a_device"]} a device{micro}; '
         f'remat {p["remat"]}',
         f'  on each device        parameters {state["parameters"] / _GIB:.3f} GiB, optimizer {state["optimizer"] / _GIB:.3f} GiB',
         *(f'  {line}' for line in p['attention']),
-        f'  attention is          {"a fused kernel: " + ", ".join(f"{n} x{c}" for n, c in p["kernels"].items()) if p["fused_attention"] else "not fused"}',
+        f'  attention is          {fused}',
         f'  [T,T] buffers         {squares}']
 
 
@@ -77,10 +78,11 @@ def _shared_lines(p: dict) -> list[str]:
         f'  FLOPs                 model {p["model_flops"]:.3e}, executed {p["executed_flops"]:.3e}',
         f'  predicted time        {p["step_seconds"] * 1e3:.1f} ms, within about {band:.0%} (not measured); ms bound by: {bounds}',
         f'  predicted MFU         {p["mfu"]:.3f} ({p["mfu"] * (1 - band):.2f} to {p["mfu"] * (1 + band):.2f})',
-        f'  elementwise           {p["elementwise_seconds"] * 1e3:.1f} ms more by the compiler\'s own estimate of vector arithmetic, not counted above']
+        f'  elementwise           {p["elementwise_seconds"] * 1e3:.1f} ms more by the compiler\'s own estimate of vector arithmetic, not counted']
     for kind, m in p['collectives'].items():
         hidden = 1 - m['exposed'] / m['seconds'] if m['seconds'] else 1.0
-        rows.append(f'  {kind:<21} {m["count"]}, {m["bytes"] / 1e9:.3f} GB sent by each device, {m["seconds"] * 1e3:.1f} ms on the links, {hidden:.0%} hidden')
+        rows.append(f'  {kind:<21} {m["count"]}, {m["bytes"] / 1e9:.3f} GB sent by each device, {m["seconds"] * 1e3:.1f} ms on the links, '
+                    f'{hidden:.0%} hidden')
     for loop in p['loops']:
         rows.append(f'  loop                  {loop["trips"]} rounds ({loop["how"]}): {loop["loop"]}')
     if p['kernels_without_cost']:

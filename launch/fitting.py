@@ -93,8 +93,10 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
 def lines(found: dict) -> list[str]:
     """The answer for a person."""
     told = lambda p: (f'  {p["remat"]:<10} {" x ".join(f"{a} {n}" for a, n in p["mesh"].items() if n > 1) or "one device":<28} '
-                      f'{p["rows_a_device"]:>5} rows  {p["peak_bytes"] / topologies.GIB:6.2f} GiB  {p["tokens_per_second"]:>12,.0f} tokens/s  {p["mfu"]:.3f} MFU')
+                      f'{p["rows_a_device"]:>5} rows  {p["peak_bytes"] / topologies.GIB:6.2f} GiB  {p["tokens_per_second"]:>12,.0f} tokens/s  '
+                      f'{p["mfu"]:.3f} MFU')
     best = found['best']
-    return [f'{found["topology"]}: the largest batch of each remat policy (predictions, within about {topologies.BAND:.0%})', *map(told, found['policies']),
+    return [f'{found["topology"]}: the largest batch of each remat policy (predictions, within about {topologies.BAND:.0%})',
+            *map(told, found['policies']),
             f'the cheapest that fits: --config.model.remat={best["remat"]} --rows={best["rows_a_device"]}',
             'meshes at that batch, the fastest first', *map(told, found['meshes'])]

@@ -88,7 +88,7 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
             raise
         needed = float(used[1]) * (topologies.GIB if used[2] == 'G' else 2**20) if used else float('inf')
         raise DoesNotFit(f'{name}: does not fit: it needs {needed / topologies.GIB:.2f} GiB of the {chip.limit / topologies.GIB:.2f} GiB of a '
-                         f'{chip.name} device; fewer rows (--rows), another config.model.remat or a larger slice (--fit finds them)', needed) from error
+                         f'{chip.name} device; take fewer rows (--rows), another config.model.remat or a larger slice (--fit)', needed) from error
     memory = done.memory_analysis()
     return Compiled(name, done.as_text(), memory.peak_memory_in_bytes, memory.temp_size_in_bytes, time.perf_counter() - start)
 
@@ -154,10 +154,10 @@ def train(config, chip: Chip, devices: list, slices: int = 1, rows: int = 0, squ
 
 
 def _squares(config, mesh, model, done: Compiled) -> list[str]:
-    """Arrays [.., T, T] that the step holds in memory. Where T is also another dimension of the model, shapes do not tell: then all
+    """Arrays [.., T, T] that the step holds in memory. Where T is also another dimension (128: lanes), shapes do not tell: then all
     that the step computes with, kernels and what nothing needs left out, is looked through at a length that no other dimension has."""
     time_, c = config.data.seq_len // mesh.shape['context'], model.config
-    others = {c.width, c.mlp_width, c.vocab_size, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_layers, c.head_dim, c.num_heads,
+    others = {c.width, c.mlp_width, c.vocab_size, c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.num_layers, c.head_dim, c.num_heads, 128,
               config.data.batch_size, config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'])}
     if time_ not in others:
         return squares(hlo.parse(done.text), time_)

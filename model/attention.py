@@ -85,7 +85,7 @@ class Attention(nn.Module):
         site = dataclasses.replace(site, state=state, carried=carried, visible=place.visible(c.window))
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
         site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd)
-        kernel, _ = choose(c, encoding) if cache is None and not self.is_initializing() else ('reference', '')
+        kernel, _ = choose(c, encoding, x_BxTxD.shape[1]) if cache is None and not self.is_initializing() else ('reference', '')
         if kernel == 'reference':
             q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = named(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
             out_BxHxTxd, cache = self._reference(dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd), v_BxKxTxd, cache)

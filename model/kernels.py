@@ -56,19 +56,21 @@ def platform() -> str:
     return getattr(device, 'platform', None) or ('tpu' if 'TPU' in getattr(device, 'device_kind', '') else jax.default_backend())
 
 
-def choose(config, encoding) -> tuple[str, str]:
-    """The kernel that a layer with this encoding takes, and why, for the log. `config`: ModelConfig."""
-    return _choose(config, encoding, platform())
+def choose(config, encoding, length: int = 0) -> tuple[str, str]:
+    """The kernel that a layer with this encoding takes, and why, for the log. `config`: ModelConfig; `length`: tokens, 0: of a training row."""
+    return _choose(config, encoding, platform(), length or encoding.dims.trained)
 
 
 @functools.lru_cache
-def _choose(config, encoding, backend: str) -> tuple[str, str]:
+def _choose(config, encoding, backend: str, length: int) -> tuple[str, str]:
     if config.attention != 'auto':
         return config.attention, 'as config.model.attention says'
     wanted = {'gpu': 'cudnn', 'tpu': 'splash'}.get(backend)
     if wanted is None:
         return 'reference', f'no kernel is faster on {backend}'
     why = refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
+    if wanted == 'splash' and length % 128:
+        why = why or f'it takes lengths that are multiples of 128 (here {length})'
     return ('reference', f'not {wanted}: {why}') if why else (wanted, f'the fastest on {backend} that can carry it')
 
 
