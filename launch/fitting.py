@@ -31,7 +31,12 @@ def largest(chip, needed) -> int:
         return 1
     low, high, slope = 2, _MOST + 1, max(two - one, 1)
     while high - low > 1:
-        rows = min(max(low + math.floor((chip.limit - needed(low)) / slope), low + 1), high - 1)      # a line tells where to look
+        there = needed(high) if high <= _MOST else math.inf
+        if there < math.inf:
+            slope = (there - needed(low)) / (high - low)
+        # A line tells where to look; not much further than what is known, and where one end is unknown, in the middle.
+        rows = low + math.floor((chip.limit - needed(low)) / slope) if there < math.inf or high > _MOST else (low + high) // 2
+        rows = min(max(rows, low + 1), high - 1, 16 * low)
         if needed(rows) <= chip.limit:
             low = rows
         else:
