@@ -37,7 +37,7 @@ setup(
     extras_require={
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]'],
-        'tpu-compile': ['libtpu'],
+        'tpu-compile': ['libtpu>=0.0.42,<0.1'],
         'hf': ['datasets>=3,<6'],
         'test': TEST,
     },

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from model.config import ModelConfig
-from model.kernels import choose, fused, over_context
+from model.kernels import choose, fused, named, over_context
 from model.layers import Norm, fan_in
 from model.positions import PositionalEncoding, Site
 from model.ring import ring, scaled_logits, weighted
@@ -88,12 +88,13 @@ class Attention(nn.Module):
             state = {n: gathered(s, s.ndim - 1) for n, s in state.items()}
             if kernel == 'gather':
                 k_BxKxTxd, v_BxKxTxd = gathered(k_BxKxTxd, 2), gathered(v_BxKxTxd, 2)
-        else:
-            kernel, _ = choose(c, encoding)
+        elif not self.is_initializing():
+            kernel, _ = choose(c, encoding, x_BxTxD.shape[1])
         site = dataclasses.replace(site, state=state, carried=carried, visible=place.visible(c.window))
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
+        if kernel in ('reference', 'gather', 'ring'):
+            q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = named(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
         site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd)
-
         if kernel in ('reference', 'gather'):
             out_BxHxTxd, cache = self._reference(site, v_BxKxTxd, cache)
         elif kernel == 'ring':

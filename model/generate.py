@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model import kernels
 from model.errors import ModelError
 from model.sampling import Sampling, draw
 from model.transformer import CacheState, Transformer
@@ -30,11 +31,28 @@ def unrolled(model: Transformer, params: dict) -> tuple[Transformer, dict]:
     return Transformer(dataclasses.replace(c, scan_layers=False, remat='none')), rest
 
 
+def computable(model: Transformer, params):
+    """Weights in the type that they are used in: decoding reads every one for each token, and wants nothing wider."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, x: x.astype(model.config.dtype) if path[-1].key in ('kernel', 'embedding') else x, params)
+
+
 def empty_cache(model: Transformer, batch: int, columns: int) -> CacheState:
     """A cache with room for `columns` keys, none seen yet. The arrays of a layer are made when it first writes."""
     zeros = jnp.zeros((batch, columns), jnp.int32)
     return {'layers': [{} for _ in range(model.config.num_layers)], 'positions': zeros, 'ids': zeros, 'segment_ids': zeros,
             'column': jnp.int32(0)}
+
+
+def _turned(cache: CacheState) -> CacheState:
+    """Keys and values [B,K,S,d] as decoding on a TPU wants them between its steps, [S,K,B,d], and back; elsewhere as they are.
+
+    It is the order in which XLA lays them out inside the loop. Carried otherwise, the whole cache is copied on the way in and out.
+    """
+    if kernels.platform() != 'tpu':
+        return cache
+    turn = lambda name, x: x.transpose(2, 1, 0, 3) if name in ('k', 'v') else x
+    return {**cache, 'layers': [{n: turn(n, x) for n, x in layer.items()} for layer in cache['layers']]}
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'columns'))
@@ -46,7 +64,7 @@ def prefill(model: Transformer, params, tokens: jax.Array, lengths: jax.Array, c
                                 cache=empty_cache(model, tokens.shape[0], columns))
     rows = jnp.arange(tokens.shape[0])
     seen = jnp.zeros((tokens.shape[0], model.config.vocab_size), bool).at[rows[:, None], tokens].max(valid)
-    return {'cache': cache, 'logits': logits[rows, lengths - 1], 'position': lengths, 'done': jnp.zeros(tokens.shape[0], bool),
+    return {'cache': _turned(cache), 'logits': logits[rows, lengths - 1], 'position': lengths, 'done': jnp.zeros(tokens.shape[0], bool),
             'seen': seen, 'drawn': jnp.int32(0)}
 
 
@@ -67,8 +85,8 @@ def decode(model: Transformer, params, state: dict, keys: jax.Array, sampling: d
         out = out.at[:, i].set(jnp.where(ended, -1, token))
         token = jnp.where(ended, 0, token)
         logits, cache = model.apply({'params': params}, token[:, None], state['position'][:, None],
-                                    jnp.ones((batch, 1), jnp.int32), cache=state['cache'])
-        return i + 1, {'cache': cache, 'logits': logits[:, 0], 'position': state['position'] + 1, 'done': ended,
+                                    jnp.ones((batch, 1), jnp.int32), cache=_turned(state['cache']))
+        return i + 1, {'cache': _turned(cache), 'logits': logits[:, 0], 'position': state['position'] + 1, 'done': ended,
                        'seen': state['seen'].at[jnp.arange(batch), token].max(~ended), 'drawn': state['drawn'] + 1}, out
 
     going = lambda carry: (carry[0] < count) & ~carry[1]['done'].all()
@@ -95,6 +113,7 @@ def generate(model: Transformer, params, prompts: list[list[int]], max_new: int,
         raise ModelError(f'the prompt has {longest} tokens, the context of this model {context}: expected at most {context - 1}')
     max_new = min(max_new, context - min(map(len, prompts)))
     model, params = unrolled(model, params)
+    params = computable(model, params)
     padded = -(-longest // 16) * 16                                     # few lengths, few compilations
     chunk = min(max_new, every)
     tokens = np.zeros((len(prompts), padded), np.int32)

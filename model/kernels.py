@@ -8,8 +8,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import PartitionSpec as P
 
 from model.errors import ModelError, nearest
+from model.sharding import RULES
 
 KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
 CONTEXT = ('auto', 'ring', 'gather')
@@ -48,16 +51,27 @@ def check(kernel: str, encodings, dims, dtype: str, logit_cap: float) -> None:
             raise ModelError(f"config.model.attention is {kernel!r}: {why}; expected 'reference' or 'auto'")
 
 
+def platform() -> str:
+    """What is compiled for: the platform of the mesh in force, whose devices need not be here; without one, JAX's default."""
+    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
+    return getattr(device, 'platform', None) or ('tpu' if 'TPU' in getattr(device, 'device_kind', '') else jax.default_backend())
+
+
+def choose(config, encoding, length: int = 0) -> tuple[str, str]:
+    """The kernel that a layer with this encoding takes, and why, for the log. `config`: ModelConfig; `length`: tokens, 0: of a training row."""
+    return _choose(config, encoding, platform(), length or encoding.dims.trained)
+
+
 @functools.lru_cache
-def choose(config, encoding) -> tuple[str, str]:
-    """The kernel that a layer with this encoding takes, and why, for the log. `config`: ModelConfig."""
+def _choose(config, encoding, backend: str, length: int) -> tuple[str, str]:
     if config.attention != 'auto':
         return config.attention, 'as config.model.attention says'
-    backend = jax.default_backend()
     wanted = {'gpu': 'cudnn', 'tpu': 'splash'}.get(backend)
     if wanted is None:
         return 'reference', f'no kernel is faster on {backend}'
     why = refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
+    if wanted == 'splash' and length % 128:
+        why = why or f'it takes lengths that are multiples of 128 (here {length})'
     return ('reference', f'not {wanted}: {why}') if why else (wanted, f'the fastest on {backend} that can carry it')
 
 
@@ -114,6 +128,11 @@ def with_columns(q: jax.Array, k: jax.Array, key_bias: jax.Array, scale: float, 
     return jnp.concatenate([q, pick], -1), jnp.concatenate([k, columns], -1)
 
 
+def named(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What attention computes with, by the names that remat policies keep (model/transformer.py)."""
+    return checkpoint_name(q, 'query'), checkpoint_name(k, 'key'), checkpoint_name(v, 'value')
+
+
 def fused(kernel: str, q, k, v, encoding, site, scale: float, window: int, logit_cap: float) -> jax.Array:
     """Attention of queries to the keys of the same call: q [B,H,T,d], k, v [B,K,T,d] -> [B,H,T,d of v]."""
     bias = None
@@ -121,8 +140,9 @@ def fused(kernel: str, q, k, v, encoding, site, scale: float, window: int, logit
         q, k = with_columns(q, k, encoding.key_bias(site), scale)
     else:
         bias = encoding.additive(site)
+    q, k, v = named(q * scale if kernel == 'splash' else q, k, v)
     if kernel == 'splash':
-        return _splash(q * scale, k, v, site.segment_ids, window, logit_cap)
+        return _splash(q, k, v, site.segment_ids, window, logit_cap)
     size, values = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8, v.shape[-1]
     widened = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, size - x.shape[-1]),))       # cudnn wants one size for all, a multiple of 8
     q, k, v = (jnp.moveaxis(widened(x), 1, 2) for x in (q, k, v))
@@ -135,20 +155,40 @@ def fused(kernel: str, q, k, v, encoding, site, scale: float, window: int, logit
     return jnp.moveaxis(out, 2, 1)[..., :values]
 
 
-def _splash(q, k, v, segment_ids, window: int, logit_cap: float, block: int = 512) -> jax.Array:
-    """JAX's splash attention, for TPUs; interpreted elsewhere. Causal, inside documents."""
+def _splash(q, k, v, segment_ids, window: int, logit_cap: float) -> jax.Array:
+    """JAX's splash attention, for TPUs; interpreted elsewhere. Causal, inside documents. `q` is scaled."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     length, group = q.shape[2], q.shape[1] // k.shape[1]
     if length % 128:
         raise ModelError(f"config.data.seq_len is {length}: config.model.attention='splash' needs a multiple of 128")
     one = masks.LocalMask((length, length), (window - 1, 0), 0) if window else masks.CausalMask((length, length))
-    size = next(b for b in (block, 256, 128) if not length % b)
+    # The largest block that divides: 1024 is the fastest (4 % of a step against 512), float32 and wide heads do not fit with it.
+    block = 1024 if q.dtype == jnp.bfloat16 and max(q.shape[-1], v.shape[-1]) <= 128 else 512
+    size = next(b for b in (block, 512, 256, 128) if not length % b)
     sizes = kernels.BlockSizes(**{f.name: size for f in dataclasses.fields(kernels.BlockSizes) if f.name.startswith('block') and
                                   not f.name.endswith('_dq')}, use_fused_bwd_kernel=True)
-    run = kernels.make_splash_mqa_single_device(masks.MultiHeadMask([one] * group), block_sizes=sizes, attn_logits_soft_cap=logit_cap or None,
-                                                interpret=jax.default_backend() != 'tpu')
-    ids = kernels.SegmentIds(segment_ids, segment_ids)
-    grouped = q.reshape(q.shape[0], k.shape[1], group, *q.shape[2:])
-    per_row = jax.vmap(lambda q, k, v, ids: jax.vmap(run, (0, 0, 0, None))(q, k, v, ids))
-    return per_row(grouped, k, v, ids).reshape(*q.shape[:3], -1)
+
+    def local(q, k, v, ids):
+        run = kernels.make_splash_mqa_single_device(masks.MultiHeadMask([one] * group), block_sizes=sizes, interpret=platform() != 'tpu',
+                                                    attn_logits_soft_cap=logit_cap or None, residual_checkpoint_name='attention_residuals')
+        ids = kernels.SegmentIds(ids, ids)
+        grouped = q.reshape(q.shape[0], k.shape[1], group, *q.shape[2:])
+        per_row = jax.vmap(lambda q, k, v, ids: jax.vmap(run, (0, 0, 0, None))(q, k, v, ids))
+        return per_row(grouped, k, v, ids).reshape(*q.shape[:3], -1)
+
+    return _on_each_device(local, q, k, v, segment_ids)
+
+
+def _on_each_device(local, q, k, v, segment_ids) -> jax.Array:
+    """`local` on each device's own rows and heads: a kernel is opaque to XLA, which would gather whatever is sharded."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return local(q, k, v, segment_ids)
+    cut = lambda axis, size: axis if axis not in mesh.manual_axes and not size % mesh.shape[axis] else None
+    rows, heads = cut(RULES['batch'], q.shape[0]), cut(RULES['kv_heads'], k.shape[1])
+    if mesh.manual_axes:    # residuals cannot leave a shard_map inside another: it computes them again
+        local = jax.checkpoint(local)
+    free = set(mesh.axis_names) - set(mesh.manual_axes)
+    mapped = jax.shard_map(local, axis_names=free, in_specs=(P(rows, heads),) * 3 + (P(rows),), out_specs=P(rows, heads), check_vma=False)
+    return mapped(q, k, v, segment_ids)

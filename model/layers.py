@@ -4,6 +4,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.ad_checkpoint import checkpoint_name
 
 from model.sharding import constrain
 
@@ -53,9 +54,10 @@ class FeedForward(nn.Module):
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
         c = self.config
         inward = lambda name: c.weight((c.width, c.mlp_width), ('embed', 'mlp'), fan_in(1.0, 'fan_in', 'normal'), name)()
-        h_BxTxF = constrain(jnp.einsum('btd,df->btf', x_BxTxD, inward('up')), 'batch', None, 'mlp')
+        project = lambda name: checkpoint_name(jnp.einsum('btd,df->btf', x_BxTxD, inward(name)), name)
+        h_BxTxF = constrain(project('up'), 'batch', None, 'mlp')
         if c.activation == 'swiglu':
-            h_BxTxF *= nn.silu(jnp.einsum('btd,df->btf', x_BxTxD, inward('gate')))
+            h_BxTxF *= nn.silu(project('gate'))
         else:
             h_BxTxF = nn.gelu(h_BxTxF)
         down = c.weight((c.mlp_width, c.width), ('mlp', 'embed'), fan_in(c.residual_scale, 'fan_in', 'normal'), 'down')()

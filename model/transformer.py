@@ -45,8 +45,9 @@ class Group(nn.Module):
 def _block(config: ModelConfig):
     """Block under the remat policy: what of it is kept for the backward pass and what is computed again.
 
-    none: everything is kept. full: only its input. attention: its input and what attention gave. minimal: the results of all
-    projections; what is computed again is attention itself and the elementwise parts.
+    none: everything is kept. full: only its input. attention: also what attention gave, inside a kernel and after its projection.
+    minimal: also queries, keys, values and the hidden layer's projections, so that only elementwise parts are computed again, and
+    attention itself where it is not a kernel's.
     """
     if config.remat == 'none':
         return Block
@@ -55,8 +56,8 @@ def _block(config: ModelConfig):
 
 _POLICIES = {
     'full': jax.checkpoint_policies.nothing_saveable,
-    'attention': jax.checkpoint_policies.save_only_these_names('attention_out'),
-    'minimal': jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+    'attention': jax.checkpoint_policies.save_only_these_names('attention_residuals', 'attention_out'),
+    'minimal': jax.checkpoint_policies.save_only_these_names('attention_residuals', 'attention_out', 'query', 'key', 'value', 'up', 'gate')}
 
 
 class Transformer(nn.Module):

@@ -1,8 +1,8 @@
 """The device mesh, with axes data, fsdp, tensor and context, and where the batch and the state lie on it."""
-import functools
 import math
 
 import jax
+import numpy as np
 from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -34,14 +34,20 @@ def make_mesh(config, devices=None) -> Mesh:
                        f'at most one of them -1')
     if free:
         sizes[free[0]] = len(devices) // fixed
+    return Mesh(_laid_out(tuple(sizes.values()), devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
+def _laid_out(shape: tuple[int, ...], devices):
+    """An array of devices whose neighbours are neighbours in the machine; slices, whose links are slow, lie along `data`."""
     slices = len({getattr(d, 'slice_index', 0) for d in devices})
-    if sizes['data'] % slices:
-        raise RunError(f'config.mesh.data is {sizes["data"]}: expected a multiple of the number of slices ({slices}), which lie along it')
-    arrange = functools.partial(mesh_utils.create_device_mesh, allow_split_physical_axes=True)
-    if slices > 1:
-        arrange = functools.partial(mesh_utils.create_hybrid_device_mesh, dcn_mesh_shape=(slices, 1, 1, 1), allow_split_physical_axes=True)
-    inside = (sizes['data'] // slices, *(sizes[a] for a in AXES[1:]))
-    return Mesh(arrange(inside, devices=devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+    if slices == 1:
+        try:
+            return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        except AssertionError:      # only a part of a slice's devices
+            return np.asarray(devices).reshape(shape)
+    if shape[0] % slices:
+        raise RunError(f'config.mesh.data is {shape[0]}: expected a multiple of the number of slices ({slices}), which only `data` may cross')
+    return mesh_utils.create_hybrid_device_mesh((shape[0] // slices, *shape[1:]), (slices, 1, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def check_model(mesh: Mesh, model, seq_len: int, loss_chunks: int) -> None:

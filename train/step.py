@@ -20,16 +20,27 @@ State = dict     # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}
 
 def init_state(model: Transformer, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> tuple[State, State]:
     """A fresh state, made where it lies, and its shardings."""
-    def init(key_data):
-        init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
-        token = jnp.ones((1, 1), jnp.int32)
-        params = model.init(init_key, token, token * 0, token, token)['params']
-        return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(params),
-                'rng': jax.random.key_data(rng)}
-    key = jax.random.key_data(jax.random.key(seed, impl='threefry2x32'))
-    shardings = state_shardings(mesh, jax.eval_shape(init, key))
-    make = jax.jit(lambda k: nn.meta.unbox(init(k)), out_shardings=shardings)
-    return make(key), shardings
+    _, shardings = abstract_state(model, optimizer, mesh)
+    make = jax.jit(lambda key: nn.meta.unbox(_init(model, optimizer, key)), out_shardings=shardings)
+    return make(_key(seed)), shardings
+
+
+def abstract_state(model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[State, State]:
+    """Shapes and types of a state, each with its sharding, and the shardings alone. Nothing is computed: the mesh's devices need not be here."""
+    boxed = jax.eval_shape(lambda: _init(model, optimizer, _key(0)))
+    shardings = state_shardings(mesh, boxed)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.meta.unbox(boxed), shardings), shardings
+
+
+def _init(model: Transformer, optimizer, key_data: jax.Array) -> State:
+    init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
+    token = jnp.ones((1, 1), jnp.int32)
+    params = model.init(init_key, token, token * 0, token, token)['params']
+    return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(params), 'rng': jax.random.key_data(rng)}
+
+
+def _key(seed: int) -> jax.Array:
+    return jax.random.key_data(jax.random.key(seed, impl='threefry2x32'))
 
 
 def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State, accumulation: int = 1, loss_chunks: int = 0):
@@ -133,7 +144,7 @@ def _mapped(function, mesh: Mesh, in_specs: tuple, out_specs):
     data, context = (a if a in manual else None for a in MANUAL)
     named = {'rows': P(data), 'rows and time': P(data, context)}
     in_specs = tuple(named[s] if isinstance(s, str) else s for s in in_specs)
-    return jax.shard_map(function, mesh=mesh, axis_names=set(manual), in_specs=in_specs, out_specs=out_specs)
+    return jax.shard_map(function, mesh=mesh, axis_names=set(manual), in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
 
 def _summed(tree, axes: tuple[str, ...]):

@@ -114,7 +114,5 @@ def test_refusals(kernel, positions, changes, message):
 def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatch):
     """Catches a silent fallback: the line of the log names the path and why."""
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-    kernels.choose.cache_clear()
     line, = kernels.paths(built(positions, dtype=dtype).config)
-    kernels.choose.cache_clear()
     assert expected[0] in line and expected[1] in line and REGISTRY[positions].spec.title in line

@@ -1,6 +1,7 @@
 """The train step on meshes of eight forced CPU devices, against one device and against a slow reference."""
 import functools
 import re
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -73,6 +74,20 @@ def test_no_device_holds_a_whole_gradient_between_microbatches(one_device):
     text = step.lower(state, meshes.to_devices(mesh, batch_of(0), BATCH)).compile().as_text()
     carried = ' '.join(re.findall(r'= \(([^)]*)\) while\(', text))
     assert 'f32[4,96]' in carried and 'f32[32,96]' not in carried      # of the weights [32,96] of the feed-forward
+
+
+@pytest.mark.parametrize('data, fsdp', [(1, 4), (2, 2)])
+def test_a_kernel_on_a_mesh(one_device, monkeypatch, data, fsdp):
+    """Splash, interpreted, inside the step. Catches a kernel that sees other devices' rows, document ids that are not cut with the rows,
+    and a gradient lost at the edge of a shard_map, alone or inside another."""
+    monkeypatch.setattr(sys.modules[__name__], 'TIME', 128)
+    config = one_device[0].copy_and_resolve_references()
+    config.model.update(num_layers=1, remat='minimal')
+    found = {}
+    for attention, devices, sizes in (('reference', 1, {}), ('splash', 4, {'fsdp': fsdp})):
+        config.model.attention = attention
+        found[attention], _ = losses_of(build(config.copy_and_resolve_references(), devices=devices, **sizes), count=2)
+    np.testing.assert_allclose(found['splash'], found['reference'], rtol=1e-4)
 
 
 def test_fsdp_shards_parameters_and_moments(one_device):
