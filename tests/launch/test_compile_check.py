@@ -137,6 +137,29 @@ def test_the_largest_batch(per_row, fixed, limit, expected):
     assert len(asked) <= 6
 
 
+def test_what_fits_a_slice(monkeypatch):
+    """The compiler stood in for: memory by policy, time by mesh. Catches a policy that does not fit offered, the fastest not chosen,
+    meshes in no order, and one that does not fit taken for the end."""
+    gib = topologies.GIB
+    a_row = {'none': 20 * gib, 'full': 1 * gib, 'attention': 2 * gib, 'minimal': 5 * gib}
+
+    def train(config, chip, devices, slices, rows, squares):
+        mesh = {a: config.mesh[a] for a in ('data', 'fsdp', 'tensor', 'context')} if config.mesh.fsdp > 0 else dict(data=1, fsdp=16, tensor=1, context=1)
+        if mesh['data'] == 16:
+            raise programs.DoesNotFit('train: does not fit', 99.0)
+        speed = {'full': 1.0, 'attention': 1.1, 'minimal': 1.3}[config.model.remat]
+        return {'remat': config.model.remat, 'mesh': mesh, 'batch_size': rows * 16, 'seq_len': 2048, 'peak_bytes': a_row[config.model.remat] * rows,
+                'step_seconds': rows / speed * (1 + 0.1 * mesh['data']), 'mfu': 0.5}
+
+    monkeypatch.setattr(topologies, 'devices', lambda *_: list(range(16)))
+    monkeypatch.setattr(programs, 'train', train)
+    monkeypatch.setattr(fitting, '_needed', lambda config, chip, devices, rows: a_row[config.model.remat] * rows)
+    found = fitting.fit(tiny(), 'v5e:4x4')
+    assert {p['remat']: p['rows_a_device'] for p in found['policies']} == {'full': 15, 'attention': 7, 'minimal': 3}
+    assert found['best']['remat'] == 'minimal' and [m['mesh']['data'] for m in found['meshes']] == [1, 2, 4, 8]
+    assert '--config.model.remat=minimal --rows=3' in '\n'.join(fitting.lines(found))
+
+
 @pytest.mark.parametrize('name, message', [
     ('v5e:4x5x', "no such slice; did you mean 'v5e:4x"), ('v5x:4x4', "did you mean 'v5e:4x4'"), ('v5p:4x4', 'no such slice'), ('v5e', 'no such slice')])
 def test_a_slice_that_does_not_exist(name, message):
