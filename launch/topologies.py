@@ -72,6 +72,7 @@ def devices(topology: str, slices: int = 1) -> list:
     if slices < 1:
         raise RunError(f'--slices={slices}: expected at least 1')
     os.environ.update(TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1')
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-16')      # else the compiler complains that it sees none; the name decides
     if missing():
         raise RunError(missing())
     from jax.experimental import topologies

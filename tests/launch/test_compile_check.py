@@ -144,7 +144,8 @@ def test_what_fits_a_slice(monkeypatch):
     a_row = {'none': 20 * gib, 'full': 1 * gib, 'attention': 2 * gib, 'minimal': 5 * gib}
 
     def train(config, chip, devices, slices, rows, squares):
-        mesh = {a: config.mesh[a] for a in ('data', 'fsdp', 'tensor', 'context')} if config.mesh.fsdp > 0 else dict(data=1, fsdp=16, tensor=1, context=1)
+        mesh = dict(data=1, fsdp=16, tensor=1, context=1)
+        mesh |= {a: config.mesh[a] for a in mesh if config.mesh.fsdp > 0}
         if mesh['data'] == 16:
             raise programs.DoesNotFit('train: does not fit', 99.0)
         speed = {'full': 1.0, 'attention': 1.1, 'minimal': 1.3}[config.model.remat]
@@ -166,6 +167,14 @@ def test_a_slice_that_does_not_exist(name, message):
     """Catches a message of the compiler's, and one that names no other."""
     with pytest.raises(RunError, match=f'--topology={name}: .*{message}'):
         topologies.chip(name)
+
+
+@TPU
+def test_the_program_does_not_grow_with_depth():
+    """Catches layers that are written out one by one, whose compilation takes as long as they are many."""
+    mesh = make_mesh(tiny().mesh, topologies.devices('v5e:2x2'))
+    lines = {len(programs.lower_train(tiny(num_layers=n), mesh)[0].as_text().splitlines()) for n in (2, 12)}
+    assert len(lines) == 1
 
 
 @TPU
