@@ -54,8 +54,13 @@ def chip(topology: str) -> Chip:
     sizes = shape.split('x')
     valid = name in CHIPS and len(sizes) == CHIPS[name].dims and all(re.fullmatch(r'[1-9]\d*', s) for s in sizes)
     if not valid or math.prod(map(int, sizes)) > CHIPS[name].largest:
-        raise RunError(f'--topology={topology}: no such slice; {nearest(topology, NAMES)}')
+        raise RunError(f'--topology={topology}: no such slice; {nearest(topology, _like(name))}')
     return CHIPS[name]
+
+
+def _like(name: str) -> list[str]:
+    """Names of the same chip, or of all."""
+    return [n for n in NAMES if n.startswith(f'{name}:')] or list(NAMES)
 
 
 def devices(topology: str, slices: int = 1) -> list:
@@ -67,6 +72,7 @@ def devices(topology: str, slices: int = 1) -> list:
     if slices < 1:
         raise RunError(f'--slices={slices}: expected at least 1')
     os.environ.update(TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1')
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-16')      # else the compiler complains that it sees none; the name decides
     if missing():
         raise RunError(missing())
     from jax.experimental import topologies
@@ -78,7 +84,7 @@ def devices(topology: str, slices: int = 1) -> list:
     try:
         return topologies.get_topology_desc(platform='tpu', topology_name=topology, **options).devices
     except Exception as error:      # jaxlib raises its own kinds, and they changed between versions
-        raise RunError(f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; {nearest(topology, NAMES)}') from error
+        raise RunError(f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; {nearest(topology, _like(found.name))}') from error
 
 
 def missing() -> str:

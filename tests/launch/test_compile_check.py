@@ -137,12 +137,44 @@ def test_the_largest_batch(per_row, fixed, limit, expected):
     assert len(asked) <= 6
 
 
+def test_what_fits_a_slice(monkeypatch):
+    """The compiler stood in for: memory by policy, time by mesh. Catches a policy that does not fit offered, the fastest not chosen,
+    meshes in no order, and one that does not fit taken for the end."""
+    gib = topologies.GIB
+    a_row = {'none': 20 * gib, 'full': 1 * gib, 'attention': 2 * gib, 'minimal': 5 * gib}
+
+    def train(config, chip, devices, slices, rows, squares):
+        mesh = dict(data=1, fsdp=16, tensor=1, context=1)
+        mesh |= {a: config.mesh[a] for a in mesh if config.mesh.fsdp > 0}
+        if mesh['data'] == 16:
+            raise programs.DoesNotFit('train: does not fit', 99.0)
+        speed = {'full': 1.0, 'attention': 1.1, 'minimal': 1.3}[config.model.remat]
+        return {'remat': config.model.remat, 'mesh': mesh, 'batch_size': rows * 16, 'seq_len': 2048, 'peak_bytes': a_row[config.model.remat] * rows,
+                'step_seconds': rows / speed * (1 + 0.1 * mesh['data']), 'mfu': 0.5}
+
+    monkeypatch.setattr(topologies, 'devices', lambda *_: list(range(16)))
+    monkeypatch.setattr(programs, 'train', train)
+    monkeypatch.setattr(fitting, '_needed', lambda config, chip, devices, rows: a_row[config.model.remat] * rows)
+    found = fitting.fit(tiny(), 'v5e:4x4')
+    assert {p['remat']: p['rows_a_device'] for p in found['policies']} == {'full': 15, 'attention': 7, 'minimal': 3}
+    assert found['best']['remat'] == 'minimal' and [m['mesh']['data'] for m in found['meshes']] == [1, 2, 4, 8]
+    assert '--config.model.remat=minimal --rows=3' in '\n'.join(fitting.lines(found))
+
+
 @pytest.mark.parametrize('name, message', [
     ('v5e:4x5x', "no such slice; did you mean 'v5e:4x"), ('v5x:4x4', "did you mean 'v5e:4x4'"), ('v5p:4x4', 'no such slice'), ('v5e', 'no such slice')])
 def test_a_slice_that_does_not_exist(name, message):
     """Catches a message of the compiler's, and one that names no other."""
     with pytest.raises(RunError, match=f'--topology={name}: .*{message}'):
         topologies.chip(name)
+
+
+@TPU
+def test_the_program_does_not_grow_with_depth():
+    """Catches layers that are written out one by one, whose compilation takes as long as they are many."""
+    mesh = make_mesh(tiny().mesh, topologies.devices('v5e:2x2'))
+    lines = {len(programs.lower_train(tiny(num_layers=n), mesh)[0].as_text().splitlines()) for n in (2, 12)}
+    assert len(lines) == 1
 
 
 @TPU

@@ -10,6 +10,7 @@ import pytest
 
 from model.config import resolve
 from model.transformer import Transformer
+from tests.train import rows
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of
 from train import losses, mesh as meshes, step as steps
 from train.optimizer import make_optimizer
@@ -80,7 +81,8 @@ def test_no_device_holds_a_whole_gradient_between_microbatches(one_device):
 def test_a_kernel_on_a_mesh(one_device, monkeypatch, data, fsdp):
     """Splash, interpreted, inside the step. Catches a kernel that sees other devices' rows, document ids that are not cut with the rows,
     and a gradient lost at the edge of a shard_map, alone or inside another."""
-    monkeypatch.setattr(sys.modules[__name__], 'TIME', 128)
+    for module in (rows, sys.modules[__name__]):
+        monkeypatch.setattr(module, 'TIME', 128)
     config = one_device[0].copy_and_resolve_references()
     config.model.update(num_layers=1, remat='minimal')
     found = {}
