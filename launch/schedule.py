@@ -147,6 +147,10 @@ class _Run:
             self.collective(inner, next(o for o in inner.ops if o.kind in hlo.COLLECTIVES), started=str(self.channel(inner)))
         elif part == 'AsyncCollectiveDone' or kind == 'async-done' and part:
             self.wait('links', str(self.channel(inner)))
+        elif kind == 'call-start':      # tpu7x: on cores of its own
+            self.started(op, self.program.called(op, 'to_apply') or self.program.inner(op))
+        elif kind == 'call-done':
+            self.wait('links', self.source(op))
         elif kind == 'recv':
             self.between_slices(op)
         elif kind == 'recv-done':
@@ -191,6 +195,14 @@ class _Run:
             self.collective(inner, next(o for o in inner.ops if o.kind in hlo.COLLECTIVES), scattered=True)
         if seconds:
             self.advance(seconds, moved, 'matrix unit' if matrix >= memory else 'memory')
+
+    def started(self, op: hlo.Op, inner: hlo.Computation) -> None:
+        """A computation that begins here and goes on beside what follows: its collectives; other work is counted as if it were waited for."""
+        found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
+        for i, o in enumerate(found):
+            self.collective(inner, o, started=op.name if i == len(found) - 1 else f'{op.name} {i}')
+        if not found:
+            self.nested(self.replay.run(inner), 1)
 
     def loop(self, op: hlo.Op) -> None:
         trips = trips_of(self.program, self.computation, op)

@@ -132,6 +132,26 @@ def test_a_collective_in_three_fusions_is_one():
     assert found.flops == 2 * 1024 * 2048 * 4096 and found.bytes == 0
 
 
+CALLED = HEAD + '''%away (p: f32[512,512]) -> f32[512,512] {
+  %p = f32[512,512]{1,0} parameter(0)
+  ROOT %r = f32[512,512]{1,0} all-reduce(%p), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+}
+
+ENTRY %main (a: f32[512,512]) -> f32[512,512] {
+  %a = f32[512,512]{1,0} parameter(0)
+  %s = ((f32[512,512]{1,0}), f32[512,512]{1,0}, u32[]{:S(2)}) call-start(%a), ATTRIBUTE=%away
+  ROOT %d = f32[512,512]{1,0} call-done(%s)
+}
+'''
+
+
+@pytest.mark.parametrize('attribute', ['to_apply', 'calls'])
+def test_a_collective_that_is_called(attribute):
+    """The form of tpu7x. Catches a reduction that is overlooked because it lies in a computation of its own."""
+    found = schedule.predict(hlo.parse(CALLED.replace('ATTRIBUTE', attribute)), V5E)
+    assert found.collectives['all-reduce'].bytes == 2**20 and found.seconds == found.collectives['all-reduce'].exposed > 0
+
+
 @pytest.mark.parametrize('kind, groups, n, factor', [
     ('all-reduce', '{{0,1,2,3},{4,5,6,7}}', 4, 2 * 3 / 4), ('all-gather', '[2,8]<=[16]', 8, 7), ('reduce-scatter', "mesh['x'=4,'y'=4] {'x','y'}", 16, 15 / 16),
     ('all-to-all', '[4,4]<=[4,4]T(1,0)', 4, 3 / 4), ('all-reduce', '{{0},{1}}', 1, 0)])
