@@ -11,7 +11,7 @@ from train.errors import RunError
 # What gcloud says -> (kind, what to do). The first that is found in its stderr counts.
 _KNOWN = (
     (r'active account selected|gcloud auth login|Reauthentication|invalid_grant', 'login', 'not logged in to Google Cloud: run `gcloud auth login`'),
-    (r'\[project\].*not currently set|\[core/project\]|property \[project\]', 'project',
+    (r'find attribute \[project\]|property \[project\] is not', 'project',
      'no Google Cloud project is chosen: give --project=ID, or run `gcloud config set project ID`'),
     (r'SERVICE_DISABLED|has not been used in project|API .*not enabled', 'api',
      'the Cloud TPU API is off in this project: run `gcloud services enable tpu.googleapis.com`'),

@@ -37,8 +37,11 @@ def unpack(commit: str, folder: str) -> list[list[str]]:
     return [['mkdir', '-p', folder], *commands(commit, archive)[1:], ['tar', '-xzf', archive, '-C', folder]]
 
 
-def execute(commands: list[list[str]]) -> None:
+def execute(commands: list[list[str]], show: bool = False) -> None:
+    """Runs the commands; with `show` what they say is seen. Raises RunError where one fails, FileNotFoundError where it is not installed."""
     for words in commands:
         done = subprocess.run(words, capture_output=True, text=True)
         if done.returncode:
             raise RunError(f'{" ".join(words)}: {done.stderr.strip() or "failed"}')
+        if show:
+            print(done.stdout, end='')

@@ -230,7 +230,8 @@ def main():
         if not s.get('account', True):
             fail('You do not currently have an active account selected.\nPlease run:\n\n  $ gcloud auth login\n\nto obtain new credentials.')
         if not (a.project or s.get('project', 'p')):
-            fail('The required property [project] is not currently set.\nYou may set it for your current workspace by running:\n\n  $ gcloud config set project VALUE')
+            fail('Error parsing [queued_resource].\nThe [queued_resource] resource is not properly specified.\nFailed to find attribute [project]. The attribute can be set '
+                 'in the following ways: \n- provide the argument `--project` on the command line\n- set the property `core/project`')
         if not s.get('api', True):
             fail('PERMISSION_DENIED: Cloud TPU API has not been used in project p before or it is disabled. reason: SERVICE_DISABLED')
         if verb is not ssh:
