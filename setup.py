@@ -26,6 +26,7 @@ setup(
         'sentencepiece>=0.2.3,<0.3',
         'ml-collections>=1.1,<2',
         'absl-py>=2.3,<3',
+        'PyYAML>=6.0.2,<7',
         'etils[epath]>=1.12,<2',
         'numpy>=2.0,<3',
         'scipy>=1.14,<2',

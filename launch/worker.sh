@@ -31,13 +31,16 @@ start)
     fi
     rm -f "$state/exit"
     printf '%s\n' "$@" > "$state/command"
-    cd "$state/code"
     setsid sh "$state/worker.sh" supervise "$@" < /dev/null > "$state/log" 2>&1 &
     echo $! > "$state/pid";;
+exec)
+    shift
+    cd "$state/code"
+    exec sh launch/env.sh "$@";;
 supervise)
     shift
     trap : INT TERM                 # the signal ends the command; this shell stays to write down how it ended
-    code=0; sh launch/env.sh "$@" || code=$?
+    code=0; sh "$0" exec "$@" || code=$?
     echo "$code" > "$state/exit.new"
     mv "$state/exit.new" "$state/exit";;
 follow)
