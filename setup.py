@@ -37,7 +37,7 @@ setup(
     ],
     extras_require={
         'gpu': ['jax[cuda12]'],
-        'tpu': ['jax[tpu]'],
+        'tpu': ['jax[tpu]', 'etils[epath-gcs]'],        # run directories on gs://
         'tpu-compile': ['libtpu'],
         'hf': ['datasets>=3,<6'],
         'test': TEST,
