@@ -6,7 +6,6 @@ looks find, the last of which stays), `quota`, `account`, `project`, `agent`, `a
 Workers are directories $STAND_IN/workers/NODE/i; their commands are run by a shell, as sshd does.
 """
 import argparse
-import concurrent.futures
 import contextlib
 import fcntl
 import json
@@ -17,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 HERE = pathlib.Path(os.environ['STAND_IN'])
@@ -185,8 +185,13 @@ def ssh(a):
         if done.returncode and len(hosts) > 1:
             print(f'##### Command execution on worker {home.name} failed with exit status {done.returncode}. Continuing.', file=sys.stderr)
         return done.returncode
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        sys.exit(next((c for c in list(pool.map(one, hosts)) if c), 0))
+    codes = {}
+    threads = [threading.Thread(target=lambda home=home: codes.__setitem__(home, one(home))) for home in hosts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    sys.exit(next((codes[home] for home in hosts if codes[home]), 0))
 
 
 def scp(a, s):

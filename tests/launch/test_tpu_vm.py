@@ -7,7 +7,7 @@ import pytest
 
 from launch import accelerators, snapshot
 from launch.gcloud import Gcloud, GcloudError, Request
-from launch.tpu_vm import Launcher
+from launch.launcher import Launcher
 from train.errors import RunError
 
 WHERE = ('--name=llama', '--zone=us-west4-a')
