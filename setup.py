@@ -26,6 +26,7 @@ setup(
         'sentencepiece>=0.2.3,<0.3',
         'ml-collections>=1.1,<2',
         'absl-py>=2.3,<3',
+        'PyYAML>=6.0.2,<7',
         'etils[epath]>=1.12,<2',
         'numpy>=2.0,<3',
         'scipy>=1.14,<2',
@@ -36,7 +37,7 @@ setup(
     ],
     extras_require={
         'gpu': ['jax[cuda12]'],
-        'tpu': ['jax[tpu]'],
+        'tpu': ['jax[tpu]', 'etils[epath-gcs]'],        # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
         'hf': ['datasets>=3,<6'],
         'test': TEST,

@@ -26,7 +26,7 @@ from absl import flags
 from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
-from train import door
+from train import guard
 from train.errors import RunError
 
 _LOG = logging.getLogger('ordem')
@@ -132,7 +132,7 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
             barrier('end', _DAY)
         except BaseException as error:
             with _leaving:
-                code, message = door.told(error)
+                code, message = guard.told(error)
                 _leave(code, f'process {here.process_id}: {message}')
         if is_first():
             _client().key_value_set('ordem/failed', '')

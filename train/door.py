@@ -1,60 +1,19 @@
-"""What every door (`python -m room.door`) does first: settings, flags, and one clear line for a user's mistake."""
+"""What every door (`python -m room.door`) does first: settings, then flags and mistakes (`train/guard.py`)."""
 import ctypes
 import logging
 import pathlib
-import re
 import sys
-import traceback
 
 import jax
-from absl import app, flags
 from absl import logging as absl_logging
 
-from data.records import DataError
-from model.errors import ModelError
-from train.errors import RunError
-
-MISTAKE = 2      # exit code of a user's mistake
+from train import guard
 
 
 def run(main) -> None:
-    """Runs main() as the program. A user's mistake ends it with one line on stderr and exit code 2, without a traceback."""
+    """Runs main() as the program, with the settings below and `train.guard` around it."""
     settle()
-    app.run(lambda _: _guarded(main), flags_parser=_parse)
-
-
-def _parse(argv):
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        message = str(error)
-    except (AttributeError, TypeError, KeyError, ValueError, OSError, ImportError, SyntaxError) as error:
-        message = f'--config: {type(error).__name__}: {error}'
-    message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
-    _fail(message.replace("Unknown command line flag", 'unknown flag'))
-
-
-def _guarded(main) -> None:
-    try:
-        main()
-    except (DataError, ModelError, RunError, KeyboardInterrupt) as error:
-        sys.exit(told(error)[0])
-
-
-def told(error: BaseException) -> tuple[int, str]:
-    """Prints what ended the program, a mistake in one line and anything else with its traceback. Returns exit code and line."""
-    if isinstance(error, KeyboardInterrupt):
-        return 130, 'interrupted'
-    if isinstance(error, (DataError, ModelError, RunError)):
-        message = ' '.join(str(error).split())
-        print(f'error: {message}', file=sys.stderr)
-        return MISTAKE, message
-    traceback.print_exception(error)
-    return 1, ' '.join(f'{type(error).__name__}: {error}'.split())
-
-
-def _fail(message: str) -> None:
-    sys.exit(told(RunError(message))[0])
+    guard.run(main)
 
 
 def settle() -> None:
@@ -62,8 +21,8 @@ def settle() -> None:
     import model
     beside = pathlib.Path(__file__).resolve().parents[1] / 'model'
     if pathlib.Path(model.__file__).resolve().parent != beside:
-        _fail(f'the package `model` that was imported is {pathlib.Path(model.__file__).parent}, not {beside}: '
-              f'run from the repository root, in its own environment')
+        guard.fail(f'the package `model` that was imported is {pathlib.Path(model.__file__).parent}, not {beside}: '
+                   f'run from the repository root, in its own environment')
     jax.config.update('jax_threefry_partitionable', True)      # changed between JAX versions: said, not assumed
     jax.config.update('jax_default_prng_impl', 'threefry2x32')
     absl_logging.set_verbosity(absl_logging.ERROR)             # Orbax and others tell of their insides

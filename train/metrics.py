@@ -2,9 +2,11 @@
 import json
 import math
 import os
+import tempfile
 import time
 
 import jax
+from etils import epath
 from tqdm import tqdm
 
 from train import distributed
@@ -38,14 +40,19 @@ def bits_per_byte(nats_per_token: float, tokens: int, num_bytes: int) -> float:
 
 class Metrics:
     """Writes one line a call to metrics.jsonl and TensorBoard; on a resumed run lines after `start` are cut off first. Of several
-    processes only the first writes."""
+    processes only the first writes.
+
+    An object store (gs://) cannot append: there files are written on this machine and copied every minute and at the end.
+    """
 
     def __init__(self, run: Run, start: int, total: int, config, seed_line: dict):
         writes = distributed.is_first()
-        self.path = run.path / 'metrics.jsonl'
+        self.store = run.path if writes and '://' in os.fspath(run.path) else None
+        self.folder = epath.Path(tempfile.mkdtemp()) if self.store else run.path
+        self.path, before = self.folder / 'metrics.jsonl', run.path / 'metrics.jsonl'
         lines = []
-        if writes and self.path.exists():
-            for line in self.path.read_text().splitlines():
+        if writes and before.exists():
+            for line in before.read_text().splitlines():
                 try:
                     if json.loads(line)['step'] <= start:
                         lines.append(line)
@@ -57,11 +64,12 @@ class Metrics:
         self.events = None
         if config.tensorboard and writes:
             from tensorboardX import SummaryWriter
-            self.events = SummaryWriter(str(run.path), purge_step=start + 1 if start else None)
+            self.events = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
         self.bar = tqdm(total=total, initial=start, disable=not (config.progress and writes), unit=' steps', dynamic_ncols=True,
                         mininterval=1.0)
         self.flops, self.seq_tokens = seed_line['flops_per_token'], seed_line['tokens_per_step']
         self.last = (time.perf_counter(), start)
+        self.copied = time.monotonic()
 
     def train(self, step: int, values: dict, learning_rate: float) -> None:
         now = time.perf_counter()
@@ -83,12 +91,24 @@ class Metrics:
                     self.events.add_scalar(name, value, step)
                 elif isinstance(value, str):
                     self.events.add_text(name, value, step)
+        if self.store and time.monotonic() - self.copied > 60:
+            self._copy()
+
+    def _copy(self) -> None:
+        if self.events:
+            self.events.flush()
+        for path in self.folder.iterdir():
+            (self.store / path.name).write_bytes(path.read_bytes())
+        self.copied = time.monotonic()
 
     def close(self) -> None:
         self.bar.close()
         self.file.close()
         if self.events:
             self.events.close()
+        if self.store:
+            self._copy()
+            self.folder.rmtree()
 
 
 def read(run: Run) -> list[dict]:

@@ -77,7 +77,7 @@ def test_mistakes_in_flags(tiny_config, given, message):
     ({'tokenizer.path': 'nowhere.model'}, 'nowhere.model: no tokenizer there')])
 def test_mistakes_in_values(tiny_config, tmp_path, changes, message):
     """Catches a value that fails late, or with a traceback; nothing is written."""
-    from train import door, loop
+    from train import guard, loop
     if changes.get('mesh.fsdp') == 3:
         tiny_config.mesh.data = -1
     for name, value in changes.items():
@@ -86,7 +86,7 @@ def test_mistakes_in_values(tiny_config, tmp_path, changes, message):
         for p in path:
             part = part[p]
         part[last] = value
-    with pytest.raises((door.DataError, door.ModelError, RunError), match=message):
+    with pytest.raises((guard.DataError, guard.ModelError, RunError), match=message):
         loop.prepare(tiny_config, str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 

@@ -1,0 +1,55 @@
+"""Flags, and one clear line for a user's mistake: the part of a door that does not need JAX (0.1 s instead of seconds)."""
+import re
+import sys
+import traceback
+
+from absl import app, flags
+
+from data.records import DataError
+from model.errors import ModelError
+from train.errors import RunError
+
+MISTAKE = 2      # exit code of a user's mistake
+
+
+def run(main, words: bool = False) -> None:
+    """Runs main() as the program, or main(words) with what is on the command line besides flags.
+
+    A user's mistake ends it with one line on stderr and exit code 2, without a traceback.
+    """
+    app.run(lambda argv: _guarded(lambda: main(argv[1:]) if words else main()), flags_parser=_parse)
+
+
+def _parse(argv):
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        message = str(error)
+    except (AttributeError, TypeError, KeyError, ValueError, OSError, ImportError, SyntaxError) as error:
+        message = f'--config: {type(error).__name__}: {error}'
+    message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
+    fail(message.replace("Unknown command line flag", 'unknown flag'))
+
+
+def _guarded(main) -> None:
+    try:
+        main()
+    except (DataError, ModelError, RunError, KeyboardInterrupt) as error:
+        sys.exit(told(error)[0])
+
+
+def told(error: BaseException) -> tuple[int, str]:
+    """Prints what ended the program, a mistake in one line and anything else with its traceback. Returns exit code and line."""
+    if isinstance(error, KeyboardInterrupt):
+        return 130, 'interrupted'
+    if isinstance(error, (DataError, ModelError, RunError)):
+        message = ' '.join(str(error).split())
+        print(f'error: {message}', file=sys.stderr)
+        return MISTAKE, message
+    traceback.print_exception(error)
+    return 1, ' '.join(f'{type(error).__name__}: {error}'.split())
+
+
+def fail(message: str) -> None:
+    """Ends the program with the message in one line on stderr."""
+    sys.exit(told(RunError(message))[0])
