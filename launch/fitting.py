@@ -45,11 +45,11 @@ def largest(chip, needed) -> int:
 
 
 def meshes(config, count: int) -> list[dict]:
-    """The shapes of data x fsdp that a number of devices can take; the config's own first."""
-    own = {a: config.mesh[a] for a in ('data', 'fsdp', 'tensor', 'context')}
-    rest = count // (max(1, own['tensor']) * max(1, own['context']))
-    shapes = [{**own, 'data': d, 'fsdp': rest // d} for d in range(1, rest + 1) if not rest % d and not d & (d - 1)]
-    return shapes
+    """The shapes of data x fsdp x tensor (at most 4) that a number of devices can take, with the config's own context."""
+    rest = count // max(1, config.mesh.context)
+    powers = [2**i for i in range(rest.bit_length())]
+    return [{'data': d, 'fsdp': rest // (d * t), 'tensor': t, 'context': config.mesh.context}
+            for t in powers[:3] for d in powers if not rest % (d * t) and not config.model.num_heads % t]
 
 
 def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> dict:
@@ -87,8 +87,6 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
         try:
             found['meshes'].append(row(changed, found['best']['rows_a_device']))
             progress(f'mesh {shape}: {found["meshes"][-1]["mfu"]:.3f} predicted MFU')
-        except programs.DoesNotFit as error:
-            progress(f'mesh {shape}: {error}')
         except RunError as error:
             progress(f'mesh {shape}: {error}')
     found['meshes'].sort(key=lambda p: -p['tokens_per_second'])

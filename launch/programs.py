@@ -26,7 +26,7 @@ from model.sampling import Sampling
 from model.transformer import Transformer
 from train import footprint, losses, metrics, step as steps
 from train.errors import RunError
-from train.mesh import AXES, BATCH, check_batch, make_mesh
+from train.mesh import AXES, BATCH, check_batch, check_model, make_mesh
 from train.optimizer import make_optimizer
 
 CHAR_PIECES = 256       # counted for a tokenizer of characters, whose size only its text tells
@@ -111,10 +111,11 @@ def trace_train(config, mesh):
     """(the traced train step, its abstract state, the model)."""
     check_batch(mesh, config.data.batch_size, config.train.accumulation)
     model = Transformer(architecture(config))
+    check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state, shardings = steps.abstract_state(model, optimizer, mesh)
     loss = functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss)
-    step = steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation)
+    step = steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks)
     shape, lies = (config.data.batch_size, config.data.seq_len), NamedSharding(mesh, BATCH)
     names = [*FIELDS, *(['ids'] if any(e.spec.task_ids for e in model.config.parts) else [])]
     batch = {n: jax.ShapeDtypeStruct(shape, FIELDS.get(n, 'int32'), sharding=lies) for n in names}
@@ -144,7 +145,7 @@ def train(config, chip: Chip, devices: list, slices: int = 1, rows: int = 0, squ
     done = compiled('train', lowered, chip)
     flops = footprint.step_flops(state['params'], model.config, config.data.batch_size, config.data.seq_len)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        paths = kernels.paths(model.config)
+        paths = kernels.paths(model.config, mesh.shape['context'])
     found = summary(done, chip, mesh.size, slices, flops)
     rows = config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation)
     return {**found, 'mesh': {a: mesh.shape[a] for a in AXES}, 'rows_a_device': rows, 'accumulation': config.train.accumulation,

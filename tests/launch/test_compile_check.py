@@ -52,6 +52,22 @@ def test_the_train_step_of_a_slice():
 
 
 @TPU
+def test_gradients_cross_data_once_a_step():
+    """Catches a reduction in each microbatch: bytes and count would grow with them."""
+    def reduced(accumulation):
+        config = tiny()
+        config.mesh.update(data=4, fsdp=1)
+        config.train.accumulation = accumulation
+        found = programs.train(config, topologies.chip('v5e:2x2'), topologies.devices('v5e:2x2'), squares=False)
+        assert found['accumulation'] == accumulation and 'unknown' not in {l['how'] for l in found['loops']}
+        return found['collectives']['all-reduce']['bytes']
+    one, four = reduced(1), reduced(4)
+    params = 2 * 256 * 2048 + 2 * (4 * 256 * 256 + 3 * 256 * 512)
+    assert four == pytest.approx(4 * params * 2 * 3 / 4, rel=0.02)        # float32, a ring of four
+    assert 0.85 * four < one <= four        # XLA reduces the embedding's gradient in bfloat16 where nothing was added to it
+
+
+@TPU
 @pytest.mark.parametrize('attention, expected', [('auto', 0), ('reference', 1)])
 def test_square_arrays_are_found_where_shapes_do_not_tell(attention, expected):
     """256 is the length and the width. Catches a report that overlooks [B,H,T,T], and one that takes [B,T,D] for it."""
@@ -150,14 +166,15 @@ def test_what_fits_a_slice(monkeypatch):
             raise programs.DoesNotFit('train: does not fit', 99.0)
         speed = {'full': 1.0, 'attention': 1.1, 'minimal': 1.3}[config.model.remat]
         return {'remat': config.model.remat, 'mesh': mesh, 'batch_size': rows * 16, 'seq_len': 2048, 'peak_bytes': a_row[config.model.remat] * rows,
-                'step_seconds': rows / speed * (1 + 0.1 * mesh['data']), 'mfu': 0.5}
+                'step_seconds': rows / speed * (1 + 0.1 * mesh['data'] + mesh['tensor']), 'mfu': 0.5}
 
     monkeypatch.setattr(topologies, 'devices', lambda *_: list(range(16)))
     monkeypatch.setattr(programs, 'train', train)
     monkeypatch.setattr(fitting, '_needed', lambda config, chip, devices, rows: a_row[config.model.remat] * rows)
     found = fitting.fit(tiny(), 'v5e:4x4')
     assert {p['remat']: p['rows_a_device'] for p in found['policies']} == {'full': 15, 'attention': 7, 'minimal': 3}
-    assert found['best']['remat'] == 'minimal' and [m['mesh']['data'] for m in found['meshes']] == [1, 2, 4, 8]
+    assert found['best']['remat'] == 'minimal' and [(m['mesh']['data'], m['mesh']['tensor']) for m in found['meshes']] == [
+        (1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2), (8, 2)]        # two heads: tensor 4 is not tried
     assert '--config.model.remat=minimal --rows=3' in '\n'.join(fitting.lines(found))
 
 
