@@ -60,6 +60,13 @@ def obtain_tokenizer(config) -> tokenizers.Tokenizer:
     return tokenizers.load(path)
 
 
+def keep_compiled(cache: str) -> None:
+    """Lets JAX keep compiled programs in `cache`, so that a run that goes on, or a second one, does not compile again. Not on a CPU, where
+    compilation is short and its result fits one machine only; where JAX_COMPILATION_CACHE_DIR is set, that holds."""
+    if jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir:
+        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache) / 'compiled'))
+
+
 def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -> Experiment:
     """Builds the experiment; resumes it where `directory` has checkpoints, else starts from `parent` or from scratch.
 
@@ -79,6 +86,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
         tokenizer = run.tokenizer()
     if config.train.steps < 1:
         raise RunError(f'config.train.steps is {config.train.steps}: expected at least 1')
+    keep_compiled(config.data.cache)
     mesh = make_mesh(config.mesh)
     check_batch(mesh, config.data.batch_size, config.train.accumulation)
     make_schedule(config.optimizer, config.train.steps)
