@@ -1,11 +1,12 @@
 """The launcher of TPU VMs against the stand-in for gcloud (gcloud_stand_in.py)."""
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from launch import accelerators, snapshot
+from launch import accelerators, gcloud, snapshot
 from launch.gcloud import Gcloud, GcloudError, Request
 from launch.launcher import Launcher
 from train.errors import RunError
@@ -76,9 +77,12 @@ def test_exit_codes(cloud, code, keep_going, starts):
 
 
 def test_one_failed_worker_fails_the_run(cloud):
-    """Catches a result read from worker 0 alone."""
+    """Catches a result read from worker 0 alone, and one that counts a worker that does not answer among the finished."""
     made = started(cloud, 'v5litepod-16')
     assert run(made, 'sh', '-c', 'case $(hostname) in *-w-2) exit 2;; esac') == 2
+    shutil.rmtree(cloud.worker(i=3))
+    with pytest.raises(GcloudError, match='3 of 4 workers of llama answer'):
+        made.follow()
 
 
 def test_stop_and_follow_again(cloud, capfd):
@@ -86,8 +90,8 @@ def test_stop_and_follow_again(cloud, capfd):
     made = started(cloud)
     command = ('sh', '-c', 'echo step 1; sleep 60')
     commit = snapshot.pin()
-    snapshot.execute(snapshot.commands(commit, 'a.tar.gz'))
-    made.install('a.tar.gz', commit)
+    snapshot.execute(snapshot.commands(commit, 'runs/a.tar.gz'))
+    made.install('runs/a.tar.gz', commit)
     made.worker('start', *command)
     made.worker('start', *command)
     assert made.results() == [('llama t1v-n-llama-w-0', 'running')]
@@ -96,6 +100,21 @@ def test_stop_and_follow_again(cloud, capfd):
     made.worker('stop')
     assert made.results() == [('llama t1v-n-llama-w-0', 'exit 143')]
     assert made.follow() == 143 and capfd.readouterr().out.count('step 1') == 1
+
+
+def test_going_on_with_a_run(cloud):
+    """Catches a launcher that, given again, begins the command anew on a worker where it has failed, beside the others that still run it."""
+    made = started(cloud, 'v5litepod-16')
+    command = ('sh', '-c', f'echo >> {cloud.bucket}/$(hostname); case $(hostname) in *-w-2) exit 7;; esac; until [ -f {cloud.bucket}/go ]; do sleep 0.05; done')
+    commit = snapshot.pin()
+    snapshot.execute(snapshot.commands(commit, 'runs/a.tar.gz'))
+    made.install('runs/a.tar.gz', commit)
+    made.worker('start', *command)
+    while 'exit 7' not in dict(made.results()).values():
+        pass
+    made.note = lambda text: (cloud.bucket / 'go').touch() if 'already' in text else None
+    assert run(made, *command) == 7
+    assert [(cloud.bucket / f't1v-n-llama-w-{i}').read_text().count('\n') for i in range(4)] == [1, 1, 1, 1]
 
 
 def test_a_wait_is_bounded(cloud):
@@ -113,6 +132,7 @@ def test_a_reason_of_the_moment(cloud):
     made = started(cloud)
     cloud.set(fail=2)
     assert made.describe()['state'] == {'state': 'ACTIVE'}
+    assert gcloud._error(1, "ERROR: (gcloud.x) RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Reads' and limit 'Reads per minute'", 'l', 'z').kind == 'other'
     cloud.set(fail=9)
     with pytest.raises(RunError, match='Internal error'):
         made.describe()
