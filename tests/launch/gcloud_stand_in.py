@@ -90,7 +90,7 @@ def look(name, s):
     r['up'] = r.get('up') or first
     for node in nodes_of(r):
         for i in range(HOSTS[r['tpu']['nodeSpec'][0]['node']['acceleratorType']] if first else 0):
-            (HERE / 'workers' / node / str(i)).mkdir(parents=True)
+            (HERE / 'workers' / node / str(i)).mkdir(parents=True, exist_ok=True)
         if now in ('SUSPENDING', 'SUSPENDED', 'FAILED'):
             kill(node)
     return now

@@ -8,7 +8,7 @@ import pytest
 
 from launch import accelerators, gcloud, snapshot
 from launch.gcloud import Gcloud, GcloudError, Request
-from launch.launcher import Launcher
+from launch.launcher import Launcher, Preempted
 from train.errors import RunError
 
 WHERE = ('--name=llama', '--zone=us-west4-a')
@@ -139,11 +139,15 @@ def test_a_reason_of_the_moment(cloud):
 
 
 def test_ssh_that_comes_back(cloud):
-    """Catches a run given up because a connection was refused once."""
+    """Catches a run given up because a connection was refused once, and one that does not come back taken for a refusal."""
     made = started(cloud)
     assert run(made, 'true') == 0
     cloud.set(refuse_ssh=2)
     assert made.follow() == 0
+    made.worker('start', 'sh', '-c', 'echo step 1; sleep 60')
+    cloud.set(preempt=[True])
+    with pytest.raises(Preempted):
+        made.follow()
 
 
 def test_an_image_with_an_old_python(cloud):
