@@ -60,9 +60,10 @@ def test_a_full_life(cloud):
     assert cloud.read()['resources'] == {} and not cloud.worker().exists()
 
 
-def test_slices_are_one_run(cloud):
+@pytest.mark.parametrize('lag', ['PREEMPTED', 'missing'])
+def test_slices_are_one_run(cloud, lag):
     """Catches a second slice that is not installed, not started, or not asked how it ended; and a slice that is gone before the queue says so."""
-    cloud.set(create=[['ACTIVE'], ['ACTIVE']], preempt=[True], lag=True)
+    cloud.set(create=[['ACTIVE'], ['ACTIVE']], preempt=[True], lag=lag)
     assert run(started(cloud, slices=2), 'sh', 'train.sh', str(cloud.bucket), 'x', keep_going=True) == 0
     assert {p.name for p in cloud.bucket.glob('argument-*')} == {'argument-t1v-n-llama-0-w-0', 'argument-t1v-n-llama-1-w-0'}
     assert [w for w in cloud.calls('queued-resources', 'create')[1] if 'node' in w] == ['--node-count=2', '--node-prefix=llama']
@@ -102,19 +103,22 @@ def test_stop_and_follow_again(cloud, capfd):
     assert made.follow() == 143 and capfd.readouterr().out.count('step 1') == 1
 
 
-def test_going_on_with_a_run(cloud):
-    """Catches a launcher that, given again, begins the command anew on a worker where it has failed, beside the others that still run it."""
+def test_going_on_with_a_run(cloud, capfd):
+    """Catches a launcher that, given again, installs or begins anew on a worker where the command has failed, beside the others that still run
+    it; one that ends with worker 0; and one that shows the log again at each look."""
     made = started(cloud, 'v5litepod-16')
-    command = ('sh', '-c', f'echo >> {cloud.bucket}/$(hostname); case $(hostname) in *-w-2) exit 7;; esac; until [ -f {cloud.bucket}/go ]; do sleep 0.05; done')
+    command = ('sh', '-c', f'echo >> {cloud.bucket}/$(hostname); case $(hostname) in *-w-0) echo said; exit 0;; *-w-2) exit 7;; esac; '
+                           f'until [ -f {cloud.bucket}/go ]; do sleep 0.05; done')
     commit = snapshot.pin()
     snapshot.execute(snapshot.commands(commit, 'runs/a.tar.gz'))
     made.install('runs/a.tar.gz', commit)
     made.worker('start', *command)
-    while 'exit 7' not in dict(made.results()).values():
+    while not {'exit 0', 'exit 7'} <= set(dict(made.results()).values()):
         pass
-    made.note = lambda text: (cloud.bucket / 'go').touch() if 'already' in text else None
+    made.sleep = lambda seconds: (cloud.bucket / 'go').touch()          # the others end only after a first look
     assert run(made, *command) == 7
     assert [(cloud.bucket / f't1v-n-llama-w-{i}').read_text().count('\n') for i in range(4)] == [1, 1, 1, 1]
+    assert len(cloud.calls('tpu-vm', 'scp')) == 1 and capfd.readouterr().out.count('said') == 1
 
 
 def test_a_wait_is_bounded(cloud):
