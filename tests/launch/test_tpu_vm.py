@@ -101,6 +101,9 @@ def test_stop_and_follow_again(cloud, capfd):
     made.worker('stop')
     assert made.results() == [('llama t1v-n-llama-w-0', 'exit 143')]
     assert made.follow() == 143 and capfd.readouterr().out.count('step 1') == 1
+    made.worker('start', *command)                  # how it ended before says nothing of this start
+    assert made.results() == [('llama t1v-n-llama-w-0', 'running')]
+    made.worker('stop')
 
 
 def test_going_on_with_a_run(cloud, capfd):
