@@ -19,6 +19,7 @@ _KNOWN = (
     (r'zonal accelerator configurations|zone .* is not supported|was not found in zone|LOCATION_POLICY_VIOLATED', 'zone',
      '{zone} does not offer this type ({said}): zones that do are listed at https://cloud.google.com/tpu/docs/regions-zones'),
     (r'NOT_FOUND|was not found', 'missing', 'there is no queued resource {name} in {zone}: make it by `create`, or look for it in another --zone'),
+    (r'[Qq]uota .*per minute', 'other', '{said}'),
     (r'[Qq]uota|RESOURCE_EXHAUSTED', 'quota', 'the quota of the project does not allow it ({said}): choose a smaller --type, another --zone or '
      '--spot, delete queued resources that are suspended or failed, or ask for more at https://console.cloud.google.com/iam-admin/quotas'),
     (r'SSH Key is not present in the SSH agent', 'agent',

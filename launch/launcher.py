@@ -201,9 +201,13 @@ class Launcher:
         while True:
             try:
                 self.wait_until_active()
-                if 'running' not in dict(self.results()).values():
+                states = set(dict(self.results()).values())
+                if 'running' in states:
+                    self.note('a command runs there already: going on with it')
+                else:
                     self.install(archive, commit)
-                self.worker('start', *command)
+                if 'running' not in states or len(states) == 1:     # where some have ended, the others will too: none is begun beside them
+                    self.worker('start', *command)
                 code = self.follow()
                 if self.gcloud.dry_run and keep_going:
                     print('# after a preemption: `delete` and `create` as before, then these commands again')

@@ -25,6 +25,7 @@ from model.errors import nearest
 from train import guard
 from train.errors import RunError
 
+
 def _check_command(command: list[str], keep_going: bool) -> None:
     if not command:
         raise RunError('run: no command: give it after --, as in `run --name=... --zone=... -- python -m train.pretrain --config=... --run=gs://...`')

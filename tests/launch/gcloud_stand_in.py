@@ -2,7 +2,7 @@
 
 What it is to play lies in $STAND_IN/state.json, which the test writes and reads: `create` (for each creation the states that successive
 looks find, the last of which stays), `quota`, `account`, `project`, `agent`, `api`, `refuse_ssh` (how many times), `preempt` (for each
-`follow`, whether the machines vanish under it), `fail` (the next commands that fail for no known reason). Every call is recorded in `calls`.
+`follow`, whether the machines vanish under it), `lag` (the queue does not notice; the slices are PREEMPTED or missing), `fail` (the next commands that fail for no known reason). Every call is recorded in `calls`.
 Workers are directories $STAND_IN/workers/NODE/i; their commands are run by a shell, as sshd does.
 """
 import argparse
@@ -86,10 +86,11 @@ def look(name, s):
     """The state that this look finds; machines are there while it is ACTIVE."""
     r = s['resources'][name]
     now = r['states'][0] if len(r['states']) == 1 else r['states'].pop(0)
+    first = now == 'ACTIVE' and not r.get('up')
+    r['up'] = r.get('up') or first
     for node in nodes_of(r):
-        for i in range(HOSTS[r['tpu']['nodeSpec'][0]['node']['acceleratorType']]):
-            if now == 'ACTIVE' and not r.get('vanished'):
-                (HERE / 'workers' / node / str(i)).mkdir(parents=True, exist_ok=True)
+        for i in range(HOSTS[r['tpu']['nodeSpec'][0]['node']['acceleratorType']] if first else 0):
+            (HERE / 'workers' / node / str(i)).mkdir(parents=True, exist_ok=True)
         if now in ('SUSPENDING', 'SUSPENDED', 'FAILED'):
             kill(node)
     return now
@@ -104,7 +105,7 @@ def resource(a, s):
 def describe(a, s):
     r = resource(a, s)
     now = look(a.name, s)
-    shown = {k: v for k, v in r.items() if k not in ('states', 'vanished')} | {'state': {'state': now}}
+    shown = {k: v for k, v in r.items() if k not in ('states', 'up')} | {'state': {'state': now}}
     if now == 'FAILED':
         shown['state']['failedData'] = {'error': {'code': 8, 'message': 'There is no more capacity in the zone "us-west4-a"'}}
     print(now if a.format == 'value(state.state)' else json.dumps(shown))
@@ -129,6 +130,8 @@ def node(a, s):
             hosts = sorted((HERE / 'workers' / a.name).glob('[0-9]*'), key=lambda p: int(p.name))
             if hosts:
                 return hosts, name
+            if s.get('lag') == 'missing':
+                break
             if PATH[-1] != 'describe':
                 fail('This TPU has terminal state "PREEMPTED", so it cannot be used anymore.')
             return [], name
@@ -160,8 +163,7 @@ def vanish(hosts, name):
     sys.stdout.write(log.read_text())
     sys.stdout.flush()
     with state() as s:
-        s['resources'][name]['vanished'] = True
-        s['resources'][name]['states'] = ['ACTIVE', 'SUSPENDING', 'SUSPENDED'] if s.get('lag') else ['SUSPENDING', 'SUSPENDED']
+        s['resources'][name]['states'] = ['ACTIVE'] if s.get('lag') else ['SUSPENDING', 'SUSPENDED']
         for n in nodes_of(s['resources'][name]):
             kill(n)
     fail('[/usr/bin/ssh] exited with return code [255].', 255)

@@ -51,7 +51,7 @@ def test_sky_parses_it(tmp_path, monkeypatch):
     assert resources.accelerator_args['runtime_version'] == 'v2-alpha-tpuv5-lite'
 
 
-@pytest.mark.parametrize('name', ['v5litepod-1', 'v5litepod-16', 'v5p-32', 'v6e-256', 'tpu7x-128'])
+@pytest.mark.parametrize('name', ['v5litepod-1', 'v5litepod-8', 'v5litepod-16', 'v5p-32', 'v6e-256', 'tpu7x-128'])
 def test_jobset(name):
     """Catches a slice that waits for pods that never come (pods times chips is not its chips), and words Kubernetes would replace."""
     kind = accelerators.find(name)

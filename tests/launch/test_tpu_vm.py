@@ -1,13 +1,14 @@
 """The launcher of TPU VMs against the stand-in for gcloud (gcloud_stand_in.py)."""
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from launch import accelerators, snapshot
+from launch import accelerators, gcloud, snapshot
 from launch.gcloud import Gcloud, GcloudError, Request
-from launch.launcher import Launcher
+from launch.launcher import Launcher, Preempted
 from train.errors import RunError
 
 WHERE = ('--name=llama', '--zone=us-west4-a')
@@ -59,9 +60,10 @@ def test_a_full_life(cloud):
     assert cloud.read()['resources'] == {} and not cloud.worker().exists()
 
 
-def test_slices_are_one_run(cloud):
+@pytest.mark.parametrize('lag', ['PREEMPTED', 'missing'])
+def test_slices_are_one_run(cloud, lag):
     """Catches a second slice that is not installed, not started, or not asked how it ended; and a slice that is gone before the queue says so."""
-    cloud.set(create=[['ACTIVE'], ['ACTIVE']], preempt=[True], lag=True)
+    cloud.set(create=[['ACTIVE'], ['ACTIVE']], preempt=[True], lag=lag)
     assert run(started(cloud, slices=2), 'sh', 'train.sh', str(cloud.bucket), 'x', keep_going=True) == 0
     assert {p.name for p in cloud.bucket.glob('argument-*')} == {'argument-t1v-n-llama-0-w-0', 'argument-t1v-n-llama-1-w-0'}
     assert [w for w in cloud.calls('queued-resources', 'create')[1] if 'node' in w] == ['--node-count=2', '--node-prefix=llama']
@@ -76,9 +78,12 @@ def test_exit_codes(cloud, code, keep_going, starts):
 
 
 def test_one_failed_worker_fails_the_run(cloud):
-    """Catches a result read from worker 0 alone."""
+    """Catches a result read from worker 0 alone, and one that counts a worker that does not answer among the finished."""
     made = started(cloud, 'v5litepod-16')
     assert run(made, 'sh', '-c', 'case $(hostname) in *-w-2) exit 2;; esac') == 2
+    shutil.rmtree(cloud.worker(i=3))
+    with pytest.raises(GcloudError, match='3 of 4 workers of llama answer'):
+        made.follow()
 
 
 def test_stop_and_follow_again(cloud, capfd):
@@ -86,8 +91,8 @@ def test_stop_and_follow_again(cloud, capfd):
     made = started(cloud)
     command = ('sh', '-c', 'echo step 1; sleep 60')
     commit = snapshot.pin()
-    snapshot.execute(snapshot.commands(commit, 'a.tar.gz'))
-    made.install('a.tar.gz', commit)
+    snapshot.execute(snapshot.commands(commit, 'runs/a.tar.gz'))
+    made.install('runs/a.tar.gz', commit)
     made.worker('start', *command)
     made.worker('start', *command)
     assert made.results() == [('llama t1v-n-llama-w-0', 'running')]
@@ -96,6 +101,27 @@ def test_stop_and_follow_again(cloud, capfd):
     made.worker('stop')
     assert made.results() == [('llama t1v-n-llama-w-0', 'exit 143')]
     assert made.follow() == 143 and capfd.readouterr().out.count('step 1') == 1
+    made.worker('start', *command)                  # how it ended before says nothing of this start
+    assert made.results() == [('llama t1v-n-llama-w-0', 'running')]
+    made.worker('stop')
+
+
+def test_going_on_with_a_run(cloud, capfd):
+    """Catches a launcher that, given again, installs or begins anew on a worker where the command has failed, beside the others that still run
+    it; one that ends with worker 0; and one that shows the log again at each look."""
+    made = started(cloud, 'v5litepod-16')
+    command = ('sh', '-c', f'echo >> {cloud.bucket}/$(hostname); case $(hostname) in *-w-0) echo said; exit 0;; *-w-2) exit 7;; esac; '
+                           f'until [ -f {cloud.bucket}/go ]; do sleep 0.05; done')
+    commit = snapshot.pin()
+    snapshot.execute(snapshot.commands(commit, 'runs/a.tar.gz'))
+    made.install('runs/a.tar.gz', commit)
+    made.worker('start', *command)
+    while not {'exit 0', 'exit 7'} <= set(dict(made.results()).values()):
+        pass
+    made.sleep = lambda seconds: (cloud.bucket / 'go').touch()          # the others end only after a first look
+    assert run(made, *command) == 7
+    assert [(cloud.bucket / f't1v-n-llama-w-{i}').read_text().count('\n') for i in range(4)] == [1, 1, 1, 1]
+    assert len(cloud.calls('tpu-vm', 'scp')) == 1 and capfd.readouterr().out.count('said') == 1
 
 
 def test_a_wait_is_bounded(cloud):
@@ -113,17 +139,22 @@ def test_a_reason_of_the_moment(cloud):
     made = started(cloud)
     cloud.set(fail=2)
     assert made.describe()['state'] == {'state': 'ACTIVE'}
+    assert gcloud._error(1, "ERROR: (gcloud.x) RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Reads' and limit 'Reads per minute'", 'l', 'z').kind == 'other'
     cloud.set(fail=9)
     with pytest.raises(RunError, match='Internal error'):
         made.describe()
 
 
 def test_ssh_that_comes_back(cloud):
-    """Catches a run given up because a connection was refused once."""
+    """Catches a run given up because a connection was refused once, and one that does not come back taken for a refusal."""
     made = started(cloud)
     assert run(made, 'true') == 0
     cloud.set(refuse_ssh=2)
     assert made.follow() == 0
+    made.worker('start', 'sh', '-c', 'echo step 1; sleep 60')
+    cloud.set(preempt=[True])
+    with pytest.raises(Preempted):
+        made.follow()
 
 
 def test_an_image_with_an_old_python(cloud):
