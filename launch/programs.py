@@ -83,10 +83,11 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
     try:
         done = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r'Used ([\d.]+)([MG]) of ([\d.]+)([MG])', str(error))
+        used = re.search(r'Used ([\d.]+)([MG]) of|\(([\d.]+)([MG])\) exceeds', str(error))
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        needed = float(used[1]) * (topologies.GIB if used[2] == 'G' else 2**20) if used else float('inf')
+        size, unit = (used[1] or used[3], used[2] or used[4]) if used else ('inf', 'G')
+        needed = float(size) * (topologies.GIB if unit == 'G' else 2**20)
         raise DoesNotFit(f'{name}: does not fit: it needs {needed / topologies.GIB:.2f} GiB of the {chip.limit / topologies.GIB:.2f} GiB of a '
                          f'{chip.name} device; take fewer rows (--rows), another config.model.remat or a larger slice (--fit)', needed) from error
     memory = done.memory_analysis()

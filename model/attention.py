@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from model.kernels import choose, fused, named, over_context
 from model.layers import Norm, fan_in
 from model.positions import PositionalEncoding, Site
-from model.ring import ring, scaled_logits, weighted
+from model.ring import ring, scaled_logits, visible, weighted
 from model.sharding import constrain, context_parts, gathered
 
 Cache = dict[str, jax.Array]
@@ -41,13 +41,6 @@ class Place:
         """What an encoding sees of this place."""
         return Site(param, self.ids, self.positions, self.segment_ids, self.row_keys, self.task_ids, self.k_ids, self.k_positions,
                     self.k_segment_ids, shared, x, consecutive=self.consecutive)
-
-    def visible(self, window: int) -> jax.Array:
-        """[B,1,T,S]: keys of the same document, not later, and inside the window. Padding (segment 0) is never seen."""
-        ahead = self.positions[:, :, None] - self.k_positions[:, None, :]
-        seen = (self.segment_ids[:, :, None] == self.k_segment_ids[:, None, :]) & (self.k_segment_ids[:, None, :] > 0)
-        seen &= ahead >= 0
-        return (seen & (ahead < window) if window else seen)[:, None]
 
 
 class Parameters(nn.Module):
@@ -90,7 +83,8 @@ class Attention(nn.Module):
                 k_BxKxTxd, v_BxKxTxd = gathered(k_BxKxTxd, 2), gathered(v_BxKxTxd, 2)
         elif not self.is_initializing():
             kernel, _ = choose(c, encoding, x_BxTxD.shape[1])
-        site = dataclasses.replace(site, state=state, carried=carried, visible=place.visible(c.window))
+        seen = None if kernel == 'ring' else visible(place.positions, place.segment_ids, place.k_positions, place.k_segment_ids, c.window)
+        site = dataclasses.replace(site, state=state, carried=carried, visible=seen)
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
         if kernel in ('reference', 'gather', 'ring'):
             q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = named(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)

@@ -38,6 +38,8 @@ def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
             return f'it takes head sizes that are multiples of 8 up to 128 (here {dims.head_dim})'
     if kernel == 'splash' and needs in ('bias', 'mask'):
         return f'{encoding.spec.title} needs a {needs}, which that kernel does not take'
+    if kernel == 'splash' and logit_cap and 'key_bias' in encoding.enters():
+        return f'its soft cap (config.model.logit_cap) would bend the bias of {encoding.spec.title} too'
     return ''
 
 
@@ -81,6 +83,8 @@ def over_context(config, encoding) -> tuple[str, str]:
     if encoding.cache().endswith('queries'):
         raise ModelError(f'config.mesh.context: {encoding.spec.title} adds up what earlier queries saw, which the parts of a text would '
                          f'have to wait for; expected 1, or another encoding')
+    if config.attention not in ('auto', 'reference'):
+        raise ModelError(f"config.model.attention is {config.attention!r}: no kernel crosses the mesh's context axis; expected 'auto'")
     enters = encoding.enters()
     why = (f'{encoding.spec.title} changes the logits by what they are' if encoding.kernel() == 'reference' else
            f'{encoding.spec.title} turns keys by the length of the whole text' if 'read' in enters else '')

@@ -30,11 +30,18 @@ def weighted(weights_BxHxTxS: jax.Array, v_BxKxSxd: jax.Array) -> jax.Array:
     return jnp.einsum('bkgts,bksd->bkgtd', grouped, v_BxKxSxd).reshape(b, heads, t, -1)
 
 
+def visible(positions, segment_ids, k_positions, k_segment_ids, window: int) -> jax.Array:
+    """[B,1,T,S]: keys of the same document, not later, and inside the window (0: none). Padding (segment 0) is never seen."""
+    ahead = positions[:, :, None] - k_positions[:, None, :]
+    seen = (segment_ids[:, :, None] == k_segment_ids[:, None, :]) & (k_segment_ids[:, None, :] > 0) & (ahead >= 0)
+    return (seen & (ahead < window) if window else seen)[:, None]
+
+
 def ring(site, v_BxKxTxd: jax.Array, encoding, config) -> jax.Array:
     """What the queries of this device read from all keys, [B,H,T,d].
 
     Args:
-      site: with q and k of this device's part, [B,H,T,d] and [B,K,T,d]; ids, segments, states and `visible` of the whole text.
+      site: with q and k of this device's part, [B,H,T,d] and [B,K,T,d]; ids, segments and states of the whole text.
       encoding: one whose logits are a bias or a mask on top of q.k (`kernels.over_context`).
     """
     parts, here, length = context_parts(), jax.lax.axis_index(CONTEXT), site.k.shape[2]
@@ -44,13 +51,13 @@ def ring(site, v_BxKxTxd: jax.Array, encoding, config) -> jax.Array:
     @jax.checkpoint      # the logits of a block are computed again in the backward pass: none is kept
     def block(q, k, v, turn, total, top, out):
         of_block = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, (here - turn) % parts * length, length, axis)
-        at = dataclasses.replace(site, q=q, k=k, visible=of_block(site.visible, 3),
-                                 **{f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')})
+        at = dataclasses.replace(site, q=q, k=k, **{f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')})
+        seen = visible(site.positions, site.segment_ids, at.k_places, at.k_segment_ids, config.window)
         z_BxHxTxS = scaled_logits(q, k, config)
         bias, further = encoding.bias(at) if key_bias is None else of_block(key_bias, 2)[:, :, None], encoding.mask(at)
         if bias is not None:
             z_BxHxTxS += bias
-        z_BxHxTxS = jnp.where(at.visible if further is None else at.visible & further, z_BxHxTxS, _LOWEST)
+        z_BxHxTxS = jnp.where(seen if further is None else seen & further, z_BxHxTxS, _LOWEST)
         new_top = jnp.maximum(top, jax.lax.stop_gradient(z_BxHxTxS.max(-1)))
         weights, kept = jnp.exp(z_BxHxTxS - new_top[..., None]), jnp.exp(top - new_top)
         out = out * kept[..., None] + weighted(weights.astype(v.dtype), v).astype(jnp.float32)

@@ -108,7 +108,7 @@ class Transformer(nn.Module):
             output = constrain(table_VxD, 'vocab', None)
         else:
             output = c.weight((c.width, c.vocab_size), ('embed', 'vocab'), fan_in(1.0, 'fan_in', 'normal'), 'output')()
-        return (_logits(x_BxTxD, output, c.tied) if logits else x_BxTxD), cache
+        return (unembed(x_BxTxD, output, c.tied) if logits else x_BxTxD), cache
 
     def _placed(self, tokens, positions, segment_ids, task_ids, row_keys, cache):
         """Where the tokens stand, the ids that the encodings see, and the cache with those entered."""
@@ -131,14 +131,13 @@ class Transformer(nn.Module):
                      column), cache
 
 
-def unembed(config: ModelConfig, params, x_BxTxD: jax.Array) -> jax.Array:
-    """What `Transformer` gives with `logits=False` -> logits [B,T,V] float32; any part of the tokens."""
+def output_of(config: ModelConfig, params) -> jax.Array:
+    """The matrix of the logits, in the computation's type and gathered over `fsdp`."""
     if config.tied:
-        output = constrain(params['embedding'].astype(config.dtype), 'vocab', None)
-    else:
-        output = constrain(params['output']['kernel'].astype(config.dtype), None, 'vocab')
-    return _logits(x_BxTxD, output, config.tied)
+        return constrain(params['embedding'].astype(config.dtype), 'vocab', None)
+    return constrain(params['output']['kernel'].astype(config.dtype), None, 'vocab')
 
 
-def _logits(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
+def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
+    """What `Transformer` gives with `logits=False` -> logits [B,T,V] float32; any part of the tokens."""
     return jnp.einsum('btd,vd->btv' if tied else 'btd,dv->btv', x_BxTxD, output, preferred_element_type=jnp.float32)

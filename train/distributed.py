@@ -27,7 +27,7 @@ from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 from train import guard
-from train.errors import RunError
+from train.errors import Absent, RunError
 
 _LOG = logging.getLogger('ordem')
 _LINE = 2**20        # bytes of a message of the roll call at most
@@ -146,7 +146,7 @@ def _roll_call(here: Place, timeout: float) -> None:
     mine = dict(process=here.process_id, facts={'the number of processes': here.num_processes, **_versions()})
     verdict = _call(here, mine, timeout) if here.process_id == 0 else _answer(here, mine, timeout)
     if verdict:
-        raise RunError(verdict)
+        raise (Absent if 'did not come' in verdict else RunError)(verdict)
 
 
 def _call(here: Place, mine: dict, timeout: float) -> str:
@@ -218,19 +218,19 @@ def count() -> int:
 
 
 def barrier(name: str, timeout: float | None = None) -> None:
-    """Waits for all processes. Raises RunError, on all of them, with those that did not come in `timeout` seconds (--join_timeout)."""
+    """Waits for all processes. Raises Absent, on all of them, with those that did not come in `timeout` seconds (--join_timeout)."""
     decide(name, '', lambda said: '', timeout)
 
 
 def first_then_others(name: str, make: Callable):
     """make() on process 0 and then on the others, which find in a shared cache what it has built, or build it too. The wait is as
     long as the work; that process 0 is alive is what heartbeats are for."""
-    if is_first():
-        found = make()
-        barrier(name, _DAY)
-        return found
+    found = make() if is_first() else None
     barrier(name, _DAY)
-    return make()
+    if not is_first():
+        found = make()
+    barrier(name, _DAY)                 # the others may have to build it too, each on its own disk
+    return found
 
 
 def agree(facts: dict) -> None:
@@ -255,7 +255,7 @@ def difference(said: dict[int, dict]) -> str:
 def decide(name: str, mine: str, rule: Callable[[list[str]], str], timeout: float | None = None) -> str:
     """What `rule` makes of what all processes say, in their order: computed by process 0, the same answer for all.
 
-    All call it in the same order. Raises RunError, on all of them, with those that did not come in time.
+    All call it in the same order. Raises Absent, on all of them, with those that did not come in time.
     """
     client, n = _client(), count()
     if client is None:
@@ -272,7 +272,7 @@ def decide(name: str, mine: str, rule: Callable[[list[str]], str], timeout: floa
     answer = _get(client, key, timeout + _GRACE)
     missing, verdict = json.loads(answer) if answer else (_missing([0], n, timeout, f' to the meeting {name!r}'), '')
     if missing:
-        raise RunError(missing)
+        raise Absent(missing)
     return verdict
 
 

@@ -7,9 +7,10 @@ from absl import app, flags
 
 from data.records import DataError
 from model.errors import ModelError
-from train.errors import RunError
+from train.errors import Absent, RunError
 
-MISTAKE = 2      # exit code of a user's mistake
+MISTAKE = 2      # exit code of a user's mistake: the same command would end the same way
+ABSENT = 75      # of a process that another one did not join (EX_TEMPFAIL): worth trying again
 
 
 def run(main, words: bool = False) -> None:
@@ -45,7 +46,7 @@ def told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, (DataError, ModelError, RunError)):
         message = ' '.join(str(error).split())
         print(f'error: {message}', file=sys.stderr)
-        return MISTAKE, message
+        return ABSENT if isinstance(error, Absent) else MISTAKE, message
     traceback.print_exception(error)
     return 1, ' '.join(f'{type(error).__name__}: {error}'.split())
 

@@ -202,6 +202,7 @@ def train(e: Experiment) -> dict:
                     last.update(found)
                 if due(done, c.checkpoint.every, stop):
                     checkpoints.save(state, found.get('validation_nats'))
+                    log.copy()
                 log.pause(time.perf_counter() - began)
         while pending:
             note(*pending.popleft())

@@ -39,7 +39,7 @@ def make_mesh(config, devices=None) -> Mesh:
 
 def _laid_out(shape: tuple[int, ...], devices):
     """An array of devices whose neighbours are neighbours in the machine; slices, whose links are slow, lie along `data`."""
-    slices = len({getattr(d, 'slice_index', 0) for d in devices})
+    slices = len({getattr(d, 'slice_index', 0) if d.platform == 'tpu' else 0 for d in devices})      # on GPUs it tells hosts apart
     if slices == 1:
         try:
             return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
@@ -53,8 +53,8 @@ def _laid_out(shape: tuple[int, ...], devices):
 def check_model(mesh: Mesh, model, seq_len: int, loss_chunks: int) -> None:
     """Raises RunError where heads, feed-forward or rows cannot be cut as the mesh and the chunks of the loss ask, ModelError where an
     encoding cannot; `model`: ModelConfig."""
-    for axis, field, size in (('tensor', 'model.num_heads', model.num_heads), ('tensor', 'model.mlp_width', model.mlp_width),
-                              ('context', 'data.seq_len', seq_len)):
+    for axis, field, size in (('fsdp', 'model.width', model.width), ('tensor', 'model.num_heads', model.num_heads),
+                              ('tensor', 'model.mlp_width', model.mlp_width), ('context', 'data.seq_len', seq_len)):
         if size % mesh.shape[axis]:
             raise RunError(f'config.mesh.{axis} is {mesh.shape[axis]}: expected a divisor of config.{field} ({size}), for example '
                            f'{math.gcd(size, mesh.shape[axis])}')

@@ -1,5 +1,6 @@
 """metrics.jsonl, TensorBoard events, the progress bar, and a few sums."""
 import json
+import logging
 import math
 import os
 import tempfile
@@ -12,9 +13,11 @@ from tqdm import tqdm
 from train import distributed
 from train.runs import Run, write_atomically
 
+_LOG = logging.getLogger('ordem')
+
 # bf16 peak of one device in FLOP/s, by `device_kind`; a device not here has no known peak and MFU is n/a.
 PEAKS = {'TPU v4': 275e12, 'TPU v5 lite': 197e12, 'TPU v5e': 197e12, 'TPU v5p': 459e12, 'TPU v5': 459e12, 'TPU v6 lite': 918e12,
-         'TPU v6e': 918e12, 'NVIDIA A100-SXM4-40GB': 312e12, 'NVIDIA A100-SXM4-80GB': 312e12, 'NVIDIA H100 80GB HBM3': 989e12,
+         'TPU v6e': 918e12, 'TPU7x': 1153e12, 'NVIDIA A100-SXM4-40GB': 312e12, 'NVIDIA A100-SXM4-80GB': 312e12, 'NVIDIA H100 80GB HBM3': 989e12,
          'NVIDIA H200': 989e12}
 
 
@@ -91,15 +94,21 @@ class Metrics:
                     self.events.add_scalar(name, value, step)
                 elif isinstance(value, str):
                     self.events.add_text(name, value, step)
-        if self.store and time.monotonic() - self.copied > 60:
-            self._copy()
+        if time.monotonic() - self.copied > 60:
+            self.copy()
 
-    def _copy(self) -> None:
+    def copy(self) -> None:
+        """To the object store, if there is one: every minute, and with each checkpoint, after whose step a run goes on."""
+        self.copied = time.monotonic()
+        if not self.store:
+            return
         if self.events:
             self.events.flush()
-        for path in self.folder.iterdir():
-            (self.store / path.name).write_bytes(path.read_bytes())
-        self.copied = time.monotonic()
+        try:
+            for path in self.folder.iterdir():
+                (self.store / path.name).write_bytes(path.read_bytes())
+        except Exception as error:      # a store that fails for a while is no reason to stop training
+            _LOG.warning('%s: metrics were not copied (%s: %s)', self.store, type(error).__name__, error)
 
     def close(self) -> None:
         self.bar.close()
@@ -107,7 +116,7 @@ class Metrics:
         if self.events:
             self.events.close()
         if self.store:
-            self._copy()
+            self.copy()
             self.folder.rmtree()
 
 

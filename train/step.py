@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model.sharding import varying
-from model.transformer import Transformer, unembed
+from model.transformer import Transformer, output_of, unembed
 from train.losses import chunks_for, in_chunks
 from train.mesh import BATCH, MANUAL, state_shardings
 
@@ -36,7 +36,12 @@ def _init(model: Transformer, optimizer, key_data: jax.Array) -> State:
     init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
     token = jnp.ones((1, 1), jnp.int32)
     params = model.init(init_key, token, token * 0, token, token)['params']
-    return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(params), 'rng': jax.random.key_data(rng)}
+    return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(_wide(params)), 'rng': jax.random.key_data(rng)}
+
+
+def _wide(tree):
+    """Gradients, and what the optimizer keeps, are float32 whatever the type of the parameters: they are sums of many small terms."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def _key(seed: int) -> jax.Array:
@@ -65,7 +70,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
 
         def gradients(params, micro):
             (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
-            return sums, jax.tree.map(_as_stored, grads, shardings['params'])
+            return sums, jax.tree.map(_as_stored, _wide(grads), shardings['params'])
 
         params = varying(state['params'])   # else each use of a parameter would reduce its gradient by itself
         if accumulation == 1:
@@ -80,13 +85,13 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
                 sums, more = gradients(*jax.lax.optimization_barrier((params, micro)))
                 return jax.tree.map(jnp.add, grads, more), sums
 
-            zero = varying(jax.tree.map(lambda x, s: _as_stored(jnp.zeros_like(x), s), state['params'], shardings['params']))
+            zero = varying(jax.tree.map(lambda x, s: _as_stored(jnp.zeros_like(x), s), _wide(state['params']), shardings['params']))
             grads, sums = jax.lax.scan(add, zero, micros)
             sums = jax.tree.map(lambda x: x.sum(0), sums)
         sums, grads = _summed((sums, grads), manual)
         weight = jnp.maximum(sums['weight'], 1)
         grads = jax.tree.map(lambda g: g / weight, grads)
-        updates, opt_state = optimizer.update(grads, state['opt_state'], state['params'])
+        updates, opt_state = optimizer.update(grads, state['opt_state'], _wide(state['params']))
         state = {**state, 'step': state['step'] + 1, 'params': optax.apply_updates(state['params'], updates), 'opt_state': opt_state}
         return state, {'loss': sums['nll'] / weight, 'weight': sums['weight'], 'grad_norm': optax.global_norm(grads)}
 
@@ -109,7 +114,8 @@ def _loss(model: Transformer, loss, params, batch: dict, mesh: Mesh, loss_chunks
     rows, columns = batch['tokens'].shape
     parts = mesh.shape['fsdp'] * (mesh.shape['tensor'] if not model.config.vocab_size % mesh.shape['tensor'] else 1)
     chunks = chunks_for(columns, 4 * rows * columns * model.config.vocab_size // parts, loss_chunks)
-    return in_chunks(loss, lambda x: unembed(model.config, params, x), hidden, batch, chunks)
+    output = output_of(model.config, params)         # gathered once for all chunks
+    return in_chunks(loss, lambda x: unembed(x, output, model.config.tied), hidden, batch, chunks)
 
 
 def _as_stored(gradient: jax.Array, sharding: NamedSharding) -> jax.Array:

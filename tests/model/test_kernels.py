@@ -97,6 +97,7 @@ def test_a_rank_one_bias_makes_no_square_array():
     ('slash', 'rope', {}, "config.model.attention is 'slash': did you mean 'splash'"),
     ('splash', 't5', {}, 'T5 bias needs a bias, which that kernel does not take'),
     ('splash', 'windowed_heads', {}, 'needs a mask, which that kernel does not take'),
+    ('splash', 'alibi', {'logit_cap': 5.0}, 'would bend the bias of ALiBi too'),
     ('xla', 'cope', {}, 'CoPE changes the logits by what they are'),
     ('xla', 'rope', {'logit_cap': 5.0}, 'it has no soft cap'),
     ('cudnn', 'rope', {}, r'it computes in bfloat16 \(config.model.dtype is float32\)'),

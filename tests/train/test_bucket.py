@@ -1,5 +1,6 @@
 """A run directory on gs://, against a store in memory that cannot append, as object stores cannot."""
 import sys
+import time
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
@@ -23,7 +24,7 @@ def bucket(monkeypatch):
     return 'gs://bucket/runs/first'
 
 
-def test_metrics_reach_the_bucket(bucket):
+def test_metrics_reach_the_bucket(bucket, monkeypatch):
     """Catches lines appended to an object, lines of a preempted run that are lost or doubled, and curves that stay on a machine that is gone."""
     run = runs.Run(runs.epath.Path(bucket))
     run.path.mkdir(parents=True, exist_ok=True)
@@ -32,7 +33,11 @@ def test_metrics_reach_the_bucket(bucket):
     log = metrics.Metrics(run, 0, 10, how, line)
     for step in (1, 2, 3):
         log.write(step, {'loss': float(step)})
-    log._copy()                                            # what a minute does; then the machine is gone
+    log.copy()                                             # as with a checkpoint; then the machine is gone
+    later = time.monotonic() + 61
+    monkeypatch.setattr(metrics.time, 'monotonic', lambda: later)
+    log.write(4, {'loss': 4.0})                            # a minute later
+    assert [m['step'] for m in metrics.read(run)] == [1, 2, 3, 4]
     again = metrics.Metrics(run, 2, 10, how, line)
     again.write(3, {'loss': 30.0})
     again.close()

@@ -61,6 +61,8 @@ def test_mistakes_in_flags(tiny_config, given, message):
     ({'mesh.fsdp': 3}, 'config.mesh is .* expected sizes whose product'),
     ({'mesh.tensor': 4, 'mesh.data': 1}, r'config.mesh.tensor is 4: expected a divisor of config.model.num_heads \(2\), for example 2'),
     ({'mesh.context': 8, 'mesh.data': 1, 'data.seq_len': 36}, r'config.mesh.context is 8: expected a divisor of config.data.seq_len \(36\)'),
+    ({'mesh.context': 2, 'mesh.data': 1, 'model.attention': 'xla'}, "config.model.attention is 'xla': no kernel crosses"),
+    ({'mesh.fsdp': 8, 'mesh.data': 1, 'model.width': 36, 'model.num_heads': 2}, r'config.mesh.fsdp is 8: expected a divisor of config.model.width \(36\)'),
     ({'mesh.context': 2, 'mesh.data': 1, 'model.positions': 'selective'}, 'config.mesh.context: selective attention adds up'),
     ({'model.context_attention': 'ring', 'model.positions': 'cope', 'mesh.context': 2, 'mesh.data': 1}, "config.model.context_attention is 'ring': CoPE"),
     ({'model.context_attention': 'rings'}, "config.model.context_attention is 'rings': did you mean 'ring'"),

@@ -63,3 +63,28 @@ def test_muon_on_a_mesh():
             found[name].append(float(values['loss']))
     np.testing.assert_allclose(found['mesh'], found['one'], rtol=1e-3)
     assert found['one'][-1] < found['one'][0] - 0.5
+
+
+def test_parameters_in_bfloat16_have_float32_gradients_and_moments():
+    """Catches microbatches added up, and moments kept, in eight bits."""
+    config = config_of(param_dtype='bfloat16')
+    config.mesh.update(data=2, fsdp=2, tensor=1, context=1)
+    mesh = meshes.make_mesh(config.mesh)
+    model, optimizer = Transformer(resolve(config.model, VOCAB, TIME)), make_optimizer(config.optimizer, 100)
+    state, shardings = steps.init_state(model, optimizer, 0, mesh)
+    step = steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings, 4)
+    batch = meshes.to_devices(mesh, batch_of(0), BATCH)
+    added = [e.outvars[0].aval for e in _equations(jax.make_jaxpr(step)(state, batch).jaxpr) if e.primitive.name == 'psum' for v in e.outvars]
+    assert added and all(a.dtype == jnp.float32 for a in added)
+    new, _ = step(state, batch)
+    of = lambda tree: {x.dtype.name for x in jax.tree.leaves(tree) if x.ndim > 1}
+    assert of(new['params']) == {'bfloat16'} and of(new['opt_state']) == {'float32'}
+
+
+def _equations(jaxpr):
+    for e in jaxpr.eqns:
+        yield e
+        for v in jax.tree.leaves(list(e.params.values()), is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
+            v = getattr(v, 'jaxpr', v)
+            if hasattr(v, 'eqns'):
+                yield from _equations(v)
