@@ -10,7 +10,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from model.sharding import CONTEXT, context_parts, varying
+from model.sharding import CONTEXT, context_parts
 
 _LOWEST = -1e30
 
@@ -68,8 +68,7 @@ def ring(site, v_BxKxTxd: jax.Array, encoding, config) -> jax.Array:
         sums = block(site.q, k, v, number, *sums)
         return (*jax.lax.ppermute((k, v), CONTEXT, onward), *sums), None
 
-    nothing = varying(jnp.zeros((), site.k.dtype))       # linen traces scanned layers once without the types of keys that vary
-    zero, out = varying((jnp.zeros(site.q.shape[:3], jnp.float32), jnp.zeros((*site.q.shape[:3], v_BxKxTxd.shape[3]), jnp.float32)))
-    begin = (site.k + nothing, v_BxKxTxd + nothing, zero, zero + _LOWEST, out)
+    zero = jnp.zeros(site.q.shape[:3], jnp.float32)
+    begin = (site.k, v_BxKxTxd, zero, zero + _LOWEST, jnp.zeros((*zero.shape, v_BxKxTxd.shape[3]), jnp.float32))
     (_, _, total, _, out), _ = jax.lax.scan(turn, begin, jnp.arange(parts))
     return (out / total[..., None]).astype(site.q.dtype)

@@ -39,10 +39,3 @@ def own_part(x: jax.Array, axis: int) -> jax.Array:
     parts = context_parts()
     return x if parts == 1 else jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(CONTEXT) * (x.shape[axis] // parts),
                                                              x.shape[axis] // parts, axis)
-
-
-def varying(tree):
-    """Marks arrays that are the same on all devices of a shard_map's axes as if they differed: then sums are ours to place, and loops
-    begin with the types that they end with."""
-    axes = tuple(jax.sharding.get_abstract_mesh().manual_axes)
-    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to='varying'), tree) if axes else tree

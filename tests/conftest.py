@@ -19,8 +19,18 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture
-def tiny_config(cache):
+def tiny_config(cache, tiny):
     """A whole experiment of a few seconds: change what the test is about."""
+    return tiny(cache)
+
+
+@pytest.fixture(scope='session')
+def tiny():
+    """The folder of a cache -> that experiment."""
+    return _tiny
+
+
+def _tiny(cache):
     from configs import base
     c = base.get_config()
     c.data.update(seq_len=32, batch_size=8, cache=cache)

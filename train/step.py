@@ -10,7 +10,6 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model.sharding import varying
 from model.transformer import Transformer, output_of, unembed
 from train.losses import chunks_for, in_chunks
 from train.mesh import BATCH, MANUAL, state_shardings
@@ -72,7 +71,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
             (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
             return sums, jax.tree.map(_as_stored, _wide(grads), shardings['params'])
 
-        params = varying(state['params'])   # else each use of a parameter would reduce its gradient by itself
+        params = state['params']
         if accumulation == 1:
             sums, grads = gradients(params, (batch, rows))
         else:
@@ -85,7 +84,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
                 sums, more = gradients(*jax.lax.optimization_barrier((params, micro)))
                 return jax.tree.map(jnp.add, grads, more), sums
 
-            zero = varying(jax.tree.map(lambda x, s: _as_stored(jnp.zeros_like(x), s), _wide(state['params']), shardings['params']))
+            zero = jax.tree.map(lambda x, s: _as_stored(jnp.zeros_like(x), s), _wide(state['params']), shardings['params'])
             grads, sums = jax.lax.scan(add, zero, micros)
             sums = jax.tree.map(lambda x: x.sum(0), sums)
         sums, grads = _summed((sums, grads), manual)

@@ -39,7 +39,8 @@ def test_a_text_cut_over_devices(names):
     params = jax.tree.map(lambda x: x + 0.1 * np.asarray(rng.standard_normal(x.shape), x.dtype), params)
     mesh = jax.make_mesh((4,), ('context',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     run = lambda params, *inputs: model.apply({'params': params}, *inputs)[0]
-    cut = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P(), *(P(None, 'context'),) * 3), out_specs=P(None, 'context')))
+    cut = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P(), *(P(None, 'context'),) * 3), out_specs=P(None, 'context'),
+                                check_vma=False))            # as in the train step
     seen = segments > 0
     np.testing.assert_allclose(np.asarray(cut(params, *inputs))[seen], np.asarray(jax.jit(run)(params, *inputs))[seen], atol=2e-4)
 

@@ -50,20 +50,9 @@ def alike(found, wanted):
 
 
 @pytest.fixture(scope='module')
-def alone(tmp_path_factory, request):
+def alone(tmp_path_factory, tiny):
     """One process, one device: what all groups are compared with."""
-    from configs import base
-    c = base.get_config()
-    c.data.update(seq_len=32, batch_size=8, cache=str(tmp_path_factory.mktemp('cache')))
-    c.data.atlas.update(countries=6, editions=4)
-    c.tokenizer.update(kind='bpe', vocab_size=420)
-    c.model.update(width=32, num_layers=2, num_heads=2, num_kv_heads=2)
-    c.train.steps = 6
-    c.optimizer.update(warmup=2, lr=1e-2)
-    c.log.update(every=1, tensorboard=False, progress=False)
-    c.eval.update(every=3, batches=2)
-    c.checkpoint.every = 3
-    c.mesh.data = 1
+    c = tiny(str(tmp_path_factory.mktemp('cache')))
     path = tmp_path_factory.mktemp('alone') / 'run'
     loop.train(loop.prepare(c.copy_and_resolve_references(), str(path)))
     c.mesh.data = -1
