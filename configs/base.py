@@ -53,6 +53,7 @@ def get_config() -> ConfigDict:
         window=0,                   # sliding window of attention in tokens; 0: none
         logit_cap=0.0,              # soft cap of attention logits: cap * tanh(logits / cap); 0: none
         tied=True,                  # the softmax output shares the embedding table
+        dropout=0.0,                # share of what embedding, attention and feed-forward write to the residual stream that training leaves out
         max_len=0,                  # context length; 0: data.seq_len
         positions='rope',           # an encoding, or a pattern over the layers: 'rope,rope,none'
         positions_args=ConfigDict(),  # parameters of the encoding: --config.model.positions_args.base=500000
@@ -70,6 +71,8 @@ def get_config() -> ConfigDict:
         z_loss=0.0,                 # weight of log(Z)^2
         loss_chunks=0,              # parts of a row whose logits are held at one time; 0: as many as the vocabulary asks for
         stop_at=0,                  # stop (as if preempted) after this step; 0: never
+        on_spike='stop',            # a loss or gradient that is not finite: stop | skip (no update) | rollback (to the checkpoint, past the batches)
+        spike=0.0,                  # so is a gradient norm above this many times its running mean; 0: only what is not finite
     ))
     c.optimizer = ConfigDict(dict(
         kind='adamw',               # adamw | muon (for the weights of the layers; adamw for the rest)
@@ -82,7 +85,8 @@ def get_config() -> ConfigDict:
     ))
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, context=1))   # -1 fills
 
-    c.log = ConfigDict(dict(every=10, tensorboard=True, progress=True))
+    c.log = ConfigDict(dict(every=10, tensorboard=True, progress=True,
+                            stall=1800.0))                            # seconds without progress after which a process ends itself; 0: never
     c.eval = ConfigDict(dict(every=200, batches=8))                   # 0 batches: the whole held-out part
     c.sample = ConfigDict(dict(every=0, prompt='', tokens=32))        # text written while it trains; 0: none
     c.checkpoint = ConfigDict(dict(every=200, keep_last=2, keep_best=1))

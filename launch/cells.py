@@ -14,10 +14,10 @@ from ml_collections import ConfigDict
 from model.errors import ModelError
 from train.errors import RunError
 from train.optimizer import make_schedule
+from train.runs import YOUNGER
 
+_YOUNGER = {**YOUNGER, 'model.context_attention': 'auto', 'optimizer.kind': 'adamw'}     # younger than results that are kept
 SWEEP_SEED = 0      # of the cells that choose the learning rate; no other cell has it
-# Fields younger than results that are kept, with the value that those were made with: they then do not count in a cell's key.
-_YOUNGER = {('model', 'context_attention'): 'auto', ('optimizer', 'kind'): 'adamw'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +62,11 @@ def key(config, cell: Cell) -> str:
     kept = dict(model=config.model.to_dict(), optimizer=config.optimizer.to_dict(), train=config.train.to_dict(),
                 rows=config.test_rows, arm=arms(config)[cell.arm], task=config.tasks[cell.task].to_dict(), seed=cell.seed, lr=cell.lr)
     kept['model'] |= {'positions': '', 'positions_args': {}}        # those of the arm, and the cell's own rate and steps, count
-    for (part, field), value in _YOUNGER.items():
-        if kept[part][field] == value:
-            del kept[part][field]
+    for name, value in _YOUNGER.items():            # such fields do not count in the key while they have the value meant before
+        part, field = name.split('.')
+        for group in (kept.get(part), kept['task'].get(part)):
+            if isinstance(group, dict) and group.get(field, '\0') == value:
+                del group[field]
     kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

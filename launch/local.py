@@ -2,7 +2,8 @@
 
     python -m launch.local --processes=4 --devices=2 -- python -m train.pretrain --config=configs/base.py --run=runs/base
 
-Each line of output begins with its process's number. When one process fails, all are ended, and the exit code is the first one's.
+Each line of output begins with its process's number. When one process fails, all are ended, and the exit code is the first one's. A signal
+is passed on to all of them.
 """
 import itertools
 import os
@@ -20,6 +21,7 @@ from train import door
 from train.errors import RunError
 
 _GRACE = 5.0        # seconds in which the other processes may end by themselves and say why, and again until they are killed
+_SAVING = 120.0     # the same after a signal that was passed on: they save first; a second signal kills them
 
 
 def variables(process: int, processes: int, port: int, devices: int = 0, xla_flags: str = '') -> dict[str, str]:
@@ -41,6 +43,7 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
     """Runs `command` once in each environment. Returns 0, or the exit code of the first that failed."""
     ended: queue.SimpleQueue = queue.SimpleQueue()                      # which a signal's handler may use
     children: list[subprocess.Popen] = []
+    told = False
 
     def send(number: int) -> None:
         for child in children:
@@ -48,7 +51,9 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
                 os.killpg(child.pid, number)
 
     def forward(number: int, _) -> None:
-        send(number)
+        nonlocal told
+        send(signal.SIGKILL if told else number)
+        told = True
         ended.put(None)
 
     def follow(number: int, child: subprocess.Popen) -> None:
@@ -74,7 +79,7 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
     left = len(children)
     while left:
         try:
-            code = ended.get(timeout=_GRACE if ending else None)
+            code = ended.get(timeout=(_SAVING if told else _GRACE) if ending else None)
         except queue.Empty:
             send(next(harder))
             continue

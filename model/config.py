@@ -24,6 +24,7 @@ class ModelConfig:
     window: int
     logit_cap: float
     tied: bool
+    dropout: float
     max_len: int
     dtype: str
     param_dtype: str
@@ -76,6 +77,8 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
         raise ModelError(f'config.model.width is {c.width}: expected a multiple of num_heads ({c.num_heads}), or set head_dim')
     if c.num_heads % c.num_kv_heads:
         raise ModelError(f'config.model.num_heads is {c.num_heads}: expected a multiple of num_kv_heads ({c.num_kv_heads})')
+    if not 0 <= c.dropout < 1:
+        raise ModelError(f'config.model.dropout is {c.dropout}: expected a share, at least 0 and less than 1')
     max_len = c.max_len or seq_len
     if max_len < seq_len:
         raise ModelError(f'config.model.max_len is {max_len}: expected at least config.data.seq_len ({seq_len})')
@@ -87,4 +90,4 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     return ModelConfig(
         vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len, encodings=encodings,
         **{k: c[k] for k in ('width', 'num_layers', 'num_heads', 'num_kv_heads', 'activation', 'norm', 'qk_norm', 'window',
-                             'logit_cap', 'tied', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})
+                             'logit_cap', 'tied', 'dropout', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})

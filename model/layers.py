@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from model.sharding import constrain
+from model.sharding import constrain, context_parts, own_part
 
 fan_in = nn.initializers.variance_scaling
 
@@ -62,3 +62,16 @@ class FeedForward(nn.Module):
             h_BxTxF = nn.gelu(h_BxTxF)
         down = c.weight((c.mlp_width, c.width), ('mlp', 'embed'), fan_in(c.residual_scale, 'fan_in', 'normal'), 'down')()
         return jnp.einsum('btf,fd->btd', h_BxTxF, down)
+
+
+def dropped(x_BxTxD: jax.Array, rate: float, row_keys: jax.Array | None, place) -> jax.Array:
+    """Dropout (Srivastava et al. 2014): zeros in a share `rate` of the elements, the others divided by 1 - rate; without keys nothing.
+
+    `row_keys`: [B] PRNG keys; `place`: a number of its own for each place of the model. What a row loses depends on its key alone: it is
+    the same however rows, columns and microbatches lie on devices.
+    """
+    if not rate or row_keys is None:
+        return x_BxTxD
+    shape = (x_BxTxD.shape[1] * context_parts(), x_BxTxD.shape[2])
+    keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, shape))(row_keys)
+    return jnp.where(own_part(keep, 1), x_BxTxD / (1 - rate), 0).astype(x_BxTxD.dtype)

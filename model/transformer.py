@@ -9,7 +9,7 @@ from flax import linen as nn
 from model.attention import Attention, Cache, Parameters, Place
 from model.config import ModelConfig
 from model.errors import ModelError
-from model.layers import FeedForward, Norm, fan_in
+from model.layers import FeedForward, Norm, dropped, fan_in
 from model.positions import PositionalEncoding, Site
 from model.sharding import constrain, context_parts, gathered, own_part
 
@@ -22,12 +22,12 @@ class Block(nn.Module):
     encoding: PositionalEncoding
 
     @nn.compact
-    def __call__(self, x_BxTxD, place: Place, shared, cache: Cache | None = None):
-        c = self.config
+    def __call__(self, x_BxTxD, place: Place, shared, layer, cache: Cache | None = None):
+        c, drop = self.config, lambda x, i: dropped(x, self.config.dropout, place.row_keys, 2 * layer + i)
         y, cache = Attention(c, self.encoding, name='attention')(Norm(c.norm, name='attention_norm')(x_BxTxD), place, shared, cache)
-        x_BxTxD = constrain(x_BxTxD + y, 'batch', None, None)
+        x_BxTxD = constrain(x_BxTxD + drop(y, 1), 'batch', None, None)
         y = FeedForward(c, name='feed_forward')(Norm(c.norm, name='feed_forward_norm')(x_BxTxD))
-        return constrain(x_BxTxD + y, 'batch', None, None), cache
+        return constrain(x_BxTxD + drop(y, 2), 'batch', None, None), cache
 
 
 class Group(nn.Module):
@@ -35,10 +35,11 @@ class Group(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BxTxD, place: Place, shared):
+    def __call__(self, x_BxTxD, place: Place, shared, group):
         c = self.config
         for i in range(c.period):
-            x_BxTxD, _ = _block(c)(c, c.encodings[i], name=f'layer_{i}')(x_BxTxD, place, shared[c.distinct.index(c.encodings[i])])
+            x_BxTxD, _ = _block(c)(c, c.encodings[i], name=f'layer_{i}')(x_BxTxD, place, shared[c.distinct.index(c.encodings[i])],
+                                                                         group * c.period + i)
         return x_BxTxD, None
 
 
@@ -72,7 +73,7 @@ class Transformer(nn.Module):
         Args:
           tokens, positions, segment_ids: [B,T] int32; positions restart in each segment, segment 0 is padding.
           ids: [B,T] int32, position ids that the data gives, for encodings that ask for them.
-          row_keys: [B] PRNG keys, for encodings that draw position ids; None: they draw none.
+          row_keys: [B] PRNG keys, for dropout and for encodings that draw position ids; None: nothing is random.
           cache: from `empty_cache`; then the tokens come after those it holds (unrolled layers only).
           logits: False: stop before them, for `unembed`.
         Returns:
@@ -90,17 +91,17 @@ class Transformer(nn.Module):
             x_BxTxD = part.embed(site, x_BxTxD)
             of_part[part] = part.share(site)
         shared = [encoding.gathered(of_part) for encoding in c.distinct]
-        x_BxTxD = constrain(x_BxTxD, 'batch', None, None)
+        x_BxTxD = constrain(dropped(x_BxTxD, c.dropout, place.row_keys, 0), 'batch', None, None)
         if c.scan_layers:
             if cache is not None:
                 raise ModelError('a cache needs unrolled layers: use `unrolled` (model/generate.py)')
             layers = nn.scan(Group, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.num_layers // c.period,
-                             in_axes=(nn.broadcast, nn.broadcast), metadata_params={nn.PARTITION_NAME: None})
-            x_BxTxD, _ = layers(c, name='layers')(x_BxTxD, place, shared)
+                             in_axes=(nn.broadcast, nn.broadcast, 0), metadata_params={nn.PARTITION_NAME: None})
+            x_BxTxD, _ = layers(c, name='layers')(x_BxTxD, place, shared, jnp.arange(c.num_layers // c.period))
         else:
             for i, encoding in enumerate(c.encodings):
                 old = None if cache is None else cache['layers'][i]
-                x_BxTxD, new = _block(c)(c, encoding, name=f'layer_{i}')(x_BxTxD, place, shared[c.distinct.index(encoding)], old)
+                x_BxTxD, new = _block(c)(c, encoding, name=f'layer_{i}')(x_BxTxD, place, shared[c.distinct.index(encoding)], i, old)
                 if cache is not None:
                     cache['layers'][i] = new
         x_BxTxD = Norm(c.norm, name='final_norm')(x_BxTxD)

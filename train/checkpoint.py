@@ -1,6 +1,5 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
-import functools
-import json
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -57,10 +56,13 @@ class Checkpoints:
     Args:
       run: its directory.
       config: the `checkpoint` part of an experiment; None: only to read.
+      after: to write from this step on: checkpoints of later steps, which were passed over as damaged, are moved to `damaged/` first.
     """
 
-    def __init__(self, run: Run, config=None):
+    def __init__(self, run: Run, config=None, after: int | None = None):
         self.run = run
+        if after is not None:
+            _set_aside(run, after)
         keep = [] if config is None else [LatestN(max(1, config.keep_last)),
                                           BestN(get_metric_fn=lambda m: -m['validation_nats'], n=config.keep_best)]
         self.manager = ocp.CheckpointManager(
@@ -84,6 +86,10 @@ class Checkpoints:
 
     def close(self) -> None:
         self.manager.close()
+
+    def last(self) -> int | None:
+        """The newest step that was saved, or is being saved."""
+        return self.manager.latest_step()
 
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())
@@ -121,7 +127,7 @@ class Checkpoints:
         except Exception as error:      # whatever a damaged file makes the reader raise
             raise _Damaged(f'its description cannot be read ({_first_line(error)})') from None
         if meta.get('format') != FORMAT:
-            raise RunError(f'{self.run.path}: checkpoint format {meta.get("format")}, expected {FORMAT}')
+            raise RunError(f'{self.run.path}: checkpoint format {meta.get("format")}, expected {FORMAT}: made by another version of Ordem')
         if only_params:
             known = {k: v for k, v in known.items() if k.startswith('params/')}
         wanted = describe(abstract)
@@ -144,6 +150,17 @@ class Checkpoints:
             if tuple(int(n) for n in value) != known[name][1]:
                 raise _Damaged(f'the checksum of {name} does not match')
         return state
+
+
+def _set_aside(run: Run, after: int) -> None:
+    """Moves checkpoints of steps beyond `after` out of the way of new ones, without losing them."""
+    if distributed.is_first() and run.checkpoints.exists():
+        for old in [p for p in run.checkpoints.iterdir() if p.name.isdigit() and int(p.name) > after]:
+            run.damaged.mkdir(parents=True, exist_ok=True)
+            new = next(n for n in (run.damaged / f'{old.name}{f".{i}" if i else ""}' for i in itertools.count()) if not n.exists())
+            old.rename(new)
+            _LOG.warning('%s: moved to %s', old, new)
+    distributed.barrier('set aside')
 
 
 class _Damaged(Exception):

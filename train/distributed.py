@@ -14,7 +14,6 @@ import logging
 import os
 import pathlib
 import platform
-import signal
 import socket
 import sys
 import threading
@@ -27,7 +26,7 @@ from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 from train import guard
-from train.errors import Absent, RunError
+from train.errors import Absent, RunError, Stopped
 
 _LOG = logging.getLogger('ordem')
 _LINE = 2**20        # bytes of a message of the roll call at most
@@ -124,11 +123,14 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
         _roll_call(here, f.join_timeout)
         jax.distributed.initialize(here.coordinator, here.num_processes, here.process_id, here.local_device_ids,
                                    cluster_detection_method='deactivate', heartbeat_timeout_seconds=f.heartbeat_timeout)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)          # JAX takes it as a notice of preemption, which nothing here asks for
         watching = threading.Thread(target=_watch, daemon=True)
         watching.start()
+        stopped = None
         try:
-            main()
+            try:
+                main()
+            except Stopped as stop:             # all of them, after the same step
+                stopped = stop
             barrier('end', _DAY)
         except BaseException as error:
             with _leaving:
@@ -137,6 +139,8 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
         if is_first():
             _client().key_value_set('ordem/failed', '')
         watching.join()
+        if stopped:
+            raise stopped
     return joined
 
 
@@ -317,6 +321,15 @@ def _watch() -> None:
         code, message = json.loads(found)
         print(f'error: {message}', file=sys.stderr)
         _leave(code, message)
+
+
+def end_all(code: int, message: str) -> None:
+    """Ends this process at once, from any thread, and with it the others of its group, which are told `message`."""
+    if _client() is None:
+        sys.stdout.flush()
+        os._exit(code)
+    with _leaving:
+        _leave(code, f'process {jax_distributed.global_state.process_id}: {message}')
 
 
 def _leave(code: int, message: str) -> None:

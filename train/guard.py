@@ -7,16 +7,15 @@ from absl import app, flags
 
 from data.records import DataError
 from model.errors import ModelError
-from train.errors import Absent, RunError
+from train.errors import RunError, Stopped
 
-MISTAKE = 2      # exit code of a user's mistake: the same command would end the same way
-ABSENT = 75      # of a process that another one did not join (EX_TEMPFAIL): worth trying again
+MISTAKE = RunError.code
 
 
 def run(main, words: bool = False) -> None:
     """Runs main() as the program, or main(words) with what is on the command line besides flags.
 
-    A user's mistake ends it with one line on stderr and exit code 2, without a traceback.
+    A user's mistake ends it with one line on stderr and exit code 2, without a traceback; the other codes are in train/errors.py.
     """
     app.run(lambda argv: _guarded(lambda: main(argv[1:]) if words else main()), flags_parser=_parse)
 
@@ -35,18 +34,22 @@ def _parse(argv):
 def _guarded(main) -> None:
     try:
         main()
-    except (DataError, ModelError, RunError, KeyboardInterrupt) as error:
+    except (DataError, ModelError, RunError, Stopped, KeyboardInterrupt) as error:
         sys.exit(told(error)[0])
 
 
 def told(error: BaseException) -> tuple[int, str]:
     """Prints what ended the program, a mistake in one line and anything else with its traceback. Returns exit code and line."""
+    message = ' '.join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return 130, 'interrupted'
+    if isinstance(error, Stopped):
+        print(message, file=sys.stderr)
+        return error.code, message
     if isinstance(error, (DataError, ModelError, RunError)):
-        message = ' '.join(str(error).split())
-        print(f'error: {message}', file=sys.stderr)
-        return ABSENT if isinstance(error, Absent) else MISTAKE, message
+        for line in getattr(error, 'found', [message]):
+            print(f'error: {" ".join(line.split())}', file=sys.stderr)
+        return getattr(error, 'code', MISTAKE), message
     traceback.print_exception(error)
     return 1, ' '.join(f'{type(error).__name__}: {error}'.split())
 

@@ -1,5 +1,6 @@
 """One run from its config to its last checkpoint: what pretraining and post-training share."""
 import collections
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -7,6 +8,7 @@ import json
 import logging
 import math
 import pathlib
+import signal
 import time
 
 import jax
@@ -16,14 +18,16 @@ from data import batches, store, tokenizer as tokenizers
 from model import config as model_config
 from model import generate, kernels
 from model.transformer import Transformer
-from train import checkpoint, distributed, losses, metrics, runs, step as steps
-from train.errors import RunError
-from train.mesh import check_batch, check_model, local_rows, make_mesh, to_devices
+from train import checkpoint, distributed, losses, metrics, preflight, runs, step as steps
+from train.errors import RunError, Stopped
+from train.mesh import check_model, local_rows, to_devices
 from train.optimizer import make_optimizer, make_schedule
 from train.runs import Run
+from train.watch import Signals, Watchdog
 
 _LOG = logging.getLogger('ordem')
 
+_SKIPS = 10      # steps in a row that may be skipped, and times that a run may go back, before something is wrong with it
 _BEHIND = 2      # metrics are read this many steps late, so that the host never waits for the step it has just started
 
 
@@ -43,6 +47,8 @@ class Experiment:
     shardings: dict
     train_step: object
     eval_step: object
+    rollbacks: list[dict]                   # see Run.rollbacks
+    beat: object = lambda step=None: None   # tells the watchdog that something moved
 
 
 def obtain_tokenizer(config) -> tokenizers.Tokenizer:
@@ -67,29 +73,27 @@ def keep_compiled(cache: str) -> None:
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache) / 'compiled'))
 
 
-def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -> Experiment:
+def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, tried: preflight.Tried | None = None) -> Experiment:
     """Builds the experiment; resumes it where `directory` has checkpoints, else starts from `parent` or from scratch.
 
-    Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written.
+    Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written; what can be told in
+    seconds all at once, with what `tried` has found already.
     """
     if not directory:
         raise RunError('--run is empty: expected the directory of the run')
     run = Run(runs.epath.Path(directory).expanduser())
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f'{run.path}: a file; expected the directory of the run')
-    resuming = runs.is_started(run.path)
+    resuming, tried = runs.is_started(run.path), tried or preflight.Tried()
     distributed.agree({**{f'config.{k}': v for k, v in runs.flat(config).items() if k != 'data.cache'},
                        '--run': directory, 'a run to resume': resuming,
                        'the devices': f'{jax.local_device_count()} of kind {jax.local_devices()[0].device_kind}'})
     if resuming:
-        runs.check_resumable(run, config)
-        tokenizer = run.tokenizer()
-    if config.train.steps < 1:
-        raise RunError(f'config.train.steps is {config.train.steps}: expected at least 1')
+        tried(runs.check_resumable, run, config)
+        tokenizer = tried(run.tokenizer)
+    mesh = preflight.check(tried, config, run, tokenizer)
+    tried.end()
     keep_compiled(config.data.cache)
-    mesh = make_mesh(config.mesh)
-    check_batch(mesh, config.data.batch_size, config.train.accumulation)
-    make_schedule(config.optimizer, config.train.steps)
     tokenizer = tokenizer or distributed.first_then_others('tokenizer', lambda: obtain_tokenizer(config))
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
     data = distributed.first_then_others('data', lambda: store.open_or_build(config.data, tokenizer, config.log.progress))
@@ -108,21 +112,25 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None) -
     if resuming:
         runs.check_lineage(run, lineage)
     model, optimizer = Transformer(architecture), make_optimizer(config.optimizer, config.train.steps)
-    state, shardings = steps.init_state(model, optimizer, config.seed, mesh)
+    state, shardings = steps.init_state(model, optimizer, config.seed, mesh, config.train.spike > 0)
     abstract = jax.eval_shape(lambda: state)
     if resuming:
         reader = checkpoint.Checkpoints(run)
         state = reader.restore(abstract, shardings)
         reader.close()
+        _LOG.info('%s: goes on from step %d', run.path, int(state['step']))
     else:
         if parent is not None:
             state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'])
         if distributed.is_first():
+            if run.config_path.exists():
+                _LOG.warning('%s: was started before and has no checkpoint: begins at step 0', run.path)
             runs.create(run, config, tokenizer, lineage)
     loss = functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss)
     return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,
-                      steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks),
-                      steps.make_eval_step(model, losses.weighted_token_loss, mesh, shardings, config.train.loss_chunks))
+                      steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks, config.train.spike,
+                                      config.train.on_spike == 'skip'),
+                      steps.make_eval_step(model, losses.weighted_token_loss, mesh, shardings, config.train.loss_chunks), run.rollbacks())
 
 
 def evaluate(e: Experiment, params) -> dict:
@@ -132,6 +140,7 @@ def evaluate(e: Experiment, params) -> dict:
     for batch in e.validation.once(e.config.eval.batches, local_rows(e.mesh, size)):
         sums = e.eval_step(params, to_devices(e.mesh, batch, size))
         total.update({k: float(v) for k, v in jax.device_get(sums).items()})
+        e.beat()
     nats = total['nll'] / max(total['weight'], 1)
     split = e.store.manifest['splits']['validation']
     found = {'validation_nats': nats}
@@ -153,35 +162,95 @@ def sample(e: Experiment, params) -> dict:
     return {'sample': text + e.tokenizer.decode(out[0])}
 
 
+class _Spike(Exception):
+    """A step to go back from."""
+
+    def __init__(self, step: int, message: str):
+        super().__init__(message)
+        self.step = step
+
+
 def train(e: Experiment) -> dict:
-    """Runs the steps that are left. Returns the last measurements; the run directory holds everything else."""
+    """Runs the steps that are left. Returns the last measurements; the run directory holds everything else.
+
+    Raises Stopped after a signal, with everything saved, NoRoom where the disk is full, and RunError where the loss is not finite.
+    """
+    first: dict = {}
+    with (runs.in_use(e.run) if distributed.is_first() else contextlib.nullcontext(), runs.room_in(e.run), Signals() as signals,
+          Watchdog(e.config.log.stall, str(e.run.path)) as watchdog):
+        e.beat = watchdog.beat
+        while True:
+            try:
+                return _train(e, signals, first)
+            except _Spike as spike:
+                first = _roll_back(e, spike)
+
+
+def _roll_back(e: Experiment, spike: _Spike) -> dict:
+    """The newest checkpoint's state, and the batches from there to the spike passed over, now and whenever the run goes on."""
+    reader = checkpoint.Checkpoints(e.run)
+    if len(e.rollbacks) >= _SKIPS or not reader.steps():
+        raise RunError(f'{spike}; ' + (f'it went back {_SKIPS} times already' if e.rollbacks else 'there is no checkpoint to go back to'))
+    e.state = reader.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), e.state), e.shardings)
+    reader.close()
+    back = int(e.state['step'])
+    _LOG.warning('%s; goes back to step %d and passes over batches %d to %d', spike, back, batch_of(e, back), batch_of(e, spike.step - 1))
+    e.rollbacks.append({'step': back, 'batches': spike.step - back})
+    if distributed.is_first():
+        runs.write_atomically(e.run.rollbacks_path, json.dumps({'rollbacks': e.rollbacks}))
+    return {'rolled_back_from': spike.step, 'batches_passed_over': spike.step - back}
+
+
+def batch_of(e: Experiment, step: int) -> int:
+    """The number of the batch that `step` (from 0) trains on: the step itself, as long as nothing was passed over."""
+    return step + sum(r['batches'] for r in e.rollbacks if r['step'] <= step)
+
+
+def _train(e: Experiment, signals: Signals, first: dict) -> dict:
+    """`first`: what metrics say of the step that it begins after."""
     c, state = e.config, e.state
     start, stop = int(state['step']), min(c.train.stop_at or c.train.steps, c.train.steps)
     log = metrics.Metrics(e.run, start, c.train.steps, c.log, dict(
         flops_per_token=metrics.flops_per_token(state['params'], e.model.config, c.data.seq_len),
         tokens_per_step=c.data.batch_size * c.data.seq_len))
-    checkpoints = checkpoint.Checkpoints(e.run, c.checkpoint)
+    checkpoints = checkpoint.Checkpoints(e.run, c.checkpoint, after=start)
     schedule = make_schedule(c.optimizer, c.train.steps)
     last: dict = {}
     pending: collections.deque = collections.deque()
+    skipped = 0
+    if first:
+        log.write(start, first)
 
     def note(done: int, device_values) -> None:
+        nonlocal skipped
         values = {k: float(v) for k, v in jax.device_get(device_values).items()}
+        e.beat(done)
         log.bar.update(1)
-        if not math.isfinite(values['loss']) or not math.isfinite(values['grad_norm']):
-            checkpoints.wait()
-            good = checkpoints.steps()
-            raise RunError(f'{e.run.path}: loss is {values["loss"]} and gradient norm {values["grad_norm"]} at step {done}; last good '
-                           f'checkpoint: {good[-1] if good else "none"}; the batch is batch({done - 1}) of data {e.store.hash[:12]}, '
-                           f'seed {c.seed}. Lower config.optimizer.lr, or look at that batch')
-        last.update(values, step=done)
-        if done % c.log.every == 0:
-            log.train(done, values, float(schedule(done - 1)))
+        finite = math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])
+        if not values.pop('spike', 0.0) and finite:
+            skipped = 0
+            last.update(values, step=done)
+            if done % c.log.every == 0:
+                log.train(done, values, float(schedule(done - 1)))
+            return
+        found = (f'{e.run.path}: loss is {values["loss"]} and gradient norm {values["grad_norm"]} at step {done}'
+                 + (f', more than {c.train.spike:g} times its running mean' if finite else ''))
+        if c.train.on_spike == 'rollback':
+            raise _Spike(done, found)
+        if c.train.on_spike == 'skip' and skipped < _SKIPS:
+            skipped += 1
+            _LOG.warning('%s: skipped', found)
+            log.write(done, {k: v if math.isfinite(v) else None for k, v in values.items()} | {'skipped': 1.0})
+            return
+        checkpoints.wait()
+        good = checkpoints.steps()
+        raise RunError(f'{found}; last good checkpoint: {good[-1] if good else "none"}; the batch is batch({batch_of(e, done - 1)}) of data '
+                       f'{e.store.hash[:12]}, seed {c.seed}. Lower config.optimizer.lr, look at that batch, or choose config.train.on_spike')
 
     due = lambda done, every, end=c.train.steps: every > 0 and (done % every == 0 or done == end)
     try:
         rows = local_rows(e.mesh, c.data.batch_size)
-        prepared = batches.prefetched(lambda step: e.training(step, rows), start, stop, c.data.prefetch)
+        prepared = batches.prefetched(lambda step: e.training(batch_of(e, step), rows), start, stop, c.data.prefetch)
         for done, batch in enumerate(prepared, start + 1):
             batch = to_devices(e.mesh, batch, c.data.batch_size)
             with jax.transfer_guard('disallow'):
@@ -189,7 +258,9 @@ def train(e: Experiment) -> dict:
             pending.append((done, values))
             if len(pending) > _BEHIND:
                 note(*pending.popleft())
-            if due(done, c.eval.every) or due(done, c.checkpoint.every, stop) or due(done, c.sample.every):
+            ending = signals.asked(done) and done < stop
+            saving = due(done, c.checkpoint.every, stop) or ending and c.checkpoint.every > 0
+            if due(done, c.eval.every) or saving or due(done, c.sample.every):
                 while pending:
                     note(*pending.popleft())
                 began, found = time.perf_counter(), {}
@@ -200,16 +271,22 @@ def train(e: Experiment) -> dict:
                 if found:
                     log.write(done, found)
                     last.update(found)
-                if due(done, c.checkpoint.every, stop):
+                if saving:
                     checkpoints.save(state, found.get('validation_nats'))
                     log.copy()
+                e.beat(done)
                 log.pause(time.perf_counter() - began)
+            if ending:
+                checkpoints.wait()
+                raise Stopped(f'{e.run.path}: ended after step {done}, as {signal.Signals(signals.number).name} asked'
+                              + (', and saved; the same command goes on from there' if saving else '; nothing was saved (config.checkpoint.every is 0)'),
+                              signals.number)
         while pending:
             note(*pending.popleft())
     finally:
+        e.state = state
         checkpoints.close()
         log.close()
-    e.state = state
     return last
 
 

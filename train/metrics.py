@@ -97,26 +97,27 @@ class Metrics:
         if time.monotonic() - self.copied > 60:
             self.copy()
 
-    def copy(self) -> None:
-        """To the object store, if there is one: every minute, and with each checkpoint, after whose step a run goes on."""
+    def copy(self) -> bool:
+        """To the object store, if there is one: every minute, and with each checkpoint, after whose step a run goes on. Whether it is there."""
         self.copied = time.monotonic()
         if not self.store:
-            return
+            return True
         if self.events:
             self.events.flush()
         try:
             for path in self.folder.iterdir():
                 (self.store / path.name).write_bytes(path.read_bytes())
         except Exception as error:      # a store that fails for a while is no reason to stop training
-            _LOG.warning('%s: metrics were not copied (%s: %s)', self.store, type(error).__name__, error)
+            _LOG.warning('%s: metrics were not copied (%s: %s); they lie in %s', self.store, type(error).__name__, error, self.folder)
+            return False
+        return True
 
     def close(self) -> None:
         self.bar.close()
         self.file.close()
         if self.events:
             self.events.close()
-        if self.store:
-            self.copy()
+        if self.store and self.copy():          # else what could not be copied stays on this machine
             self.folder.rmtree()
 
 

@@ -9,7 +9,7 @@ from absl import flags
 
 from data import tokenizer as tokenizers
 from train import config as configs
-from train import checkpoint, distributed, door, loop
+from train import checkpoint, distributed, door, loop, preflight
 from train.errors import RunError
 from train.runs import Run, differences
 
@@ -51,8 +51,9 @@ def prepare(config, directory: str) -> loop.Experiment:
                            'config.tokenizer.path')
         return loop.prepare(config, directory)
     parent = checkpoint.pinned(Run.parse(config.parent))
-    tokenizer = check_parent(parent, config)
-    return loop.prepare(config, directory, tokenizer, parent)
+    tried = preflight.Tried()
+    tokenizer = tried(check_parent, parent, config)
+    return loop.prepare(config, directory, tokenizer, parent, tried)
 
 
 def main() -> None:

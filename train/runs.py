@@ -2,25 +2,31 @@
 
 config.json (resolved), lineage.json (where it comes from), tokenizer.model, checkpoints/<step>, metrics.jsonl, events, report/.
 """
+import contextlib
 import dataclasses
+import errno
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
+import pathlib
 import platform
+import shutil
 
 from etils import epath
 from ml_collections import ConfigDict
 
 from data import tokenizer as tokenizers
-from train.errors import RunError
+from train.errors import NoRoom, RunError
 
 _LOG = logging.getLogger('ordem')
 
-FORMAT = 1
+FORMAT = 1      # of the directory; another one is refused (BUILD_NOTES, contract 3)
 # Fields that a resumed run may change: they say what is watched and kept, not what is computed.
-HARMLESS = ('log.', 'eval.', 'sample.', 'checkpoint.', 'data.cache', 'data.prefetch', 'train.stop_at', 'mesh.', 'parent')
+HARMLESS = ('log.', 'eval.', 'sample.', 'checkpoint.', 'data.cache', 'data.prefetch', 'train.stop_at', 'train.on_spike', 'mesh.', 'parent')
+# Fields younger than runs and results that are kept, with the value that those were made with.
+YOUNGER = {'model.dropout': 0.0, 'train.on_spike': 'stop', 'train.spike': 0.0, 'log.stall': 1800.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +54,24 @@ class Run:
     tokenizer_path = property(lambda self: self.path / 'tokenizer.model')
     checkpoints = property(lambda self: self.path / 'checkpoints')
     report = property(lambda self: self.path / 'report')
+    damaged = property(lambda self: self.path / 'damaged')           # checkpoints that were passed over
+    rollbacks_path = property(lambda self: self.path / 'rollbacks.json')
 
     def config(self) -> ConfigDict:
-        return ConfigDict(_read_json(self.config_path))
+        """As the run was started; fields that came later have the value that was meant before."""
+        found = ConfigDict(_read_json(self.config_path))
+        for name, value in YOUNGER.items():
+            group, field = name.split('.')
+            if field not in found[group]:
+                found[group][field] = value
+        return found
 
     def lineage(self) -> dict:
         return _read_json(self.path / 'lineage.json')
+
+    def rollbacks(self) -> list[dict]:
+        """Where training went back: [{'step', 'batches'}], batches passed over from that step on."""
+        return _read_json(self.rollbacks_path)['rollbacks'] if self.rollbacks_path.exists() else []
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         return tokenizers.load(self.tokenizer_path)
@@ -98,7 +116,7 @@ def differences(old, new, ignore: tuple[str, ...] = ()) -> list[str]:
 
 def config_hash(config) -> str:
     """Of the fields that determine the result."""
-    kept = {k: v for k, v in flat(config).items() if not any(k.startswith(h) for h in HARMLESS)}
+    kept = {k: v for k, v in flat(config).items() if not any(k.startswith(h) for h in HARMLESS) and YOUNGER.get(k, '\0') != v}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
@@ -148,3 +166,45 @@ def check_lineage(run: Run, now: dict) -> None:
         if then.get(what) != now[what]:
             _LOG.warning('%s differ from when the run was started (%s, now %s): it goes on to rounding, not bit for bit',
                             what, then.get(what), now[what])
+
+
+@contextlib.contextmanager
+def in_use(run: Run):
+    """While it is open no other process trains in the directory. Raises RunError where one does (local disks; a bucket has no locks)."""
+    if '://' in os.fspath(run.path):
+        yield
+        return
+    import fcntl
+    with open(run.path / '.lock', 'w') as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(f'{run.path}: another process trains in this directory; wait for it, or choose another --run') from None
+        except OSError:                          # a file system without locks
+            pass
+        yield
+
+
+@contextlib.contextmanager
+def room_in(run: Run):
+    """Raises NoRoom in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_full(error):
+            raise
+        whole = sorted(int(p.name) for p in run.checkpoints.iterdir() if p.name.isdigit()) if run.checkpoints.exists() else []
+        free = '' if '://' in os.fspath(run.path) else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
+        raise NoRoom(f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
+                     f'Make room: the same command then goes on from there') from None
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a full disk or a used-up quota is behind an exception; tensorstore says it in words only."""
+    while error is not None:
+        if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            return True
+        if any(words in str(error) for words in ('No space left on device', 'Disk quota exceeded', 'File too large')):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

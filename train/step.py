@@ -14,28 +14,31 @@ from model.transformer import Transformer, output_of, unembed
 from train.losses import chunks_for, in_chunks
 from train.mesh import BATCH, MANUAL, state_shardings
 
-State = dict     # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}
+State = dict     # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}, and 'norms' [2] where spikes are measured
+
+_SEEN = 20       # steps whose gradient norms are in the running mean before one is judged by it
 
 
-def init_state(model: Transformer, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh) -> tuple[State, State]:
-    """A fresh state, made where it lies, and its shardings."""
-    _, shardings = abstract_state(model, optimizer, mesh)
-    make = jax.jit(lambda key: nn.meta.unbox(_init(model, optimizer, key)), out_shardings=shardings)
+def init_state(model: Transformer, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh, norms: bool = False) -> tuple[State, State]:
+    """A fresh state, made where it lies, and its shardings. `norms`: with what spikes are measured by."""
+    _, shardings = abstract_state(model, optimizer, mesh, norms)
+    make = jax.jit(lambda key: nn.meta.unbox(_init(model, optimizer, key, norms)), out_shardings=shardings)
     return make(_key(seed)), shardings
 
 
-def abstract_state(model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh) -> tuple[State, State]:
+def abstract_state(model: Transformer, optimizer: optax.GradientTransformation, mesh: Mesh, norms: bool = False) -> tuple[State, State]:
     """Shapes and types of a state, each with its sharding, and the shardings alone. Nothing is computed: the mesh's devices need not be here."""
-    boxed = jax.eval_shape(lambda: _init(model, optimizer, _key(0)))
+    boxed = jax.eval_shape(lambda: _init(model, optimizer, _key(0), norms))
     shardings = state_shardings(mesh, boxed)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), nn.meta.unbox(boxed), shardings), shardings
 
 
-def _init(model: Transformer, optimizer, key_data: jax.Array) -> State:
+def _init(model: Transformer, optimizer, key_data: jax.Array, norms: bool) -> State:
     init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
     token = jnp.ones((1, 1), jnp.int32)
     params = model.init(init_key, token, token * 0, token, token)['params']
-    return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(_wide(params)), 'rng': jax.random.key_data(rng)}
+    return {'step': jnp.zeros((), jnp.int32), 'params': params, 'opt_state': optimizer.init(_wide(params)), 'rng': jax.random.key_data(rng),
+            **({'norms': jnp.zeros(2)} if norms else {})}
 
 
 def _wide(tree):
@@ -47,15 +50,19 @@ def _key(seed: int) -> jax.Array:
     return jax.random.key_data(jax.random.key(seed, impl='threefry2x32'))
 
 
-def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State, accumulation: int = 1, loss_chunks: int = 0):
+def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State, accumulation: int = 1, loss_chunks: int = 0, spike: float = 0.0,
+              skip: bool = False):
     """The jitted train step, its state donated.
 
     Args:
       loss: (logits, batch) -> (sum to minimise, sums to report, 'nll' and 'weight' among them).
       accumulation: microbatches that each device's rows are cut into.
       loss_chunks: parts of the columns whose logits are held at one time; 0: as many as memory asks for.
+      spike: a gradient norm above this many times its running mean is a spike, as one that is not finite; 0: no mean is kept.
+      skip: leave parameters and optimizer as they are in a step with a spike.
     Returns:
-      (state, batch) -> (state, metrics): float32 scalars loss (mean over weighted targets), weight, grad_norm.
+      (state, batch) -> (state, metrics): float32 scalars loss (mean over weighted targets), weight, grad_norm, and with `spike` or `skip`
+      spike, 0 or 1.
     """
     manual = _manual_axes(mesh)
 
@@ -91,8 +98,14 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
         weight = jnp.maximum(sums['weight'], 1)
         grads = jax.tree.map(lambda g: g / weight, grads)
         updates, opt_state = optimizer.update(grads, state['opt_state'], _wide(state['params']))
-        state = {**state, 'step': state['step'] + 1, 'params': optax.apply_updates(state['params'], updates), 'opt_state': opt_state}
-        return state, {'loss': sums['nll'] / weight, 'weight': sums['weight'], 'grad_norm': optax.global_norm(grads)}
+        new = {**state, 'step': state['step'] + 1, 'params': optax.apply_updates(state['params'], updates), 'opt_state': opt_state}
+        values = {'loss': sums['nll'] / weight, 'weight': sums['weight'], 'grad_norm': optax.global_norm(grads)}
+        if spike or skip:
+            spiked, new['norms'] = _spiked(values, state.get('norms'), spike)
+            values['spike'] = spiked.astype(jnp.float32)
+            if skip:
+                new |= {part: jax.tree.map(lambda x, old: jnp.where(spiked, old, x), new[part], state[part]) for part in ('params', 'opt_state')}
+        return {name: part for name, part in new.items() if part is not None}, values
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
         rows = jnp.arange(batch['tokens'].shape[0])        # of the global batch: what is random in a row is so on any mesh
@@ -100,6 +113,17 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
 
     return jax.jit(step, in_shardings=(shardings, NamedSharding(mesh, BATCH)), donate_argnums=0,
                    out_shardings=(shardings, NamedSharding(mesh, P())))
+
+
+def _spiked(values: dict, norms: jax.Array | None, factor: float) -> tuple[jax.Array, jax.Array | None]:
+    """Whether a step is a spike, and [running mean of the gradient norm of those that were none, their number] with this one in it."""
+    finite = jnp.isfinite(values['loss']) & jnp.isfinite(values['grad_norm'])
+    if norms is None:
+        return ~finite, None
+    mean, seen = norms
+    spiked = ~finite | (seen >= _SEEN) & (values['grad_norm'] > factor * mean)
+    of_this = jnp.where(seen > 0, 0.98 * mean + 0.02 * values['grad_norm'], values['grad_norm'])
+    return spiked, jnp.where(spiked, norms, jnp.stack([of_this, seen + 1]))
 
 
 def model_inputs(batch: dict) -> tuple:

@@ -1,0 +1,119 @@
+"""What can be known before the first step, in seconds: every problem in one list, not one a run."""
+import os
+import pathlib
+import shutil
+
+import jax
+
+from data import sources, store
+from data.records import DataError
+from model import config as model_config
+from model.errors import ModelError, nearest
+from model.transformer import Transformer
+from train import footprint
+from train.errors import Problems, RunError
+from train.mesh import check_batch, check_model, make_mesh
+from train.optimizer import make_optimizer
+from train.step import abstract_state
+
+ON_SPIKE = ('stop', 'skip', 'rollback')
+
+
+class Tried:
+    """Calls checks and keeps what they raise, to raise it all at once."""
+
+    def __init__(self):
+        self.found: list[str] = []
+
+    def __call__(self, check, *args):
+        """check(*args), or None where it found something wrong."""
+        try:
+            return check(*args)
+        except (RunError, ModelError, DataError) as error:
+            self.found += [line for line in getattr(error, 'found', [str(error)]) if line not in self.found]
+
+    def end(self) -> None:
+        """Raises Problems where anything was found."""
+        if self.found:
+            raise Problems(self.found)
+
+
+def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None:
+    """All that the config, the machine and the run directory tell without reading the text; returns the mesh."""
+    mesh = tried(make_mesh, config.mesh)
+    if mesh:
+        tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
+    tried(_fields, config)
+    tried(store.check, config.data)
+    tried(sources.fingerprint, config.data)
+    tried(writable, run.path)
+    steps = config.train.steps if config.train.steps > 0 else config.optimizer.warmup + 1      # that there are none is told once
+    optimizer = tried(make_optimizer, config.optimizer, steps)
+    pieces = tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)       # until the tokenizer is trained
+    architecture = tried(model_config.resolve, config.model, pieces, config.data.seq_len)
+    if not (mesh and architecture and optimizer) or tried.found:
+        return mesh
+    tried(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
+    if not tried.found:
+        state, _ = abstract_state(Transformer(architecture), optimizer, mesh, config.train.spike > 0)
+        tried(memory, state, jax.local_devices()[0])
+        tried(room, run.path, state, config.checkpoint)
+    return mesh
+
+
+def _fields(config) -> None:
+    c = config.train
+    found = [message for wrong, message in (
+        (c.steps < 1, f'config.train.steps is {c.steps}: expected at least 1'),
+        (c.on_spike not in ON_SPIKE, f'config.train.on_spike is {c.on_spike!r}: {nearest(c.on_spike, ON_SPIKE)}'),
+        (not 0 <= c.spike or 0 < c.spike <= 1, f'config.train.spike is {c.spike}: expected more than 1, or 0'),
+        (config.log.stall < 0, f'config.log.stall is {config.log.stall}: expected seconds, or 0 for never')) if wrong]
+    if found:
+        raise Problems(found)
+
+
+def writable(path) -> None:
+    """Raises RunError where the run directory, or the nearest folder above that exists, cannot be written to."""
+    if '://' in os.fspath(path):
+        return
+    there = pathlib.Path(path)
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        raise RunError(f'{path}: {there} is a file; expected the directory of the run')
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise RunError(f'{path}: {there} cannot be written to; choose another --run')
+
+
+def memory(state, device) -> None:
+    """Raises RunError where parameters, optimizer and gradients alone are more than a device has; what the step adds comes on top."""
+    stats = device.memory_stats() if device.platform != 'cpu' else None
+    limit = stats.get('bytes_limit') if stats else None
+    found = footprint.state_bytes(state)
+    least = found['parameters'] + found['optimizer'] + found['parameters']
+    if limit is None and device.platform == 'cpu':
+        limit, least = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'), least * jax.local_device_count()
+    if limit and least > limit:
+        raise RunError(f'parameters, optimizer state and gradients take {_gib(least)} of {_gib(limit)} on each '
+                       f'{"machine" if device.platform == "cpu" else "device"}: raise config.mesh.fsdp or config.mesh.tensor, or choose a smaller model')
+
+
+def room(path, state, config) -> None:
+    """Raises RunError where the disk has no room for the checkpoints that are kept, and one more that is written before an old one goes."""
+    if '://' in os.fspath(path) or not config.every:
+        return
+    there = pathlib.Path(path)
+    kept = there / 'checkpoints'
+    have = sum(p.stat().st_size for p in kept.rglob('*') if p.is_file()) if kept.exists() else 0
+    while not there.exists():
+        there = there.parent
+    each = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    wanted = each * (max(1, config.keep_last) + config.keep_best + 1)
+    free = shutil.disk_usage(there).free
+    if wanted > free + have:
+        raise RunError(f'{path}: {_gib(free + have)} free for checkpoints, and {max(1, config.keep_last) + config.keep_best + 1} of {_gib(each)} are asked '
+                       f'for: make room, choose another --run, or lower config.checkpoint.keep_last or keep_best')
+
+
+def _gib(size: float) -> str:
+    return f'{size / 2**30:.2f} GiB'
