@@ -67,7 +67,11 @@ class Run:
         return found
 
     def lineage(self) -> dict:
-        return _read_json(self.path / 'lineage.json')
+        """Raises RunError where the directory has a format that this version does not read."""
+        found = _read_json(self.path / 'lineage.json')
+        if found.get('format') != FORMAT:
+            raise RunError(f'{self.path}: a run directory of format {found.get("format")}; this version reads {FORMAT}')
+        return found
 
     def rollbacks(self) -> list[dict]:
         """Where training went back: [{'step', 'batches'}], batches passed over from that step on."""
@@ -158,6 +162,8 @@ def check_lineage(run: Run, now: dict) -> None:
     """Compares a resumed run with what it was started from. Raises RunError where data or tokenizer differ; logs where only
     versions or cores do: the run then goes on to rounding, not bit for bit."""
     then = run.lineage()
+    if then.get('config_hash') != config_hash(run.config()):
+        raise RunError(f'{run.config_path}: damaged: not the config that lineage.json was written with; restore one of the two')
     for what in ('data_hash', 'tokenizer_hash'):
         if then.get(what) != now[what]:
             raise RunError(f'{run.path}: {what} is {now[what][:12]}, the run was started with {str(then.get(what))[:12]}; '

@@ -47,6 +47,15 @@ def test_what_needs_the_whole_text_crosses_the_context(positions):
     agree(first_step(config_of(positions), data=2, context=4), first_step(config_of(positions)))
 
 
+@pytest.mark.parametrize('sizes, accumulation', [(dict(data=2, fsdp=2, tensor=2), 2), (dict(data=2, context=4), 1)])
+def test_dropout_is_the_same_on_any_mesh(sizes, accumulation):
+    """Catches masks drawn by device, microbatch or part of a text, the same mask in all layers, and dropout that drops nothing."""
+    whole = first_step(config_of(dropout=0.2))
+    agree(first_step(config_of(dropout=0.2), accumulation, **sizes), whole)
+    agree(first_step(config_of(dropout=0.2, scan_layers=True)), first_step(config_of(dropout=0.2, scan_layers=True), data=2))
+    assert whole[0] != pytest.approx(first_step(config_of())[0], rel=2e-5)
+
+
 def test_the_loss_in_chunks():
     """Catches chunks that lose tokens or weights, and logits of a whole row held all the same."""
     agree(first_step(config_of(), loss_chunks=8), first_step(config_of()))
