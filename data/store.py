@@ -3,6 +3,7 @@
 A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.offsets` (int64, where each document begins, and
 the end), `<split>.answered` (uint8 per token, conversations only), and `manifest.json`.
 """
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -22,7 +23,7 @@ from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
 
-FORMAT = 2
+FORMAT = 3
 SPLITS = ('train', 'validation')
 
 
@@ -101,14 +102,21 @@ def training_texts(config):
 
 
 def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
-    """The store for this `data` config and tokenizer: the one in `config.cache`, or a new one built there.
+    """The store for this `data` config and tokenizer: the one in `config.cache`, or a new one built there. One whose files are not
+    what its manifest states is said to be damaged, and built again.
 
-    Raises DataError on a broken record under `on_broken='fatal'`, on a source without a single record, and where a store in
-    the cache does not have the size that its manifest states.
+    Raises DataError on a broken record under `on_broken='fatal'`, and on a source without a single record.
     """
     check(config)
     key = _digest([FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
     path = pathlib.Path(config.cache) / f'store-{key}'
+    fault = damage(path) if path.exists() else ''
+    if fault:
+        _LOG.warning('%s: damaged token store (%s): built again', path, fault)
+        aside = pathlib.Path(tempfile.mkdtemp(prefix=f'{path.name}.damaged.', dir=path.parent))
+        with contextlib.suppress(FileNotFoundError):    # another process was first
+            path.rename(aside / path.name)              # not written over: another process may be reading it
+        shutil.rmtree(aside)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         building = pathlib.Path(tempfile.mkdtemp(prefix=f'{path.name}.', dir=path.parent))
@@ -121,7 +129,7 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
                     raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
-    store = _open(path)
+    store = Store(path, json.loads((path / 'manifest.json').read_text()))
     if config.on_broken == 'fatal' and store.manifest['broken']:   # built when they were skipped
         raise _fatal(Broken(**store.manifest['broken'][0]))
     return store
@@ -131,16 +139,23 @@ def _fatal(broken: Broken) -> DataError:
     return DataError(f'{broken.where}: {broken.reason} (config.data.on_broken is fatal)')
 
 
-def _open(path: pathlib.Path) -> Store:
+def damage(path: pathlib.Path) -> str:
+    """What is wrong with a store: '' where its manifest and each of its files is what was written."""
     try:
         manifest = json.loads((path / 'manifest.json').read_text())
-        for name, size in manifest['sizes'].items():
-            found = (path / name).stat().st_size
-            if found != size:
-                raise DataError(f'{path / name}: {found} bytes, its manifest says {size}; remove {path} to build it again')
-    except (OSError, json.JSONDecodeError, KeyError) as error:
-        raise DataError(f'{path}: damaged token store ({error}); remove it to build it again') from None
-    return Store(path, manifest)
+        if manifest.pop('check') != _digest(manifest):
+            return 'manifest.json is not as it was written'
+        wrong = [name for name, known in manifest['hashes'].items() if _hash(path / name) != known]
+        return f'{", ".join(wrong)}: not as it was written' if wrong else ''
+    except OSError as error:
+        return f'{pathlib.Path(error.filename or path).name}: {error.strerror}'
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return 'manifest.json cannot be read'
+
+
+def _hash(path: pathlib.Path) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
 def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
@@ -194,13 +209,14 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     for split in SPLITS:
         np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
     names = [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')]
-    hashes = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names}
+    hashes = {name: _hash(path / name) for name in names}
     manifest = dict(
         format=FORMAT, dtype=np.dtype(dtype).name, conversations=bool(conversations), splits=counts,
         records=dict(read=read, kept=records, broken=len(broken)),
         broken=[dataclasses.asdict(b) for b in broken[:100]], hashes=hashes, hash=_digest(hashes),
-        sizes={name: (path / name).stat().st_size for name in names},
         tokenizer=tokenizer.hash, source=sources.fingerprint(config))
-    (path / 'manifest.json').write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str))
+    manifest = json.loads(json.dumps(manifest, default=str))
+    manifest['check'] = _digest(manifest)
+    (path / 'manifest.json').write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
     _LOG.info('tokenized %d records (%d broken, skipped): %d training and %d held-out tokens', read, len(broken),
                  counts['train']['tokens'], counts['validation']['tokens'])

@@ -52,18 +52,22 @@ class Experiment:
 
 
 def obtain_tokenizer(config) -> tokenizers.Tokenizer:
-    """The tokenizer that `config` names, or one trained on its training text (kept in the cache by hash)."""
+    """The tokenizer that `config` names, or one trained on its training text (kept in the cache, its own hash in its name)."""
     if config.tokenizer.path:
         return tokenizers.load(config.tokenizer.path)
     from data import sources
     key = hashlib.sha256(json.dumps([config.tokenizer.to_dict(), sources.fingerprint(config.data), config.data.validation,
                                      config.data.split], sort_keys=True, default=str).encode()).hexdigest()[:16]
-    path = pathlib.Path(config.data.cache) / f'tokenizer-{key}.model'
-    if not path.exists():
-        made = tokenizers.train(store.training_texts(config.data), config.tokenizer)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        runs.write_atomically(path, made.proto)
-    return tokenizers.load(path)
+    cache = pathlib.Path(config.data.cache)
+    for path in sorted(cache.glob(f'tokenizer-{key}-*.model')):
+        if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition('-')[2]):
+            return tokenizers.load(path)
+        _LOG.warning('%s: damaged tokenizer: trained again', path)
+        path.unlink(missing_ok=True)
+    made = tokenizers.train(store.training_texts(config.data), config.tokenizer)
+    cache.mkdir(parents=True, exist_ok=True)
+    runs.write_atomically(cache / f'tokenizer-{key}-{made.hash[:16]}.model', made.proto)
+    return made
 
 
 def keep_compiled(cache: str) -> None:
@@ -89,8 +93,11 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
                        '--run': directory, 'a run to resume': resuming,
                        'the devices': f'{jax.local_device_count()} of kind {jax.local_devices()[0].device_kind}'})
     if resuming:
-        tried(runs.check_resumable, run, config)
-        tokenizer = tried(run.tokenizer)
+        theirs = functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
+        tried(distributed.first_then_others, 'mend', lambda: runs.mend(run, config, theirs))
+        if not tried.found:
+            tried(runs.check_resumable, run, config)
+            tokenizer = tried(run.tokenizer)
     mesh = preflight.check(tried, config, run, tokenizer)
     tried.end()
     keep_compiled(config.data.cache)

@@ -18,6 +18,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from data import tokenizer as tokenizers
+from data.records import DataError
 from train.errors import NoRoom, RunError
 
 _LOG = logging.getLogger('ordem')
@@ -58,12 +59,14 @@ class Run:
     rollbacks_path = property(lambda self: self.path / 'rollbacks.json')
 
     def config(self) -> ConfigDict:
-        """As the run was started; fields that came later have the value that was meant before."""
+        """As the run was started; fields that came later have the value that was meant before. Raises RunError where it is damaged."""
         found = ConfigDict(_read_json(self.config_path))
         for name, value in YOUNGER.items():
             group, field = name.split('.')
-            if field not in found[group]:
+            if isinstance(found.get(group), ConfigDict) and field not in found[group]:
                 found[group][field] = value
+        if config_hash(found) != self.lineage().get('config_hash'):
+            raise RunError(f'{self.config_path}: damaged: not the config that lineage.json was written with')
         return found
 
     def lineage(self) -> dict:
@@ -78,7 +81,11 @@ class Run:
         return _read_json(self.rollbacks_path)['rollbacks'] if self.rollbacks_path.exists() else []
 
     def tokenizer(self) -> tokenizers.Tokenizer:
-        return tokenizers.load(self.tokenizer_path)
+        """Raises RunError where it is damaged, DataError where it is missing or no tokenizer."""
+        found = tokenizers.load(self.tokenizer_path)
+        if found.hash != self.lineage().get('tokenizer_hash'):
+            raise RunError(f'{self.tokenizer_path}: damaged: not the tokenizer that lineage.json was written with')
+        return found
 
 
 def _read_json(path: epath.Path) -> dict:
@@ -130,15 +137,38 @@ def is_started(path) -> bool:
     return checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())
 
 
+def mend(run: Run, config, tokenizer) -> None:
+    """Writes config.json and tokenizer.model of a started run anew where they are missing or damaged: `config`, and what `tokenizer`() gives.
+
+    Raises RunError where lineage.json tells that those are others.
+    """
+    def renew(path, read, what, now) -> None:
+        try:
+            read()
+        except (RunError, DataError) as error:
+            found, content = now()
+            if found != run.lineage().get(what):
+                raise RunError(f'{error}; what this command gives is another one: restore {path.name}, or choose another --run') from None
+            write_atomically(path, content)
+            _LOG.warning('%s; written anew from this command: its hash is the one in lineage.json', error)
+
+    def trained():
+        made = tokenizer()
+        return made.hash, made.proto
+    renew(run.config_path, run.config, 'config_hash', lambda: (config_hash(config), _as_json(config)))
+    renew(run.tokenizer_path, run.tokenizer, 'tokenizer_hash', trained)
+
+
 def check_resumable(run: Run, config) -> None:
-    """Raises RunError where a started run lacks a file, or `config` would change its result; names each field."""
-    if not run.config_path.exists() or not run.tokenizer_path.exists():
-        missing = 'config.json' if not run.config_path.exists() else 'tokenizer.model'
-        raise RunError(f'{run.path}: has checkpoints but no {missing}: half-written; restore that file or choose another --run')
+    """Raises RunError where `config` would change the result of a started run; names each field."""
     changed = differences(run.config(), config, HARMLESS)
     if changed:
         raise RunError(f'{run.path}: was started with another config and would not give its result; choose another --run or '
                        f'undo {"; ".join(changed)}')
+
+
+def _as_json(config) -> str:
+    return json.dumps(config.to_dict(), indent=1)
 
 
 def create(run: Run, config, tokenizer, lineage: dict) -> None:
@@ -146,7 +176,7 @@ def create(run: Run, config, tokenizer, lineage: dict) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     write_atomically(run.tokenizer_path, tokenizer.proto)
     write_atomically(run.path / 'lineage.json', json.dumps(lineage, indent=1))
-    write_atomically(run.config_path, json.dumps(config.to_dict(), indent=1))
+    write_atomically(run.config_path, _as_json(config))
 
 
 def lineage(config, store, tokenizer, parent: dict | None) -> dict:
@@ -162,8 +192,6 @@ def check_lineage(run: Run, now: dict) -> None:
     """Compares a resumed run with what it was started from. Raises RunError where data or tokenizer differ; logs where only
     versions or cores do: the run then goes on to rounding, not bit for bit."""
     then = run.lineage()
-    if then.get('config_hash') != config_hash(run.config()):
-        raise RunError(f'{run.config_path}: damaged: not the config that lineage.json was written with; restore one of the two')
     for what in ('data_hash', 'tokenizer_hash'):
         if then.get(what) != now[what]:
             raise RunError(f'{run.path}: {what} is {now[what][:12]}, the run was started with {str(then.get(what))[:12]}; '

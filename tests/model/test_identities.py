@@ -101,7 +101,7 @@ def test_yarn_by_turns(name):
     found = alone(name, 64, stretch=s, length=length).frequencies()
     turns = length * theta / (2 * np.pi)
     fast, slow = turns > 32, turns < 1
-    np.testing.assert_array_equal(found[fast], theta[fast])
+    np.testing.assert_allclose(found[fast], theta[fast], rtol=4e-16)      # two ways to write a power: on some processors the last bit of float64 differs
     np.testing.assert_allclose(found[slow], theta[slow] / s, rtol=1e-12)
     ratio = (found / theta)[~fast & ~slow]
     assert len(ratio) > 5 and (np.diff(ratio) < 0).all() and ratio[0] <= 1 and ratio[-1] >= 1 / s

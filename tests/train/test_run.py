@@ -104,15 +104,23 @@ def test_another_config_is_refused_and_harmless_fields_are_not(base_run):
     assert int(loop.prepare(config, str(path)).state['step']) == 6
 
 
-@pytest.mark.parametrize('missing, named', [('config.json', 'no config.json'), ('tokenizer.model', 'no tokenizer.model')])
-def test_a_half_written_run_is_refused(base_run, missing, named):
-    """Catches a restart from zero over a damaged run."""
+@pytest.mark.parametrize('name', ['config.json', 'tokenizer.model'])
+def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
+    """Catches a restart from zero over a damaged run, a damaged file that is used, and one written anew from another config or tokenizer."""
     config, path, _ = base_run
-    (path / missing).unlink()
-    before = sorted(p.name for p in path.rglob('*'))
-    with pytest.raises(RunError, match=named):
+    file, before = path / name, (path / name).read_bytes()
+    for harm in (file.unlink, lambda: file.write_bytes(before[:-9]), lambda: file.write_bytes(before.replace(b'32', b'33') if name == 'config.json' else before[::-1])):
+        caplog.clear()
+        harm()
+        assert int(loop.prepare(config, str(path)).state['step']) == 6
+        assert file.read_bytes() == before and name in caplog.text and 'written anew' in caplog.text
+    file.unlink()
+    config.optimizer.lr, config.tokenizer.vocab_size = 1.0, 400
+    everything = lambda: sorted(p.name for p in path.rglob('*'))
+    kept = everything()
+    with pytest.raises(RunError, match=f'{name}.*what this command gives is another one: restore {name}'):
         loop.prepare(config, str(path))
-    assert sorted(p.name for p in path.rglob('*')) == before
+    assert everything() == kept
 
 
 def test_damaged_weights_are_passed_over(base_run, caplog):
