@@ -15,7 +15,7 @@ import tempfile
 import numpy as np
 from tqdm import tqdm
 
-from data import sources
+from data import bounded, sources
 from data.chat import encode_messages
 from data.records import Broken, DataError, Record
 from data.tokenizer import Tokenizer
@@ -24,6 +24,7 @@ _LOG = logging.getLogger('ordem')
 
 FORMAT = 2
 SPLITS = ('train', 'validation')
+_TOLD = 100            # broken records that are named; all are counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Store:
 
     def split(self, name: str) -> Split:
         kind, known = self.manifest['dtype'], self.manifest['splits'][name]
+        if kind not in ('uint16', 'uint32'):            # of type object, a file's bytes would be taken for addresses
+            raise DataError(f'{self.path}: damaged token store (tokens of type {kind!r}); remove it to build it again')
         read = lambda what, dtype: np.memmap(self.path / f'{name}.{what}', dtype, 'r') if known['tokens'] else np.zeros(0, dtype)
         answered = read('answered', np.uint8) if self.manifest['conversations'] else None
         return Split(read('tokens', kind), np.fromfile(self.path / f'{name}.offsets', np.int64), answered, known['bytes'])
@@ -143,24 +146,36 @@ def _open(path: pathlib.Path) -> Store:
     return Store(path, manifest)
 
 
+def _some(found):
+    """The next records: at most 1,024 of them, and none after one that fills what is tokenized at a time."""
+    room = bounded.LINE
+    for item in itertools.islice(found, 1024):
+        yield item
+        room -= sum(map(len, item.parts())) if isinstance(item, Record) else 0
+        if room < 0:
+            return
+
+
 def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     counts = {s: dict(documents=0, tokens=0, bytes=0) for s in SPLITS}
     offsets = {s: [0] for s in SPLITS}
-    broken: list[Broken] = []
+    broken, num_broken = [], 0
     conversations, records = None, 0
     files = {(s, what): open(path / f'{s}.{what}', 'wb') for s in SPLITS for what in ('tokens', 'answered')}
     found = iter(tqdm(sources.read(config), desc='tokenizing', unit=' records', disable=not progress, leave=False))
     read, ordinal = 0, 0
-    for batch in iter(lambda: list(itertools.islice(found, 1024)), []):
+    for batch in iter(lambda: list(_some(found)), []):
         read += len(batch)
         good = []
         for item in batch:
             if isinstance(item, Broken):
                 if config.on_broken == 'fatal':
                     raise _fatal(item)
-                broken.append(item)
-                _LOG.warning('skipped %s: %s', item.where, item.reason)
+                num_broken += 1
+                if num_broken <= _TOLD:
+                    broken.append(item)
+                    _LOG.warning('%s', ' '.join(f'skipped {item.where}: {item.reason}'.split()))
                 continue
             if conversations is None:
                 conversations = item.messages is not None
@@ -186,7 +201,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     for file in files.values():
         file.close()
     if not records:
-        raise DataError(f'no usable record in the source {config.source!r}: {len(broken)} broken'
+        raise DataError(f'no usable record in the source {config.source!r}: {num_broken} broken'
                         + (f', the first {broken[0].where}: {broken[0].reason}' if broken else ''))
     if not counts['train']['documents']:
         raise DataError(f'all {records} records fell into the held-out split: lower config.data.validation '
@@ -197,10 +212,10 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     hashes = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names}
     manifest = dict(
         format=FORMAT, dtype=np.dtype(dtype).name, conversations=bool(conversations), splits=counts,
-        records=dict(read=read, kept=records, broken=len(broken)),
-        broken=[dataclasses.asdict(b) for b in broken[:100]], hashes=hashes, hash=_digest(hashes),
+        records=dict(read=read, kept=records, broken=num_broken),
+        broken=[dataclasses.asdict(b) for b in broken], hashes=hashes, hash=_digest(hashes),
         sizes={name: (path / name).stat().st_size for name in names},
         tokenizer=tokenizer.hash, source=sources.fingerprint(config))
-    (path / 'manifest.json').write_text(json.dumps(manifest, indent=1, ensure_ascii=False, default=str))
-    _LOG.info('tokenized %d records (%d broken, skipped): %d training and %d held-out tokens', read, len(broken),
+    (path / 'manifest.json').write_text(json.dumps(manifest, indent=1, default=str))
+    _LOG.info('tokenized %d records (%d broken, skipped): %d training and %d held-out tokens', read, num_broken,
                  counts['train']['tokens'], counts['validation']['tokens'])

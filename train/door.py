@@ -7,7 +7,13 @@ import sys
 import jax
 from absl import logging as absl_logging
 
+from data.records import printable
 from train import guard
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record):
+        return printable(super().format(record))     # file names and text of data must not command a terminal
 
 
 def run(main) -> None:
@@ -27,7 +33,7 @@ def settle() -> None:
     jax.config.update('jax_default_prng_impl', 'threefry2x32')
     absl_logging.set_verbosity(absl_logging.ERROR)             # Orbax and others tell of their insides
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+    handler.setFormatter(_Formatter('%(levelname)s: %(message)s'))
     log = logging.getLogger('ordem')
     log.addHandler(handler)
     log.propagate = False

@@ -61,7 +61,7 @@ def test_chat_keeps_the_conversation_and_forgets_the_oldest(run, monkeypatch, ca
 
 def test_terminal_escapes_are_shown_harmlessly():
     """Catches generated text that commands the terminal."""
-    assert app.harmless('a\x1b[2Jb\tç\n\x07日') == 'a\ufffd[2Jb\tç\n\ufffd日'
+    assert app.printable('a\x1b[2Jb\tç\n\x07日') == 'a\\x1b[2Jb\tç\n\\x07日'
 
 
 @pytest.mark.parametrize('args, message', [
