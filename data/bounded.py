@@ -1,5 +1,6 @@
 """Reading what somebody else wrote, in bounded memory: files, lines and JSON, none of which is ever executed."""
 import json
+import os
 from collections.abc import Iterator
 
 from data.records import DataError
@@ -42,7 +43,7 @@ def file(path, most: int) -> bytearray:
     """The bytes of a file (an `etils.epath`, local or gs://). Raises FileNotFoundError, and DataError where it is no file or too large."""
     if not path.exists() or path.is_dir():
         raise FileNotFoundError(f'{path}: missing')
-    if not path.is_file():              # a pipe or a device has no end
+    if '://' not in os.fspath(path) and not os.path.isfile(path):       # a pipe or a device has no end
         raise DataError(f'{path}: not a regular file')
     with path.open('rb') as opened:
         found = content(opened, most)

@@ -15,7 +15,7 @@ import tempfile
 import numpy as np
 from tqdm import tqdm
 
-from data import bounded, sources
+from data import sources
 from data.chat import encode_messages
 from data.records import Broken, DataError, Record
 from data.tokenizer import Tokenizer
@@ -24,6 +24,7 @@ _LOG = logging.getLogger('ordem')
 
 FORMAT = 2
 SPLITS = ('train', 'validation')
+_TOGETHER = 4 << 20     # characters that are tokenized together, or one document: each takes about 50 bytes meanwhile
 _TOLD = 100            # broken records that are named; all are counted
 
 
@@ -148,7 +149,7 @@ def _open(path: pathlib.Path) -> Store:
 
 def _some(found):
     """The next records: at most 1,024 of them, and none after one that fills what is tokenized at a time."""
-    room = bounded.LINE
+    room = _TOGETHER
     for item in itertools.islice(found, 1024):
         yield item
         room -= sum(map(len, item.parts())) if isinstance(item, Record) else 0

@@ -1,6 +1,8 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
 import contextlib
 import itertools
+import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -68,11 +70,15 @@ class Checkpoints:
             _set_aside(run, after)
         keep = [] if config is None else [LatestN(max(1, config.keep_last)),
                                           BestN(get_metric_fn=lambda m: -m['validation_nats'], n=config.keep_best)]
-        self.manager = ocp.CheckpointManager(
-            run.checkpoints.resolve(), item_names=(*_ITEMS, 'meta'),
-            options=ocp.CheckpointManagerOptions(
-                create=config is not None, read_only=config is None, cleanup_tmp_directories=config is not None,
-                preservation_policy=AnyPreservationPolicy(keep) if keep else None))
+        _check_descriptions(run)
+        try:
+            self.manager = ocp.CheckpointManager(
+                run.checkpoints.resolve(), item_names=(*_ITEMS, 'meta'),
+                options=ocp.CheckpointManagerOptions(
+                    create=config is not None, read_only=config is None, cleanup_tmp_directories=config is not None,
+                    preservation_policy=AnyPreservationPolicy(keep) if keep else None))
+        except (ValueError, RecursionError) as error:       # of JSON in any of them
+            raise RunError(f'{run.checkpoints}: cannot be read ({_first_line(error)})') from None
 
     def save(self, state: dict, validation_nats: float | None) -> None:
         """Begins to save; the arrays are copied before it returns, so the step may reuse their memory."""
@@ -166,6 +172,16 @@ def _set_aside(run: Run, after: int) -> None:
             old.rename(new)
             _LOG.warning('%s: moved to %s', old, new)
     distributed.barrier('set aside')
+
+
+def _check_descriptions(run: Run) -> None:
+    """Raises RunError where a file that Orbax reads whole, as JSON, is larger than such a file can be (on disks; a bucket says no sizes for free)."""
+    if '://' in os.fspath(run.checkpoints):
+        return
+    for name in ('_CHECKPOINT_METADATA', '*/_METADATA', '*/_sharding', '*/array_metadatas/*', '*/metadata', '*/metrics'):
+        for path in pathlib.Path(run.checkpoints).glob(f'*/{name}'):
+            if not path.is_file() or path.stat().st_size > bounded.JSON:
+                raise RunError(f'{path}: larger than {bounded.size(bounded.JSON)}, or no regular file: not what was saved; remove that checkpoint')
 
 
 class _Damaged(Exception):
