@@ -239,13 +239,15 @@ def test_broken_records_without_end(tmp_path):
     assert count == 150_001 and len(reasons) == 100 and grown < 40
 
 
-@linux
-def test_large_documents_are_not_held_together(tmp_path):
-    """Catches a batch of as many documents as there are, whatever their size: here 24 of half a MiB."""
-    line = json.dumps({'text': 'palavra ' * (1 << 16)}).encode() + b'\n'
-    (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress(line) * 24)
-    count, _, grown = peak(tmp_path / 'a.jsonl.gz', tmp_path / 'cache', 'store')
-    assert count == 24 and grown < 700
+def test_large_documents_are_not_tokenized_together(config, files, tokenizer, monkeypatch):
+    """Catches a batch of as many documents as there are, whatever their size, and tokens that depend on the batch."""
+    files(a__jsonl=''.join(json.dumps({'text': c * 60}) + '\n' for c in 'abcdefgh'))
+    whole, asked = store.open_or_build(config, tokenizer, progress=False), []
+    encode = tokenizer.encode_batch
+    monkeypatch.setattr(store, '_TOGETHER', 100)
+    monkeypatch.setattr(tokenizer, 'encode_batch', lambda texts: asked.append(len(''.join(texts))) or encode(texts))
+    config.cache += '-again'
+    assert store.open_or_build(config, tokenizer, progress=False).hash == whole.hash and asked == [120] * 4
 
 
 @linux
