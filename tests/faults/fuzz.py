@@ -1,7 +1,7 @@
 """Fuzzes what reads files that somebody else made, guided by coverage (the extra `fuzz`: atheris, for CPython up to 3.13 on Linux).
 
     python -m tests.faults.fuzz --seconds=60
-    python -m tests.faults.fuzz --target=jsonl FILE...      runs an input again that was kept as a crash
+    python -m tests.faults.fuzz --target=jsonl -- FILE      runs an input again that was kept as a crash
 
 Each target is given bytes and raises where they are not read as promised: Records and Broken, the same a second time; a dict or a
 RunError; messages or a DataError. Targets run one after the other, each in a process of its own (libFuzzer ends it) for its share of
@@ -22,7 +22,7 @@ import atheris
 with atheris.instrument_imports(include=['data', 'train.runs', 'ml_collections']):
     from configs import base
     from data import sources
-    from data.chat import parse_messages
+    from data.chat import ROLES, parse_messages
     from data.records import Broken, DataError, Record, printable
     from data.tokenizer import Tokenizer
     from train import runs
@@ -30,6 +30,7 @@ with atheris.instrument_imports(include=['data', 'train.runs', 'ml_collections']
 import zstandard
 
 GOLDEN = pathlib.Path('tests/golden/format_1')
+MODEL = (GOLDEN / 'tokenizer.model').read_bytes()
 RESULTS = pathlib.Path('tests/faults/results/fuzz.json')
 LINES = (b'{"text": "one"}\n\n{"text": "two \\ud83d\\ude00", "id": 2}\n{"question": "why?", "answer": "so"}\n'
          b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
@@ -50,21 +51,44 @@ def _read(name: str, data: bytes) -> None:
             assert len(item.reason.splitlines()) == 1 and len(item.reason) < 400
         else:
             assert all(part.strip() and part.encode() for part in item.parts())
-            assert not any(c < ' ' and c not in '\n\t' for part in item.parts() for c in printable(part))
+            assert not any(re.search('[\x00-\x08\x0b-\x1f\x7f-\x9f]', printable(part)) for part in item.parts())
+
+
+def _object(data: atheris.FuzzedDataProvider, depth: int = 0):
+    """Any JSON, made of the words that readers look for."""
+    kind = data.ConsumeIntInRange(0, 6 if depth < 4 else 4)
+    if kind == 0:
+        return data.PickValueInList([None, True, False, 0, -1, 1e400, float('nan'), 10**30])
+    if kind < 4:
+        return data.PickValueInList(['user', 'assistant', 'system', ' ', 'text', '\ud800']) if kind < 3 else data.ConsumeUnicode(8)
+    if kind < 6:
+        return {_key(data): _object(data, depth + 1) for _ in range(data.ConsumeIntInRange(0, 3))}
+    return [_object(data, depth + 1) for _ in range(data.ConsumeIntInRange(0, 4))]
+
+
+def _key(data: atheris.FuzzedDataProvider) -> str:
+    return data.PickValueInList(['text', 'messages', 'role', 'content', 'question', 'prompt', 'answer', data.ConsumeUnicode(4)])
+
+
+def _lines(data: bytes) -> None:
+    data = atheris.FuzzedDataProvider(data)
+    pack = data.PickValueInList(['', '.gz', '.zst'])
+    lines = b'\n'.join(json.dumps(_object(data)).encode() for _ in range(data.ConsumeIntInRange(0, 8)))
+    _read(f'a.jsonl{pack}', {'': bytes, '.gz': gzip.compress, '.zst': zstandard.compress}[pack](lines))
 
 
 def _chat(data: bytes) -> None:
+    data = atheris.FuzzedDataProvider(data)
+    found = {_key(data): _object(data) for _ in range(data.ConsumeIntInRange(0, 3))}
+    if data.ConsumeBool():
+        found['messages'] = [{'role': _object(data) if data.ConsumeProbability() > 0.9 else ROLES[i % 2], 'content': _object(data)}
+                             for i in range(data.ConsumeIntInRange(0, 4))]
     try:
-        found = json.loads(data)
-    except (ValueError, RecursionError):
+        messages = parse_messages(found)
+    except DataError as error:
+        assert len(str(error)) < 200
         return
-    if isinstance(found, dict):
-        try:
-            messages = parse_messages(found)
-        except DataError as error:
-            assert len(str(error)) < 200
-            return
-        assert len(messages) % 2 == 0 and all(isinstance(text, str) and text.strip() for _, text in messages)
+    assert len(messages) % 2 == 0 and all(isinstance(text, str) and text.strip() for _, text in messages)
 
 
 def _run(data: bytes) -> None:
@@ -79,8 +103,13 @@ def _run(data: bytes) -> None:
 
 
 def _tokenizer(data: bytes) -> None:
+    """A whole model with some bytes changed: of any bytes nearly none are one."""
+    data, proto = atheris.FuzzedDataProvider(data), bytearray(MODEL)
+    for _ in range(data.ConsumeIntInRange(0, 8)):
+        place = data.ConsumeIntInRange(0, len(proto) - 1)
+        proto[place:place + data.ConsumeIntInRange(0, 3)] = data.ConsumeBytes(data.ConsumeIntInRange(0, 3))
     try:
-        made = Tokenizer(data)
+        made = Tokenizer(bytes(proto))
     except DataError:
         return
     assert isinstance(made.decode(made.encode('olá\n\t\u2581 123 日本')), str)
@@ -91,9 +120,9 @@ TARGETS = {   # name: (what is called with bytes, the corpus to begin with)
     'txt': (lambda data: _read('a.txt', data), ['olá\n'.encode(), b'\xef\xbb\xbfmarked']),
     'gz': (lambda data: _read('a.jsonl.gz', data), [gzip.compress(LINES), gzip.compress(LINES) * 2]),
     'zst': (lambda data: _read('a.jsonl.zst', data), [zstandard.compress(LINES), zstandard.compress(LINES) * 2]),
-    'chat': (_chat, [line for line in LINES.splitlines() if line]),
+    'lines': (_lines, [bytes(range(256))]), 'chat': (_chat, [bytes(range(256))]),
     'run': (_run, [(GOLDEN / name).read_bytes() for name in ('config.json', 'lineage.json')]),
-    'tokenizer': (_tokenizer, [(GOLDEN / 'tokenizer.model').read_bytes()])}
+    'tokenizer': (_tokenizer, [bytes(range(64))])}
 
 
 def fuzz(target: str, seconds: float, corpus: pathlib.Path) -> dict:
@@ -110,7 +139,7 @@ def fuzz(target: str, seconds: float, corpus: pathlib.Path) -> dict:
              **dict(zip(('edges', 'features', 'corpus'), map(int, last[-1][1:] if last else (0, 0, 0)))), 'crashes': int(done.returncode != 0)}
     if done.returncode:
         found['crash'] = crash.read_bytes().hex() if crash.exists() else ''
-        found['said'] = done.stderr[-3000:]
+        found['said'] = (done.stdout + done.stderr)[-3000:]
     return found
 
 
