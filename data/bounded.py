@@ -55,7 +55,7 @@ def file(path, most: int) -> bytearray:
 def parse(text: bytes | bytearray) -> dict:
     """A JSON object. Raises ValueError, with the reason in one line, for whatever else it is."""
     try:
-        found = json.loads(text.decode('utf-8-sig'), parse_constant=_refuse)
+        found = json.loads(text.decode('utf-8-sig'), parse_constant=_constant)
     except RecursionError:
         raise ValueError('nested too deeply') from None
     if not isinstance(found, dict):
@@ -69,8 +69,10 @@ def parse(text: bytes | bytearray) -> dict:
     return found
 
 
-def _refuse(name: str):
-    raise ValueError(f'{name} is no JSON')
+def _constant(name: str) -> float:
+    if name == 'NaN':
+        raise ValueError('NaN is no value')
+    return float(name)                  # a bound may be infinite
 
 
 def objects(path, most: int = JSON) -> Iterator[dict]:

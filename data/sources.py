@@ -48,7 +48,6 @@ def fingerprint(config) -> dict:
 
 def find_files(paths: str) -> list[pathlib.Path]:
     """Files, globs and directories (searched through, known suffixes only), separated by commas -> sorted files."""
-    import glob
     files: list[pathlib.Path] = []
     if not paths.strip():
         raise DataError('config.data.files.paths is empty: expected files, globs or directories separated by commas')
@@ -61,13 +60,24 @@ def find_files(paths: str) -> list[pathlib.Path]:
                 raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(SUFFIXES)}')
             found = [path]
         else:
-            found = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)
-                     if os.path.isfile(p) and p.endswith(SUFFIXES)]
+            found = [p for p in _matching(path) if p.is_file() and p.name.endswith(SUFFIXES)]
         if not found:
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise DataError(f'{entry}: no file found (config.data.files.paths)' + _nearest(path.name, beside))
         files += found
     return sorted(set(files))
+
+
+def _matching(pattern: pathlib.Path) -> Iterator[pathlib.Path]:
+    """What a glob names, without hidden files. ** does not follow links to folders, as `glob.glob` does: of two that lead to where they
+    are it would make paths without end."""
+    import glob
+    if '**' not in pattern.parts:
+        return map(pathlib.Path, glob.glob(str(pattern)))
+    first = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    rest = [*pattern.parts[first:], *['*'] * (pattern.name == '**')]
+    found = pathlib.Path(*pattern.parts[:first]).glob('/'.join(rest))
+    return (p for p in found if not any(part.startswith('.') for part in p.parts[first:] if part not in rest))
 
 
 def _nearest(name: str, choices) -> str:

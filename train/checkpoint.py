@@ -3,6 +3,7 @@ import contextlib
 import itertools
 import os
 import pathlib
+import stat
 
 import jax
 import jax.numpy as jnp
@@ -179,8 +180,12 @@ def _check_descriptions(run: Run) -> None:
     if '://' in os.fspath(run.checkpoints):
         return
     for name in ('_CHECKPOINT_METADATA', '*/_METADATA', '*/_sharding', '*/array_metadatas/*', '*/metadata', '*/metrics'):
-        for path in pathlib.Path(run.checkpoints).glob(f'*/{name}'):
-            if not path.is_file() or path.stat().st_size > bounded.JSON:
+        for path in pathlib.Path(run.checkpoints).glob(f'[0-9]*/{name}'):
+            try:
+                found = path.stat()
+            except FileNotFoundError:           # the run goes on elsewhere, and has removed an old checkpoint
+                continue
+            if not stat.S_ISREG(found.st_mode) or found.st_size > bounded.JSON:
                 raise RunError(f'{path}: larger than {bounded.size(bounded.JSON)}, or no regular file: not what was saved; remove that checkpoint')
 
 

@@ -250,6 +250,18 @@ def test_large_documents_are_not_tokenized_together(config, files, tokenizer, mo
     assert store.open_or_build(config, tokenizer, progress=False).hash == whole.hash and asked == [120] * 4
 
 
+def test_folders_that_hold_themselves(config, tmp_path):
+    """Catches a pattern that follows links round and round, and one that no longer finds what it did."""
+    (tmp_path / 'deep' / '.hidden').mkdir(parents=True)
+    for name in ('a.txt', 'deep/b.txt', 'deep/.c.txt', 'deep/.hidden/d.txt'):
+        (tmp_path / name).write_text(name)
+    for link in ('one', 'two', 'deep/three'):
+        (tmp_path / link).symlink_to(tmp_path)
+    found = lambda pattern: [str(p.relative_to(tmp_path)) for p in sources.find_files(f'{tmp_path}/{pattern}')]
+    assert found('**/*.txt') == found('**') == ['a.txt', 'deep/b.txt'] and found('deep/**/*.txt') == ['deep/b.txt']
+    assert found('**/.hidden/*.txt') == ['deep/.hidden/d.txt'] and found('d*/*.txt') == ['deep/b.txt'] and 'deep/b.txt' in found('')
+
+
 @linux
 def test_a_hundred_thousand_files(tmp_path):
     """Catches files that are all opened, or read, before the first is a record."""

@@ -95,6 +95,7 @@ def test_another_kind_of_store(text):
 @example(b'{"a": ' * 65 + b'1' + b'}' * 65)
 @example(b'{"a": ' + b'9' * 5000 + b'}')
 @example(b'{"a": NaN}')
+@example(b'{"a": [Infinity, -Infinity]}')
 def test_any_bytes_are_json_or_a_run_error(tmp_path_factory, content):
     """Catches a config.json that ends in another exception, or that is taken though it is none."""
     path = tmp_path_factory.getbasetemp() / 'any.json'
@@ -210,6 +211,14 @@ def test_nothing_is_written_outside(run, tmp_path):
     (run / 'latest').symlink_to('checkpoints/4')             # a link inside is nobody's harm
     with runs.in_use(Run.parse(str(run))):
         pass
+
+
+def test_a_run_does_not_say_where_to_write(run, tmp_path):
+    """Catches an evaluation that builds its token store where a run's config says."""
+    from evals import heldout
+    fill(run, 'config.json', lambda c: {**c, 'data': {**c['data'], 'cache': str(tmp_path / 'elsewhere')}})
+    assert heldout.measure(Run.parse(str(run)), str(tmp_path / 'cache'))['bytes'] > 0
+    assert (tmp_path / 'cache').is_dir() and not (tmp_path / 'elsewhere').exists()
 
 
 def test_lines_that_are_no_objects_are_no_metrics(run, tmp_path):
