@@ -4,12 +4,14 @@ import os
 import pathlib
 import pickle
 import shutil
+import struct
 import subprocess
 import sys
 import threading
 
 import numpy as np
 import pytest
+import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -183,6 +185,35 @@ def test_a_pipe_is_no_config(run):
     reader.start()
     reader.join(60)
     assert found and 'config.json: not a regular file' in str(found[0].value)
+
+
+def _crc32c(data: bytes) -> int:
+    found = 0xffffffff
+    for byte in data:
+        found ^= byte
+        for _ in range(8):
+            found = found >> 1 ^ (0x82f63b78 if found & 1 else 0)
+    return found ^ 0xffffffff
+
+
+@pytest.mark.parametrize('prefix', ['d/', '../../../../outside/'])
+def test_a_checkpoint_reads_nothing_elsewhere(run, tmp_path, prefix):
+    """Catches a storage library that follows a manifest out of the run directory: the same one, with the name that it had, is read."""
+    params = run / STEP / 'params'
+    whole, [data] = (params / 'manifest.ocdbt').read_bytes(), (params / 'd').iterdir()
+    place = prefix + data.name[:len(f'd/{data.name}') - len(prefix)]
+    body = zstandard.ZstdDecompressor().decompressobj().decompress(whole[14:-4])
+    packed = zstandard.compress(body.replace(f'd/{data.name}'.encode(), place.encode()))
+    manifest = whole[:4] + struct.pack('<Q', len(packed) + 18) + whole[12:14] + packed           # magic, length, version, how it is packed
+    (params / 'manifest.ocdbt').write_bytes(manifest + struct.pack('<I', _crc32c(manifest)))
+    if prefix == 'd/':
+        checkpoint.load(Run.parse(str(run)))
+        return
+    (tmp_path / 'outside').mkdir()
+    shutil.move(data, params / place)
+    assert (tmp_path / 'outside' / pathlib.Path(place).name).exists()
+    with pytest.raises(RunError, match='its arrays cannot be read'):
+        checkpoint.load(Run.parse(str(run)))
 
 
 def test_a_config_that_is_data_is_not_run(run, tmp_path):
