@@ -41,5 +41,6 @@ setup(
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
         'hf': ['datasets>=3,<6'],
         'test': TEST,
+        'fuzz': ['atheris>=3,<4'],                      # python -m tests.faults.fuzz
     },
 )

@@ -9,6 +9,7 @@ import sys
 from absl import flags
 
 from data.chat import decode_answer, encode_messages, encode_prompt
+from data.records import printable
 from model.generate import generate
 from model.sampling import Sampling
 from train import checkpoint, door
@@ -85,11 +86,6 @@ class Writer:
         return messages
 
 
-def harmless(text: str) -> str:
-    """Control characters other than newline and tab as U+FFFD: generated text must not command a terminal."""
-    return ''.join(c if c in '\n\t' or (c.isprintable() or c == '\u00a0') else '\ufffd' for c in text)
-
-
 def chat(writer: Writer) -> None:
     terminal, messages = sys.stdin.isatty(), []
     while True:
@@ -101,7 +97,7 @@ def chat(writer: Writer) -> None:
         kept = writer.fitting([*messages, ('user', line)])
         if len(kept) <= len(messages):
             print('(the context is full: the oldest turns are forgotten)')
-        said = writer.answer([kept], lambda text: print(harmless(text), end='', flush=True))[0]
+        said = writer.answer([kept], lambda text: print(printable(text), end='', flush=True))[0]
         print()
         messages = [*kept, ('assistant', said or ' ')]
 
@@ -121,15 +117,15 @@ def main() -> None:
         chat(writer)
         return
     stream = len(f.prompt) == 1 and (sys.stdout.isatty() if f.stream is None else f.stream)
-    show = (lambda text: print(harmless(text), end='', flush=True)) if stream else None
+    show = (lambda text: print(printable(text), end='', flush=True)) if stream else None
     if stream and not talks:
-        print(harmless(f.prompt[0]), end='', flush=True)
+        print(printable(f.prompt[0]), end='', flush=True)
     texts = writer.answer([[('user', p)] for p in f.prompt], show) if talks else writer.continue_text(f.prompt, show)
     if stream:
         print()
         return
     shown = [text if talks else prompt + text for prompt, text in zip(f.prompt, texts)]
-    print('\n\n'.join(harmless(text) for text in shown))
+    print('\n\n'.join(printable(text) for text in shown))
 
 
 if __name__ == '__main__':

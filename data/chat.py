@@ -27,7 +27,8 @@ def parse_messages(found: dict) -> tuple[tuple[str, str], ...]:
         messages = (('user', ask), ('assistant', found['answer']))
     for i, (role, content) in enumerate(messages):
         if role != ROLES[i % 2]:
-            raise DataError(f'message {i + 1} has role {role!r}, expected {ROLES[i % 2]!r}')
+            found = repr(role[:40]) if isinstance(role, str) else f'of type {type(role).__name__}'
+            raise DataError(f'message {i + 1} has role {found}, expected {ROLES[i % 2]!r}')
         if not isinstance(content, str) or not content.strip():
             raise DataError(f'message {i + 1} is empty or no string')
     if len(messages) < 2 or len(messages) % 2:

@@ -1,5 +1,9 @@
 """What a source yields: records, and reports of what could not be read."""
 import dataclasses
+import re
+
+# Controls but newline and tab, what turns the direction of text, other ends of a line, and halves of pairs.
+_COMMANDS = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
 
 
 class DataError(ValueError):
@@ -23,3 +27,8 @@ class Broken:
     """A record that could not be read: where (file:line) and why, in one line."""
     where: str
     reason: str
+
+
+def printable(text: str) -> str:
+    """Text of data, of a model or of a file's name as a person may see it: what would command a terminal is spelled out (`\\x1b`)."""
+    return _COMMANDS.sub(lambda found: found[0].encode('unicode_escape').decode(), text)

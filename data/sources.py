@@ -3,6 +3,7 @@ import difflib
 import hashlib
 import inspect
 import io
+import itertools
 import json
 import os
 import pathlib
@@ -12,11 +13,12 @@ import sys
 import zlib
 from collections.abc import Iterator
 
-from data import atlas, atlas_facts
+from data import atlas, atlas_facts, bounded
 from data.chat import parse_messages
 from data.records import Broken, DataError, Record
 
 SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
+_PACKED = 512     # bytes of .zst that are unpacked at a time
 _SURROGATE = re.compile('[\ud800-\udfff]')   # JSON can spell half of a pair, which no encoding can write
 
 
@@ -46,7 +48,6 @@ def fingerprint(config) -> dict:
 
 def find_files(paths: str) -> list[pathlib.Path]:
     """Files, globs and directories (searched through, known suffixes only), separated by commas -> sorted files."""
-    import glob
     files: list[pathlib.Path] = []
     if not paths.strip():
         raise DataError('config.data.files.paths is empty: expected files, globs or directories separated by commas')
@@ -59,13 +60,24 @@ def find_files(paths: str) -> list[pathlib.Path]:
                 raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(SUFFIXES)}')
             found = [path]
         else:
-            found = [pathlib.Path(p) for p in glob.glob(str(path), recursive=True)
-                     if os.path.isfile(p) and p.endswith(SUFFIXES)]
+            found = [p for p in _matching(path) if p.is_file() and p.name.endswith(SUFFIXES)]
         if not found:
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             raise DataError(f'{entry}: no file found (config.data.files.paths)' + _nearest(path.name, beside))
         files += found
     return sorted(set(files))
+
+
+def _matching(pattern: pathlib.Path) -> Iterator[pathlib.Path]:
+    """What a glob names, without hidden files. ** does not follow links to folders, as `glob.glob` does: of two that lead to where they
+    are it would make paths without end."""
+    import glob
+    if '**' not in pattern.parts:
+        return map(pathlib.Path, glob.glob(str(pattern)))
+    first = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+    rest = [*pattern.parts[first:], *['*'] * (pattern.name == '**')]
+    found = pathlib.Path(*pattern.parts[:first]).glob('/'.join(rest))
+    return (p for p in found if not any(part.startswith('.') for part in p.parts[first:] if part not in rest))
 
 
 def _nearest(name: str, choices) -> str:
@@ -115,11 +127,12 @@ class _Chunks(io.RawIOBase):
 
 
 def _unpack_zst(path: pathlib.Path) -> Iterator[bytes]:
-    """Frame by frame: zstandard's own reader takes a truncated file for a whole one."""
+    """Frame by frame: zstandard's own reader takes a truncated file for a whole one. By few bytes: they come out at once, at most
+    32,768 for each, as does a window of at most 128 MiB."""
     import zstandard
     frame = None
     with open(path, 'rb') as file:
-        while packed := file.read(1 << 16):
+        while packed := file.read(_PACKED):
             while packed:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
                 yield frame.decompress(packed)
@@ -136,7 +149,10 @@ def _unpack_errors() -> tuple:
 def _read_text(path) -> Record | Broken:
     try:
         with _open(path) as file:
-            return _checked(str(path), file.read().decode('utf-8-sig'))
+            found = bounded.content(file, bounded.DOCUMENT)
+        if found is None:
+            return Broken(str(path), f'more than {bounded.size(bounded.DOCUMENT)} of text in one file, which is one document: split it into several')
+        return _checked(str(path), found.decode('utf-8-sig'))
     except UnicodeDecodeError as error:
         return Broken(str(path), f'invalid UTF-8 at byte {error.start}')
     except _unpack_errors() as error:
@@ -146,7 +162,7 @@ def _read_text(path) -> Record | Broken:
 def _checked(where: str, text) -> Record | Broken:
     if not isinstance(text, str):
         return Broken(where, f'text is {type(text).__name__}, expected a string')
-    if not text.strip():
+    if not text or text.isspace():
         return Broken(where, 'empty document')
     return _encodable(Record(where, text))
 
@@ -160,8 +176,10 @@ def _read_jsonl(path, field) -> Iterator[Record | Broken]:
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
+            for number, line in enumerate(bounded.lines(file, bounded.LINE), 1):
+                if line is None:
+                    yield Broken(f'{path}:{number}', f'a line of more than {bounded.size(bounded.LINE)}: split its document into several')
+                elif line.strip():
                     yield _parse_line(f'{path}:{number}', line, field)
         if not number:
             yield Broken(str(path), 'empty file')
@@ -187,21 +205,21 @@ def _from_object(where: str, found: dict, field: str) -> Record | Broken:
     try:
         return _encodable(Record(where, messages=parse_messages(found)))
     except DataError as error:
-        return Broken(where, f'no field {field!r} and {error}' + _nearest(field, found))
+        return Broken(where, f'no field {field!r} and {error}' + _nearest(field, itertools.islice(found, 100)))
 
 
 def _read_parquet(path, field) -> Iterator[Record | Broken]:
     try:
-        import datasets
+        import pyarrow.parquet
     except ImportError:
         raise DataError(f'{path}: parquet needs the extra `hf`: pip install -e .[hf]') from None
     try:
-        rows = datasets.Dataset.from_parquet(str(path))
+        with pyarrow.parquet.ParquetFile(path) as file:
+            rows = (row for batch in file.iter_batches(64) for row in batch.to_pylist())
+            for number, row in enumerate(rows, 1):
+                yield _from_object(f'{path}:{number}', row, field)
     except Exception as error:   # the reader's own exceptions are many and undocumented
         yield Broken(str(path), f'cannot be read as parquet: {error}'.splitlines()[0])
-        return
-    for number, row in enumerate(rows, 1):
-        yield _from_object(f'{path}:{number}', row, field)
 
 
 def _read_pydoc(config) -> Iterator[Record | Broken]:

@@ -25,6 +25,8 @@ _LOG = logging.getLogger('ordem')
 
 FORMAT = 3
 SPLITS = ('train', 'validation')
+_TOGETHER = 4 << 20     # characters that are tokenized together, or one document: each takes about 50 bytes meanwhile
+_TOLD = 100            # broken records that are named; all are counted
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,6 +57,8 @@ class Store:
 
     def split(self, name: str) -> Split:
         kind, known = self.manifest['dtype'], self.manifest['splits'][name]
+        if kind not in ('uint16', 'uint32'):            # of type object, a file's bytes would be taken for addresses
+            raise DataError(f'{self.path}: damaged token store (tokens of type {kind!r}); remove it to build it again')
         read = lambda what, dtype: np.memmap(self.path / f'{name}.{what}', dtype, 'r') if known['tokens'] else np.zeros(0, dtype)
         answered = read('answered', np.uint8) if self.manifest['conversations'] else None
         return Split(read('tokens', kind), np.fromfile(self.path / f'{name}.offsets', np.int64), answered, known['bytes'])
@@ -149,7 +153,7 @@ def damage(path: pathlib.Path) -> str:
         return f'{", ".join(wrong)}: not as it was written' if wrong else ''
     except OSError as error:
         return f'{pathlib.Path(error.filename or path).name}: {error.strerror}'
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return 'manifest.json cannot be read'
 
 
@@ -158,24 +162,36 @@ def _hash(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, 'sha256').hexdigest()
 
 
+def _some(found):
+    """The next records: at most 1,024 of them, and none after one that fills what is tokenized at a time."""
+    room = _TOGETHER
+    for item in itertools.islice(found, 1024):
+        yield item
+        room -= sum(map(len, item.parts())) if isinstance(item, Record) else 0
+        if room < 0:
+            return
+
+
 def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     counts = {s: dict(documents=0, tokens=0, bytes=0) for s in SPLITS}
     offsets = {s: [0] for s in SPLITS}
-    broken: list[Broken] = []
+    broken, num_broken = [], 0
     conversations, records = None, 0
     files = {(s, what): open(path / f'{s}.{what}', 'wb') for s in SPLITS for what in ('tokens', 'answered')}
     found = iter(tqdm(sources.read(config), desc='tokenizing', unit=' records', disable=not progress, leave=False))
     read, ordinal = 0, 0
-    for batch in iter(lambda: list(itertools.islice(found, 1024)), []):
+    for batch in iter(lambda: list(_some(found)), []):
         read += len(batch)
         good = []
         for item in batch:
             if isinstance(item, Broken):
                 if config.on_broken == 'fatal':
                     raise _fatal(item)
-                broken.append(item)
-                _LOG.warning('skipped %s: %s', item.where, item.reason)
+                num_broken += 1
+                if num_broken <= _TOLD:
+                    broken.append(item)
+                    _LOG.warning('%s', ' '.join(f'skipped {item.where}: {item.reason}'.split()))
                 continue
             if conversations is None:
                 conversations = item.messages is not None
@@ -201,7 +217,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     for file in files.values():
         file.close()
     if not records:
-        raise DataError(f'no usable record in the source {config.source!r}: {len(broken)} broken'
+        raise DataError(f'no usable record in the source {config.source!r}: {num_broken} broken'
                         + (f', the first {broken[0].where}: {broken[0].reason}' if broken else ''))
     if not counts['train']['documents']:
         raise DataError(f'all {records} records fell into the held-out split: lower config.data.validation '
@@ -212,11 +228,11 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     hashes = {name: _hash(path / name) for name in names}
     manifest = dict(
         format=FORMAT, dtype=np.dtype(dtype).name, conversations=bool(conversations), splits=counts,
-        records=dict(read=read, kept=records, broken=len(broken)),
-        broken=[dataclasses.asdict(b) for b in broken[:100]], hashes=hashes, hash=_digest(hashes),
+        records=dict(read=read, kept=records, broken=num_broken),
+        broken=[dataclasses.asdict(b) for b in broken], hashes=hashes, hash=_digest(hashes),
         tokenizer=tokenizer.hash, source=sources.fingerprint(config))
     manifest = json.loads(json.dumps(manifest, default=str))
     manifest['check'] = _digest(manifest)
-    (path / 'manifest.json').write_text(json.dumps(manifest, indent=1, ensure_ascii=False))
-    _LOG.info('tokenized %d records (%d broken, skipped): %d training and %d held-out tokens', read, len(broken),
+    (path / 'manifest.json').write_text(json.dumps(manifest, indent=1))
+    _LOG.info('tokenized %d records (%d broken, skipped): %d training and %d held-out tokens', read, num_broken,
                  counts['train']['tokens'], counts['validation']['tokens'])

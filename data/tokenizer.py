@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import sentencepiece
 
+from data import bounded
 from data.records import DataError
 
 CONTROL = ('<|user|>', '<|assistant|>', '<|end|>', '<|reserved0|>', '<|reserved1|>', '<|reserved2|>', '<|reserved3|>')
@@ -29,7 +30,7 @@ class Tokenizer:
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
             self.vocab_size = self._sp.vocab_size()
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):   # its message may quote bytes that are no text
             self.vocab_size = 0
         if not self.vocab_size:   # an empty file raises nothing
             raise DataError(f'{where}: not a SentencePiece model')
@@ -43,7 +44,7 @@ class Tokenizer:
 
     def _id(self, piece: str) -> int | None:
         found = self._sp.piece_to_id(piece)
-        return found if self._sp.id_to_piece(found) == piece else None
+        return found if 0 <= found < self.vocab_size and self._sp.id_to_piece(found) == piece else None
 
     def encode(self, text: str) -> list[int]:
         """Text -> ids. Marks written in the text stay text."""
@@ -73,8 +74,8 @@ def load(path) -> Tokenizer:
     """The tokenizer in a file (local or gs://, an `etils.epath`). Raises DataError where there is none."""
     from etils import epath
     try:
-        return Tokenizer(epath.Path(path).read_bytes(), str(path))
-    except (FileNotFoundError, IsADirectoryError):
+        return Tokenizer(bytes(bounded.file(epath.Path(path), bounded.MODEL)), str(path))
+    except FileNotFoundError:
         raise DataError(f'{path}: no tokenizer there') from None
 
 

@@ -39,8 +39,10 @@ def xz_bits_per_byte(text: bytes, after: bytes = b'') -> float:
     return 8 * (size(after + text) - (size(after) if after else 0)) / len(text)
 
 
-def measure(run: Run) -> dict:
+def measure(run: Run, cache: str) -> dict:
+    """`cache`: where the token store is looked for, or built; not where the run's config says, which somebody else may have written."""
     model, params, tokenizer, config = checkpoint.load(run)
+    config.data.cache = cache
     data = store.open_or_build(config.data, tokenizer)
     if data.hash != run.lineage()['data_hash']:
         raise RunError(f'{run.path}: the text of config.data has changed since the run was started')
@@ -56,9 +58,10 @@ def measure(run: Run) -> dict:
 
 
 def main() -> None:
-    print(json.dumps(measure(Run.parse(flags.FLAGS.run)), indent=1))
+    print(json.dumps(measure(Run.parse(flags.FLAGS.run), flags.FLAGS.cache), indent=1))
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
+    flags.DEFINE_string('cache', 'runs/.cache', 'Where token stores are kept')
     door.run(main)

@@ -19,6 +19,7 @@ import time
 
 from absl import flags
 
+from data import bounded
 from launch import cells
 from train import config as configs
 from train import door
@@ -31,13 +32,8 @@ _LINES = 'cells.jsonl'
 def read(folder: pathlib.Path) -> list[dict]:
     """The records of a study. Half a line, left by a kill, is no record."""
     path = folder / _LINES
-    found = []
-    for line in path.read_text().splitlines() if path.exists() else ():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return list({r['key']: r for r in found}.values())
+    found = bounded.objects(path) if path.exists() else ()
+    return list({r['key']: r for r in found if isinstance(r.get('key'), str)}.values())
 
 
 def _start_worker(cores, per_worker: int) -> None:

@@ -66,9 +66,9 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     Raises ModelError where a field has no valid value or two do not fit each other.
     """
     c = config
-    for name in ('width', 'num_layers', 'num_heads', 'num_kv_heads'):
-        if c[name] < 1:
-            raise ModelError(f'config.model.{name} is {c[name]}: expected at least 1')
+    for name, most in (('width', 2**20), ('num_layers', 2**10), ('num_heads', 2**14), ('num_kv_heads', 2**14)):
+        if not (isinstance(c[name], int) and 1 <= c[name] <= most):
+            raise ModelError(f'config.model.{name} is {c[name]!r}: expected a whole number from 1 to {most}')
     for name, valid in (('activation', ('swiglu', 'gelu')), ('norm', ('rmsnorm', 'layernorm')), ('remat', REMAT),
                         ('context_attention', kernels.CONTEXT), ('dtype', ('float32', 'bfloat16')), ('param_dtype', ('float32', 'bfloat16'))):
         if c[name] not in valid:

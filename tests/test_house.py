@@ -41,3 +41,42 @@ def test_four_hops_from_the_command_line_to_the_loss():
 def test_files_are_short():
     """Catches a file that has become two things."""
     assert not [p for room in ROOMS for p in pathlib.Path(room).rglob('*.py') if len(p.read_text().splitlines()) > 400]
+
+
+ROOMS_OF_PRODUCT = sorted(ROOMS - {'tests'})
+UNPICKLING = {'pickle', 'cPickle', 'marshal', 'shelve', 'dill', 'cloudpickle', 'joblib', 'pickle5'}
+RUNS_CODE = {'train/config.py': 'runpy', 'launch/check_budgets.py': 'runpy', 'data/sources.py': 'importlib'}   # of configs, and of Python's own library
+
+
+def _executes(path) -> list[str]:
+    """What of a file's code could run, or unpickle, what it reads."""
+    found = []
+    modules = {name.split('.')[0] for name in imports(path)}
+    found += sorted(modules & UNPICKLING)
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Name) and node.id in ('eval', 'exec', 'compile', '__import__'):
+            found.append(node.id)
+        if isinstance(node, ast.Call):
+            called = ast.unparse(node.func)
+            given = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            found += [name for name in ('shell', 'allow_pickle') if given.get(name, 'False') != 'False']
+            if called in ('os.system', 'os.popen', 'torch.load', 'yaml.load', 'yaml.unsafe_load', 'yaml.full_load', 'subprocess.getoutput'):
+                found.append(called)
+            if called in ('np.load', 'numpy.load') and given.get('allow_pickle') != 'False':
+                found.append(f'{called} without allow_pickle=False')
+            loads = next((m for m in ('runpy', 'importlib') if called in ('runpy.run_path', 'runpy.run_module', 'importlib.import_module')
+                          and called.startswith(m)), None)
+            if loads and RUNS_CODE.get(str(path)) != loads:
+                found.append(called)
+    return found
+
+
+def test_nothing_that_is_read_is_executed(tmp_path):
+    """Catches pickle, eval, exec, a shell, YAML's unsafe loaders and numpy's pickled arrays in any room."""
+    wrong = {str(path): _executes(path) for room in ROOMS_OF_PRODUCT for path in pathlib.Path(room).rglob('*.py')}
+    assert not {path: what for path, what in wrong.items() if what}
+    bad = tmp_path / 'bad.py'
+    for line in ('import pickle', 'from dill import loads', 'eval("1")', 'exec(x)', 'yaml.load(f)', 'subprocess.run(c, shell=True)', 'np.load(f)',
+                 'np.load(f, allow_pickle=True)', 'os.system(c)', 'run = eval', 'runpy.run_path(f)', 'importlib.import_module(n)', 'torch.load(f)'):
+        bad.write_text(line)
+        assert _executes(bad), line                  # the search itself finds

@@ -1,5 +1,9 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
+import contextlib
 import itertools
+import os
+import pathlib
+import stat
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +13,9 @@ import orbax.checkpoint as ocp
 from flax import linen as nn
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
+from data import bounded
 from model import config as model_config
+from model.errors import ModelError
 from model.transformer import Transformer
 from train import distributed
 from train.errors import RunError
@@ -65,11 +71,15 @@ class Checkpoints:
             _set_aside(run, after)
         keep = [] if config is None else [LatestN(max(1, config.keep_last)),
                                           BestN(get_metric_fn=lambda m: -m['validation_nats'], n=config.keep_best)]
-        self.manager = ocp.CheckpointManager(
-            run.checkpoints.resolve(), item_names=(*_ITEMS, 'meta'),
-            options=ocp.CheckpointManagerOptions(
-                create=config is not None, read_only=config is None, cleanup_tmp_directories=config is not None,
-                preservation_policy=AnyPreservationPolicy(keep) if keep else None))
+        _check_descriptions(run)
+        try:
+            self.manager = ocp.CheckpointManager(
+                run.checkpoints.resolve(), item_names=(*_ITEMS, 'meta'),
+                options=ocp.CheckpointManagerOptions(
+                    create=config is not None, read_only=config is None, cleanup_tmp_directories=config is not None,
+                    preservation_policy=AnyPreservationPolicy(keep) if keep else None))
+        except (ValueError, RecursionError) as error:       # of JSON in any of them
+            raise RunError(f'{run.checkpoints}: cannot be read ({_first_line(error)})') from None
 
     def save(self, state: dict, validation_nats: float | None) -> None:
         """Begins to save; the arrays are copied before it returns, so the step may reuse their memory."""
@@ -121,7 +131,9 @@ class Checkpoints:
         raise RunError(f'{self.run.path}: no checkpoint can be read; {"; ".join(faults)}')
 
     def _restore(self, step, abstract, shardings, only_params):
+        described = self.run.checkpoints / str(step) / 'meta' / 'metadata'
         try:
+            bounded.parse(bounded.file(described, bounded.JSON))        # Orbax would read any number of bytes
             meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
             known = {k: (v[0], tuple(v[1])) for k, v in meta['arrays'].items()}
         except Exception as error:      # whatever a damaged file makes the reader raise
@@ -155,12 +167,26 @@ class Checkpoints:
 def _set_aside(run: Run, after: int) -> None:
     """Moves checkpoints of steps beyond `after` out of the way of new ones, without losing them."""
     if distributed.is_first() and run.checkpoints.exists():
-        for old in [p for p in run.checkpoints.iterdir() if p.name.isdigit() and int(p.name) > after]:
+        for old in [p for p in run.checkpoints.iterdir() if p.name.isdecimal() and int(p.name) > after]:
             run.damaged.mkdir(parents=True, exist_ok=True)
             new = next(n for n in (run.damaged / f'{old.name}{f".{i}" if i else ""}' for i in itertools.count()) if not n.exists())
             old.rename(new)
             _LOG.warning('%s: moved to %s', old, new)
     distributed.barrier('set aside')
+
+
+def _check_descriptions(run: Run) -> None:
+    """Raises RunError where a file that Orbax reads whole, as JSON, is larger than such a file can be (on disks; a bucket says no sizes for free)."""
+    if '://' in os.fspath(run.checkpoints):
+        return
+    for name in ('_CHECKPOINT_METADATA', '*/_METADATA', '*/_sharding', '*/array_metadatas/*', '*/metadata', '*/metrics'):
+        for path in pathlib.Path(run.checkpoints).glob(f'[0-9]*/{name}'):
+            try:
+                found = path.stat()
+            except FileNotFoundError:           # the run goes on elsewhere, and has removed an old checkpoint
+                continue
+            if not stat.S_ISREG(found.st_mode) or found.st_size > bounded.JSON:
+                raise RunError(f'{path}: larger than {bounded.size(bounded.JSON)}, or no regular file: not what was saved; remove that checkpoint')
 
 
 class _Damaged(Exception):
@@ -190,7 +216,19 @@ def pinned(run: Run) -> Run:
 def model_of(run: Run):
     """The model that a run trained, from its config.json and tokenizer, without its weights."""
     config, tokenizer = run.config(), run.tokenizer()
-    return Transformer(model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)), tokenizer, config
+    with _as_stated(run):
+        return Transformer(model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)), tokenizer, config
+
+
+@contextlib.contextmanager
+def _as_stated(run: Run):
+    """Raises RunError in place of whatever a config.json with fields that are absent, or of another type, makes a model raise."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:
+        raise RunError(f'{run.config_path}: damaged ({_first_line(error)})') from None
 
 
 def abstract_params(model: Transformer):
@@ -204,7 +242,8 @@ def load(run: Run, shardings=None):
     `shardings`: of the parameters; None: whole, on the first device.
     """
     model, tokenizer, config = model_of(run)
-    abstract = {'params': nn.meta.unbox(abstract_params(model))}
+    with _as_stated(run):
+        abstract = {'params': nn.meta.unbox(abstract_params(model))}
     if shardings is None:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shardings = jax.tree.map(lambda _: here, abstract['params'])

@@ -4,6 +4,7 @@ import pathlib
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
+from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from train.errors import RunError
 from train.runs import flat
@@ -22,10 +23,20 @@ _NEEDS = (
 )
 
 
+class _Files(ConfigFileFlagParser):
+    """Runs files of Python and no others: it would run a run directory's config.json, which is data."""
+
+    def parse(self, path):
+        if not path.split(':', 1)[0].endswith('.py'):
+            raise ValueError('expected a file of Python, like configs/base.py')
+        return super().parse(path)
+
+
 def define_flag() -> None:
     """Defines --config. Unknown fields are accepted here and refused in `get`, which knows the nearest valid one."""
     config_flags.DEFINE_config_file('config', None, 'An experiment, for example configs/base.py', lock_config=False,
                                     accept_new_attributes=True)
+    flags.FLAGS['config'].parser = _Files('config', lock_config=False)
     flags.mark_flag_as_required('config')
 
 

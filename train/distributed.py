@@ -25,6 +25,7 @@ from absl import flags
 from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
+from data.records import printable
 from train import guard
 from train.errors import Absent, RunError, Stopped
 
@@ -319,7 +320,7 @@ def _watch() -> None:
         return                                                    # process 0 is dead: JAX ends this process
     if found and _leaving.acquire(blocking=False):
         code, message = json.loads(found)
-        print(f'error: {message}', file=sys.stderr)
+        print(printable(f'error: {message}'), file=sys.stderr)
         _leave(code, message)
 
 

@@ -7,7 +7,13 @@ import sys
 import jax
 from absl import logging as absl_logging
 
+from data.records import printable
 from train import guard
+
+
+class _Formatter(logging.Formatter):
+    def format(self, record):
+        return printable(super().format(record))     # file names and text of data must not command a terminal
 
 
 def run(main) -> None:
@@ -28,7 +34,7 @@ def settle() -> None:
     absl_logging.set_verbosity(absl_logging.FATAL)             # Orbax tells of its insides what it raises as well
     sys.unraisablehook = _unraisable
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter('%(levelname)s: %(message)s'))
+    handler.setFormatter(_Formatter('%(levelname)s: %(message)s'))
     log = logging.getLogger('ordem')
     log.addHandler(handler)
     log.propagate = False

@@ -5,7 +5,7 @@ import traceback
 
 from absl import app, flags
 
-from data.records import DataError
+from data.records import DataError, printable
 from model.errors import ModelError
 from train.errors import RunError, Stopped
 
@@ -44,13 +44,13 @@ def told(error: BaseException) -> tuple[int, str]:
     if isinstance(error, KeyboardInterrupt):
         return 130, 'interrupted'
     if isinstance(error, Stopped):
-        print(message, file=sys.stderr)
+        print(printable(message), file=sys.stderr)
         return error.code, message
     if isinstance(error, (DataError, ModelError, RunError)):
         for line in getattr(error, 'found', [message]):
-            print(f'error: {" ".join(line.split())}', file=sys.stderr)
+            print(printable(f'error: {" ".join(line.split())}'), file=sys.stderr)
         return getattr(error, 'code', MISTAKE), message
-    traceback.print_exception(error)
+    print(printable(''.join(traceback.format_exception(error))), end='', file=sys.stderr)
     return 1, ' '.join(f'{type(error).__name__}: {error}'.split())
 
 

@@ -10,6 +10,7 @@ import jax
 from etils import epath
 from tqdm import tqdm
 
+from data import bounded
 from train import distributed
 from train.runs import Run, write_atomically
 
@@ -55,14 +56,9 @@ class Metrics:
         self.path, before = self.folder / 'metrics.jsonl', run.path / 'metrics.jsonl'
         lines = []
         if writes and before.exists():
-            for line in before.read_text().splitlines():
-                try:
-                    if json.loads(line)['step'] <= start:
-                        lines.append(line)
-                except (json.JSONDecodeError, KeyError, TypeError):
-                    pass                            # the last line of a killed run may be half a line
+            lines = [json.dumps(line) + '\n' for line in bounded.objects(before) if isinstance(line.get('step'), int) and line['step'] <= start]
         if writes:
-            write_atomically(self.path, ''.join(line + '\n' for line in lines))
+            write_atomically(self.path, ''.join(lines))
         self.file = open(self.path if writes else os.devnull, 'a', buffering=1)
         self.events = None
         if config.tensorboard and writes:
@@ -123,4 +119,4 @@ class Metrics:
 
 def read(run: Run) -> list[dict]:
     """The lines of metrics.jsonl."""
-    return [json.loads(line) for line in (run.path / 'metrics.jsonl').read_text().splitlines()]
+    return list(bounded.objects(run.path / 'metrics.jsonl'))

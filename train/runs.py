@@ -17,7 +17,7 @@ import shutil
 from etils import epath
 from ml_collections import ConfigDict
 
-from data import tokenizer as tokenizers
+from data import bounded, tokenizer as tokenizers
 from data.records import DataError
 from train.errors import NoRoom, RunError
 
@@ -42,10 +42,14 @@ class Run:
         if not text:
             raise RunError('--run is empty: expected a run directory')
         head, at, step = text.rpartition('@')
-        if at and not step.isdigit():
+        if at and not (step.isascii() and step.isdecimal() and len(step) < 19):
             raise RunError(f'{text}: after @ expected a step, found {step!r}')
-        run = cls(epath.Path(head if at else text).expanduser(), int(step) if at else None)
-        if not run.path.exists():
+        try:
+            run = cls(epath.Path(head if at else text).expanduser(), int(step) if at else None)
+            there = run.path.exists()
+        except (ImportError, KeyError) as error:         # gs:// without its extra, or a kind of store that nobody knows
+            raise RunError(f'{text}: expected a run directory, on a disk or gs:// ({type(error).__name__}: {error})') from None
+        if not there:
             raise RunError(f'{run.path}: no such run directory')
         if not run.config_path.exists():
             raise RunError(f'{run.path}: not a run directory, or a half-written one: it has no config.json')
@@ -60,10 +64,15 @@ class Run:
 
     def config(self) -> ConfigDict:
         """As the run was started; fields that came later have the value that was meant before. Raises RunError where it is damaged."""
-        found = ConfigDict(_read_json(self.config_path))
+        try:
+            found = ConfigDict(_read_json(self.config_path))
+        except (ValueError, AttributeError) as error:       # names that no field can have
+            raise error if isinstance(error, RunError) else RunError(f'{self.config_path}: damaged ({error})') from None
         for name, value in YOUNGER.items():
             group, field = name.split('.')
-            if isinstance(found.get(group), ConfigDict) and field not in found[group]:
+            if not isinstance(found.get(group), ConfigDict):
+                raise RunError(f'{self.config_path}: damaged (expected a group of fields {group!r})')
+            if field not in found[group]:
                 found[group][field] = value
         if config_hash(found) != self.lineage().get('config_hash'):
             raise RunError(f'{self.config_path}: damaged: not the config that lineage.json was written with')
@@ -90,19 +99,19 @@ class Run:
 
 def _read_json(path: epath.Path) -> dict:
     try:
-        found = json.loads(path.read_text())
+        return bounded.parse(bounded.file(path, bounded.JSON))
     except FileNotFoundError:
         raise RunError(f'{path}: missing; the run directory is half-written') from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except DataError as error:
+        raise RunError(str(error)) from None
+    except ValueError as error:
         raise RunError(f'{path}: damaged ({error})') from None
-    if not isinstance(found, dict):
-        raise RunError(f'{path}: damaged (expected a JSON object)')
-    return found
 
 
 def write_atomically(path: epath.Path, data: bytes | str) -> None:
     """A reader, or a crash, finds the old file or the new one, never half of it."""
     temporary = path.parent / f'.{path.name}.{os.getpid()}'
+    temporary.unlink(missing_ok=True)            # it may be a link, left by whoever made the directory
     temporary.write_bytes(data.encode() if isinstance(data, str) else data)
     temporary.replace(path)
 
@@ -134,7 +143,7 @@ def config_hash(config) -> str:
 def is_started(path) -> bool:
     """Whether the directory holds checkpoints: then starting it means resuming it."""
     checkpoints = epath.Path(path) / 'checkpoints'
-    return checkpoints.exists() and any(p.name.isdigit() for p in checkpoints.iterdir())
+    return checkpoints.exists() and any(p.name.isdecimal() for p in checkpoints.iterdir())
 
 
 def mend(run: Run, config, tokenizer) -> None:
@@ -209,7 +218,8 @@ def in_use(run: Run):
         yield
         return
     import fcntl
-    with open(run.path / '.lock', 'w') as lock:
+    _check_links(run)
+    with open(run.path / '.lock', 'a') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -217,6 +227,15 @@ def in_use(run: Run):
         except OSError:                          # a file system without locks
             pass
         yield
+
+
+def _check_links(run: Run) -> None:
+    """Raises RunError where what is written in the directory would be written elsewhere."""
+    here = pathlib.Path(run.path).resolve()
+    for path in (*here.iterdir(), *(here / 'checkpoints').glob('*')):
+        if path.is_symlink() and not path.resolve().is_relative_to(here):
+            raise RunError(f'{path}: a link to {path.resolve()}, outside the run directory, where nothing is written; put what it leads to '
+                           f'in its place')
 
 
 @contextlib.contextmanager
@@ -227,7 +246,7 @@ def room_in(run: Run):
     except Exception as error:
         if not _is_full(error):
             raise
-        whole = sorted(int(p.name) for p in run.checkpoints.iterdir() if p.name.isdigit()) if run.checkpoints.exists() else []
+        whole = sorted(int(p.name) for p in run.checkpoints.iterdir() if p.name.isdecimal()) if run.checkpoints.exists() else []
         free = '' if '://' in os.fspath(run.path) else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
         raise NoRoom(f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
                      f'Make room: the same command then goes on from there') from None

@@ -9,6 +9,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
+from data.records import printable
 from train import distributed
 from train.errors import STALLED
 
@@ -83,5 +84,5 @@ class Watchdog:
                 faulthandler.dump_traceback(all_threads=True)
                 message = (f'{self.name}: no progress for {quiet:.0f} s after step {self.step} (config.log.stall is {self.seconds:g}); '
                            f'above is where each thread stands. The same command goes on from the newest checkpoint')
-                print(f'error: {message}', file=sys.stderr, flush=True)
+                print(printable(f'error: {message}'), file=sys.stderr, flush=True)
                 distributed.end_all(STALLED, message)

@@ -59,9 +59,18 @@ def test_chat_keeps_the_conversation_and_forgets_the_oldest(run, monkeypatch, ca
     assert 'the oldest turns are forgotten' in capsys.readouterr().out
 
 
-def test_terminal_escapes_are_shown_harmlessly():
+def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     """Catches generated text that commands the terminal."""
-    assert app.harmless('a\x1b[2Jb\tç\n\x07日') == 'a\ufffd[2Jb\tç\n\ufffd日'
+    class Hostile:
+        fitting = staticmethod(lambda messages: messages)
+
+        @staticmethod
+        def answer(conversations, show):
+            show('a\x1b[2Jb\tç\n\x07日')
+            return ['']
+    monkeypatch.setattr(sys, 'stdin', io.StringIO('why?\n'))
+    app.chat(Hostile())
+    assert capsys.readouterr().out == 'a\\x1b[2Jb\tç\n\\x07日\n'
 
 
 @pytest.mark.parametrize('args, message', [

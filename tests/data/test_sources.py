@@ -152,7 +152,7 @@ def test_text_field(config, files):
 def test_parquet_needs_its_extra(config, files, monkeypatch):
     """Catches an ImportError where the optional reader is absent."""
     files(a__parquet='PAR1')
-    monkeypatch.setitem(__import__('sys').modules, 'datasets', None)
+    monkeypatch.setitem(__import__('sys').modules, 'pyarrow', None)
     with pytest.raises(DataError, match=r'a.parquet: parquet needs the extra `hf`'):
         read(config)
 

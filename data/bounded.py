@@ -1,0 +1,88 @@
+"""Reading what somebody else wrote, in bounded memory: files, lines and JSON, none of which is ever executed."""
+import json
+import os
+from collections.abc import Iterator
+
+from data.records import DataError
+
+DOCUMENT = 256 << 20    # bytes of one text file, unpacked: to tokenize it takes 20 to 50 times as much memory
+LINE = 64 << 20         # bytes of one line of JSON, unpacked
+JSON = 16 << 20         # bytes of a JSON file of a run directory
+MODEL = 64 << 20        # bytes of a tokenizer
+_CHUNK = 1 << 20
+_DEPTH = 64             # of the JSON of a run directory; what reads it is recursive
+
+
+def size(count: int) -> str:
+    return f'{count >> 20} MiB' if count >= 1 << 20 else f'{count} bytes'
+
+
+def content(file, most: int) -> bytearray | None:
+    """All of an open file; None where it is longer than `most` bytes, of which no more are read."""
+    found = bytearray()
+    while chunk := file.read(_CHUNK):
+        found += chunk
+        if len(found) > most:
+            return None
+    return found
+
+
+def lines(file, most: int) -> Iterator[bytes | None]:
+    """The lines of an open file, with their ends; None for one that is longer than `most` bytes."""
+    while line := file.readline(most + 1):
+        if len(line) <= most or line.endswith(b'\n'):
+            yield line
+            continue
+        line = b''                      # the rest of it is passed over in pieces
+        while (rest := file.readline(_CHUNK)) and not rest.endswith(b'\n'):
+            pass
+        yield None
+
+
+def file(path, most: int) -> bytearray:
+    """The bytes of a file (an `etils.epath`, local or gs://). Raises FileNotFoundError, and DataError where it is no file or too large."""
+    if not path.exists() or path.is_dir():
+        raise FileNotFoundError(f'{path}: missing')
+    if '://' not in os.fspath(path) and not os.path.isfile(path):       # a pipe or a device has no end
+        raise DataError(f'{path}: not a regular file')
+    with path.open('rb') as opened:
+        found = content(opened, most)
+    if found is None:
+        raise DataError(f'{path}: larger than {size(most)}, the most that is read of such a file')
+    return found
+
+
+def parse(text: bytes | bytearray) -> dict:
+    """A JSON object. Raises ValueError, with the reason in one line, for whatever else it is."""
+    try:
+        found = json.loads(text.decode('utf-8-sig'), parse_constant=_constant)
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
+    if not isinstance(found, dict):
+        raise ValueError(f'JSON {type(found).__name__}, expected an object')
+    level = [found]
+    for _ in range(_DEPTH):
+        level = [inner for outer in level if isinstance(outer, (dict, list))
+                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+    if level:
+        raise ValueError(f'nested more than {_DEPTH} deep')
+    return found
+
+
+def _constant(name: str) -> float:
+    if name == 'NaN':
+        raise ValueError('NaN is no value')
+    return float(name)                  # a bound may be infinite
+
+
+def objects(path, most: int = JSON) -> Iterator[dict]:
+    """The objects of a file of JSON lines (`path`: an `etils.epath` or a `pathlib`), without those that are none: a killed run leaves
+    half a line. Numbers may be NaN there: a loss can be."""
+    with path.open('rb') as opened:
+        for line in lines(opened, most):
+            try:
+                found = json.loads(line) if line else None
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(found, dict):
+                yield found
