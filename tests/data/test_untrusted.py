@@ -22,7 +22,7 @@ PACK = {'': bytes, '.gz': gzip.compress, '.zst': zstandard.compress}
 KEYS = st.sampled_from(['text', 'messages', 'question', 'prompt', 'answer', 'role', 'content', 'texts']) | st.text(max_size=4)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(['user', 'assistant', '\ud800', ' '])
 OBJECTS = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8)
-LINES = st.binary(max_size=40) | OBJECTS.map(lambda o: json.dumps(o).encode()) | st.dictionaries(KEYS, OBJECTS, max_size=3).map(lambda o: json.dumps(o).encode())
+LINES = st.binary(max_size=40) | (OBJECTS | st.dictionaries(KEYS, OBJECTS, max_size=3)).map(lambda found: json.dumps(found).encode())
 CONTENT = st.lists(LINES, max_size=6).map(b'\n'.join)
 TEXTS = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=30) | st.sampled_from(
     ['<|user|>', '<|assistant|>x<|end|>', ' \u2581 ', '<s></s><pad>', '\0', '\n \t', '<0x0A>', '<|end|>' * 3])
