@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -273,4 +274,5 @@ def test_a_hundred_thousand_files(tmp_path):
         else:
             (folder / f'{i}.txt').write_text('um')
     count, reasons, grown = peak(folder, tmp_path / 'cache', 'begin')
+    shutil.rmtree(folder)                       # pytest would keep them for three sessions
     assert count == 100_000 and not reasons and grown < 150
