@@ -5,7 +5,6 @@ import inspect
 import io
 import itertools
 import json
-import os
 import pathlib
 import pkgutil
 import re

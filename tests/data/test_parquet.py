@@ -8,11 +8,9 @@ from data.records import Broken, Record
 parquet = pytest.importorskip('pyarrow.parquet', reason='parquet needs the extra `hf`')
 
 
-import pyarrow  # noqa: E402  (it may be absent)
-
-
 def test_parquet_rows_are_records(tmp_path):
     """Catches rows lost, and a broken row that ends the reading."""
+    import pyarrow
     parquet.write_table(pyarrow.table({'text': ['um', 'dois', '']}), tmp_path / 'a.parquet')
     (tmp_path / 'b.parquet').write_bytes(b'not parquet')
     config = base.get_config().data

@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -22,7 +23,7 @@ PACK = {'': bytes, '.gz': gzip.compress, '.zst': zstandard.compress}
 KEYS = st.sampled_from(['text', 'messages', 'question', 'prompt', 'answer', 'role', 'content', 'texts']) | st.text(max_size=4)
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(['user', 'assistant', '\ud800', ' '])
 OBJECTS = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8)
-LINES = st.binary(max_size=40) | OBJECTS.map(lambda o: json.dumps(o).encode()) | st.dictionaries(KEYS, OBJECTS, max_size=3).map(lambda o: json.dumps(o).encode())
+LINES = st.binary(max_size=40) | (OBJECTS | st.dictionaries(KEYS, OBJECTS, max_size=3)).map(lambda found: json.dumps(found).encode())
 CONTENT = st.lists(LINES, max_size=6).map(b'\n'.join)
 TEXTS = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=30) | st.sampled_from(
     ['<|user|>', '<|assistant|>x<|end|>', ' \u2581 ', '<s></s><pad>', '\0', '\n \t', '<0x0A>', '<|end|>' * 3])
@@ -273,4 +274,5 @@ def test_a_hundred_thousand_files(tmp_path):
         else:
             (folder / f'{i}.txt').write_text('um')
     count, reasons, grown = peak(folder, tmp_path / 'cache', 'begin')
+    shutil.rmtree(folder)                       # pytest would keep them for three sessions
     assert count == 100_000 and not reasons and grown < 150

@@ -10,6 +10,7 @@ the seconds, on a corpus that begins with well-formed examples. The summary goes
 import argparse
 import gzip
 import json
+import os
 import pathlib
 import platform
 import re
@@ -34,7 +35,7 @@ MODEL = (GOLDEN / 'tokenizer.model').read_bytes()
 RESULTS = pathlib.Path('tests/faults/results/fuzz.json')
 LINES = (b'{"text": "one"}\n\n{"text": "two \\ud83d\\ude00", "id": 2}\n{"question": "why?", "answer": "so"}\n'
          b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n')
-_FOLDER = pathlib.Path(tempfile.mkdtemp(dir='/dev/shm' if pathlib.Path('/dev/shm').is_dir() else None))
+_FOLDER = pathlib.Path(tempfile.mkdtemp())
 _CONFIG = base.get_config().data
 _CONFIG.source = 'files'
 
@@ -132,7 +133,7 @@ def fuzz(target: str, seconds: float, corpus: pathlib.Path) -> dict:
     crash = corpus.parent / f'{target}.crash'
     done = subprocess.run([sys.executable, '-m', 'tests.faults.fuzz', f'--target={target}', '--', f'-max_total_time={seconds:.0f}', '-max_len=16384',
                            '-seed=1', '-rss_limit_mb=2048', '-timeout=20', '-print_final_stats=1', f'-exact_artifact_path={crash}', str(corpus)],
-                          capture_output=True, text=True, errors='replace')
+                          capture_output=True, text=True, errors='replace', env={**os.environ, 'TMPDIR': str(corpus.parent)})
     last = re.findall(r'#(\d+)\s+\w+\s+cov: (\d+) ft: (\d+) corp: (\d+)/', done.stderr)
     stats = dict(re.findall(r'stat::(\w+):\s+(\d+)', done.stderr))
     found = {'executions': int(stats.get('number_of_executed_units', 0)), 'seconds': round(seconds), 'peak_mb': int(stats.get('peak_rss_mb', 0)),
@@ -154,6 +155,7 @@ def main() -> None:
         atheris.Setup([sys.argv[0], *given.rest], TARGETS[given.target][0])
         atheris.Fuzz()
         return
+    _FOLDER.rmdir()                     # each target makes one inside its own
     found = {}
     for target in TARGETS:
         with tempfile.TemporaryDirectory() as folder:

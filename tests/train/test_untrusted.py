@@ -93,7 +93,7 @@ def test_another_kind_of_store(text):
 
 
 @FIXED
-@given(st.binary(max_size=40) | VALUES.map(lambda v: json.dumps(v).encode()) | st.dictionaries(st.text(max_size=3), VALUES).map(lambda v: json.dumps(v).encode()))
+@given(st.binary(max_size=40) | (VALUES | st.dictionaries(st.text(max_size=3), VALUES)).map(lambda found: json.dumps(found).encode()))
 @example(DEEP)
 @example(b'{"a": ' * 65 + b'1' + b'}' * 65)
 @example(b'{"a": ' + b'9' * 5000 + b'}')
@@ -224,7 +224,8 @@ def test_a_checkpoint_reads_nothing_elsewhere(run, tmp_path, prefix):
 def test_a_config_that_is_data_is_not_run(run, tmp_path):
     """Catches --config=RUN/config.json, which the flags' library would run as Python whatever its name."""
     (run / 'config.json').write_text(f'import pathlib\npathlib.Path({str(tmp_path / "canary")!r}).touch()\ndef get_config(): pass\n')
-    done = subprocess.run([sys.executable, '-m', 'train.pretrain', f'--config={run}/config.json', f'--run={tmp_path}/new'], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, '-m', 'train.pretrain', f'--config={run}/config.json', f'--run={tmp_path}/new'],
+                          capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (2, f'error: --config={run}/config.json: expected a file of Python, like configs/base.py\n')
     assert not (tmp_path / 'canary').exists() and not (tmp_path / 'new').exists()
 
