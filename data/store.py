@@ -93,11 +93,29 @@ def check(config) -> None:
 def training_texts(config):
     """The texts of the training split, for the tokenizer: held-out text has no say in the vocabulary."""
     check(config)
-    records = (r for r in sources.read(config) if isinstance(r, Record))
-    for ordinal, record in enumerate(records):
-        for split, part in pieces(record, ordinal, config):
+    records, broken, empty = 0, [], True
+    for record in sources.read(config):
+        if isinstance(record, Broken):
+            if config.on_broken == 'fatal':
+                raise _fatal(record)
+            broken.append(record)
+            continue
+        for split, part in pieces(record, records, config):
             if split == 'train':
+                empty = False
                 yield from part.parts()
+        records += 1
+    if empty:
+        raise _nothing(config, records, broken)
+
+
+def _nothing(config, records: int, broken: list[Broken]) -> DataError:
+    """Why a source of so many records has no training text."""
+    if not records:
+        return DataError(f'no usable record in the source {config.source!r}: {len(broken)} broken'
+                         + (f', the first {broken[0].where}: {broken[0].reason}' if broken else ''))
+    other = ", or hold out the end of each document with config.data.split='tail'" if config.split == 'documents' else ''
+    return DataError(f'all {records} records fell into the held-out split: lower config.data.validation ({config.validation}){other}')
 
 
 def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
@@ -138,7 +156,7 @@ def _open(path: pathlib.Path) -> Store:
             found = (path / name).stat().st_size
             if found != size:
                 raise DataError(f'{path / name}: {found} bytes, its manifest says {size}; remove {path} to build it again')
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f'{path}: damaged token store ({error}); remove it to build it again') from None
     return Store(path, manifest)
 
@@ -185,12 +203,8 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             count['bytes'] += sum(len(part.encode()) for part in record.parts())
     for file in files.values():
         file.close()
-    if not records:
-        raise DataError(f'no usable record in the source {config.source!r}: {len(broken)} broken'
-                        + (f', the first {broken[0].where}: {broken[0].reason}' if broken else ''))
     if not counts['train']['documents']:
-        raise DataError(f'all {records} records fell into the held-out split: lower config.data.validation '
-                        f"({config.validation}), or hold out the end of each document with config.data.split='tail'")
+        raise _nothing(config, records, broken)
     for split in SPLITS:
         np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
     names = [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')]

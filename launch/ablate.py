@@ -143,7 +143,7 @@ def _workers() -> int:
 
 
 def main() -> None:
-    config = configs.get()
+    config = configs.get(schema=None)
     name = pathlib.Path(str(configs.file())).stem
     folder = pathlib.Path(flags.FLAGS.out or f'runs/ablations/{name}')
     if flags.FLAGS.dry_run:

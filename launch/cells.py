@@ -12,6 +12,7 @@ import time
 from ml_collections import ConfigDict
 
 from model.errors import ModelError
+from train import preflight
 from train.errors import RunError
 from train.optimizer import make_schedule
 from train.runs import YOUNGER
@@ -134,6 +135,7 @@ def check(config) -> None:
     """Builds the model and the data of each pair of arm and task, so that a mistake shows before the first cell runs."""
     if not arms(config):
         raise RunError('config.arms is empty: expected at least one encoding')
+    preflight.numbers(config)
     for task in config.tasks:
         make_schedule(config.optimizer, steps_of(config, task))
     for of, tasks in config.sweep.tasks.items():

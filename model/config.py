@@ -1,5 +1,6 @@
 """The architecture, resolved and checked: what a model needs to know of an experiment's config."""
 import dataclasses
+import math
 
 from model import kernels
 from model.errors import ModelError, nearest
@@ -66,9 +67,10 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     Raises ModelError where a field has no valid value or two do not fit each other.
     """
     c = config
-    for name in ('width', 'num_layers', 'num_heads', 'num_kv_heads'):
-        if c[name] < 1:
-            raise ModelError(f'config.model.{name} is {c[name]}: expected at least 1')
+    for least, names in ((1, ('width', 'num_layers', 'num_heads', 'num_kv_heads')), (0, ('head_dim', 'mlp_width', 'window', 'logit_cap', 'max_len'))):
+        for name in names:
+            if not least <= c[name] < math.inf:
+                raise ModelError(f'config.model.{name} is {c[name]}: expected at least {least}')
     for name, valid in (('activation', ('swiglu', 'gelu')), ('norm', ('rmsnorm', 'layernorm')), ('remat', REMAT),
                         ('context_attention', kernels.CONTEXT), ('dtype', ('float32', 'bfloat16')), ('param_dtype', ('float32', 'bfloat16'))):
         if c[name] not in valid:

@@ -105,7 +105,7 @@ class Checkpoints:
             raise RunError(f'{self.run.path}: has no checkpoint')
         if self.run.step is not None:
             if self.run.step not in steps:
-                raise RunError(f'{self.run.path}: has no checkpoint of step {self.run.step}; it has {", ".join(map(str, steps))}')
+                raise _no_such_step(self.run, steps)
             steps = [self.run.step]
         faults = []
         for step in reversed(steps):
@@ -163,6 +163,10 @@ def _set_aside(run: Run, after: int) -> None:
     distributed.barrier('set aside')
 
 
+def _no_such_step(run: Run, steps: list[int]) -> RunError:
+    return RunError(f'{run.path}: has no checkpoint of step {run.step}; it has {", ".join(map(str, steps))}')
+
+
 class _Damaged(Exception):
     """A checkpoint that is not what was saved."""
 
@@ -184,12 +188,14 @@ def pinned(run: Run) -> Run:
     reader.close()
     if not steps:
         raise RunError(f'{run.path}: has no checkpoint')
+    if run.step is not None and run.step not in steps:
+        raise _no_such_step(run, steps)
     return Run(run.path, steps[-1] if run.step is None else run.step)
 
 
 def model_of(run: Run):
     """The model that a run trained, from its config.json and tokenizer, without its weights."""
-    config, tokenizer = run.config(), run.tokenizer()
+    config, tokenizer = run.whole()
     return Transformer(model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)), tokenizer, config
 
 

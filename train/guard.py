@@ -10,6 +10,9 @@ from model.errors import ModelError
 from train.errors import RunError, Stopped
 
 MISTAKE = RunError.code
+# What Python says of a value that does not fit a flag -> what was expected.
+_EXPECTED = ((r"invalid literal for int\(\) with base 10: .*", 'expected a whole number'), (r'could not convert string to float: .*', 'expected a number'),
+             (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'))
 
 
 def run(main, words: bool = False) -> None:
@@ -25,9 +28,12 @@ def _parse(argv):
         return flags.FLAGS(argv)
     except flags.Error as error:
         message = str(error)
-    except (AttributeError, TypeError, KeyError, ValueError, OSError, ImportError, SyntaxError) as error:
-        message = f'--config: {type(error).__name__}: {error}'
+    except Exception as error:                  # whatever a config file raises
+        where = next((word for word in argv if re.match('--?config=', word)), '--config')
+        message = f'{where}: {f"no field {error.args[0]}" if isinstance(error, KeyError) and error.args else f"{type(error).__name__}: {error}"}'
     message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
+    for found, expected in _EXPECTED:
+        message = re.sub(found, expected, message)
     fail(message.replace("Unknown command line flag", 'unknown flag'))
 
 

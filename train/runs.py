@@ -4,6 +4,7 @@ config.json (resolved), lineage.json (where it comes from), tokenizer.model, che
 """
 import contextlib
 import dataclasses
+import difflib
 import errno
 import hashlib
 import importlib.metadata
@@ -45,7 +46,9 @@ class Run:
             raise RunError(f'{text}: after @ expected a step, found {step!r}')
         run = cls(epath.Path(head if at else text).expanduser(), int(step) if at else None)
         if not run.path.exists():
-            raise RunError(f'{run.path}: no such run directory')
+            beside = [p.name for p in run.path.parent.iterdir() if (p / 'config.json').exists()] if run.path.parent.is_dir() else []
+            close = difflib.get_close_matches(run.path.name, beside, 1)
+            raise RunError(f'{run.path}: no such run directory' + (f'; did you mean {close[0]!r}?' if close else ''))
         if not run.config_path.exists():
             raise RunError(f'{run.path}: not a run directory, or a half-written one: it has no config.json')
         return run
@@ -62,7 +65,7 @@ class Run:
         found = ConfigDict(_read_json(self.config_path))
         for name, value in YOUNGER.items():
             group, field = name.split('.')
-            if field not in found[group]:
+            if group in found and field not in found[group]:
                 found[group][field] = value
         return found
 
@@ -71,11 +74,30 @@ class Run:
         found = _read_json(self.path / 'lineage.json')
         if found.get('format') != FORMAT:
             raise RunError(f'{self.path}: a run directory of format {found.get("format")}; this version reads {FORMAT}')
+        lacking = [name for name in ('config_hash', 'data_hash', 'tokenizer_hash') if name not in found]
+        if lacking:
+            raise RunError(f'{self.path / "lineage.json"}: damaged (it lacks {", ".join(lacking)})')
         return found
+
+    def whole(self) -> tuple[ConfigDict, tokenizers.Tokenizer]:
+        """Config and tokenizer that the weights were trained with. Raises RunError where one is not what lineage.json, if there is one, was
+        written with."""
+        config, tokenizer = self.config(), self.tokenizer()
+        if (self.path / 'lineage.json').exists():
+            then = self.lineage()
+            for path, name, now in ((self.config_path, 'config_hash', config_hash(config)), (self.tokenizer_path, 'tokenizer_hash', tokenizer.hash)):
+                if then[name] != now:
+                    raise RunError(f'{path}: damaged, or of another run: {name} is {now[:12]}, lineage.json says {then[name][:12]}; restore that file')
+        return config, tokenizer
 
     def rollbacks(self) -> list[dict]:
         """Where training went back: [{'step', 'batches'}], batches passed over from that step on."""
-        return _read_json(self.rollbacks_path)['rollbacks'] if self.rollbacks_path.exists() else []
+        if not self.rollbacks_path.exists():
+            return []
+        found = _read_json(self.rollbacks_path).get('rollbacks')
+        if not isinstance(found, list) or not all(isinstance(r, dict) and {*r} == {'step', 'batches'} for r in found):
+            raise RunError(f'{self.rollbacks_path}: damaged (expected {{"rollbacks": [{{"step", "batches"}}]}})')
+        return found
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         return tokenizers.load(self.tokenizer_path)
