@@ -1,5 +1,7 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
+import functools
 import itertools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -136,6 +138,7 @@ class Checkpoints:
         if wrong:
             raise RunError(f'{self.run.path}@{step}: not the arrays of this config; {"; ".join(wrong[:4])}'
                            + (f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''))
+        _quiet_late_readers()
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         params, rest = _parts(target)
         items = {'params': ocp.args.StandardRestore(params)}
@@ -161,6 +164,14 @@ def _set_aside(run: Run, after: int) -> None:
             old.rename(new)
             _LOG.warning('%s: moved to %s', old, new)
     distributed.barrier('set aside')
+
+
+@functools.cache
+def _quiet_late_readers() -> None:
+    """Arrays are read together, and the first that is damaged ends the reading. The others find their event loop closed, which tensorstore's
+    threads would print, each with a traceback, through sys.unraisablehook."""
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == 'Event loop is closed' else shown(found)
 
 
 def _no_such_step(run: Run, steps: list[int]) -> RunError:

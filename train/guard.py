@@ -12,7 +12,8 @@ from train.errors import RunError, Stopped
 MISTAKE = RunError.code
 # What Python says of a value that does not fit a flag -> what was expected.
 _EXPECTED = ((r"invalid literal for int\(\) with base 10: .*", 'expected a whole number'), (r'could not convert string to float: .*', 'expected a number'),
-             (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'))
+             (r'\S+ is not number >= (\S+)', r'expected at least \1'), (r'\S+ is not a positive integer', 'expected at least 1'),
+             (r'\S+ is not a non-negative integer', 'expected at least 0'), (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'))
 
 
 def run(main, words: bool = False) -> None:

@@ -26,7 +26,8 @@ _RANGES = (
     ('expected at least 0, and 0 means never', lambda x: x >= 0, 'train.stop_at log.stall eval.every sample.every checkpoint.every'),
     ('expected at least 0, and 0 means none', lambda x: x >= 0, 'optimizer.clip'),
     ('expected from 0 to 4294967295', lambda x: 0 <= x < 2**32, 'seed'),
-    ('expected at least 1', lambda x: x >= 1, 'data.seq_len data.atlas.editions tokenizer.vocab_size train.steps train.accumulation log.every sample.tokens checkpoint.keep_last'),
+    ('expected at least 1', lambda x: x >= 1, 'data.seq_len data.atlas.editions tokenizer.vocab_size train.steps train.accumulation log.every sample.tokens checkpoint.keep_last '
+     'seeds test_rows train.batch_size'),
     ('expected more than 0', lambda x: x > 0, 'tokenizer.train_megabytes optimizer.lr optimizer.eps'),
     ('expected from 0 to 1', lambda x: 0 <= x <= 1, 'data.atlas.held_out optimizer.decay optimizer.final'),
     ('expected at least 0 and less than 1', lambda x: 0 <= x < 1, 'optimizer.b1 optimizer.b2'),

@@ -5,7 +5,9 @@ import os
 import sys
 from unittest import mock
 
+from data import store
 from tests.faults.bad_inputs import Case
+from train import runs
 
 WRITE, STUDY = 'apps.generate --run=run', 'launch.ablate --config=configs/ablations/base.py --dry_run --out=study'
 TRAIN = 'train.pretrain --config=mine.py --run=new'
@@ -19,11 +21,11 @@ def environment(**variables):
 
 def without_held_out_text(folder):
     """A run as one trained with config.data.validation=0."""
-    from train import runs
     run = runs.Run.parse('run')
     config = run.config()
     config.data.validation = 0.0
-    lineage = run.lineage() | {'config_hash': runs.config_hash(config), 'data_hash': '0'}
+    data = store.open_or_build(config.data, run.tokenizer(), progress=False)
+    lineage = run.lineage() | {'config_hash': runs.config_hash(config), 'data_hash': data.hash}
     (folder / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
     (folder / 'run' / 'lineage.json').write_text(json.dumps(lineage))
 
@@ -37,9 +39,9 @@ def changed(what: str, change: str) -> Case:
     return Case('studies', 'launch.ablate --config=study.py --dry_run --out=study', what, study(change))
 
 
-GENERATION = [Case('generation', f'{WRITE} {flags}') for flags in (
-    '', "--prompt=' '", '--prompt=x --temperature=-1', '--prompt=x --temperature=nan', '--prompt=x --top_p=2', '--prompt=x --top_k=-1', '--prompt=x --min_p=-0.1',
-    '--prompt=x --repetition_penalty=0', '--prompt=x --max_new=0', '--prompt=x --temperature=warm', '--prompt=x --chat', '--prompt=x --seed=-1', '--prompt=x --stop=',
+GENERATION = [Case('generation', f'{WRITE} {flags}', f'`apps.generate {flags}`') for flags in (
+    '--max_new=8', "--prompt=' '", '--prompt=x --temperature=-1', '--prompt=x --temperature=nan', '--prompt=x --top_p=2', '--prompt=x --top_k=-1', '--prompt=x --min_p=-0.1',
+    '--prompt=x --repetition_penalty=0', '--prompt=x --max_new=0', '--prompt=x --temperature=warm', '--prompt=x --chat', '--prompt=x --stop=',
     '--answer', '--promt=x')] + [
     Case('generation', f'{WRITE} --prompt="{"word " * 40}"', 'a prompt longer than the context'),
     Case('generation', f'{WRITE} --chat', 'a turn of a chat longer than the context', lambda d: mock.patch.object(sys, 'stdin', io.StringIO('word ' * 40 + '\n')))]
@@ -48,7 +50,7 @@ EVALUATIONS = [
     Case('evaluations', 'evals.heldout --run=run', 'the text is gone', lambda d: (d / 'tests' / 'golden' / 'text.txt').unlink()),
     Case('evaluations', 'evals.answers --run=run', 'questions about the atlas to a model of another text'),
 ]
-STUDIES = [Case('studies', f'{STUDY} {flags}') for flags in (
+STUDIES = [Case('studies', f'{STUDY} {flags}', f'`{flags}`') for flags in (
     '--config.model.positions=rope,alibbi', '--config.model.positions=rope,rope', '--config.model.positions=coupling', '--config.train.stepz=3', '--config.seeds=0',
     '--config.test_rows=0', '--config.train.batch_size=0', '--config.train.steps=10', '--config.optimizer.lr=-1.0', '--config.model.window=-1', '--workers=-2')] + [
     changed('a task that is not there', "c.tasks = dict(a=base.task('copy_sme'))"),
@@ -65,11 +67,11 @@ STUDIES = [Case('studies', f'{STUDY} {flags}') for flags in (
 LAUNCHERS = [Case('launchers', command) for command in (
     'launch.tpu_vm', 'launch.tpu_vm craete', f'{TPU} run', f'{TPU} create --type=v5e-17', f'{TPU} create --type=v5litepod-16 --slices=0',
     f'{TPU} create more --type=v5litepod-16', 'launch.tpu_vm create --name=First --zone=us-west4-a', 'launch.tpu_vm create --name=first --zone=uswest',
-    f'{TPU} run --keep_going --commit=HEAD -- python -m train.pretrain --run=runs/x', 'launch.slurm submitt', f'{SLURM} submit', 'launch.slurm script --name=',
-    f'{SLURM} script --nodes=0 -- true', f'{SLURM} script --time=soon -- true', f"{SLURM} script '--folder=a%b' -- true", 'launch.local --processes=2',
+    f'{TPU} run --keep_going --commit=HEAD -- python -m train.pretrain --run=runs/x', 'launch.slurm submitt', f'{SLURM} submit', 'launch.slurm script --name= -- true',
+    f'{SLURM} script --nodes=0 -- true', f'{SLURM} script --time=soon -- true', 'launch.local --processes=2',
     'launch.local --processes=0 -- true', 'launch.local -- no-such-program', 'launch.templates skye --name=first',
     'launch.compile_check --config=configs/base.py --topology=v9:2x2', 'launch.compile_check --config=configs/base.py --programs=trian')]
-PROCESSES = [Case('several processes', f'{TRAIN} {flags}') for flags in (
+PROCESSES = [Case('several processes', f'{TRAIN} {flags}', f'`{flags}`') for flags in (
     '--coordinator=10.0.0.1', '--coordinator=10.0.0.1:99999 --num_processes=2 --process_id=0', '--coordinator=localhost:4321 --num_processes=2 --process_id=2',
     '--coordinator=localhost:4321 --num_processes=2', '--process_id=1', '--num_processes=0 --coordinator=localhost:4321 --process_id=0', '--join_timeout=0')] + [
     Case('several processes', TRAIN, "half of torchrun's variables (`WORLD_SIZE=2`, `RANK=0`)", environment(WORLD_SIZE='2', RANK='0')),

@@ -3,7 +3,6 @@ import collections
 import fcntl
 import json
 import os
-import re
 import shutil
 from unittest import mock
 
@@ -59,7 +58,7 @@ def another_text(folder):
 
 
 NAMES = [
-    Case('names of runs', f'apps.generate --prompt=x {run}') for run in ('--run=ruin', '--run=', '', '--run=run@x', '--run=run@', '--run=run@9', '--run=text.txt',
+    Case('names of runs', f'apps.generate --prompt=x {run}') for run in ('--run=ruin', '--run=', '--run=run@x', '--run=run@', '--run=run@9', '--run=text.txt',
                                                                          '--run=configs')]
 FILES = [
     Case('files of a run', READ, 'no `config.json`', gone('config.json')),
@@ -100,7 +99,7 @@ RESUMED = [
     Case('runs that go on', RESUME, '`rollbacks.json` is no JSON', written('rollbacks.json', '{')),
     Case('runs that go on', RESUME, '`rollbacks.json` without `rollbacks`', written('rollbacks.json', '{}')),
     Case('runs that go on', RESUME, 'another process trains there', locked),
-    Case('runs that go on', RESUME, 'a directory that cannot be written to', lambda d: mock.patch('os.access', return_value=False)),
+    Case('runs that go on', RESUME, 'a directory that cannot be written to', lambda d: mock.patch('os.access', lambda path, _: os.fspath(path) != 'run')),
     Case('runs that go on', 'train.pretrain --config=mine.py --run=new', 'a disk without room',
          lambda d: mock.patch('shutil.disk_usage', return_value=Disk(0, 0, 10**4))),
     Case('runs that go on', 'train.pretrain --config=mine.py --run=text.txt/new', '`--run` below a file'),
