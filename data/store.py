@@ -91,7 +91,10 @@ def check(config) -> None:
 
 
 def training_texts(config):
-    """The texts of the training split, for the tokenizer: held-out text has no say in the vocabulary."""
+    """The texts of the training split, for the tokenizer: held-out text has no say in the vocabulary.
+
+    Raises DataError where there is none, and on a broken record under `on_broken='fatal'`.
+    """
     check(config)
     records, broken, empty = 0, [], True
     for record in sources.read(config):

@@ -11,9 +11,10 @@ from train.errors import RunError, Stopped
 
 MISTAKE = RunError.code
 # What Python says of a value that does not fit a flag -> what was expected.
-_EXPECTED = ((r"invalid literal for int\(\) with base 10: .*", 'expected a whole number'), (r'could not convert string to float: .*', 'expected a number'),
-             (r'\S+ is not number >= (\S+)', r'expected at least \1'), (r'\S+ is not a positive integer', 'expected at least 1'),
-             (r'\S+ is not a non-negative integer', 'expected at least 0'), (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'))
+_EXPECTED = (
+    (r'invalid literal for int\(\) with base 10: .*', 'expected a whole number'), (r'could not convert string to float: .*', 'expected a number'),
+    (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'), (r'\S+ is not number >= (\S+)', r'expected at least \1'),
+    (r'\S+ is not a positive integer', 'expected at least 1'), (r'\S+ is not a non-negative integer', 'expected at least 0'))
 
 
 def run(main, words: bool = False) -> None:
@@ -31,7 +32,8 @@ def _parse(argv):
         message = str(error)
     except Exception as error:                  # whatever a config file raises
         where = next((word for word in argv if re.match('--?config=', word)), '--config')
-        message = f'{where}: {f"no field {error.args[0]}" if isinstance(error, KeyError) and error.args else f"{type(error).__name__}: {error}"}'
+        what = f'no field {error.args[0]}' if isinstance(error, KeyError) and error.args else f'{type(error).__name__}: {error}'
+        message = f'{where}: {what}'
     message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
     for found, expected in _EXPECTED:
         message = re.sub(found, expected, message)
@@ -41,12 +43,14 @@ def _parse(argv):
 def _guarded(main) -> None:
     try:
         main()
-    except (DataError, ModelError, RunError, Stopped, KeyboardInterrupt) as error:
+    except (DataError, ModelError, RunError, Stopped, PermissionError, KeyboardInterrupt) as error:
         sys.exit(told(error)[0])
 
 
 def told(error: BaseException) -> tuple[int, str]:
     """Prints what ended the program, a mistake in one line and anything else with its traceback. Returns exit code and line."""
+    if isinstance(error, PermissionError):
+        error = RunError(f'{error.filename}: {error.strerror}; expected a place that this user may read and write')
     message = ' '.join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return 130, 'interrupted'

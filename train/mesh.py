@@ -73,7 +73,8 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
     if accumulation < 1 or batch_size < 1 or batch_size % (parts * accumulation):
         step = parts * max(1, accumulation)
         raise RunError(f'config.data.batch_size is {batch_size}: expected a multiple of {step} '
-                       f'({parts} devices of config.mesh x {max(1, accumulation)} microbatches of config.train.accumulation), for example {max(1, round(batch_size / step)) * step}')
+                       f'({parts} devices of config.mesh x {max(1, accumulation)} microbatches of config.train.accumulation), for example '
+                       f'{max(1, round(batch_size / step)) * step}')
 
 
 def state_shardings(mesh: Mesh, boxed_state):

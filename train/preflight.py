@@ -26,8 +26,8 @@ _RANGES = (
     ('expected at least 0, and 0 means never', lambda x: x >= 0, 'train.stop_at log.stall eval.every sample.every checkpoint.every'),
     ('expected at least 0, and 0 means none', lambda x: x >= 0, 'optimizer.clip'),
     ('expected from 0 to 4294967295', lambda x: 0 <= x < 2**32, 'seed'),
-    ('expected at least 1', lambda x: x >= 1, 'data.seq_len data.atlas.editions tokenizer.vocab_size train.steps train.accumulation log.every sample.tokens checkpoint.keep_last '
-     'seeds test_rows train.batch_size'),
+    ('expected at least 1', lambda x: x >= 1, 'data.seq_len data.atlas.editions tokenizer.vocab_size train.steps train.accumulation log.every '
+     'sample.tokens checkpoint.keep_last seeds test_rows train.batch_size'),
     ('expected more than 0', lambda x: x > 0, 'tokenizer.train_megabytes optimizer.lr optimizer.eps'),
     ('expected from 0 to 1', lambda x: 0 <= x <= 1, 'data.atlas.held_out optimizer.decay optimizer.final'),
     ('expected at least 0 and less than 1', lambda x: 0 <= x < 1, 'optimizer.b1 optimizer.b2'),
@@ -64,7 +64,8 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     tried(batches.check, config.data)
     tried(sources.fingerprint, config.data)
     tried(writable, run.path, '--run', 'the directory of the run')
-    tried(writable, config.data.cache, 'config.data.cache', 'a directory')
+    if not pathlib.Path(config.data.cache).is_dir():            # one that is there may hold all that is needed
+        tried(writable, config.data.cache, 'config.data.cache', 'a directory')
     steps = config.train.steps if config.train.steps > 0 else config.optimizer.warmup + 1      # that there are none is told once
     optimizer = tried(make_optimizer, config.optimizer, steps)
     pieces = tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)       # until the tokenizer is trained

@@ -85,13 +85,14 @@ def tried(case: Case, run: Callable[[list[str]], tuple[int, str]] | None = None)
         before = _snapshot(folder)
         with damage if hasattr(damage, '__enter__') else contextlib.nullcontext():
             code, said = (run or in_process)(case.words)
-        assert _snapshot(folder) == before, f'{case.done} changed files: {sorted(set(_snapshot(folder).items()) ^ set(before.items()))[:4]}'
+        after = _snapshot(folder)
+        assert after == before, f'{case.done} changed files: {sorted({*after.items()} ^ {*before.items()})[:4]}'
         return code, normalised(said, folder)
 
 
 def _snapshot(folder: pathlib.Path) -> dict[str, str]:
-    files = [p for p in folder.rglob('*') if p.is_file() and 'runs/.cache' not in str(p) and p.name != '.lock' and 'configs' not in p.parts]
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    kept = lambda p: p.is_file() and p.name != '.lock' and not {'.cache', 'configs', '__pycache__'} & {*p.relative_to(folder).parts}
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob('*') if kept(p)}
 
 
 def in_process(words: list[str]) -> tuple[int, str]:
@@ -101,8 +102,9 @@ def in_process(words: list[str]) -> tuple[int, str]:
     level, log.propagate = log.level, False
     log.setLevel(logging.CRITICAL)                  # warnings are not what ends a program
     try:
-        with (mock.patch.object(sys, 'argv', [module, *arguments]), mock.patch.object(door, 'settle', _settle), mock.patch.object(loop, '_train', _began), contextlib.redirect_stderr(said),
-              contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings()):
+        with (mock.patch.object(sys, 'argv', [module, *arguments]), mock.patch.object(door, 'settle', _settle),
+              mock.patch.object(loop, '_train', _began), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()),
+              warnings.catch_warnings()):
             warnings.simplefilter('ignore')         # runpy's, of a module that is there already
             runpy.run_module(module, run_name='__main__')
     except SystemExit as end:

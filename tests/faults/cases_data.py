@@ -95,6 +95,9 @@ def a_file(folder):
 RESUME = 'train.pretrain --config=mine.py --run=run'
 STORES = [
     Case('stores and caches', RESUME, 'the cache is a file', a_file),
+    Case('stores and caches', RESUME, 'a cache that cannot be written to',
+         lambda d: mock.patch('tempfile.mkdtemp', side_effect=PermissionError(13, 'Permission denied', 'runs/.cache/store'))),
+    Case('stores and caches', 'train.pretrain --config=mine.py --run=new --config.data.cache=text.txt/cache'),
     Case('stores and caches', RESUME, "a token store's manifest is no JSON", stored(lambda p: (p / 'manifest.json').write_text('{'))),
     Case('stores and caches', RESUME, "a token store's manifest is a list", stored(lambda p: (p / 'manifest.json').write_text('[]'))),
     Case('stores and caches', RESUME, "a token store's manifest lacks its sizes", stored(lambda p: (p / 'manifest.json').write_text('{"hash": ""}'))),
