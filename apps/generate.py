@@ -109,6 +109,10 @@ def main() -> None:
         raise RunError('expected --prompt, or --chat without it')
     if any(not p.strip() for p in f.prompt):
         raise RunError('--prompt is empty: expected text')
+    if f.max_new < 1:
+        raise RunError(f'--max_new is {f.max_new}: expected at least 1')
+    if not all(f.stop):
+        raise RunError('--stop is empty: expected text')
     temperature = f.temperature if f.temperature is not None else (0.0 if talks else 0.8)
     sampling = Sampling(temperature, f.top_k, f.top_p, f.min_p, f.repetition_penalty)
     sampling.check()

@@ -18,6 +18,12 @@ Batch = dict[str, np.ndarray]
 FIELDS = {'tokens': np.int32, 'targets': np.int32, 'loss_weights': np.float32, 'segment_ids': np.int32, 'positions': np.int32}
 
 
+def check(config) -> None:
+    """Raises DataError where `config.packing` names no packing."""
+    if config.packing not in ('stream', 'whole'):
+        raise DataError(f"config.data.packing is {config.packing!r}: expected 'stream' or 'whole'")
+
+
 class _Packing:
     """Rows of an epoch. Subclasses say how many there are and which tokens a row holds."""
 
@@ -127,12 +133,10 @@ class Batches:
     """
 
     def __init__(self, split: Split, config, seed: int, shuffle: bool = True):
-        kinds = {'stream': Stream, 'whole': Whole}
-        if config.packing not in kinds:
-            raise DataError(f"config.data.packing is {config.packing!r}: expected 'stream' or 'whole'")
+        check(config)
         if not len(split.tokens):
             raise DataError('no tokens in this split')
-        self.packing = kinds[config.packing](split, config.seq_len, seed, shuffle)
+        self.packing = {'stream': Stream, 'whole': Whole}[config.packing](split, config.seq_len, seed, shuffle)
         self.batch_size, self.seq_len, self.rows_per_epoch = config.batch_size, config.seq_len, self.packing.num_rows
         self.dropped = len(getattr(self.packing, 'too_long', ()))
         if self.dropped and (config.on_broken == 'fatal' or self.dropped == len(split.lengths)):

@@ -54,6 +54,8 @@ def find_files(paths: str) -> list[pathlib.Path]:
         path = pathlib.Path(entry).expanduser()
         if path.is_dir():
             found = [p for p in path.rglob('*') if p.is_file() and p.name.endswith(SUFFIXES)]
+            if not found:
+                raise DataError(f'{entry}: no file in this directory that can be read (config.data.files.paths); expected one of {", ".join(SUFFIXES)}')
         elif path.is_file():
             if not path.name.endswith(SUFFIXES):
                 raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(SUFFIXES)}')

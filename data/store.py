@@ -96,13 +96,34 @@ def check(config) -> None:
 
 
 def training_texts(config):
-    """The texts of the training split, for the tokenizer: held-out text has no say in the vocabulary."""
+    """The texts of the training split, for the tokenizer: held-out text has no say in the vocabulary.
+
+    Raises DataError where there is none, and on a broken record under `on_broken='fatal'`.
+    """
     check(config)
-    records = (r for r in sources.read(config) if isinstance(r, Record))
-    for ordinal, record in enumerate(records):
-        for split, part in pieces(record, ordinal, config):
+    records, num_broken, first, empty = 0, 0, None, True
+    for record in sources.read(config):
+        if isinstance(record, Broken):
+            if config.on_broken == 'fatal':
+                raise _fatal(record)
+            num_broken, first = num_broken + 1, first or record
+            continue
+        for split, part in pieces(record, records, config):
             if split == 'train':
+                empty = False
                 yield from part.parts()
+        records += 1
+    if empty:
+        raise _nothing(config, records, num_broken, first)
+
+
+def _nothing(config, records: int, num_broken: int, first: Broken | None) -> DataError:
+    """Why a source of so many records has no training text."""
+    if not records:
+        return DataError(f'no usable record in the source {config.source!r}: {num_broken} broken'
+                         + (f', the first {first.where}: {first.reason}' if first else ''))
+    other = ", or hold out the end of each document with config.data.split='tail'" if config.split == 'documents' else ''
+    return DataError(f'all {records} records fell into the held-out split: lower config.data.validation ({config.validation}){other}')
 
 
 def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
@@ -216,12 +237,8 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             count['bytes'] += sum(len(part.encode()) for part in record.parts())
     for file in files.values():
         file.close()
-    if not records:
-        raise DataError(f'no usable record in the source {config.source!r}: {num_broken} broken'
-                        + (f', the first {broken[0].where}: {broken[0].reason}' if broken else ''))
     if not counts['train']['documents']:
-        raise DataError(f'all {records} records fell into the held-out split: lower config.data.validation '
-                        f"({config.validation}), or hold out the end of each document with config.data.split='tail'")
+        raise _nothing(config, records, num_broken, next(iter(broken), None))
     for split in SPLITS:
         np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
     names = [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')]

@@ -28,12 +28,12 @@ class Tokenizer:
         self.proto = proto
         self.hash = hashlib.sha256(proto).hexdigest()
         try:
+            if not proto:               # of which SentencePiece would say more, elsewhere
+                raise RuntimeError
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
             self.vocab_size = self._sp.vocab_size()
         except (RuntimeError, UnicodeDecodeError):   # its message may quote bytes that are no text
-            self.vocab_size = 0
-        if not self.vocab_size:   # an empty file raises nothing
-            raise DataError(f'{where}: not a SentencePiece model')
+            raise DataError(f'{where}: not a SentencePiece model') from None
         self.pad, self.bos, self.eos = self._sp.pad_id(), self._sp.bos_id(), self._sp.eos_id()
         self.user, self.assistant, self.end = (self._id(p) for p in CONTROL[:3])
         self._meta = [self._id(f'<0x{byte:02X}>') for byte in _META.encode()]
@@ -70,13 +70,14 @@ class Tokenizer:
         return self._sp.id_to_piece(int(token))
 
 
-def load(path) -> Tokenizer:
-    """The tokenizer in a file (local or gs://, an `etils.epath`). Raises DataError where there is none."""
+def load(path, field: str = '') -> Tokenizer:
+    """The tokenizer in a file (local or gs://, an `etils.epath`), which a field of the config may have named. Raises DataError where there is none."""
     from etils import epath
+    where = f'{field} is {path}' if field else str(path)
     try:
-        return Tokenizer(bytes(bounded.file(epath.Path(path), bounded.MODEL)), str(path))
+        return Tokenizer(bytes(bounded.file(epath.Path(path), bounded.MODEL)), where)
     except FileNotFoundError:
-        raise DataError(f'{path}: no tokenizer there') from None
+        raise DataError(f'{where}: no tokenizer there; expected a SentencePiece model') from None
 
 
 def train(texts: Iterable[str], config) -> Tokenizer:
@@ -87,10 +88,17 @@ def train(texts: Iterable[str], config) -> Tokenizer:
     if config.kind not in KINDS:
         raise DataError(f'config.tokenizer.kind is {config.kind!r}: expected one of {", ".join(KINDS)}')
     model, limit = io.BytesIO(), int(config.train_megabytes * 1e6)
+    raised: list[DataError] = []                # SentencePiece makes a RuntimeError of what its texts raise
+
+    def told():
+        try:
+            yield from texts
+        except DataError as error:
+            raised.append(error)
 
     def sample():
         used = 0
-        for text in texts:
+        for text in told():
             for line in text.split('\n'):   # a newline is a piece of its own
                 if line.strip():
                     used += len(line.encode())
@@ -108,6 +116,8 @@ def train(texts: Iterable[str], config) -> Tokenizer:
             max_sentence_length=1 << 16, minloglevel=3,
             num_threads=16)   # a constant: unigram adds up its counts in as many parts, and the sums depend on it
     except RuntimeError as error:
+        if raised:
+            raise raised[0] from None
         text = str(error)
         most = re.search(r'<= (\d+)', text)
         if most and 'too high' in text:
@@ -117,4 +127,6 @@ def train(texts: Iterable[str], config) -> Tokenizer:
             raise DataError(f'config.tokenizer.vocab_size is {config.vocab_size}: the special pieces, the 256 bytes and the '
                             f'characters of the text need at least {least[2]}') from None
         raise DataError(f'the tokenizer could not be trained: {text.strip().splitlines()[-1]}') from None
+    if raised:
+        raise raised[0]
     return Tokenizer(model.getvalue())

@@ -139,7 +139,7 @@ def _workers() -> int:
 
 
 def main() -> None:
-    config = configs.get()
+    config = configs.get(schema=None)
     name = pathlib.Path(str(configs.file())).stem
     folder = pathlib.Path(flags.FLAGS.out or f'runs/ablations/{name}')
     if flags.FLAGS.dry_run:
@@ -152,7 +152,7 @@ def main() -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_string('out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME')
-    flags.DEFINE_integer('workers', -1, 'Processes; -1: one a core on CPU; 0: all cells in this process')
+    flags.DEFINE_integer('workers', -1, 'Processes; -1: one a core on CPU; 0: all cells in this process', -1)
     flags.DEFINE_bool('dry_run', False, 'Print cells, tokens and the time to expect, and stop')
     configs.define_flag()
     door.run(main)

@@ -11,7 +11,9 @@ import time
 
 from ml_collections import ConfigDict
 
+from data.records import DataError
 from model.errors import ModelError
+from train import preflight
 from train.errors import RunError
 from train.optimizer import make_schedule
 from train.runs import YOUNGER
@@ -37,8 +39,14 @@ def arms(config) -> dict[str, dict]:
     """The encodings to compare: those of the command line (`config.model.positions`), else those of the config."""
     listed = config.model.positions
     if not listed:
+        lacks = next((name for name, a in config.arms.items() if 'positions' not in a), '')
+        if lacks:
+            raise RunError(f'config.arms.{lacks} has no `positions`: expected the encoding of the arm')
         return {name: {'positions': a.positions, 'positions_args': dict(a.get('positions_args', {}))} for name, a in config.arms.items()}
     names = [n.strip() for n in listed.split(';' if ';' in listed else ',')]
+    twice = next((n for n in names if names.count(n) > 1), '')
+    if twice:
+        raise RunError(f'config.model.positions names {twice!r} twice: expected each encoding once')
     known = config.arms.to_dict()
     return {n: {'positions_args': dict(config.model.positions_args), 'positions': n, **known.get(n, {})} for n in names if n}
 
@@ -134,6 +142,9 @@ def check(config) -> None:
     """Builds the model and the data of each pair of arm and task, so that a mistake shows before the first cell runs."""
     if not arms(config):
         raise RunError('config.arms is empty: expected at least one encoding')
+    if not config.tasks:
+        raise RunError('config.tasks is empty: expected at least one task')
+    preflight.numbers(config)
     for task in config.tasks:
         make_schedule(config.optimizer, steps_of(config, task))
     for of, tasks in config.sweep.tasks.items():
@@ -150,7 +161,12 @@ def check(config) -> None:
         for arm in arms(config):
             cell = Cell(arm, task, 1, config.optimizer.lr)
             if t.kind == 'task':
-                batches = batches_of(config, cell)
+                try:
+                    batches = batches_of(config, cell)
+                except DataError as error:
+                    raise RunError(f'config.tasks.{task}: {error}') from None
+                if not test_lengths(config, cell):
+                    raise RunError(f'config.tasks.{task}.test is {tuple(t.test)}: expected (first, last, step) with a length between')
                 model = model_of(config, cell, len(batches.task.vocabulary), batches.seq_len, _longest(config, cell, batches))
                 wanted = {e.spec.task_ids for e in model.config.distinct} - {'', t.scheme}
                 if wanted:

@@ -1,5 +1,6 @@
 """The architecture, resolved and checked: what a model needs to know of an experiment's config."""
 import dataclasses
+import math
 
 from model import kernels
 from model.errors import ModelError, nearest
@@ -69,6 +70,9 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     for name, most in (('width', 2**20), ('num_layers', 2**10), ('num_heads', 2**14), ('num_kv_heads', 2**14)):
         if not (isinstance(c[name], int) and 1 <= c[name] <= most):
             raise ModelError(f'config.model.{name} is {c[name]!r}: expected a whole number from 1 to {most}')
+    for name in ('head_dim', 'mlp_width', 'window', 'logit_cap', 'max_len'):
+        if not (isinstance(c[name], (int, float)) and 0 <= c[name] < math.inf):
+            raise ModelError(f'config.model.{name} is {c[name]!r}: expected at least 0')
     for name, valid in (('activation', ('swiglu', 'gelu')), ('norm', ('rmsnorm', 'layernorm')), ('remat', REMAT),
                         ('context_attention', kernels.CONTEXT), ('dtype', ('float32', 'bfloat16')), ('param_dtype', ('float32', 'bfloat16'))):
         if c[name] not in valid:

@@ -115,7 +115,7 @@ class Checkpoints:
             raise RunError(f'{self.run.path}: has no checkpoint')
         if self.run.step is not None:
             if self.run.step not in steps:
-                raise RunError(f'{self.run.path}: has no checkpoint of step {self.run.step}; it has {", ".join(map(str, steps))}')
+                raise _no_such_step(self.run, steps)
             steps = [self.run.step]
         faults = []
         for step in reversed(steps):
@@ -189,6 +189,10 @@ def _check_descriptions(run: Run) -> None:
                 raise RunError(f'{path}: larger than {bounded.size(bounded.JSON)}, or no regular file: not what was saved; remove that checkpoint')
 
 
+def _no_such_step(run: Run, steps: list[int]) -> RunError:
+    return RunError(f'{run.path}: has no checkpoint of step {run.step}; it has {", ".join(map(str, steps))}')
+
+
 class _Damaged(Exception):
     """A checkpoint that is not what was saved."""
 
@@ -210,6 +214,8 @@ def pinned(run: Run) -> Run:
     reader.close()
     if not steps:
         raise RunError(f'{run.path}: has no checkpoint')
+    if run.step is not None and run.step not in steps:
+        raise _no_such_step(run, steps)
     return Run(run.path, steps[-1] if run.step is None else run.step)
 
 

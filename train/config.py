@@ -1,6 +1,7 @@
 """Reading an experiment's config: `--config=configs/x.py --config.a.b=value`, checked, in one line where it is wrong."""
 import difflib
 import pathlib
+import runpy
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -9,6 +10,7 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from train.errors import RunError
 from train.runs import flat
 
+BASE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'base.py'
 # Fields that do something only where another has a certain value: (fields, what they need, test of the config).
 _NEEDS = (
     ('data.atlas.', "config.data.source='atlas'", lambda c: c.data.source == 'atlas'),
@@ -37,7 +39,6 @@ def define_flag() -> None:
     config_flags.DEFINE_config_file('config', None, 'An experiment, for example configs/base.py', lock_config=False,
                                     accept_new_attributes=True)
     flags.FLAGS['config'].parser = _Files('config', lock_config=False)
-    flags.mark_flag_as_required('config')
 
 
 def file() -> str:
@@ -45,21 +46,55 @@ def file() -> str:
     return str(config_flags.get_config_filename(flags.FLAGS['config']))
 
 
-def get() -> ConfigDict:
-    """The config with its flags. Raises RunError for an unknown or ineffective field, and for a value of another type."""
-    flag = flags.FLAGS['config']
+def get(schema: pathlib.Path | None = BASE) -> ConfigDict:
+    """The config with its flags. Raises RunError for an unknown or ineffective field, and for a value of another type.
+
+    `schema`: the config whose fields the file must have, no more and no fewer; None: the file's own.
+    """
+    if not flags.FLAGS['config'].present:
+        raise RunError('--config is missing: expected a config file, for example configs/base.py')
     known = _fields_of(file())
-    return check(flags.FLAGS.config, config_flags.get_override_values(flag), known)
+    if schema:
+        _compare(known, _fields_of(str(schema)))
+    return check(flags.FLAGS.config, config_flags.get_override_values(flags.FLAGS['config']), known)
+
+
+def _compare(found: dict, schema: dict) -> None:
+    """Raises RunError where the fields of a config file are not those of the schema."""
+    for name, value in found.items():
+        if name not in schema and not name.startswith('model.positions_args.'):
+            raise RunError(f'--config={file()}: config.{name}: no such field{_nearest(name, schema)}')
+        if name in schema and not _fits(value, schema[name]):
+            raise RunError(f'--config={file()}: config.{name} is {value!r}: expected {type(schema[name]).__name__}')
+    lacking = [f'config.{name}' for name in schema if name not in found]
+    if lacking:
+        raise RunError(f'--config={file()}: lacks {", ".join(lacking[:3])}{f" and {len(lacking) - 3} more" if lacking[3:] else ""}: '
+                       f'begin with `base.get_config()` of configs/base.py and change what differs')
 
 
 def _fields_of(file: str) -> dict:
     """The fields of the config file before any flag."""
-    import runpy
     if not pathlib.Path(file).is_file():
         beside = [str(p) for p in pathlib.Path(file).parent.glob('*.py')]
         close = difflib.get_close_matches(file, beside, 1)
         raise RunError(f'--config={file}: no such file' + (f'; did you mean {close[0]}?' if close else ''))
-    return flat(runpy.run_path(file)['get_config']())
+    scope = runpy.run_path(file)
+    if 'get_config' not in scope:
+        raise RunError(f'--config={file}: expected a function `get_config`, found none')
+    found = scope['get_config']()
+    if not isinstance(found, ConfigDict):
+        raise RunError(f'--config={file}: expected `get_config` to return a ConfigDict, found {type(found).__name__}')
+    return flat(found)
+
+
+def _nearest(name: str, known) -> str:
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f'; did you mean config.{close[0]}?' if close else ''
+
+
+def _fits(value, default) -> bool:
+    """Whether a value is of a field's type; a whole number is a float too."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) if isinstance(default, float) else type(value) is type(default)
 
 
 def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
@@ -69,15 +104,12 @@ def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
             continue                            # checked against the encoding (model/positions)
         if name not in known:
             sections = {k.rsplit('.', 1)[0] for k in known if '.' in k}
-            close = difflib.get_close_matches(name, known, 1, 0.5)
             if name in sections or any(s.startswith(name + '.') for s in sections):
                 raise RunError(f'config.{name} is a group of fields: expected one of '
                                + ', '.join(f'config.{k}' for k in known if k.startswith(name + '.')))
-            raise RunError(f'config.{name}: no such field' + (f'; did you mean config.{close[0]}?' if close else ''))
-        kind = type(known[name])
-        right = isinstance(value, (int, float)) and not isinstance(value, bool) if kind is float else type(value) is kind
-        if not right:
-            raise RunError(f'config.{name} is {value!r}: expected {kind.__name__}')
+            raise RunError(f'config.{name}: no such field{_nearest(name, known)}')
+        if not _fits(value, known[name]):
+            raise RunError(f'config.{name} is {value!r}: expected {type(known[name]).__name__}')
         for prefix, need, holds in _NEEDS:
             if (name == prefix or prefix.endswith('.') and name.startswith(prefix)) and not holds(config) and value != known[name]:
                 raise RunError(f'config.{name}={value!r} has no effect: it needs {need}')

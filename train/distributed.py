@@ -47,9 +47,11 @@ class Place:
         host, _, port = self.coordinator.rpartition(':')
         if not host or not port.isdigit() or not 0 < int(port) < 2**16:
             raise RunError(f'--coordinator is {self.coordinator!r}: expected HOST:PORT of process 0')
-        if self.num_processes < 1 or not 0 <= self.process_id < self.num_processes:
+        if self.num_processes < 1:
+            raise RunError(f'--num_processes is {self.num_processes}: expected at least 1')
+        if not 0 <= self.process_id < self.num_processes:
             raise RunError(f'--process_id is {self.process_id} of --num_processes={self.num_processes}: expected a number from 0 to '
-                           f'{max(1, self.num_processes) - 1}')
+                           f'{self.num_processes - 1}')
 
     @property
     def address(self) -> tuple[str, int]:

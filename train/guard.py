@@ -10,6 +10,11 @@ from model.errors import ModelError
 from train.errors import RunError, Stopped
 
 MISTAKE = RunError.code
+# What Python says of a value that does not fit a flag -> what was expected.
+_EXPECTED = (
+    (r'invalid literal for int\(\) with base 10: .*', 'expected a whole number'), (r'could not convert string to float: .*', 'expected a number'),
+    (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'), (r'\S+ is not number >= (\S+)', r'expected at least \1'),
+    (r'\S+ is not a positive integer', 'expected at least 1'), (r'\S+ is not a non-negative integer', 'expected at least 0'))
 
 
 def run(main, words: bool = False) -> None:
@@ -25,21 +30,27 @@ def _parse(argv):
         return flags.FLAGS(argv)
     except flags.Error as error:
         message = str(error)
-    except (AttributeError, TypeError, KeyError, ValueError, OSError, ImportError, SyntaxError) as error:
-        message = f'--config: {type(error).__name__}: {error}'
+    except Exception as error:                  # whatever a config file raises
+        where = next((word for word in argv if re.match('--?config=', word)), '--config')
+        what = f'no field {error.args[0]}' if isinstance(error, KeyError) and error.args else f'{type(error).__name__}: {error}'
+        message = f'{where}: {what}'
     message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
+    for found, expected in _EXPECTED:
+        message = re.sub(found, expected, message)
     fail(message.replace("Unknown command line flag", 'unknown flag'))
 
 
 def _guarded(main) -> None:
     try:
         main()
-    except (DataError, ModelError, RunError, Stopped, KeyboardInterrupt) as error:
+    except (DataError, ModelError, RunError, Stopped, PermissionError, KeyboardInterrupt) as error:
         sys.exit(told(error)[0])
 
 
 def told(error: BaseException) -> tuple[int, str]:
     """Prints what ended the program, a mistake in one line and anything else with its traceback. Returns exit code and line."""
+    if isinstance(error, PermissionError):
+        error = RunError(f'{error.filename}: {error.strerror}; expected a place that this user may read and write')
     message = ' '.join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return 130, 'interrupted'

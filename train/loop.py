@@ -54,7 +54,7 @@ class Experiment:
 def obtain_tokenizer(config) -> tokenizers.Tokenizer:
     """The tokenizer that `config` names, or one trained on its training text (kept in the cache, its own hash in its name)."""
     if config.tokenizer.path:
-        return tokenizers.load(config.tokenizer.path)
+        return tokenizers.load(config.tokenizer.path, 'config.tokenizer.path')
     from data import sources
     key = hashlib.sha256(json.dumps([config.tokenizer.to_dict(), sources.fingerprint(config.data), config.data.validation,
                                      config.data.split], sort_keys=True, default=str).encode()).hexdigest()[:16]
@@ -77,11 +77,12 @@ def keep_compiled(cache: str) -> None:
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache) / 'compiled'))
 
 
-def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, tried: preflight.Tried | None = None) -> Experiment:
+def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, tried: preflight.Tried | None = None,
+            conversations: bool = False) -> Experiment:
     """Builds the experiment; resumes it where `directory` has checkpoints, else starts from `parent` or from scratch.
 
     Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written; what can be told in
-    seconds all at once, with what `tried` has found already.
+    seconds all at once, with what `tried` has found already. `conversations`: texts are refused.
     """
     if not directory:
         raise RunError('--run is empty: expected the directory of the run')
@@ -103,7 +104,13 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
     keep_compiled(config.data.cache)
     tokenizer = tokenizer or distributed.first_then_others('tokenizer', lambda: obtain_tokenizer(config))
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
+    prompt = 1 + len(tokenizer.encode(config.sample.prompt))
+    if config.sample.every and prompt >= architecture.max_len:
+        raise RunError(f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})')
     data = distributed.first_then_others('data', lambda: store.open_or_build(config.data, tokenizer, config.log.progress))
+    if conversations and not data.manifest['conversations']:
+        raise RunError(f'config.data.source is {config.data.source!r}: post-training needs conversations '
+                       f'({{"question", "answer"}} or {{"messages"}}), found texts')
     training = batches.Batches(data.split('train'), config.data, config.seed)
     held_out = data.split('validation')
     validation = batches.Batches(held_out, config.data, config.seed, shuffle=False) if len(held_out.tokens) else None

@@ -24,13 +24,13 @@ def make_mesh(config, devices=None) -> Mesh:
     `data`. Raises RunError where the sizes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    sizes = {axis: config[axis] for axis in AXES}
+    sizes, there = {axis: config[axis] for axis in AXES}, len(devices)
     fixed = math.prod(s for s in sizes.values() if s != -1)
     free = [a for a, s in sizes.items() if s == -1]
     if not free and jax.process_count() == 1:
         devices = devices[:fixed]        # all sizes given: that many devices, though there be more
-    if len(free) > 1 or fixed < 1 or len(devices) % fixed or (not free and fixed != len(devices)):
-        raise RunError(f'config.mesh is {sizes}: expected sizes whose product is the number of devices ({len(devices)}), '
+    if len(free) > 1 or min(sizes.values()) < -1 or fixed < 1 or len(devices) % fixed or (not free and fixed != len(devices)):
+        raise RunError(f'config.mesh is {sizes}: expected sizes whose product is the number of devices ({there}), '
                        f'at most one of them -1')
     if free:
         sizes[free[0]] = len(devices) // fixed
@@ -73,7 +73,8 @@ def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:
     if accumulation < 1 or batch_size < 1 or batch_size % (parts * accumulation):
         step = parts * max(1, accumulation)
         raise RunError(f'config.data.batch_size is {batch_size}: expected a multiple of {step} '
-                       f'({parts} devices x {max(1, accumulation)} microbatches), for example {max(1, round(batch_size / step)) * step}')
+                       f'({parts} devices of config.mesh x {max(1, accumulation)} microbatches of config.train.accumulation), for example '
+                       f'{max(1, round(batch_size / step)) * step}')
 
 
 def state_shardings(mesh: Mesh, boxed_state):

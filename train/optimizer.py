@@ -17,7 +17,7 @@ def make_schedule(config, steps: int):
     if config.schedule not in SCHEDULES:
         raise RunError(f'config.optimizer.schedule is {config.schedule!r}: expected one of {", ".join(SCHEDULES)}')
     if not 0 <= config.warmup < steps:
-        raise RunError(f'config.optimizer.warmup is {config.warmup}: expected less than config.train.steps ({steps})')
+        raise RunError(f'config.optimizer.warmup is {config.warmup}: expected at least 0, and less than config.train.steps ({steps})')
     peak, final, after = config.lr, config.lr * config.final, steps - config.warmup
     if config.schedule == 'cosine':
         main = optax.cosine_decay_schedule(peak, after, config.final)

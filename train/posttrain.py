@@ -26,7 +26,7 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
     if changed:
         raise RunError(f'{parent.path}: the parent has another architecture (parent -> here): {"; ".join(changed)}')
     if config.tokenizer.path:
-        if tokenizers.load(config.tokenizer.path).hash != tokenizer.hash:
+        if tokenizers.load(config.tokenizer.path, 'config.tokenizer.path').hash != tokenizer.hash:
             raise RunError(f'config.tokenizer.path is {config.tokenizer.path}: another tokenizer than the parent\'s '
                            f'({parent.tokenizer_path}); leave the field empty to use that one')
     else:
@@ -38,29 +38,28 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
     if encodings[0] != encodings[1]:
         _LOG.info('the positional encoding changes: %s -> %s', *encodings)
     context = theirs.model.max_len or theirs.data.seq_len
-    config.model.max_len = max(context, config.model.max_len)        # longer where it is asked for, as encodings that scale do
-    if config.data.seq_len > config.model.max_len:
-        raise RunError(f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context of {context}')
+    longest = max(context, config.model.max_len)                     # longer where it is asked for, as encodings that scale do
+    if config.data.seq_len > longest:
+        raise RunError(f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context of {context}; lower it, or raise '
+                       f'config.model.max_len with an encoding that can be longer')
+    config.model.max_len = longest
     return tokenizer
 
 
-def prepare(config, directory: str) -> loop.Experiment:
+def prepare(config, directory: str, conversations: bool = False) -> loop.Experiment:
     if not config.parent:
         if not config.tokenizer.path:
             raise RunError('config.parent is empty: expected RUN or RUN@step; for random weights (a control) give '
                            'config.tokenizer.path')
-        return loop.prepare(config, directory)
+        return loop.prepare(config, directory, conversations=conversations)
     parent = checkpoint.pinned(Run.parse(config.parent))
     tried = preflight.Tried()
     tokenizer = tried(check_parent, parent, config)
-    return loop.prepare(config, directory, tokenizer, parent, tried)
+    return loop.prepare(config, directory, tokenizer, parent, tried, conversations)
 
 
 def main() -> None:
-    experiment = prepare(configs.get(), flags.FLAGS.run)
-    if not experiment.store.manifest['conversations']:
-        raise RunError(f'config.data.source is {experiment.config.data.source!r}: post-training needs conversations '
-                       f'({{"question", "answer"}} or {{"messages"}}), found texts')
+    experiment = prepare(configs.get(), flags.FLAGS.run, conversations=True)
     loop.report(experiment, loop.train(experiment))
 
 

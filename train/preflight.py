@@ -1,11 +1,12 @@
 """What can be known before the first step, in seconds: every problem in one list, not one a run."""
+import math
 import os
 import pathlib
 import shutil
 
 import jax
 
-from data import sources, store
+from data import batches, sources, store
 from data.records import DataError
 from model import config as model_config
 from model.errors import ModelError, nearest
@@ -14,9 +15,23 @@ from train import footprint
 from train.errors import Problems, RunError
 from train.mesh import check_batch, check_model, make_mesh
 from train.optimizer import make_optimizer
+from train.runs import flat
 from train.step import abstract_state
 
 ON_SPIKE = ('stop', 'skip', 'rollback')
+# What numbers may be, where nothing else says it: (in words, test, fields).
+_RANGES = (
+    ('expected at least 0', lambda x: x >= 0, 'data.prefetch data.atlas.seed data.pydoc.modules train.z_loss optimizer.weight_decay '
+     'optimizer.embedding_scale eval.batches checkpoint.keep_best'),
+    ('expected at least 0, and 0 means never', lambda x: x >= 0, 'train.stop_at log.stall eval.every sample.every checkpoint.every'),
+    ('expected at least 0, and 0 means none', lambda x: x >= 0, 'optimizer.clip'),
+    ('expected from 0 to 4294967295', lambda x: 0 <= x < 2**32, 'seed'),
+    ('expected at least 1', lambda x: x >= 1, 'data.seq_len data.atlas.editions tokenizer.vocab_size train.steps train.accumulation log.every '
+     'sample.tokens checkpoint.keep_last seeds test_rows train.batch_size'),
+    ('expected more than 0', lambda x: x > 0, 'tokenizer.train_megabytes optimizer.lr optimizer.eps'),
+    ('expected from 0 to 1', lambda x: 0 <= x <= 1, 'data.atlas.held_out optimizer.decay optimizer.final'),
+    ('expected at least 0 and less than 1', lambda x: 0 <= x < 1, 'optimizer.b1 optimizer.b2'),
+    ('expected more than 1, or 0', lambda x: x == 0 or x > 1, 'train.spike'))
 
 
 class Tried:
@@ -41,12 +56,16 @@ class Tried:
 def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None:
     """All that the config, the machine and the run directory tell without reading the text; returns the mesh."""
     mesh = tried(make_mesh, config.mesh)
-    if mesh:
+    tried(numbers, config)
+    if mesh and config.train.accumulation > 0:         # else told by numbers
         tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
-    tried(_fields, config)
+    tried(_choices, config)
     tried(store.check, config.data)
+    tried(batches.check, config.data)
     tried(sources.fingerprint, config.data)
-    tried(writable, run.path)
+    tried(writable, run.path, '--run', 'the directory of the run')
+    if not pathlib.Path(config.data.cache).is_dir():            # one that is there may hold all that is needed
+        tried(writable, config.data.cache, 'config.data.cache', 'a directory')
     steps = config.train.steps if config.train.steps > 0 else config.optimizer.warmup + 1      # that there are none is told once
     optimizer = tried(make_optimizer, config.optimizer, steps)
     pieces = tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)       # until the tokenizer is trained
@@ -54,6 +73,7 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     if not (mesh and architecture and optimizer) or tried.found:
         return mesh
     tried(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
+    tried(_ids, architecture)
     if not tried.found:
         state, _ = abstract_state(Transformer(architecture), optimizer, mesh, config.train.spike > 0)
         tried(memory, state, jax.local_devices()[0])
@@ -61,28 +81,39 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     return mesh
 
 
-def _fields(config) -> None:
-    c = config.train
-    found = [message for wrong, message in (
-        (c.steps < 1, f'config.train.steps is {c.steps}: expected at least 1'),
-        (c.on_spike not in ON_SPIKE, f'config.train.on_spike is {c.on_spike!r}: {nearest(c.on_spike, ON_SPIKE)}'),
-        (not 0 <= c.spike or 0 < c.spike <= 1, f'config.train.spike is {c.spike}: expected more than 1, or 0'),
-        (config.log.stall < 0, f'config.log.stall is {config.log.stall}: expected seconds, or 0 for never')) if wrong]
+def numbers(config) -> None:
+    """Raises Problems with each number of `config`, an experiment or a study, that is not in its range."""
+    fields, found = flat(config), []
+    for expected, right, names in _RANGES:
+        found += [f'config.{name} is {fields[name]}: {expected}' for name in names.split()
+                  if name in fields and not (math.isfinite(fields[name]) and right(fields[name]))]
     if found:
         raise Problems(found)
 
 
-def writable(path) -> None:
-    """Raises RunError where the run directory, or the nearest folder above that exists, cannot be written to."""
+def _choices(config) -> None:
+    if config.train.on_spike not in ON_SPIKE:
+        raise RunError(f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}')
+
+
+def _ids(architecture) -> None:
+    wanted = next((e.spec for e in architecture.parts if e.spec.task_ids), None)
+    if wanted:
+        raise RunError(f'config.model.positions: {wanted.title} needs position ids from the data ({wanted.task_ids!r}), which texts do not give: '
+                       f'compare it on tasks (launch.ablate), or choose another encoding')
+
+
+def writable(path, field: str, what: str) -> None:
+    """Raises RunError where a directory, or the nearest folder above that exists, cannot be written to; `field` names it."""
     if '://' in os.fspath(path):
         return
     there = pathlib.Path(path)
     while not there.exists() and there != there.parent:
         there = there.parent
     if not there.is_dir():
-        raise RunError(f'{path}: {there} is a file; expected the directory of the run')
+        raise RunError(f'{field} is {path}: {there} is a file; expected {what}')
     if not os.access(there, os.W_OK | os.X_OK):
-        raise RunError(f'{path}: {there} cannot be written to; choose another --run')
+        raise RunError(f'{field} is {path}: {there} cannot be written to; choose another one')
 
 
 def memory(state, device) -> None:

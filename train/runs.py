@@ -4,6 +4,7 @@ config.json (resolved), lineage.json (where it comes from), tokenizer.model, che
 """
 import contextlib
 import dataclasses
+import difflib
 import errno
 import hashlib
 import importlib.metadata
@@ -50,7 +51,9 @@ class Run:
         except (ImportError, KeyError) as error:         # gs:// without its extra, or a kind of store that nobody knows
             raise RunError(f'{text}: expected a run directory, on a disk or gs:// ({type(error).__name__}: {error})') from None
         if not there:
-            raise RunError(f'{run.path}: no such run directory')
+            beside = [p.name for p in run.path.parent.iterdir() if (p / 'config.json').exists()] if run.path.parent.is_dir() else []
+            close = difflib.get_close_matches(run.path.name, beside, 1)
+            raise RunError(f'{run.path}: no such run directory' + (f'; did you mean {close[0]!r}?' if close else ''))
         if not run.config_path.exists():
             raise RunError(f'{run.path}: not a run directory, or a half-written one: it has no config.json')
         return run
@@ -74,8 +77,7 @@ class Run:
                 raise RunError(f'{self.config_path}: damaged (expected a group of fields {group!r})')
             if field not in found[group]:
                 found[group][field] = value
-        if config_hash(found) != self.lineage().get('config_hash'):
-            raise RunError(f'{self.config_path}: damaged: not the config that lineage.json was written with')
+        self._check(self.config_path, 'config_hash', config_hash(found))
         return found
 
     def lineage(self) -> dict:
@@ -83,18 +85,30 @@ class Run:
         found = _read_json(self.path / 'lineage.json')
         if found.get('format') != FORMAT:
             raise RunError(f'{self.path}: a run directory of format {found.get("format")}; this version reads {FORMAT}')
+        lacking = [name for name in ('config_hash', 'data_hash', 'tokenizer_hash') if name not in found]
+        if lacking:
+            raise RunError(f'{self.path / "lineage.json"}: damaged (it lacks {", ".join(lacking)})')
         return found
 
     def rollbacks(self) -> list[dict]:
         """Where training went back: [{'step', 'batches'}], batches passed over from that step on."""
-        return _read_json(self.rollbacks_path)['rollbacks'] if self.rollbacks_path.exists() else []
+        if not self.rollbacks_path.exists():
+            return []
+        found = _read_json(self.rollbacks_path).get('rollbacks')
+        if not isinstance(found, list) or not all(isinstance(r, dict) and {*r} == {'step', 'batches'} for r in found):
+            raise RunError(f'{self.rollbacks_path}: damaged (expected {{"rollbacks": [{{"step", "batches"}}]}})')
+        return found
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Raises RunError where it is damaged, DataError where it is missing or no tokenizer."""
         found = tokenizers.load(self.tokenizer_path)
-        if found.hash != self.lineage().get('tokenizer_hash'):
-            raise RunError(f'{self.tokenizer_path}: damaged: not the tokenizer that lineage.json was written with')
+        self._check(self.tokenizer_path, 'tokenizer_hash', found.hash)
         return found
+
+    def _check(self, path, name: str, now: str) -> None:
+        then = self.lineage()[name]
+        if then != now:
+            raise RunError(f'{path}: damaged, or of another run: {name} is {now[:12]}, lineage.json says {str(then)[:12]}; restore that file')
 
 
 def _read_json(path: epath.Path) -> dict:

@@ -69,7 +69,7 @@ def test_mistakes_in_flags(tiny_config, given, message):
     ({'optimizer.kind': 'moun'}, "config.optimizer.kind is 'moun': did you mean 'muon'"),
     ({'train.loss_chunks': 5}, r'config.train.loss_chunks is 5: expected a divisor of the columns of a device \(32\)'),
     ({'optimizer.schedule': 'cosin'}, "config.optimizer.schedule is 'cosin'"),
-    ({'optimizer.warmup': 6}, r'config.optimizer.warmup is 6: expected less than config.train.steps \(6\)'),
+    ({'optimizer.warmup': 6}, r'config.optimizer.warmup is 6: expected at least 0, and less than config.train.steps \(6\)'),
     ({'train.steps': 0}, 'config.train.steps is 0'),
     ({'data.source': 'atlass'}, "config.data.source is 'atlass': .* did you mean 'atlas'"),
     ({'data.validation': 1.5}, 'config.data.validation is 1.5: expected a share'),

@@ -49,7 +49,7 @@ def test_room_and_rights(tiny_config, tmp_path, monkeypatch):
     with pytest.raises(RunError, match='is a file; expected the directory of the run'):
         loop.prepare(tiny_config, str(tmp_path / 'file' / 'run'))
     monkeypatch.setattr(os, 'access', lambda *_: False)
-    with pytest.raises(RunError, match='cannot be written to; choose another --run'):
+    with pytest.raises(RunError, match='--run is .* cannot be written to; choose another one'):
         loop.prepare(tiny_config, str(tmp_path / 'run'))
 
 

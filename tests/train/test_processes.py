@@ -231,7 +231,7 @@ def test_places(given, environment, found, monkeypatch):
     (('h:x', 2, 1), {}, "--coordinator is 'h:x': expected HOST:PORT"),
     (('h:70000', 2, 1), {}, 'expected HOST:PORT'),
     (('h:1', 2, 2), {}, '--process_id is 2 of --num_processes=2: expected a number from 0 to 1'),
-    (('h:1', 0, 0), {}, '--process_id is 0 of --num_processes=0'),
+    (('h:1', 0, 0), {}, '--num_processes is 0: expected at least 1'),
     (('', -1, -1), {'RANK': '1', 'WORLD_SIZE': '2'}, 'WORLD_SIZE and RANK without MASTER_ADDR and MASTER_PORT'),
     (('', -1, -1), {**TORCHRUN, 'RANK': 'x'}, 'RANK=x: expected a number'),
     (('', -1, -1), {**SLURM, 'SLURM_PROCID': 'x'}, 'the cluster could not be recognised')])
