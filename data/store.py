@@ -100,6 +100,37 @@ def training_texts(config):
                 yield from part.parts()
 
 
+def tokenizer_path(config) -> pathlib.Path:
+    """Where the tokenizer that an experiment asks for, trained on its training text, is kept: in the cache, by hash."""
+    key = _digest([config.tokenizer.to_dict(), sources.fingerprint(config.data), config.data.validation, config.data.split])[:16]
+    return pathlib.Path(config.data.cache) / f'tokenizer-{key}.model'
+
+
+def path_of(config, tokenizer: Tokenizer) -> pathlib.Path:
+    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash."""
+    key = _digest([FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
+    return pathlib.Path(config.cache) / f'store-{key}'
+
+
+def find(config, tokenizer: Tokenizer) -> Store | None:
+    """The store in the cache, or None: nothing is built. Raises DataError where it is damaged, or where the text is not there."""
+    path = path_of(config, tokenizer)
+    return _open(path) if path.exists() else None
+
+
+def verify(store: Store) -> None:
+    """Reads all of a store. Raises DataError where it is not what was written."""
+    hashes = store.manifest.get('hashes', {})
+    wrong = [name for name, known in hashes.items() if _file_hash(store.path / name) != known]
+    if wrong or _digest(hashes) != store.manifest.get('hash'):
+        raise DataError(f'{store.path}: damaged token store (the hash of {", ".join(wrong) or "manifest.json"} does not match); remove it to build it again')
+
+
+def _file_hash(path: pathlib.Path) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()
+
+
 def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
     """The store for this `data` config and tokenizer: the one in `config.cache`, or a new one built there.
 
@@ -107,8 +138,7 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
     the cache does not have the size that its manifest states.
     """
     check(config)
-    key = _digest([FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
-    path = pathlib.Path(config.cache) / f'store-{key}'
+    path = path_of(config, tokenizer)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         building = pathlib.Path(tempfile.mkdtemp(prefix=f'{path.name}.', dir=path.parent))
@@ -138,7 +168,7 @@ def _open(path: pathlib.Path) -> Store:
             found = (path / name).stat().st_size
             if found != size:
                 raise DataError(f'{path / name}: {found} bytes, its manifest says {size}; remove {path} to build it again')
-    except (OSError, json.JSONDecodeError, KeyError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
         raise DataError(f'{path}: damaged token store ({error}); remove it to build it again') from None
     return Store(path, manifest)
 
@@ -194,7 +224,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     for split in SPLITS:
         np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
     names = [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')]
-    hashes = {name: hashlib.sha256((path / name).read_bytes()).hexdigest() for name in names}
+    hashes = {name: _file_hash(path / name) for name in names}
     manifest = dict(
         format=FORMAT, dtype=np.dtype(dtype).name, conversations=bool(conversations), splits=counts,
         records=dict(read=read, kept=records, broken=len(broken)),

@@ -1,5 +1,7 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
+import collections
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,14 @@ def path(keys) -> str:
 def describe(tree) -> dict[str, str]:
     """Path -> 'float32[192,6,32]'."""
     return {path(p): f'{x.dtype}{list(x.shape)}'.replace(' ', '') for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def named(paths, most: int = 4) -> str:
+    """Paths for a message: those that differ in the number of the layer once ('layer_*/attention/query/kernel (2 times)'), `most` at most."""
+    groups = collections.Counter(re.sub(r'(?<=layer_)\d+', '*', p) for p in paths)
+    alone = {re.sub(r'(?<=layer_)\d+', '*', p): p for p in paths}
+    words = [alone[g] if n == 1 else f'{g} ({n} times)' for g, n in groups.items()]
+    return ', '.join(words[:most]) + (f' and {len(words) - most} more' if len(words) > most else '')
 
 
 class Checkpoints:
@@ -120,7 +130,33 @@ class Checkpoints:
             _LOG.error('%s: checkpoint passed over, %s', self.run.path, fault)
         raise RunError(f'{self.run.path}: no checkpoint can be read; {"; ".join(faults)}')
 
-    def _restore(self, step, abstract, shardings, only_params):
+    def read(self, step: int) -> tuple[dict[str, jax.Array], list[str]]:
+        """All arrays of a checkpoint by path, on the host, whatever mesh and config they are of; and what of them is damaged."""
+        try:
+            known = self._described(step)
+        except (_Damaged, RunError) as error:
+            return {}, [str(error)]
+        host, found, faults = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0]), {}, []
+        with ocp.StandardCheckpointer() as reader:
+            for item in _ITEMS:
+                there = (self.run.checkpoints / str(step) / item).resolve()
+                try:
+                    shapes = reader.metadata(there).item_metadata.tree
+                    tree = reader.restore(there, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host), shapes))
+                except Exception as error:      # whatever a damaged file makes the reader raise
+                    faults.append(f'its {item} cannot be read ({_first_line(error)})')
+                    continue
+                found |= {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path({item: tree} if item == 'params' else tree)}
+        sums, types = jax.device_get(checksums(found)), describe(found)
+        wrong = [name for name in found if known.get(name) != (types[name], tuple(int(n) for n in sums[name]))]
+        if wrong:
+            faults.append(f'the checksum of {named(wrong)} does not match')
+        if not faults and len(found) < len(known):
+            faults.append(f'{named([name for name in known if name not in found])} is not there')
+        return found, faults
+
+    def _described(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Path -> (type and shape, checksum) of each array, as it was saved. Raises _Damaged, and RunError at another format."""
         try:
             meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
             known = {k: (v[0], tuple(v[1])) for k, v in meta['arrays'].items()}
@@ -128,6 +164,10 @@ class Checkpoints:
             raise _Damaged(f'its description cannot be read ({_first_line(error)})') from None
         if meta.get('format') != FORMAT:
             raise RunError(f'{self.run.path}: checkpoint format {meta.get("format")}, expected {FORMAT}: made by another version of Ordem')
+        return known
+
+    def _restore(self, step, abstract, shardings, only_params):
+        known = self._described(step)
         if only_params:
             known = {k: v for k, v in known.items() if k.startswith('params/')}
         wanted = describe(abstract)
@@ -216,24 +256,42 @@ def load(run: Run, shardings=None):
     return model, state['params'], tokenizer, config
 
 
-def adopted(parent: Run, params, shardings):
-    """The parameters of a parent in place of fresh ones. What belongs to a positional encoding is the parent's where it has the same
-    name and shape, else as it is in `params`: a phase may change the encoding (DroPE, arXiv 2512.12167, drops it).
+def plan(theirs: dict[str, str], ours: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
+    """Parameters of a parent and of its child, as `describe` tells them -> which are taken, which are new in the child, which of the parent's
+    are dropped.
 
-    Raises RunError where an array has another shape, or the layers are laid out otherwise: a pattern of another length is scanned.
+    What belongs to a positional encoding may be new or dropped: a phase may change the encoding (DroPE, arXiv 2512.12167, drops it).
+    Raises RunError for all else that is not the same in both.
+    """
+    of_positions = lambda name: any(part.startswith('positions') for part in name.split('/'))
+    wrong = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)
+             and not (of_positions(name) and (name not in theirs or name not in ours))]
+    if wrong:
+        raise RunError('; '.join(f'{name} is {theirs.get(name, "absent")} there, {ours.get(name, "absent")} here' for name in wrong[:4])
+                       + (f'; and {len(wrong) - 4} more' if len(wrong) > 4 else '') + ': expected the same parameters but for a positional '
+                       'encoding\'s, tables of one size, and with config.model.scan_layers patterns of one length in both phases')
+    return ([name for name in ours if name in theirs], [name for name in ours if name not in theirs],
+            [name for name in theirs if name not in ours])
+
+
+def adopted(parent: Run, params, shardings):
+    """The parameters of a parent in place of fresh ones, as `plan` says; the log tells what is taken, new and dropped.
+
+    Raises RunError, before anything is read, where the plan has no place for an array.
     """
     model, _, _ = model_of(parent)
-    ours = dict(jax.tree_util.tree_leaves_with_path(shardings))
+    abstract, ours = nn.meta.unbox(abstract_params(model)), dict(jax.tree_util.tree_leaves_with_path(shardings))
+    theirs, types = describe(abstract), describe(params)
+    try:
+        taken, new, dropped = plan(theirs, types)
+    except RunError as error:
+        raise RunError(f'{parent.path}: {error}') from None
+    _LOG.info('%s@%s: %s parameters are taken over; optimizer, step and random keys begin anew', parent.path, parent.step,
+              f'all {len(taken)}' if len(taken) == len(types) == len(theirs) else f'{len(taken)} of the {len(types)}')
+    if new or dropped:
+        _LOG.info('%s', '; '.join(f'{what}: {named(names, len(names))}' for what, names in
+                                  (('new, from config.seed', new), ("dropped of the parent's", dropped)) if names))
     whole = jax.sharding.NamedSharding(next(iter(ours.values())).mesh, jax.sharding.PartitionSpec())
-    theirs = jax.tree_util.tree_map_with_path(lambda path, _: ours.get(path, whole), nn.meta.unbox(abstract_params(model)))
-    found = dict(jax.tree_util.tree_leaves_with_path(load(parent, theirs)[1]))
-
-    def pick(path, fresh):
-        old = found.get(path)
-        if old is not None and old.shape == fresh.shape:
-            return old
-        if old is None and any(k.key.startswith('positions') for k in path):
-            return fresh
-        raise RunError(f'{parent.path}: {jax.tree_util.keystr(path)} is {"absent" if old is None else old.shape} there, {fresh.shape} here; '
-                       f'expected tables of one size, and with config.model.scan_layers patterns of one length in both phases')
-    return jax.tree_util.tree_map_with_path(pick, params)
+    found = load(parent, jax.tree_util.tree_map_with_path(lambda keys, _: ours.get(keys, whole), abstract))[1]
+    found = {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(found)}
+    return jax.tree_util.tree_map_with_path(lambda keys, fresh: found.get(path(keys), fresh), params)

@@ -10,10 +10,10 @@ from absl import logging as absl_logging
 from train import guard
 
 
-def run(main) -> None:
-    """Runs main() as the program, with the settings below and `train.guard` around it."""
+def run(main, words: bool = False) -> None:
+    """Runs main(), or main(words), as the program, with the settings below and `train.guard` around it."""
     settle()
-    guard.run(main)
+    guard.run(main, words)
 
 
 def settle() -> None:

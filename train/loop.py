@@ -3,7 +3,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -22,7 +21,7 @@ from train import checkpoint, distributed, losses, metrics, preflight, runs, ste
 from train.errors import RunError, Stopped
 from train.mesh import check_model, local_rows, to_devices
 from train.optimizer import make_optimizer, make_schedule
-from train.runs import Run
+from train.runs import Run, batch_of
 from train.watch import Signals, Watchdog
 
 _LOG = logging.getLogger('ordem')
@@ -55,10 +54,7 @@ def obtain_tokenizer(config) -> tokenizers.Tokenizer:
     """The tokenizer that `config` names, or one trained on its training text (kept in the cache by hash)."""
     if config.tokenizer.path:
         return tokenizers.load(config.tokenizer.path)
-    from data import sources
-    key = hashlib.sha256(json.dumps([config.tokenizer.to_dict(), sources.fingerprint(config.data), config.data.validation,
-                                     config.data.split], sort_keys=True, default=str).encode()).hexdigest()[:16]
-    path = pathlib.Path(config.data.cache) / f'tokenizer-{key}.model'
+    path = store.tokenizer_path(config)
     if not path.exists():
         made = tokenizers.train(store.training_texts(config.data), config.tokenizer)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +70,11 @@ def keep_compiled(cache: str) -> None:
 
 
 def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, tried: preflight.Tried | None = None) -> Experiment:
-    """Builds the experiment; resumes it where `directory` has checkpoints, else starts from `parent` or from scratch.
+    """Builds the experiment. Each part of its state comes from the first of these that has it:
+
+    resume: `directory` has checkpoints: everything from the newest whole one, nothing from the parent;
+    warm start: there is a `parent`: its parameters, as `checkpoint.plan` says and the log tells;
+    scratch: all else (optimizer, step, random keys; parameters that no parent has) from config.seed.
 
     Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written; what can be told in
     seconds all at once, with what `tried` has found already.
@@ -194,16 +194,12 @@ def _roll_back(e: Experiment, spike: _Spike) -> dict:
     e.state = reader.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), e.state), e.shardings)
     reader.close()
     back = int(e.state['step'])
-    _LOG.warning('%s; goes back to step %d and passes over batches %d to %d', spike, back, batch_of(e, back), batch_of(e, spike.step - 1))
+    _LOG.warning('%s; goes back to step %d and passes over batches %d to %d', spike, back, batch_of(e.rollbacks, back),
+                 batch_of(e.rollbacks, spike.step - 1))
     e.rollbacks.append({'step': back, 'batches': spike.step - back})
     if distributed.is_first():
         runs.write_atomically(e.run.rollbacks_path, json.dumps({'rollbacks': e.rollbacks}))
     return {'rolled_back_from': spike.step, 'batches_passed_over': spike.step - back}
-
-
-def batch_of(e: Experiment, step: int) -> int:
-    """The number of the batch that `step` (from 0) trains on: the step itself, as long as nothing was passed over."""
-    return step + sum(r['batches'] for r in e.rollbacks if r['step'] <= step)
 
 
 def _train(e: Experiment, signals: Signals, first: dict) -> dict:
@@ -244,13 +240,14 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
             return
         checkpoints.wait()
         good = checkpoints.steps()
-        raise RunError(f'{found}; last good checkpoint: {good[-1] if good else "none"}; the batch is batch({batch_of(e, done - 1)}) of data '
-                       f'{e.store.hash[:12]}, seed {c.seed}. Lower config.optimizer.lr, look at that batch, or choose config.train.on_spike')
+        raise RunError(f'{found}; last good checkpoint: {good[-1] if good else "none"}; the batch is batch({batch_of(e.rollbacks, done - 1)}) of '
+                       f'data {e.store.hash[:12]}, seed {c.seed}. Lower config.optimizer.lr, look at that batch (python -m apps.inspect --run={e.run.path} '
+                       f'--batch={done - 1}), or choose config.train.on_spike')
 
     due = lambda done, every, end=c.train.steps: every > 0 and (done % every == 0 or done == end)
     try:
         rows = local_rows(e.mesh, c.data.batch_size)
-        prepared = batches.prefetched(lambda step: e.training(batch_of(e, step), rows), start, stop, c.data.prefetch)
+        prepared = batches.prefetched(lambda step: e.training(batch_of(e.rollbacks, step), rows), start, stop, c.data.prefetch)
         for done, batch in enumerate(prepared, start + 1):
             batch = to_devices(e.mesh, batch, c.data.batch_size)
             with jax.transfer_guard('disallow'):

@@ -59,11 +59,15 @@ class Run:
 
     def config(self) -> ConfigDict:
         """As the run was started; fields that came later have the value that was meant before."""
-        found = ConfigDict(_read_json(self.config_path))
-        for name, value in YOUNGER.items():
-            group, field = name.split('.')
-            if field not in found[group]:
-                found[group][field] = value
+        read = _read_json(self.config_path)
+        try:
+            found = ConfigDict(read)
+            for name, value in YOUNGER.items():
+                group, field = name.split('.')
+                if field not in found[group]:
+                    found[group][field] = value
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f'{self.config_path}: damaged (not the fields of an experiment: {error})') from None
         return found
 
     def lineage(self) -> dict:
@@ -75,7 +79,10 @@ class Run:
 
     def rollbacks(self) -> list[dict]:
         """Where training went back: [{'step', 'batches'}], batches passed over from that step on."""
-        return _read_json(self.rollbacks_path)['rollbacks'] if self.rollbacks_path.exists() else []
+        found = _read_json(self.rollbacks_path).get('rollbacks') if self.rollbacks_path.exists() else []
+        if not isinstance(found, list) or not all(isinstance(r, dict) and {*r} == {'step', 'batches'} for r in found):
+            raise RunError(f'{self.rollbacks_path}: damaged (expected a list of steps and batches)')
+        return found
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         return tokenizers.load(self.tokenizer_path)
@@ -124,6 +131,17 @@ def config_hash(config) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
+def batch_of(rollbacks: list[dict], step: int) -> int:
+    """The number of the batch that `step` (from 0) trains on: the step itself, as long as nothing was passed over (`Run.rollbacks`)."""
+    return step + sum(r['batches'] for r in rollbacks if r['step'] <= step)
+
+
+def check_config(run: Run, lineage: dict) -> None:
+    """Raises RunError where config.json is not the one that lineage.json was written with."""
+    if lineage.get('config_hash') != config_hash(run.config()):
+        raise RunError(f'{run.config_path}: damaged: not the config that lineage.json was written with; restore one of the two')
+
+
 def is_started(path) -> bool:
     """Whether the directory holds checkpoints: then starting it means resuming it."""
     checkpoints = epath.Path(path) / 'checkpoints'
@@ -162,8 +180,7 @@ def check_lineage(run: Run, now: dict) -> None:
     """Compares a resumed run with what it was started from. Raises RunError where data or tokenizer differ; logs where only
     versions or cores do: the run then goes on to rounding, not bit for bit."""
     then = run.lineage()
-    if then.get('config_hash') != config_hash(run.config()):
-        raise RunError(f'{run.config_path}: damaged: not the config that lineage.json was written with; restore one of the two')
+    check_config(run, then)
     for what in ('data_hash', 'tokenizer_hash'):
         if then.get(what) != now[what]:
             raise RunError(f'{run.path}: {what} is {now[what][:12]}, the run was started with {str(then.get(what))[:12]}; '

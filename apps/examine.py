@@ -1,0 +1,216 @@
+"""What is true of a run directory: its files against their hashes, its lineage, its parameters, its batches.
+
+Nothing here needs the accelerator, trains, or writes into a run.
+"""
+import dataclasses
+import json
+import math
+import re
+
+import jax
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from data import batches, store, tokenizer as tokenizers
+from data.records import DataError
+from model import config as model_config
+from model.errors import ModelError
+from model.sharding import spec
+from model.transformer import Transformer
+from train import checkpoint, config as configs, runs
+from train.errors import RunError
+from train.runs import Run
+
+OK = 'ok'
+
+
+@dataclasses.dataclass
+class Examined:
+    """A run whose files were checked: `said` has for each part OK or what is to be said of it, `damage` what is damaged. A part that is not
+    whole is None."""
+    run: Run
+    said: dict[str, str]
+    damage: list[str]
+    lineage: dict | None = None
+    config: ConfigDict | None = None
+    tokenizer: tokenizers.Tokenizer | None = None
+    data: store.Store | None = None
+    rollbacks: list[dict] = dataclasses.field(default_factory=list)
+    steps: list[int] = dataclasses.field(default_factory=list)                       # of all checkpoints that are there
+    arrays: dict[str, jax.Array] = dataclasses.field(default_factory=dict)           # of the newest one that was read
+
+    def part(self, name: str, read):
+        """What read() gives, or None where it finds something damaged."""
+        try:
+            found = read()
+        except (RunError, DataError, ModelError) as error:
+            self.said[name] = str(error)
+            self.damage.append(str(error))
+            return None
+        self.said[name] = OK
+        return found
+
+
+def examine(run: Run) -> Examined:
+    """Checks config, tokenizer, token store and checkpoints (`run.step`, or all) against the hashes that were written with them."""
+    e = Examined(run, {}, [])
+    e.lineage = e.part('lineage.json', lambda: _lineage(run))
+    e.config = e.part('config.json', lambda: _config(run, e.lineage))
+    e.tokenizer = e.part('tokenizer.model', lambda: _tokenizer(run, e.lineage))
+    if e.config is None or e.tokenizer is None or e.lineage is None:
+        e.said['token store'] = 'not looked for, since what names it is damaged'
+    else:
+        e.data = e.part('token store', lambda: _store(e))
+        if e.data is None and e.said['token store'] == OK:
+            e.said['token store'] = f'not in {e.config.data.cache} (config.data.cache): not checked'
+    e.rollbacks = e.part('rollbacks.json', run.rollbacks) or []
+    reader = checkpoint.Checkpoints(run)
+    e.steps = reader.steps()
+    for step in e.steps if run.step is None else [run.step]:
+        name = f'checkpoint {step}'
+        if step not in e.steps:
+            e.said[name] = f'not there; there are {", ".join(map(str, e.steps)) or "none"}'
+            continue
+        found, faults = reader.read(step)
+        e.said[name] = '; '.join(faults) or OK
+        e.damage += [f'{run.path}@{step}: {fault}' for fault in faults]
+        e.arrays = e.arrays if faults else found
+    reader.close()
+    return e
+
+
+def _lineage(run: Run) -> dict:
+    found = run.lineage()
+    parent = found.get('parent')
+    if parent is not None and not (isinstance(parent, dict) and isinstance(parent.get('run'), str) and isinstance(parent.get('step'), int)):
+        raise RunError(f'{run.path / "lineage.json"}: damaged (the parent is {parent!r}, expected run and step)')
+    return found
+
+
+def _config(run: Run, lineage: dict | None) -> ConfigDict:
+    if lineage is not None:
+        runs.check_config(run, lineage)
+    return run.config()
+
+
+def _tokenizer(run: Run, lineage: dict | None) -> tokenizers.Tokenizer:
+    found = run.tokenizer()
+    if lineage is not None and found.hash != lineage.get('tokenizer_hash'):
+        raise RunError(f'{run.tokenizer_path}: damaged: its hash is {found.hash[:12]}, lineage.json says {str(lineage.get("tokenizer_hash"))[:12]}')
+    return found
+
+
+def _store(e: Examined) -> store.Store | None:
+    try:
+        store.path_of(e.config.data, e.tokenizer)
+    except DataError:                   # the text is somewhere else: then nothing of it can be checked, and nothing is damaged
+        return None
+    found = store.find(e.config.data, e.tokenizer)
+    if found is not None:
+        store.verify(found)
+        if found.hash != e.lineage.get('data_hash'):
+            raise RunError(f'{found.path}: data_hash is {found.hash[:12]}, the run was started with {str(e.lineage.get("data_hash"))[:12]}')
+    return found
+
+
+def ancestors(e: Examined) -> list[Examined]:
+    """The run's parent, its parent and so on, each at the step that its child began from. One that is not there ends the list, with the reason
+    as the only thing `said`."""
+    found, child, seen = [], e, {str(e.run.path)}
+    while child.lineage and child.lineage.get('parent'):
+        parent = child.lineage['parent']
+        name = f'{parent["run"]}@{parent["step"]}'
+        try:
+            run = Run.parse(name)
+            if str(run.path) in seen:
+                raise RunError(f'{run.path}: its own ancestor: lineage.json is not what was written')
+        except RunError as error:
+            return [*found, Examined(Run(runs.epath.Path(parent['run']), parent['step']), {'run': f'moved or deleted ({error})'}, [])]
+        seen.add(str(run.path))
+        child = examine(run)
+        found.append(child)
+    return found
+
+
+def measured(run: Run) -> dict:
+    """metrics.jsonl: how many lines, how many of them no line of metrics, and the last losses."""
+    path, good, bad = run.path / 'metrics.jsonl', [], 0
+    for line in path.read_bytes().decode(errors='replace').splitlines() if path.exists() else ():
+        try:
+            found = json.loads(line)
+            good += [found] if isinstance(found['step'], int) else []
+        except (ValueError, KeyError, TypeError):
+            bad += 1
+    last = {}
+    for line in good:
+        for name in ('loss', 'validation_nats', 'validation_bits_per_byte'):
+            if name in line:
+                last |= {name: line[name], f'{name}_step': line['step']}
+    return {'lines': len(good), 'unreadable': bad, **last}
+
+
+def parameters(e: Examined) -> list[dict]:
+    """Each parameter: path, shape, dtype, logical axes, the axes of the mesh that may cut it (None: not cut), norm (None: no checkpoint)."""
+    boxes, mesh = {}, None
+    if e.config is not None and e.tokenizer is not None:
+        model = Transformer(model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len))
+        tree = jax.tree_util.tree_leaves_with_path(checkpoint.abstract_params(model), is_leaf=lambda x: isinstance(x, nn.Partitioned))
+        boxes = {checkpoint.path(keys): box for keys, box in tree}
+        mesh = jax.sharding.AbstractMesh(tuple(max(1, size) for size in e.config.mesh.values()), tuple(e.config.mesh))
+    arrays = {name.removeprefix('params/'): x for name, x in e.arrays.items() if name.startswith('params/')}
+    found = []
+    for name in arrays or boxes:
+        shape = arrays[name] if arrays else nn.meta.unbox(boxes[name])
+        names = list(boxes[name].names) if isinstance(boxes.get(name), nn.Partitioned) else [None] * shape.ndim
+        norm = float(np.linalg.norm(np.asarray(shape).astype(np.float32))) if arrays else None
+        found.append({'path': name, 'shape': list(shape.shape), 'dtype': str(shape.dtype), 'axes': names,
+                      'cut_over': list(spec(mesh, shape.shape, names)) if mesh else [None] * shape.ndim,
+                      'norm': norm if norm is None or math.isfinite(norm) else str(norm)})
+    return found
+
+
+def batch(e: Examined, step: int) -> dict:
+    """The batch that `step` (from 0) trained on, or would, as text. The token store is built again where it is not there.
+
+    'rows': a list of segments for each row: 'columns' and 'positions' (first and last), 'pieces' of text, each with 'weighted' (whether
+    the loss counts it) and 'special' (a mark of the tokenizer, by its name), and 'beyond': what the last target is where it lies after the row.
+    Raises RunError where a part of the run is damaged, the text has changed, or the run has no such step.
+    """
+    if e.config is None or e.tokenizer is None or e.lineage is None:
+        raise RunError(f'--batch={step}: cannot be told, since {e.damage[0]}')
+    if not 0 <= step < e.config.train.steps:
+        raise RunError(f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})')
+    data = store.open_or_build(e.config.data, e.tokenizer)
+    if data.hash != e.lineage['data_hash']:
+        raise RunError(f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}')
+    number = runs.batch_of(e.rollbacks, step)
+    made = batches.Batches(data.split('train'), e.config.data, e.config.seed)(number)
+    return {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed, 'weight': float(made['loss_weights'].sum()),
+            'rows': [[_segment(made, row, number, e.tokenizer) for number in np.unique(made['segment_ids'][row]) if number]
+                     for row in range(len(made['tokens']))]}
+
+
+def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.Tokenizer) -> dict:
+    columns = np.flatnonzero(made['segment_ids'][row] == number)
+    first, last = int(columns[0]), int(columns[-1])
+    tokens = made['tokens'][row, first:last + 1].tolist()
+    counts = [False, *(made['loss_weights'][row, first:last] > 0).tolist()]      # weights stand where a token is predicted: one before it
+    pieces: list[tuple[bool, bool, list[int]]] = []
+    for token, counted in zip(tokens, counts):
+        special = not tokenizer.decode([token])
+        if pieces and not special and not pieces[-1][1] and (pieces[-1][0] == counted or _continues(tokenizer.piece(token))):
+            pieces[-1][2].append(token)
+        else:
+            pieces.append((counted, special, [token]))
+    beyond = made['loss_weights'][row, last] > 0
+    return {'columns': [first, last], 'positions': made['positions'][row, [first, last]].tolist(), 'tokens': tokens,
+            'weighted': sum(counts) + int(beyond),
+            'pieces': [{'text': tokenizer.piece(ids[0]) if special else tokenizer.decode(ids), 'special': special, 'weighted': counted}
+                       for counted, special, ids in pieces],
+            'beyond': tokenizer.piece(int(made['targets'][row, last])) if beyond else None}
+
+
+def _continues(piece: str) -> bool:
+    """Whether a piece is a byte inside a character, which is told as a whole."""
+    return re.fullmatch('<0x[89AB][0-9A-F]>', piece) is not None
