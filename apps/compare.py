@@ -15,6 +15,10 @@ from train.errors import RunError
 from train.runs import Run
 
 
+KINDS = {'config': 'fields of the config', 'harmless': 'fields that a resumed run may change', 'parameters': 'parameters', 'encoding': 'positional encoding',
+         'tokenizer': 'tokenizer', 'data': 'data'}
+
+
 @dataclasses.dataclass
 class Other:
     """What a run is compared with. Tokenizer and hash of the data are None where they are not made yet: nothing is made for a comparison."""
@@ -44,7 +48,8 @@ def other(name: str, words: list[str]) -> Other:
 
 
 def compare(e: Examined, against: Other) -> dict:
-    """'differences': a list of {'what', 'name', 'here', 'there', 'flags'}; 'unknown': what could not be compared, and why.
+    """'differences': a list of {'what' (of KINDS), 'name', 'here', 'there', 'flags'}; 'unknown': what could not be compared, and why.
+    'here' or 'there' is None where the thing is absent.
 
     `flags` make the other like this run where they are given with its command, in the order of the list: those of a config field alone, and for
     what follows from fields (parameters, encoding, tokenizer, data) all of those that it may follow from. None where no flag does it.
@@ -55,29 +60,29 @@ def compare(e: Examined, against: Other) -> dict:
     same_tokenizer = there is not None and there.hash == e.tokenizer.hash
     here_fields, there_fields = runs.flat(e.config), runs.flat(against.config)
     for name in sorted({*here_fields, *there_fields}):
-        a, b = here_fields.get(name, 'absent'), there_fields.get(name, 'absent')
+        a, b = here_fields.get(name), there_fields.get(name)
         without_effect = configs.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.')
         if a != b and not without_effect:
             flag = f'--config.{name}={shlex.quote(str(a))}' if name in here_fields else None
-            found.append({'what': 'config', 'name': f'config.{name}', 'here': a, 'there': b, 'flags': flag and [flag],
-                          'harmless': name.startswith(runs.HARMLESS)})
+            found.append({'what': 'harmless' if name.startswith(runs.HARMLESS) else 'config', 'name': f'config.{name}', 'here': a, 'there': b,
+                          'flags': flag and [flag]})
 
     def follows(*fields: str) -> list[str] | None:
         """The flags of the differences in these fields."""
-        return [flag for d in found if d['what'] == 'config' and d['name'].startswith(tuple(f'config.{f}' for f in fields))
+        return [flag for d in found if d['name'].startswith(tuple(f'config.{f}' for f in fields))
                 for flag in d['flags'] or ()] or None
 
     def add(what: str, name: str, a, b, flags: list[str] | None) -> None:
         if a != b:
-            found.append({'what': what, 'name': name, 'here': a, 'there': b, 'flags': flags, 'harmless': False})
+            found.append({'what': what, 'name': name, 'here': a, 'there': b, 'flags': flags})
 
     pieces = there.vocab_size if there else e.tokenizer.vocab_size if against.config.tokenizer.kind == 'char' else against.config.tokenizer.vocab_size
     shapes = (model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len),
               model_config.resolve(against.config.model, pieces, against.config.data.seq_len))
     trees = [checkpoint.describe(nn.meta.unbox(checkpoint.abstract_params(Transformer(shape)))) for shape in shapes]
     for name in sorted({*trees[0], *trees[1]}):
-        add('parameters', name, trees[0].get(name, 'absent'), trees[1].get(name, 'absent'), follows('model.', 'tokenizer.', 'data.seq_len'))
-    add('encoding', 'positional encoding', *map(_encodings, shapes), follows('model.', 'data.seq_len'))
+        add('parameters', name, trees[0].get(name), trees[1].get(name), follows('model.', 'tokenizer.', 'data.seq_len'))
+    add('encoding', 'positional encoding', *map(_encodings, shapes), follows('model.positions') or follows('model.', 'data.seq_len'))
     if there is None:
         unknown.append(f'tokenizer: {against.name} has none yet (no config.tokenizer.path, and none trained in config.data.cache)')
     else:

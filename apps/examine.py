@@ -58,6 +58,8 @@ def examine(run: Run) -> Examined:
     e.lineage = e.part('lineage.json', lambda: _lineage(run))
     e.config = e.part('config.json', lambda: _config(run, e.lineage))
     e.tokenizer = e.part('tokenizer.model', lambda: _tokenizer(run, e.lineage))
+    if e.lineage is None:
+        e.said |= {name: 'can be read; its hash is in lineage.json' for name in ('config.json', 'tokenizer.model') if e.said[name] == OK}
     if e.config is None or e.tokenizer is None or e.lineage is None:
         e.said['token store'] = 'not looked for, since what names it is damaged'
     else:
@@ -173,7 +175,7 @@ def parameters(e: Examined) -> list[dict]:
 def batch(e: Examined, step: int) -> dict:
     """The batch that `step` (from 0) trained on, or would, as text. The token store is built again where it is not there.
 
-    'rows': a list of segments for each row: 'columns' and 'positions' (first and last), 'pieces' of text, each with 'weighted' (whether
+    'rows': for each its 'padding' and its 'segments': 'columns' and 'positions' (first and last), 'pieces' of text, each with 'weighted' (whether
     the loss counts it) and 'special' (a mark of the tokenizer, by its name), and 'beyond': what the last target is where it lies after the row.
     Raises RunError where a part of the run is damaged, the text has changed, or the run has no such step.
     """
@@ -187,8 +189,8 @@ def batch(e: Examined, step: int) -> dict:
     number = runs.batch_of(e.rollbacks, step)
     made = batches.Batches(data.split('train'), e.config.data, e.config.seed)(number)
     return {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed, 'weight': float(made['loss_weights'].sum()),
-            'rows': [[_segment(made, row, number, e.tokenizer) for number in np.unique(made['segment_ids'][row]) if number]
-                     for row in range(len(made['tokens']))]}
+            'rows': [{'padding': int((ids == 0).sum()), 'segments': [_segment(made, row, n, e.tokenizer) for n in np.unique(ids) if n]}
+                     for row, ids in enumerate(made['segment_ids'])]}
 
 
 def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.Tokenizer) -> dict:

@@ -133,10 +133,12 @@ def _batch(found: dict) -> str:
              f'{found["data_hash"][:12]}, seed {found["seed"]}',
              f'  {found["weight"]:g} targets are weighted by the loss; they stand in {OPEN}these brackets{CLOSE}']
     for number, row in enumerate(found['rows']):
-        for index, s in enumerate(row, 1):
-            shown.append(f'  row {number}, segment {index} of {len(row)}: columns {s["columns"][0]} to {s["columns"][1]}, positions {s["positions"][0]} to '
+        for index, s in enumerate(row['segments'], 1):
+            shown.append(f'  row {number}, segment {index} of {len(row["segments"])}: columns {s["columns"][0]} to {s["columns"][1]}, positions {s["positions"][0]} to '
                          f'{s["positions"][1]}, {s["weighted"]} weighted')
             shown += [f'    | {line}' for line in marked(s).split('\n')]
+        if row['padding']:
+            shown.append(f'  row {number}, padding: {row["padding"]} columns')
     return '\n'.join(shown)
 
 
@@ -152,19 +154,21 @@ def marked(segment: dict) -> str:
 
 
 def _differences(found: dict) -> str:
-    shown, all_of = [f'against {found["against"]}' + ('' if found['differences'] else ': nothing differs')], found['differences']
-    for title, those in (
-            ('fields of the config', [d for d in all_of if d['what'] == 'config' and not d['harmless']]),
-            ('fields that a resumed run may change', [d for d in all_of if d['what'] == 'config' and d['harmless']]),
-            *((what, [d for d in all_of if d['what'] == what]) for what in ('parameters', 'encoding', 'tokenizer', 'data'))):
-        names: dict[tuple, list[str]] = {}
-        for d in those:
-            names.setdefault((f'{d["here"]!r} here', f'{d["there"]!r} there', NO_FLAG if d['flags'] is None else ' '.join(d['flags'])), []).append(d['name'])
-        if names:
-            shown += [f'  {title}', table([[checkpoint.named(paths), *rest] for rest, paths in names.items()], '    ')]
-    flags_of_all = dict.fromkeys(flag for d in all_of for flag in d['flags'] or ())
-    if flags_of_all:
-        shown += [f'  what makes {found["against"]} like this run:', f'    {" ".join(flags_of_all)}']
+    name, differences = found['against'], found['differences']
+    shown = [f'against {name}' if differences else f'against {name}: nothing differs']
+    for what, title in compare.KINDS.items():
+        groups: dict[tuple, list[str]] = {}
+        for d in differences:
+            if d['what'] == what:
+                groups.setdefault((d['here'], d['there'], NO_FLAG if d['flags'] is None else ' '.join(d['flags'])), []).append(d['name'])
+        if groups:
+            in_column = what in ('config', 'harmless')
+            shown += [f'  {title}', table([['', 'here', 'there', 'flag' if in_column else ''], *(
+                [checkpoint.named(paths), *('absent' if x is None else repr(x) if in_column else x for x in (here, there)), flag if in_column else ''] for (here, there, flag), paths in groups.items())], '    ')]
+            shown += [] if in_column else [f'    {flag}' for flag in dict.fromkeys(flag for _, _, flag in groups)]
+    all_flags = dict.fromkeys(flag for d in differences for flag in d['flags'] or ())
+    if all_flags:
+        shown += [f'  with these flags {name} is as this run:', f'    {" ".join(all_flags)}']
     return '\n'.join([*shown, *(f'  not compared: {line}' for line in found['unknown'])])
 
 

@@ -28,10 +28,10 @@ class Tokenizer:
         self.hash = hashlib.sha256(proto).hexdigest()
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
-            self.vocab_size = self._sp.vocab_size()
+            self.vocab_size = self._sp.vocab_size() if proto else 0
         except RuntimeError:
             self.vocab_size = 0
-        if not self.vocab_size:   # an empty file raises nothing
+        if not self.vocab_size:   # an empty file raises nothing, and the library would write to stderr
             raise DataError(f'{where}: not a SentencePiece model')
         self.pad, self.bos, self.eos = self._sp.pad_id(), self._sp.bos_id(), self._sp.eos_id()
         self.user, self.assistant, self.end = (self._id(p) for p in CONTROL[:3])

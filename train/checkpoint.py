@@ -256,42 +256,51 @@ def load(run: Run, shardings=None):
     return model, state['params'], tokenizer, config
 
 
-def plan(theirs: dict[str, str], ours: dict[str, str]) -> tuple[list[str], list[str], list[str]]:
+def plan(theirs: dict[str, str], ours: dict[str, str], same=lambda name: True) -> tuple[list[str], list[str], list[str]]:
     """Parameters of a parent and of its child, as `describe` tells them -> which are taken, which are new in the child, which of the parent's
     are dropped.
 
     What belongs to a positional encoding may be new or dropped: a phase may change the encoding (DroPE, arXiv 2512.12167, drops it).
-    Raises RunError for all else that is not the same in both.
+    `same`: whether a name of theirs and ours belongs to the same encoding in both; else it is dropped and new.
+    Raises RunError for all else that differs.
     """
     of_positions = lambda name: any(part.startswith('positions') for part in name.split('/'))
-    wrong = [name for name in sorted({*theirs, *ours}) if theirs.get(name) != ours.get(name)
-             and not (of_positions(name) and (name not in theirs or name not in ours))]
+    other = {name for name in {*theirs, *ours} if of_positions(name) and not (name in theirs and name in ours and same(name))}
+    wrong = [name for name in sorted({*theirs, *ours} - other) if theirs.get(name) != ours.get(name)]
     if wrong:
         raise RunError('; '.join(f'{name} is {theirs.get(name, "absent")} there, {ours.get(name, "absent")} here' for name in wrong[:4])
                        + (f'; and {len(wrong) - 4} more' if len(wrong) > 4 else '') + ': expected the same parameters but for a positional '
                        'encoding\'s, tables of one size, and with config.model.scan_layers patterns of one length in both phases')
-    return ([name for name in ours if name in theirs], [name for name in ours if name not in theirs],
-            [name for name in theirs if name not in ours])
+    return [name for name in ours if name not in other], [name for name in ours if name in other], [name for name in theirs if name in other]
 
 
-def adopted(parent: Run, params, shardings):
-    """The parameters of a parent in place of fresh ones, as `plan` says; the log tells what is taken, new and dropped.
+def same_encoding(old: tuple, new: tuple):
+    """Encodings of the layers of a parent and of its child -> `same` of `plan`. In a layer the encoding's name is not in the path ('layer_0/attention/
+    positions/table'): there it is the same where the parts of one encoding are among the other's ('cope', 'rope+cope')."""
+    def same(name: str) -> bool:
+        layer = re.search(r'(?<=layer_)\d+(?=/attention/positions/)', name)
+        a, b = ({type(p) for p in encodings[int(layer[0])].parts} if layer else set() for encodings in (old, new))
+        return a <= b or b <= a
+    return same
+
+
+def adopted(parent: Run, params, shardings, encodings: tuple):
+    """The parameters of a parent in place of fresh ones, as `plan` says; the log tells what is taken, new and dropped. `encodings`: of the layers.
 
     Raises RunError, before anything is read, where the plan has no place for an array.
     """
     model, _, _ = model_of(parent)
     abstract, ours = nn.meta.unbox(abstract_params(model)), dict(jax.tree_util.tree_leaves_with_path(shardings))
-    theirs, types = describe(abstract), describe(params)
     try:
-        taken, new, dropped = plan(theirs, types)
+        taken, new, dropped = plan(describe(abstract), describe(params), same_encoding(model.config.encodings, encodings))
     except RunError as error:
         raise RunError(f'{parent.path}: {error}') from None
     _LOG.info('%s@%s: %s parameters are taken over; optimizer, step and random keys begin anew', parent.path, parent.step,
-              f'all {len(taken)}' if len(taken) == len(types) == len(theirs) else f'{len(taken)} of the {len(types)}')
+              f'{len(taken)} of the {len(taken) + len(new)}' if new else f'all {len(taken)}')
     if new or dropped:
         _LOG.info('%s', '; '.join(f'{what}: {named(names, len(names))}' for what, names in
                                   (('new, from config.seed', new), ("dropped of the parent's", dropped)) if names))
     whole = jax.sharding.NamedSharding(next(iter(ours.values())).mesh, jax.sharding.PartitionSpec())
-    found = load(parent, jax.tree_util.tree_map_with_path(lambda keys, _: ours.get(keys, whole), abstract))[1]
-    found = {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(found)}
-    return jax.tree_util.tree_map_with_path(lambda keys, fresh: found.get(path(keys), fresh), params)
+    theirs = jax.tree_util.tree_map_with_path(lambda keys, _: whole if path(keys) in dropped else ours[keys], abstract)
+    found = {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(load(parent, theirs)[1])}
+    return jax.tree_util.tree_map_with_path(lambda keys, fresh: fresh if path(keys) in new else found[path(keys)], params)

@@ -121,7 +121,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
         _LOG.info('%s: goes on from step %d', run.path, int(state['step']))
     else:
         if parent is not None:
-            state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'])
+            state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'], architecture.encodings)
         if distributed.is_first():
             if run.config_path.exists():
                 _LOG.warning('%s: was started before and has no checkpoint: begins at step 0', run.path)
