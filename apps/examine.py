@@ -3,6 +3,7 @@
 Nothing here needs the accelerator, trains, or writes into a run.
 """
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -25,6 +26,15 @@ from train.runs import Run
 OK = 'ok'
 
 
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """What is told of an array of a checkpoint."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    nbytes: int
+    norm: float
+
+
 @dataclasses.dataclass
 class Examined:
     """A run whose files were checked: `said` has for each part OK or what is to be said of it, `damage` what is damaged. A part that is not
@@ -38,7 +48,7 @@ class Examined:
     data: store.Store | None = None
     rollbacks: list[dict] = dataclasses.field(default_factory=list)
     steps: list[int] = dataclasses.field(default_factory=list)                       # of all checkpoints that are there
-    arrays: dict[str, jax.Array] = dataclasses.field(default_factory=dict)           # of the newest one that was read
+    arrays: dict[str, Array] = dataclasses.field(default_factory=dict)               # whole ones of the newest one that was read
 
     def part(self, name: str, read):
         """What read() gives, or None where it finds something damaged."""
@@ -74,10 +84,19 @@ def examine(run: Run) -> Examined:
         if step not in e.steps:
             e.said[name] = f'not there; there are {", ".join(map(str, e.steps)) or "none"}'
             continue
-        found, faults = reader.read(step)
-        e.said[name] = '; '.join(faults) or OK
-        e.damage += [f'{run.path}@{step}: {fault}' for fault in faults]
-        e.arrays = e.arrays if faults else found
+        found, faults = {}, {}
+        for path, x, fault in reader.read(step):
+            if fault:
+                faults.setdefault(fault, []).append(path)
+            else:
+                found[path] = Array(x.shape, x.dtype, x.nbytes, float(np.linalg.norm(np.asarray(x).astype(np.float32))))
+        if faults and not (run.checkpoints / str(step)).exists():        # the run is training, and keeps newer ones
+            e.said[name] = 'was removed while it was read'
+            continue
+        told = [f'{checkpoint.named(paths)} {fault}' for fault, paths in faults.items()]
+        e.said[name] = '; '.join(told) or OK
+        e.damage += [f'{run.path}@{step}: {line}' for line in told]
+        e.arrays = found or e.arrays
     reader.close()
     return e
 
@@ -97,10 +116,11 @@ def _config(run: Run, lineage: dict | None) -> ConfigDict:
 
 
 def _tokenizer(run: Run, lineage: dict | None) -> tokenizers.Tokenizer:
-    found = run.tokenizer()
-    if lineage is not None and found.hash != lineage.get('tokenizer_hash'):
-        raise RunError(f'{run.tokenizer_path}: damaged: its hash is {found.hash[:12]}, lineage.json says {str(lineage.get("tokenizer_hash"))[:12]}')
-    return found
+    if lineage is not None and run.tokenizer_path.exists():
+        found = hashlib.sha256(run.tokenizer_path.read_bytes()).hexdigest()
+        if found != lineage.get('tokenizer_hash'):
+            raise RunError(f'{run.tokenizer_path}: damaged: its hash is {found[:12]}, lineage.json says {str(lineage.get("tokenizer_hash"))[:12]}')
+    return run.tokenizer()
 
 
 def _store(e: Examined) -> store.Store | None:
@@ -153,7 +173,8 @@ def measured(run: Run) -> dict:
 
 
 def parameters(e: Examined) -> list[dict]:
-    """Each parameter: path, shape, dtype, logical axes, the axes of the mesh that may cut it (None: not cut), norm (None: no checkpoint)."""
+    """Each parameter: path, shape, dtype, logical axes, the axes of the mesh that may cut it (None: not cut), norm (None: no
+    checkpoint has it whole)."""
     boxes, mesh = {}, None
     if e.config is not None and e.tokenizer is not None:
         model = Transformer(model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len))
@@ -162,12 +183,12 @@ def parameters(e: Examined) -> list[dict]:
         mesh = jax.sharding.AbstractMesh(tuple(max(1, size) for size in e.config.mesh.values()), tuple(e.config.mesh))
     arrays = {name.removeprefix('params/'): x for name, x in e.arrays.items() if name.startswith('params/')}
     found = []
-    for name in arrays or boxes:
-        shape = arrays[name] if arrays else nn.meta.unbox(boxes[name])
-        names = list(boxes[name].names) if isinstance(boxes.get(name), nn.Partitioned) else [None] * shape.ndim
-        norm = float(np.linalg.norm(np.asarray(shape).astype(np.float32))) if arrays else None
-        found.append({'path': name, 'shape': list(shape.shape), 'dtype': str(shape.dtype), 'axes': names,
-                      'cut_over': list(spec(mesh, shape.shape, names)) if mesh else [None] * shape.ndim,
+    for name in dict.fromkeys((*boxes, *arrays)):
+        x = arrays[name] if name in arrays else nn.meta.unbox(boxes[name])
+        names = list(boxes[name].names) if isinstance(boxes.get(name), nn.Partitioned) else [None] * len(x.shape)
+        norm = arrays[name].norm if name in arrays else None
+        found.append({'path': name, 'shape': list(x.shape), 'dtype': str(x.dtype), 'axes': names,
+                      'cut_over': list(spec(mesh, x.shape, names)) if mesh else [None] * len(x.shape),
                       'norm': norm if norm is None or math.isfinite(norm) else str(norm)})
     return found
 

@@ -10,6 +10,7 @@ is no more in the cache. Exit code 2, with a last line on stderr, where somethin
 """
 import json
 import math
+import sys
 
 import jax
 import numpy as np
@@ -40,9 +41,9 @@ def facts(e: examine.Examined, step: int | None = None, against: compare.Other |
              'checkpoints': e.steps, 'passed_over': sorted(p.name for p in e.run.damaged.iterdir()) if e.run.damaged.exists() else [],
              'rollbacks': e.rollbacks, 'metrics': examine.measured(e.run), 'config': e.config and e.config.to_dict(),
              'versions': (e.lineage or {}).get('versions', {}), 'cores': (e.lineage or {}).get('cores'),
-             'lineage': [{'run': str(a.run.path), 'step': a.run.step, 'checked': a.said, 'hashes':
-                         {part: (a.lineage or {}).get(f'{what}_hash') for part, what in HASHES.items()}} for a in line], 'parameters': examine.parameters(e),
-             'optimizer_bytes': sum(x.nbytes for name, x in e.arrays.items() if name.startswith('opt_state/'))}
+             'lineage': [{'run': str(a.run.path), 'step': a.run.step, 'checked': a.said,
+                          'hashes': {part: (a.lineage or {}).get(f'{what}_hash') for part, what in HASHES.items()}} for a in line],
+             'parameters': examine.parameters(e), 'optimizer_bytes': sum(x.nbytes for name, x in e.arrays.items() if name.startswith('opt_state/'))}
     if step is not None:
         found['batch'] = examine.batch(e, step)
     if against is not None:
@@ -102,8 +103,8 @@ def _lineage(line: list[dict]) -> str:
     shown = ['lineage, and what was checked']
     for depth, link in enumerate(line):
         name = link['run'] if link['step'] is None else f'{link["run"]}@{link["step"]}'
-        shown += [f'  {"began from " if depth else ""}{name}', table([[part, f'{said}, {link["hashes"][part][:12]}' if said == examine.OK and part in HASHES else said]
-                         for part, said in link['checked'].items()], '    ')]
+        rows = [[part, f'{said}, {link["hashes"][part][:12]}' if said == examine.OK and part in HASHES else said] for part, said in link['checked'].items()]
+        shown += [f'  {"began from " if depth else ""}{name}', table(rows, '    ')]
     return '\n'.join(shown)
 
 
@@ -134,8 +135,8 @@ def _batch(found: dict) -> str:
              f'  {found["weight"]:g} targets are weighted by the loss; they stand in {OPEN}these brackets{CLOSE}']
     for number, row in enumerate(found['rows']):
         for index, s in enumerate(row['segments'], 1):
-            shown.append(f'  row {number}, segment {index} of {len(row["segments"])}: columns {s["columns"][0]} to {s["columns"][1]}, positions {s["positions"][0]} to '
-                         f'{s["positions"][1]}, {s["weighted"]} weighted')
+            columns, positions = (f'{first} to {last}' for first, last in (s['columns'], s['positions']))
+            shown.append(f'  row {number}, segment {index} of {len(row["segments"])}: columns {columns}, positions {positions}, {s["weighted"]} weighted')
             shown += [f'    | {line}' for line in marked(s).split('\n')]
         if row['padding']:
             shown.append(f'  row {number}, padding: {row["padding"]} columns')
@@ -161,14 +162,16 @@ def _differences(found: dict) -> str:
         for d in differences:
             if d['what'] == what:
                 groups.setdefault((d['here'], d['there'], NO_FLAG if d['flags'] is None else ' '.join(d['flags'])), []).append(d['name'])
-        if groups:
-            in_column = what in ('config', 'harmless')
-            shown += [f'  {title}', table([['', 'here', 'there', 'flag' if in_column else ''], *(
-                [checkpoint.named(paths), *('absent' if x is None else repr(x) if in_column else x for x in (here, there)), flag if in_column else ''] for (here, there, flag), paths in groups.items())], '    ')]
-            shown += [] if in_column else [f'    {flag}' for flag in dict.fromkeys(flag for _, _, flag in groups)]
+        if not groups:
+            continue
+        fields = what in ('config', 'harmless')          # each has a flag of its own; else all that differs has the same
+        value = lambda x: 'absent' if x is None else repr(x) if fields else x
+        shown += [f'  {title}', table([['', 'here', 'there', 'flag' if fields else ''], *(
+            [checkpoint.named(paths), value(here), value(there), flag if fields else ''] for (here, there, flag), paths in groups.items())], '    ')]
+        shown += [] if fields else [f'    {flag}' for flag in dict.fromkeys(flag for _, _, flag in groups)]
     all_flags = dict.fromkeys(flag for d in differences for flag in d['flags'] or ())
     if all_flags:
-        shown += [f'  with these flags {name} is as this run:', f'    {" ".join(all_flags)}']
+        shown += [f'  flags that make {name} like this run:', f'    {" ".join(all_flags)}']
     return '\n'.join([*shown, *(f'  not compared: {line}' for line in found['unknown'])])
 
 
@@ -177,13 +180,14 @@ def main(words: list[str]) -> None:
     jax.config.update('jax_platforms', 'cpu')        # a run may be training on the accelerator
     if words and not f.against:
         raise RunError(f'{words[0]}: expected only flags; what follows after -- belongs to the config of --against')
-    e = examine.examine(Run.parse(f.run))
-    found = facts(e, f.batch, compare.other(f.against, words) if f.against else None)
+    run, against = Run.parse(f.run), compare.other(f.against, words) if f.against else None
+    found = facts(examine.examine(run), f.batch, against)
     print(json.dumps(found) if f.json else printable(told(found)))
     if found['damage']:
         raise RunError(f'{found["run"]}: damaged: {"; ".join(found["damage"])}')
 
 
 if __name__ == '__main__':
+    sys.excepthook = lambda *_: None      # for callbacks of reads that failed, which come after their end; what ends main is told by train/guard.py
     define_flags()
     door.run(main, words=True)

@@ -29,7 +29,7 @@ class Tokenizer:
         try:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
             self.vocab_size = self._sp.vocab_size() if proto else 0
-        except RuntimeError:
+        except (RuntimeError, UnicodeDecodeError):
             self.vocab_size = 0
         if not self.vocab_size:   # an empty file raises nothing, and the library would write to stderr
             raise DataError(f'{where}: not a SentencePiece model')

@@ -2,6 +2,7 @@
 import collections
 import itertools
 import re
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
@@ -130,30 +131,40 @@ class Checkpoints:
             _LOG.error('%s: checkpoint passed over, %s', self.run.path, fault)
         raise RunError(f'{self.run.path}: no checkpoint can be read; {"; ".join(faults)}')
 
-    def read(self, step: int) -> tuple[dict[str, jax.Array], list[str]]:
-        """All arrays of a checkpoint by path, on the host, whatever mesh and config they are of; and what of them is damaged."""
+    def read(self, step: int) -> Iterator[tuple[str, jax.Array | None, str]]:
+        """Each array of a checkpoint, whatever mesh and config it is of, on the host and one at a time: its path, itself (None where it
+        cannot be read) and what is wrong with it, or ''. Where there is no list of arrays the path is that of the files."""
         try:
             known = self._described(step)
         except (_Damaged, RunError) as error:
-            return {}, [str(error)]
-        host, found, faults = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0]), {}, []
-        with ocp.StandardCheckpointer() as reader:
-            for item in _ITEMS:
-                there = (self.run.checkpoints / str(step) / item).resolve()
+            yield 'meta', None, str(error)
+            return
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+        for item in _ITEMS:
+            there = (self.run.checkpoints / str(step) / item).resolve()
+            with ocp.PyTreeCheckpointer() as reader:
                 try:
-                    shapes = reader.metadata(there).item_metadata.tree
-                    tree = reader.restore(there, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host), shapes))
-                except Exception as error:      # whatever a damaged file makes the reader raise
-                    faults.append(f'its {item} cannot be read ({_first_line(error)})')
+                    leaves, tree = jax.tree_util.tree_flatten_with_path(reader.metadata(there).item_metadata.tree)
+                except Exception:       # whatever a damaged file makes the reader raise
+                    known = {name: v for name, v in known.items() if name.startswith('params/') != (item == 'params')}
+                    yield item, None, 'has no list of its arrays'
                     continue
-                found |= {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path({item: tree} if item == 'params' else tree)}
-        sums, types = jax.device_get(checksums(found)), describe(found)
-        wrong = [name for name in found if known.get(name) != (types[name], tuple(int(n) for n in sums[name]))]
-        if wrong:
-            faults.append(f'the checksum of {named(wrong)} does not match')
-        if not faults and len(found) < len(known):
-            faults.append(f'{named([name for name in known if name not in found])} is not there')
-        return found, faults
+                for place, (keys, x) in enumerate(leaves):
+                    name = f'params/{path(keys)}' if item == 'params' else path(keys)
+                    saved = known.pop(name, None)
+                    only = [ocp.PLACEHOLDER] * len(leaves)
+                    only[place] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
+                    target = jax.tree_util.tree_unflatten(tree, only)
+                    try:
+                        found = jax.tree_util.tree_leaves(reader.restore(there, ocp.args.PyTreeRestore(
+                            target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))))[place]
+                    except Exception:
+                        yield name, None, 'cannot be read'
+                        continue
+                    same = saved == (describe(found)[''], tuple(int(n) for n in jax.device_get(checksums(found))['']))
+                    yield name, found, '' if same else 'has another checksum than was saved with it'
+        for name in known:
+            yield name, None, 'is not there'
 
     def _described(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Path -> (type and shape, checksum) of each array, as it was saved. Raises _Damaged, and RunError at another format."""
@@ -275,12 +286,11 @@ def plan(theirs: dict[str, str], ours: dict[str, str], same=lambda name: True) -
 
 
 def same_encoding(old: tuple, new: tuple):
-    """Encodings of the layers of a parent and of its child -> `same` of `plan`. In a layer the encoding's name is not in the path ('layer_0/attention/
-    positions/table'): there it is the same where the parts of one encoding are among the other's ('cope', 'rope+cope')."""
+    """Encodings of the layers of a parent and of its child -> `same` of `plan`. Paths in a layer say which part of several an array is of, but not
+    which encoding where there is one alone ('layer_0/attention/positions/table')."""
     def same(name: str) -> bool:
         layer = re.search(r'(?<=layer_)\d+(?=/attention/positions/)', name)
-        a, b = ({type(p) for p in encodings[int(layer[0])].parts} if layer else set() for encodings in (old, new))
-        return a <= b or b <= a
+        return layer is None or type(old[int(layer[0])]) is type(new[int(layer[0])])
     return same
 
 

@@ -68,7 +68,7 @@ def test_a_whole_run_is_told(made):
 
 
 @pytest.mark.parametrize('part, damaged', [
-    ('checkpoint 2', r'run@2: .*(checksum of|cannot be read)'), ('config.json', 'not the config that lineage.json was written with'),
+    ('checkpoint 2', r'run@2: params/\S+ (has another checksum|cannot be read)'), ('config.json', 'not the config that lineage.json was written with'),
     ('tokenizer.model', 'tokenizer.model: damaged: its hash is'), ('lineage.json', 'lineage.json: damaged'), ('rollbacks.json', 'rollbacks.json: damaged')])
 def test_damage_is_told(copy, part, damaged):
     """Catches a file that is not checked, and a doctor that stops at the first thing that is wrong."""

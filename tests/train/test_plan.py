@@ -25,7 +25,7 @@ TABLES = {f'layer_{i}/attention/positions/table' for i in (0, 1)}
 @pytest.mark.parametrize('parent, child, new, dropped', [
     ('rope', 'none', set(), set()), ('rope+learned', 'none', set(), {'positions_learned/table'}),
     ('none', 'learned', {'positions_learned/table'}, set()), ('learned', 't5', {'positions_t5/table'}, {'positions_learned/table'}),
-    ('rope', 'cope', TABLES, set()), ('cope', 'rope+cope', set(), set()), ('rope,cope', 'none', set(), {'layer_1/attention/positions/table'}),
+    ('rope', 'cope', TABLES, set()), ('rope+cope', 'xpos+cope', set(), set()), ('rope,cope', 'none', set(), {'layer_1/attention/positions/table'}),
     ('cope', 'cope_unscaled', TABLES, TABLES)])
 def test_a_change_of_encoding(tree, parent, child, new, dropped):
     """Catches a table that is kept, dropped or made anew against the plan."""
