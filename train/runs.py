@@ -80,7 +80,7 @@ class Run:
     def rollbacks(self) -> list[dict]:
         """Where training went back: [{'step', 'batches'}], batches passed over from that step on."""
         found = _read_json(self.rollbacks_path).get('rollbacks') if self.rollbacks_path.exists() else []
-        if not isinstance(found, list) or not all(isinstance(r, dict) and {*r} == {'step', 'batches'} for r in found):
+        if not isinstance(found, list) or not all(isinstance(r, dict) and {'step', 'batches'} <= {*r} for r in found):
             raise RunError(f'{self.rollbacks_path}: damaged (expected a list of steps and batches)')
         return found
 
