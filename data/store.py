@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import sources
+from data import tokenizer as tokenizers
 from data.chat import encode_messages
 from data.records import Broken, DataError, Record
 from data.tokenizer import Tokenizer
@@ -126,6 +127,38 @@ def _nothing(config, records: int, num_broken: int, first: Broken | None) -> Dat
     return DataError(f'all {records} records fell into the held-out split: lower config.data.validation ({config.validation}){other}')
 
 
+def tokenizer_key(config) -> str:
+    """Of the tokenizer that an experiment asks for: a hash of what it is trained on, and how."""
+    return _digest([config.tokenizer.to_dict(), sources.fingerprint(config.data), config.data.validation, config.data.split])[:16]
+
+
+def kept_tokenizer(config) -> Tokenizer | None:
+    """The tokenizer that an experiment asks for, where it is in the cache: a file with its own hash in its name. A damaged one is removed."""
+    for path in sorted(pathlib.Path(config.data.cache).glob(f'tokenizer-{tokenizer_key(config)}-*.model')):
+        if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition('-')[2]):
+            return tokenizers.load(path)
+        _LOG.warning('%s: damaged tokenizer: removed', path)
+        path.unlink(missing_ok=True)
+    return None
+
+
+def path_of(config, tokenizer: Tokenizer) -> pathlib.Path:
+    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash."""
+    key = _digest([FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
+    return pathlib.Path(config.cache) / f'store-{key}'
+
+
+def find(config, tokenizer: Tokenizer) -> Store | None:
+    """The store in the cache, or None: nothing is built. Raises DataError where it is damaged, or where the text is not there."""
+    path = path_of(config, tokenizer)
+    if not path.exists():
+        return None
+    fault = damage(path)
+    if fault:
+        raise DataError(f'{path}: damaged token store ({fault}); the next run that needs it builds it again')
+    return Store(path, json.loads((path / 'manifest.json').read_text()))
+
+
 def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
     """The store for this `data` config and tokenizer: the one in `config.cache`, or a new one built there. One whose files are not
     what its manifest states is said to be damaged, and built again.
@@ -133,8 +166,7 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
     Raises DataError on a broken record under `on_broken='fatal'`, and on a source without a single record.
     """
     check(config)
-    key = _digest([FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
-    path = pathlib.Path(config.cache) / f'store-{key}'
+    path = path_of(config, tokenizer)
     fault = damage(path) if path.exists() else ''
     if fault:
         _LOG.warning('%s: damaged token store (%s): built again', path, fault)

@@ -33,7 +33,9 @@ class Tokenizer:
             self._sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
             self.vocab_size = self._sp.vocab_size()
         except (RuntimeError, UnicodeDecodeError):   # its message may quote bytes that are no text
-            raise DataError(f'{where}: not a SentencePiece model') from None
+            self.vocab_size = 0
+        if not self.vocab_size:
+            raise DataError(f'{where}: not a SentencePiece model')
         self.pad, self.bos, self.eos = self._sp.pad_id(), self._sp.bos_id(), self._sp.eos_id()
         self.user, self.assistant, self.end = (self._id(p) for p in CONTROL[:3])
         self._meta = [self._id(f'<0x{byte:02X}>') for byte in _META.encode()]

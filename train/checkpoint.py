@@ -1,14 +1,16 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
+import collections
 import contextlib
 import itertools
 import os
 import pathlib
+import re
 import stat
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import logging
-import numpy as np
 import orbax.checkpoint as ocp
 from flax import linen as nn
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -54,6 +56,14 @@ def path(keys) -> str:
 def describe(tree) -> dict[str, str]:
     """Path -> 'float32[192,6,32]'."""
     return {path(p): f'{x.dtype}{list(x.shape)}'.replace(' ', '') for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def named(paths, most: int = 4) -> str:
+    """Paths for a message: those that differ in the number of the layer once ('layer_*/attention/query/kernel (2 times)'), `most` at most."""
+    groups = collections.Counter(re.sub(r'(?<=layer_)\d+', '*', p) for p in paths)
+    alone = {re.sub(r'(?<=layer_)\d+', '*', p): p for p in paths}
+    words = [alone[g] if n == 1 else f'{g} ({n} times)' for g, n in groups.items()]
+    return ', '.join(words[:most]) + (f' and {len(words) - most} more' if len(words) > most else '')
 
 
 class Checkpoints:
@@ -130,7 +140,43 @@ class Checkpoints:
             _LOG.error('%s: checkpoint passed over, %s', self.run.path, fault)
         raise RunError(f'{self.run.path}: no checkpoint can be read; {"; ".join(faults)}')
 
-    def _restore(self, step, abstract, shardings, only_params):
+    def read(self, step: int) -> Iterator[tuple[str, jax.Array | None, str]]:
+        """Each array of a checkpoint, whatever mesh and config it is of, on the host and one at a time: its path, itself (None where it
+        cannot be read) and what is wrong with it, or ''. Where there is no list of arrays the path is that of the files."""
+        try:
+            known = self._described(step)
+        except (_Damaged, RunError) as error:
+            yield 'meta', None, str(error)
+            return
+        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+        for item in _ITEMS:
+            there = (self.run.checkpoints / str(step) / item).resolve()
+            with ocp.PyTreeCheckpointer() as reader:
+                try:
+                    leaves, tree = jax.tree_util.tree_flatten_with_path(reader.metadata(there).item_metadata.tree)
+                except Exception:       # whatever a damaged file makes the reader raise
+                    known = {name: v for name, v in known.items() if name.startswith('params/') != (item == 'params')}
+                    yield item, None, 'has no list of its arrays'
+                    continue
+                for place, (keys, x) in enumerate(leaves):
+                    name = f'params/{path(keys)}' if item == 'params' else path(keys)
+                    saved = known.pop(name, None)
+                    only = [ocp.PLACEHOLDER] * len(leaves)
+                    only[place] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
+                    target = jax.tree_util.tree_unflatten(tree, only)
+                    try:
+                        found = jax.tree_util.tree_leaves(reader.restore(there, ocp.args.PyTreeRestore(
+                            target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))))[place]
+                    except Exception:
+                        yield name, None, 'cannot be read'
+                        continue
+                    same = saved == (describe(found)[''], tuple(int(n) for n in jax.device_get(checksums(found))['']))
+                    yield name, found, '' if same else 'has another checksum than was saved with it'
+        for name in known:
+            yield name, None, 'is not there'
+
+    def _described(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Path -> (type and shape, checksum) of each array, as it was saved. Raises _Damaged, and RunError at another format."""
         described = self.run.checkpoints / str(step) / 'meta' / 'metadata'
         try:
             bounded.parse(bounded.file(described, bounded.JSON))        # Orbax would read any number of bytes
@@ -140,6 +186,10 @@ class Checkpoints:
             raise _Damaged(f'its description cannot be read ({_first_line(error)})') from None
         if meta.get('format') != FORMAT:
             raise RunError(f'{self.run.path}: checkpoint format {meta.get("format")}, expected {FORMAT}: made by another version of Ordem')
+        return known
+
+    def _restore(self, step, abstract, shardings, only_params):
+        known = self._described(step)
         if only_params:
             known = {k: v for k, v in known.items() if k.startswith('params/')}
         wanted = describe(abstract)
@@ -261,24 +311,50 @@ def load(run: Run, shardings=None):
     return model, state['params'], tokenizer, config
 
 
-def adopted(parent: Run, params, shardings):
-    """The parameters of a parent in place of fresh ones. What belongs to a positional encoding is the parent's where it has the same
-    name and shape, else as it is in `params`: a phase may change the encoding (DroPE, arXiv 2512.12167, drops it).
+def plan(theirs: dict[str, str], ours: dict[str, str], same=lambda name: True) -> tuple[list[str], list[str], list[str]]:
+    """Parameters of a parent and of its child, as `describe` tells them -> which are taken, which are new in the child, which of the parent's
+    are dropped.
 
-    Raises RunError where an array has another shape, or the layers are laid out otherwise: a pattern of another length is scanned.
+    What belongs to a positional encoding may be new or dropped: a phase may change the encoding (DroPE, arXiv 2512.12167, drops it).
+    `same`: whether a name of theirs and ours belongs to the same encoding in both; else it is dropped and new.
+    Raises RunError for all else that differs.
+    """
+    of_positions = lambda name: any(part.startswith('positions') for part in name.split('/'))
+    other = {name for name in {*theirs, *ours} if of_positions(name) and not (name in theirs and name in ours and same(name))}
+    wrong = [name for name in sorted({*theirs, *ours} - other) if theirs.get(name) != ours.get(name)]
+    if wrong:
+        raise RunError('; '.join(f'{name} is {theirs.get(name, "absent")} there, {ours.get(name, "absent")} here' for name in wrong[:4])
+                       + (f'; and {len(wrong) - 4} more' if len(wrong) > 4 else '') + ': expected the same parameters but for a positional '
+                       'encoding\'s, tables of one size, and with config.model.scan_layers patterns of one length in both phases')
+    return [name for name in ours if name not in other], [name for name in ours if name in other], [name for name in theirs if name in other]
+
+
+def same_encoding(old: tuple, new: tuple):
+    """Encodings of the layers of a parent and of its child -> `same` of `plan`. Paths in a layer say which part of several an array is of, but not
+    which encoding where there is one alone ('layer_0/attention/positions/table')."""
+    def same(name: str) -> bool:
+        layer = re.search(r'(?<=layer_)\d+(?=/attention/positions/)', name)
+        return layer is None or type(old[int(layer[0])]) is type(new[int(layer[0])])
+    return same
+
+
+def adopted(parent: Run, params, shardings, encodings: tuple):
+    """The parameters of a parent in place of fresh ones, as `plan` says; the log tells what is taken, new and dropped. `encodings`: of the layers.
+
+    Raises RunError, before anything is read, where the plan has no place for an array.
     """
     model, _, _ = model_of(parent)
-    ours = dict(jax.tree_util.tree_leaves_with_path(shardings))
+    abstract, ours = nn.meta.unbox(abstract_params(model)), dict(jax.tree_util.tree_leaves_with_path(shardings))
+    try:
+        taken, new, dropped = plan(describe(abstract), describe(params), same_encoding(model.config.encodings, encodings))
+    except RunError as error:
+        raise RunError(f'{parent.path}: {error}') from None
+    _LOG.info('%s@%s: %s parameters are taken over; optimizer, step and random keys begin anew', parent.path, parent.step,
+              f'{len(taken)} of the {len(taken) + len(new)}' if new else f'all {len(taken)}')
+    if new or dropped:
+        _LOG.info('%s', '; '.join(f'{what}: {named(names, len(names))}' for what, names in
+                                  (('new, from config.seed', new), ("dropped of the parent's", dropped)) if names))
     whole = jax.sharding.NamedSharding(next(iter(ours.values())).mesh, jax.sharding.PartitionSpec())
-    theirs = jax.tree_util.tree_map_with_path(lambda path, _: ours.get(path, whole), nn.meta.unbox(abstract_params(model)))
-    found = dict(jax.tree_util.tree_leaves_with_path(load(parent, theirs)[1]))
-
-    def pick(path, fresh):
-        old = found.get(path)
-        if old is not None and old.shape == fresh.shape:
-            return old
-        if old is None and any(k.key.startswith('positions') for k in path):
-            return fresh
-        raise RunError(f'{parent.path}: {jax.tree_util.keystr(path)} is {"absent" if old is None else old.shape} there, {fresh.shape} here; '
-                       f'expected tables of one size, and with config.model.scan_layers patterns of one length in both phases')
-    return jax.tree_util.tree_map_with_path(pick, params)
+    theirs = jax.tree_util.tree_map_with_path(lambda keys, _: whole if path(keys) in dropped else ours[keys], abstract)
+    found = {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(load(parent, theirs)[1])}
+    return jax.tree_util.tree_map_with_path(lambda keys, fresh: fresh if path(keys) in new else found[path(keys)], params)

@@ -72,6 +72,19 @@ def _compare(found: dict, schema: dict) -> None:
                        f'begin with `base.get_config()` of configs/base.py and change what differs')
 
 
+def read(file: str, words: list[str]) -> ConfigDict:
+    """The config in `file` with flags ('--config.model.width=128') that are not on this program's own command line. Raises as `get`."""
+    known, given, argv = _fields_of(file), flags.FlagValues(), ['', f'--config={file}', *words]
+    config_flags.DEFINE_config_file('config', None, '', given, lock_config=False, accept_new_attributes=True, sys_argv=argv)
+    try:
+        left = given(argv)[1:]
+    except (flags.Error, AttributeError, TypeError, KeyError, ValueError) as error:
+        raise RunError(' '.join(str(error).split())) from None
+    if left:
+        raise RunError(f'{left[0]!r}: expected flags of {file}, such as --config.model.width=128')
+    return check(given['config'].value, config_flags.get_override_values(given['config']), known)
+
+
 def _fields_of(file: str) -> dict:
     """The fields of the config file before any flag."""
     if not pathlib.Path(file).is_file():
@@ -110,7 +123,13 @@ def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
             raise RunError(f'config.{name}: no such field{_nearest(name, known)}')
         if not _fits(value, known[name]):
             raise RunError(f'config.{name} is {value!r}: expected {type(known[name]).__name__}')
-        for prefix, need, holds in _NEEDS:
-            if (name == prefix or prefix.endswith('.') and name.startswith(prefix)) and not holds(config) and value != known[name]:
-                raise RunError(f'config.{name}={value!r} has no effect: it needs {need}')
+        need = lacking(config, name)
+        if need and value != known[name]:
+            raise RunError(f'config.{name}={value!r} has no effect: it needs {need}')
     return config
+
+
+def lacking(config: ConfigDict, name: str) -> str:
+    """What a field needs in order to have an effect in `config`, or '' where it has one."""
+    return next((need for field, need, holds in _NEEDS
+                 if (name == field or field.endswith('.') and name.startswith(field)) and not holds(config)), '')

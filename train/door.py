@@ -16,10 +16,10 @@ class _Formatter(logging.Formatter):
         return printable(super().format(record))     # file names and text of data must not command a terminal
 
 
-def run(main) -> None:
-    """Runs main() as the program, with the settings below and `train.guard` around it."""
+def run(main, words: bool = False) -> None:
+    """Runs main(), or main(words), as the program, with the settings below and `train.guard` around it."""
     settle()
-    guard.run(main)
+    guard.run(main, words)
 
 
 def settle() -> None:

@@ -3,7 +3,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import json
 import logging
 import math
@@ -22,7 +21,7 @@ from train import checkpoint, distributed, losses, metrics, preflight, runs, ste
 from train.errors import RunError, Stopped
 from train.mesh import check_model, local_rows, to_devices
 from train.optimizer import make_optimizer, make_schedule
-from train.runs import Run
+from train.runs import Run, batch_of
 from train.watch import Signals, Watchdog
 
 _LOG = logging.getLogger('ordem')
@@ -55,19 +54,13 @@ def obtain_tokenizer(config) -> tokenizers.Tokenizer:
     """The tokenizer that `config` names, or one trained on its training text (kept in the cache, its own hash in its name)."""
     if config.tokenizer.path:
         return tokenizers.load(config.tokenizer.path, 'config.tokenizer.path')
-    from data import sources
-    key = hashlib.sha256(json.dumps([config.tokenizer.to_dict(), sources.fingerprint(config.data), config.data.validation,
-                                     config.data.split], sort_keys=True, default=str).encode()).hexdigest()[:16]
-    cache = pathlib.Path(config.data.cache)
-    for path in sorted(cache.glob(f'tokenizer-{key}-*.model')):
-        if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition('-')[2]):
-            return tokenizers.load(path)
-        _LOG.warning('%s: damaged tokenizer: trained again', path)
-        path.unlink(missing_ok=True)
-    made = tokenizers.train(store.training_texts(config.data), config.tokenizer)
-    cache.mkdir(parents=True, exist_ok=True)
-    runs.write_atomically(cache / f'tokenizer-{key}-{made.hash[:16]}.model', made.proto)
-    return made
+    found = store.kept_tokenizer(config)
+    if found is None:
+        found = tokenizers.train(store.training_texts(config.data), config.tokenizer)
+        cache = pathlib.Path(config.data.cache)
+        cache.mkdir(parents=True, exist_ok=True)
+        runs.write_atomically(cache / f'tokenizer-{store.tokenizer_key(config)}-{found.hash[:16]}.model', found.proto)
+    return found
 
 
 def keep_compiled(cache: str) -> None:
@@ -79,7 +72,11 @@ def keep_compiled(cache: str) -> None:
 
 def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, tried: preflight.Tried | None = None,
             conversations: bool = False) -> Experiment:
-    """Builds the experiment; resumes it where `directory` has checkpoints, else starts from `parent` or from scratch.
+    """Builds the experiment. Each part of its state comes from the first of these that has it:
+
+    resume: `directory` has checkpoints: everything from the newest whole one, nothing from the parent;
+    warm start: there is a `parent`: its parameters, as `checkpoint.plan` says and the log tells;
+    scratch: all else (optimizer, step, random keys; parameters that no parent has) from config.seed.
 
     Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written; what can be told in
     seconds all at once, with what `tried` has found already. `conversations`: texts are refused.
@@ -135,7 +132,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
         _LOG.info('%s: goes on from step %d', run.path, int(state['step']))
     else:
         if parent is not None:
-            state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'])
+            state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'], architecture.encodings)
         if distributed.is_first():
             if run.config_path.exists():
                 _LOG.warning('%s: was started before and has no checkpoint: begins at step 0', run.path)
@@ -208,16 +205,12 @@ def _roll_back(e: Experiment, spike: _Spike) -> dict:
     e.state = reader.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), e.state), e.shardings)
     reader.close()
     back = int(e.state['step'])
-    _LOG.warning('%s; goes back to step %d and passes over batches %d to %d', spike, back, batch_of(e, back), batch_of(e, spike.step - 1))
+    _LOG.warning('%s; goes back to step %d and passes over batches %d to %d', spike, back, batch_of(e.rollbacks, back),
+                 batch_of(e.rollbacks, spike.step - 1))
     e.rollbacks.append({'step': back, 'batches': spike.step - back})
     if distributed.is_first():
         runs.write_atomically(e.run.rollbacks_path, json.dumps({'rollbacks': e.rollbacks}))
     return {'rolled_back_from': spike.step, 'batches_passed_over': spike.step - back}
-
-
-def batch_of(e: Experiment, step: int) -> int:
-    """The number of the batch that `step` (from 0) trains on: the step itself, as long as nothing was passed over."""
-    return step + sum(r['batches'] for r in e.rollbacks if r['step'] <= step)
 
 
 def _train(e: Experiment, signals: Signals, first: dict) -> dict:
@@ -258,13 +251,14 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
             return
         checkpoints.wait()
         good = checkpoints.steps()
-        raise RunError(f'{found}; last good checkpoint: {good[-1] if good else "none"}; the batch is batch({batch_of(e, done - 1)}) of data '
-                       f'{e.store.hash[:12]}, seed {c.seed}. Lower config.optimizer.lr, look at that batch, or choose config.train.on_spike')
+        raise RunError(f'{found}; last good checkpoint: {good[-1] if good else "none"}; the batch is batch({batch_of(e.rollbacks, done - 1)}) of '
+                       f'data {e.store.hash[:12]}, seed {c.seed}. Lower config.optimizer.lr, look at that batch (python -m apps.inspect --run={e.run.path} '
+                       f'--batch={done - 1}), or choose config.train.on_spike')
 
     due = lambda done, every, end=c.train.steps: every > 0 and (done % every == 0 or done == end)
     try:
         rows = local_rows(e.mesh, c.data.batch_size)
-        prepared = batches.prefetched(lambda step: e.training(batch_of(e, step), rows), start, stop, c.data.prefetch)
+        prepared = batches.prefetched(lambda step: e.training(batch_of(e.rollbacks, step), rows), start, stop, c.data.prefetch)
         for done, batch in enumerate(prepared, start + 1):
             batch = to_devices(e.mesh, batch, c.data.batch_size)
             with jax.transfer_guard('disallow'):

@@ -154,6 +154,11 @@ def config_hash(config) -> str:
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
 
 
+def batch_of(rollbacks: list[dict], step: int) -> int:
+    """The number of the batch that `step` (from 0) trains on: the step itself, as long as nothing was passed over (`Run.rollbacks`)."""
+    return step + sum(r['batches'] for r in rollbacks if r['step'] <= step)
+
+
 def is_started(path) -> bool:
     """Whether the directory holds checkpoints: then starting it means resuming it."""
     checkpoints = epath.Path(path) / 'checkpoints'

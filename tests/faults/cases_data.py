@@ -1,14 +1,11 @@
 """Texts, conversations, token stores and caches."""
 import gzip
-import os
 import sys
 from unittest import mock
 
 import zstandard
 
-from data import store
 from tests.faults.bad_inputs import Case
-from train.runs import Run
 
 FILES = 'train.pretrain --config=mine.py --run=new --config.data.files.paths='
 ANSWERS = 'train.posttrain --config=mine.py --config.parent=run --run=new --config.data.files.paths='
@@ -79,14 +76,6 @@ TOKENIZERS = [
 ]
 
 
-def stored(damage):
-    """Damage done to the token store of mine.py, which is built first."""
-    def before(folder):
-        run = Run.parse('run')
-        damage(store.open_or_build(run.config().data, run.tokenizer(), progress=False).path)
-    return before
-
-
 def a_file(folder):
     (folder / 'runs').mkdir()
     (folder / 'runs' / '.cache').write_text('')
@@ -98,10 +87,5 @@ STORES = [
     Case('stores and caches', RESUME, 'a cache that cannot be written to',
          lambda d: mock.patch('tempfile.mkdtemp', side_effect=PermissionError(13, 'Permission denied', 'runs/.cache/store'))),
     Case('stores and caches', 'train.pretrain --config=mine.py --run=new --config.data.cache=text.txt/cache'),
-    Case('stores and caches', RESUME, "a token store's manifest is no JSON", stored(lambda p: (p / 'manifest.json').write_text('{'))),
-    Case('stores and caches', RESUME, "a token store's manifest is a list", stored(lambda p: (p / 'manifest.json').write_text('[]'))),
-    Case('stores and caches', RESUME, "a token store's manifest lacks its sizes", stored(lambda p: (p / 'manifest.json').write_text('{"hash": ""}'))),
-    Case('stores and caches', RESUME, 'a token store without its tokens', stored(lambda p: (p / 'train.tokens').unlink())),
-    Case('stores and caches', RESUME, "a token store's tokens are cut off", stored(lambda p: os.truncate(p / 'train.tokens', 100))),
 ]
 CASES = [*READING, *TOKENIZERS, *STORES]

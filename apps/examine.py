@@ -1,0 +1,222 @@
+"""What is true of a run directory: its files against their hashes, its lineage, its parameters, its batches.
+
+Nothing here needs the accelerator, trains, or writes into a run.
+"""
+import dataclasses
+import json
+import math
+import re
+
+import jax
+import numpy as np
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from data import batches, store, tokenizer as tokenizers
+from data.records import DataError
+from model import config as model_config
+from model.errors import ModelError
+from model.sharding import spec
+from model.transformer import Transformer
+from train import checkpoint, runs
+from train.errors import RunError
+from train.runs import Run
+
+OK = 'ok'
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """What is told of an array of a checkpoint."""
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    nbytes: int
+    norm: float
+
+
+@dataclasses.dataclass
+class Examined:
+    """A run whose files were checked: `said` has for each part OK or what is to be said of it, `damage` what is damaged. A part that is not
+    whole is None."""
+    run: Run
+    said: dict[str, str]
+    damage: list[str]
+    lineage: dict | None = None
+    config: ConfigDict | None = None
+    tokenizer: tokenizers.Tokenizer | None = None
+    data: store.Store | None = None
+    rollbacks: list[dict] = dataclasses.field(default_factory=list)
+    steps: list[int] = dataclasses.field(default_factory=list)                       # of all checkpoints that are there
+    arrays: dict[str, Array] = dataclasses.field(default_factory=dict)               # whole ones of the newest one that was read
+
+    def part(self, name: str, read):
+        """What read() gives, or None where it finds something damaged."""
+        try:
+            found = read()
+        except (RunError, DataError, ModelError) as error:
+            self.said[name] = str(error)
+            self.damage.append(str(error))
+            return None
+        self.said[name] = OK
+        return found
+
+
+def examine(run: Run) -> Examined:
+    """Checks config, tokenizer, token store and checkpoints (`run.step`, or all) against the hashes that were written with them."""
+    e = Examined(run, {}, [])
+    e.lineage = e.part('lineage.json', lambda: _lineage(run))
+    if e.lineage is None:
+        e.said |= {name: 'not checked: its hash is in lineage.json' for name in ('config.json', 'tokenizer.model')}
+    else:
+        e.config, e.tokenizer = e.part('config.json', run.config), e.part('tokenizer.model', run.tokenizer)
+    if e.config is None or e.tokenizer is None or e.lineage is None:
+        e.said['token store'] = 'not looked for, since what names it is damaged'
+    else:
+        e.data = e.part('token store', lambda: _store(e))
+        if e.data is None and e.said['token store'] == OK:
+            e.said['token store'] = f'not in {e.config.data.cache} (config.data.cache): not checked'
+    e.rollbacks = e.part('rollbacks.json', run.rollbacks) or []
+    reader = checkpoint.Checkpoints(run)
+    e.steps = reader.steps()
+    for step in e.steps if run.step is None else [run.step]:
+        name = f'checkpoint {step}'
+        if step not in e.steps:
+            e.said[name] = f'not there; there are {", ".join(map(str, e.steps)) or "none"}'
+            continue
+        found, faults = {}, {}
+        for path, x, fault in reader.read(step):
+            if fault:
+                faults.setdefault(fault, []).append(path)
+            else:
+                found[path] = Array(x.shape, x.dtype, x.nbytes, float(np.linalg.norm(np.asarray(x).astype(np.float32))))
+        if faults and not (run.checkpoints / str(step)).exists():        # the run is training, and keeps newer ones
+            e.said[name] = 'was removed while it was read'
+            continue
+        told = [f'{checkpoint.named(paths)} {fault}' for fault, paths in faults.items()]
+        e.said[name] = '; '.join(told) or OK
+        e.damage += [f'{run.path}@{step}: {line}' for line in told]
+        e.arrays = found or e.arrays
+    reader.close()
+    return e
+
+
+def _lineage(run: Run) -> dict:
+    found = run.lineage()
+    parent = found.get('parent')
+    if parent is not None and not (isinstance(parent, dict) and isinstance(parent.get('run'), str) and isinstance(parent.get('step'), int)):
+        raise RunError(f'{run.path / "lineage.json"}: damaged (the parent is {parent!r}, expected run and step)')
+    return found
+
+
+def _store(e: Examined) -> store.Store | None:
+    try:
+        store.path_of(e.config.data, e.tokenizer)
+    except DataError:                   # the text is somewhere else: then nothing of it can be checked, and nothing is damaged
+        return None
+    found = store.find(e.config.data, e.tokenizer)
+    if found is not None and found.hash != e.lineage['data_hash']:
+        raise RunError(f'{found.path}: data_hash is {found.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}')
+    return found
+
+
+def ancestors(e: Examined) -> list[Examined]:
+    """The run's parent, its parent and so on, each at the step that its child began from. One that is not there ends the list, with the reason
+    as the only thing `said`."""
+    found, child, seen = [], e, {str(e.run.path)}
+    while child.lineage and child.lineage.get('parent'):
+        parent = child.lineage['parent']
+        name = f'{parent["run"]}@{parent["step"]}'
+        try:
+            run = Run.parse(name)
+            if str(run.path) in seen:
+                raise RunError(f'{run.path}: its own ancestor: lineage.json is not what was written')
+        except RunError as error:
+            return [*found, Examined(Run(runs.epath.Path(parent['run']), parent['step']), {'run': f'moved or deleted ({error})'}, [])]
+        seen.add(str(run.path))
+        child = examine(run)
+        found.append(child)
+    return found
+
+
+def measured(run: Run) -> dict:
+    """metrics.jsonl: how many lines, how many of them no line of metrics, and the last losses."""
+    path, good, bad = run.path / 'metrics.jsonl', [], 0
+    for line in path.read_bytes().decode(errors='replace').splitlines() if path.exists() else ():
+        try:
+            found = json.loads(line)
+            good += [found] if isinstance(found['step'], int) else []
+        except (ValueError, KeyError, TypeError):
+            bad += 1
+    last = {}
+    for line in good:
+        for name in ('loss', 'validation_nats', 'validation_bits_per_byte'):
+            if name in line:
+                last |= {name: line[name], f'{name}_step': line['step']}
+    return {'lines': len(good), 'unreadable': bad, **last}
+
+
+def parameters(e: Examined) -> list[dict]:
+    """Each parameter: path, shape, dtype, logical axes, the axes of the mesh that may cut it (None: not cut), norm (None: no
+    checkpoint has it whole)."""
+    boxes, mesh = {}, None
+    if e.config is not None and e.tokenizer is not None:
+        model = Transformer(model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len))
+        tree = jax.tree_util.tree_leaves_with_path(checkpoint.abstract_params(model), is_leaf=lambda x: isinstance(x, nn.Partitioned))
+        boxes = {checkpoint.path(keys): box for keys, box in tree}
+        mesh = jax.sharding.AbstractMesh(tuple(max(1, size) for size in e.config.mesh.values()), tuple(e.config.mesh))
+    arrays = {name.removeprefix('params/'): x for name, x in e.arrays.items() if name.startswith('params/')}
+    found = []
+    for name in dict.fromkeys((*boxes, *arrays)):
+        x = arrays[name] if name in arrays else nn.meta.unbox(boxes[name])
+        names = list(boxes[name].names) if isinstance(boxes.get(name), nn.Partitioned) else [None] * len(x.shape)
+        norm = arrays[name].norm if name in arrays else None
+        found.append({'path': name, 'shape': list(x.shape), 'dtype': str(x.dtype), 'axes': names,
+                      'cut_over': list(spec(mesh, x.shape, names)) if mesh else [None] * len(x.shape),
+                      'norm': norm if norm is None or math.isfinite(norm) else str(norm)})
+    return found
+
+
+def batch(e: Examined, step: int) -> dict:
+    """The batch that `step` (from 0) trained on, or would, as text. The token store is built again where it is not there.
+
+    'rows': for each its 'padding' and its 'segments': 'columns' and 'positions' (first and last), 'pieces' of text, each with 'weighted' (whether
+    the loss counts it) and 'special' (a mark of the tokenizer, by its name), and 'beyond': what the last target is where it lies after the row.
+    Raises RunError where a part of the run is damaged, the text has changed, or the run has no such step.
+    """
+    if e.config is None or e.tokenizer is None or e.lineage is None:
+        raise RunError(f'--batch={step}: cannot be told, since {e.damage[0]}')
+    if not 0 <= step < e.config.train.steps:
+        raise RunError(f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})')
+    data = store.open_or_build(e.config.data, e.tokenizer)
+    if data.hash != e.lineage['data_hash']:
+        raise RunError(f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}')
+    number = runs.batch_of(e.rollbacks, step)
+    made = batches.Batches(data.split('train'), e.config.data, e.config.seed)(number)
+    return {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed, 'weight': float(made['loss_weights'].sum()),
+            'rows': [{'padding': int((ids == 0).sum()), 'segments': [_segment(made, row, n, e.tokenizer) for n in np.unique(ids) if n]}
+                     for row, ids in enumerate(made['segment_ids'])]}
+
+
+def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.Tokenizer) -> dict:
+    columns = np.flatnonzero(made['segment_ids'][row] == number)
+    first, last = int(columns[0]), int(columns[-1])
+    tokens = made['tokens'][row, first:last + 1].tolist()
+    counts = [False, *(made['loss_weights'][row, first:last] > 0).tolist()]      # weights stand where a token is predicted: one before it
+    pieces: list[tuple[bool, bool, list[int]]] = []
+    for token, counted in zip(tokens, counts):
+        special = not tokenizer.decode([token])
+        if pieces and not special and not pieces[-1][1] and (pieces[-1][0] == counted or _continues(tokenizer.piece(token))):
+            pieces[-1][2].append(token)
+        else:
+            pieces.append((counted, special, [token]))
+    beyond = made['loss_weights'][row, last] > 0
+    return {'columns': [first, last], 'positions': made['positions'][row, [first, last]].tolist(), 'tokens': tokens,
+            'weighted': sum(counts) + int(beyond),
+            'pieces': [{'text': tokenizer.piece(ids[0]) if special else tokenizer.decode(ids), 'special': special, 'weighted': counted}
+                       for counted, special, ids in pieces],
+            'beyond': tokenizer.piece(int(made['targets'][row, last])) if beyond else None}
+
+
+def _continues(piece: str) -> bool:
+    """Whether a piece is a byte inside a character, which is told as a whole."""
+    return re.fullmatch('<0x[89AB][0-9A-F]>', piece) is not None
