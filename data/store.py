@@ -19,7 +19,7 @@ from tqdm import tqdm
 from data import sources
 from data import tokenizer as tokenizers
 from data.chat import encode_messages
-from data.records import Broken, DataError, Record
+from data.records import Broken, DataError, Record, printable
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
@@ -244,7 +244,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
                 num_broken += 1
                 if num_broken <= _TOLD:
                     broken.append(item)
-                    _LOG.warning('%s', ' '.join(f'skipped {item.where}: {item.reason}'.split()))
+                    _LOG.warning('skipped %s', printable(' '.join(f'{item.where}: {item.reason}'.split())))
                 continue
             if conversations is None:
                 conversations = item.messages is not None

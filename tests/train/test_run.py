@@ -94,14 +94,18 @@ def test_the_newest_and_the_best_are_kept(tiny_config, tmp_path, monkeypatch):
     assert checkpoint.Checkpoints(e.run).steps() == [2, 6]
 
 
-def test_another_config_is_refused_and_harmless_fields_are_not(base_run):
-    """Catches a resume that silently mixes two experiments."""
+def test_another_config_is_refused_and_harmless_fields_are_not(base_run, caplog):
+    """Catches a resume that silently mixes two experiments, or that does not say that its bits will be others."""
     config, path, _ = base_run
     config.optimizer.lr, config.log.every = 5e-3, 2
     with pytest.raises(RunError, match=r'config.optimizer.lr: 0.01 -> 0.005$'):
         loop.prepare(config, str(path))
     config.optimizer.lr = 1e-2
+    assert int(loop.prepare(config, str(path)).state['step']) == 6 and 'to rounding' not in caplog.text
+    lineage = json.loads((path / 'lineage.json').read_text())
+    (path / 'lineage.json').write_text(json.dumps(lineage | {'cores': 99}))
     assert int(loop.prepare(config, str(path)).state['step']) == 6
+    assert f'cores differ from when the run was started (99, now {lineage["cores"]}): it goes on to rounding, not bit for bit' in caplog.text
 
 
 @pytest.mark.parametrize('name', ['config.json', 'tokenizer.model'])
