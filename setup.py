@@ -39,7 +39,7 @@ setup(
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],        # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        'hf': ['datasets>=3,<6'],
+        'hf': ['pyarrow>=18,<27'],                       # parquet
         'test': TEST,
         'fuzz': ['atheris>=3,<4'],                      # python -m tests.faults.fuzz
     },

@@ -23,9 +23,9 @@ def cut(packed: bytes) -> bytes:
     return packed[:len(packed) // 2]
 
 
-def without_datasets(folder):
+def without_pyarrow(folder):
     (folder / 'a.parquet').write_bytes(b'PAR1')
-    return mock.patch.dict(sys.modules, {'datasets': None})
+    return mock.patch.dict(sys.modules, {'pyarrow': None, 'pyarrow.parquet': None})
 
 
 def empty_files(folder):
@@ -42,7 +42,7 @@ READING = [
     Case('texts and conversations', FILES, '`config.data.files.paths` is empty'),
     Case('texts and conversations', f'{FILES}texts', 'a directory without a readable file', lambda d: (d / 'texts').mkdir()),
     Case('texts and conversations', f'{FILES}texts', 'a directory of empty files', empty_files),
-    Case('texts and conversations', f'{FILES}a.parquet', 'a parquet file without the extra `hf`', without_datasets),
+    Case('texts and conversations', f'{FILES}a.parquet', 'a parquet file without the extra `hf`', without_pyarrow),
     Case('texts and conversations', f'{FILES}text.txt', 'a text file that cannot be opened',
          lambda d: mock.patch('data.sources.open', side_effect=PermissionError(13, 'Permission denied'), create=True)),
     text('an unknown suffix', 'a.pdf', 'text'),
