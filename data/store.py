@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import json
 import logging
+import os
 import pathlib
 import shutil
 import tempfile
@@ -133,12 +134,11 @@ def tokenizer_key(config) -> str:
 
 
 def kept_tokenizer(config) -> Tokenizer | None:
-    """The tokenizer that an experiment asks for, where it is in the cache: a file with its own hash in its name. A damaged one is removed."""
+    """The tokenizer that an experiment asks for, where it is in the cache and whole: a file with its own hash in its name."""
     for path in sorted(pathlib.Path(config.data.cache).glob(f'tokenizer-{tokenizer_key(config)}-*.model')):
-        if hashlib.sha256(path.read_bytes()).hexdigest().startswith(path.stem.rpartition('-')[2]):
+        if _hash(path).startswith(path.stem.rpartition('-')[2]):
             return tokenizers.load(path)
-        _LOG.warning('%s: damaged tokenizer: removed', path)
-        path.unlink(missing_ok=True)
+        _LOG.warning('%s: damaged tokenizer: passed over', path)
     return None
 
 
@@ -167,13 +167,8 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
     """
     check(config)
     path = path_of(config, tokenizer)
-    fault = damage(path) if path.exists() else ''
-    if fault:
-        _LOG.warning('%s: damaged token store (%s): built again', path, fault)
-        aside = pathlib.Path(tempfile.mkdtemp(prefix=f'{path.name}.damaged.', dir=path.parent))
-        with contextlib.suppress(FileNotFoundError):    # another process was first
-            path.rename(aside / path.name)              # not written over: another process may be reading it
-        shutil.rmtree(aside)
+    if path.exists():
+        _remove_damaged(path)
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         building = pathlib.Path(tempfile.mkdtemp(prefix=f'{path.name}.', dir=path.parent))
@@ -194,6 +189,23 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
 
 def _fatal(broken: Broken) -> DataError:
     return DataError(f'{broken.where}: {broken.reason} (config.data.on_broken is fatal)')
+
+
+def _remove_damaged(path: pathlib.Path) -> None:
+    """Removes a store that is damaged: one process at a time looks, so that none removes what another has built again."""
+    import fcntl
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):      # a file system without locks
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        fault = damage(path) if path.exists() else ''
+        if fault:
+            _LOG.warning('%s: damaged token store (%s): built again', path, fault)
+            aside = pathlib.Path(tempfile.mkdtemp(prefix=f'{path.name}.damaged.', dir=path.parent))
+            path.rename(aside / path.name)      # at once: it is whole, or not there
+            shutil.rmtree(aside)
+    finally:
+        os.close(folder)
 
 
 def damage(path: pathlib.Path) -> str:

@@ -2,6 +2,7 @@
 import collections
 import contextlib
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -20,7 +21,7 @@ from model import config as model_config
 from model.errors import ModelError
 from model.transformer import Transformer
 from train import distributed
-from train.errors import RunError
+from train.errors import Absent, RunError
 from train.runs import Run
 
 _LOG = logging.getLogger('ordem')
@@ -91,12 +92,12 @@ class Checkpoints:
         except (ValueError, RecursionError) as error:       # of JSON in any of them
             raise RunError(f'{run.checkpoints}: cannot be read ({_first_line(error)})') from None
 
-    def save(self, state: dict, validation_nats: float | None) -> None:
-        """Begins to save; the arrays are copied before it returns, so the step may reuse their memory."""
+    def save(self, state: dict, validation_nats: float | None, rollbacks: list[dict] = ()) -> None:
+        """Begins to save; the arrays are copied before it returns, so the step may reuse their memory. `rollbacks`: where the run went back."""
         sums = {k: [int(n) for n in v] for k, v in jax.device_get(checksums(state)).items()}
         params, rest = _parts(state)
         step = int(state['step'])
-        meta = dict(format=FORMAT, step=step, arrays={k: [v, sums[k]] for k, v in describe(state).items()})
+        meta = dict(format=FORMAT, step=step, rollbacks=list(rollbacks), arrays={k: [v, sums[k]] for k, v in describe(state).items()})
         metrics = {'validation_nats': 1e30 if validation_nats is None else validation_nats}
         self.manager.save(step, metrics=metrics, args=ocp.args.Composite(
             params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest), meta=ocp.args.JsonSave(meta)))
@@ -114,13 +115,13 @@ class Checkpoints:
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())
 
-    def restore(self, abstract: dict, shardings, only_params: bool = False) -> dict:
+    def restore(self, abstract: dict, shardings, only_params: bool = False, every: int = 1) -> dict:
         """The state of the step asked for (`run.step`), or the newest that is whole, onto `shardings`.
 
-        `abstract`: the state expected, as shapes. Raises RunError where none is whole, or its arrays are not those expected.
-        A checkpoint that is passed over is reported with the reason.
+        `abstract`: the state expected, as shapes. `every`: only of steps that this divides, where there are such.
+        Raises RunError where none is whole, or its arrays are not those expected. A checkpoint that is passed over is reported with the reason.
         """
-        steps = self.steps()
+        steps = json.loads(distributed.decide('steps', json.dumps(self.steps()), lambda said: said[0]))      # a shared disk may show each another list
         if not steps:
             raise RunError(f'{self.run.path}: has no checkpoint')
         if self.run.step is not None:
@@ -128,17 +129,26 @@ class Checkpoints:
                 raise _no_such_step(self.run, steps)
             steps = [self.run.step]
         faults = []
-        for step in reversed(steps):
+        for step in reversed([s for s in steps if s % every == 0] or steps):
             try:
                 state, fault = self._restore(step, abstract, shardings, only_params), ''
             except _Damaged as error:
-                fault = f'step {step}: {error}'
-            fault = distributed.decide('restore', fault, lambda said: next(filter(None, said), ''))   # one fault counts for all
+                state, fault = None, f'step {step}: {error}'
+            try:
+                fault = distributed.decide('restore', fault, lambda said: next(filter(None, said), ''))   # one fault counts for all
+            except Absent:
+                if fault:           # Orbax keeps those that read their part waiting for this one: the next start must not meet it again
+                    _move(self.run, step)
+                raise
             if not fault:
                 return state
             faults.append(fault)
             _LOG.error('%s: checkpoint passed over, %s', self.run.path, fault)
         raise RunError(f'{self.run.path}: no checkpoint can be read; {"; ".join(faults)}')
+
+    def rollbacks(self, step: int) -> list[dict]:
+        """Where the run had gone back when a checkpoint that was restored was saved."""
+        return self._meta(step).get('rollbacks', [])
 
     def read(self, step: int) -> Iterator[tuple[str, jax.Array | None, str]]:
         """Each array of a checkpoint, whatever mesh and config it is of, on the host and one at a time: its path, itself (None where it
@@ -175,17 +185,20 @@ class Checkpoints:
         for name in known:
             yield name, None, 'is not there'
 
-    def _described(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Path -> (type and shape, checksum) of each array, as it was saved. Raises _Damaged, and RunError at another format."""
+    def _meta(self, step: int) -> dict:
         described = self.run.checkpoints / str(step) / 'meta' / 'metadata'
+        bounded.parse(bounded.file(described, bounded.JSON))        # Orbax would read any number of bytes
+        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+
+    def _described(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Path -> (type and shape, checksum) of each array, as it was saved. Raises _Damaged."""
         try:
-            bounded.parse(bounded.file(described, bounded.JSON))        # Orbax would read any number of bytes
-            meta = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+            meta = self._meta(step)
             known = {k: (v[0], tuple(v[1])) for k, v in meta['arrays'].items()}
         except Exception as error:      # whatever a damaged file makes the reader raise
             raise _Damaged(f'its description cannot be read ({_first_line(error)})') from None
         if meta.get('format') != FORMAT:
-            raise RunError(f'{self.run.path}: checkpoint format {meta.get("format")}, expected {FORMAT}: made by another version of Ordem')
+            raise _Damaged(f'its format is {meta.get("format")}, expected {FORMAT}: made by another version of Ordem, or damaged')
         return known
 
     def _restore(self, step, abstract, shardings, only_params):
@@ -196,8 +209,7 @@ class Checkpoints:
         wrong = [f'{k}: {known[k][0] if k in known else "absent"}, expected {wanted.get(k, "nothing")}'
                  for k in sorted({*known, *wanted}) if k not in known or k not in wanted or known[k][0] != wanted[k]]
         if wrong:
-            raise RunError(f'{self.run.path}@{step}: not the arrays of this config; {"; ".join(wrong[:4])}'
-                           + (f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''))
+            raise _Damaged(f'not the arrays of this config; {"; ".join(wrong[:4])}' + (f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''))
         target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
         params, rest = _parts(target)
         items = {'params': ocp.args.StandardRestore(params)}
@@ -216,13 +228,17 @@ class Checkpoints:
 
 def _set_aside(run: Run, after: int) -> None:
     """Moves checkpoints of steps beyond `after` out of the way of new ones, without losing them."""
-    if distributed.is_first() and run.checkpoints.exists():
-        for old in [p for p in run.checkpoints.iterdir() if p.name.isdecimal() and int(p.name) > after]:
-            run.damaged.mkdir(parents=True, exist_ok=True)
-            new = next(n for n in (run.damaged / f'{old.name}{f".{i}" if i else ""}' for i in itertools.count()) if not n.exists())
-            old.rename(new)
-            _LOG.warning('%s: moved to %s', old, new)
+    if distributed.is_first():
+        for step in [s for s in run.steps() if s > after]:
+            _move(run, step)
     distributed.barrier('set aside')
+
+
+def _move(run: Run, step: int) -> None:
+    run.damaged.mkdir(parents=True, exist_ok=True)
+    new = next(n for n in (run.damaged / f'{step}{f".{i}" if i else ""}' for i in itertools.count()) if not n.exists())
+    (run.checkpoints / str(step)).rename(new)
+    _LOG.warning('%s: moved to %s', run.checkpoints / str(step), new)
 
 
 def _check_descriptions(run: Run) -> None:

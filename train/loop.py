@@ -123,14 +123,16 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
     if resuming:
         runs.check_lineage(run, lineage)
     model, optimizer = Transformer(architecture), make_optimizer(config.optimizer, config.train.steps)
-    state, shardings = steps.init_state(model, optimizer, config.seed, mesh, config.train.spike > 0)
-    abstract = jax.eval_shape(lambda: state)
+    rollbacks: list[dict] = []
     if resuming:
+        abstract, shardings = steps.abstract_state(model, optimizer, mesh, config.train.spike > 0)      # no second state beside the one that is read
         reader = checkpoint.Checkpoints(run)
         state = reader.restore(abstract, shardings)
+        rollbacks = json.loads(distributed.decide('rollbacks', json.dumps(_rollbacks(run, reader.rollbacks(int(state['step'])))), lambda said: said[0]))
         reader.close()
         _LOG.info('%s: goes on from step %d', run.path, int(state['step']))
     else:
+        state, shardings = steps.init_state(model, optimizer, config.seed, mesh, config.train.spike > 0)
         if parent is not None:
             state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'], architecture.encodings)
         if distributed.is_first():
@@ -141,7 +143,22 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
     return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,
                       steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks, config.train.spike,
                                       config.train.on_spike == 'skip'),
-                      steps.make_eval_step(model, losses.weighted_token_loss, mesh, shardings, config.train.loss_chunks), run.rollbacks())
+                      steps.make_eval_step(model, losses.weighted_token_loss, mesh, shardings, config.train.loss_chunks), rollbacks)
+
+
+def _rollbacks(run: Run, saved: list[dict]) -> list[dict]:
+    """Where the run went back: as rollbacks.json says, which begins with what its checkpoint says, or is damaged and written anew."""
+    try:
+        found = run.rollbacks()
+        if found[:len(saved)] == saved:
+            return found
+        error = f'{run.rollbacks_path}: damaged: it lacks what the checkpoint was saved with'
+    except RunError as damaged:
+        error = damaged
+    if distributed.is_first():
+        _LOG.warning('%s; written anew from the checkpoint', error)
+        run.write_rollbacks(saved)
+    return saved
 
 
 def evaluate(e: Experiment, params) -> dict:
@@ -190,27 +207,35 @@ def train(e: Experiment) -> dict:
     with (runs.in_use(e.run) if distributed.is_first() else contextlib.nullcontext(), runs.room_in(e.run), Signals() as signals,
           Watchdog(e.config.log.stall, str(e.run.path)) as watchdog):
         e.beat = watchdog.beat
+        if distributed.is_first():
+            runs.check_resumable(e.run, e.config)       # nobody began another run here since it was prepared
         while True:
             try:
                 return _train(e, signals, first)
-            except _Spike as spike:
-                first = _roll_back(e, spike)
+            except _Spike as found:
+                step, message = found.step, str(found)
+            first = _roll_back(e, step, message)        # out of the handler, whose traceback holds the state
 
 
-def _roll_back(e: Experiment, spike: _Spike) -> dict:
-    """The newest checkpoint's state, and the batches from there to the spike passed over, now and whenever the run goes on."""
+def _roll_back(e: Experiment, spike: int, message: str) -> dict:
+    """The state of the newest regular checkpoint (one that a signal asked for is none: the run would depend on it), and the batches from there
+    to that of step `spike` passed over, now and whenever the run goes on."""
     reader = checkpoint.Checkpoints(e.run)
-    if len(e.rollbacks) >= _SKIPS or not reader.steps():
-        raise RunError(f'{spike}; ' + (f'it went back {_SKIPS} times already' if e.rollbacks else 'there is no checkpoint to go back to'))
-    e.state = reader.restore(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), e.state), e.shardings)
+    if not reader.steps():
+        raise RunError(f'{message}; there is no checkpoint to go back to')
+    if len(e.rollbacks) >= _SKIPS:
+        raise RunError(f'{message}; it went back {_SKIPS} times already')
+    abstract, e.state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), e.state), None
+    e.state = reader.restore(abstract, e.shardings, every=e.config.checkpoint.every or 1)
     reader.close()
-    back = int(e.state['step'])
-    _LOG.warning('%s; goes back to step %d and passes over batches %d to %d', spike, back, batch_of(e.rollbacks, back),
-                 batch_of(e.rollbacks, spike.step - 1))
-    e.rollbacks.append({'step': back, 'batches': spike.step - back})
+    back, last = int(e.state['step']), batch_of(e.rollbacks, spike - 1)
+    e.rollbacks = [r for r in e.rollbacks if r['step'] <= back]
+    passed = last + 1 - batch_of(e.rollbacks, back)
+    _LOG.warning('%s; goes back to step %d and passes over batches %d to %d', message, back, last + 1 - passed, last)
+    e.rollbacks.append({'step': back, 'batches': passed})
     if distributed.is_first():
-        runs.write_atomically(e.run.rollbacks_path, json.dumps({'rollbacks': e.rollbacks}))
-    return {'rolled_back_from': spike.step, 'batches_passed_over': spike.step - back}
+        e.run.write_rollbacks(e.rollbacks)
+    return {'rolled_back_from': spike, 'batches_passed_over': passed}
 
 
 def _train(e: Experiment, signals: Signals, first: dict) -> dict:
@@ -280,7 +305,7 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
                     log.write(done, found)
                     last.update(found)
                 if saving:
-                    checkpoints.save(state, found.get('validation_nats'))
+                    checkpoints.save(state, found.get('validation_nats'), e.rollbacks)
                     log.copy()
                 e.beat(done)
                 log.pause(time.perf_counter() - began)
@@ -293,8 +318,10 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
             note(*pending.popleft())
     finally:
         e.state = state
-        checkpoints.close()
-        log.close()
+        try:
+            checkpoints.close()
+        finally:
+            log.close()
     return last
 
 

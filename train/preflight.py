@@ -135,7 +135,7 @@ def room(path, state, config) -> None:
         return
     there = pathlib.Path(path)
     kept = there / 'checkpoints'
-    have = sum(p.stat().st_size for p in kept.rglob('*') if p.is_file()) if kept.exists() else 0
+    have = sum(os.path.getsize(p) for p in kept.rglob('*') if os.path.isfile(p)) if kept.exists() else 0
     while not there.exists():
         there = there.parent
     each = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))

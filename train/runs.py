@@ -1,6 +1,7 @@
 """The run directory: one folder is one run.
 
-config.json (resolved), lineage.json (where it comes from), tokenizer.model, checkpoints/<step>, metrics.jsonl, events, report/.
+config.json (resolved), lineage.json (where it comes from), tokenizer.model, checkpoints/<step>, metrics.jsonl, events, report/; and where there was
+cause, rollbacks.json and damaged/<step>.
 """
 import contextlib
 import dataclasses
@@ -65,6 +66,10 @@ class Run:
     damaged = property(lambda self: self.path / 'damaged')           # checkpoints that were passed over
     rollbacks_path = property(lambda self: self.path / 'rollbacks.json')
 
+    def steps(self) -> list[int]:
+        """Of the checkpoints that are there, whole or not."""
+        return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal()) if self.checkpoints.exists() else []
+
     def config(self) -> ConfigDict:
         """As the run was started; fields that came later have the value that was meant before. Raises RunError where it is damaged."""
         try:
@@ -91,13 +96,17 @@ class Run:
         return found
 
     def rollbacks(self) -> list[dict]:
-        """Where training went back: [{'step', 'batches'}], batches passed over from that step on."""
+        """Where training went back: [{'step', 'batches'}], batches passed over from that step on. Raises RunError where the file is damaged."""
         if not self.rollbacks_path.exists():
             return []
-        found = _read_json(self.rollbacks_path).get('rollbacks')
-        if not isinstance(found, list) or not all(isinstance(r, dict) and {*r} == {'step', 'batches'} for r in found):
-            raise RunError(f'{self.rollbacks_path}: damaged (expected {{"rollbacks": [{{"step", "batches"}}]}})')
+        read = _read_json(self.rollbacks_path)
+        found = read.get('rollbacks')
+        if read.get('check') != _check_of(found):
+            raise RunError(f'{self.rollbacks_path}: damaged: not as it was written')
         return found
+
+    def write_rollbacks(self, found: list[dict]) -> None:
+        write_atomically(self.rollbacks_path, json.dumps({'rollbacks': found, 'check': _check_of(found)}))
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Raises RunError where it is damaged, DataError where it is missing or no tokenizer."""
@@ -109,6 +118,10 @@ class Run:
         then = self.lineage()[name]
         if then != now:
             raise RunError(f'{path}: damaged, or of another run: {name} is {now[:12]}, lineage.json says {str(then)[:12]}; restore that file')
+
+
+def _check_of(found) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: epath.Path) -> dict:
@@ -161,15 +174,19 @@ def batch_of(rollbacks: list[dict], step: int) -> int:
 
 def is_started(path) -> bool:
     """Whether the directory holds checkpoints: then starting it means resuming it."""
-    checkpoints = epath.Path(path) / 'checkpoints'
-    return checkpoints.exists() and any(p.name.isdecimal() for p in checkpoints.iterdir())
+    return bool(Run(epath.Path(path)).steps())
 
 
 def mend(run: Run, config, tokenizer) -> None:
     """Writes config.json and tokenizer.model of a started run anew where they are missing or damaged: `config`, and what `tokenizer`() gives.
 
-    Raises RunError where lineage.json tells that those are others.
+    Raises RunError where lineage.json tells that those are others, or another process trains there.
     """
+    with in_use(run):
+        _mend(run, config, tokenizer)
+
+
+def _mend(run: Run, config, tokenizer) -> None:
     def renew(path, read, what, now) -> None:
         try:
             read()
@@ -200,11 +217,14 @@ def _as_json(config) -> str:
 
 
 def create(run: Run, config, tokenizer, lineage: dict) -> None:
-    """Writes the files of a run that has no checkpoint yet. config.json comes last: with it the directory is a run."""
+    """Writes the files of a run that has no checkpoint yet. config.json comes last: with it the directory is a run. Raises RunError where
+    another process trains there."""
     run.path.mkdir(parents=True, exist_ok=True)
-    write_atomically(run.tokenizer_path, tokenizer.proto)
-    write_atomically(run.path / 'lineage.json', json.dumps(lineage, indent=1))
-    write_atomically(run.config_path, _as_json(config))
+    with in_use(run):
+        run.rollbacks_path.unlink(missing_ok=True)
+        write_atomically(run.tokenizer_path, tokenizer.proto)
+        write_atomically(run.path / 'lineage.json', json.dumps(lineage, indent=1))
+        write_atomically(run.config_path, _as_json(config))
 
 
 def lineage(config, store, tokenizer, parent: dict | None) -> dict:
@@ -265,7 +285,7 @@ def room_in(run: Run):
     except Exception as error:
         if not _is_full(error):
             raise
-        whole = sorted(int(p.name) for p in run.checkpoints.iterdir() if p.name.isdecimal()) if run.checkpoints.exists() else []
+        whole = run.steps()
         free = '' if '://' in os.fspath(run.path) else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
         raise NoRoom(f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
                      f'Make room: the same command then goes on from there') from None

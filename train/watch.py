@@ -78,8 +78,14 @@ class Watchdog:
         self.last, self.step = time.monotonic(), self.step if step is None else step
 
     def _watch(self) -> None:
-        while not self.done.wait(max(0.05, min(1.0, self.seconds / 4))):
-            quiet = time.monotonic() - self.last
+        tick = max(0.05, min(1.0, self.seconds / 4))
+        woke = time.monotonic()
+        while not self.done.wait(tick):
+            late = time.monotonic() - woke - tick
+            if late > tick:                     # the whole process stood still (Ctrl-Z, a paused machine), not its main thread
+                self.last += late
+            woke = time.monotonic()
+            quiet = woke - self.last
             if quiet > self.seconds:
                 faulthandler.dump_traceback(all_threads=True)
                 message = (f'{self.name}: no progress for {quiet:.0f} s after step {self.step} (config.log.stall is {self.seconds:g}); '

@@ -111,7 +111,7 @@ def test_a_damaged_token_store_is_told(copy, made, tmp_path):
 
 def test_a_batch_is_shown_as_it_is(copy):
     """Catches a batch of another step (rollbacks), text that is not the tokens', boundaries and weights that are not the loss's."""
-    (copy / 'rollbacks.json').write_text('{"rollbacks": [{"step": 1, "batches": 3}]}')
+    Run.parse(str(copy)).write_rollbacks([{'step': 1, 'batches': 3}])
     e = look(copy)
     config, tokenizer = e.config, e.tokenizer
     whole = batches.Batches(store.find(config.data, tokenizer).split('train'), config.data, config.seed)

@@ -96,8 +96,6 @@ RESUMED = [
     Case('runs that go on', RESUME, '`lineage.json` of a later format', changed('lineage.json', lambda c: c.update(format=99))),
     Case('runs that go on', RESUME, '`lineage.json` of another config', changed('lineage.json', lambda c: c.update(config_hash='0' * 64))),
     Case('runs that go on', RESUME, 'all arrays are zeros', spoiled),
-    Case('runs that go on', RESUME, '`rollbacks.json` is no JSON', written('rollbacks.json', '{')),
-    Case('runs that go on', RESUME, '`rollbacks.json` without `rollbacks`', written('rollbacks.json', '{}')),
     Case('runs that go on', RESUME, 'another process trains there', locked),
     Case('runs that go on', RESUME, 'a directory that cannot be written to', lambda d: mock.patch('os.access', lambda path, _: os.fspath(path) != 'run')),
     Case('runs that go on', 'train.pretrain --config=mine.py --run=new', 'a disk without room',

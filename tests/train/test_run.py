@@ -135,6 +135,12 @@ def test_damaged_weights_are_passed_over(base_run, caplog):
     shards = [p for p in (path / 'checkpoints' / '6' / 'params').rglob('d/*') if p.is_file()]
     shards[0].write_bytes(b'\0' * shards[0].stat().st_size)
     assert int(loop.prepare(config, str(path)).state['step']) == 3
+    description = path / 'checkpoints' / '6' / 'meta' / 'metadata'
+    whole = description.read_text()
+    for changed in (whole.replace('"format": 1', '"format": 9'), whole.replace('params/embedding', 'params/embeddinh')):
+        description.write_text(changed)
+        assert changed != whole and int(loop.prepare(config, str(path)).state['step']) == 3
+    description.write_text(whole)
     with pytest.raises(RunError, match='no checkpoint can be read; step 6'):
         checkpoint.load(Run.parse(f'{path}@6'))
 

@@ -1,6 +1,4 @@
 """Losses and gradients that are not finite, or far from what they were: stop, skip, roll back."""
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -62,22 +60,43 @@ def test_skipping_has_an_end(tiny_config, tmp_path, monkeypatch):
         loop.train(poisoned(prepared(tiny_config, tmp_path / 'run', 'skip'), 1, 2, 3, 4, 5))
 
 
-def test_going_back_past_the_batches(tiny_config, tmp_path):
-    """Catches a rollback that meets the same batch again, that keeps lines of the steps it took back, or that a resumed run forgets."""
+def test_going_back_past_the_batches(tiny_config, tmp_path, caplog):
+    """Catches a rollback that meets the same batch again, that keeps lines of the steps it took back, that a resumed run forgets, or
+    that is another one where a signal had saved in between."""
     tiny_config.train.steps = 9
     e = poisoned(prepared(tiny_config, tmp_path / 'run', 'rollback'), 4)
     loop.train(e)
     assert e.trained_on[-6:] == [5, 6, 7, 8, 9, 10]           # steps 4 to 9, after the checkpoint of step 3 and batches 3 and 4
-    assert json.loads(e.run.rollbacks_path.read_text()) == {'rollbacks': [{'step': 3, 'batches': 2}]}
+    assert e.run.rollbacks() == [{'step': 3, 'batches': 2}]
     lines = metrics.read(e.run)
     assert [m['step'] for m in lines if 'loss' in m] == [*range(1, 10)] and all(np.isfinite(m['loss']) for m in lines if 'loss' in m)
     assert [m for m in lines if 'rolled_back_from' in m] == [{'step': 3, 'rolled_back_from': 5, 'batches_passed_over': 2}]
 
-    with pytest.raises(Stopped):
-        loop.train(signalled(poisoned(prepared(tiny_config, tmp_path / 'parts', 'rollback'), 4), 15, 5 + 2))
-    again = poisoned(prepared(tiny_config, tmp_path / 'parts', 'rollback'), 4)
+    parts, stops = tmp_path / 'parts', (4, 5 + 2)              # before the spike, and after the run went back from it
+    for stop in stops:
+        with pytest.raises(Stopped):
+            loop.train(signalled(poisoned(prepared(tiny_config, parts, 'rollback'), 4), 15, stop))
+    for harm in (lambda path: path.unlink(), lambda path: path.write_text('{"rollbacks": []}')):
+        harm(parts / 'rollbacks.json')                          # the checkpoint knows
+        caplog.clear()
+        again = poisoned(prepared(tiny_config, parts, 'rollback'), 4)
+        assert again.rollbacks == e.rollbacks == again.run.rollbacks() and 'written anew' in caplog.text
     loop.train(again)
     assert same(again.state, e.state)
+
+
+def test_going_back_twice(tiny_config, tmp_path):
+    """Catches batches that are met again, or passed over twice, where a run goes back behind the step that it went back to before."""
+    tiny_config.train.steps = 9
+    e = poisoned(prepared(tiny_config, tmp_path / 'run', 'rollback'), 7, 9)
+    loop.train(e)                                               # 8 -> 6, batches 6 and 7 passed over; then step 8 has batch 9
+    assert e.rollbacks == [{'step': 6, 'batches': 2}, {'step': 6, 'batches': 2}] and e.trained_on[-3:] == [10, 11, 12]
+    for step in (6, 9):
+        (tmp_path / 'run' / 'checkpoints' / str(step)).rename(tmp_path / str(step))
+    again = poisoned(prepared(tiny_config, tmp_path / 'run', 'rollback'), 5)
+    assert int(again.state['step']) == 3
+    loop.train(again)                                           # step 6 has batch 5: back to 3, and on with batch 6
+    assert again.rollbacks == [{'step': 3, 'batches': 3}] and again.trained_on[-6:] == [6, 7, 8, 9, 10, 11]
 
 
 def test_going_back_has_an_end(tiny_config, tmp_path):

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 import pytest
 
-from train import checkpoint, guard, loop, metrics, runs
+from train import checkpoint, guard, loop, metrics, runs, watch
 from train.errors import NoRoom, RunError, Stopped
 from train.runs import Run
-from train.watch import SIGNALS, Signals
+from train.watch import SIGNALS, Signals, Watchdog
 
 
 def signalled(experiment, number, at):
@@ -76,11 +76,44 @@ def test_a_process_that_hangs_ends_itself():
     assert 'after step 7 (config.log.stall is 0.5)' in done.stderr
 
 
+def test_a_process_that_stood_still_is_no_hang(monkeypatch):
+    """Catches a watchdog that counts the time for which the whole process was stopped (Ctrl-Z, a paused machine), or that then never barks."""
+    clock, ended = [0.0], []
+    dog = Watchdog(10, 'runs/x')
+    monkeypatch.setattr(watch.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(watch.distributed, 'end_all', lambda code, message: (ended.append((clock[0], code)), dog.done.set()))
+    steps = iter([1.0, 500.0] + [1.0] * 20)
+
+    class Ticks:
+        over = False
+
+        def wait(self, _):
+            clock[0] += next(steps)
+            return self.over
+
+        def set(self):
+            self.over = True
+    dog.done, dog.last = Ticks(), 0.0
+    dog._watch()
+    assert ended == [(510.0, 76)]                                # 500 of which it stood still
+
+
 def test_a_directory_in_use(tiny_config, tmp_path):
-    """Catches two processes that write the same checkpoints and metrics, and a lock that outlives its owner."""
+    """Catches two processes that write the same checkpoints and metrics, one that writes its config over the other's, and a lock that outlives its
+    owner."""
     e = loop.prepare(tiny_config, str(tmp_path / 'run'))
-    with runs.in_use(e.run), pytest.raises(RunError, match='another process trains in this directory'):
+    before = (e.run.path / 'config.json').read_bytes()
+    other = tiny_config.copy_and_resolve_references()
+    other.seed = 7
+    with runs.in_use(e.run):
+        for late in (lambda: loop.train(e), lambda: loop.prepare(other, str(tmp_path / 'run'))):     # while it has no checkpoint yet
+            with pytest.raises(RunError, match='another process trains in this directory'):
+                late()
+    assert (e.run.path / 'config.json').read_bytes() == before
+    loop.prepare(other, str(tmp_path / 'run'))
+    with pytest.raises(RunError, match='config.seed: 7 -> 0'):          # another run was begun there before this one trained
         loop.train(e)
+    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
     loop.train(e)
     assert checkpoint.Checkpoints(e.run).steps() == [3, 6]
 
@@ -92,10 +125,10 @@ def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch, error
     e = loop.prepare(tiny_config, str(tmp_path / 'run'))
     save = checkpoint.Checkpoints.save
 
-    def full(self, state, nats):
+    def full(self, state, *rest):
         if int(state['step']) == 6:
             raise RuntimeError('the writer failed') from error
-        save(self, state, nats)
+        save(self, state, *rest)
     monkeypatch.setattr(checkpoint.Checkpoints, 'save', full)
     with pytest.raises(NoRoom, match='the disk is full .* the newest whole checkpoint is of step 3') as full_disk:
         loop.train(e)
