@@ -1,18 +1,21 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
 import collections
 import contextlib
+import functools
 import itertools
 import json
 import os
 import pathlib
 import re
 import stat
+import sys
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import logging
 import orbax.checkpoint as ocp
+from etils import epath
 from flax import linen as nn
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
@@ -78,6 +81,7 @@ class Checkpoints:
 
     def __init__(self, run: Run, config=None, after: int | None = None):
         self.run = run
+        _quiet()
         if after is not None:
             _set_aside(run, after)
         keep = [] if config is None else [LatestN(max(1, config.keep_last)),
@@ -137,9 +141,10 @@ class Checkpoints:
             try:
                 fault = distributed.decide('restore', fault, lambda said: next(filter(None, said), ''))   # one fault counts for all
             except Absent:
-                if fault:           # Orbax keeps those that read their part waiting for this one: the next start must not meet it again
-                    _move(self.run, step)
-                raise
+                if not fault:
+                    raise           # Orbax keeps those that read their part waiting for this one: the next start must not meet it again
+                raise Absent(f'{self.run.path}: checkpoint passed over, {fault}; moved to {_move(self.run, step)}: the same command goes on from the '
+                             f'one before it') from None
             if not fault:
                 return state
             faults.append(fault)
@@ -234,11 +239,13 @@ def _set_aside(run: Run, after: int) -> None:
     distributed.barrier('set aside')
 
 
-def _move(run: Run, step: int) -> None:
+def _move(run: Run, step: int) -> epath.Path:
+    """Out of the way, without losing it."""
     run.damaged.mkdir(parents=True, exist_ok=True)
     new = next(n for n in (run.damaged / f'{step}{f".{i}" if i else ""}' for i in itertools.count()) if not n.exists())
     (run.checkpoints / str(step)).rename(new)
     _LOG.warning('%s: moved to %s', run.checkpoints / str(step), new)
+    return new
 
 
 def _check_descriptions(run: Run) -> None:
@@ -253,6 +260,14 @@ def _check_descriptions(run: Run) -> None:
                 continue
             if not stat.S_ISREG(found.st_mode) or found.st_size > bounded.JSON:
                 raise RunError(f'{path}: larger than {bounded.size(bounded.JSON)}, or no regular file: not what was saved; remove that checkpoint')
+
+
+@functools.cache
+def _quiet() -> None:
+    """Arrays are read and written together, and the first that fails ends it, which is told. The others find their event loop closed, and
+    tensorstore's threads would print that, each with a traceback, through sys.unraisablehook."""
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda found: None if str(found.exc_value) == 'Event loop is closed' else shown(found)
 
 
 def _no_such_step(run: Run, steps: list[int]) -> RunError:

@@ -32,7 +32,6 @@ def settle() -> None:
     jax.config.update('jax_threefry_partitionable', True)      # changed between JAX versions: said, not assumed
     jax.config.update('jax_default_prng_impl', 'threefry2x32')
     absl_logging.set_verbosity(absl_logging.FATAL)             # Orbax tells of its insides what it raises as well
-    sys.unraisablehook = _unraisable
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter('%(levelname)s: %(message)s'))
     log = logging.getLogger('ordem')
@@ -45,9 +44,3 @@ def settle() -> None:
         if hasattr(libc, 'mallopt'):
             for option, value in ((-4, 0), (-1, 2**31 - 1), (-8, 1)):    # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
                 libc.mallopt(option, value)
-
-
-def _unraisable(what) -> None:
-    """Without the tracebacks that tensorstore's threads print of a checkpoint's other files once one could not be written or read: that is told anyway."""
-    if what.exc_type is not RuntimeError or str(what.exc_value) != 'Event loop is closed':
-        sys.__unraisablehook__(what)

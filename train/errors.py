@@ -25,7 +25,7 @@ class Absent(RunError):
 
 
 class Stopped(Exception):
-    """Told to end by a signal, and everything is saved: the same command goes on. As a shell says it, 128 and the signal's number."""
+    """Told to end by a signal, and everything is saved that is to be: the same command goes on. As a shell says it, 128 and the signal's number."""
 
     def __init__(self, message: str, number: int):
         super().__init__(message)

@@ -61,6 +61,8 @@ def plan(folder: pathlib.Path, chosen: list[str], cases: int, seed: int, log) ->
             for target in ('checkpoint', 'store', 'tokenizer', 'config'):
                 made_case = case(rng())
                 todo.append(functools.partial(kinds.damage, made_case, folder / 'half' / made_case.experiment.name, target))
+            if 'processes' in chosen and i % 2 == 0:
+                todo.append(functools.partial(kinds.damage, case(rng(), 'group'), folder / 'half' / 'group', 'checkpoint'))
         if 'processes' in chosen:
             todo += [functools.partial(kinds.lost_process, case(rng(), 'group'), stops) for stops in (False, True)]
             todo.append(functools.partial(kinds.signals, case(rng(), 'group'), signal.SIGTERM))

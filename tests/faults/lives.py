@@ -26,7 +26,7 @@ class Experiment:
     def command(self, run, fault: dict | None = None, more=()) -> list[str]:
         group = [] if self.processes == 1 else [sys.executable, '-m', 'launch.local', f'--processes={self.processes}', '--devices=2', '--']
         door = [sys.executable, '-m', *(['tests.faults.victim', json.dumps(fault)] if fault else []), self.door]
-        return [*group, *door, f'--config={self.file}', f'--run={run}', *(['--heartbeat_timeout=10'] if self.processes > 1 else []), *more]
+        return [*group, *door, f'--config={self.file}', f'--run={run}', *(['--heartbeat_timeout=10', '--join_timeout=30'] if self.processes > 1 else []), *more]
 
 
 def save(config, file: pathlib.Path) -> pathlib.Path:
@@ -58,7 +58,7 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
         data__seq_len=64, model__scan_layers=True, model__dropout=0.1, mesh__data=4, mesh__context=2)
     add('answers', 'train.posttrain', parent=str(folder / 'straight' / 'atlas'), data__packing='whole', data__validation=0.1, data__atlas__part='answers', model__dropout=0.1,
         train__accumulation=2, mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
-    add('group', processes=2, mesh__data=2, mesh__fsdp=2, model__dropout=0.1)
+    add('group', processes=2, mesh__data=1, mesh__fsdp=4, model__dropout=0.1)       # each process reads its part of each array
     return found
 
 
