@@ -63,6 +63,7 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     tried(store.check, config.data)
     tried(batches.check, config.data)
     tried(sources.fingerprint, config.data)
+    tried(_name, run.path)
     tried(writable, run.path, '--run', 'the directory of the run')
     if not pathlib.Path(config.data.cache).is_dir():            # one that is there may hold all that is needed
         tried(writable, config.data.cache, 'config.data.cache', 'a directory')
@@ -101,6 +102,14 @@ def _ids(architecture) -> None:
     if wanted:
         raise RunError(f'config.model.positions: {wanted.title} needs position ids from the data ({wanted.task_ids!r}), which texts do not give: '
                        f'compare it on tasks (launch.ablate), or choose another encoding')
+
+
+def _name(path) -> None:
+    """Raises RunError where the path reads as a pattern: Orbax then finds no part of a checkpoint, and merges nothing into one that cannot be read."""
+    whole = os.fspath(path.resolve())
+    found = [c for c in '[]*?' if c in whole]
+    if found:
+        raise RunError(f'--run is {path}: expected a path without [, ], * and ?, under which checkpoints could not be read, found {" ".join(found)} in {whole}')
 
 
 def writable(path, field: str, what: str) -> None:

@@ -16,6 +16,7 @@ def values(kind: str, config: str, listed: str) -> list[Case]:
 FILES = [
     Case('flags and config files', 'train.pretrain --config=configs/bass.py --run=new'),
     Case('flags and config files', 'train.pretrain --run=new'),
+    Case('flags and config files', 'train.pretrain --config=mine.py --run=new[1]'),
     Case('flags and config files', 'train.pretrain --config=configs/base.py'),
     Case('flags and config files', 'train.pretrain --config=configs/base.py --run=new --rum=x'),
     Case('flags and config files', 'train.pretrain --config=configs/base.py --run=text.txt'),

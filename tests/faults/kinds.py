@@ -221,7 +221,7 @@ def hang(case: Case) -> dict:
     """The main thread, or the one that makes batches, stops for ever: the watchdog ends the process and shows where it stands."""
     step = case.rng.randint(2, STEPS - 5)
     fault = case.rng.choice(({'line': step, 'hang': True}, {'batch': step}))
-    found = case.live(fault, ('--config.log.stall=15',))
+    found = case.live(fault, ('--config.log.stall=8',))
     case.must(found.returncode == 76, f'exit code {found.returncode}: {_last(found)}')
     case.must('stop_for_ever' in found.stdout and 'no progress for' in found.stdout, 'does not say where it stands')
     case.end()

@@ -1,0 +1,76 @@
+"""How long training is blocked by an asynchronous save, as a share of a step.
+
+    python -m benchmarks.saves --config=configs/gpt2_124m.py --rows=1 --rounds=4
+
+Interleaves steps without and with a save in one process, on random tokens, and prints medians as JSON: seconds of a step, seconds for which
+`save` holds training up, split into checksums and the rest, the share of a step, and how much slower the step beside the writing is.
+"""
+import json
+import pathlib
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from etils import epath
+
+from data.batches import FIELDS
+from model.config import resolve
+from model.transformer import Transformer
+from train import checkpoint, config as configs, door, losses, mesh as meshes, step as steps
+from train.optimizer import make_optimizer
+from train.runs import Run
+
+
+def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
+    """`c`: an experiment; `rows`: of the batch; `folder`: an empty one. Seconds are medians of `rounds`."""
+    mesh = meshes.make_mesh(c.mesh)
+    vocabulary = c.tokenizer.vocab_size
+    model, optimizer = Transformer(resolve(c.model, vocabulary, c.data.seq_len)), make_optimizer(c.optimizer, c.train.steps)
+    state, shardings = steps.init_state(model, optimizer, 0, mesh)
+    step = steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings)
+    rng, shape = np.random.default_rng(0), (rows, c.data.seq_len)
+    made = dict(tokens=rng.integers(0, vocabulary, shape), targets=rng.integers(0, vocabulary, shape), loss_weights=np.ones(shape),
+                segment_ids=np.ones(shape), positions=np.broadcast_to(np.arange(shape[1]), shape))
+    batch = meshes.to_devices(mesh, {k: made[k].astype(FIELDS[k]) for k in FIELDS}, rows)
+    checkpoints = checkpoint.Checkpoints(Run(epath.Path(folder)), c.checkpoint)
+
+    def timed(function):
+        began = time.perf_counter()
+        found = function()
+        jax.block_until_ready(found)
+        return found, time.perf_counter() - began
+    lists: dict[str, list] = {name: [] for name in ('step', 'checksums', 'blocked', 'step_beside')}
+    (state, _), compiling = timed(lambda: step(state, batch))
+    timed(lambda: checkpoint.checksums(state))                      # compiled
+    for _ in range(rounds):
+        (state, _), seconds = timed(lambda: step(state, batch))
+        lists['step'].append(seconds)
+        lists['checksums'].append(timed(lambda: checkpoint.checksums(state))[1])
+        lists['blocked'].append(timed(lambda: checkpoints.save(state, None))[1])
+        (state, _), seconds = timed(lambda: step(state, batch))
+        lists['step_beside'].append(seconds)
+        checkpoints.wait()
+    checkpoints.close()
+    found = {name: statistics.median(values) for name, values in lists.items()}
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    return dict(rows=rows, seq_len=c.data.seq_len, state_gib=size / 2**30, rounds=rounds,
+                compile_seconds=compiling, **found, share_of_a_step=found['blocked'] / found['step'],
+                step_beside_the_writing=found['step_beside'] / found['step'], device=jax.devices()[0].device_kind, raw=lists)
+
+
+def main() -> None:
+    f = flags.FLAGS
+    pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=f.out) as folder:
+        print(json.dumps({'config': configs.file(), **measure(configs.get(), f.rows, f.rounds, pathlib.Path(folder))}, indent=1))
+
+
+if __name__ == '__main__':
+    configs.define_flag()
+    flags.DEFINE_integer('rows', 1, 'Rows of the batch', lower_bound=1)
+    flags.DEFINE_integer('rounds', 5, 'Steps without and with a save', lower_bound=1)
+    flags.DEFINE_string('out', 'runs/benchmarks', 'On which disk: the checkpoints go to a folder of their own there, and are removed')
+    door.run(main)
