@@ -112,10 +112,6 @@ class Checkpoints:
     def close(self) -> None:
         self.manager.close()
 
-    def last(self) -> int | None:
-        """The newest step that was saved, or is being saved."""
-        return self.manager.latest_step()
-
     def steps(self) -> list[int]:
         return sorted(self.manager.all_steps())
 
@@ -160,7 +156,7 @@ class Checkpoints:
         cannot be read) and what is wrong with it, or ''. Where there is no list of arrays the path is that of the files."""
         try:
             known = self._described(step)
-        except (_Damaged, RunError) as error:
+        except _Damaged as error:
             yield 'meta', None, str(error)
             return
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])

@@ -164,7 +164,7 @@ def differences(old, new, ignore: tuple[str, ...] = ()) -> list[str]:
 def config_hash(config) -> str:
     """Of the fields that determine the result."""
     kept = {k: v for k, v in flat(config).items() if not any(k.startswith(h) for h in HARMLESS) and YOUNGER.get(k, '\0') != v}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
+    return _check_of(kept)
 
 
 def batch_of(rollbacks: list[dict], step: int) -> int:
