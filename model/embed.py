@@ -1,0 +1,98 @@
+"""A text becomes one vector: the last hidden states of its tokens, pooled, of length 1.
+
+Dimensions: N texts, T tokens, D width.
+"""
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from model.errors import ModelError, nearest
+from model.transformer import Transformer
+
+POOLINGS = ('mean', 'last', 'weighted')
+
+_TOGETHER = 4096     # tokens of one forward pass
+
+
+def check(pooling: str) -> None:
+    """Raises ModelError where `pooling` names none."""
+    if pooling not in POOLINGS:
+        raise ModelError(f'config.embedding.pooling is {pooling!r}: {nearest(pooling, POOLINGS)}')
+
+
+def pool(hidden_NxTxD: jax.Array, valid_NxT: jax.Array, pooling: str) -> jax.Array:
+    """Hidden states of the tokens that are `valid` -> [N,D] float32. Where padding stands, left or right, changes nothing.
+
+    mean: of all tokens. last: the last one, an end mark. weighted: the i-th of n counts i times (Muennighoff 2022, arXiv 2202.08904,
+    equation 2): with causal attention later tokens have seen more.
+    """
+    place_NxT = jnp.cumsum(valid_NxT, axis=1)                  # 1 at the first valid token
+    weights_NxT = {'mean': valid_NxT, 'weighted': place_NxT * valid_NxT,
+                   'last': valid_NxT & (place_NxT == place_NxT[:, -1:])}[pooling].astype(jnp.float32)
+    weights_NxT /= jnp.maximum(weights_NxT.sum(1, keepdims=True), 1)
+    return jnp.einsum('ntd,nt->nd', hidden_NxTxD.astype(jnp.float32), weights_NxT)
+
+
+def unit(vectors_NxD: jax.Array) -> jax.Array:
+    """Scaled to length 1."""
+    return vectors_NxD * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors_NxD).sum(-1, keepdims=True), 1e-12))
+
+
+def embed(model: Transformer, params, tokens_NxT: jax.Array, valid_NxT: jax.Array, pooling: str, row_keys: jax.Array | None = None) -> jax.Array:
+    """Texts, one a row, padded on either side -> their vectors [N,D] float32, not yet of length 1. `row_keys`: see Transformer."""
+    segments = valid_NxT.astype(jnp.int32)
+    positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0) * segments
+    hidden, _ = model.apply({'params': params}, tokens_NxT, positions, segments, row_keys=row_keys, logits=False)
+    return pool(hidden, valid_NxT, pooling)
+
+
+_units = jax.jit(lambda model, params, tokens, lengths, pooling: unit(
+    embed(model, params, tokens, jnp.arange(tokens.shape[1]) < lengths[:, None], pooling)), static_argnums=(0, 4))
+
+
+class Embedder:
+    """Embeds texts with one model.
+
+    Args:
+      model, params: as `train.checkpoint.load` gives them.
+      pooling: one of POOLINGS.
+      size: leading dimensions that are kept (Matryoshka, Kusupati et al. 2022, arXiv 2205.13147); 0: all.
+    Raises:
+      ModelError: no such pooling, or a size beyond the model's width.
+    """
+
+    def __init__(self, model: Transformer, params, pooling: str = 'mean', size: int = 0):
+        check(pooling)
+        if not 0 <= size <= model.config.width:
+            raise ModelError(f'expected at most {model.config.width} dimensions, the width of the model, found {size}')
+        self.size = size or model.config.width
+        self.longest = model.config.max_len
+        self._units = functools.partial(_units, model, params)
+        self._pooling = pooling
+
+    def __call__(self, texts: list[list[int]]) -> np.ndarray:
+        """Token ids of each text, 1 to `longest` of them -> vectors of length 1, float32 [N,size]. Texts of like length run together:
+        neither their order nor their company changes a vector beyond rounding."""
+        out = np.zeros((len(texts), self.size), np.float32)
+        order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+        while order:
+            columns = _columns(len(texts[order[0]]))
+            rows = max(1, _TOGETHER // columns)
+            now = [i for i in order[:rows] if len(texts[i]) <= columns]
+            order = order[len(now):]
+            tokens, lengths = np.zeros((1 << (len(now) - 1).bit_length(), columns), np.int32), np.zeros(1 << (len(now) - 1).bit_length(), np.int32)
+            for row, i in enumerate(now):
+                tokens[row, :len(texts[i])], lengths[row] = texts[i], len(texts[i])
+            found = np.asarray(self._units(tokens, lengths, self._pooling))[:len(now), :self.size]
+            out[now] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
+        return out
+
+
+def _columns(length: int) -> int:
+    """Few lengths, few compilations: 16, 24, 32, 48, 64, 96, ..."""
+    columns = 16
+    while columns < length:
+        columns = columns * 3 // 2 if columns & (columns - 1) == 0 else columns * 4 // 3
+    return columns
