@@ -34,6 +34,10 @@ def get_config() -> ConfigDict:
             text_field='text'),     # which field of a JSONL or parquet record holds the text
         pydoc=dict(
             modules=0),             # how many standard library modules; 0: all
+        pairs=dict(                 # of train.objective 'contrastive'
+            kind='given',           # given: records of {"query", "positive"}; made of texts: spans | title | question | cloze | same
+            negatives=0,            # hard negatives beside each positive
+            query_len=0),           # tokens of a query at most; 0: seq_len
     ))
 
     c.tokenizer = ConfigDict(dict(
