@@ -15,7 +15,7 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from data import kept, pairs, store
+from data import kept, pairs, sources, store
 from data.pairs import Pair
 from data.records import DataError
 from data.store import SPLITS
@@ -70,13 +70,18 @@ class PairStore:
 
 
 def fingerprint(config) -> dict:
-    """What determines the texts of the pairs: of the tokenizer's cache, too."""
-    return pairs.fingerprint(config)
+    """What determines the texts that a tokenizer is trained on: those of given pairs; else the source's, whatever pairs are made of them."""
+    return sources.fingerprint(config) if pairs.made(config) else pairs.fingerprint(config)
 
 
 def training_texts(config):
-    """The texts of the training split, for the tokenizer. Raises DataError where there is none, and on a broken record under `on_broken='fatal'`."""
+    """The texts of the training split, for the tokenizer: of given pairs, or whole. Raises DataError where there is none, and on a broken
+    record under `on_broken='fatal'`."""
     store.check(config)
+    pairs.check(config)
+    if pairs.made(config):
+        yield from store.training_texts(config)
+        return
     report, empty = kept.Report(config.on_broken, quiet=True), True
     for pair in report.good(pairs.read(config)):
         if pair.split == 'train':
@@ -185,6 +190,8 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             writers[pair.split].add(pair)
     counts = {split: writer.finish() for split, writer in writers.items()}
     if not counts['train']['examples']:
+        if pairs.made(config) and not report.kept:
+            raise DataError(f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source {config.source!r} makes such a pair')
         raise report.nothing(config, 'pair')
     kept.write_manifest(path, [f'{split}.{what}' for split in SPLITS for what in _FILES], dict(
         format=FORMAT, dtype=np.dtype(dtype).name, splits=counts, **report.facts(), tokenizer=tokenizer.hash, source=pairs.fingerprint(config)))
