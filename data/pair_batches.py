@@ -36,6 +36,7 @@ class PairBatches(Rows):
         self.batch_size, self.rows_per_epoch, self.seq_len = config.batch_size, len(split.pairs), config.seq_len
         self.query_len, self.negatives = config.pairs.query_len or config.seq_len, config.pairs.negatives
         self.split, self.chance = split, Chance(seed, shuffle)
+        self.row_tokens = self.query_len + (1 + self.negatives) * self.seq_len
         self.most_known = int(np.diff(split.known[1]).max())
         self._order = functools.lru_cache(maxsize=2)(lambda epoch: self.chance.permutation(epoch, 'pairs', self.rows_per_epoch))
 
