@@ -15,7 +15,7 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from data import kept, pairs, sources, store
+from data import kept, pairs, store
 from data.pairs import Pair
 from data.records import DataError
 from data.store import SPLITS
@@ -67,28 +67,6 @@ class PairStore:
         tokens = np.memmap(self.path / f'{name}.tokens', kind, 'r') if counts['tokens'] else np.zeros(0, kind)
         return PairSplit(tokens, read('offsets', np.int64), read('pairs', np.int32).reshape(-1, 2), read('negatives', np.int32),
                          read('negative_offsets', np.int64))
-
-
-def fingerprint(config) -> dict:
-    """What determines the texts that a tokenizer is trained on: those of given pairs; else the source's, whatever pairs are made of them."""
-    return sources.fingerprint(config) if pairs.made(config) else pairs.fingerprint(config)
-
-
-def training_texts(config):
-    """The texts of the training split, for the tokenizer: of given pairs, or whole. Raises DataError where there is none, and on a broken
-    record under `on_broken='fatal'`."""
-    store.check(config)
-    pairs.check(config)
-    if pairs.made(config):
-        yield from store.training_texts(config)
-        return
-    report, empty = kept.Report(config.on_broken, quiet=True), True
-    for pair in report.good(pairs.read(config)):
-        if pair.split == 'train':
-            empty = False
-            yield from pair.parts()
-    if empty:
-        raise report.nothing(config, 'pair')
 
 
 def path_of(config, tokenizer: Tokenizer) -> pathlib.Path:
