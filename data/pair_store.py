@@ -168,7 +168,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             writers[pair.split].add(pair)
     counts = {split: writer.finish() for split, writer in writers.items()}
     if not counts['train']['examples']:
-        if pairs.made(config) and not report.kept:
+        if pairs.made(config) and not (report.kept or report.num_broken):
             raise DataError(f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source {config.source!r} makes such a pair')
         raise report.nothing(config, 'pair')
     kept.write_manifest(path, [f'{split}.{what}' for split in SPLITS for what in _FILES], dict(
