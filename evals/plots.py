@@ -119,6 +119,19 @@ def strips(tasks, arms, score, label: str) -> str:
     return _svg(figure)
 
 
+def score_bars(panels: dict[str, tuple[str, dict[str, list[float]]]]) -> str:
+    """{title: (label, {name: [value, low, high]})}: a bar each with its interval, in the order given."""
+    figure, axes = _panels(len(panels), width=6, height=0.22 * max(len(bars) for _, bars in panels.values()) + 1, columns=2)
+    for axis, (title, (label, bars)) in zip(axes, panels.items()):
+        for row, (value, low, high) in enumerate(bars.values()):
+            axis.barh(row, value, color=_COLORS[row % len(_COLORS)], alpha=0.75)
+            axis.plot([low, high], [row, row], color='black', lw=1.2)
+        axis.set_yticks(range(len(bars)), bars)
+        axis.invert_yaxis()
+        axis.set(title=title, xlabel=label)
+    return _svg(figure)
+
+
 def quality_and_speed(arms, speed, quality, label: str) -> str:
     """One point an encoding: tokens a second in training against the mean score."""
     figure, axis = pyplot.subplots(figsize=(6, 3.6), layout='constrained')
