@@ -36,11 +36,14 @@ def load(name: str, run: Run, poolings: list[str]) -> tuple[Subject, dict]:
     """A run as a subject, and what results say of it. Raises RunError where its config's embedding has no such sizes."""
     model, params, tokenizer, config = checkpoint.load(run)
     own = config.get('embedding', {})
-    pooling, sizes = own.get('pooling', 'mean'), tuple(own.get('sizes', ()))
+    try:
+        pooling, sizes = own.get('pooling', 'mean'), [int(size) for size in own.get('sizes', ())]
+    except (AttributeError, TypeError, ValueError):
+        raise RunError(f'{run.config_path}: damaged (config.embedding is {own}: expected a pooling and sizes)') from None
     embed.check(pooling)
-    if not all(isinstance(size, int) and 1 <= size <= model.config.width for size in sizes):
+    if not all(1 <= size <= model.config.width for size in sizes):
         raise RunError(f'{run.config_path}: config.embedding.sizes is {sizes}: expected numbers from 1 to {model.config.width}, the width')
-    subject = Subject(name, model, params, tokenizer, (pooling, *(p for p in poolings if p != pooling)), tuple(s for s in sizes if s < model.config.width))
+    subject = Subject(name, model, params, tokenizer, tuple(dict.fromkeys([pooling, *poolings])), tuple(s for s in sizes if s < model.config.width))
     lineage = run.lineage()
     return subject, {'path': str(run.path), 'step': run.step, 'seed': config.seed, 'positions': config.model.positions, 'pooling': pooling,
                      'sizes': list(subject.sizes), 'max_len': model.config.max_len, 'parameters': sum(x.size for x in jax.tree.leaves(params)),
@@ -74,8 +77,9 @@ def measure(sets: list, runs: dict[str, Run], poolings: list[str], against: str,
               'scores': {b.one.name: {system: {m: told(e) for m, e in of.items()} for system, of in b.estimates.items()} for b in boards},
               'comparisons': {}}
     for board in boards:
-        wanted = [(a, b) for name in runs for a, b in ((f'{name}~bm25', board.baseline), (f'{name}+bm25', board.baseline), (name, board.baseline), (name, f'{name}.static'),
-                                                       (name, found['runs'][name]['untrained']), (name, against))]
+        wanted = [(a, b) for name in runs for a, b in (
+            *((a, board.baseline) for a in (f'{name}~bm25', f'{name}+bm25', name)),
+            *((name, b) for b in (f'{name}.static', found['runs'][name]['untrained'], against)))]
         found['comparisons'][board.one.name] = [{'a': a, 'b': b, **board.compare(a, b)} for a, b in wanted if a in board.estimates and a != b]
     return boards
 
@@ -107,8 +111,8 @@ def main() -> None:
     if not f.out:
         raise RunError('--out is empty: expected a folder for the results')
     out = pathlib.Path(f.out)
-    if out.is_file() or (out / 'results.json').exists():
-        raise RunError(f'--out={out}: {"a file" if out.is_file() else "holds results"}; nothing is overwritten: choose another folder')
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f'--out={out}: {"not empty" if out.is_dir() else "not a folder"}; nothing is overwritten: expected a new folder')
     for pooling in f.poolings:
         if pooling not in embed.POOLINGS:
             raise RunError(f'--poolings: found {pooling!r}: {nearest(pooling, embed.POOLINGS)}')
@@ -122,7 +126,8 @@ def main() -> None:
                        f'{", ".join(asked) or "none"}')
     found = {'command': shlex.join(['python', '-m', 'evals.retrieval', *sys.argv[1:]]),
              'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in _PACKAGES}},
-             'against': f.against or next(iter(runs), None), 'tune': f.tune, 'leaks': {name: leaks.check(run, f.cache, sets) for name, run in runs.items()}}
+             'against': f.against or next(iter(runs), None), 'tune': f.tune,
+             'leaks': {name: leaks.check(run, f.cache, sets) for name, run in runs.items()}}
     for name, entries in found['leaks'].items():
         for entry in entries:
             if not entry['checked']:

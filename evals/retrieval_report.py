@@ -28,11 +28,12 @@ def markdown(found: dict) -> str:
     lines = ['# Search', '', f'All figures are those of results.json, made by: {found["command"]}', '',
              'Intervals are 95 % bootstrap intervals over queries or pairs of sentences, those of differences and ratios paired; nothing is '
              'corrected for the number of comparisons.', '']
-    lines += _leaks(found) if found['runs'] else []
+    lines += _overview(found) + _leaks(found) if found['runs'] else []
     for name, facts in found['sets'].items():
         lines += [f'## {name}', '', _about(facts), '']
         measures = MEASURES if 'queries' in facts else (facts['main'],)
-        lines += table_lines(['system', *measures], [[system, *(_span(scores[m]) for m in measures)] for system, scores in found['scores'][name].items()])
+        lines += table_lines(['system', *measures], [[system, *(_span(scores[m]) for m in measures)]
+                                                           for system, scores in found['scores'][name].items()])
         if found['comparisons'][name]:
             main = facts['main']
             lines += [f'Differences and ratios of {main}:', '']
@@ -48,12 +49,23 @@ def markdown(found: dict) -> str:
     return '\n'.join(lines)
 
 
+def _overview(found: dict) -> list[str]:
+    """The baseline and the runs in the order given, on all sets."""
+    entry = lambda name, system: _span(found['scores'][name][system][found['sets'][name]['main']]) if system in found['scores'][name] else ''
+    systems = [name + end for end in ('', '+bm25', '~bm25') for name in found['runs'] if any(name + end in of for of in found['scores'].values())]
+    untrained = list(dict.fromkeys(run['untrained'] for run in found['runs'].values()))
+    header = ['system', *(f'{name} ({facts["main"]})' for name, facts in found['sets'].items())]
+    rows = [['baseline', *(entry(name, facts['baseline']) for name, facts in found['sets'].items())],
+            *([system, *(entry(name, system) for name in found['sets'])] for system in (*untrained, *systems))]
+    return ['## Overview', ''] + table_lines(header, rows)
+
+
 def _about(facts: dict) -> str:
     told = f'{facts.get("path", "made of the documentation of this Python")}, sha256 {facts["sha256"][:12]}, words taken for {facts["language"]}. '
     if 'pairs' not in facts:
         chance = min(1, 10 / facts['documents'])
-        told += (f'{facts["queries"]} queries, {facts["documents"]} documents; one relevant document of a random order has R@10 = {chance:.3f}. The baseline '
-                 f'is {facts["baseline"]}, of the two BM25 the one with more nDCG@10 on these very queries, which favours it. ')
+        told += (f'{facts["queries"]} queries, {facts["documents"]} documents; one relevant document of a random order has R@10 = {chance:.3f}. The '
+                 f'baseline is {facts["baseline"]}, of the two BM25 the one with more nDCG@10 on these very queries, which favours it. ')
     else:
         told += f'{facts["pairs"]} pairs; the baseline is {facts["baseline"]}. '
     count = facts.get('documents', facts.get('pairs'))
@@ -80,16 +92,17 @@ def _leaks(found: dict) -> list[str]:
 
 
 def _systems(found: dict) -> list[str]:
-    lines = ['## Systems', '', 'bm25: words as they are; bm25-stemmed: without stop words, stemmed (Snowball); tfidf: cosines of such words. A run\'s name: '
-             'cosines of its vectors with its own pooling; .mean, .last, .weighted: another pooling; @n: the first n dimensions; .static: the mean '
-             'of its token embeddings; +bm25: reciprocal rank fusion (k = 60) with the baseline; ~bm25: scores of both added up, with a weight chosen on another '
-             'set; .untrained: its architecture before training.', '']
+    lines = ['## Systems', '', 'bm25: words as they are; bm25-stemmed: without stop words, stemmed (Snowball); tfidf: cosines of such words. A run\'s '
+             'name: cosines of its vectors with its own pooling; .mean, .last, .weighted: another pooling; @n: the first n dimensions; .static: the mean '
+             'of its token embeddings; +bm25: reciprocal rank fusion (k = 60) with the baseline; ~bm25: scores of both added up, with a weight chosen '
+             'on another set; .untrained: its architecture before training.', '']
     if found['runs']:
         lines += table_lines(['run', 'directory', 'positions', 'parameters', 'pooling', 'reads', 'config', 'text', 'tokenizer', 'untrained'],
-                             [[name, f'{r["path"]}@{r["step"]}', r['positions'], f'{r["parameters"]:,}', r['pooling'], r['max_len'], r['config_hash'][:12],
-                               r['data_hash'][:12], r['tokenizer_hash'][:12], r['untrained']] for name, r in found['runs'].items()])
+                             [[name, f'{r["path"]}@{r["step"]}', r['positions'], f'{r["parameters"]:,}', r['pooling'], r['max_len'],
+                               r['config_hash'][:12], r['data_hash'][:12], r['tokenizer_hash'][:12], r['untrained']] for name, r in found['runs'].items()])
     if found['weights']:
         lines += [f'Weights chosen on {found["tune"]} (nDCG@10 there), for the other sets; 0 is the baseline alone, 1 the run alone:', '']
         tried = list(next(iter(found['weights'].values()))['tried'])
-        lines += table_lines(['run', 'weight', *tried], [[name, w['weight'], *(f'{w["tried"][t]:.3f}' for t in tried)] for name, w in found['weights'].items()])
+        lines += table_lines(['run', 'weight', *tried], [[name, w['weight'], *(f'{w["tried"][t]:.3f}' for t in tried)]
+                                                         for name, w in found['weights'].items()])
     return lines + ['Versions: ' + ', '.join(f'{k} {v}' for k, v in found['versions'].items()), '']

@@ -81,7 +81,8 @@ def test_parents_are_searched_too(trained, tmp_path):
     """Catches a child that hides what its parent has read, a circle of parents without end, and one that is gone taken as clean."""
     run, cache, _ = trained
     children = [tmp_path / 'child', tmp_path / 'orphan', tmp_path / 'circle']
-    for path, parent in zip(children, ({'run': str(run.path), 'step': 1}, {'run': str(tmp_path / 'gone'), 'step': 3}, {'run': str(children[2]), 'step': 1})):
+    parents = [(run.path, 1), (tmp_path / 'gone', 3), (children[2], 1)]
+    for path, parent in zip(children, ({'run': str(of), 'step': step} for of, step in parents)):
         shutil.copytree(run.path, path)
         lineage = json.loads((path / 'lineage.json').read_text())
         (path / 'lineage.json').write_text(json.dumps({**lineage, 'parent': parent}))

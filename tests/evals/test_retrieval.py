@@ -1,7 +1,7 @@
 """Search as an experiment: the systems, what they are compared with, and the report, on a tiny run and sets made by hand."""
-import io
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -18,6 +18,7 @@ from data.pairs import encode_texts
 from data.records import DataError
 from evals import baselines, boards, encoders, ranking, retrieval, search_sets
 from model.embed import Embedder
+from model.errors import ModelError
 from train import checkpoint, loop, mesh, step
 from train.errors import RunError
 from train.runs import Run
@@ -169,12 +170,13 @@ def test_results_hold_every_system(measured):
     assert found['against'] == 'base' and found['runs']['again']['untrained'] == 'base.untrained' and found['runs']['base']['step'] == 2
     assert found['runs']['base']['sizes'] == [8] and found['sets']['first']['queries'] == 16 and found['sets']['pairs']['pairs'] == 16
     tried = found['weights']['base']['tried']
-    assert tried[str(found['weights']['base']['weight'])] == max(tried.values()) and tried['0.0'] == found['scores']['first'][found['sets']['first']['baseline']]['nDCG@10'][0]
+    assert tried[str(found['weights']['base']['weight'])] == max(tried.values())
+    assert tried['0.0'] == found['scores']['first'][found['sets']['first']['baseline']]['nDCG@10'][0]
     assert tried['1.0'] == pytest.approx(found['scores']['first']['base']['nDCG@10'][0])
     pairs = {(c['a'], c['b']): c for c in found['comparisons']['second']}
     baseline = found['sets']['second']['baseline']
-    assert set(pairs) == {(f'{n}{end}', b) for n in ('base', 'again') for end, b in (('~bm25', baseline), ('+bm25', baseline), ('', baseline), ('', f'{n}.static'),
-                                                                                    ('', 'base.untrained'))} | {('again', 'base')}
+    assert set(pairs) == {(f'{n}{end}', b) for n in ('base', 'again') for end, b in (
+        ('~bm25', baseline), ('+bm25', baseline), ('', baseline), ('', f'{n}.static'), ('', 'base.untrained'))} | {('again', 'base')}
     assert pairs['again', 'base']['nDCG@10'] == {'difference': [0, 0, 0], 'ratio': [1, 1, 1]}
     scores = found['scores']['second']
     for (a, b), c in pairs.items():
@@ -218,9 +220,14 @@ def test_the_report_is_of_the_results(measured):
         for c in found['comparisons'][name]:
             v, low, high = c[found['sets'][name]['main']]['difference']
             assert f'| {c["a"]} | {c["b"]} | {v:+.3f} ({low:+.3f}..{high:+.3f}) |' in section
+    overview = text[text.index('## Overview'):text.index('## Leaks')]
+    assert [line.split(' |')[0] for line in overview.splitlines()[4:-1]] == [
+        '| baseline', '| base.untrained', '| base', '| again', '| base+bm25', '| again+bm25', '| base~bm25', '| again~bm25']
+    v, low, high = found['scores']['second']['again']['nDCG@10']
+    assert f'{v:.3f} ({low:.3f}..{high:.3f})' in next(line for line in overview.splitlines() if line.startswith('| again |'))
     assert 'none seen | 0 of 16 | 0 of 8 |' in text and found['command'] in text and 'Weights chosen on first' in text
     assert page.startswith('<!doctype html>') and '<svg' in page and 'base.untrained.static' in page
-    assert 'http' not in page.replace('http://www.w3.org', '').replace('http://purl.org', '').replace('http://creativecommons.org', '').replace('https://matplotlib.org', '')
+    assert not re.search(r'(src|href)="(?!#)', re.sub(r'xlink:href="#', '', page)) and 'url(http' not in page
 
 
 def test_a_leak_stops_it_and_is_told_where_it_is_allowed(run, files, cache, tmp_path, monkeypatch, caplog):
@@ -244,7 +251,7 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(run, files, cache, tmp_
 
 @pytest.mark.parametrize('given, told', [
     (dict(out=''), '--out is empty'),
-    (dict(out='RUN/config.json'), 'a file; nothing is overwritten'),
+    (dict(out='RUN/config.json'), 'not a folder; nothing is overwritten'),
     (dict(poolings=['men']), "--poolings: found 'men'.*'mean'"),
     (dict(runs=['RUN']), '--runs: found .*expected NAME=DIR'), (dict(runs=['a b=RUN']), '--runs: found .*letters'),
     (dict(runs=['a=RUN', 'a=RUN']), "two systems are called 'a'"), (dict(runs=['bm25=RUN']), "two systems are called 'bm25'"),
@@ -264,11 +271,24 @@ def test_mistakes(run, files, tmp_path, monkeypatch, given, told):
     assert '\n' not in str(error.value)
 
 
+@pytest.mark.parametrize('embedding, told', [
+    (dict(sizes=(8, 33)), 'expected numbers from 1 to 32'), (dict(sizes=8), 'damaged'), (dict(sizes=('x',)), 'damaged'), ('mean', 'damaged'),
+    (dict(pooling='men'), "'mean'")])
+def test_a_run_with_a_bad_embedding(run, monkeypatch, embedding, told):
+    """Catches sizes beyond the width, which would be the width in silence, and a traceback."""
+    loaded = checkpoint.load(Run.parse(str(run)))
+    with loaded[3].unlocked():
+        loaded[3].embedding = embedding
+    monkeypatch.setattr(checkpoint, 'load', lambda run: loaded)
+    with pytest.raises((RunError, ModelError), match=told):
+        retrieval.load('x', Run.parse(str(run)), [])
+
+
 def test_results_are_not_overwritten(measured, monkeypatch):
     """Catches a second experiment that takes the place of the first."""
     _, out = measured
     before = (out / 'results.json').read_bytes()
-    with pytest.raises(RunError, match='holds results; nothing is overwritten'):
+    with pytest.raises(RunError, match='not empty; nothing is overwritten'):
         call(monkeypatch, out)
     assert (out / 'results.json').read_bytes() == before
 
@@ -281,4 +301,4 @@ def test_the_door_alone(tmp_path):
     found = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert found['sets']['pydoc']['queries'] >= 200 and found['scores']['pydoc']['bm25-stemmed']['nDCG@10'][0] > 0.4
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'holds results' in done.stderr
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'not empty' in done.stderr

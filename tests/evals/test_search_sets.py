@@ -13,8 +13,8 @@ SHARED = pathlib.Path('../shared/data')
 def squad(paragraphs) -> str:
     """[(context, [(id, question, where its answer begins)])] -> SQuAD's JSON."""
     return json.dumps({'data': [{'title': 't', 'paragraphs': [
-        {'context': context, 'qas': [{'id': i, 'question': q, 'answers': [{'text': 'x', 'answer_start': at}] if at is not None else []} for i, q, at in asked]}
-        for context, asked in paragraphs]}]})
+        {'context': context, 'qas': [{'id': i, 'question': q, 'answers': [{'text': 'x', 'answer_start': at}] if at is not None else []}
+                                     for i, q, at in asked]} for context, asked in paragraphs]}]})
 
 
 def test_squad(tmp_path):
