@@ -35,7 +35,8 @@ def get_config() -> ConfigDict:
         pydoc=dict(
             modules=0),             # how many standard library modules; 0: all
         pairs=dict(                 # of train.objective 'contrastive'
-            kind='given',           # given: records of {"query", "positive"}; made of texts: spans | title | question | cloze | same
+            kind='given',           # given: records of {"query", "positive"}; made of texts: spans | title | question | cloze | same, or several: 'cloze,title'
+            words=64,               # of a passage that is made of a text, at most
             negatives=0,            # hard negatives beside each positive
             query_len=0),           # tokens of a query at most; 0: seq_len
     ))

@@ -69,23 +69,6 @@ class PairStore:
                          read('negative_offsets', np.int64))
 
 
-def fingerprint(config) -> dict:
-    """What determines the texts of the pairs: of the tokenizer's cache, too."""
-    return pairs.fingerprint(config)
-
-
-def training_texts(config):
-    """The texts of the training split, for the tokenizer. Raises DataError where there is none, and on a broken record under `on_broken='fatal'`."""
-    store.check(config)
-    report, empty = kept.Report(config.on_broken, quiet=True), True
-    for pair in report.good(pairs.read(config)):
-        if pair.split == 'train':
-            empty = False
-            yield from pair.parts()
-    if empty:
-        raise report.nothing(config, 'pair')
-
-
 def path_of(config, tokenizer: Tokenizer) -> pathlib.Path:
     """Where the store for this `data` config and tokenizer is kept: in the cache, by hash."""
     key = kept.digest([FORMAT, pairs.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
@@ -185,6 +168,8 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             writers[pair.split].add(pair)
     counts = {split: writer.finish() for split, writer in writers.items()}
     if not counts['train']['examples']:
+        if pairs.made(config) and not report.kept:
+            raise DataError(f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source {config.source!r} makes such a pair')
         raise report.nothing(config, 'pair')
     kept.write_manifest(path, [f'{split}.{what}' for split in SPLITS for what in _FILES], dict(
         format=FORMAT, dtype=np.dtype(dtype).name, splits=counts, **report.facts(), tokenizer=tokenizer.hash, source=pairs.fingerprint(config)))

@@ -1,19 +1,25 @@
 """Texts that belong together, for embedding models: a query, what answers it, and what only looks as if it did.
 
-`config.data.pairs.kind` is `given` (records of pairs: JSONL, parquet, TSV, or conversations, whose first question and its answer are a pair).
+`config.data.pairs.kind` is `given` (records of pairs: JSONL, parquet, TSV, or conversations, whose first question and its answer are a pair),
+or names one or more ways to make pairs of the texts of any source (data/pair_kinds.py), with commas between them.
 """
 import dataclasses
+import hashlib
+import inspect
 import pathlib
 from collections.abc import Iterator
 
-from data import chat, sources
+from data import chat, pair_kinds, sources
+from data.pair_kinds import MADE
 from data.records import Broken, DataError, Record
-from data.store import in_split
+from data.store import in_split, pieces
 from data.tokenizer import Tokenizer
 
-KINDS = ('given',)
+GIVEN = 'given'
+KINDS = (GIVEN, *MADE)
 TABLES = ('.tsv', '.tsv.gz', '.tsv.zst')
 SUFFIXES = (*sources.OBJECTS, *TABLES)
+_PASSAGE = 8    # words of a passage, at least: a question is as long
 _LEAST = 3      # tokens: a begin mark, one of the text, an end mark
 
 
@@ -31,29 +37,66 @@ class Pair:
         return [self.query, *self.positives, *self.negatives]
 
 
+def made(config) -> list[str]:
+    """The ways to make pairs that `config.pairs.kind` names, each once; none where they are given."""
+    kinds = list(dict.fromkeys(kind.strip() for kind in config.pairs.kind.split(',')))
+    return [] if kinds == [GIVEN] else kinds
+
+
 def check(config) -> None:
     """Raises DataError where a field of `config.pairs` (`config`: the `data` part of an experiment) has no valid value."""
-    wanted = config.pairs
-    if wanted.kind not in KINDS:
-        raise DataError(f'config.data.pairs.kind is {wanted.kind!r}: expected one of {", ".join(KINDS)}' + sources.nearest(wanted.kind, KINDS))
+    wanted, kinds = config.pairs, made(config)
+    unknown = next((kind for kind in kinds if kind not in MADE), None)
+    if unknown is not None:
+        raise DataError(f'config.data.pairs.kind is {wanted.kind!r}: expected {GIVEN!r} alone, or one or more of {", ".join(MADE)}'
+                        + sources.nearest(unknown, [kind for kind in KINDS if kind != unknown]))
     if wanted.negatives < 0:
         raise DataError(f'config.data.pairs.negatives is {wanted.negatives}: expected at least 0')
     if wanted.query_len and not _LEAST <= wanted.query_len <= config.seq_len or config.seq_len < _LEAST:
         raise DataError(f'config.data.pairs.query_len is {wanted.query_len}: expected from {_LEAST} to config.data.seq_len ({config.seq_len}), '
                         f'or 0, which means that')
+    if kinds:
+        if wanted.words < _PASSAGE:
+            raise DataError(f'config.data.pairs.words is {wanted.words}: expected at least {_PASSAGE}')
+        if wanted.negatives:
+            raise DataError(f'config.data.pairs.negatives is {wanted.negatives}: expected 0: pairs that are made of texts have none')
+        return
     if config.source == 'pydoc' or config.source == 'atlas' and config.atlas.part != 'answers':
         raise DataError(f"config.data.pairs.kind is 'given', and config.data.source {config.source!r} gives texts: expected files of pairs, "
-                        f"or config.data.atlas.part='answers'")
+                        f"config.data.atlas.part='answers', or a way to make pairs: {', '.join(MADE)}")
     if config.split != 'documents':
-        raise DataError(f"config.data.split is {config.split!r}: expected 'documents': pairs have no end that could be held out")
+        raise DataError(f"config.data.split is {config.split!r}: expected 'documents': given pairs have no end that could be held out")
 
 
 def read(config) -> Iterator[Pair | Broken]:
     """All pairs that `config` (the `data` part of an experiment) names, always in the same order. Raises DataError as `check` does.
 
-    Given pairs are held out by their query: all that answers it is known where it stands, and no query is in both splits.
+    Given pairs are held out by their query: all that answers it is known where it stands, and no query is in both splits. Pairs that are
+    made of a text are held out with it, or made of its head and its held-out end apart (`split='tail'`).
     """
     check(config)
+    if made(config):
+        yield from _made(config)
+    else:
+        yield from _given(config)
+
+
+def _made(config) -> Iterator[Pair | Broken]:
+    ordinal = 0
+    for record in sources.read(config):
+        if isinstance(record, Broken):
+            yield record
+            continue
+        if record.text is None:
+            raise DataError(f'{record.where}: a conversation; config.data.pairs.kind {config.pairs.kind!r} makes pairs of texts; expected {GIVEN!r}')
+        for split, part in pieces(record, ordinal, config):
+            for kind in made(config):
+                for query, positive in MADE[kind](part.text, config.pairs.words):
+                    yield Pair(record.where, query, (positive,), split=split)
+        ordinal += 1
+
+
+def _given(config) -> Iterator[Pair | Broken]:
     if config.source == 'files':
         found = (item for path in sources.find_files(config.files.paths, SUFFIXES) for item in read_file(path))
     else:
@@ -63,8 +106,11 @@ def read(config) -> Iterator[Pair | Broken]:
 
 
 def fingerprint(config) -> dict:
-    """What determines the texts of the pairs."""
-    return {'pairs': 'given', **sources.fingerprint(config, SUFFIXES)}
+    """What determines the pairs, as `sources.fingerprint` says of records."""
+    if not made(config):
+        return {'pairs': GIVEN, **sources.fingerprint(config, SUFFIXES)}
+    code = hashlib.sha256(inspect.getsource(pair_kinds).encode()).hexdigest()
+    return {'pairs': made(config), 'words': config.pairs.words, 'pairs_code': code, **sources.fingerprint(config)}
 
 
 def normal(text: str) -> str:

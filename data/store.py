@@ -109,14 +109,14 @@ def _nothing(config, report: kept.Report) -> DataError:
     return report.nothing(config, 'record', other)
 
 
-def tokenizer_key(config, fingerprint=sources.fingerprint) -> str:
-    """Of the tokenizer that an experiment asks for: a hash of what it is trained on (`fingerprint` of config.data), and how."""
-    return kept.digest([config.tokenizer.to_dict(), fingerprint(config.data), config.data.validation, config.data.split])[:16]
+def tokenizer_key(config) -> str:
+    """Of the tokenizer that an experiment asks for: a hash of what it is trained on, and how."""
+    return kept.digest([config.tokenizer.to_dict(), sources.fingerprint(config.data), config.data.validation, config.data.split])[:16]
 
 
-def kept_tokenizer(config, fingerprint=sources.fingerprint) -> Tokenizer | None:
+def kept_tokenizer(config) -> Tokenizer | None:
     """The tokenizer that an experiment asks for, where it is in the cache and whole: a file with its own hash in its name."""
-    for path in sorted(pathlib.Path(config.data.cache).glob(f'tokenizer-{tokenizer_key(config, fingerprint)}-*.model')):
+    for path in sorted(pathlib.Path(config.data.cache).glob(f'tokenizer-{tokenizer_key(config)}-*.model')):
         if kept.file_hash(path).startswith(path.stem.rpartition('-')[2]):
             return tokenizers.load(path)
         _LOG.warning('%s: damaged tokenizer: passed over', path)

@@ -23,6 +23,7 @@ _NEEDS = (
     ('tokenizer.kind', 'no config.tokenizer.path', lambda c: not c.tokenizer.path),
     ('data.pairs.', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),
     ('data.pairs.negatives', "pairs that are given (config.data.pairs.kind)", lambda c: 'given' in c.data.pairs.kind),
+    ('data.pairs.words', 'pairs that are made of texts (config.data.pairs.kind)', lambda c: 'given' not in c.data.pairs.kind),
     ('data.packing', "config.train.objective='tokens'", lambda c: c.train.objective != 'contrastive'),
     ('model.logit_scale', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),
     ('embedding.', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),

@@ -62,8 +62,9 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
         tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     tried(_choices, config)
     tried(store.check, config.data)
-    tried(pairs.check if config.train.objective == 'contrastive' else batches.check, config.data)
-    tried(sources.fingerprint, config.data)
+    check_rows, records = (pairs.check, pairs) if config.train.objective == 'contrastive' else (batches.check, sources)
+    tried(check_rows, config.data)
+    tried(records.fingerprint, config.data)
     tried(_name, run.path)
     tried(writable, run.path, '--run', 'the directory of the run')
     if not pathlib.Path(config.data.cache).is_dir():            # one that is there may hold all that is needed

@@ -31,7 +31,7 @@ HARMLESS = ('log.', 'eval.', 'sample.', 'checkpoint.', 'data.cache', 'data.prefe
 # Fields younger than runs and results that are kept, with the value that those were made with.
 YOUNGER = {'model.dropout': 0.0, 'train.on_spike': 'stop', 'train.spike': 0.0, 'log.stall': 1800.0, 'train.objective': 'tokens', 'model.causal': True,
            'model.logit_scale': False, 'embedding.pooling': 'mean', 'embedding.temperature': 0.05, 'embedding.sizes': '', 'data.pairs.kind': 'given',
-           'data.pairs.negatives': 0, 'data.pairs.query_len': 0}
+           'data.pairs.words': 64, 'data.pairs.negatives': 0, 'data.pairs.query_len': 0}
 _YOUNGER_GROUPS = ('embedding', 'pairs')
 
 

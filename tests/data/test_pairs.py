@@ -55,7 +55,6 @@ def test_the_store_holds_the_pairs(given, tokenizer):
         assert [split.text(i).tolist() for i in range(len(words))] == pairs.encode_texts(words, tokenizer, 10**6)
         assert count == dict(texts=len(words), examples=len(kept[name]), negatives=len(split.negatives), tokens=len(split.tokens),
                              bytes=sum(len(w.encode()) for w in words))
-    assert sorted(pair_store.training_texts(given)) == sorted(x for q, p, n in kept['train'] for x in (q, p, *n))
 
 
 def test_equal_texts_share_an_id(config, files, tokenizer):
@@ -129,7 +128,15 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
 
 
 @pytest.mark.parametrize('changes, content, message', [
-    (dict(kind='givn'), LINES, "config.data.pairs.kind is 'givn': expected one of given.*; did you mean 'given'"),
+    (dict(kind='givn'), LINES, "config.data.pairs.kind is 'givn': expected 'given' alone, or one or more of spans, .*; did you mean 'given'"),
+    (dict(kind='cloze,titel'), LINES, "config.data.pairs.kind is 'cloze,titel': .*; did you mean 'title'"),
+    (dict(kind='given,title'), LINES, "config.data.pairs.kind is 'given,title': expected 'given' alone, or one or more of .*same$"),
+    (dict(kind=''), LINES, "config.data.pairs.kind is '': expected 'given' alone"),
+    (dict(kind='same', words=3), LINES, 'config.data.pairs.words is 3: expected at least 8'),
+    (dict(kind='same', negatives=1), LINES, 'config.data.pairs.negatives is 1: expected 0: pairs that are made of texts have none'),
+    (dict(kind='question'), '{"text": "Nothing is asked here. Nothing at all."}',
+     "config.data.pairs.kind is 'question': no text of the source 'files' makes such a pair"),
+    (dict(kind='spans'), '{"question": "why?", "answer": "so"}', "a.jsonl:1: a conversation; config.data.pairs.kind 'spans' makes pairs of texts; expected 'given'"),
     (dict(negatives=-1), LINES, 'config.data.pairs.negatives is -1: expected at least 0'),
     (dict(query_len=2), LINES, r'config.data.pairs.query_len is 2: expected from 3 to config.data.seq_len \(16\)'),
     (dict(query_len=17), LINES, r'config.data.pairs.query_len is 17: expected from 3'),
@@ -142,6 +149,13 @@ def test_mistakes(config, files, tokenizer, changes, content, message):
     config.pairs.update(changes)
     with pytest.raises(DataError, match=message):
         build(config, tokenizer)
+
+
+def test_held_out_ends_of_pairs(given, tokenizer):
+    """Catches a split that pairs do not have, taken for the other one."""
+    given.split = 'tail'
+    with pytest.raises(DataError, match="config.data.split is 'tail': expected 'documents': given pairs have no end"):
+        build(given, tokenizer)
 
 
 def test_all_held_out(given, tokenizer):
