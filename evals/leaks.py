@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from data import store
+from data import pair_store, store
 from data.records import DataError
 from model.errors import ModelError
 from train.errors import RunError
@@ -14,7 +14,7 @@ _WORDS = 5              # of a text that are looked for first
 _TOKENS = 1 << 18       # of a document that are read at a time,
 _AGAIN = 1 << 14        # and of those how many a second time: what is looked for has at most so many
 _TOLD = 3
-_STORES = (store.find,)
+_STORES = (store.find, pair_store.find)
 
 
 def normal(text: str) -> str:

@@ -33,16 +33,10 @@ _PACKAGES = ('jax', 'jaxlib', 'flax', 'numpy', 'scipy', 'sentencepiece', 'bm25s'
 
 
 def load(name: str, run: Run, poolings: list[str]) -> tuple[Subject, dict]:
-    """A run as a subject, and what results say of it. Raises RunError where its config's embedding has no such sizes."""
+    """A run as a subject, and what results say of it. Raises ModelError where its config's embedding cannot be."""
     model, params, tokenizer, config = checkpoint.load(run)
-    own = config.get('embedding', {})
-    try:
-        pooling, sizes = own.get('pooling', 'mean'), [int(size) for size in own.get('sizes', ())]
-    except (AttributeError, TypeError, ValueError):
-        raise RunError(f'{run.config_path}: damaged (config.embedding is {own}: expected a pooling and sizes)') from None
+    pooling, sizes = config.embedding.pooling, embed.sizes(config.embedding.sizes, model.config.width)
     embed.check(pooling)
-    if not all(1 <= size <= model.config.width for size in sizes):
-        raise RunError(f'{run.config_path}: config.embedding.sizes is {sizes}: expected numbers from 1 to {model.config.width}, the width')
     subject = Subject(name, model, params, tokenizer, tuple(dict.fromkeys([pooling, *poolings])), tuple(s for s in sizes if s < model.config.width))
     lineage = run.lineage()
     return subject, {'path': str(run.path), 'step': run.step, 'seed': config.seed, 'positions': config.model.positions, 'pooling': pooling,
@@ -96,7 +90,8 @@ def _runs(given: list[str]) -> dict[str, Run]:
     return found
 
 
-def _sets(f) -> list:
+def sets_of(f) -> list:
+    """The sets that the flags name."""
     found = [read(path) for paths, read in ((f.squad, search_sets.squad), (f.beir, search_sets.beir), (f.sts, search_sets.sts)) for path in paths]
     found += [search_sets.pydoc()] if f.pydoc or not found else []
     names = [one.name for one in found]
@@ -106,49 +101,65 @@ def _sets(f) -> list:
     return found
 
 
-def main() -> None:
-    f = flags.FLAGS
-    if not f.out:
+def new_folder(path: str) -> pathlib.Path:
+    """The folder of --out. Raises RunError where something would be overwritten."""
+    if not path:
         raise RunError('--out is empty: expected a folder for the results')
-    out = pathlib.Path(f.out)
+    out = pathlib.Path(path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise RunError(f'--out={out}: {"not empty" if out.is_dir() else "not a folder"}; nothing is overwritten: expected a new folder')
-    for pooling in f.poolings:
-        if pooling not in embed.POOLINGS:
-            raise RunError(f'--poolings: found {pooling!r}: {nearest(pooling, embed.POOLINGS)}')
-    runs = _runs(f.runs)
-    if f.against and f.against not in runs:
-        raise RunError(f'--against={f.against}: {nearest(f.against, list(runs))}, a name in --runs')
-    sets = _sets(f)
-    asked = [one.name for one in sets if isinstance(one, search_sets.Questions)]
-    if f.tune and (f.tune not in asked or len(asked) < 2):
-        raise RunError(f'--tune={f.tune}: expected the name of one of at least two sets of questions; there {"is" if len(asked) == 1 else "are"} '
-                       f'{", ".join(asked) or "none"}')
-    found = {'command': shlex.join(['python', '-m', 'evals.retrieval', *sys.argv[1:]]),
-             'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in _PACKAGES}},
-             'against': f.against or next(iter(runs), None), 'tune': f.tune,
-             'leaks': {name: leaks.check(run, f.cache, sets) for name, run in runs.items()}}
+    return out
+
+
+def report(sets: list, runs: dict[str, Run], out: pathlib.Path, cache: str, command: str, poolings: list[str] = (), against: str = '', tune: str = '',
+           allow_leaks: bool = False) -> dict:
+    """Looks for leaks, measures everything and writes --out; returns what results.json holds. Raises RunError where a run has seen a question."""
+    found = {'command': command, 'versions': {'python': platform.python_version(), **{p: importlib.metadata.version(p) for p in _PACKAGES}},
+             'against': against or next(iter(runs), None), 'tune': tune,
+             'leaks': {name: leaks.check(run, cache, sets) for name, run in runs.items()}}
     for name, entries in found['leaks'].items():
         for entry in entries:
             if not entry['checked']:
                 _LOG.warning('%s: whether %s was trained on these sets is not checked: %s', name, entry['run'], entry['why'])
-    if not f.allow_leaks:
+    if not allow_leaks:
         leaks.refuse(found['leaks'])
-    boards = measure(sets, runs, f.poolings, found['against'], f.tune, found)
+    boards = measure(sets, runs, poolings, found['against'], tune, found)
     out.mkdir(parents=True, exist_ok=True)
     for board in boards:
         if isinstance(board, Search):
             board.write(out / board.one.name)
     retrieval_report.write(found, out)
     write_atomically(out / 'results.json', json.dumps(found, indent=1, allow_nan=False))       # last: with it the results are whole
+    return found
+
+
+def main() -> None:
+    f = flags.FLAGS
+    out = new_folder(f.out)
+    for pooling in f.poolings:
+        if pooling not in embed.POOLINGS:
+            raise RunError(f'--poolings: found {pooling!r}: {nearest(pooling, embed.POOLINGS)}')
+    runs = _runs(f.runs)
+    if f.against and f.against not in runs:
+        raise RunError(f'--against={f.against}: {nearest(f.against, list(runs))}, a name in --runs')
+    sets = sets_of(f)
+    asked = [one.name for one in sets if isinstance(one, search_sets.Questions)]
+    if f.tune and (f.tune not in asked or len(asked) < 2):
+        raise RunError(f'--tune={f.tune}: expected the name of one of at least two sets of questions; there {"is" if len(asked) == 1 else "are"} '
+                       f'{", ".join(asked) or "none"}')
+    report(sets, runs, out, f.cache, shlex.join(['python', '-m', 'evals.retrieval', *sys.argv[1:]]), f.poolings, f.against, f.tune, f.allow_leaks)
     print(f'{out}/results.json, report.md, index.html')
 
 
-if __name__ == '__main__':
+def define_sets() -> None:
     flags.DEFINE_multi_string('squad', [], "Questions and paragraphs: a JSON file in SQuAD's form; may be given again")
     flags.DEFINE_multi_string('beir', [], "Queries and documents: a folder in BEIR's form; may be given again")
     flags.DEFINE_multi_string('sts', [], 'Pairs of sentences: a CSV file of sentence, sentence, score; may be given again')
     flags.DEFINE_bool('pydoc', False, "Also the set made of Python's documentation; it is taken where no other is given")
+
+
+if __name__ == '__main__':
+    define_sets()
     flags.DEFINE_list('runs', [], 'Runs to measure, NAME=DIR or NAME=DIR@step, separated by commas')
     flags.DEFINE_list('poolings', [], "Poolings to measure beside the one in each run's config")
     flags.DEFINE_string('against', '', 'The run that the others are compared with. Default: the first of --runs')
