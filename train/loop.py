@@ -13,7 +13,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from data import batches, pair_batches, pair_store, store, tokenizer as tokenizers
+from data import batches, objectives, store, tokenizer as tokenizers
 from model import config as model_config
 from model import generate, kernels
 from model.transformer import Transformer
@@ -105,7 +105,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
     if config.sample.every and prompt >= architecture.max_len:
         raise RunError(f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})')
     of_pairs = config.train.objective == 'contrastive'
-    kept, rows_of = (pair_store, pair_batches.PairBatches) if of_pairs else (store, batches.Batches)
+    kept, rows_of = objectives.of(config.train.objective)
     data = distributed.first_then_others('data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress))
     if conversations and not of_pairs and not data.manifest['conversations']:
         raise RunError(f'config.data.source is {config.data.source!r}: post-training needs conversations '
