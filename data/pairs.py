@@ -6,8 +6,10 @@ or names one or more ways to make pairs of the texts of any source (data/pair_ki
 import dataclasses
 import hashlib
 import inspect
+import json
+import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from data import chat, pair_kinds, sources
 from data.pair_kinds import MADE
@@ -169,6 +171,21 @@ def _checked(where: str, query, positives: list, negatives: list) -> Pair | Brok
     if any(normal(text) in known for text in negatives):
         return Broken(where, 'the same text is a positive and a negative')
     return Pair(where, query, tuple(positives), tuple(negatives))
+
+
+def write_pairs(path: pathlib.Path, found: Iterable[Pair]) -> None:
+    """Writes JSONL that `read_file` reads, whole or not at all. Raises DataError where there is something already."""
+    begun = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        with open(begun, 'w', encoding='utf-8') as file:
+            for pair in found:
+                record = dict(query=pair.query, positives=pair.positives, negatives=pair.negatives)
+                file.write(json.dumps({name: value for name, value in record.items() if value}, ensure_ascii=False) + '\n')
+        if path.exists():
+            raise DataError(f'{path}: is there already; nothing is written over it')
+        begun.rename(path)
+    finally:
+        begun.unlink(missing_ok=True)
 
 
 def encode_texts(texts: list[str], tokenizer: Tokenizer, longest: int) -> list[list[int]]:

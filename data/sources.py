@@ -47,17 +47,17 @@ def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES) -> dict:
     return found
 
 
-def find_files(paths: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[pathlib.Path]:
-    """Files, globs and directories (searched through, known suffixes only), separated by commas -> sorted files."""
+def find_files(paths: str, suffixes: tuple[str, ...] = SUFFIXES, field: str = 'config.data.files.paths') -> list[pathlib.Path]:
+    """Files, globs and directories (searched through, known suffixes only), separated by commas -> sorted files. `field`: what names them."""
     files: list[pathlib.Path] = []
     if not paths.strip():
-        raise DataError('config.data.files.paths is empty: expected files, globs or directories separated by commas')
+        raise DataError(f'{field} is empty: expected files, globs or directories separated by commas')
     for entry in (p.strip() for p in paths.split(',') if p.strip()):
         path = pathlib.Path(entry).expanduser()
         if path.is_dir():
             found = [p for p in path.rglob('*') if p.is_file() and p.name.endswith(suffixes)]
             if not found:
-                raise DataError(f'{entry}: no file in this directory that can be read (config.data.files.paths); expected one of {", ".join(suffixes)}')
+                raise DataError(f'{entry}: no file in this directory that can be read ({field}); expected one of {", ".join(suffixes)}')
         elif path.is_file():
             if not path.name.endswith(suffixes):
                 raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(suffixes)}')
@@ -66,7 +66,7 @@ def find_files(paths: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[pathlib
             found = [p for p in _matching(path) if p.is_file() and p.name.endswith(suffixes)]
         if not found:
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(f'{entry}: no file found (config.data.files.paths)' + nearest(path.name, beside))
+            raise DataError(f'{entry}: no file found ({field})' + nearest(path.name, beside))
         files += found
     return sorted(set(files))
 
