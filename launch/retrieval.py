@@ -55,8 +55,10 @@ def train(out: pathlib.Path, name: str, phases: dict[str, ConfigDict]) -> None:
 def main() -> None:
     f = flags.FLAGS
     names = f.positions
-    if not f.out or len(set(names)) != len(names) or not names:
-        raise RunError('expected a folder in --out, and different encodings in --positions' if f.out else '--out is empty: expected a folder')
+    if not f.out:
+        raise RunError('--out is empty: expected a folder')
+    if not names or len(set(names)) != len(names):
+        raise RunError(f'--positions={",".join(names)}: expected encodings, each once')
     out, phases = pathlib.Path(f.out), {n: experiments(n, f.texts, f.answers, f.collection, f.seed) for n in names}
     report = None if f.train_only else retrieval.new_folder(str(out / 'report'))
     for name in names:
