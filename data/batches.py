@@ -183,7 +183,6 @@ class Batches(Rows):
         self.packing = {'stream': Stream, 'whole': Whole}[config.packing](split, config.seq_len, seed, shuffle)
         self.batch_size, self.seq_len, self.rows_per_epoch = config.batch_size, config.seq_len, self.packing.num_rows
         self.fill = self.packing.fill
-        self.row_tokens = config.seq_len
         self.dropped = len(getattr(self.packing, 'too_long', ()))
         if self.dropped and (config.on_broken == 'fatal' or self.dropped == len(split.lengths)):
             raise DataError(f'{self.dropped} documents are longer than a row (config.data.seq_len is {config.seq_len}), '

@@ -17,6 +17,19 @@ from data.pair_store import PairSplit
 from data.records import DataError
 
 
+def query_len(config) -> int:
+    """Tokens of a query at most."""
+    return config.pairs.query_len or config.seq_len
+
+
+def blank(config, count: int, known: int = 1) -> Batch:
+    """So many rows without a pair; `known`: the most documents that any query has."""
+    group = 1 + config.pairs.negatives
+    full = lambda value, *shape: np.full((count, *shape), value, np.int32)
+    return dict(queries=full(0, query_len(config)), documents=full(0, group, config.seq_len), lengths=full(0, 1 + group), text_ids=full(-1, 1 + group),
+                known=full(-1, known))
+
+
 class PairBatches(Rows):
     """The batches of one split.
 
@@ -34,17 +47,13 @@ class PairBatches(Rows):
         if not len(split.pairs):
             raise DataError('no pairs in this split')
         self.batch_size, self.rows_per_epoch, self.seq_len = config.batch_size, len(split.pairs), config.seq_len
-        self.query_len, self.negatives = config.pairs.query_len or config.seq_len, config.pairs.negatives
+        self.query_len, self.negatives, self._config = query_len(config), config.pairs.negatives, config
         self.split, self.chance = split, Chance(seed, shuffle)
-        self.row_tokens = self.query_len + (1 + self.negatives) * self.seq_len
         self.most_known = int(np.diff(split.known[1]).max())
         self._order = functools.lru_cache(maxsize=2)(lambda epoch: self.chance.permutation(epoch, 'pairs', self.rows_per_epoch))
 
     def empty(self, count: int) -> Batch:
-        group = 1 + self.negatives
-        blank = lambda value, *shape: np.full((count, *shape), value, np.int32)
-        return dict(queries=blank(0, self.query_len), documents=blank(0, group, self.seq_len), lengths=blank(0, 1 + group),
-                    text_ids=blank(-1, 1 + group), known=blank(-1, self.most_known))
+        return blank(self._config, count, self.most_known)
 
     def fill(self, epoch: int, rows: np.ndarray, out: Batch) -> None:
         examples = self._order(epoch)[rows]

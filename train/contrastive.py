@@ -7,7 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from model.embed import check, embed, unit
+from model.embed import check, embed, sizes, unit
 from model.transformer import Transformer
 from train.errors import RunError
 
@@ -107,10 +107,4 @@ def make(config, width: int) -> Contrastive:
     check(config.pooling)
     if not 0 < config.temperature < float('inf'):
         raise RunError(f'config.embedding.temperature is {config.temperature}: expected more than 0')
-    try:
-        sizes = sorted({*map(int, filter(None, config.sizes.split(','))), width})
-    except ValueError:
-        sizes = [0]
-    if sizes[0] < 1 or sizes[-1] > width:
-        raise RunError(f'config.embedding.sizes is {config.sizes!r}: expected numbers from 1 to {width} (config.model.width), separated by commas')
-    return Contrastive(config.pooling, config.temperature, tuple(sizes))
+    return Contrastive(config.pooling, config.temperature, tuple(sorted({*sizes(config.sizes, width), width})))

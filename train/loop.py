@@ -13,11 +13,11 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from data import batches, pair_batches, pair_store, store, tokenizer as tokenizers
+from data import batches, objectives, store, tokenizer as tokenizers
 from model import config as model_config
 from model import generate, kernels
 from model.transformer import Transformer
-from train import checkpoint, contrastive, distributed, losses, metrics, preflight, runs, step as steps
+from train import checkpoint, distributed, losses, metrics, preflight, runs, step as steps
 from train.errors import RunError, Stopped
 from train.mesh import check_model, local_rows, to_devices
 from train.optimizer import make_optimizer, make_schedule
@@ -105,7 +105,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
     if config.sample.every and prompt >= architecture.max_len:
         raise RunError(f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})')
     of_pairs = config.train.objective == 'contrastive'
-    kept, rows_of = (pair_store, pair_batches.PairBatches) if of_pairs else (store, batches.Batches)
+    kept, rows_of = objectives.of(config.train.objective)
     data = distributed.first_then_others('data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress))
     if conversations and not of_pairs and not data.manifest['conversations']:
         raise RunError(f'config.data.source is {config.data.source!r}: post-training needs conversations '
@@ -141,10 +141,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
             if run.config_path.exists():
                 _LOG.warning('%s: was started before and has no checkpoint: begins at step 0', run.path)
             runs.create(run, config, tokenizer, lineage)
-    if of_pairs:
-        loss = measured = contrastive.make(config.embedding, architecture.width)
-    else:
-        loss, measured = functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss), losses.weighted_token_loss
+    loss, measured = losses.of(config, architecture.width)
     return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,
                       steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks, config.train.spike,
                                       config.train.on_spike == 'skip'),
@@ -250,8 +247,8 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
     c, state = e.config, e.state
     start, stop = int(state['step']), min(c.train.stop_at or c.train.steps, c.train.steps)
     log = metrics.Metrics(e.run, start, c.train.steps, c.log, dict(
-        flops_per_token=metrics.flops_per_token(state['params'], e.model.config, c.data.seq_len),
-        tokens_per_step=c.data.batch_size * e.training.row_tokens))
+        flops_per_token=metrics.flops_per_token(state['params'], e.model.config, c.data.seq_len, c.train.objective == 'tokens'),
+        tokens_per_step=c.data.batch_size * objectives.row_tokens(c.train.objective, c.data)))
     checkpoints = checkpoint.Checkpoints(e.run, c.checkpoint, after=start)
     schedule = make_schedule(c.optimizer, c.train.steps)
     last: dict = {}

@@ -6,7 +6,8 @@ import shutil
 
 import jax
 
-from data import batches, pairs, sources, store
+from data import objectives, store
+from data.objectives import OBJECTIVES
 from data.records import DataError
 from model import config as model_config
 from model.errors import ModelError, nearest
@@ -19,7 +20,6 @@ from train.runs import flat
 from train.step import abstract_state
 
 ON_SPIKE = ('stop', 'skip', 'rollback')
-OBJECTIVES = ('tokens', 'contrastive')
 # What numbers may be, where nothing else says it: (in words, test, fields).
 _RANGES = (
     ('expected at least 0', lambda x: x >= 0, 'data.prefetch data.atlas.seed data.pydoc.modules train.z_loss optimizer.weight_decay '
@@ -62,7 +62,7 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
         tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     tried(_choices, config)
     tried(store.check, config.data)
-    check_rows, records = (pairs.check, pairs) if config.train.objective == 'contrastive' else (batches.check, sources)
+    check_rows, records = objectives.records(config.train.objective)
     tried(check_rows, config.data)
     tried(records.fingerprint, config.data)
     tried(_name, run.path)
