@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from data import pair_store, store
+from data import objectives
 from data.records import DataError
 from model.errors import ModelError
 from train.errors import RunError
@@ -14,7 +14,6 @@ _WORDS = 5              # of a text that are looked for first
 _TOKENS = 1 << 18       # of a document that are read at a time,
 _AGAIN = 1 << 14        # and of those how many a second time: what is looked for has at most so many
 _TOLD = 3
-_STORES = (store.find, pair_store.find)
 
 
 def normal(text: str) -> str:
@@ -88,14 +87,15 @@ def _counts(one, seen: set[str]) -> dict:
 
 
 def _trained_on(run: Run, cache: str):
-    """The training split of a run's store (of whatever kind: it has `tokens` and `offsets`), and its tokenizer."""
+    """The training split of a run's store (of texts or of pairs: it has `tokens` and `offsets`), and its tokenizer."""
     config, tokenizer = run.config(), run.tokenizer()
     config.data.cache = cache
-    found = [data for find in _STORES if (data := find(config.data, tokenizer)) is not None]
-    same = [data for data in found if data.hash == run.lineage()['data_hash']]
-    if not same:
-        raise RunError(f'the token store in {cache} has other text than the run was trained on' if found else f'its token store is not in {cache}')
-    return same[0].split('train'), tokenizer
+    data = objectives.of(config.train.objective)[0].find(config.data, tokenizer)
+    if data is None:
+        raise RunError(f'its token store is not in {cache}')
+    if data.hash != run.lineage()['data_hash']:
+        raise RunError(f'the token store in {cache} has other text than the run was trained on')
+    return data.split('train'), tokenizer
 
 
 def _pieces(split, tokenizer) -> Iterator[str]:

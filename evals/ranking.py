@@ -53,7 +53,7 @@ def measure(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     judged = {query: dict(grades) for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     # Places in place of scores: trec_eval would take equal ones in the contrary order of their ids.
     ranked = {query: {document: -float(place) for place, document in enumerate(order(run[query]))} for query in judged if run.get(query)}
-    found = {name: dict.fromkeys(judged, 0.0) for name in MEASURES}
+    found: dict[str, dict[str, float]] = {name: {} for name in MEASURES}
     for value in ir_measures.iter_calc([ir_measures.parse_measure(name) for name in MEASURES], judged, ranked):
         found[str(value.measure)][value.query_id] = value.value
     return found

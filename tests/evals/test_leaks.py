@@ -3,11 +3,12 @@ import json
 import shutil
 
 import pytest
+from etils import epath
 
-from data import store
+from data import pair_store, store, tokenizer as tokenizers
 from evals import leaks
 from evals.search_sets import Pairs, Questions
-from train import loop
+from train import runs
 from train.errors import RunError
 from train.runs import Run
 
@@ -39,9 +40,17 @@ def test_a_document_is_read_whole_in_pieces(monkeypatch):
     assert leaks.occurring(wanted, pieces) == set(wanted)
 
 
+def started(c, stores, folder, texts) -> Run:
+    """A run directory and its store, as training begins with them."""
+    tokenizer = tokenizers.train(texts, c.tokenizer)
+    run = Run(epath.Path(folder))
+    runs.create(run, c, tokenizer, runs.lineage(c, stores.open_or_build(c.data, tokenizer, progress=False), tokenizer, None))
+    return run
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, tiny):
-    """A run and its cache: one question of PLANTED stands in a training document, one in a document that is held out."""
+    """A run, its cache and one of its texts: one question of PLANTED stands in a training document, one in a document that is held out."""
     folder = tmp_path_factory.mktemp('leaks')
     c = tiny(str(folder / 'cache'))
     c.data.update(source='files', validation=0.3)
@@ -52,9 +61,7 @@ def trained(tmp_path_factory, tiny):
     for name, question in PLANTED.items():
         texts[split.index(name)] += f' Então perguntou: — {question.upper()} Ninguém sabia.'
     (folder / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
-    c.train.steps, c.eval.every, c.optimizer.warmup = 1, 0, 0
-    loop.train(loop.prepare(c, str(folder / 'run')))
-    return Run.parse(str(folder / 'run')), c.data.cache, texts[split.index('train')]
+    return started(c, store, folder / 'run', texts), c.data.cache, texts[split.index('train')]
 
 
 def questions(*texts, documents=()):
@@ -75,6 +82,18 @@ def test_a_planted_question_is_found(trained):
         leaks.refuse({'x': [entry]})
     pairs = Pairs('pairs', [PLANTED['train'], PLANTED['train']], ['things that are here', 'of Venus'], [1, 2], {})
     assert leaks.check(run, cache, [pairs])[0]['sets']['pairs']['seen'] == 1
+
+
+def test_pairs_are_searched(tiny, tmp_path):
+    """Catches a run trained on pairs whose store nobody opens."""
+    c = tiny(str(tmp_path / 'cache'))
+    c.data.update(source='files', validation=0.0)
+    c.data.files.paths = str(tmp_path / 'pairs.jsonl')
+    c.tokenizer.kind, c.train.objective = 'char', 'contrastive'
+    (tmp_path / 'pairs.jsonl').write_text('\n'.join(json.dumps({'query': f'{PLANTED["train"]} ({i})', 'positive': f'Tem {i}.'}) for i in range(8)))
+    run = started(c, pair_store, tmp_path / 'run', PLANTED.values())
+    entry, = leaks.check(run, c.data.cache, [questions(PLANTED['train'], PLANTED['validation'], documents=['Tem 3'])])
+    assert entry['checked'] and entry['documents'] == 16 and entry['sets']['set']['seen'] == entry['sets']['set']['documents_seen'] == 1
 
 
 def test_parents_are_searched_too(trained, tmp_path):
