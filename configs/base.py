@@ -35,7 +35,7 @@ def get_config() -> ConfigDict:
         pydoc=dict(
             modules=0),             # how many standard library modules; 0: all
         pairs=dict(                 # of train.objective 'contrastive'
-            kind='given',           # given: records of {"query", "positive"}; made of texts: spans | title | question | cloze | same, or several: 'cloze,title'
+            kind='given',           # given: records of {"query", "positive"}; made of texts: spans | title | question | cloze | crops | same, or several: 'cloze,title'
             words=64,               # of a passage that is made of a text, at most
             negatives=0,            # hard negatives beside each positive
             query_len=0),           # tokens of a query at most; 0: seq_len
@@ -59,6 +59,7 @@ def get_config() -> ConfigDict:
         window=0,                   # sliding window of attention in tokens; 0: none
         logit_cap=0.0,              # soft cap of attention logits: cap * tanh(logits / cap); 0: none
         tied=True,                  # the softmax output shares the embedding table
+        scale_embedding=False,      # times the root of the width, so that what a token is stands out in the residual stream from the start
         logit_scale=False,          # learn the scale of similarities, 1 / temperature, of a contrastive objective
         dropout=0.0,                # share of what embedding, attention and feed-forward write to the residual stream that training leaves out
         max_len=0,                  # context length; 0: data.seq_len

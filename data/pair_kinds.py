@@ -143,6 +143,20 @@ def cloze(text: str, words: int) -> Iterator[tuple[str, str]]:
                 yield passage[i].text, _joined(rest)
 
 
+def crops(text: str, words: int) -> Iterator[tuple[str, str]]:
+    """Two stretches of a passage, drawn apart, so that they have words in common or not (independent cropping, Izacard et al. 2022, arXiv
+    2112.09118, section 3.1): a short one, as queries are, and one of at least half of it."""
+    for passage in passages(sentences(lines_of(text)), words):
+        whole = _joined(passage).split()
+        drawn = int.from_bytes(hashlib.sha256(' '.join(whole).encode()).digest()[:8], 'big')
+        found = []
+        for least, most in ((_LEAST, max(_LEAST, len(whole) // 2)), (-(-len(whole) // 2), len(whole))):
+            drawn, more = divmod(drawn, most - least + 1)
+            drawn, begin = divmod(drawn, len(whole) - least - more + 1)
+            found.append(' '.join(whole[begin:begin + least + more]))
+        yield found[0], found[1]
+
+
 def same(text: str, words: int) -> Iterator[tuple[str, str]]:
     """Each passage and itself: the vectors differ by dropout alone (SimCSE, Gao et al. 2021, arXiv 2104.08821, section 3), which a model
     without `config.model.dropout` does not have."""
@@ -150,4 +164,4 @@ def same(text: str, words: int) -> Iterator[tuple[str, str]]:
         yield _joined(passage), _joined(passage)
 
 
-MADE = {made.__name__: made for made in (spans, title, question, cloze, same)}
+MADE = {made.__name__: made for made in (spans, title, question, cloze, crops, same)}

@@ -26,6 +26,7 @@ class ModelConfig:
     window: int
     logit_cap: float
     tied: bool
+    scale_embedding: bool
     logit_scale: bool
     dropout: float
     max_len: int
@@ -93,6 +94,9 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     dims = Dims(c.width, c.num_heads, c.num_kv_heads, head_dim, c.num_layers, max_len, seq_len)
     encodings = build(c.positions, dict(c.positions_args), dims)
     kernels.check(c.attention, dict.fromkeys(encodings), dims, c.dtype, c.logit_cap)
+    if c.scale_embedding and any(getattr(part, 'scale_tokens', False) for encoding in encodings for part in encoding.parts):
+        raise ModelError(f'config.model.scale_embedding: {c.positions!r} scales the embedding itself; expected False, or '
+                         f'config.model.positions_args.scale_tokens=False')
     for encoding in encodings if not c.causal else ():
         if not encoding.both_ways:
             raise ModelError(f'config.model.causal is False: {encoding.spec.title} is defined for tokens that see those before them; expected '
@@ -100,4 +104,4 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     return ModelConfig(
         vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len, encodings=encodings,
         **{k: c[k] for k in ('width', 'num_layers', 'num_heads', 'num_kv_heads', 'activation', 'norm', 'qk_norm', 'causal', 'window',
-                             'logit_cap', 'tied', 'logit_scale', 'dropout', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})
+                             'logit_cap', 'tied', 'scale_embedding', 'logit_scale', 'dropout', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})

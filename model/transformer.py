@@ -87,6 +87,8 @@ class Transformer(nn.Module):
                                (c.vocab_size, c.width), jnp.dtype(c.param_dtype)).astype(c.dtype)
         # Gathered before the lookup: a gather from a table sharded over two automatic axes aborts XLA.
         x_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
+        if c.scale_embedding:                    # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
+            x_BxTxD = x_BxTxD * jnp.asarray(c.width**0.5, x_BxTxD.dtype)
         of_part = {}
         for part in c.parts:
             site = place.site(Parameters(c.param_dtype, name=f'positions_{part.name}'))

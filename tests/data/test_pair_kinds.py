@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from data import pair_store, pairs
-from data.pair_kinds import MADE, cloze, lines_of, passages, question, same, sentences, spans, title
+from data.pair_kinds import MADE, cloze, crops, lines_of, passages, question, same, sentences, spans, title
 
 DOCUMENT = '''A viagem de inverno
 
@@ -49,6 +49,19 @@ def test_passages_hold_the_text(words):
     assert words < 1000 or len(found) == 1
     shape = lambda words: [len(p) for p in passages(sentences(['One two three.', '', 'Four five six.', 'Seven.']), words)]
     assert shape(6) == [1, 2] and shape(8) == [3]
+
+
+def test_crops_are_of_one_passage():
+    """Catches crops that are always the same, that leave the passage, or of which the short one is long; and a passage of three words."""
+    text = '\n\n'.join(f'Passage {n} has ' + ' '.join(f'w{n}x{i}' for i in range(30)) + '.' for n in range(40))
+    found = list(crops(text, 40))
+    places = [(whole.split().index(short.split()[0]) if short.split()[0] in whole.split() else -1) for short, whole in found]
+    assert len(found) == 40 and len(set(places)) > 8 and -1 in places
+    for n, (short, whole) in enumerate(found):
+        words = [f'Passage {n} has', *(f'w{n}x{i}' for i in range(30))]
+        assert all(part in f'Passage {n} has ' + ' '.join(words[1:]) + '.' for part in (short, whole))
+        assert 3 <= len(short.split()) <= 16 and 17 <= len(whole.split()) <= 33
+    assert list(crops('One two three.', 8)) == [('One two three.', 'One two three.')] or len(list(crops('One two three.', 8))[0][1].split()) == 2
 
 
 def test_spans_are_neighbours():

@@ -58,7 +58,7 @@ def reference(c, p, tokens):
     """Logits [T,V] of one document, by the equations of the papers."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), p)
     d, names = c.head_dim, [type(e).__name__.lower() for e in c.encodings]
-    x = p['embedding'][tokens]
+    x = p['embedding'][tokens] * (np.sqrt(c.width) if c.scale_embedding else 1)
     if 'learned' in names:
         x = x + p['positions_learned']['table'][:len(x)]
     if 'sinusoidal' in names:
@@ -76,7 +76,7 @@ def reference(c, p, tokens):
             if name == 'rope':
                 q, k = (np.stack([rotated(row, t) for t, row in enumerate(y)]) for y in (q, k))
             for t in range(len(x)):
-                seen = range(max(0, t + 1 - c.window) if c.window else 0, t + 1)
+                seen = range(max(0, t + 1 - c.window) if c.window else 0, t + 1 if c.causal else min(len(x), t + (c.window or len(x))))
                 z = np.array([q[t] @ k[s] / np.sqrt(d) for s in seen])
                 if c.logit_cap:
                     z = c.logit_cap * np.tanh(z / c.logit_cap)
@@ -101,9 +101,11 @@ def reference(c, p, tokens):
 
 @pytest.mark.parametrize('positions, changes', [
     *((p, ()) for p in CORE), ('rope,none', ()), ('rope', (('qk_norm', True), ('window', 4))),
-    ('alibi', (('logit_cap', 2.0), ('tied', False))), ('learned', (('norm', 'layernorm'), ('activation', 'gelu')))])
+    ('alibi', (('logit_cap', 2.0), ('tied', False))), ('learned', (('norm', 'layernorm'), ('activation', 'gelu'))),
+    ('rope', (('causal', False), ('scale_embedding', True))), ('learned', (('causal', False), ('window', 3)))])
 def test_the_forward_pass_is_the_papers(positions, changes):
-    """Catches a wrong pairing of heads and groups, a misplaced scale, cap, bias or norm, and a rotation of the wrong sign."""
+    """Catches a wrong pairing of heads and groups, a misplaced scale, cap, bias or norm, a rotation of the wrong sign, and what lies ahead
+    hidden where it is to be seen."""
     model, params, apply = built(positions, **dict(changes))
     found = apply(params, TOKENS, POSITIONS, ONES)
     for row in range(2):

@@ -41,11 +41,12 @@ CARRIED = {'xla': ('rope', 'alibi', 'alibi_learned', 'forgetting', 'forgetting_f
            'splash': ('rope', 'alibi', 'forgetting', 'pope')}
 
 
-@pytest.mark.parametrize('kernel, positions', [(k, p) for k, ps in CARRIED.items() for p in ps])
-def test_a_kernel_equals_the_reference(kernel, positions):
+@pytest.mark.parametrize('kernel, positions, changes', [*((k, p, {}) for k, ps in CARRIED.items() for p in ps), ('splash', 'rope', {'causal': False}),
+                                                        ('splash', 'rope', {'causal': False, 'window': 40})])
+def test_a_kernel_equals_the_reference(kernel, positions, changes):
     """Catches a scale taken from the widened head, columns of the wrong head of a group, a bias or a document mask that a kernel
-    drops, and a gradient of a learned bias that is zero. splash is interpreted."""
-    reference = built(positions, attention='reference')
+    drops, what lies ahead hidden or seen against the config, and a gradient of a learned bias that is zero. splash is interpreted."""
+    reference = built(positions, attention='reference', **changes)
     params = nn.meta.unbox(jax.jit(reference.init)(jax.random.key(0), TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2])['params'])
     noise = np.random.default_rng(1)
     params = jax.tree.map(lambda x: x + 0.3 * noise.normal(size=x.shape).astype(np.float32) * max(float(np.std(x)), 0.1), params)

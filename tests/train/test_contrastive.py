@@ -1,4 +1,7 @@
 """The contrastive objective against a direct computation: each text alone, each pair looked at in a loop."""
+import functools
+import json
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +16,7 @@ from train import contrastive, mesh as meshes, step as steps
 from train.errors import RunError
 
 B, G, T, Q, VOCAB = 8, 3, 8, 6, 64
+LOSS = contrastive.Contrastive('mean', 0.1, (32,))
 
 
 def batch_of(seed: int = 0, negatives: int = G - 1) -> dict:
@@ -77,14 +81,21 @@ def small(**model):
     return config
 
 
-def first_step(config, batch, loss, accumulation=1, **sizes):
-    """As tests/train/rows.first_step: loss and gradient of the first step."""
-    config.mesh.update(**{'data': 1, 'fsdp': 1, 'tensor': 1, 'context': 1, **sizes})
+@functools.cache
+def built(model: str, loss, accumulation: int, sizes: tuple):
+    config = small(**json.loads(model))
+    config.mesh.update(**{'data': 1, 'fsdp': 1, 'tensor': 1, 'context': 1, **dict(sizes)})
     mesh = meshes.make_mesh(config.mesh)
     model, optimizer = Transformer(resolve(config.model, VOCAB, T)), optax.sgd(1.0)
-    state, shardings = steps.init_state(model, optimizer, 0, mesh)
+    _, shardings = steps.abstract_state(model, optimizer, mesh)
+    return mesh, model, jax.jit(lambda: steps.init_state(model, optimizer, 0, mesh)[0]), steps.make_step(model, optimizer, loss, mesh, shardings, accumulation)
+
+
+def first_step(batch, loss, accumulation=1, mesh={}, **model):
+    """As tests/train/rows.first_step: loss and gradient of the first step; what is compiled serves all batches."""
+    mesh, model, init, step = built(json.dumps(model), loss, accumulation, tuple(mesh.items()))
+    state = init()
     before = jax.device_get(state['params'])
-    step = steps.make_step(model, optimizer, loss, mesh, shardings, accumulation)
     state, values = step(state, meshes.to_devices(mesh, batch, B))
     return (float(values['loss']), jax.tree.map(np.subtract, before, jax.device_get(state['params']))), model, before
 
@@ -93,29 +104,28 @@ def first_step(config, batch, loss, accumulation=1, **sizes):
 def test_loss_and_gradient_are_the_direct_ones(pooling, sizes, causal):
     """Catches negatives that are duplicates, known or absent, a text counted twice, padding in a pool, one direction only, sizes not
     normalised, and a gradient that stops at the gathering or at the chunks."""
-    config, batch, loss = small(causal=causal), batch_of(), contrastive.Contrastive(pooling, 0.1, sizes)
-    found, model, params = first_step(config, batch, loss)
+    batch, loss = batch_of(), contrastive.Contrastive(pooling, 0.1, sizes)
+    found, model, params = first_step(batch, loss, causal=causal)
     of = lambda params: direct(model, params, batch, pooling, 0.1, sizes)
     expected = jax.value_and_grad(of)(params)
     agree(found, (float(expected[0]), jax.device_get(expected[1])))
     for accumulation, mesh in ((4, {}), (1, {'data': 8}), (2, {'data': 2, 'fsdp': 2, 'tensor': 2}))[::1 if pooling == 'mean' else 2]:
-        agree(first_step(config, batch, loss, accumulation, **mesh)[0], found)
+        agree(first_step(batch, loss, accumulation, mesh, causal=causal)[0], found)
 
 
 def test_duplicates_are_no_negatives():
     """A control: ids that hide the duplicates change the loss, so that the comparison above does depend on them."""
-    config, batch, loss = small(), batch_of(), contrastive.Contrastive('mean', 0.1, (32,))
-    found = first_step(config, batch, loss)[0][0]
+    batch = batch_of()
+    found = first_step(batch, LOSS, causal=False)[0][0]
     blind = {**batch, 'text_ids': np.arange(B * (1 + G), dtype=np.int32).reshape(B, -1), 'known': np.full((B, 4), -1, np.int32)}
-    assert abs(first_step(config, blind, loss)[0][0] - found) > 0.01
+    assert abs(first_step(blind, LOSS, causal=False)[0][0] - found) > 0.01
 
 
 def test_order_does_not_matter():
     """Catches a loss that depends on where a pair stands in the batch. Twice the same text is embedded twice, and which of the two stands for
     it as a negative changes nothing beyond rounding."""
-    config, batch, loss = small(), batch_of(), contrastive.Contrastive('mean', 0.1, (32,))
-    order = np.random.default_rng(1).permutation(B)
-    agree(first_step(config, {k: v[order] for k, v in batch.items()}, loss)[0], first_step(config, batch, loss)[0])
+    batch, order = batch_of(), np.random.default_rng(1).permutation(B)
+    agree(first_step({k: v[order] for k, v in batch.items()}, LOSS, causal=False)[0], first_step(batch, LOSS, causal=False)[0])
 
 
 @pytest.mark.parametrize('pooling', POOLINGS)
@@ -135,20 +145,20 @@ def test_pooling_ignores_padding(pooling, causal):
 
 def test_a_learned_scale_is_learned():
     """Catches a scale outside the parameters, or without a gradient: with one, the first step is that of temperature 1/20 and moves it."""
-    config, batch = small(logit_scale=True), batch_of()
-    found, _, params = first_step(config, batch, contrastive.Contrastive('mean', 7.0, (32,)))
-    fixed = first_step(small(), batch, contrastive.Contrastive('mean', 0.05, (32,)))[0]
+    batch = batch_of()
+    found, _, params = first_step(batch, contrastive.Contrastive('mean', 7.0, (32,)), logit_scale=True)
+    fixed = first_step(batch, contrastive.Contrastive('mean', 0.05, (32,)))[0]
     assert found[0] == pytest.approx(fixed[0], rel=1e-6)
     assert params['logit_scale'] == pytest.approx(np.log(20)) and abs(found[1].pop('logit_scale')) > 1e-4
 
 
 def test_dropout_makes_two_of_one_text():
     """SimCSE: a text is its own positive, and dropout alone makes the two differ. Catches random keys shared between a query and its document."""
-    config, batch = small(dropout=0.1), batch_of(negatives=0)
+    batch = batch_of(negatives=0)
     batch['documents'][:, 0, :Q], batch['lengths'][:, 1], batch['text_ids'][:, 1] = batch['queries'], batch['lengths'][:, 0], batch['text_ids'][:, 0]
     batch['known'][:, 0] = batch['text_ids'][:, 0]
-    with_dropout = first_step(config, batch, contrastive.Contrastive('mean', 0.05, (32,)))[0][0]
-    without = first_step(small(), batch, contrastive.Contrastive('mean', 0.05, (32,)))[0][0]
+    with_dropout = first_step(batch, contrastive.Contrastive('mean', 0.05, (32,)), dropout=0.1)[0][0]
+    without = first_step(batch, contrastive.Contrastive('mean', 0.05, (32,)))[0][0]
     assert with_dropout > 1.05 * without
 
 
