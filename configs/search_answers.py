@@ -11,8 +11,8 @@ def get_config():
     c = search_base.get_config()
     c.data.update(source='atlas', packing='whole', validation=0.0, batch_size=16)
     c.data.atlas.part = 'answers'
-    c.train.steps = 60
-    c.optimizer.update(lr=5e-4, warmup=6)
+    c.train.steps = 40
+    c.optimizer.update(lr=5e-4, warmup=4)
     c.eval.every = 0
-    c.checkpoint.every = 60
+    c.checkpoint.every = 40
     return c

@@ -30,9 +30,8 @@ def experiments(positions: str, texts: str, answers: str, collection: str, seed:
     read = {'base': texts, 'answers': answers, 'search': texts}
     if collection:
         found['collection'], read['collection'] = search.get_config(), collection
-        found['collection'].data.pairs.kind = 'cloze'
-        found['collection'].data.validation = 0.0
-        found['collection'].eval.every = 0
+        found['collection'].data.validation, found['collection'].eval.every = 0.0, 0
+        found['collection'].train.steps, found['collection'].optimizer.warmup = 60, 6
     for phase, config in found.items():
         config.seed, config.model.positions = seed, positions
         if read[phase]:
