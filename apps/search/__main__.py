@@ -27,7 +27,7 @@ def define_flags() -> None:
     flags.DEFINE_string('index', '', 'Folder of the index')
     flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index')
     flags.DEFINE_bool('progress', None, 'Show progress bars. Default: on a terminal')
-    flags.DEFINE_integer('chunk', None, "index: tokens of a chunk at most. Default: 256, or the model's context", lower_bound=16)
+    flags.DEFINE_integer('chunk', None, "index: tokens of a chunk at most. Default: 256, or the model's context", lower_bound=32)
     flags.DEFINE_integer('overlap', None, 'index: tokens that a chunk shares with the one before. Default: an eighth of a chunk', lower_bound=0)
     flags.DEFINE_string('pooling', None, 'index: mean, last or weighted. Default: as the run was trained')
     flags.DEFINE_integer('size', None, 'index: leading dimensions of vectors that are kept. Default: all', lower_bound=1)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-# A word with the space before it; what is longer than 32 characters without a space (a URL, base64, or text of a script without spaces) is several.
-_WORD = re.compile(r'\s*+(?:[^\s。！？]{1,32}+[。！？]*+|[。！？]++)')
+# A word with the space before it; what is longer than 24 characters without a space (a URL, base64, or text of a script without spaces) is several.
+_WORD = re.compile(r'\s*+(?:[^\s。！？]{1,24}+[。！？]*+|[。！？]++)')
 _SENTENCE = re.compile(r'[.!?…:;][\'")\]»”’]*$')
 _KEPT = 500_000     # words whose tokens are remembered
 

@@ -117,7 +117,7 @@ class Walk:
             except OSError as error:
                 self.broken.append(Broken(path, f'cannot be read: {error.strerror}'))
                 self.unread.append(name_of(path))
-        return links[::-1]
+        return links
 
 
 def _identity(found: os.stat_result) -> tuple[int, int]:

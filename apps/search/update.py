@@ -98,8 +98,8 @@ class Update:
     def _resolved(self, before: dict) -> dict:
         chosen = {'text_field': 'text', 'language': 'english', **before, **{name: value for name, value in self._asked.items() if value is not None}}
         chunk = chosen.setdefault('chunk', min(256, self._reader.longest))
-        if not 16 <= chunk <= self._reader.longest:
-            raise RunError(f'--chunk is {chunk}: expected 16 to {self._reader.longest}, the context of the model')
+        if not 32 <= chunk <= self._reader.longest:
+            raise RunError(f'--chunk is {chunk}: expected 32 to {self._reader.longest}, the context of the model')
         if not 0 <= chosen.setdefault('overlap', chunk // 8) <= chunk // 2:
             raise RunError(f'--overlap is {chosen["overlap"]}: expected 0 to {chunk // 2}, half of --chunk')
         return chosen
@@ -119,7 +119,7 @@ class Update:
                     with self._writing():
                         self._forget(known[name][0])
                     self._counts['removed'] += 1
-            splitter = Splitter(self._reader.tokenizer.encode_batch, self._settings['chunk'], self._settings['overlap'])
+            splitter = Splitter(lambda words: self._reader.tokenizer.encode_batch(words, 1), self._settings['chunk'], self._settings['overlap'])
             for name, file in self._bar(walk.files.items(), 'reading', 'files', len(walk.files)):
                 if not files.is_under(name, removed):
                     self._stop.check()
