@@ -85,7 +85,7 @@ class Walk:
         self.broken: list[Broken] = []
         self.unread: list[str] = []
         self._now = time.time_ns()
-        self._seen = {_identity(os.stat(inside))}
+        self._seen = {(os.stat(inside).st_dev, os.stat(inside).st_ino)}
         for path in roots:
             if not os.path.lexists(path):
                 close = difflib.get_close_matches(os.path.basename(path), _beside(path), 1)
@@ -101,12 +101,12 @@ class Walk:
             path = paths.pop()
             try:
                 found = os.stat(path)
-                if _identity(found) in self._seen:
+                place = found.st_dev, found.st_ino
+                if found.st_ino and place in self._seen:
                     continue
-                self._seen.add(_identity(found))
+                self._seen.add(place)
                 if stat.S_ISDIR(found.st_mode):
-                    inside = sorted(os.scandir(path), key=lambda e: e.name, reverse=True)
-                    for entry in inside:
+                    for entry in sorted(os.scandir(path), key=lambda e: e.name, reverse=True):
                         if not entry.name.startswith('.') and entry.name not in _PASSED_OVER:
                             (links if entry.is_symlink() else paths).append(entry.path)
                 elif stat.S_ISREG(found.st_mode):
@@ -118,10 +118,6 @@ class Walk:
                 self.broken.append(Broken(path, f'cannot be read: {error.strerror}'))
                 self.unread.append(name_of(path))
         return links
-
-
-def _identity(found: os.stat_result) -> tuple[int, int]:
-    return found.st_dev, found.st_ino
 
 
 def _beside(path: str) -> list[str]:

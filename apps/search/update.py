@@ -3,11 +3,12 @@
 Three steps, each of which goes on where it was interrupted: changed files are read and cut into chunks, a transaction each; chunks without
 a vector are embedded, a transaction for every 2,000; what is searched is built from them and takes the place of the older state at once.
 """
+import contextlib
 import logging
 import os
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from tqdm import tqdm
@@ -25,29 +26,26 @@ _ADDED = 5_000          # vectors that are put into the graph at a time
 _TOLD = 100             # files and records passed over that are named; all are counted
 
 
-class Stop:
-    """While it is open SIGINT and SIGTERM are noted, and `check` raises Stopped after one; a second one ends the process."""
+@contextlib.contextmanager
+def stoppable(what) -> Iterator[Callable[[], None]]:
+    """Gives a function that raises Stopped after SIGINT or SIGTERM; a second one ends the process."""
+    numbers: list[int] = []
 
-    def __init__(self, what):
-        self._number, self._what = 0, what
-
-    def __enter__(self):
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def __exit__(self, *_):
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number, _):
-        self._number = number
-        for each in self._before:
+    def note(number, _):
+        numbers.append(number)
+        for each in before:
             signal.signal(each, signal.SIG_DFL)
 
-    def check(self) -> None:
-        if self._number:
-            raise Stopped(f'{self._what}: stopped by {signal.Signals(self._number).name}; what was read and embedded is kept, and the same '
-                          f'command goes on from there', self._number)
+    def check():
+        if numbers:
+            raise Stopped(f'{what}: stopped by {signal.Signals(numbers[0]).name}; what was read and embedded is kept, and the same command goes on '
+                          f'from there', numbers[0])
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Update:
@@ -61,7 +59,7 @@ class Update:
 
     def __init__(self, folder: Folder, reader: Reader, asked: dict, progress: bool):
         self._folder, self._reader, self._asked = folder, reader, asked
-        self._bar = lambda found, what, unit, total: tqdm(found, what, total, unit=f' {unit}', disable=not progress, leave=False)
+        self._progress = progress
         self._counts = dict(new=0, changed=0, unchanged=0, removed=0, skipped=0)
 
     def run(self, paths: list[str], remove: list[str]) -> str:
@@ -71,7 +69,7 @@ class Update:
         Raises RunError where the index is of another model or settings, in use, or damaged; DataError where a path leads nowhere; Stopped.
         """
         folder = self._folder
-        with folder.in_use(), Stop(folder.path) as self._stop:
+        with folder.in_use(), stoppable(folder.path) as self._check_stop:
             manifest = folder.manifest() or dict(format=FORMAT, generation=0, roots=[], files={}, last=0, made=self._reader.made, settings={})
             check_same(folder.path, manifest['made'], self._reader.made)
             self._settings = self._resolved(manifest['settings'])
@@ -91,9 +89,16 @@ class Update:
             folder.write_manifest(self._manifest)
             try:
                 total = self._run(walk, [files.name_of(r) for r in roots if r not in away], removed)
-            except sqlite3.Error as error:
-                raise RunError(f'{folder.path}: the database of chunks: {error}; if it goes on so, remove {folder.path} and index again') from None
+            except (sqlite3.Error, OSError) as error:           # a full disk among them
+                raise RunError(f'{folder.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove '
+                               f'{folder.path} and index again') from None
         return f'{folder.path}: {", ".join(f"{count:,} {name}" for name, count in self._counts.items())}; {total:,} chunks'
+
+    def _each(self, found: Iterable, what: str, total: int) -> Iterator:
+        """All of it with a progress bar, unless a signal ends it."""
+        for one in tqdm(found, what, total, disable=not self._progress, leave=False):
+            self._check_stop()
+            yield one
 
     def _resolved(self, before: dict) -> dict:
         chosen = {'text_field': 'text', 'language': 'english', **before, **{name: value for name, value in self._asked.items() if value is not None}}
@@ -120,9 +125,8 @@ class Update:
                         self._forget(known[name][0])
                     self._counts['removed'] += 1
             splitter = Splitter(lambda words: self._reader.tokenizer.encode_batch(words, 1), self._settings['chunk'], self._settings['overlap'])
-            for name, file in self._bar(walk.files.items(), 'reading', 'files', len(walk.files)):
+            for name, file in self._each(walk.files.items(), 'reading', len(walk.files)):
                 if not files.is_under(name, removed):
-                    self._stop.check()
                     touched += self._read(file, known.get(name), splitter)
             if self._db is None:
                 return db.execute('SELECT count(*) FROM chunks').fetchone()[0]
@@ -169,7 +173,7 @@ class Update:
                              (file.name, file.size, file.mtime, hash_, '')).lastrowid
             try:
                 for part in files.read(file.name, opened, self._settings['text_field']):
-                    self._stop.check()
+                    self._check_stop()
                     if isinstance(part, Broken):
                         self._skip(part)
                     else:
@@ -197,15 +201,17 @@ class Update:
     def _embed(self) -> None:
         """Gives each chunk a vector."""
         lacking = 'FROM chunks LEFT JOIN vectors ON chunk = id WHERE chunk IS NULL'
-        last, total = 0, self._db.execute(f'SELECT count(*) {lacking}').fetchone()[0]
-        with self._bar(None, 'embedding', 'chunks', total) as bar:
+
+        def batches():
+            last = 0
             while found := self._db.execute(f'SELECT id, text {lacking} AND id > ? ORDER BY id LIMIT ?', (last, _TOGETHER)).fetchall():
-                self._stop.check()
-                embedded = self._reader.embed(self._reader.encode([text for _, text in found], self._settings['chunk'])).astype(np.float16)
-                with self._db:
-                    self._db.executemany('INSERT INTO vectors VALUES (?, ?)', ((key, v.tobytes()) for (key, _), v in zip(found, embedded)))
-                bar.update(len(found))
+                yield found
                 last = found[-1][0]
+        total = self._db.execute(f'SELECT count(*) {lacking}').fetchone()[0]
+        for found in self._each(batches(), 'embedding', -(-total // _TOGETHER)):
+            embedded = self._reader.embed(self._reader.encode([text for _, text in found], self._settings['chunk'])).astype(np.float16)
+            with self._db:
+                self._db.executemany('INSERT INTO vectors VALUES (?, ?)', ((key, v.tobytes()) for (key, _), v in zip(found, embedded)))
 
     def _publish(self, damage: bool) -> int:
         """Builds what is searched, where chunks have changed or it is damaged, and makes it the newest state. Returns the number of chunks."""
@@ -222,23 +228,22 @@ class Update:
             parts = [fresh(folder.next(manifest, part)) for part in ('lexical', 'vectors')]
             self._index_words(ids, parts[0])
             self._add(graph, new)
-            graph.save(parts[1])
+            vectors.save(graph, parts[1])
             manifest['last'] = int(ids[-1]) if len(ids) else 0
-        self._stop.check()
+        self._check_stop()
         folder.publish(manifest, self._db, parts)
         return len(ids)
 
     def _index_words(self, ids: np.ndarray, folder) -> None:
-        texts = (text for text, in self._bar(self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', 'chunks', len(ids)))
-        terms = lexical.build(texts, ids, self._words, folder)
+        texts = self._each(self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', len(ids))
+        terms = lexical.build((text for text, in texts), ids, self._words, folder)
         with self._db:
             self._db.execute('DELETE FROM terms')
             self._db.executemany('INSERT INTO terms VALUES (?, ?)', sorted(terms.items()))
 
     def _add(self, graph, new: np.ndarray) -> None:
-        cursor = self._db.execute('SELECT chunk, data FROM vectors WHERE chunk >= ? ORDER BY chunk', (int(new[0]) if len(new) else self._manifest['last'] + 1,))
-        for found in self._bar(iter(lambda: cursor.fetchmany(_ADDED), []), 'graph', 'parts', -(-len(new) // _ADDED)):
-            self._stop.check()
+        cursor = self._db.execute('SELECT chunk, data FROM vectors WHERE chunk >= ? ORDER BY chunk', (int(new[0]),)) if len(new) else None
+        for found in self._each(iter(lambda: cursor.fetchmany(_ADDED), []) if cursor else (), 'graph', -(-len(new) // _ADDED)):
             vectors.add(graph, np.array([key for key, _ in found]), vectors.unpacked([data for _, data in found], self._reader.size))
 
 

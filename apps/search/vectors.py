@@ -8,27 +8,35 @@ import numpy as np
 from usearch.index import Index
 
 STALE = 0.2         # share of vectors that are gone with which a graph is built anew
-_SETTINGS = dict(connectivity=16, expansion_add=128, expansion_search=96, enable_key_lookups=False)     # a lookup would read every node on opening
+SETTINGS = dict(connectivity=16, expansion_add=96, expansion_search=128, enable_key_lookups=False)     # a lookup would read every node on opening
 
 
 def make(size: int) -> Index:
     """Of vectors of length 1, whose distance is 1 - their product."""
-    return Index(ndim=size, metric='ip', dtype='f16', **_SETTINGS)
+    return Index(ndim=size, metric='ip', dtype='f16', **SETTINGS)
 
 
 def load(path: pathlib.Path) -> Index:
     """Into memory, to add to it."""
-    return Index.restore(path, **_SETTINGS)
+    return Index.restore(path, **SETTINGS)
 
 
 def view(path: pathlib.Path) -> Index:
     """Memory-mapped: nothing but its head is read. Raises RuntimeError or ValueError where it is no graph."""
-    return Index.restore(path, view=True, **_SETTINGS)
+    return Index.restore(path, view=True, **SETTINGS)
 
 
 def add(index: Index, ids: np.ndarray, found: np.ndarray) -> None:
     """Adds float16 vectors [N, size], on all cores."""
     index.add(ids.astype(np.uint64), found)
+
+
+def save(index: Index, path: pathlib.Path) -> None:
+    """Raises OSError where the disk is full."""
+    try:
+        index.save(path)
+    except RuntimeError as error:
+        raise OSError(f'{path}: {error}') from None
 
 
 def unpacked(data: list[bytes], size: int) -> np.ndarray:
