@@ -34,6 +34,12 @@ setup(
         'tensorboardX>=2.6.4,<3',
         'tqdm>=4.66,<5',
         'zstandard>=0.22,<1',
+        # Search, and how it is measured.
+        'usearch>=2.26.0,<3',
+        'bm25s>=0.3.14,<0.4',
+        'PyStemmer>=3.0.0,<4',
+        'ir-measures>=0.4.3,<0.5',
+        'pypdf>=7.0.0,<8',
     ],
     extras_require={
         'gpu': ['jax[cuda12]'],

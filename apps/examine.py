@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from data import batches, store, tokenizer as tokenizers
+from data import batches, objectives, store, tokenizer as tokenizers
 from data.records import DataError
 from model import config as model_config
 from model.errors import ModelError
@@ -110,10 +110,11 @@ def _lineage(run: Run) -> dict:
 
 def _store(e: Examined) -> store.Store | None:
     try:
-        store.path_of(e.config.data, e.tokenizer)
+        kept, _ = objectives.of(e.config.train.objective)
+        kept.path_of(e.config.data, e.tokenizer)
     except DataError:                   # the text is somewhere else: then nothing of it can be checked, and nothing is damaged
         return None
-    found = store.find(e.config.data, e.tokenizer)
+    found = kept.find(e.config.data, e.tokenizer)
     if found is not None and found.hash != e.lineage['data_hash']:
         raise RunError(f'{found.path}: data_hash is {found.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}')
     return found
@@ -181,20 +182,32 @@ def batch(e: Examined, step: int) -> dict:
 
     'rows': for each its 'padding' and its 'segments': 'columns' and 'positions' (first and last), 'pieces' of text, each with 'weighted' (whether
     the loss counts it) and 'special' (a mark of the tokenizer, by its name), and 'beyond': what the last target is where it lies after the row.
+    Where texts are compared, in place of 'rows' 'pairs': 'query' and 'documents', the one that answers it first, their 'text_ids', and the ids
+    'known' to answer it.
     Raises RunError where a part of the run is damaged, the text has changed, or the run has no such step.
     """
     if e.config is None or e.tokenizer is None or e.lineage is None:
         raise RunError(f'--batch={step}: cannot be told, since {e.damage[0]}')
     if not 0 <= step < e.config.train.steps:
         raise RunError(f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})')
-    data = store.open_or_build(e.config.data, e.tokenizer)
+    kept, rows_of = objectives.of(e.config.train.objective)
+    data = kept.open_or_build(e.config.data, e.tokenizer)
     if data.hash != e.lineage['data_hash']:
         raise RunError(f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}')
     number = runs.batch_of(e.rollbacks, step)
-    made = batches.Batches(data.split('train'), e.config.data, e.config.seed)(number)
-    return {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed, 'weight': float(made['loss_weights'].sum()),
+    made = rows_of(data.split('train'), e.config.data, e.config.seed)(number)
+    facts = {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed}
+    if 'queries' in made:
+        return {**facts, 'weight': float(len(made['queries'])), 'pairs': [_pair(made, row, e.tokenizer) for row in range(len(made['queries']))]}
+    return {**facts, 'weight': float(made['loss_weights'].sum()),
             'rows': [{'padding': int((ids == 0).sum()), 'segments': [_segment(made, row, n, e.tokenizer) for n in np.unique(ids) if n]}
                      for row, ids in enumerate(made['segment_ids'])]}
+
+
+def _pair(made: batches.Batch, row: int, tokenizer: tokenizers.Tokenizer) -> dict:
+    texts = [tokenizer.decode(ids[:length]).strip() for ids, length in zip((made['queries'][row], *made['documents'][row]), made['lengths'][row]) if length]
+    return {'query': texts[0], 'documents': texts[1:], 'text_ids': [n for n in made['text_ids'][row].tolist() if n >= 0],
+            'known': [n for n in made['known'][row].tolist() if n >= 0]}
 
 
 def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.Tokenizer) -> dict:

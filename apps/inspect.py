@@ -53,7 +53,7 @@ def facts(e: examine.Examined, step: int | None = None, against: compare.Other |
 def _phase(e: examine.Examined) -> str:
     if e.lineage is None:
         return 'unknown'
-    kind = '' if e.data is None else 'post-training ' if e.data.manifest['conversations'] else 'pretraining '
+    kind = '' if e.data is None else 'post-training ' if e.data.manifest.get('conversations', True) else 'pretraining '
     parent = e.lineage.get('parent')
     return kind + (f'from the parameters of {parent["run"]}@{parent["step"]}' if parent else 'from random weights')
 
@@ -90,7 +90,8 @@ def _overview(found: dict) -> str:
         t, o = c['tokenizer'], c['optimizer']
         rows += [['model', f'{c["model"]["num_layers"]} layers of width {c["model"]["width"]}, {c["model"]["num_heads"]} heads ({c["model"]["num_kv_heads"]} '
                            f'of keys and values), positions {c["model"]["positions"]} {c["model"]["positions_args"] or ""}'.rstrip()],
-                 ['data', f'{c["data"]["source"]}, {c["data"]["batch_size"]} rows of {c["data"]["seq_len"]} tokens, packing {c["data"]["packing"]}'],
+                 ['data', f'{c["data"]["source"]}, {c["data"]["batch_size"]} rows of {c["data"]["seq_len"]} tokens, ' + (
+                     f'packing {c["data"]["packing"]}' if c['train']['objective'] == 'tokens' else f'pairs {c["data"]["pairs"]["kind"]}')],
                  ['tokenizer', t['path'] or (t['kind'] if t['kind'] == 'char' else f'{t["kind"]} of {t["vocab_size"]} pieces')],
                  ['mesh', ', '.join(f'{axis} {size}' for axis, size in c['mesh'].items())],
                  ['optimizer', f'{o["kind"]}, learning rate {o["lr"]:g}, {o["schedule"]}, {o["warmup"]} steps of warmup; seed {c["seed"]}']]
@@ -132,7 +133,12 @@ def _batch(found: dict) -> str:
     shown = [f'the batch of step {found["step"]} (from 0; in metrics.jsonl the line of step {found["step"] + 1}): batch({found["number"]}) of data '
              f'{found["data_hash"][:12]}, seed {found["seed"]}',
              f'  {found["weight"]:g} targets are weighted by the loss; they stand in {OPEN}these brackets{CLOSE}']
-    for number, row in enumerate(found['rows']):
+    if 'pairs' in found:
+        shown[1:] = [f'  {found["weight"]:g} pairs: a query, what answers it, and negatives beside the other texts of the batch']
+        for number, pair in enumerate(found['pairs']):
+            shown += [f'  row {number}, {what}, text {n}: {text}' for what, n, text in zip(
+                ('query', 'positive', *['negative'] * len(pair['documents'])), pair['text_ids'], (pair['query'], *pair['documents']))]
+    for number, row in enumerate(found.get('rows', ())):
         for index, s in enumerate(row['segments'], 1):
             columns, positions = (f'{first} to {last}' for first, last in (s['columns'], s['positions']))
             shown.append(f'  row {number}, segment {index} of {len(row["segments"])}: columns {columns}, positions {positions}, {s["weighted"]} weighted')

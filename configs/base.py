@@ -34,6 +34,11 @@ def get_config() -> ConfigDict:
             text_field='text'),     # which field of a JSONL or parquet record holds the text
         pydoc=dict(
             modules=0),             # how many standard library modules; 0: all
+        pairs=dict(                 # of train.objective 'contrastive'
+            kind='given',           # given: records of {"query", "positive"}; made of texts: spans | title | question | cloze | same, or several: 'cloze,title'
+            words=64,               # of a passage that is made of a text, at most
+            negatives=0,            # hard negatives beside each positive
+            query_len=0),           # tokens of a query at most; 0: seq_len
     ))
 
     c.tokenizer = ConfigDict(dict(
@@ -50,9 +55,11 @@ def get_config() -> ConfigDict:
         activation='swiglu',        # swiglu | gelu
         norm='rmsnorm',             # rmsnorm | layernorm
         qk_norm=False,              # normalise queries and keys per head
+        causal=True,                # False: tokens see those after them too: for embeddings, not for text
         window=0,                   # sliding window of attention in tokens; 0: none
         logit_cap=0.0,              # soft cap of attention logits: cap * tanh(logits / cap); 0: none
         tied=True,                  # the softmax output shares the embedding table
+        logit_scale=False,          # learn the scale of similarities, 1 / temperature, of a contrastive objective
         dropout=0.0,                # share of what embedding, attention and feed-forward write to the residual stream that training leaves out
         max_len=0,                  # context length; 0: data.seq_len
         positions='rope',           # an encoding, or a pattern over the layers: 'rope,rope,none'
@@ -67,12 +74,18 @@ def get_config() -> ConfigDict:
 
     c.train = ConfigDict(dict(
         steps=400,
-        accumulation=1,             # microbatches per step
+        objective='tokens',         # tokens: the next one, or those of answers; contrastive: texts that belong together, in post-training
+        accumulation=1,             # microbatches per step; contrastive: parts that are embedded one after the other, for one loss (GradCache)
         z_loss=0.0,                 # weight of log(Z)^2
         loss_chunks=0,              # parts of a row whose logits are held at one time; 0: as many as the vocabulary asks for
         stop_at=0,                  # stop (as if preempted) after this step; 0: never
         on_spike='stop',            # a loss or gradient that is not finite: stop | skip (no update) | rollback (to the checkpoint, past the batches)
         spike=0.0,                  # so is a gradient norm above this many times its running mean; 0: only what is not finite
+    ))
+    c.embedding = ConfigDict(dict(  # a text as one vector
+        pooling='mean',             # mean | last | weighted: of the hidden states of its tokens
+        temperature=0.05,           # of the softmax over similarities, where model.logit_scale does not learn it
+        sizes='',                   # leading dimensions that must do alone, too (Matryoshka): '32,64'
     ))
     c.optimizer = ConfigDict(dict(
         kind='adamw',               # adamw | muon (for the weights of the layers; adamw for the rest)

@@ -24,12 +24,11 @@ def check(config) -> None:
         raise DataError(f"config.data.packing is {config.packing!r}: expected 'stream' or 'whole'")
 
 
-class _Packing:
-    """Rows of an epoch. Subclasses say how many there are and which tokens a row holds."""
+class Chance:
+    """What is random in an epoch, of (seed, epoch) and what it is for; nothing where `shuffle` is False."""
 
-    def __init__(self, split: Split, seq_len: int, seed: int, shuffle: bool):
-        self.split, self.seq_len, self.seed, self.shuffle = split, seq_len, seed, shuffle
-        self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
+    def __init__(self, seed: int, shuffle: bool):
+        self.seed, self.shuffle = seed, shuffle
 
     def permutation(self, epoch: int, what: str, count: int) -> np.ndarray:
         if not self.shuffle:
@@ -38,6 +37,15 @@ class _Packing:
 
     def generator(self, epoch: int, what: str) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch, *what.encode()])))
+
+
+class _Packing(Chance):
+    """Rows of an epoch. Subclasses say how many there are and which tokens a row holds."""
+
+    def __init__(self, split: Split, seq_len: int, seed: int, shuffle: bool):
+        super().__init__(seed, shuffle)
+        self.split, self.seq_len = split, seq_len
+        self.epoch = functools.lru_cache(maxsize=2)(self._epoch)
 
 
 class Stream(_Packing):
@@ -120,7 +128,43 @@ class Whole(_Packing):
                 at += len(tokens)
 
 
-class Batches:
+class Rows:
+    """`batch(step)` of what has `rows_per_epoch` rows an epoch and `batch_size` a batch, which a subclass sets, with how rows are filled."""
+    batch_size: int
+    rows_per_epoch: int
+
+    def empty(self, count: int) -> Batch:
+        """So many rows of padding."""
+        raise NotImplementedError
+
+    def fill(self, epoch: int, rows: np.ndarray, out: Batch) -> None:
+        """Writes rows of an epoch (their numbers, from 0) over `empty(len(rows))`."""
+        raise NotImplementedError
+
+    def __call__(self, step: int, rows: slice = slice(None)) -> Batch:
+        """The batch of `step` (from 0), or only its `rows`: a host asks for the rows it holds and reads no others."""
+        places = np.arange(self.batch_size)[rows] + step * self.batch_size
+        batch, epochs = self.empty(len(places)), places // self.rows_per_epoch
+        for epoch in np.unique(epochs):
+            mine = epochs == epoch
+            part = self.empty(int(mine.sum()))
+            self.fill(int(epoch), places[mine] % self.rows_per_epoch, part)
+            for name in batch:
+                batch[name][mine] = part[name]
+        return batch
+
+    def once(self, limit: int = 0, rows: slice = slice(None)) -> Iterator[Batch]:
+        """The first epoch (at most `limit` batches of it, only `rows` of each), its last batch filled up with padding: for evaluation."""
+        count = -(-self.rows_per_epoch // self.batch_size)
+        for step in range(min(count, limit) if limit else count):
+            batch = self(step, rows)
+            padding = np.arange(self.batch_size)[rows] + step * self.batch_size >= self.rows_per_epoch
+            for name, blank in self.empty(int(padding.sum())).items():
+                batch[name][padding] = blank
+            yield batch
+
+
+class Batches(Rows):
     """The batches of one split.
 
     Args:
@@ -138,33 +182,14 @@ class Batches:
             raise DataError('no tokens in this split')
         self.packing = {'stream': Stream, 'whole': Whole}[config.packing](split, config.seq_len, seed, shuffle)
         self.batch_size, self.seq_len, self.rows_per_epoch = config.batch_size, config.seq_len, self.packing.num_rows
+        self.fill = self.packing.fill
         self.dropped = len(getattr(self.packing, 'too_long', ()))
         if self.dropped and (config.on_broken == 'fatal' or self.dropped == len(split.lengths)):
             raise DataError(f'{self.dropped} documents are longer than a row (config.data.seq_len is {config.seq_len}), '
                             f'the longest has {int(split.lengths.max())} tokens')
 
-    def __call__(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The batch of `step` (from 0), or only its `rows`: a host asks for the rows it holds and reads no others."""
-        places = np.arange(self.batch_size)[rows] + step * self.batch_size
-        batch = {name: np.zeros((len(places), self.seq_len), dtype) for name, dtype in FIELDS.items()}
-        epochs = places // self.rows_per_epoch
-        for epoch in np.unique(epochs):
-            mine = epochs == epoch
-            part = {name: np.zeros((int(mine.sum()), self.seq_len), dtype) for name, dtype in FIELDS.items()}
-            self.packing.fill(int(epoch), places[mine] % self.rows_per_epoch, part)
-            for name in FIELDS:
-                batch[name][mine] = part[name]
-        return batch
-
-    def once(self, limit: int = 0, rows: slice = slice(None)) -> Iterator[Batch]:
-        """The first epoch (at most `limit` batches of it, only `rows` of each), its last batch filled up with padding: for evaluation."""
-        count = -(-self.rows_per_epoch // self.batch_size)
-        for step in range(min(count, limit) if limit else count):
-            batch = self(step, rows)
-            padding = np.arange(self.batch_size)[rows] + step * self.batch_size >= self.rows_per_epoch
-            for name in FIELDS:
-                batch[name][padding] = 0
-            yield batch
+    def empty(self, count: int) -> Batch:
+        return {name: np.zeros((count, self.seq_len), dtype) for name, dtype in FIELDS.items()}
 
 
 def prefetched(batch_of, start: int, stop: int, ahead: int) -> Iterator[Batch]:

@@ -1,5 +1,6 @@
 """Where text comes from: `config.data.source` is atlas, files or pydoc. Each yields Records and Broken reports."""
 import difflib
+import functools
 import hashlib
 import inspect
 import io
@@ -17,6 +18,7 @@ from data.chat import parse_messages
 from data.records import Broken, DataError, Record
 
 SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
+OBJECTS = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.parquet')
 _PACKED = 512     # bytes of .zst that are unpacked at a time
 _SURROGATE = re.compile('[\ud800-\udfff]')   # JSON can spell half of a pair, which no encoding can write
 
@@ -30,14 +32,14 @@ def read(config) -> Iterator[Record | Broken]:
     if config.source == 'pydoc':
         return _read_pydoc(config.pydoc)
     raise DataError(f'config.data.source is {config.source!r}: expected one of atlas, files, pydoc'
-                    + _nearest(config.source, ('atlas', 'files', 'pydoc')))
+                    + nearest(config.source, ('atlas', 'files', 'pydoc')))
 
 
-def fingerprint(config) -> dict:
+def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES) -> dict:
     """What determines the records of a source: its fields and the state of the files it reads."""
     found = {'source': config.source, **config[config.source].to_dict()} if config.source in config else {}
     if config.source == 'files':
-        found['files'] = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in find_files(config.files.paths)]
+        found['files'] = [(str(p), p.stat().st_size, p.stat().st_mtime_ns) for p in find_files(config.files.paths, suffixes)]
     elif config.source == 'atlas':
         found['code'] = hashlib.sha256((inspect.getsource(atlas) + inspect.getsource(atlas_facts)).encode()).hexdigest()
     else:
@@ -45,26 +47,26 @@ def fingerprint(config) -> dict:
     return found
 
 
-def find_files(paths: str) -> list[pathlib.Path]:
-    """Files, globs and directories (searched through, known suffixes only), separated by commas -> sorted files."""
+def find_files(paths: str, suffixes: tuple[str, ...] = SUFFIXES, field: str = 'config.data.files.paths') -> list[pathlib.Path]:
+    """Files, globs and directories (searched through, known suffixes only), separated by commas -> sorted files. `field`: what names them."""
     files: list[pathlib.Path] = []
     if not paths.strip():
-        raise DataError('config.data.files.paths is empty: expected files, globs or directories separated by commas')
+        raise DataError(f'{field} is empty: expected files, globs or directories separated by commas')
     for entry in (p.strip() for p in paths.split(',') if p.strip()):
         path = pathlib.Path(entry).expanduser()
         if path.is_dir():
-            found = [p for p in path.rglob('*') if p.is_file() and p.name.endswith(SUFFIXES)]
+            found = [p for p in path.rglob('*') if p.is_file() and p.name.endswith(suffixes)]
             if not found:
-                raise DataError(f'{entry}: no file in this directory that can be read (config.data.files.paths); expected one of {", ".join(SUFFIXES)}')
+                raise DataError(f'{entry}: no file in this directory that can be read ({field}); expected one of {", ".join(suffixes)}')
         elif path.is_file():
-            if not path.name.endswith(SUFFIXES):
-                raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(SUFFIXES)}')
+            if not path.name.endswith(suffixes):
+                raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(suffixes)}')
             found = [path]
         else:
-            found = [p for p in _matching(path) if p.is_file() and p.name.endswith(SUFFIXES)]
+            found = [p for p in _matching(path) if p.is_file() and p.name.endswith(suffixes)]
         if not found:
             beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(f'{entry}: no file found (config.data.files.paths)' + _nearest(path.name, beside))
+            raise DataError(f'{entry}: no file found ({field})' + nearest(path.name, beside))
         files += found
     return sorted(set(files))
 
@@ -81,21 +83,23 @@ def _matching(pattern: pathlib.Path) -> Iterator[pathlib.Path]:
     return (p for p in found if not any(part.startswith('.') for part in p.parts[first:] if part not in rest))
 
 
-def _nearest(name: str, choices) -> str:
+def nearest(name: str, choices) -> str:
+    """The end of a message: the choice nearest to `name`, if any is near."""
     close = difflib.get_close_matches(name, list(choices), 1)
     return f'; did you mean {close[0]!r}?' if close else ''
 
 
 def _read_files(config) -> Iterator[Record | Broken]:
+    parse = functools.partial(_from_object, field=config.text_field)
     for path in find_files(config.paths):
-        if path.stat().st_size == 0:
-            yield Broken(str(path), 'empty file')
-        elif path.name.endswith('.parquet'):
-            yield from _read_parquet(path, config.text_field)
-        elif path.name.endswith(('.jsonl', '.jsonl.gz', '.jsonl.zst')):
-            yield from _read_jsonl(path, config.text_field)
-        else:
-            yield _read_text(path)
+        yield from objects(path, parse) if path.name.endswith(OBJECTS) else [_read_text(path)]
+
+
+def objects(path: pathlib.Path, parse) -> Iterator:
+    """What `parse(where, object)` makes of each JSON object of a file (one of OBJECTS); what is none is Broken."""
+    if path.name.endswith('.parquet'):
+        return _read_parquet(path, parse)
+    return lines(path, functools.partial(_parse_line, parse=parse))
 
 
 def _open(path: pathlib.Path) -> io.BufferedIOBase:
@@ -148,6 +152,8 @@ def _unpack_errors() -> tuple:
 
 
 def _read_text(path) -> Record | Broken:
+    if path.stat().st_size == 0:
+        return Broken(str(path), 'empty file')
     try:
         with _open(path) as file:
             found = bounded.content(file, bounded.DOCUMENT)
@@ -161,19 +167,21 @@ def _read_text(path) -> Record | Broken:
 
 
 def _checked(where: str, text) -> Record | Broken:
+    reason = fault(text)
+    return Broken(where, reason) if reason else Record(where, text)
+
+
+def fault(text) -> str:
+    """Why this is no text to train on; '' where it is one."""
     if not isinstance(text, str):
-        return Broken(where, f'text is {type(text).__name__}, expected a string')
+        return f'text is {type(text).__name__}, expected a string'
     if not text or text.isspace():
-        return Broken(where, 'empty document')
-    return _encodable(Record(where, text))
+        return 'empty document'
+    return 'half of a surrogate pair, which is no character' if _SURROGATE.search(text) else ''
 
 
-def _encodable(record: Record) -> Record | Broken:
-    lone = any(_SURROGATE.search(part) for part in record.parts())
-    return Broken(record.where, 'half of a surrogate pair, which is no character') if lone else record
-
-
-def _read_jsonl(path, field) -> Iterator[Record | Broken]:
+def lines(path: pathlib.Path, parse) -> Iterator:
+    """What `parse(where, line)` makes of each line of a file, packed or not, that is not blank; one that cannot be read is Broken."""
     number = 0
     try:
         with _open(path) as file:
@@ -181,14 +189,14 @@ def _read_jsonl(path, field) -> Iterator[Record | Broken]:
                 if line is None:
                     yield Broken(f'{path}:{number}', f'a line of more than {bounded.size(bounded.LINE)}: split its document into several')
                 elif line.strip():
-                    yield _parse_line(f'{path}:{number}', line, field)
+                    yield parse(f'{path}:{number}', line)
         if not number:
             yield Broken(str(path), 'empty file')
     except _unpack_errors() as error:
         yield Broken(f'{path}:{number + 1}', f'cannot be read: {error}')
 
 
-def _parse_line(where: str, line: bytes, field: str) -> Record | Broken:
+def _parse_line(where: str, line: bytes, parse):
     try:
         found = json.loads(line.decode('utf-8-sig'))
     except UnicodeDecodeError as error:
@@ -197,19 +205,24 @@ def _parse_line(where: str, line: bytes, field: str) -> Record | Broken:
         return Broken(where, f'broken JSON: {error}')
     if not isinstance(found, dict):
         return Broken(where, f'JSON {type(found).__name__}, expected an object')
-    return _from_object(where, found, field)
+    return parse(where, found)
 
 
 def _from_object(where: str, found: dict, field: str) -> Record | Broken:
     if field in found:
         return _checked(where, found[field])
     try:
-        return _encodable(Record(where, messages=parse_messages(found)))
+        record = Record(where, messages=parse_messages(found))
     except DataError as error:
-        return Broken(where, f'no field {field!r} and {error}' + _nearest(field, itertools.islice(found, 100)))
+        return Broken(where, f'no field {field!r} and {error}' + nearest(field, itertools.islice(found, 100)))
+    reason = next(filter(None, map(fault, record.parts())), '')
+    return Broken(where, reason) if reason else record
 
 
-def _read_parquet(path, field) -> Iterator[Record | Broken]:
+def _read_parquet(path, parse) -> Iterator:
+    if path.stat().st_size == 0:
+        yield Broken(str(path), 'empty file')
+        return
     try:
         import pyarrow.parquet
     except ImportError:
@@ -218,7 +231,7 @@ def _read_parquet(path, field) -> Iterator[Record | Broken]:
         with pyarrow.parquet.ParquetFile(path) as file:
             rows = (row for batch in file.iter_batches(64) for row in batch.to_pylist())
             for number, row in enumerate(rows, 1):
-                yield _from_object(f'{path}:{number}', row, field)
+                yield parse(f'{path}:{number}', row)
     except Exception as error:   # the reader's own exceptions are many and undocumented
         yield Broken(str(path), f'cannot be read as parquet: {error}'.splitlines()[0])
 

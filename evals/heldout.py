@@ -42,6 +42,9 @@ def xz_bits_per_byte(text: bytes, after: bytes = b'') -> float:
 def measure(run: Run, cache: str) -> dict:
     """`cache`: where the token store is looked for, or built; not where the run's config says, which somebody else may have written."""
     model, params, tokenizer, config = checkpoint.load(run)
+    if config.train.objective != 'tokens':
+        raise RunError(f'{run.path}: trained on pairs (config.train.objective is {config.train.objective!r}), and holds out no text; expected a run on '
+                       f'texts, or python -m evals.retrieval')
     config.data.cache = cache
     data = store.open_or_build(config.data, tokenizer)
     if data.hash != run.lineage()['data_hash']:

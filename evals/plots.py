@@ -1,5 +1,6 @@
 """The pictures of a study's report, as SVG text. Records are the lines of `cells.jsonl`."""
 import io
+import re
 
 import matplotlib
 import numpy as np
@@ -116,6 +117,22 @@ def strips(tasks, arms, score, label: str) -> str:
         axis.set_yticks(range(len(arms)), arms)
         axis.invert_yaxis()
         axis.set(title=task, xlabel=label)
+    return _svg(figure)
+
+
+def score_bars(panels: dict[str, tuple[str, dict[str, list[float]]]]) -> str:
+    """{title: (label, {name: [value, low, high]})}: a bar each with its interval, in the order given; names that begin with the same word
+    have one color."""
+    figure, axes = _panels(len(panels), width=6, height=0.22 * max(len(bars) for _, bars in panels.values()) + 1, columns=2)
+    for axis, (title, (label, bars)) in zip(axes, panels.items()):
+        first = [re.match(r'[\w-]*', name)[0] for name in bars]
+        color = {word: _COLORS[i % len(_COLORS)] for i, word in enumerate(dict.fromkeys(first))}
+        for row, (value, low, high) in enumerate(bars.values()):
+            axis.barh(row, value, color=color[first[row]], alpha=0.75)
+            axis.plot([low, high], [row, row], color='black', lw=1.2)
+        axis.set_yticks(range(len(bars)), bars)
+        axis.invert_yaxis()
+        axis.set(title=title, xlabel=label)
     return _svg(figure)
 
 

@@ -31,6 +31,17 @@ def fuse(rankings: Sequence[Sequence[str]], k: int = 60) -> list[tuple[str, floa
     return [(document, scores[document]) for document in order(scores)]
 
 
+def interpolate(a: Mapping[str, float], b: Mapping[str, float], weight: float) -> dict[str, float]:
+    """(1 - weight) * a + weight * b, the scores of each moved to 0 .. 1 (Lee 1997, "Analyses of multiple evidence combination"); a document
+    that one lacks has 0 there. `weight` is to be chosen on other queries than those that it is measured on."""
+    found: dict[str, float] = {}
+    for scores, share in ((a, 1 - weight), (b, weight)):
+        low, high = min(scores.values(), default=0), max(scores.values(), default=0)
+        for document, score in scores.items():
+            found[document] = found.get(document, 0.0) + share * ((score - low) / (high - low) if high > low else 1.0)
+    return found
+
+
 def order(scores: Mapping[str, float]) -> list[str]:
     """Documents, best first; those with one score by their ids."""
     return sorted(scores, key=lambda document: (-scores[document], document))
@@ -42,7 +53,7 @@ def measure(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     judged = {query: dict(grades) for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
     # Places in place of scores: trec_eval would take equal ones in the contrary order of their ids.
     ranked = {query: {document: -float(place) for place, document in enumerate(order(run[query]))} for query in judged if run.get(query)}
-    found = {name: dict.fromkeys(judged, 0.0) for name in MEASURES}
+    found: dict[str, dict[str, float]] = {name: {} for name in MEASURES}
     for value in ir_measures.iter_calc([ir_measures.parse_measure(name) for name in MEASURES], judged, ranked):
         found[str(value.measure)][value.query_id] = value.value
     return found
@@ -50,15 +61,21 @@ def measure(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
 
 def with_interval(values: Mapping[str, float]) -> tuple[float, float, float]:
     """{query: value} -> the mean and its 95 % bootstrap interval over the queries (mean, low, high)."""
-    every = [values[query] for query in sorted(values)]
-    return float(np.mean(every)) if every else math.nan, *statistics.interval(every)
+    found = estimate(values)
+    return found.value, *found.interval()
 
 
 def difference(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, float, float]:
     """a - b of the same queries, with the interval of a paired bootstrap: queries are drawn, each with both its values."""
     if a.keys() != b.keys():
         raise DataError(f'a difference of other queries: {len(a)} and {len(b)}, of which {len(a.keys() & b.keys())} are the same')
-    return with_interval({query: a[query] - b[query] for query in a})
+    found = estimate(a) - estimate(b)
+    return found.value, *found.interval()
+
+
+def estimate(values: Mapping[str, float]) -> statistics.Estimate:
+    """{query: value} -> their mean; the queries in the order of their ids, so that two of them are paired."""
+    return statistics.mean([values[query] for query in sorted(values)])
 
 
 def read_corpus(path) -> dict[str, str]:
@@ -103,6 +120,11 @@ def read_qrels(path) -> dict[str, dict[str, int]]:
             raise DataError(f'{where}: found {" ".join(columns)!r:.60}: expected query, document and a whole number, or TREC\'s four columns')
         found.setdefault(query, {})[document] = grade
     return _some(found, path)
+
+
+def write_qrels(path: pathlib.Path, qrels: Qrels) -> None:
+    """Judgements in TREC's four columns, as trec_eval reads them beside a run file."""
+    write_atomically(path, ''.join(f'{query} 0 {document} {grade}\n' for query in sorted(qrels) for document, grade in sorted(qrels[query].items())))
 
 
 def write_run(path: pathlib.Path, run: Run, tag: str) -> None:

@@ -127,7 +127,7 @@ def write(config, arms: dict, rates: dict, records: list[dict], swept: list[dict
     return found
 
 
-def _table(header: list[str], rows: list[list]) -> list[str]:
+def table_lines(header: list[str], rows: list[list]) -> list[str]:
     return ['| ' + ' | '.join(header) + ' |', '|' + '---|' * len(header), *('| ' + ' | '.join(map(str, r)) + ' |' for r in rows), '']
 
 
@@ -141,7 +141,7 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
                 'One learning rate for all.'), '']
     if found['claims']:
         lines += ['## Claims', '', 'Written in the config before the study was run.', '']
-        lines += _table(['claim', 'verdict', 'mean difference', 'interval', 'pairs won : lost : all', 'tasks'],
+        lines += table_lines(['claim', 'verdict', 'mean difference', 'interval', 'pairs won : lost : all', 'tasks'],
                         [[c['text'], f'**{c["verdict"]}**', f'{c["mean"]:+.3f}', f'{c["low"]:+.3f}..{c["high"]:+.3f}',
                           f'{c["wins"]} : {c["losses"]} : {c["pairs"]}', len(c['tasks'])] for c in found['claims']])
     where = f'at lengths from {config.beyond} on' if config.beyond else 'beyond the lengths of training'
@@ -151,27 +151,27 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
         v = found['tasks'][task][arm]
         note = '' if v['trained'] == len(found['seeds']) else f' [{v["trained"]}/{len(found["seeds"])}]'
         return f'{v["mean"]:.3f} ({span(v["interval"])}){note}'
-    lines += _table(['task', *names], [[t, *(entry(t, a) for a in names)] for t in tasks])
+    lines += table_lines(['task', *names], [[t, *(entry(t, a) for a in names)] for t in tasks])
     solved = [t for t in tasks if 'successes' in found['tasks'][t][names[0]]]
     if solved:
         lines += [f'Seeds whose score reaches {config.success:g}, with Wilson intervals:', '']
-        lines += _table(['task', *names], [[t, *(f'{found["tasks"][t][a]["successes"]}/{len(found["seeds"])} '
+        lines += table_lines(['task', *names], [[t, *(f'{found["tasks"][t][a]["successes"]}/{len(found["seeds"])} '
                                                  f'({span(found["tasks"][t][a]["success"])})' for a in names)] for t in solved])
     r = found['ranked']
     if 'mean' in r:
         order = np.argsort(r['mean'])
         lines += ['## Ranks', '', f'Over {r["blocks"]} pairs of task and seed that all ranked encodings have learned; ties share their rank. '
                   f'Friedman p = {r["friedman_p"]:.2g}, critical difference (Nemenyi, 0.05) {r["critical"]:.2f}.', '']
-        lines += _table(['encoding', 'mean rank', 'interval'], [[r['arms'][i], f'{r["mean"][i]:.2f}', span((r['low'][i], r['high'][i]))] for i in order])
+        lines += table_lines(['encoding', 'mean rank', 'interval'], [[r['arms'][i], f'{r["mean"][i]:.2f}', span((r['low'][i], r['high'][i]))] for i in order])
     else:
         lines += ['## Ranks', '', 'No pair of task and seed was learned by all encodings: no ranks.', '']
     lines += ['## Paired differences', '', 'Mean of a - b over tasks and seeds that both have learned; p of a sign-flip permutation test, '
               'adjusted by Holm; the smallest difference that these seeds would have shown with probability 0.8.', '']
-    lines += _table(['a', 'b', 'difference', 'interval', 'won : lost : all', 'p', 'p (Holm)', 'smallest visible'],
+    lines += table_lines(['a', 'b', 'difference', 'interval', 'won : lost : all', 'p', 'p (Holm)', 'smallest visible'],
                     [[p['a'], p['b'], f'{p["mean"]:+.3f}', f'{p["low"]:+.3f}..{p["high"]:+.3f}', f'{p["wins"]} : {p["losses"]} : {p["pairs"]}',
                       f'{p["p"]:.3g}', f'{p["holm"]:.3g}', f'{p["smallest"]:.3f}'] for p in found['pairs']])
     lines += ['## Cost', '']
-    lines += _table(['encoding', 'parameters added', 'tokens/s', 'memory of a step, MB', 'learning rates'],
+    lines += table_lines(['encoding', 'parameters added', 'tokens/s', 'memory of a step, MB', 'learning rates'],
                     [[a, v['added'], f'{v["tokens_per_second"]:,.0f}', f'{v["step_mb"]:.0f}',
                       ', '.join(f'{lr:g}' for lr in sorted(set(found['rates'][a].values())))]
                      for a, v in found['arms'].items()])
@@ -179,7 +179,7 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
         lines += ['Loss inside the lengths of training with each learning rate (seed 0):', '']
         rates, of_tasks = sorted({r['lr'] for r in swept}), sorted({r['task'] for r in swept})
         loss = {(r['arm'], r['task'], r['lr']): r['validation_nats'] for r in swept}
-        lines += _table(['encoding', *(f'{t}, {lr:g}' for t in of_tasks for lr in rates)],
+        lines += table_lines(['encoding', *(f'{t}, {lr:g}' for t in of_tasks for lr in rates)],
                         [[a, *(f'{loss[a, t, lr]:.4f}' for t in of_tasks for lr in rates)] for a in names])
     if any(found['untrained'].values()):
         lines += ['## Not learned', '', f'Cells that did not reach {config.trained:g} inside the lengths of training: shown, not ranked.', '']

@@ -1,4 +1,5 @@
 """Statistics of a study: everything paired by task and seed, every figure with its interval."""
+import dataclasses
 import itertools
 from collections.abc import Sequence
 
@@ -9,14 +10,65 @@ _DRAWS = 4000
 _RNG = lambda: np.random.default_rng(0)      # the same draws for the same values: a report can be made again
 
 
+@dataclasses.dataclass(frozen=True)
+class Estimate:
+    """A figure, and the same figure of each bootstrap sample, `draws` [4000]. Two of the same items draw the same samples: their difference
+    and their ratio are paired."""
+    value: float
+    draws: np.ndarray
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Its percentile interval; nan where too many samples have no finite figure."""
+        with np.errstate(invalid='ignore'):
+            low, high = np.quantile(self.draws, [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def __sub__(self, other: 'Estimate') -> 'Estimate':
+        return Estimate(self.value - other.value, self.draws - other.draws)
+
+    def __truediv__(self, other: 'Estimate') -> 'Estimate':
+        with np.errstate(divide='ignore', invalid='ignore'):
+            return Estimate(float(np.divide(self.value, other.value)), self.draws / other.draws)
+
+
+def mean(values: Sequence[float]) -> Estimate:
+    """The mean; nan of no values."""
+    x = np.asarray(values, float)
+    if not len(x):
+        return Estimate(float('nan'), np.full(_DRAWS, np.nan))
+    return Estimate(float(x.mean()), np.concatenate([x[drawn].mean(1) for drawn in _samples(len(x))]))
+
+
+def spearman(x: Sequence[float], y: Sequence[float]) -> Estimate:
+    """Spearman's rank correlation, ties sharing their mean rank; nan where all of x or of y is alike. Pairs are drawn, and ranked anew."""
+    sides = [(np.argsort(v, kind='stable'), *np.unique(v, return_inverse=True, return_counts=True)[1:]) for v in (np.asarray(x, float), np.asarray(y, float))]
+
+    def of(count_RxN):
+        centred = []
+        for order, group, sizes in sides:
+            until = np.cumsum(count_RxN[:, order], axis=1)[:, np.cumsum(sizes) - 1]      # how many are drawn up to each value
+            rank = (until - (np.diff(until, axis=1, prepend=0) - 1) / 2)[:, group]
+            centred.append(rank - (count_RxN * rank).mean(1, keepdims=True))
+        weigh = lambda i, j: np.einsum('rn,rn,rn->r', count_RxN, centred[i], centred[j])
+        with np.errstate(invalid='ignore'):
+            return weigh(0, 1) / np.sqrt(weigh(0, 0) * weigh(1, 1))
+    n, draws = len(x), []
+    for drawn in _samples(n):
+        flat = np.bincount((drawn + n * np.arange(len(drawn))[:, None]).ravel(), minlength=drawn.size)
+        draws.append(of(flat.reshape(drawn.shape).astype(float)))
+    return Estimate(float(of(np.ones((1, n)))[0]), np.concatenate(draws))
+
+
+def _samples(count: int):
+    """Bootstrap samples of so many items, `_DRAWS` rows of their places, some rows at a time: the rows are the same however many."""
+    rng, rows = _RNG(), max(1, (1 << 18) // count)
+    for start in range(0, _DRAWS, rows):
+        yield rng.integers(count, size=(min(rows, _DRAWS - start), count))
+
+
 def interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
     """Bootstrap interval (percentiles) of the mean; of a single value, the value itself."""
-    x = np.asarray(values, float)
-    if len(x) < 2:
-        return (float(x[0]),) * 2 if len(x) else (float('nan'),) * 2
-    means = x[_RNG().integers(len(x), size=(_DRAWS, len(x)))].mean(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    return mean(values).interval(level)
 
 
 def stratified_interval(strata: Sequence[Sequence[float]], level: float = 0.95) -> tuple[float, float]:

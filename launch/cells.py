@@ -71,10 +71,14 @@ def key(config, cell: Cell) -> str:
                 rows=config.test_rows, arm=arms(config)[cell.arm], task=config.tasks[cell.task].to_dict(), seed=cell.seed, lr=cell.lr)
     kept['model'] |= {'positions': '', 'positions_args': {}}        # those of the arm, and the cell's own rate and steps, count
     for name, value in _YOUNGER.items():            # such fields do not count in the key while they have the value meant before
-        part, field = name.split('.')
-        for group in (kept.get(part), kept['task'].get(part)):
-            if isinstance(group, dict) and group.get(field, '\0') == value:
+        *groups, field = name.split('.')
+        for group in (kept, kept['task']):
+            for part in groups:
+                group, around = group.get(part, {}), group
+            if group.get(field, '\0') == value:
                 del group[field]
+                if not group:                       # a group that came later, too
+                    del around[part]
     kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 

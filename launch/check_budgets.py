@@ -57,7 +57,8 @@ RECOMMENDED = (
     *(Recommended('llama_1b', t, rows=4) for t in _SLICES if t[:3] not in ('v5e', 'v5p')),
     *(Recommended('gpt2_124m', t, rows=8) for t in _SLICES),
     *(Recommended('base', t) for t in _ONE),
-    *(Recommended(c, 'v5e:1x1') for c in ('atlas', 'atlas_answers', 'drope', 'machado', 'pydoc', 'shakespeare_char', 'text')))
+    *(Recommended(c, 'v5e:1x1') for c in ('atlas', 'atlas_answers', 'drope', 'machado', 'pydoc', 'search', 'search_answers', 'search_base',
+                                                'shakespeare_char', 'text')))
 
 
 def main() -> None:

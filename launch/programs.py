@@ -4,7 +4,6 @@ train: the step of train/step.py, which post-training runs too (its rows differ 
 model/generate.py, on one chip, as `apps.generate` runs them. Everything is shapes: no array is made.
 """
 import dataclasses
-import functools
 import re
 import time
 
@@ -16,8 +15,7 @@ from jax.interpreters import partial_eval
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from data import tokenizer as tokenizers
-from data.batches import FIELDS
+from data import objectives, tokenizer as tokenizers
 from launch import hlo, schedule, topologies
 from launch.topologies import Chip
 from model import config as model_config
@@ -115,11 +113,12 @@ def trace_train(config, mesh):
     check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state, shardings = steps.abstract_state(model, optimizer, mesh)
-    loss = functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss)
+    loss, _ = losses.of(config, model.config.width)
     step = steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks)
-    shape, lies = (config.data.batch_size, config.data.seq_len), NamedSharding(mesh, BATCH)
-    names = [*FIELDS, *(['ids'] if any(e.spec.task_ids for e in model.config.parts) else [])]
-    batch = {n: jax.ShapeDtypeStruct(shape, FIELDS.get(n, 'int32'), sharding=lies) for n in names}
+    blank, lies = objectives.blank(config.train.objective, config.data), NamedSharding(mesh, BATCH)
+    if any(e.spec.task_ids for e in model.config.parts):
+        blank['ids'] = blank['positions']
+    batch = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies) for n, x in blank.items()}
     return step.trace(state, batch), state, model
 
 
@@ -144,7 +143,7 @@ def train(config, chip: Chip, devices: list, slices: int = 1, rows: int = 0, squ
     config = with_rows(config, mesh, rows)
     lowered, state, model = lower_train(config, mesh)
     done = compiled('train', lowered, chip)
-    flops = footprint.step_flops(state['params'], model.config, config.data.batch_size, config.data.seq_len)
+    flops = footprint.step_flops(state['params'], config, model.config)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         paths = kernels.paths(model.config, mesh.shape['context'])
     found = summary(done, chip, mesh.size, slices, flops)

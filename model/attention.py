@@ -83,7 +83,8 @@ class Attention(nn.Module):
                 k_BxKxTxd, v_BxKxTxd = gathered(k_BxKxTxd, 2), gathered(v_BxKxTxd, 2)
         elif not self.is_initializing():
             kernel, _ = choose(c, encoding, x_BxTxD.shape[1])
-        seen = None if kernel == 'ring' else visible(place.positions, place.segment_ids, place.k_positions, place.k_segment_ids, c.window)
+        seen = None if kernel == 'ring' else visible(place.positions, place.segment_ids, place.k_positions, place.k_segment_ids, c.window,
+                                                  c.causal)
         site = dataclasses.replace(site, state=state, carried=carried, visible=seen)
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
         if kernel in ('reference', 'gather', 'ring'):
@@ -94,7 +95,7 @@ class Attention(nn.Module):
         elif kernel == 'ring':
             out_BxHxTxd = ring(site, v_BxKxTxd, encoding, c)
         else:
-            out_BxHxTxd = fused(kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, site, c.head_dim**-0.5, c.window, c.logit_cap)
+            out_BxHxTxd = fused(kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, site, c)
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
         out = c.weight((c.num_heads, c.head_dim, c.width), ('heads', None, 'embed'),
                        fan_in(c.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2), 'out')()

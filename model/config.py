@@ -22,9 +22,11 @@ class ModelConfig:
     activation: str
     norm: str
     qk_norm: bool
+    causal: bool
     window: int
     logit_cap: float
     tied: bool
+    logit_scale: bool
     dropout: float
     max_len: int
     dtype: str
@@ -91,7 +93,11 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     dims = Dims(c.width, c.num_heads, c.num_kv_heads, head_dim, c.num_layers, max_len, seq_len)
     encodings = build(c.positions, dict(c.positions_args), dims)
     kernels.check(c.attention, dict.fromkeys(encodings), dims, c.dtype, c.logit_cap)
+    for encoding in encodings if not c.causal else ():
+        if not encoding.both_ways:
+            raise ModelError(f'config.model.causal is False: {encoding.spec.title} is defined for tokens that see those before them; expected '
+                             f"'none', 'rope' or another that only rotates, or is added to the embedding")
     return ModelConfig(
         vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len, encodings=encodings,
-        **{k: c[k] for k in ('width', 'num_layers', 'num_heads', 'num_kv_heads', 'activation', 'norm', 'qk_norm', 'window',
-                             'logit_cap', 'tied', 'dropout', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})
+        **{k: c[k] for k in ('width', 'num_layers', 'num_heads', 'num_kv_heads', 'activation', 'norm', 'qk_norm', 'causal', 'window',
+                             'logit_cap', 'tied', 'logit_scale', 'dropout', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})

@@ -22,6 +22,17 @@ def check(pooling: str) -> None:
         raise ModelError(f'config.embedding.pooling is {pooling!r}: {nearest(pooling, POOLINGS)}')
 
 
+def sizes(text: str, width: int) -> list[int]:
+    """'32,64' of config.embedding.sizes -> [32, 64]. Raises ModelError where those are no numbers from 1 to the model's width."""
+    try:
+        found = sorted({int(word) for word in text.split(',') if word.strip()})
+    except (ValueError, AttributeError):
+        found = [0]
+    if found and not 1 <= found[0] <= found[-1] <= width:
+        raise ModelError(f'config.embedding.sizes is {text!r}: expected numbers from 1 to {width} (config.model.width), separated by commas')
+    return found
+
+
 def pool(hidden_NxTxD: jax.Array, valid_NxT: jax.Array, pooling: str) -> jax.Array:
     """Hidden states of the tokens that are `valid` -> [N,D] float32. Where padding stands, left or right, changes nothing.
 

@@ -108,6 +108,8 @@ def generate(model: Transformer, params, prompts: list[list[int]], max_new: int,
     sampling.check()
     if min(map(len, prompts), default=0) < 1 or max_new < 1:
         raise ModelError('expected at least one prompt, a token in each, and at least one new token')
+    if not model.config.causal:
+        raise ModelError('this model sees both ways (config.model.causal is False): it embeds texts and writes none; expected a causal one')
     longest, context = max(map(len, prompts)), model.config.max_len
     if longest >= context:
         raise ModelError(f'the prompt has {longest} tokens, the context of this model {context}: expected at most {context - 1}')

@@ -137,16 +137,16 @@ def named(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
     return checkpoint_name(q, 'query'), checkpoint_name(k, 'key'), checkpoint_name(v, 'value')
 
 
-def fused(kernel: str, q, k, v, encoding, site, scale: float, window: int, logit_cap: float) -> jax.Array:
+def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
     """Attention of queries to the keys of the same call: q [B,H,T,d], k, v [B,K,T,d] -> [B,H,T,d of v]."""
-    bias = None
+    bias, scale = None, config.head_dim**-0.5
     if 'key_bias' in encoding.enters() and encoding.kernel() != 'bias':
         q, k = with_columns(q, k, encoding.key_bias(site), scale)
     else:
         bias = encoding.additive(site)
     q, k, v = named(q * scale if kernel == 'splash' else q, k, v)
     if kernel == 'splash':
-        return _splash(q, k, v, site.segment_ids, window, logit_cap)
+        return _splash(q, k, v, site.segment_ids, config)
     size, values = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8, v.shape[-1]
     widened = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, size - x.shape[-1]),))       # cudnn wants one size for all, a multiple of 8
     q, k, v = (jnp.moveaxis(widened(x), 1, 2) for x in (q, k, v))
@@ -159,14 +159,16 @@ def fused(kernel: str, q, k, v, encoding, site, scale: float, window: int, logit
     return jnp.moveaxis(out, 2, 1)[..., :values]
 
 
-def _splash(q, k, v, segment_ids, window: int, logit_cap: float) -> jax.Array:
-    """JAX's splash attention, for TPUs; interpreted elsewhere. Causal, inside documents. `q` is scaled."""
+def _splash(q, k, v, segment_ids, config) -> jax.Array:
+    """JAX's splash attention, for TPUs; interpreted elsewhere. Inside documents. `q` is scaled."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     length, group = q.shape[2], q.shape[1] // k.shape[1]
     if length % 128:
         raise ModelError(f"config.data.seq_len is {length}: config.model.attention='splash' needs a multiple of 128")
-    one = masks.LocalMask((length, length), (window - 1, 0), 0) if window else masks.CausalMask((length, length))
+    square, back = (length, length), config.window - 1
+    one = (masks.LocalMask(square, (back, 0 if config.causal else back), 0) if config.window else
+           masks.CausalMask(square) if config.causal else masks.FullMask(square))
     # The largest block that divides: 1024 is the fastest (4 % of a step against 512), float32 and wide heads do not fit with it.
     block = 1024 if q.dtype == jnp.bfloat16 and max(q.shape[-1], v.shape[-1]) <= 128 else 512
     size = next(b for b in (block, 512, 256, 128) if not length % b)
@@ -175,7 +177,7 @@ def _splash(q, k, v, segment_ids, window: int, logit_cap: float) -> jax.Array:
 
     def local(q, k, v, ids):
         run = kernels.make_splash_mqa_single_device(masks.MultiHeadMask([one] * group), block_sizes=sizes, interpret=platform() != 'tpu',
-                                                    attn_logits_soft_cap=logit_cap or None, residual_checkpoint_name='attention_residuals')
+                                                    attn_logits_soft_cap=config.logit_cap or None, residual_checkpoint_name='attention_residuals')
         ids = kernels.SegmentIds(ids, ids)
         grouped = q.reshape(q.shape[0], k.shape[1], group, *q.shape[2:])
         per_row = jax.vmap(lambda q, k, v, ids: jax.vmap(run, (0, 0, 0, None))(q, k, v, ids))

@@ -30,10 +30,11 @@ def weighted(weights_BxHxTxS: jax.Array, v_BxKxSxd: jax.Array) -> jax.Array:
     return jnp.einsum('bkgts,bksd->bkgtd', grouped, v_BxKxSxd).reshape(b, heads, t, -1)
 
 
-def visible(positions, segment_ids, k_positions, k_segment_ids, window: int) -> jax.Array:
-    """[B,1,T,S]: keys of the same document, not later, and inside the window (0: none). Padding (segment 0) is never seen."""
+def visible(positions, segment_ids, k_positions, k_segment_ids, window: int, causal: bool) -> jax.Array:
+    """[B,1,T,S]: keys of the same document, not later where `causal`, and inside the window (0: none). Padding (segment 0) is never seen."""
     ahead = positions[:, :, None] - k_positions[:, None, :]
-    seen = (segment_ids[:, :, None] == k_segment_ids[:, None, :]) & (k_segment_ids[:, None, :] > 0) & (ahead >= 0)
+    seen = (segment_ids[:, :, None] == k_segment_ids[:, None, :]) & (k_segment_ids[:, None, :] > 0)
+    seen, ahead = (seen & (ahead >= 0), ahead) if causal else (seen, abs(ahead))
     return (seen & (ahead < window) if window else seen)[:, None]
 
 
@@ -52,7 +53,7 @@ def ring(site, v_BxKxTxd: jax.Array, encoding, config) -> jax.Array:
     def block(q, k, v, turn, total, top, out):
         of_block = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, (here - turn) % parts * length, length, axis)
         at = dataclasses.replace(site, q=q, k=k, **{f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')})
-        seen = visible(site.positions, site.segment_ids, at.k_places, at.k_segment_ids, config.window)
+        seen = visible(site.positions, site.segment_ids, at.k_places, at.k_segment_ids, config.window, config.causal)
         z_BxHxTxS = scaled_logits(q, k, config)
         bias, further = encoding.bias(at) if key_bias is None else of_block(key_bias, 2)[:, :, None], encoding.mask(at)
         if bias is not None:

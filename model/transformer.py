@@ -2,6 +2,8 @@
 
 Dimensions: B batch, T time, S keys, D width, V vocabulary.
 """
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -105,6 +107,8 @@ class Transformer(nn.Module):
                 if cache is not None:
                     cache['layers'][i] = new
         x_BxTxD = Norm(c.norm, name='final_norm')(x_BxTxD)
+        if c.logit_scale:       # what similarities of embeddings are multiplied by, its logarithm (Radford et al. 2021, arXiv 2103.00020)
+            self.param('logit_scale', nn.initializers.constant(math.log(20)), (), jnp.dtype(c.param_dtype))
         if c.tied:
             output = constrain(table_VxD, 'vocab', None)
         else:

@@ -21,6 +21,15 @@ _NEEDS = (
     ('tokenizer.vocab_size', 'no config.tokenizer.path, and a kind other than char',
      lambda c: not c.tokenizer.path and c.tokenizer.kind != 'char'),
     ('tokenizer.kind', 'no config.tokenizer.path', lambda c: not c.tokenizer.path),
+    ('data.pairs.', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),
+    ('data.pairs.negatives', "pairs that are given (config.data.pairs.kind)", lambda c: 'given' in c.data.pairs.kind),
+    ('data.pairs.words', 'pairs that are made of texts (config.data.pairs.kind)', lambda c: 'given' not in c.data.pairs.kind),
+    ('data.packing', "config.train.objective='tokens'", lambda c: c.train.objective != 'contrastive'),
+    ('model.logit_scale', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),
+    ('embedding.', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),
+    ('embedding.temperature', 'no config.model.logit_scale, which learns it', lambda c: not c.model.logit_scale),
+    ('train.loss_chunks', "config.train.objective='tokens'", lambda c: c.train.objective != 'contrastive'),
+    ('train.z_loss', "config.train.objective='tokens'", lambda c: c.train.objective != 'contrastive'),
     ('sample.prompt', 'config.sample.every above 0', lambda c: c.sample.every > 0),
 )
 

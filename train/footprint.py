@@ -3,6 +3,7 @@ import math
 
 import jax
 
+from data import objectives
 from train.metrics import flops_per_token
 
 
@@ -16,6 +17,7 @@ def state_bytes(state: dict) -> dict[str, int]:
     return {'parameters': bytes_per_device(state['params']), 'optimizer': bytes_per_device(state['opt_state'])}
 
 
-def step_flops(params, model_config, rows: int, seq_len: int) -> float:
-    """Model FLOPs of a train step on `rows` full rows: forward and backward, nothing computed twice."""
-    return flops_per_token(params, model_config, seq_len) * rows * seq_len
+def step_flops(params, config, model_config) -> float:
+    """Model FLOPs of a train step of an experiment on full rows: forward and backward, nothing computed twice."""
+    each = flops_per_token(params, model_config, config.data.seq_len, config.train.objective == 'tokens')
+    return each * config.data.batch_size * objectives.row_tokens(config.train.objective, config.data)

@@ -13,7 +13,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from data import batches, store, tokenizer as tokenizers
+from data import batches, objectives, store, tokenizer as tokenizers
 from model import config as model_config
 from model import generate, kernels
 from model.transformer import Transformer
@@ -104,13 +104,15 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
     prompt = 1 + len(tokenizer.encode(config.sample.prompt))
     if config.sample.every and prompt >= architecture.max_len:
         raise RunError(f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})')
-    data = distributed.first_then_others('data', lambda: store.open_or_build(config.data, tokenizer, config.log.progress))
-    if conversations and not data.manifest['conversations']:
+    of_pairs = config.train.objective == 'contrastive'
+    kept, rows_of = objectives.of(config.train.objective)
+    data = distributed.first_then_others('data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress))
+    if conversations and not of_pairs and not data.manifest['conversations']:
         raise RunError(f'config.data.source is {config.data.source!r}: post-training needs conversations '
                        f'({{"question", "answer"}} or {{"messages"}}), found texts')
-    training = batches.Batches(data.split('train'), config.data, config.seed)
+    training = rows_of(data.split('train'), config.data, config.seed)
     held_out = data.split('validation')
-    validation = batches.Batches(held_out, config.data, config.seed, shuffle=False) if len(held_out.tokens) else None
+    validation = rows_of(held_out, config.data, config.seed, shuffle=False) if len(held_out.tokens) else None
     if training.dropped:
         _LOG.warning('%d training documents are longer than a row (config.data.seq_len is %d) and left out',
                         training.dropped, config.data.seq_len)
@@ -139,11 +141,11 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
             if run.config_path.exists():
                 _LOG.warning('%s: was started before and has no checkpoint: begins at step 0', run.path)
             runs.create(run, config, tokenizer, lineage)
-    loss = functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss)
+    loss, measured = losses.of(config, architecture.width)
     return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,
                       steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks, config.train.spike,
                                       config.train.on_spike == 'skip'),
-                      steps.make_eval_step(model, losses.weighted_token_loss, mesh, shardings, config.train.loss_chunks), rollbacks)
+                      steps.make_eval_step(model, measured, mesh, shardings, config.train.loss_chunks, config.train.accumulation), rollbacks)
 
 
 def _rollbacks(run: Run, saved: list[dict]) -> list[dict]:
@@ -162,7 +164,7 @@ def _rollbacks(run: Run, saved: list[dict]) -> list[dict]:
 
 
 def evaluate(e: Experiment, params) -> dict:
-    """Loss on held-out text: nats per token and bits per byte of the text."""
+    """Loss on held-out text: nats per token and bits per byte of the text; on pairs: nats, and how often the positive is the nearest."""
     total = collections.Counter()
     size = e.config.data.batch_size
     for batch in e.validation.once(e.config.eval.batches, local_rows(e.mesh, size)):
@@ -172,7 +174,9 @@ def evaluate(e: Experiment, params) -> dict:
     nats = total['nll'] / max(total['weight'], 1)
     split = e.store.manifest['splits']['validation']
     found = {'validation_nats': nats}
-    if not e.store.manifest['conversations']:
+    if 'correct' in total:
+        found['validation_accuracy'] = total['correct'] / max(total['weight'], 1)
+    elif not e.store.manifest['conversations']:
         found['validation_bits_per_byte'] = metrics.bits_per_byte(nats, split['tokens'] - split['documents'], split['bytes'])
     return found
 
@@ -243,8 +247,8 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
     c, state = e.config, e.state
     start, stop = int(state['step']), min(c.train.stop_at or c.train.steps, c.train.steps)
     log = metrics.Metrics(e.run, start, c.train.steps, c.log, dict(
-        flops_per_token=metrics.flops_per_token(state['params'], e.model.config, c.data.seq_len),
-        tokens_per_step=c.data.batch_size * c.data.seq_len))
+        flops_per_token=metrics.flops_per_token(state['params'], e.model.config, c.data.seq_len, c.train.objective == 'tokens'),
+        tokens_per_step=c.data.batch_size * objectives.row_tokens(c.train.objective, c.data)))
     checkpoints = checkpoint.Checkpoints(e.run, c.checkpoint, after=start)
     schedule = make_schedule(c.optimizer, c.train.steps)
     last: dict = {}
@@ -328,7 +332,8 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
 def report(e: Experiment, last: dict) -> None:
     """Prints what a person wants to read at the end."""
     held_out = ''.join(f', {name.replace("_", " ")} {last[key]:.3f}' for name, key in
-                       (('held-out nats per token', 'validation_nats'), ('bits per byte', 'validation_bits_per_byte')) if key in last)
+                       (('held-out nats', 'validation_nats'), ('bits per byte', 'validation_bits_per_byte'),
+                        ('accuracy', 'validation_accuracy')) if key in last)
     loss = f'loss {last["loss"]:.3f}{held_out}' if last else 'nothing left to do'
     if distributed.is_first():
         print(f'{e.run.path}: step {int(e.state["step"])}, {loss}')

@@ -1,6 +1,10 @@
 """Objectives. A loss maps (logits, batch) to sums over tokens, so that shards and microbatches add up exactly."""
+import functools
+
 import jax
 import jax.numpy as jnp
+
+from train import contrastive
 
 
 def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -22,6 +26,13 @@ def weighted_token_loss(logits: jax.Array, batch: dict, z_loss: float = 0.0) -> 
     nll, log_z = cross_entropy(logits, batch['targets'])
     total = ((nll + z_loss * jnp.square(log_z)) * weights).sum() if z_loss else (nll * weights).sum()
     return total, {'nll': (nll * weights).sum(), 'weight': weights.sum()}
+
+
+def of(config, width: int):
+    """(the loss that an experiment trains with, the one that it is evaluated with); `width`: of its model. Raises as `contrastive.make`."""
+    if config.train.objective == 'contrastive':
+        return (contrastive.make(config.embedding, width),) * 2
+    return functools.partial(weighted_token_loss, z_loss=config.train.z_loss), weighted_token_loss
 
 
 def in_chunks(loss, logits_of, hidden_BxTxD: jax.Array, batch: dict, chunks: int) -> tuple[jax.Array, dict]:

@@ -22,11 +22,12 @@ PEAKS = {'TPU v4': 275e12, 'TPU v5 lite': 197e12, 'TPU v5e': 197e12, 'TPU v5p': 
          'NVIDIA H200': 989e12}
 
 
-def flops_per_token(params, config, seq_len: int) -> float:
+def flops_per_token(params, config, seq_len: int, logits: bool = True) -> float:
     """Forward and backward of one token: 6 a parameter in a matmul, and 6 T H d a layer for causal attention (both matmuls,
-    half of the square). The embedding lookup counts only where its table is the output too (PaLM, 2022, appendix B)."""
+    half of the square). The embedding lookup counts only where its table is the output too (PaLM, 2022, appendix B). `logits`: whether they are
+    computed."""
     matmul = sum(x.size for p, x in jax.tree_util.tree_leaves_with_path(params)
-                 if p[-1].key == 'kernel' or (p[-1].key == 'embedding' and config.tied))
+                 if p[-1].key == 'kernel' and (logits or p[0].key != 'output') or p[-1].key == 'embedding' and config.tied and logits)
     return 6.0 * matmul + 6.0 * config.num_layers * seq_len * config.num_heads * config.head_dim
 
 

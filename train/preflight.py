@@ -6,12 +6,13 @@ import shutil
 
 import jax
 
-from data import batches, sources, store
+from data import objectives, store
+from data.objectives import OBJECTIVES
 from data.records import DataError
 from model import config as model_config
 from model.errors import ModelError, nearest
 from model.transformer import Transformer
-from train import footprint
+from train import contrastive, footprint
 from train.errors import Problems, RunError
 from train.mesh import check_batch, check_model, make_mesh
 from train.optimizer import make_optimizer
@@ -61,8 +62,9 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
         tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     tried(_choices, config)
     tried(store.check, config.data)
-    tried(batches.check, config.data)
-    tried(sources.fingerprint, config.data)
+    check_rows, records = objectives.records(config.train.objective)
+    tried(check_rows, config.data)
+    tried(records.fingerprint, config.data)
     tried(_name, run.path)
     tried(writable, run.path, '--run', 'the directory of the run')
     if not pathlib.Path(config.data.cache).is_dir():            # one that is there may hold all that is needed
@@ -75,6 +77,8 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
         return mesh
     tried(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
     tried(_ids, architecture)
+    if config.train.objective == 'contrastive':
+        tried(contrastive.make, config.embedding, architecture.width)
     if not tried.found:
         state, _ = abstract_state(Transformer(architecture), optimizer, mesh, config.train.spike > 0)
         tried(memory, state, jax.local_devices()[0])
@@ -95,6 +99,14 @@ def numbers(config) -> None:
 def _choices(config) -> None:
     if config.train.on_spike not in ON_SPIKE:
         raise RunError(f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}')
+    if config.train.objective not in OBJECTIVES:
+        raise RunError(f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}')
+    if config.train.objective == 'contrastive' and config.mesh.context not in (1, -1):
+        raise RunError(f'config.mesh.context is {config.mesh.context}: expected 1, since a contrastive objective cuts no text over devices')
+    if config.sample.every and not config.model.causal:
+        raise RunError('config.sample.every: a model that sees both ways (config.model.causal) writes no text; expected 0')
+    if config.train.objective == 'tokens' and not config.model.causal:
+        raise RunError("config.model.causal is False: the next token would be seen; expected config.train.objective='contrastive'")
 
 
 def _ids(architecture) -> None:

@@ -7,10 +7,13 @@ from absl import flags
 
 from train import config as configs
 from train import distributed, door, loop, posttrain
+from train.errors import RunError
 
 
 def main() -> None:
     config = configs.get()
+    if config.train.objective == 'contrastive':
+        raise RunError("config.train.objective is 'contrastive': expected python -m train.posttrain, whose model has read before")
     experiment = (posttrain if config.parent else loop).prepare(config, flags.FLAGS.run)
     loop.report(experiment, loop.train(experiment))
 

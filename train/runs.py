@@ -29,7 +29,10 @@ FORMAT = 1      # of the directory; another one is refused (BUILD_NOTES, contrac
 # Fields that a resumed run may change: they say what is watched and kept, not what is computed.
 HARMLESS = ('log.', 'eval.', 'sample.', 'checkpoint.', 'data.cache', 'data.prefetch', 'train.stop_at', 'train.on_spike', 'mesh.', 'parent')
 # Fields younger than runs and results that are kept, with the value that those were made with.
-YOUNGER = {'model.dropout': 0.0, 'train.on_spike': 'stop', 'train.spike': 0.0, 'log.stall': 1800.0}
+YOUNGER = {'model.dropout': 0.0, 'train.on_spike': 'stop', 'train.spike': 0.0, 'log.stall': 1800.0, 'train.objective': 'tokens', 'model.causal': True,
+           'model.logit_scale': False, 'embedding.pooling': 'mean', 'embedding.temperature': 0.05, 'embedding.sizes': '', 'data.pairs.kind': 'given',
+           'data.pairs.words': 64, 'data.pairs.negatives': 0, 'data.pairs.query_len': 0}
+_YOUNGER_GROUPS = ('embedding', 'pairs')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,11 +80,16 @@ class Run:
         except (ValueError, AttributeError) as error:       # names that no field can have
             raise error if isinstance(error, RunError) else RunError(f'{self.config_path}: damaged ({error})') from None
         for name, value in YOUNGER.items():
-            group, field = name.split('.')
-            if not isinstance(found.get(group), ConfigDict):
-                raise RunError(f'{self.config_path}: damaged (expected a group of fields {group!r})')
-            if field not in found[group]:
-                found[group][field] = value
+            *groups, field = name.split('.')
+            there = found
+            for group in groups:
+                if group in _YOUNGER_GROUPS and group not in there:
+                    there[group] = ConfigDict()
+                if not isinstance(there.get(group), ConfigDict):
+                    raise RunError(f'{self.config_path}: damaged (expected a group of fields {group!r})')
+                there = there[group]
+            if field not in there:
+                there[field] = value
         self._check(self.config_path, 'config_hash', config_hash(found))
         return found
 

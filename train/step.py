@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model.transformer import Transformer, output_of, unembed
+from train.contrastive import Contrastive
 from train.losses import chunks_for, in_chunks
 from train.mesh import BATCH, MANUAL, state_shardings
 
@@ -55,8 +56,8 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
     """The jitted train step, its state donated.
 
     Args:
-      loss: (logits, batch) -> (sum to minimise, sums to report, 'nll' and 'weight' among them).
-      accumulation: microbatches that each device's rows are cut into.
+      loss: (logits, batch) -> (sum to minimise, sums to report, 'nll' and 'weight' among them); or a `Contrastive` one, of the whole batch.
+      accumulation: microbatches that each device's rows are cut into; of a contrastive loss, chunks that are embedded one after the other.
       loss_chunks: parts of the columns whose logits are held at one time; 0: as many as memory asks for.
       spike: a gradient norm above this many times its running mean is a spike, as one that is not finite; 0: no mean is kept.
       skip: leave parameters and optimizer as they are in a step with a spike.
@@ -72,14 +73,14 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
         def total(params, micro):
             batch, rows = micro
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
-            return _loss(model, loss, params, batch, mesh, loss_chunks, row_keys=keys)
+            return _loss(model, loss, params, batch, mesh, loss_chunks, keys, accumulation)
 
         def gradients(params, micro):
             (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
             return sums, jax.tree.map(_as_stored, _wide(grads), shardings['params'])
 
         params = state['params']
-        if accumulation == 1:
+        if accumulation == 1 or isinstance(loss, Contrastive):
             sums, grads = gradients(params, (batch, rows))
         else:
             # Rows are dealt to microbatches like cards, so that each microbatch stays spread over `fsdp`.
@@ -108,7 +109,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
         return {name: part for name, part in new.items() if part is not None}, values
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
-        rows = jnp.arange(batch['tokens'].shape[0])        # of the global batch: what is random in a row is so on any mesh
+        rows = jnp.arange(len(next(iter(batch.values()))))       # of the global batch: what is random in a row is so on any mesh
         return _mapped(local_step, mesh, (P(), 'rows and time', 'rows'), (P(), P()))(state, batch, rows)
 
     return jax.jit(step, in_shardings=(shardings, NamedSharding(mesh, BATCH)), donate_argnums=0,
@@ -131,9 +132,11 @@ def model_inputs(batch: dict) -> tuple:
     return batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids')
 
 
-def _loss(model: Transformer, loss, params, batch: dict, mesh: Mesh, loss_chunks: int, **arguments) -> tuple[jax.Array, dict]:
+def _loss(model: Transformer, loss, params, batch: dict, mesh: Mesh, loss_chunks: int, row_keys=None, accumulation: int = 1) -> tuple[jax.Array, dict]:
     """The loss of a batch, its logits in chunks where they would be large."""
-    hidden, _ = model.apply({'params': params}, *model_inputs(batch), logits=False, **arguments)
+    if isinstance(loss, Contrastive):
+        return loss(model, params, batch, row_keys, _manual_axes(mesh), accumulation)
+    hidden, _ = model.apply({'params': params}, *model_inputs(batch), logits=False, row_keys=row_keys)
     rows, columns = batch['tokens'].shape
     parts = mesh.shape['fsdp'] * (mesh.shape['tensor'] if not model.config.vocab_size % mesh.shape['tensor'] else 1)
     chunks = chunks_for(columns, 4 * rows * columns * model.config.vocab_size // parts, loss_chunks)
@@ -146,12 +149,12 @@ def _as_stored(gradient: jax.Array, sharding: NamedSharding) -> jax.Array:
     return jax.lax.with_sharding_constraint(gradient, sharding.spec) if any(sharding.spec) else gradient
 
 
-def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State, loss_chunks: int = 0):
-    """(params, batch) -> the loss's sums over the whole batch, with nothing random."""
+def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State, loss_chunks: int = 0, accumulation: int = 1):
+    """(params, batch) -> the loss's sums over the whole batch, with nothing random. `accumulation`: see `make_step`, for a contrastive loss."""
     manual = _manual_axes(mesh)
 
     def local_sums(params, batch):
-        return _summed(_loss(model, loss, params, batch, mesh, loss_chunks)[1], manual)
+        return _summed(_loss(model, loss, params, batch, mesh, loss_chunks, None, accumulation)[1], manual)
 
     return jax.jit(_mapped(local_sums, mesh, (P(), 'rows and time'), P()), out_shardings=NamedSharding(mesh, P()),
                    in_shardings=(shardings['params'], NamedSharding(mesh, BATCH)))

@@ -214,6 +214,11 @@ class PositionalEncoding:
         return held + (', a sum over queries' if cls.carry is not PositionalEncoding.carry else '')
 
     @property
+    def both_ways(self) -> bool:
+        """Whether it is defined where tokens see those after them, too: it is where it knows nothing of pairs."""
+        return self.enters() <= {'position_ids', 'embed', 'rotate'}
+
+    @property
     def name(self) -> str:
         """Of the scope of the parameters that belong to the whole model."""
         return type(self).__name__.lower()

@@ -30,6 +30,10 @@ class Composite(PositionalEncoding):
                     limited=any(s.limited for s in specs), bias_form=forms.pop() if len(forms) == 1 else 'other' if forms else '',
                     wraps=all(s.wraps for s in specs), task_ids=next((s.task_ids for s in specs if s.task_ids), ''))
 
+    @property
+    def both_ways(self):
+        return all(p.both_ways for p in self.parts)
+
     def enters(self):
         return frozenset().union(*(p.enters() for p in self.parts))
 

@@ -119,6 +119,7 @@ class Xpos(Rope):
     gamma: float = 0.4
     scale_base: float = 512.0
     spec = Spec('xPos', 'Sun et al. 2022, arXiv 2212.10554, equation 12', shift_invariant=True)
+    both_ways = False                         # what lies ahead would grow with its distance
 
     def check(self):
         super().check()

@@ -80,7 +80,8 @@ def test_files_of_beir_and_trec(tmp_path):
     def write(name, text):
         (tmp_path / name).write_text(text, encoding='utf-8')
         return tmp_path / name
-    corpus = write('corpus.jsonl', '{"_id": "1", "title": "Lua", "text": "a lua gira"}\n\n{"_id": "2", "title": "", "text": "sol"}\n{"_id": "3", "text": "mar"}\n')
+    corpus = write('corpus.jsonl', '{"_id": "1", "title": "Lua", "text": "a lua gira"}\n\n'
+                   '{"_id": "2", "title": "", "text": "sol"}\n{"_id": "3", "text": "mar"}\n')
     assert ranking.read_corpus(corpus) == {'1': 'Lua\na lua gira', '2': 'sol', '3': 'mar'}
     assert ranking.read_queries(write('queries.jsonl', '{"_id": "q", "text": "o quê?", "title": "x", "metadata": {}}\n')) == {'q': 'o quê?'}
     want = {'q1': {'d 1': 2, 'd2': 0}, 'q2': {'d2': 1}}

@@ -78,3 +78,27 @@ def test_verdicts():
     assert s.verdict([[-0.3, -0.2, -0.4]])['verdict'] == 'reversed'
     assert s.verdict([[0.5, -0.4, 0.1]])['verdict'] == 'undecided'
     assert s.verdict([[0.5]])['verdict'] == 'undecided' and s.verdict([[], []])['pairs'] == 0
+
+
+def test_spearman_and_its_samples_are_scipys():
+    """Catches ranks of ties in the order of coming, ranks that are not drawn anew, and counts that are forgotten in the mean."""
+    x = RNG.integers(0, 6, 60).astype(float)
+    y = x + RNG.integers(0, 5, 60)
+    found = s.spearman(x, y)
+    assert found.value == pytest.approx(stats.spearmanr(x, y).statistic)
+    sample = np.random.default_rng(0).integers(60, size=(4000, 60))
+    assert found.draws[:50] == pytest.approx([stats.spearmanr(x[row], y[row]).statistic for row in sample[:50]])
+    assert np.isnan(s.spearman([1, 1, 1], [1, 2, 3]).value)
+
+
+def test_two_estimates_of_the_same_items_are_paired():
+    """Catches differences and ratios of independent samples, and samples that depend on how many rows are drawn at a time."""
+    x = RNG.random(300)
+    assert (s.mean(x + 1) - s.mean(x)).interval() == pytest.approx((1, 1))
+    assert (s.mean(3 * x) / s.mean(x)).interval() == pytest.approx((3, 3))
+    other = s.mean(RNG.permutation(x)) - s.mean(x)
+    assert other.value == pytest.approx(0) and np.ptp(other.interval()) > 0.08
+    many = RNG.random(3000)
+    rows = np.random.default_rng(0).integers(3000, size=(4000, 3000))
+    np.testing.assert_array_equal(s.mean(many).draws, many[rows].mean(1))
+    assert not np.isfinite((s.mean(x) / s.mean(0 * x)).interval()).any()            # and no warning

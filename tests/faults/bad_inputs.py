@@ -139,8 +139,8 @@ def normalised(said: str, folder: pathlib.Path) -> str:
 
 
 def cases() -> list[Case]:
-    from tests.faults import cases_config, cases_data, cases_doors, cases_runs
-    return [*cases_config.CASES, *cases_data.CASES, *cases_runs.CASES, *cases_doors.CASES]
+    from tests.faults import cases_config, cases_data, cases_doors, cases_runs, cases_search
+    return [*cases_config.CASES, *cases_data.CASES, *cases_runs.CASES, *cases_doors.CASES, *cases_search.CASES]
 
 
 def table(found: list[tuple[Case, int, str]]) -> str:

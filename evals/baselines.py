@@ -1,0 +1,67 @@
+"""What finds documents without a trained model: words that are the same (BM25, TF-IDF). Their scores come as rows [documents], one a query."""
+import logging
+from collections.abc import Iterator
+
+import bm25s
+import numpy as np
+import Stemmer
+from bm25s.stopwords import STOPWORDS_EN, STOPWORDS_PORTUGUESE
+from scipy import sparse
+
+logging.getLogger('bm25s').setLevel(logging.WARNING)        # it tells of each index
+STOP_WORDS = {'english': STOPWORDS_EN, 'portuguese': STOPWORDS_PORTUGUESE}
+
+
+def language(texts: list[str]) -> str:
+    """The one of STOP_WORDS whose stop words are most frequent in the texts."""
+    found = [word for text in words(texts) for word in text]
+    return max(STOP_WORDS, key=lambda name: sum(word in STOP_WORDS[name] for word in found))
+
+
+def words(texts: list[str], stemmed: str = '') -> list[list[str]]:
+    """The words (of two characters at least) of each text in lower case; `stemmed`: without the stop words of that language, and each
+    cut to its stem (Snowball)."""
+    return bm25s.tokenize(texts, stopwords=STOP_WORDS[stemmed] if stemmed else [], stemmer=Stemmer.Stemmer(stemmed) if stemmed else None,
+                          return_ids=False, show_progress=False)
+
+
+def bm25(queries: list[list[str]], documents: list[list[str]]) -> Iterator[np.ndarray]:
+    """Scores of BM25 (Robertson; Lucene's form, k1 = 1.5, b = 0.75); 0: no word in common."""
+    index = bm25s.BM25()
+    index.index([text or [''] for text in documents], show_progress=False)       # it divides by the length of a text
+    return (index.get_scores(query) if query else np.zeros(len(documents)) for query in queries)
+
+
+def tfidf(documents: list[list[str]], *others: list[list[str]]) -> list[sparse.csr_array]:
+    """Vectors of length 1, [texts, words]: how often a word is there times log((1 + N) / (1 + n)) + 1, n of the N `documents` having it.
+    Of the documents, then of each list of other texts, whose words outside the documents count for nothing."""
+    place: dict[str, int] = {}
+    for word in (word for text in documents for word in text):
+        place.setdefault(word, len(place))
+
+    def counts(texts):
+        known = [[place[word] for word in text if word in place] for text in texts]
+        starts = np.cumsum([0, *map(len, known)])
+        found = sparse.csr_array((np.ones(starts[-1]), np.array([i for row in known for i in row], np.int64), starts), (len(texts), len(place)))
+        found.sum_duplicates()
+        return found
+    found = [counts(texts) for texts in (documents, *others)]
+    held = np.bincount(found[0].indices, minlength=len(place))
+    weight = sparse.diags_array(np.log((1 + len(documents)) / (1 + held)) + 1)
+    return [_unit(matrix @ weight) for matrix in found]
+
+
+def _unit(matrix: sparse.csr_array) -> sparse.csr_array:
+    lengths = np.sqrt((matrix * matrix).sum(1))
+    return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ matrix)
+
+
+def cosines(queries: sparse.csr_array, documents: sparse.csr_array) -> Iterator[np.ndarray]:
+    """Products of each query with all documents."""
+    turned = sparse.csc_array(documents.T)
+    return (np.asarray((queries[[row]] @ turned).todense())[0] for row in range(queries.shape[0]))
+
+
+def alike(first: sparse.csr_array, second: sparse.csr_array) -> np.ndarray:
+    """Products of each row with the same row of the other, [N]."""
+    return np.asarray((first * second).sum(1))

@@ -1,0 +1,81 @@
+"""Search by meaning from the first token to the report, for one positional encoding or several.
+
+    python -m launch.retrieval --out=runs/retrieval
+    python -m launch.retrieval --out=runs/retrieval --positions=rope,alibi,none --texts=TEXTS --answers=QUESTIONS.jsonl --squad=xquad_en.json
+
+For each encoding: reads (configs/search_base.py), learns to answer (configs/search_answers.py), learns to search (configs/search.py), and
+with --collection once more on those texts, without any question. Then all phases are measured beside words and the untrained model
+(evals/retrieval.py). Started again it goes on where it was; encodings trained by other commands with the same --out are measured too where
+--positions names them. --train_only: measures nothing.
+"""
+import pathlib
+import shlex
+import sys
+
+from absl import flags
+from ml_collections import ConfigDict
+
+from configs import search, search_answers, search_base
+from evals import retrieval
+from train import door, loop, posttrain
+from train.errors import RunError
+from train.runs import Run
+
+PHASES = ('base', 'answers', 'search', 'collection')
+
+
+def experiments(positions: str, texts: str, answers: str, collection: str, seed: int) -> dict[str, ConfigDict]:
+    """The phases of one encoding, in order."""
+    found = {'base': search_base.get_config(), 'answers': search_answers.get_config(), 'search': search.get_config()}
+    read = {'base': texts, 'answers': answers, 'search': texts}
+    if collection:
+        found['collection'], read['collection'] = search.get_config(), collection
+        found['collection'].data.pairs.kind = 'cloze'
+        found['collection'].data.validation = 0.0
+        found['collection'].eval.every = 0
+    for phase, config in found.items():
+        config.seed, config.model.positions = seed, positions
+        if read[phase]:
+            config.data.source, config.data.files.paths = 'files', read[phase]
+    return found
+
+
+def train(out: pathlib.Path, name: str, phases: dict[str, ConfigDict]) -> None:
+    """Trains what is not trained yet, each phase from the one before it."""
+    parent = ''
+    for phase, config in phases.items():
+        folder = out / f'{name}-{phase}'
+        config.parent, config.data.cache = parent, str(out / 'cache')
+        print(f'{name}: {phase}', flush=True)
+        experiment = (posttrain if parent else loop).prepare(config, str(folder))
+        loop.report(experiment, loop.train(experiment))
+        parent = str(folder)
+
+
+def main() -> None:
+    f = flags.FLAGS
+    names = f.positions
+    if not f.out:
+        raise RunError('--out is empty: expected a folder')
+    if not names or len(set(names)) != len(names):
+        raise RunError(f'--positions={",".join(names)}: expected encodings, each once')
+    out, phases = pathlib.Path(f.out), {n: experiments(n, f.texts, f.answers, f.collection, f.seed) for n in names}
+    report = None if f.train_only else retrieval.new_folder(str(out / 'report'))
+    for name in names:
+        train(out, name, phases[name])
+    if report:
+        runs = {f'{name}-{phase}': Run.parse(str(out / f'{name}-{phase}')) for name in names for phase in phases[name]}
+        retrieval.report(retrieval.sets_of(f), runs, report, str(out / 'cache'), shlex.join(['python', '-m', 'launch.retrieval', *sys.argv[1:]]))
+        print(f'{report}/report.md, index.html, results.json')
+
+
+if __name__ == '__main__':
+    flags.DEFINE_string('out', 'runs/retrieval', 'Where the runs and the report go')
+    flags.DEFINE_list('positions', ['rope'], 'Positional encodings, separated by commas')
+    flags.DEFINE_string('texts', '', "What is read and searched in training: files, globs and directories. Default: Python's documentation")
+    flags.DEFINE_string('answers', '', 'Questions with answers. Default: those of the atlas')
+    flags.DEFINE_string('collection', '', 'Texts that will be searched, to be learned from without questions')
+    flags.DEFINE_integer('seed', 0, 'Of parameters and data order')
+    flags.DEFINE_bool('train_only', False, 'Measure nothing')
+    retrieval.define_sets()
+    door.run(main)

@@ -1,0 +1,93 @@
+"""Post-training for search as whole small runs: what it takes over, how it goes on, what it refuses, what it learns."""
+import numpy as np
+import pytest
+
+from model.errors import ModelError
+from model.generate import generate
+from tests.train.test_run import lines, same
+from train import checkpoint, config as configs, loop, posttrain
+from train.errors import RunError
+from train.runs import Run
+
+
+@pytest.fixture(scope='module')
+def parent(tiny, cache, tmp_path_factory):
+    path = tmp_path_factory.mktemp('parent') / 'base'
+    loop.train(loop.prepare(tiny(cache), str(path)))
+    return str(path)
+
+
+@pytest.fixture
+def search_config(tiny_config, parent):
+    """Questions about countries and their answers as pairs; attention both ways, a learned scale, dropout, cached chunks on two devices."""
+    c = tiny_config
+    c.parent = parent
+    c.data.atlas.part, c.data.validation, c.data.pairs.query_len = 'answers', 0.2, 24
+    c.model.update(causal=False, logit_scale=True, dropout=0.1)
+    c.train.update(objective='contrastive', accumulation=2)
+    c.embedding.update(pooling='weighted', sizes='8')
+    c.mesh.data = 2
+    return c
+
+
+def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
+    """Catches a scale that is not saved, random keys or pairs that restart, and a second phase that forgets its parent. Then a third phase
+    leaves the scale behind, and writes text again."""
+    run = lambda path: loop.train(posttrain.prepare(search_config.copy_and_resolve_references(), str(path)))
+    straight = run(tmp_path / 'straight')
+    assert straight['validation_accuracy'] >= 0
+    search_config.train.stop_at = 3
+    run(tmp_path / 'parts')
+    search_config.train.stop_at = 0
+    run(tmp_path / 'parts')
+    assert lines(tmp_path / 'parts') == lines(tmp_path / 'straight')
+    found, whole = (checkpoint.load(Run.parse(str(tmp_path / name))) for name in ('parts', 'straight'))
+    assert same(found[1], whole[1]) and found[1]['logit_scale'] != np.float32(np.log(20))
+    with pytest.raises(ModelError, match='embeds texts and writes none'):
+        generate(*found[:2], [[1]], 1)
+    search_config.model.update(causal=True, logit_scale=False)
+    search_config.update(parent=str(tmp_path / 'parts'))
+    search_config.train.objective, search_config.embedding.sizes = 'tokens', ''
+    e = posttrain.prepare(search_config, str(tmp_path / 'writes'), conversations=True)
+    assert set(found[1]) - set(e.state['params']) == {'logit_scale'}
+    assert same({k: v for k, v in found[1].items() if k != 'logit_scale'}, e.state['params'])
+
+
+def test_it_learns_what_belongs_together(search_config, tmp_path):
+    """Catches an objective that does not reach the parameters, or vectors of something else than the text: the answer must be found among
+    those held out far more often than by the parent."""
+    search_config.train.steps, search_config.model.dropout = 60, 0.0
+    search_config.eval.every, search_config.checkpoint.every = 60, 60
+    e = posttrain.prepare(search_config, str(tmp_path / 'search'))
+    before = loop.evaluate(e, e.state['params'])['validation_accuracy']
+    after = loop.train(e)['validation_accuracy']
+    assert after > 0.3 and after > 2 * before
+
+
+@pytest.mark.parametrize('changes, message', [
+    ({'train.objective': 'contrastiv'}, "config.train.objective is 'contrastiv': did you mean 'contrastive'"),
+    ({'train.objective': 'tokens'}, 'config.model.causal is False: the next token would be seen'),
+    ({'mesh.context': 2, 'mesh.data': 1}, 'config.mesh.context is 2: expected 1'),
+    ({'sample.every': 2}, 'config.sample.every: a model that sees both ways'),
+    ({'model.positions': 'alibi'}, 'ALiBi is defined for tokens that see those before them'),
+    ({'embedding.sizes': '8,99'}, "config.embedding.sizes is '8,99': expected numbers from 1 to 32"),
+    ({'data.pairs.kind': 'givn'}, "config.data.pairs.kind is 'givn'")])
+def test_what_cannot_be_is_refused_before_anything_is_written(search_config, tmp_path, changes, message):
+    """Catches a wrong field that is found in the middle of a run, or not at all."""
+    search_config.update_from_flattened_dict(changes)
+    with pytest.raises((RunError, ModelError, ValueError)) as error:
+        posttrain.prepare(search_config, str(tmp_path / 'search'))
+    assert message in str(error.value) and not (tmp_path / 'search').exists()
+
+
+def test_fields_of_another_objective_have_no_effect():
+    """Catches a field that is accepted and not looked at."""
+    from configs import base
+    c = base.get_config()
+    assert configs.lacking(c, 'embedding.pooling') == "config.train.objective='contrastive'"
+    assert configs.lacking(c, 'data.pairs.kind') == "config.train.objective='contrastive'"
+    c.train.objective = 'contrastive'
+    assert configs.lacking(c, 'data.packing') == "config.train.objective='tokens'"
+    c.model.logit_scale = True
+    assert configs.lacking(c, 'embedding.temperature') == 'no config.model.logit_scale, which learns it'
+    assert not configs.lacking(c, 'embedding.pooling')
