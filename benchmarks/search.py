@@ -3,13 +3,13 @@
     python -m benchmarks.search --what=indexing --megabytes=100 > indexing.json
     python -m benchmarks.search --what=vectors --vectors=1000000 > vectors.json
 
-indexing: a corpus that is drawn (words of Zipf's law, a seed) or --paths is indexed once, with --run or else a model of two layers and width 64 that is made
-for it, untrained: the time does not depend on what it knows. Before and after, its sentences are tokenized, on all cores: `ratio` is that rate over the
-other. The parts of the time are told, since that of the model is its own affair.
+indexing: a corpus that is drawn (words of Zipf's law, a seed) or --paths is indexed once, with --run or else a model of two layers and width 64
+that is made for it, untrained: the time does not depend on what it knows. Before and after, its sentences are tokenized, on all cores: `ratio`
+is the rate of indexing over that. The parts of the time are told, since that of the model is its own affair.
 
-vectors: like embeddings, not embeddings: chunks of documents of topics, in 48 directions of falling strength with some noise around and a common mean (with
---run: embeddings by that run of spans of Python's documentation). Graph and exact search (numpy: a product with the float32 matrix, argpartition) take turns
-at each query. What opening reads is looked at in a process of its own, the file dropped from the page cache.
+vectors: like embeddings, not embeddings: chunks of documents of topics, in 48 directions of falling strength with some noise around and a common
+mean (with --run: embeddings by that run of spans of Python's documentation). Graph and exact search (numpy: a product with the float32 matrix,
+argpartition) take turns at each query. What opening reads is looked at in a process of its own, the file dropped from the page cache.
 """
 import functools
 import json
@@ -69,9 +69,14 @@ def small_run(folder: pathlib.Path) -> str:
     return str(folder / 'run')
 
 
-def tokenizing(paths: list[str], tokenizer) -> tuple[int, float]:
+def clocks() -> np.ndarray:
+    """Seconds of the wall, and of all cores."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def tokenizing(paths: list[str], tokenizer) -> tuple[int, np.ndarray]:
     """Bytes of all files, and seconds to tokenize their sentences."""
-    size, seconds, sentences = 0, 0.0, []
+    size, seconds, sentences = 0, np.zeros(2), []
     files = sorted(p for path in map(pathlib.Path, paths) for p in (path.rglob('*') if path.is_dir() else [path]) if p.is_file())
     for path in [*files, None]:
         if path is not None:
@@ -79,9 +84,9 @@ def tokenizing(paths: list[str], tokenizer) -> tuple[int, float]:
             size += path.stat().st_size
             sentences += re.split(r'(?<=[.!?])\s+|\n+', text)
         if sentences and (path is None or len(sentences) > _SENTENCES):
-            began = time.perf_counter()
+            began = clocks()
             tokenizer.encode_batch(sentences)
-            seconds, sentences = seconds + time.perf_counter() - began, []
+            seconds, sentences = seconds + clocks() - began, []
     return size, seconds
 
 
@@ -110,16 +115,18 @@ def indexing(folder: pathlib.Path, run: str, paths: list[str], megabytes: float)
     for target, name, what in ((update.Update, '_read', 'reading_and_cutting'), (reader, 'encode', 'tokenizing'), (reader, 'embed', 'model'),
                                (lexical, 'build', 'words'), (vectors, 'add', 'graph'), (Folder, 'publish', 'publishing')):
         timed(target, name, what)
-    began = time.perf_counter()
+    began = clocks()
     said = update.Update(Folder(str(folder / 'index')), reader, {}, False).run(paths, [])
-    seconds = time.perf_counter() - began
+    seconds = clocks() - began
     _, after = tokenizing(paths, reader.tokenizer)
-    parts['rest'] = seconds - sum(parts.values())
+    parts['rest'] = seconds[0] - sum(parts.values())
     rate, alone = size / seconds / 1e6, size / ((before + after) / 2) / 1e6
     bytes_of = {p.name: p.stat().st_size for p in (folder / 'index').rglob('*') if p.is_file()}
-    return dict(said=said.rpartition(': ')[2], megabytes=size / 1e6, indexing_mb_per_second=rate, tokenizing_mb_per_second=alone, ratio=rate / alone,
-                ratio_without_the_model=size / (seconds - parts['model']) / 1e6 / alone, seconds=seconds, seconds_of_parts=parts,
-                seconds_of_tokenizing_alone=[before, after], width=reader.size, device=jax.devices()[0].device_kind, index_bytes=bytes_of)
+    return dict(said=said.rpartition(': ')[2], megabytes=size / 1e6, indexing_mb_per_second=rate[0], tokenizing_mb_per_second=alone[0],
+                ratio=rate[0] / alone[0], ratio_of_processor_time=rate[1] / alone[1],
+                ratio_without_the_model=size / (seconds[0] - parts['model']) / 1e6 / alone[0], seconds=seconds[0], seconds_of_parts=parts,
+                seconds_of_tokenizing_alone=[before[0], after[0]], processor_seconds=dict(indexing=seconds[1], tokenizing=[before[1], after[1]]),
+                width=reader.size, chunk=reader.trained, device=jax.devices()[0].device_kind, cores=os.cpu_count(), index_bytes=bytes_of)
 
 
 def draw_vectors(count: int, size: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
@@ -182,6 +189,23 @@ def probe(path: str, queries: str, out) -> None:
                  mib_after_1000_queries=dict(zip(names, (searched - before).tolist()))))
 
 
+def compare(index, known: np.ndarray, asked: np.ndarray) -> tuple[float, dict[str, list[float]]]:
+    """Recall at 10 of a graph beside exact search, and the seconds of each query to both, which take turns."""
+    seconds: dict[str, list[float]] = dict(graph=[], exact=[])
+    hits = 0
+    for query in asked:
+        began = time.perf_counter()
+        near = index.search(query, 10, threads=1).keys
+        middle = time.perf_counter()
+        scores = known @ query
+        best = np.argpartition(scores, -10)[-10:]
+        best = best[np.argsort(-scores[best])]
+        seconds['graph'].append(middle - began)
+        seconds['exact'].append(time.perf_counter() - middle)
+        hits += len(set(near.tolist()) & set(best.tolist()))
+    return hits / 10 / len(asked), seconds
+
+
 def graph(folder: pathlib.Path, run: str, count: int, size: int, queries: int) -> dict:
     """Recall at 10, seconds of a query, and what opening reads."""
     known, asked = embed_spans(run, count, queries) if run else draw_vectors(count, size, queries)
@@ -189,34 +213,21 @@ def graph(folder: pathlib.Path, run: str, count: int, size: int, queries: int) -
     for i in range(0, count, 5000):
         vectors.add(index, np.arange(i, min(i + 5000, count)), known[i:i + 5000].astype(np.float16))
     building, path = time.perf_counter() - began, str(folder / 'graph')
-    index.save(path)
+    vectors.save(index, path)
     np.save(folder / 'queries.npy', asked, allow_pickle=False)
     index = vectors.view(path)
-    seconds: dict[str, list[float]] = dict(graph=[], exact=[])
-    hits = 0
-
-    def exact(query):
-        scores = known @ query
-        best = np.argpartition(scores, -10)[-10:]
-        return best[np.argsort(-scores[best])]
-    for query in asked:
-        began = time.perf_counter()
-        near = index.search(query, 10, threads=1).keys
-        middle = time.perf_counter()
-        true = exact(query)
-        seconds['graph'].append(middle - began)
-        seconds['exact'].append(time.perf_counter() - middle)
-        hits += len(set(near.tolist()) & set(true.tolist()))
+    recall, seconds = compare(index, known, asked)
     del index                               # what is mapped somewhere stays in the page cache
-    answers = multiprocessing.get_context('spawn').Queue()
-    process = multiprocessing.get_context('spawn').Process(target=probe, args=(path, str(folder / 'queries.npy'), answers))
+    context = multiprocessing.get_context('spawn')
+    answers = context.Queue()
+    process = context.Process(target=probe, args=(path, str(folder / 'queries.npy'), answers))
     process.start()
-    opening = answers.get()
+    opening = answers.get(timeout=600)
     process.join()
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return dict(vectors=count, size=known.shape[1], kind=f'embeddings by {run}' if run else 'drawn', queries=len(asked), settings=vectors.SETTINGS,
-                recall_at_10=hits / 10 / len(asked), graph_seconds=median['graph'], exact_seconds=median['exact'],
-                times_faster=median['exact'] / median['graph'], building_seconds=building, opening=opening, cores=os.cpu_count(),
+                recall_at_10=recall, graph_seconds=median['graph'], exact_seconds=median['exact'], times_faster=median['exact'] / median['graph'],
+                building_seconds=building, opening=opening, cores=os.cpu_count(),
                 raw={name: [round(x, 6) for x in values] for name, values in seconds.items()})
 
 

@@ -4,14 +4,16 @@
     python -m apps.search query --index=runs/index "how are texts cut into chunks"
     python -m apps.search eval --index=runs/index --queries=queries.jsonl --qrels=qrels/test.tsv --out=run.trec
 
-index: text, Markdown, source code, HTML, JSON lines (a record each, its id in `_id`) and PDF; without PATH Python's own documentation, or what the index
-already holds. Run it again after changes: only changed files are embedded. query: without words it reads queries from stdin, one a line.
+index: text, Markdown, source code, HTML, JSON lines (a record each, its id in `_id`) and PDF; without PATH Python's own documentation, or
+what the index already holds. Run it again after changes: only changed files are embedded. A further PATH is added, --remove takes one out.
+query: without words it reads queries from stdin, one a line.
 """
 import json
 import sys
 
 from absl import flags
 
+from apps.search import MODES
 from apps.search.store import Folder
 from data.records import printable
 from model.errors import nearest
@@ -20,14 +22,13 @@ from train.errors import RunError
 from train.runs import Run
 
 COMMANDS = ('index', 'query', 'eval')
-MODES = ('hybrid', 'semantic', 'lexical')
 
 
 def define_flags() -> None:
     flags.DEFINE_string('index', '', 'Folder of the index')
     flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index')
     flags.DEFINE_bool('progress', None, 'Show progress bars. Default: on a terminal')
-    flags.DEFINE_integer('chunk', None, "index: tokens of a chunk at most. Default: 256, or the model's context", lower_bound=32)
+    flags.DEFINE_integer('chunk', None, "index: tokens of a chunk at most. Default: 256, or what the run was trained with", lower_bound=32)
     flags.DEFINE_integer('overlap', None, 'index: tokens that a chunk shares with the one before. Default: an eighth of a chunk', lower_bound=0)
     flags.DEFINE_string('pooling', None, 'index: mean, last or weighted. Default: as the run was trained')
     flags.DEFINE_integer('size', None, 'index: leading dimensions of vectors that are kept. Default: all', lower_bound=1)
@@ -47,7 +48,8 @@ def index(folder: Folder, paths: list[str], progress: bool) -> None:
     from apps.search.reader import Reader
     from apps.search.update import Update
     f, made = flags.FLAGS, (folder.manifest() or {}).get('made', {})
-    reader = Reader(Run.parse(f.run or (f'{made["run"]}@{made["step"]}' if made else '')), f.pooling or made.get('pooling', ''), f.size or made.get('size', 0))
+    run = Run.parse(f.run or (f'{made["run"]}@{made["step"]}' if made else ''))
+    reader = Reader(run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0))
     settings = {name: f[name].value for name in ('chunk', 'overlap', 'text_field', 'language')}
     print(printable(Update(folder, reader, settings, progress).run(paths, f.remove)))
 

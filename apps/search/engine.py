@@ -2,6 +2,7 @@
 import dataclasses
 import functools
 import json
+import os
 import sqlite3
 
 import numpy as np
@@ -16,7 +17,6 @@ from train.errors import RunError
 from train.runs import Run
 
 _AMONG = 'IN (SELECT value FROM json_each(?))'
-MODES = ('hybrid', 'semantic', 'lexical')
 _FEW = 20_000       # chunks of the files that are asked for, at most, that are compared one by one
 _FUSED = 100        # places of each ranking that count in a hybrid one, at least
 _PASSAGE = 24       # words of a passage, of whole sentences
@@ -114,9 +114,9 @@ class Engine:
 
     def _allowed(self, paths: list[str]) -> np.ndarray:
         """Ids, ascending, of the chunks of files that a pattern matches. Raises RunError where there is none."""
-        patterns = [p + '*' * p.endswith('/') for path in paths for p in (path, '*/' + path.removeprefix('./'), name_of(path) if path[:3] == '../' else path)]
-        found = self._rows(f'SELECT id FROM chunks WHERE file IN (SELECT id FROM files WHERE {" OR ".join(["name GLOB ?"] * len(patterns))}) ORDER BY id',
-                           *patterns)
+        patterns = [p + '/*' * path.endswith('/') for path in paths for p in (name_of(path), '*/' + os.path.normpath(path))]
+        named = ' OR '.join(['name GLOB ?'] * len(patterns))
+        found = self._rows(f'SELECT id FROM chunks WHERE file IN (SELECT id FROM files WHERE {named}) ORDER BY id', *patterns)
         if not found:
             raise RunError(f'--path={" --path=".join(paths)}: matches no file that is indexed; expected a pattern like \'docs/*.md\'')
         return np.array(found)[:, 0]

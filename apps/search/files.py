@@ -190,8 +190,8 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
 class _Page(html.parser.HTMLParser):
     """Collects what a reader sees: `rows` of (line of the file, text)."""
     HIDDEN = ('script', 'style', 'template', 'noscript', 'svg')
-    FLOWING = ('a', 'abbr', 'b', 'bdi', 'bdo', 'cite', 'code', 'data', 'del', 'dfn', 'em', 'font', 'i', 'ins', 'kbd', 'label', 'mark', 'q', 's', 'samp',
-               'small', 'span', 'strong', 'sub', 'sup', 'time', 'tt', 'u', 'var', 'wbr')      # do not end a line
+    FLOWING = ('a', 'abbr', 'b', 'cite', 'code', 'del', 'dfn', 'em', 'font', 'i', 'ins', 'kbd', 'label', 'mark', 'q', 's', 'samp', 'small', 'span',
+               'strong', 'sub', 'sup', 'time', 'tt', 'u', 'var', 'wbr')      # do not end a line
 
     def __init__(self):
         super().__init__()

@@ -11,8 +11,8 @@ _DEEP = 1000        # chunks that are ranked for a query; their documents are wh
 
 
 def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progress: bool) -> dict:
-    """{'queries', 'lacking', measure: [mean, low, high]}: 95 % intervals over queries; `lacking`: judged documents that are not indexed. Writes a TREC run
-    file to `out`, where given. Raises DataError where a judged query has no text."""
+    """{'queries', 'lacking', measure: [mean, low, high]}: 95 % intervals over queries; `lacking`: judged documents that are not indexed.
+    Writes a TREC run file to `out`, where given. Raises DataError where a judged query has no text."""
     texts, judged = ranking.read_queries(queries), ranking.read_qrels(qrels)
     unknown = sorted(judged.keys() - texts.keys())
     if unknown:

@@ -25,9 +25,10 @@ class Reader:
         """`pooling`: '': as config.embedding says. `size`: dimensions, 0: all."""
         run = checkpoint.pinned(run)
         model, params, self.tokenizer, config = checkpoint.load(run)
-        pooling = pooling or config.get('embedding', {}).get('pooling', 'mean')
+        pooling = pooling or config.embedding.pooling
         self._embedder = Embedder(model, params, pooling, size)
         self.size, self.longest = self._embedder.size, self._embedder.longest
+        self.trained = min(config.data.seq_len, self.longest)       # tokens of a text in training
         sums = {name: [int(n) for n in v] for name, v in jax.device_get(checkpoint.checksums({'params': params})).items()}
         where = os.fspath(run.path)
         self.made = dict(run=where if '://' in where else os.path.abspath(where), step=run.step, config_hash=config_hash(config),
@@ -44,7 +45,8 @@ class Reader:
 
 def check_same(folder, then: dict, now: dict) -> None:
     """Raises RunError where an index was made with something else than what is asked for now."""
-    differ = [f'{_SAID.get(name, name)} {_short(then[name])} there, {_short(now[name])} here' for name in then if name != 'run' and then[name] != now[name]]
+    differ = [f'{_SAID.get(name, name)} {_short(then[name])} there, {_short(now[name])} here' for name in then
+              if name != 'run' and then[name] != now[name]]
     if differ:
         of = f' (that of --run={then["run"]}@{then["step"]})' if 'run' in then else ''
         raise RunError(f'{folder}: was indexed with something else: {"; ".join(differ)}. Ask for the same{of}, or index into another folder')

@@ -1,6 +1,8 @@
 """Hits as a person reads them, and as JSON."""
+import dataclasses
 import json
 import os
+import re
 import textwrap
 
 from apps.search.engine import Hit
@@ -34,14 +36,15 @@ def told(hits: list[Hit], color: bool) -> str:
 def _snippet(hit: Hit) -> str:
     """The lines of the passage, which is marked, and some text round it."""
     begin, end = hit.passage
-    first = 0 if begin <= _AROUND else max(hit.text.find(' ', begin - _AROUND, begin), hit.text.find('\n', begin - _AROUND, begin)) + 1 or begin
-    last = len(hit.text) if len(hit.text) <= end + _AROUND else max(hit.text.rfind(' ', end, end + _AROUND), hit.text.rfind('\n', end, end + _AROUND), end)
-    before, passage, after = (printable(hit.text[a:b]) for a, b in ((first, begin), (begin, end), (end, last)))
-    return f'{"… " * (first > 0)}{before}{_MARKS[0]}{passage}{_MARKS[1]}{after}{" …" * (last < len(hit.text))}'
+    before, passage, after = hit.text[:begin], hit.text[begin:end], hit.text[end:]
+    if len(before) > _AROUND:
+        before = '… ' + re.sub(r'^\S*\s+', '', before[-_AROUND:])
+    if len(after) > _AROUND:
+        after = re.sub(r'\s+\S*$', '', after[:_AROUND]) + ' …'
+    return f'{printable(before)}{_MARKS[0]}{printable(passage)}{_MARKS[1]}{printable(after)}'
 
 
 def as_json(query: str, mode: str, hits: list[Hit]) -> str:
-    """One object in a line: what was asked, and the hits, best first."""
-    found = [dict(path=hit.path, record=hit.record, line=hit.line, end_line=hit.end_line, start=hit.start, end=hit.end, score=hit.score, text=hit.text,
-                  passage=dict(start=hit.start + hit.passage[0], end=hit.start + hit.passage[1], text=hit.text[slice(*hit.passage)])) for hit in hits]
-    return json.dumps(dict(query=query, mode=mode, results=found))
+    """One object in a line: what was asked, and the hits, best first; the passage with its place in the document."""
+    passages = [dict(start=hit.start + hit.passage[0], end=hit.start + hit.passage[1], text=hit.text[slice(*hit.passage)]) for hit in hits]
+    return json.dumps(dict(query=query, mode=mode, results=[{**dataclasses.asdict(hit), 'passage': passage} for hit, passage in zip(hits, passages)]))

@@ -61,7 +61,8 @@ class Folder:
 
     def part(self, manifest: dict, part: str) -> pathlib.Path:
         """Where one of PARTS is; of a state that has none yet, where that of the next one is to be."""
-        return self.path / (next((name.partition('/')[0] for name in manifest['files'] if name.startswith(part)), '') or self.next(manifest, part).name)
+        found = [name.partition('/')[0] for name in manifest['files'] if name.startswith(part)]
+        return self.path / found[0] if found else self.next(manifest, part)
 
     def next(self, manifest: dict, part: str) -> pathlib.Path:
         """Where a part of the next state is to be."""

@@ -1,7 +1,7 @@
 """Indexing: an index is brought up to the files that PATHs lead to now.
 
 Three steps, each of which goes on where it was interrupted: changed files are read and cut into chunks, a transaction each; chunks without
-a vector are embedded, a transaction for every 2,000; what is searched is built from them and takes the place of the older state at once.
+a vector are embedded, a transaction for every 1,000; what is searched is built from them and takes the place of the older state at once.
 """
 import contextlib
 import logging
@@ -21,7 +21,7 @@ from data.records import Broken, DataError
 from train.errors import RunError, Stopped
 
 _LOG = logging.getLogger('ordem')
-_TOGETHER = 2_000       # chunks that are embedded at a time
+_TOGETHER = 1_000       # chunks that are embedded at a time
 _ADDED = 5_000          # vectors that are put into the graph at a time
 _TOLD = 100             # files and records passed over that are named; all are counted
 
@@ -102,7 +102,7 @@ class Update:
 
     def _resolved(self, before: dict) -> dict:
         chosen = {'text_field': 'text', 'language': 'english', **before, **{name: value for name, value in self._asked.items() if value is not None}}
-        chunk = chosen.setdefault('chunk', min(256, self._reader.longest))
+        chunk = chosen.setdefault('chunk', min(256, self._reader.trained))
         if not 32 <= chunk <= self._reader.longest:
             raise RunError(f'--chunk is {chunk}: expected 32 to {self._reader.longest}, the context of the model')
         if not 0 <= chosen.setdefault('overlap', chunk // 8) <= chunk // 2:

@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 
+from apps.search import MODES
 from apps.search import engine as engines
 from apps.search import judged, show, update, vectors
 from apps.search.engine import Engine
@@ -49,7 +50,7 @@ def results(folder, reader, query='whiskers of the oolong moon', count=30):
     """What queries of all modes find, without the numbers of the rows."""
     e = opened(folder, reader)
     return {mode: [(hit.path, hit.line, hit.end_line, hit.start, hit.end, round(hit.score, 3), hit.text, hit.passage)
-                   for hit in e.search(query, count, mode, [])] for mode in engines.MODES}
+                   for hit in e.search(query, count, mode, [])] for mode in MODES}
 
 
 def test_meaning_is_the_order_of_all_vectors(reader, notes, tmp_path):
@@ -79,7 +80,7 @@ def test_words_find_what_meaning_does_not(reader, notes, tmp_path):
     whiskers = e.search('whiskers 1444', 3, 'lexical', [])
     assert 'day 1444' in whiskers[0].text and whiskers[0].score > whiskers[1].score > 0 and 'whiskers' in whiskers[1].text
     e = opened(tmp_path / 'ix', reader)
-    ranks = {mode: [key for key, _ in e.rank('lighthouse', 100, mode)] for mode in engines.MODES}
+    ranks = {mode: [key for key, _ in e.rank('lighthouse', 100, mode)] for mode in MODES}
     best, = ranks['lexical']
     assert ranks['hybrid'][0] == best and set(ranks['hybrid']) == set(ranks['semantic'])
     expected = 1 / 61 + 1 / (61 + ranks['semantic'].index(best))
@@ -128,7 +129,7 @@ def test_only_what_changed_is_embedded(reader, notes, tmp_path, monkeypatch):
     embedded = []
 
     class Counting:
-        made, size, longest, tokenizer, encode = reader.made, reader.size, reader.longest, reader.tokenizer, reader.encode
+        made, size, longest, trained, tokenizer, encode = reader.made, reader.size, reader.longest, 128, reader.tokenizer, reader.encode
 
         @staticmethod
         def embed(ids):
@@ -183,7 +184,7 @@ def test_an_index_may_become_empty(reader, notes, tmp_path):
     """Catches a fault where no chunk is left."""
     index(reader, tmp_path / 'ix', notes / 'tea.md')
     assert index(reader, tmp_path / 'ix', remove=[notes]).endswith('1 removed, 0 skipped; 0 chunks')
-    assert results(tmp_path / 'ix', reader) == dict.fromkeys(engines.MODES, [])
+    assert results(tmp_path / 'ix', reader) == dict.fromkeys(MODES, [])
 
 
 @pytest.mark.parametrize('few', [0, 20_000])

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from apps.search import engine as engines
+from apps.search import MODES
 from apps.search import files, update
 from apps.search.engine import Engine
 from apps.search.reader import Reader
@@ -41,7 +41,7 @@ def index(reader, folder, *paths, **asked):
 def results(folder, reader, query='about number 12 and aaaaa'):
     e = Engine(Folder(str(folder)))
     e._reader = reader
-    return {mode: [(hit.path, hit.start, round(hit.score, 3), hit.text) for hit in e.search(query, 99, mode, [])] for mode in engines.MODES}
+    return {mode: [(hit.path, hit.start, round(hit.score, 3), hit.text) for hit in e.search(query, 99, mode, [])] for mode in MODES}
 
 
 @pytest.fixture
@@ -201,7 +201,7 @@ def test_an_open_index_keeps_its_state(reader, notes, tmp_path):
     index(reader, tmp_path / 'ix', notes)
     e = Engine(Folder(str(tmp_path / 'ix')))
     e._reader = reader
-    look = lambda: [(h.path, h.text, h.score) for mode in engines.MODES for h in e.search('about number', 99, mode, [])]
+    look = lambda: [(h.path, h.text, h.score) for mode in MODES for h in e.search('about number', 99, mode, [])]
     before = look()
     shutil.rmtree(notes)
     notes.mkdir()
