@@ -9,6 +9,7 @@ what the index already holds. Run it again after changes: only changed files are
 query: without words it reads queries from stdin, one a line.
 """
 import json
+import signal
 import sys
 
 from absl import flags
@@ -58,6 +59,7 @@ def query(folder: Folder, words: list[str]) -> None:
     from apps.search import show
     from apps.search.engine import Engine
     f, engine = flags.FLAGS, Engine(folder, flags.FLAGS.run)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)        # `| head`
     terminal = sys.stdin.isatty() and not words
     if words and not ' '.join(words).strip():
         raise RunError('the query is empty: expected words')

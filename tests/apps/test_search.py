@@ -8,10 +8,11 @@ import pytest
 
 from apps.search import MODES
 from apps.search import engine as engines
-from apps.search import judged, show, update, vectors
+from apps.search import files, judged, show, update, vectors
 from apps.search.engine import Engine
 from apps.search.reader import Reader
 from apps.search.store import Folder
+from data.records import Record
 from train.runs import Run
 
 
@@ -178,6 +179,22 @@ def test_paths_add_up_and_are_taken_out(reader, notes, tmp_path):
     assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 1 unchanged, 0 removed, 0 skipped')
     (notes / 'tea.md').unlink()
     assert index(reader, tmp_path / 'ix', notes).startswith('4 new, 0 changed, 0 unchanged, 1 removed')
+
+
+def test_without_a_path_python_is_indexed(reader, tmp_path, monkeypatch):
+    """Catches a default that needs files, one that is written anew each time, and one that an index of something else gets as well."""
+    records = [Record(f'pydoc:{name}', f'{name} is a module that {does}.\n\n{name}.first does é {does}.') for name, does in
+               (('json', 'reads'), ('csv', 'writes'), ('os.path', 'joins'))]
+    monkeypatch.setattr(files.sources, 'read', lambda config: iter(records if config.source == 'pydoc' else ()))
+    assert index(reader, tmp_path / 'ix').startswith('3 new, 0 changed, 0 unchanged, 0 removed, 0 skipped')
+    hit = opened(tmp_path / 'ix').search('joins', 1, 'lexical', ['os.path*'])[0]
+    assert hit.path == f'{tmp_path}/ix/pydoc/os.path.txt' and open(hit.path).read()[hit.start:hit.end] == hit.text
+    records[1] = Record('pydoc:csv', 'csv is another module now.')
+    assert index(reader, tmp_path / 'ix').startswith('0 new, 1 changed, 2 unchanged, 0 removed, 0 skipped')
+    (tmp_path / 'one').mkdir()
+    (tmp_path / 'one/a.txt').write_text('Only this.')
+    assert index(reader, tmp_path / 'one/ix', tmp_path / 'one').startswith('1 new,')            # its own folder is passed over
+    assert index(reader, tmp_path / 'one/ix').startswith('0 new, 0 changed, 1 unchanged,')
 
 
 def test_an_index_may_become_empty(reader, notes, tmp_path):

@@ -56,7 +56,8 @@ def log():
 
 
 def test_what_cannot_be_read_is_named_and_the_rest_indexed(reader, notes, tmp_path, log, monkeypatch):
-    """Catches a bad file that ends indexing, one that is passed over in silence, one whose old text is still found, and a warning that is told once only."""
+    """Catches a bad file that ends indexing, one that is passed over in silence, one whose old text is still found, and a warning that is not
+    repeated."""
     index(reader, tmp_path / 'ix', notes)
     (notes / '1.txt').write_bytes(b'caf\xe9')
     (notes / '2.txt').write_bytes(b'\0\1\2')
@@ -83,9 +84,10 @@ def test_what_cannot_be_read_is_named_and_the_rest_indexed(reader, notes, tmp_pa
     assert said.startswith('1 new, 0 changed, 3 unchanged, 0 removed, 11 skipped; ')
     told = {line.removeprefix(f'skipped {notes}/').partition(': ')[0]: line for line in log}
     assert len(log) == len(told) == 11
-    for name, reason in {'1.txt': 'invalid UTF-8 in line 1', '2.txt': 'a binary file', 'empty.md': 'an empty file', 'blank.md': 'no text in it', 'bad.pdf': 'broken PDF',
-                         'line.log': 'line 1 has more than 4 MiB', 'other.txt': 'line 1 has more than 4 MiB', 'pipe': 'a pipe, socket', 'loop': 'symbolic link',
-                         'rows.jsonl:2': 'broken record', '3.txt': 'cannot be read: Permission denied'}.items():
+    reasons = {'1.txt': 'invalid UTF-8 in line 1', '2.txt': 'a binary file', 'empty.md': 'an empty file', 'blank.md': 'no text in it',
+               'bad.pdf': 'broken PDF', 'line.log': 'line 1 has more than 4 MiB', 'other.txt': 'line 1 has more than 4 MiB',
+               'pipe': 'a pipe, socket', 'loop': 'symbolic link', 'rows.jsonl:2': 'broken record', '3.txt': 'cannot be read: Permission denied'}
+    for name, reason in reasons.items():
         assert reason in told[name] and told[name].count('\n') == 0
     paths = {os.path.basename(path) for path, *_ in results(tmp_path / 'ix', reader)['semantic']}
     assert paths == {'0.txt', '3.txt', '4.txt', '5.txt', 'rows.jsonl'}           # of 3.txt what was indexed before
@@ -173,7 +175,8 @@ def test_kill_and_signals(search_run, notes, tmp_path):
     process = start(0.5)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate()
-    assert process.returncode == 143 and err == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same command goes on from there\n'
+    assert process.returncode == 143
+    assert err == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same command goes on from there\n'
     db = sqlite3.connect(next((tmp_path / 'ix').glob('chunks-1.db')))
     assert db.execute('SELECT count(*) FROM files').fetchone()[0] == 56
     db.close()
@@ -285,6 +288,23 @@ def test_a_work_in_progress_that_is_damaged(reader, notes, tmp_path, monkeypatch
     with pytest.raises(RunError, match='cannot be written: .*remove'):
         index(reader, tmp_path / 'ix', notes)
     assert results(tmp_path / 'ix', reader) == good
+
+
+@pytest.mark.parametrize('target, name', [(shutil, 'copyfile'), (update.vectors.Index, 'save'), (np, 'save')])
+def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name):
+    """Catches a traceback, and a state that is published without one of its files."""
+    index(reader, tmp_path / 'ix', notes)
+    good = results(tmp_path / 'ix', reader)
+    (notes / '0.txt').unlink()
+
+    def full(*_, **__):
+        raise RuntimeError('No space left on device') if name == 'save' and target is not np else OSError(28, 'No space left on device')
+    with monkeypatch.context() as m, pytest.raises(RunError, match='cannot be written: .*No space left on device.*goes on when it can'):
+        m.setattr(target, name, full)
+        index(reader, tmp_path / 'ix', notes)
+    assert results(tmp_path / 'ix', reader) == good
+    index(reader, tmp_path / 'ix', notes)
+    assert {path for path, *_ in good['semantic']} - {path for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {str(notes / '0.txt')}
 
 
 def test_another_model_is_refused(reader, search_run, notes, tmp_path):

@@ -87,10 +87,11 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, name, content, reaso
 
 def test_html_is_what_a_reader_sees(tmp_path):
     """Catches scripts and markup in the text, words that inline tags break, and lines of the text in place of the file's."""
-    part, = read(tmp_path, 'a.html', '<title>Tea</title>\n<style>p {x}</style><script>\nsecret()\n</script>\n<p>How to\n  make <b>gr</b>een&nbsp;tea &amp; more\n'
-                                     '<li>One<li>Two\n<pre>boil <i>w</i>\n\n  wait</pre>after')
+    part, = read(tmp_path, 'a.html', '<title>Tea</title>\n<style>p {x}</style><script>\nsecret()\n</script>\n'
+                                     '<p>How to\n  make <b>gr</b>een&nbsp;tea &amp; more\n<li>One<li>Two\n<pre>boil <i>w</i>\n\n  wait</pre>after')
     rows = dict(zip(part.text.split('\n'), part.lines))
-    assert {row: rows[row] for row in rows if row} == {'Tea': 1, 'How to make green tea & more': 5, 'One': 7, 'Two': 7, 'boil w': 8, '  wait': 10, 'after': 10}
+    assert {row: rows[row] for row in rows if row} == {'Tea': 1, 'How to make green tea & more': 5, 'One': 7, 'Two': 7, 'boil w': 8, '  wait': 10,
+                                                       'after': 10}
     assert len(part.lines) == part.text.count('\n') + 1
 
 
@@ -120,13 +121,15 @@ def pdf(*pages: str) -> bytes:
         places.append(len(out))
         out += f'{number} 0 obj{body}endobj\n'.encode()
     table = ''.join(f'{place:010} 00000 n \n' for place in places)
-    return out + f'xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\nstartxref\n{len(out)}\n%%EOF'.encode()
+    end = f'xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\nstartxref\n{len(out)}\n%%EOF'
+    return out + end.encode()
 
 
 def test_pages_of_a_pdf(tmp_path):
     """Catches text without its page, and a damaged page that ends in a traceback."""
     whole = pdf('First page', 'Second page')
-    assert [(p.text.strip(), p.lines[0], p.offset) for p in read(tmp_path, 'a.pdf', whole)] == [('First page', 1, 0), ('Second page', 2, len('First page'))]
+    found = [(p.text.strip(), p.lines[0], p.offset) for p in read(tmp_path, 'a.pdf', whole)]
+    assert found == [('First page', 1, 0), ('Second page', 2, len('First page'))]
     rng = random.Random(0)
     for _ in range(40):
         harmed = bytearray(whole)
@@ -183,7 +186,8 @@ def test_chunks_end_with_paragraphs_else_sentences(tokenizer):
     """Catches cuts at any word where a paragraph or a sentence ends nearby."""
     splitter = Splitter(lambda words: [(0,)] * len(words), 23)                 # a token a word: 20 words
     paragraph = 'one two three four five six. seven eight nine ten eleven twelve'
-    assert [paragraph == f'{paragraph}\n\n{paragraph}\n\n{paragraph}'[a:b] for a, b in splitter.chunks(f'{paragraph}\n\n{paragraph}\n\n{paragraph}')] == [True] * 3
+    three = '\n\n'.join([paragraph] * 3)
+    assert [three[a:b] for a, b in splitter.chunks(three)] == [paragraph] * 3
     line = 'a b c d e f g h i j k l. m n o p q r s t u v w x y z'
     first, second = splitter.chunks(line)
     assert line[slice(*first)].endswith('l.') and line[slice(*second)].startswith('m ')
