@@ -6,7 +6,7 @@ ARROWS = {   # a room may import these besides itself
     'configs': set(), 'data': set(), 'model': set(), 'train': {'data', 'model'},
     'evals': {'data', 'model', 'train.checkpoint', 'train.runs', 'train.door', 'train.errors', 'train.metrics',
               'train.losses'},
-    'apps': {'data', 'model', 'train.checkpoint', 'train.config', 'train.runs', 'train.door', 'train.errors'}}
+    'apps': {'data', 'model', 'evals.ranking', 'train.checkpoint', 'train.config', 'train.runs', 'train.door', 'train.errors'}}
 ROOMS = {*ARROWS, 'launch', 'benchmarks', 'tests'}
 
 

@@ -1,0 +1,7 @@
+"""Semantic search over a person's own files: `python -m apps.search index|query|eval` (see __main__.py).
+
+files.py finds and reads, chunks.py cuts, store.py keeps, update.py indexes; vectors.py and lexical.py are the two ways to look something up,
+engine.py joins them, show.py prints and judged.py measures.
+"""
+
+MODES = ('hybrid', 'semantic', 'lexical')

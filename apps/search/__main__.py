@@ -1,0 +1,111 @@
+"""Search in your own files by meaning, by words, or by both.
+
+    python -m apps.search index --run=runs/atlas --index=runs/index notes/ papers/
+    python -m apps.search query --index=runs/index "how are texts cut into chunks"
+    python -m apps.search eval --index=runs/index --queries=queries.jsonl --qrels=qrels/test.tsv --out=run.trec
+
+index: text, Markdown, source code, HTML, JSON lines (a record each, its id in `_id`) and PDF; without PATH Python's own documentation, or
+what the index already holds. Run it again after changes: only changed files are embedded. A further PATH is added, --remove takes one out.
+query: without words it reads queries from stdin, one a line.
+"""
+import json
+import signal
+import sys
+
+from absl import flags
+
+from apps.search import MODES
+from apps.search.store import Folder
+from data.records import printable
+from model.errors import nearest
+from train import door
+from train.errors import RunError
+from train.runs import Run
+
+COMMANDS = ('index', 'query', 'eval')
+
+
+def define_flags() -> None:
+    flags.DEFINE_string('index', '', 'Folder of the index')
+    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index')
+    flags.DEFINE_bool('progress', None, 'Show progress bars. Default: on a terminal')
+    flags.DEFINE_integer('chunk', None, "index: tokens of a chunk at most. Default: 256, or what the run was trained with", lower_bound=32)
+    flags.DEFINE_integer('overlap', None, 'index: tokens that a chunk shares with the one before. Default: an eighth of a chunk', lower_bound=0)
+    flags.DEFINE_string('pooling', None, 'index: mean, last or weighted. Default: as the run was trained')
+    flags.DEFINE_integer('size', None, 'index: leading dimensions of vectors that are kept. Default: all', lower_bound=1)
+    flags.DEFINE_string('text_field', None, 'index: which field of a JSON record holds the text. Default: text')
+    flags.DEFINE_string('language', None, 'index: whose endings of words do not count (Snowball), or none. Default: english')
+    flags.DEFINE_multi_string('remove', [], 'index: take out this file or folder; may be given again')
+    flags.DEFINE_enum('mode', 'hybrid', MODES, 'query, eval: by meaning, by words (BM25), or both')
+    flags.DEFINE_integer('k', 10, 'query: results', lower_bound=1)
+    flags.DEFINE_bool('json', False, 'query, eval: one JSON object a line')
+    flags.DEFINE_multi_string('path', [], "query: only files that match, like 'docs/*.md'; may be given again")
+    flags.DEFINE_string('queries', '', 'eval: queries.jsonl of BEIR, {"_id", "text"} a line')
+    flags.DEFINE_string('qrels', '', 'eval: judgements of BEIR or TREC')
+    flags.DEFINE_string('out', '', 'eval: write a TREC run file here')
+
+
+def index(folder: Folder, paths: list[str], progress: bool) -> None:
+    from apps.search.reader import Reader
+    from apps.search.update import Update
+    f, made = flags.FLAGS, (folder.manifest() or {}).get('made', {})
+    run = Run.parse(f.run or (f'{made["run"]}@{made["step"]}' if made else ''))
+    reader = Reader(run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0))
+    settings = {name: f[name].value for name in ('chunk', 'overlap', 'text_field', 'language')}
+    print(printable(Update(folder, reader, settings, progress).run(paths, f.remove)))
+
+
+def query(folder: Folder, words: list[str]) -> None:
+    from apps.search import show
+    from apps.search.engine import Engine
+    f, engine = flags.FLAGS, Engine(folder, flags.FLAGS.run)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)        # `| head`
+    terminal = sys.stdin.isatty() and not words
+    if words and not ' '.join(words).strip():
+        raise RunError('the query is empty: expected words')
+    for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
+        if text.strip():
+            hits = engine.search(text.strip(), f.k, f.mode, f.path)
+            print(show.as_json(text.strip(), f.mode, hits) if f.json else show.told(hits, sys.stdout.isatty()), flush=True)
+
+
+def _line(terminal: bool) -> str:
+    if terminal:
+        print('> ', end='', flush=True)
+    return sys.stdin.readline()
+
+
+def evaluate(folder: Folder, progress: bool) -> None:
+    from apps.search import judged
+    from apps.search.engine import Engine
+    f = flags.FLAGS
+    if not (f.queries and f.qrels):
+        raise RunError('eval expects --queries and --qrels')
+    found = judged.measure(Engine(folder, f.run), f.queries, f.qrels, f.mode, f.out, progress)
+    if f.json:
+        print(json.dumps(found))
+        return
+    print(f'{found.pop("queries")} queries, {f.mode}; {found.pop("lacking")} judged documents are not indexed')
+    print('\n'.join(f'{name:8}{mean:.4f}  [{low:.4f}, {high:.4f}]' for name, (mean, low, high) in found.items()))
+
+
+def main(words: list[str]) -> None:
+    f = flags.FLAGS
+    command, *words = words or ['']
+    if command not in COMMANDS:
+        raise RunError(f'{command or "no command"}: {nearest(command, COMMANDS)}; python -m apps.search --help')
+    folder = Folder(f.index)
+    progress = sys.stderr.isatty() if f.progress is None else f.progress
+    if words and command == 'eval':
+        raise RunError(f'{words[0]}: eval expects only flags')
+    if command == 'index':
+        index(folder, words, progress)
+    elif command == 'query':
+        query(folder, words)
+    else:
+        evaluate(folder, progress)
+
+
+if __name__ == '__main__':
+    define_flags()
+    door.run(main, words=True)

@@ -1,0 +1,170 @@
+"""Answers from an index: chunks by meaning, by words, or by both, each with the passage of it that is nearest to the query."""
+import dataclasses
+import functools
+import json
+import os
+import sqlite3
+
+import numpy as np
+
+from apps.search import lexical, vectors
+from apps.search.chunks import passages
+from apps.search.files import name_of
+from apps.search.reader import Reader, check_same
+from apps.search.store import Folder
+from evals import ranking
+from train.errors import RunError
+from train.runs import Run
+
+_AMONG = 'IN (SELECT value FROM json_each(?))'
+_FEW = 20_000       # chunks of the files that are asked for, at most, that are compared one by one
+_FUSED = 100        # places of each ranking that count in a hybrid one, at least
+_PASSAGE = 24       # words of a passage, of whole sentences
+_WINDOW = 48        # tokens that it is judged by: all of one length, so that they are one compilation
+
+
+@dataclasses.dataclass(frozen=True)
+class Hit:
+    """A chunk: of the file `path`, of lines `line` to `end_line` (pages, in a PDF) and characters `start` to `end`; `record`: its id or None.
+    `passage`: (first character, end) in `text`."""
+    path: str
+    record: str | None
+    line: int
+    end_line: int
+    start: int
+    end: int
+    score: float
+    text: str
+    passage: tuple[int, int]
+
+
+class Engine:
+    """An index opened to search in, memory-mapped.
+
+    Args:
+      run: whose model embeds the queries; '': the one that made the index. It is loaded when first needed.
+    Raises:
+      RunError: no index there, or a damaged one; or the run is not the one that made it.
+    """
+
+    def __init__(self, folder: Folder, run: str = ''):
+        self.folder, self._run = folder, run
+        self.manifest, self._db = folder.open()
+        self._words = lexical.Words(self.manifest['settings']['language'])
+        self._lexical = self._whole('lexical', lambda: lexical.Lexical(folder.part(self.manifest, 'lexical')))
+        self._graph = self._whole('vectors', lambda: vectors.view(folder.part(self.manifest, 'vectors')))
+        self._ids = self._lexical.ids
+        self._reader: Reader | None = None
+        self._vector = functools.lru_cache(1)(lambda query: self.reader.embed(self.reader.encode([query]))[0])
+
+    def search(self, query: str, count: int, mode: str, paths: list[str]) -> list[Hit]:
+        """The best chunks, best first; of files whose name one of the glob patterns `paths` matches, or the end of it that begins after a '/'."""
+        found = self.rank(query, count, mode, paths)
+        wanted = {key: rest for key, *rest in self._rows(
+            f'SELECT chunks.id, name, record, line, end_line, start, "end", text FROM chunks JOIN files ON file = files.id WHERE chunks.id {_AMONG}',
+            json.dumps([key for key, _ in found]))}
+        passages = self._passages(query, mode, [wanted[key][-1] for key, _ in found])
+        return [Hit(*wanted[key][:-1], score, wanted[key][-1], passage) for (key, score), passage in zip(found, passages)]
+
+    def rank(self, query: str, count: int, mode: str, paths: list[str] = ()) -> list[tuple[int, float]]:
+        """(id of a chunk, score), best first: the cosine of the angle to the query, BM25, or the sum of reciprocal ranks."""
+        allowed = self._allowed(paths) if paths else None
+        deep = count if mode != 'hybrid' else max(_FUSED, count)
+        found = {'semantic': lambda: self._semantic(query, deep, allowed), 'lexical': lambda: self._lexically(query, deep, allowed)}
+        if mode != 'hybrid':
+            return found[mode]()
+        return ranking.fuse([[key for key, _ in one()] for one in found.values()])[:count]
+
+    def documents(self, query: str, count: int, mode: str) -> dict[str, float]:
+        """{document: the score of its best chunk}; a document is a record that has an id, or a file."""
+        found = self.rank(query, count, mode)
+        names = dict(self._rows(f'SELECT chunks.id, coalesce(record, name) FROM chunks JOIN files ON file = files.id WHERE chunks.id {_AMONG}',
+                                json.dumps([key for key, _ in found])))
+        return {names[key]: score for key, score in reversed(found)}
+
+    def lacking(self, documents: set[str]) -> int:
+        """How many of these documents are not indexed."""
+        return len(documents - {name for name, in self._rows('SELECT record FROM chunks UNION SELECT name FROM files')})
+
+    @property
+    def reader(self) -> Reader:
+        """Raises RunError where the model is not the one that made the index."""
+        if self._reader is None:
+            made = self.manifest['made']
+            try:
+                self._reader = Reader(Run.parse(self._run or f'{made["run"]}@{made["step"]}'), made['pooling'], made['size'])
+            except RunError as error:
+                raise error if self._run else RunError(f'{error}: the run that {self.folder.path} was indexed with; --run says where it is now, and '
+                                                       f'--mode=lexical needs none') from None
+            check_same(self.folder.path, made, self._reader.made)
+        return self._reader
+
+    def _whole(self, part: str, work):
+        """Does something with a part of the index; raises RunError in place of whatever it raises where it is damaged."""
+        try:
+            return work()
+        except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+            raise self.folder.damaged(f'{part}: {" ".join(str(error).split())}') from None
+
+    def _rows(self, sql: str, *values) -> list[tuple]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.Error as error:
+            raise self.folder.damaged(f'chunks: {error}') from None
+
+    def _allowed(self, paths: list[str]) -> np.ndarray:
+        """Ids, ascending, of the chunks of files that a pattern matches. Raises RunError where there is none."""
+        patterns = [p + '/*' * path.endswith('/') for path in paths for p in (name_of(path), '*/' + os.path.normpath(path))]
+        named = ' OR '.join(['name GLOB ?'] * len(patterns))
+        found = self._rows(f'SELECT id FROM chunks WHERE file IN (SELECT id FROM files WHERE {named}) ORDER BY id', *patterns)
+        if not found:
+            raise RunError(f'--path={" --path=".join(paths)}: matches no file that is indexed; expected a pattern like \'docs/*.md\'')
+        return np.array(found)[:, 0]
+
+    def _semantic(self, query: str, count: int, allowed: np.ndarray | None) -> list[tuple[int, float]]:
+        vector = self._vector(query)
+        keys = allowed if allowed is not None and len(allowed) <= _FEW else self._near(vector, count, allowed)
+        found = self._rows(f'SELECT chunk, data FROM vectors WHERE chunk {_AMONG}', json.dumps([int(key) for key in keys]))
+        scores = vectors.unpacked([data for _, data in found], self.reader.size).astype(np.float32) @ vector
+        return sorted(((key, float(score)) for (key, _), score in zip(found, scores)), key=lambda one: (-one[1], one[0]))[:count]
+
+    def _near(self, vector: np.ndarray, count: int, allowed: np.ndarray | None) -> np.ndarray:
+        """Ids of chunks near a vector: from the graph, where some are gone or not allowed, more and more until there are `count`."""
+        kept, most = self._ids if allowed is None else allowed, len(self._graph)
+        asked = min(count + 8, most)        # 8: the graph compares in float16, which exchanges neighbours
+        while True:
+            found = self._whole('vectors', lambda: self._graph.search(vector, asked).keys.astype(np.int64)) if asked else np.zeros(0, np.int64)
+            found = found[_is_in(found, kept)]
+            if len(found) >= count or asked == most:
+                return found
+            asked = min(4 * asked, most)
+
+    def _lexically(self, query: str, count: int, allowed: np.ndarray | None) -> list[tuple[int, float]]:
+        terms = [key for key, in self._rows(f'SELECT id FROM terms WHERE term {_AMONG}', json.dumps(self._words(query)))]
+        return self._whole('lexical', lambda: self._lexical.nearest(terms, count, allowed))
+
+    def _passages(self, query: str, mode: str, texts: list[str]) -> list[tuple[int, int]]:
+        """The passage of each text that is nearest to the query."""
+        found = [passages(text, _PASSAGE) for text in texts]
+        if mode == 'lexical':
+            wanted = set(self._words(query))
+            scores = [[len(wanted & set(self._words(text[begin:end]))) for begin, end in some] for text, some in zip(texts, found)]
+        else:
+            windows = [self._windows(text, some) for text, some in zip(texts, found)]
+            embedded = self.reader.embed([ids for some in windows for ids in some])
+            places = np.cumsum([0, *map(len, windows)])
+            scores = [embedded[first:last] @ self._vector(query) for first, last in zip(places, places[1:])]
+        return [some[int(np.argmax(score))] for some, score in zip(found, scores)]
+
+    def _windows(self, text: str, found: list[tuple[int, int]]) -> list[list[int]]:
+        """What each passage is judged by: so many tokens from its begin on, or up to the end of the text."""
+        first, *body, last = self.reader.encode([text])[0]
+        places = [len(body) - max(_WINDOW - 2, len(rest) - 2) for rest in self.reader.encode([text[begin:] for begin, _ in found])]
+        return [[first, *body[max(0, at):][:_WINDOW - 2], last] for at in places]
+
+
+def _is_in(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Which of the values are in an ascending array, of which few places are looked at."""
+    if not len(among):
+        return np.zeros(len(values), bool)
+    return among[np.minimum(np.searchsorted(among, values), len(among) - 1)] == values

@@ -1,0 +1,24 @@
+"""An index measured with judged queries, in the files of BEIR."""
+import pathlib
+
+from tqdm import tqdm
+
+from apps.search.engine import Engine
+from data.records import DataError
+from evals import ranking
+
+_DEEP = 1000        # chunks that are ranked for a query; their documents are what is measured
+
+
+def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progress: bool) -> dict:
+    """{'queries', 'lacking', measure: [mean, low, high]}: 95 % intervals over queries; `lacking`: judged documents that are not indexed.
+    Writes a TREC run file to `out`, where given. Raises DataError where a judged query has no text."""
+    texts, judged = ranking.read_queries(queries), ranking.read_qrels(qrels)
+    unknown = sorted(judged.keys() - texts.keys())
+    if unknown:
+        raise DataError(f'{qrels}: judges {len(unknown)} queries that {queries} lacks, the first {unknown[0]!r}')
+    found = {query: engine.documents(texts[query], _DEEP, mode) for query in tqdm(sorted(judged), 'queries', disable=not progress, leave=False)}
+    if out:
+        ranking.write_run(pathlib.Path(out), found, f'ordem-{mode}')
+    measures = {name: list(ranking.with_interval(values)) for name, values in ranking.measure(judged, found).items()}
+    return {'queries': len(judged), 'lacking': engine.lacking({name for grades in judged.values() for name in grades}), **measures}

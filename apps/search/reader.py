@@ -1,0 +1,56 @@
+"""The model of an index: texts become vectors, and an index knows which model made its own."""
+import hashlib
+import json
+import os
+
+import jax
+import numpy as np
+
+from data.pairs import encode_texts
+from model.embed import Embedder
+from train import checkpoint
+from train.errors import RunError
+from train.runs import Run, config_hash
+
+_SAID = {'config_hash': 'config', 'step': 'step', 'params': 'parameters', 'tokenizer_hash': 'tokenizer'}
+
+
+class Reader:
+    """Embeds texts with the checkpoint of a run. `made`: its identity, as JSON values.
+
+    Raises RunError, ModelError or DataError where the run is damaged, or cannot be used as asked.
+    """
+
+    def __init__(self, run: Run, pooling: str, size: int):
+        """`pooling`: '': as config.embedding says. `size`: dimensions, 0: all."""
+        run = checkpoint.pinned(run)
+        model, params, self.tokenizer, config = checkpoint.load(run)
+        pooling = pooling or config.embedding.pooling
+        self._embedder = Embedder(model, params, pooling, size)
+        self.size, self.longest = self._embedder.size, self._embedder.longest
+        self.trained = min(config.data.seq_len, self.longest)       # tokens of a text in training
+        sums = {name: [int(n) for n in v] for name, v in jax.device_get(checkpoint.checksums({'params': params})).items()}
+        where = os.fspath(run.path)
+        self.made = dict(run=where if '://' in where else os.path.abspath(where), step=run.step, config_hash=config_hash(config),
+                         params=hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(), tokenizer_hash=self.tokenizer.hash,
+                         pooling=pooling, size=self.size)
+
+    def encode(self, texts: list[str], longest: int = 0) -> list[list[int]]:
+        return encode_texts(texts, self.tokenizer, longest or self.longest)
+
+    def embed(self, ids: list[list[int]]) -> np.ndarray:
+        """Token ids -> vectors of length 1, float32 [N, size]."""
+        return self._embedder(ids)
+
+
+def check_same(folder, then: dict, now: dict) -> None:
+    """Raises RunError where an index was made with something else than what is asked for now."""
+    differ = [f'{_SAID.get(name, name)} {_short(then[name])} there, {_short(now[name])} here' for name in then
+              if name != 'run' and then[name] != now[name]]
+    if differ:
+        of = f' (that of --run={then["run"]}@{then["step"]})' if 'run' in then else ''
+        raise RunError(f'{folder}: was indexed with something else: {"; ".join(differ)}. Ask for the same{of}, or index into another folder')
+
+
+def _short(value) -> str:
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)

@@ -1,0 +1,167 @@
+"""The folder of an index. What a query reads is written once and named in manifest.json; a newer state is other files, and a newer manifest.
+
+manifest.json      what the index was made with, PATHs, and each file below with its size, time and hash
+chunks-G.db        SQLite: files, chunks, their vectors (float16) and terms; indexing works on that of generation G + 1
+vectors-G.usearch  a graph over the vectors (vectors.py)
+lexical-G/         BM25 (lexical.py)
+
+A process that reads holds the files open, and keeps its state when they are removed.
+"""
+import contextlib
+import fcntl
+import hashlib
+import json
+import pathlib
+import shutil
+import sqlite3
+
+from data import bounded
+from train.errors import RunError
+from train.runs import write_atomically
+
+FORMAT = 1
+PARTS = {'chunks': '.db', 'vectors': '.usearch', 'lexical': ''}
+_SCHEMA = """
+CREATE TABLE files (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, size INTEGER, mtime INTEGER, hash TEXT, fault TEXT NOT NULL);
+CREATE TABLE chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER NOT NULL, record TEXT, line INTEGER, end_line INTEGER,
+                     start INTEGER, "end" INTEGER, text TEXT NOT NULL);
+CREATE TABLE vectors (chunk INTEGER PRIMARY KEY, data BLOB NOT NULL);
+CREATE TABLE terms (term TEXT PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX chunks_of_file ON chunks (file);
+"""
+
+
+class Folder:
+    """An index on the disk. Raises RunError where the folder holds something else."""
+
+    def __init__(self, path: str):
+        if not path:
+            raise RunError('--index is empty: expected the folder of an index')
+        self.path = pathlib.Path(path).expanduser()
+        self._manifest = self.path / 'manifest.json'
+        if self.path.exists() and not self._manifest.exists() and (not self.path.is_dir() or {p.name for p in self.path.iterdir()} - {'.lock'}):
+            raise RunError(f'{self.path}: expected an index or an empty folder, found neither')
+
+    def manifest(self) -> dict | None:
+        """None: nothing was indexed here. Raises RunError where it is damaged, or of a format that this version does not read."""
+        try:
+            found = bounded.parse(bounded.file(self._manifest, bounded.JSON))
+        except FileNotFoundError:
+            return None
+        except ValueError as error:
+            raise RunError(f'{self._manifest}: damaged ({error}); remove {self.path} and index again') from None
+        if found.get('format') != FORMAT:
+            raise RunError(f'{self.path}: an index of format {found.get("format")}, this version reads {FORMAT}; index into another folder')
+        if found.pop('check', '') != _check(found):
+            raise RunError(f'{self._manifest}: damaged (not as it was written); remove {self.path} and index again')
+        return found
+
+    def write_manifest(self, found: dict) -> None:
+        write_atomically(self._manifest, json.dumps({**found, 'check': _check(found)}, indent=1))
+
+    def part(self, manifest: dict, part: str) -> pathlib.Path:
+        """Where one of PARTS is; of a state that has none yet, where that of the next one is to be."""
+        found = [name.partition('/')[0] for name in manifest['files'] if name.startswith(part)]
+        return self.path / found[0] if found else self.next(manifest, part)
+
+    def next(self, manifest: dict, part: str) -> pathlib.Path:
+        """Where a part of the next state is to be."""
+        return self.path / f'{part}-{manifest["generation"] + 1}{PARTS[part]}'
+
+    @contextlib.contextmanager
+    def in_use(self):
+        """While it is open no other process indexes here. Raises RunError where one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with open(self.path / '.lock', 'a') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunError(f'{self.path}: another process indexes into this folder; wait for it, or choose another --index') from None
+            except OSError:                          # a file system without locks
+                pass
+            yield
+
+    def work(self, manifest: dict) -> sqlite3.Connection:
+        """The database of the next state: as an interrupted process left it, or a copy of the newest one."""
+        path, made = self.next(manifest, 'chunks'), fresh(self.path / '.making')
+        if not path.exists():
+            if manifest['files']:
+                shutil.copyfile(self.part(manifest, 'chunks'), made)
+            else:
+                with contextlib.closing(sqlite3.connect(made)) as db:
+                    db.executescript(_SCHEMA)
+            for log in self.path.glob(f'{path.name}-*'):
+                log.unlink()
+            made.rename(path)
+        db = sqlite3.connect(path)
+        db.execute('PRAGMA journal_mode = WAL')                 # what is committed outlives the process, without waiting for the disk
+        db.execute('PRAGMA synchronous = NORMAL')
+        return db
+
+    def publish(self, manifest: dict, db: sqlite3.Connection, parts: list[pathlib.Path]) -> None:
+        """Makes `db` and the other `parts` the newest state; older ones are removed."""
+        db.execute('PRAGMA journal_mode = DELETE')
+        db.close()
+        paths = [self.next(manifest, 'chunks'), *(p for part in parts for p in (sorted(part.iterdir()) if part.is_dir() else [part]))]
+        files = {str(p.relative_to(self.path)): [p.stat().st_size, p.stat().st_mtime_ns, _digest(p)] for p in paths}
+        self.write_manifest({**manifest, 'generation': manifest['generation'] + 1, 'files': files})
+        for path in (p for part in PARTS for p in self.path.glob(f'{part}-*')):
+            if path not in (paths[0], *parts):
+                fresh(path)
+
+    def open(self) -> tuple[dict, sqlite3.Connection]:
+        """(manifest, database) of the newest state, to read: nothing is locked, nothing read through. Raises RunError where there is none."""
+        while True:
+            manifest = self.manifest()
+            if manifest is None or not manifest['files']:
+                raise RunError(f'{self.path}: {"nothing is indexed here" if manifest is None else "its first indexing did not end, or goes on"}; '
+                               f'python -m apps.search index --index={self.path} --run=RUN PATH... does it')
+            try:
+                if damage := self.damage(manifest):
+                    raise self.damaged(damage)
+                return manifest, self.read(manifest)
+            except RunError:
+                if self.manifest() == manifest:      # else a newer state has just taken its place
+                    raise
+
+    def read(self, manifest: dict) -> sqlite3.Connection:
+        """The database of a state. Raises RunError where it is damaged."""
+        path = self.part(manifest, 'chunks')
+        try:
+            db = sqlite3.connect(f'{path.resolve().as_uri()}?mode=ro&immutable=1', uri=True)
+            db.execute('SELECT 1 FROM files').fetchone()
+        except sqlite3.Error as error:
+            raise self.damaged(f'{path.name}: {error}') from None
+        return db
+
+    def damage(self, manifest: dict) -> str:
+        """What is wrong with the files of a state: '' where each is what was written. A file with the time that it had then is not read; one with
+        another, as after a copy, is read through."""
+        for name, (size, mtime, digest) in manifest['files'].items():
+            path = self.path / name
+            if not path.is_file():
+                return f'{name} is missing'
+            if path.stat().st_size != size:
+                return f'{name} has {path.stat().st_size} bytes, expected {size}'
+            if path.stat().st_mtime_ns != mtime and _digest(path) != digest:
+                return f'{name} is not as it was written'
+        return ''
+
+    def damaged(self, what: str) -> RunError:
+        return RunError(f'{self.path}: a damaged index: {what}; ' + (f'remove {self.path} and index again' if what.startswith('chunks')
+                                                                    else 'the command that indexed it mends it'))
+
+
+def fresh(path: pathlib.Path) -> pathlib.Path:
+    """The path, with nothing there."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    return path
+
+
+def _check(found) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(path: pathlib.Path) -> str:
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').hexdigest()

@@ -1,0 +1,256 @@
+"""Indexing: an index is brought up to the files that PATHs lead to now.
+
+Three steps, each of which goes on where it was interrupted: changed files are read and cut into chunks, a transaction each; chunks without
+a vector are embedded, a transaction for every 1,000; what is searched is built from them and takes the place of the older state at once.
+"""
+import contextlib
+import logging
+import os
+import signal
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+from tqdm import tqdm
+
+from apps.search import files, lexical, vectors
+from apps.search.chunks import Splitter
+from apps.search.reader import Reader, check_same
+from apps.search.store import FORMAT, Folder, fresh
+from data.records import Broken, DataError
+from train.errors import RunError, Stopped
+
+_LOG = logging.getLogger('ordem')
+_TOGETHER = 1_000       # chunks that are embedded at a time
+_ADDED = 5_000          # vectors that are put into the graph at a time
+_TOLD = 100             # files and records passed over that are named; all are counted
+
+
+@contextlib.contextmanager
+def stoppable(what) -> Iterator[Callable[[], None]]:
+    """Gives a function that raises Stopped after SIGINT or SIGTERM; a second one ends the process."""
+    numbers: list[int] = []
+
+    def note(number, _):
+        numbers.append(number)
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+
+    def check():
+        if numbers:
+            raise Stopped(f'{what}: stopped by {signal.Signals(numbers[0]).name}; what was read and embedded is kept, and the same command goes on '
+                          f'from there', numbers[0])
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield check
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Update:
+    """One update of an index.
+
+    Args:
+      reader: the model.
+      asked: 'chunk' and 'overlap' in tokens, 'text_field' of JSON records, 'language' of stems; None: as before, or the default.
+      progress: whether to show bars.
+    """
+
+    def __init__(self, folder: Folder, reader: Reader, asked: dict, progress: bool):
+        self._folder, self._reader, self._asked = folder, reader, asked
+        self._progress = progress
+        self._counts = dict(new=0, changed=0, unchanged=0, removed=0, skipped=0)
+
+    def run(self, paths: list[str], remove: list[str]) -> str:
+        """Indexes what is under `paths`; where none is given what was indexed before, and else Python's documentation. Takes out what is under
+        `remove`. Returns a line that says what was done.
+
+        Raises RunError where the index is of another model or settings, in use, or damaged; DataError where a path leads nowhere; Stopped.
+        """
+        folder = self._folder
+        with folder.in_use(), stoppable(folder.path) as self._check_stop:
+            manifest = folder.manifest() or dict(format=FORMAT, generation=0, roots=[], files={}, last=0, made=self._reader.made, settings={})
+            check_same(folder.path, manifest['made'], self._reader.made)
+            self._settings = self._resolved(manifest['settings'])
+            check_same(folder.path, manifest['settings'], self._settings)
+            self._words = lexical.Words(self._settings['language'])
+            pydoc = str(folder.path.resolve() / 'pydoc')
+            roots = [os.path.abspath(os.path.expanduser(p)) for p in paths] or manifest['roots'] or [pydoc]
+            if pydoc in roots:
+                files.write_pydoc(folder.path / 'pydoc')
+            away = [] if paths else [r for r in roots if not os.path.lexists(r)]
+            walk = files.Walk([r for r in roots if r not in away], folder.path)
+            for broken in [*walk.broken, *(Broken(r, 'is not there; what is indexed of it is kept (--remove takes it out)') for r in away)]:
+                self._skip(broken)
+            removed = [files.name_of(os.path.expanduser(p)) for p in remove]
+            kept = [r for r in sorted({*manifest['roots'], *roots}) if not files.is_under(files.name_of(r), removed)]
+            self._manifest = manifest | dict(made=self._reader.made, settings=self._settings, roots=kept)
+            folder.write_manifest(self._manifest)
+            try:
+                total = self._run(walk, [files.name_of(r) for r in roots if r not in away], removed)
+            except (sqlite3.Error, OSError) as error:           # a full disk among them
+                raise RunError(f'{folder.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove '
+                               f'{folder.path} and index again') from None
+        return f'{folder.path}: {", ".join(f"{count:,} {name}" for name, count in self._counts.items())}; {total:,} chunks'
+
+    def _each(self, found: Iterable, what: str, total: int) -> Iterator:
+        """All of it with a progress bar, unless a signal ends it."""
+        for one in tqdm(found, what, total, disable=not self._progress, leave=False):
+            self._check_stop()
+            yield one
+
+    def _resolved(self, before: dict) -> dict:
+        chosen = {'text_field': 'text', 'language': 'english', **before, **{name: value for name, value in self._asked.items() if value is not None}}
+        chunk = chosen.setdefault('chunk', min(256, self._reader.trained))
+        if not 32 <= chunk <= self._reader.longest:
+            raise RunError(f'--chunk is {chunk}: expected 32 to {self._reader.longest}, the context of the model')
+        if not 0 <= chosen.setdefault('overlap', chunk // 8) <= chunk // 2:
+            raise RunError(f'--overlap is {chosen["overlap"]}: expected 0 to {chunk // 2}, half of --chunk')
+        return chosen
+
+    def _run(self, walk: files.Walk, roots: list[str], removed: list[str]) -> int:
+        """Returns the number of chunks."""
+        self._db, touched, damage = None, [], self._folder.damage(self._manifest)
+        if damage.startswith('chunks'):
+            raise self._folder.damaged(damage)
+        db = self._writing() if damage or self._folder.next(self._manifest, 'chunks').exists() or not self._manifest['files'] else \
+            self._folder.read(self._manifest)
+        try:
+            known = {name: rest for name, *rest in db.execute('SELECT name, id, size, mtime, hash, fault FROM files')}
+            for name in known:
+                gone = name not in walk.files and files.is_under(name, roots) and not files.is_under(name, walk.unread)
+                if gone or files.is_under(name, removed):
+                    with self._writing():
+                        self._forget(known[name][0])
+                    self._counts['removed'] += 1
+            splitter = Splitter(lambda words: self._reader.tokenizer.encode_batch(words, 1), self._settings['chunk'], self._settings['overlap'])
+            for name, file in self._each(walk.files.items(), 'reading', len(walk.files)):
+                if not files.is_under(name, removed):
+                    touched += self._read(file, known.get(name), splitter)
+            if self._db is None:
+                return db.execute('SELECT count(*) FROM chunks').fetchone()[0]
+            with self._db:
+                self._db.executemany('UPDATE files SET size = ?, mtime = ? WHERE id = ?', touched)
+            self._embed()
+            return self._publish(bool(damage))
+        finally:
+            db.close()
+            if self._db is not None:
+                self._db.close()
+
+    def _writing(self) -> sqlite3.Connection:
+        """The database of the next state, which is made when there is something to write."""
+        self._db = self._db or self._folder.work(self._manifest)
+        return self._db
+
+    def _read(self, file: files.File, known: list | None, splitter: Splitter) -> list[tuple]:
+        """Brings one file up to date. Returns its (size, time, key) where only they have changed."""
+        key, size, mtime, hash_, fault = known or (None, None, 0, '', '')
+        touched, kind = [], 'unchanged'
+        try:
+            if not mtime or (size, mtime) != (file.size, file.mtime):
+                with file.open() as opened:
+                    now = files.digest(opened)
+                    if now == hash_:
+                        touched = [(file.size, file.mtime, key)]
+                    else:
+                        kind, fault = 'changed' if known else 'new', self._store(file, now, opened, key, splitter)
+        except (OSError, DataError) as error:        # what is indexed of it is kept
+            fault = f'cannot be read: {getattr(error, "strerror", error)}'
+        if fault:
+            self._skip(Broken(file.name, fault))
+        else:
+            self._counts[kind] += 1
+        return touched
+
+    def _store(self, file: files.File, hash_: str, opened, key: int | None, splitter: Splitter) -> str:
+        """Replaces a file and its chunks. Returns why it has none, or ''."""
+        fault = ''
+        with self._writing() as db:
+            self._forget(key)
+            key = db.execute('INSERT INTO files (name, size, mtime, hash, fault) VALUES (?, ?, ?, ?, ?)',
+                             (file.name, file.size, file.mtime, hash_, '')).lastrowid
+            try:
+                for part in files.read(file.name, opened, self._settings['text_field']):
+                    self._check_stop()
+                    if isinstance(part, Broken):
+                        self._skip(part)
+                    else:
+                        db.executemany('INSERT INTO chunks (file, record, line, end_line, start, "end", text) VALUES (?, ?, ?, ?, ?, ?, ?)',
+                                       ((key, *row) for row in _cut(part, splitter)))
+                if not db.execute('SELECT 1 FROM chunks WHERE file = ?', (key,)).fetchone():
+                    raise DataError('no text in it' if file.size else 'an empty file')
+            except DataError as error:
+                fault = str(error)
+                db.execute('DELETE FROM chunks WHERE file = ?', (key,))
+                db.execute('UPDATE files SET fault = ? WHERE id = ?', (fault, key))
+        return fault
+
+    def _forget(self, key: int | None) -> None:
+        for what in ('vectors WHERE chunk IN (SELECT id FROM chunks WHERE file = ?)', 'chunks WHERE file = ?', 'files WHERE id = ?'):
+            self._db.execute(f'DELETE FROM {what}', (key,))
+
+    def _skip(self, broken: Broken) -> None:
+        self._counts['skipped'] += 1
+        if self._counts['skipped'] <= _TOLD:
+            _LOG.warning('skipped %s', ' '.join(f'{broken.where}: {broken.reason}'.split()))
+        elif self._counts['skipped'] == _TOLD + 1:
+            _LOG.warning('more than %d are skipped: the rest is only counted', _TOLD)
+
+    def _embed(self) -> None:
+        """Gives each chunk a vector."""
+        lacking = 'FROM chunks LEFT JOIN vectors ON chunk = id WHERE chunk IS NULL'
+
+        def batches():
+            last = 0
+            while found := self._db.execute(f'SELECT id, text {lacking} AND id > ? ORDER BY id LIMIT ?', (last, _TOGETHER)).fetchall():
+                yield found
+                last = found[-1][0]
+        total = self._db.execute(f'SELECT count(*) {lacking}').fetchone()[0]
+        for found in self._each(batches(), 'embedding', -(-total // _TOGETHER)):
+            embedded = self._reader.embed(self._reader.encode([text for _, text in found], self._settings['chunk'])).astype(np.float16)
+            with self._db:
+                self._db.executemany('INSERT INTO vectors VALUES (?, ?)', ((key, v.tobytes()) for (key, _), v in zip(found, embedded)))
+
+    def _publish(self, damage: bool) -> int:
+        """Builds what is searched, where chunks have changed or it is damaged, and makes it the newest state. Returns the number of chunks."""
+        folder, manifest = self._folder, self._manifest
+        ids = np.fromiter((key for key, in self._db.execute('SELECT id FROM chunks ORDER BY id')), np.int64)
+        kept = manifest['files'] and not damage
+        parts = [folder.part(manifest, part) for part in ('lexical', 'vectors')]
+        if not (kept and np.array_equal(ids, np.load(parts[0] / 'ids.npy', allow_pickle=False))):
+            graph, new = vectors.make(self._reader.size), ids
+            if kept:
+                old, live = vectors.load(parts[1]), int((ids <= manifest['last']).sum())
+                if len(old) - live <= vectors.STALE * len(old):
+                    graph, new = old, ids[live:]
+            parts = [fresh(folder.next(manifest, part)) for part in ('lexical', 'vectors')]
+            self._index_words(ids, parts[0])
+            self._add(graph, new)
+            vectors.save(graph, parts[1])
+            manifest['last'] = int(ids[-1]) if len(ids) else 0
+        self._check_stop()
+        folder.publish(manifest, self._db, parts)
+        return len(ids)
+
+    def _index_words(self, ids: np.ndarray, folder) -> None:
+        texts = self._each(self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', len(ids))
+        terms = lexical.build((text for text, in texts), ids, self._words, folder)
+        with self._db:
+            self._db.execute('DELETE FROM terms')
+            self._db.executemany('INSERT INTO terms VALUES (?, ?)', sorted(terms.items()))
+
+    def _add(self, graph, new: np.ndarray) -> None:
+        cursor = self._db.execute('SELECT chunk, data FROM vectors WHERE chunk >= ? ORDER BY chunk', (int(new[0]),)) if len(new) else None
+        for found in self._each(iter(lambda: cursor.fetchmany(_ADDED), []) if cursor else (), 'graph', -(-len(new) // _ADDED)):
+            vectors.add(graph, np.array([key for key, _ in found]), vectors.unpacked([data for _, data in found], self._reader.size))
+
+
+def _cut(part: files.Part, splitter: Splitter) -> Iterator[tuple]:
+    """(record, first line, last line, first character, end, text) of each chunk."""
+    line = seen = 0
+    for begin, end in splitter.chunks(part.text):
+        line, seen = line + part.text.count('\n', seen, begin), begin
+        last = line + part.text.count('\n', begin, end)
+        yield part.record, part.lines[line], part.lines[last], part.offset + begin, part.offset + end, part.text[begin:end]

@@ -1,0 +1,252 @@
+"""What search costs: indexing beside tokenizing alone, and a million vectors beside exact search.
+
+    python -m benchmarks.search --what=indexing --megabytes=100 > indexing.json
+    python -m benchmarks.search --what=vectors --vectors=1000000 > vectors.json
+
+indexing: a corpus that is drawn (words of Zipf's law, a seed) or --paths is indexed once, with --run or else a model of two layers and width 64
+that is made for it, untrained: the time does not depend on what it knows. Before and after, its sentences are tokenized, on all cores: `ratio`
+is the rate of indexing over that. The parts of the time are told, since that of the model is its own affair.
+
+vectors: like embeddings, not embeddings: chunks of documents of topics, in 48 directions of falling strength with some noise around and a common
+mean (with --run: embeddings by that run of spans of Python's documentation). Graph and exact search (numpy: a product with the float32 matrix,
+argpartition) take turns at each query. What opening reads is looked at in a process of its own, the file dropped from the page cache.
+"""
+import functools
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import statistics
+import tempfile
+import time
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from apps.search import lexical, update, vectors
+from apps.search.reader import Reader
+from apps.search.store import Folder
+from configs import pydoc
+from data import sources
+from train import door, loop
+from train.runs import Run
+
+_FILE = 50_000          # characters of a drawn file
+_SENTENCES = 20_000     # that are tokenized at a time
+_RANK = 48              # directions in which drawn vectors differ most
+
+
+def draw_text(folder: pathlib.Path, megabytes: float) -> None:
+    """Writes files of sentences and paragraphs of made-up words: half a million of them, as frequent as Zipf's law says."""
+    rng = np.random.default_rng(0)
+    syllables = np.array([a + b for a in 'bcdfghjklmnprstvz' for b in 'aeiou'] + ['an', 'er', 'is', 'on'])
+    words = np.array([''.join(row[:n]) for row, n in zip(syllables[rng.integers(0, len(syllables), (500_000, 5))], rng.integers(1, 6, 500_000))])
+    weights = 1 / (np.arange(len(words)) + 2.7)
+    edges = np.cumsum(weights / weights.sum())
+    for number in range(int(megabytes * 1e6 / _FILE)):
+        drawn = iter(words[np.minimum(np.searchsorted(edges, rng.random(_FILE // 4)), len(words) - 1)])
+        text, left = [], _FILE
+        while left > 0:
+            row = ' '.join(next(drawn) for _ in range(rng.integers(5, 25))).capitalize() + ('.\n\n' if rng.random() < .2 else '. ')
+            text.append(row)
+            left -= len(row)
+        (folder / f'{number:05}.txt').write_text(''.join(text))
+
+
+def small_run(folder: pathlib.Path) -> str:
+    """One step, with a tokenizer of 4,096 pieces of the drawn text, where there is one."""
+    c = pydoc.get_config()
+    if (folder / 'text').exists():
+        c.data.source, c.data.files.paths = 'files', f'{folder}/text/000[0-4]?.txt'
+    c.model.update(width=64, num_layers=2, num_heads=2, num_kv_heads=2)
+    c.data.update(batch_size=4, cache=str(folder / 'cache'))
+    c.train.steps, c.optimizer.warmup, c.eval.every, c.sample.every = 1, 0, 0, 0
+    c.log.update(tensorboard=False, progress=False)
+    loop.train(loop.prepare(c, str(folder / 'run')))
+    return str(folder / 'run')
+
+
+def clocks() -> np.ndarray:
+    """Seconds of the wall, and of all cores."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def tokenizing(paths: list[str], tokenizer) -> tuple[int, np.ndarray]:
+    """Bytes of all files, and seconds to tokenize their sentences."""
+    size, seconds, sentences = 0, np.zeros(2), []
+    files = sorted(p for path in map(pathlib.Path, paths) for p in (path.rglob('*') if path.is_dir() else [path]) if p.is_file())
+    for path in [*files, None]:
+        if path is not None:
+            text = path.read_text(errors='replace')
+            size += path.stat().st_size
+            sentences += re.split(r'(?<=[.!?])\s+|\n+', text)
+        if sentences and (path is None or len(sentences) > _SENTENCES):
+            began = clocks()
+            tokenizer.encode_batch(sentences)
+            seconds, sentences = seconds + clocks() - began, []
+    return size, seconds
+
+
+def indexing(folder: pathlib.Path, run: str, paths: list[str], megabytes: float) -> dict:
+    """Rates in MB/s of text, and seconds of the parts of indexing."""
+    if not paths:
+        (folder / 'text').mkdir()
+        draw_text(folder / 'text', megabytes)
+        paths = [str(folder / 'text')]
+    reader = Reader(Run.parse(run or small_run(folder)), '', 0)
+    reader.embed(reader.encode(['compiled ' * n for n in range(1, 250, 10)], 256))
+    parts: dict[str, float] = {}
+
+    def timed(target, name, what):
+        works = getattr(target, name)
+
+        @functools.wraps(works)
+        def call(*args):
+            began = time.perf_counter()
+            try:
+                return works(*args)
+            finally:
+                parts[what] = parts.get(what, 0) + time.perf_counter() - began
+        setattr(target, name, call)
+    size, before = tokenizing(paths, reader.tokenizer)
+    for target, name, what in ((update.Update, '_read', 'reading_and_cutting'), (reader, 'encode', 'tokenizing'), (reader, 'embed', 'model'),
+                               (lexical, 'build', 'words'), (vectors, 'add', 'graph'), (Folder, 'publish', 'publishing')):
+        timed(target, name, what)
+    began = clocks()
+    said = update.Update(Folder(str(folder / 'index')), reader, {}, False).run(paths, [])
+    seconds = clocks() - began
+    _, after = tokenizing(paths, reader.tokenizer)
+    parts['rest'] = seconds[0] - sum(parts.values())
+    rate, alone = size / seconds / 1e6, size / ((before + after) / 2) / 1e6
+    bytes_of = {p.name: p.stat().st_size for p in (folder / 'index').rglob('*') if p.is_file()}
+    return dict(said=said.rpartition(': ')[2], megabytes=size / 1e6, indexing_mb_per_second=rate[0], tokenizing_mb_per_second=alone[0],
+                ratio=rate[0] / alone[0], ratio_of_processor_time=rate[1] / alone[1],
+                ratio_without_the_model=size / (seconds[0] - parts['model']) / 1e6 / alone[0], seconds=seconds[0], seconds_of_parts=parts,
+                seconds_of_tokenizing_alone=[before[0], after[0]], processor_seconds=dict(indexing=seconds[1], tokenizing=[before[1], after[1]]),
+                width=reader.size, chunk=reader.trained, device=jax.devices()[0].device_kind, cores=os.cpu_count(), index_bytes=bytes_of)
+
+
+def draw_vectors(count: int, size: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of length 1, float32 [count, size] and [queries, size]. A query is of a document that is there, and further from it than its chunks."""
+    rng = np.random.default_rng(0)
+    normal = lambda *shape: rng.standard_normal(shape, np.float32)
+    directions = normal(_RANK, size) * (np.arange(1, _RANK + 1, dtype=np.float32)[:, None] ** -0.5) / size ** 0.5
+    mean = normal(size) / size ** 0.5
+    documents = (normal(5000, _RANK)[rng.integers(0, 5000, max(1, count // 20))] + 0.7 * normal(max(1, count // 20), _RANK))
+
+    def chunks(which, spread):
+        found = mean + (documents[which] + spread * normal(len(which), _RANK)) @ directions + 0.2 * normal(len(which), size) / size ** 0.5
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+    drawn = np.concatenate([chunks(np.arange(i, min(i + 100_000, count)) % len(documents), 0.5) for i in range(0, count, 100_000)])
+    return drawn, chunks(rng.integers(0, len(documents), queries), 0.8)
+
+
+def embed_spans(run: str, count: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """The same, of spans of some 100 characters of Python's documentation, each begun at another place of it; queries are spans of 40."""
+    reader, rng = Reader(Run.parse(run), '', 0), np.random.default_rng(0)
+    text = '\n\n'.join(r.text for r in sources.read(ConfigDict(dict(source='pydoc', pydoc=dict(modules=0)))))
+    embed = lambda places, length: np.concatenate([reader.embed(reader.encode([text[i:i + length] for i in places[j:j + 2000]]))
+                                                   for j in range(0, len(places), 2000)])
+    return embed(np.linspace(0, len(text) - 100, count).astype(int), 100), embed(rng.integers(0, len(text) - 40, queries), 40)
+
+
+def probe(path: str, queries: str, out) -> None:
+    """What opening and 1,000 queries do to a fresh process."""
+    asked = np.load(queries, allow_pickle=False)
+
+    def drop():
+        with open(path) as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def now():
+        io = dict(line.split(': ') for line in open('/proc/self/io').read().splitlines())
+        memory = dict(line.split(':') for line in open('/proc/self/status').read().splitlines())
+        kib = lambda name: int(memory[name].split()[0]) / 1024
+        return np.array([int(io['rchar']) / 2**20, int(io['read_bytes']) / 2**20, kib('RssAnon'), kib('RssFile')])
+    names = ('read_by_calls', 'read_from_disk', 'memory_of_its_own', 'memory_mapped_of_files')
+    drop()
+    before, began = now(), time.perf_counter()
+    index = vectors.view(path)
+    seconds, opened = time.perf_counter() - began, now()
+    index.search(asked[0], 10)
+    first = time.perf_counter() - began - seconds
+    for query in asked[1:1001]:
+        index.search(query, 10, threads=1)
+    searched = now()
+    del index
+    drop()
+    began = time.perf_counter()
+    with open(path, 'rb') as file:
+        while file.read(1 << 20):
+            pass
+    whole = time.perf_counter() - began
+    out.put(dict(file_mib=os.path.getsize(path) / 2**20, opening_seconds=seconds, first_query_seconds=first, reading_the_file_through_seconds=whole,
+                 opening_over_reading_through=seconds / whole, mib_after_opening=dict(zip(names, (opened - before).tolist())),
+                 mib_after_1000_queries=dict(zip(names, (searched - before).tolist()))))
+
+
+def compare(index, known: np.ndarray, asked: np.ndarray) -> tuple[float, dict[str, list[float]]]:
+    """Recall at 10 of a graph beside exact search, and the seconds of each query to both, which take turns."""
+    seconds: dict[str, list[float]] = dict(graph=[], exact=[])
+    hits = 0
+    for query in asked:
+        began = time.perf_counter()
+        near = index.search(query, 10, threads=1).keys
+        middle = time.perf_counter()
+        scores = known @ query
+        best = np.argpartition(scores, -10)[-10:]
+        best = best[np.argsort(-scores[best])]
+        seconds['graph'].append(middle - began)
+        seconds['exact'].append(time.perf_counter() - middle)
+        hits += len(set(near.tolist()) & set(best.tolist()))
+    return hits / 10 / len(asked), seconds
+
+
+def graph(folder: pathlib.Path, run: str, count: int, size: int, queries: int) -> dict:
+    """Recall at 10, seconds of a query, and what opening reads."""
+    known, asked = embed_spans(run, count, queries) if run else draw_vectors(count, size, queries)
+    index, began = vectors.make(known.shape[1]), time.perf_counter()
+    for i in range(0, count, 5000):
+        vectors.add(index, np.arange(i, min(i + 5000, count)), known[i:i + 5000].astype(np.float16))
+    building, path = time.perf_counter() - began, str(folder / 'graph')
+    vectors.save(index, path)
+    np.save(folder / 'queries.npy', asked, allow_pickle=False)
+    index = vectors.view(path)
+    recall, seconds = compare(index, known, asked)
+    del index                               # what is mapped somewhere stays in the page cache
+    context = multiprocessing.get_context('spawn')
+    answers = context.Queue()
+    process = context.Process(target=probe, args=(path, str(folder / 'queries.npy'), answers))
+    process.start()
+    opening = answers.get(timeout=600)
+    process.join()
+    median = {name: statistics.median(values) for name, values in seconds.items()}
+    return dict(vectors=count, size=known.shape[1], kind=f'embeddings by {run}' if run else 'drawn', queries=len(asked), settings=vectors.SETTINGS,
+                recall_at_10=recall, graph_seconds=median['graph'], exact_seconds=median['exact'], times_faster=median['exact'] / median['graph'],
+                building_seconds=building, opening=opening, cores=os.cpu_count(),
+                raw={name: [round(x, 6) for x in values] for name, values in seconds.items()})
+
+
+def main() -> None:
+    f = flags.FLAGS
+    pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=f.out) as name:
+        folder = pathlib.Path(name).resolve()
+        found = indexing(folder, f.run, f.paths, f.megabytes) if f.what == 'indexing' else graph(folder, f.run, f.vectors, f.size, f.queries)
+    print(json.dumps({'what': f.what, **found}, indent=1))
+
+
+if __name__ == '__main__':
+    flags.DEFINE_enum('what', 'vectors', ['indexing', 'vectors'], 'What is measured')
+    flags.DEFINE_string('run', '', 'Run directory whose model embeds; default: one that is made (indexing), drawn vectors (vectors)')
+    flags.DEFINE_float('megabytes', 100.0, 'indexing: text that is drawn', lower_bound=0.1)
+    flags.DEFINE_multi_string('paths', [], 'indexing: text to index in place of a drawn one')
+    flags.DEFINE_integer('vectors', 1_000_000, 'vectors: how many', lower_bound=1000)
+    flags.DEFINE_integer('size', 256, 'vectors: dimensions', lower_bound=2)
+    flags.DEFINE_integer('queries', 200, 'vectors: queries, each to both', lower_bound=1)
+    flags.DEFINE_string('out', 'runs/benchmarks', 'On which disk: a folder of its own there, which is removed')
+    door.run(main)

@@ -1,0 +1,305 @@
+"""Search: indexing, queries and measures on a tiny run."""
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from apps.search import MODES
+from apps.search import engine as engines
+from apps.search import files, judged, show, update, vectors
+from apps.search.engine import Engine
+from apps.search.reader import Reader
+from apps.search.store import Folder
+from data.records import Record
+from train.runs import Run
+
+
+@pytest.fixture(scope='module')
+def reader(search_run):
+    return Reader(Run.parse(str(search_run)), '', 0)
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """A folder of files, each with words that no other has."""
+    folder = tmp_path / 'notes'
+    (folder / 'deep').mkdir(parents=True)
+    (folder / 'tea.md').write_text('# Tea\n\nWarm the pot first. Pour boiling water over oolong leaves.\n\nWait for three minutes.\n')
+    (folder / 'deep/cats.txt').write_text(''.join(f'Paragraph {i} of the cat book speaks of whiskers and of day {i * i}.\n\n' for i in range(40)))
+    (folder / 'deep/code.py').write_text('def read_table(path):\n    """Reads a parquetfile."""\n    return open(path)\n')
+    (folder / 'page.html').write_text('<p>Harbours\n<p>The lighthouse of the harbour is old.')
+    (folder / 'docs.jsonl').write_text('{"_id": "d1", "title": "Moon", "text": "The moon circles the earth."}\n{"_id": "d2", "text": "Mars is red."}\n')
+    return folder
+
+
+def index(reader, folder, *paths, remove=(), **asked):
+    """Brings an index up to date; returns its summary without the folder."""
+    settings = dict(chunk=100, overlap=12, text_field=None, language=None) | asked
+    return update.Update(Folder(str(folder)), reader, settings, False).run([str(p) for p in paths], list(map(str, remove))).rpartition(': ')[2]
+
+
+def opened(folder, reader=None):
+    """The index, with a model that is loaded already."""
+    found = Engine(Folder(str(folder)))
+    found._reader = reader
+    return found
+
+
+def results(folder, reader, query='whiskers of the oolong moon', count=30):
+    """What queries of all modes find, without the numbers of the rows."""
+    e = opened(folder, reader)
+    return {mode: [(hit.path, hit.line, hit.end_line, hit.start, hit.end, round(hit.score, 3), hit.text, hit.passage)
+                   for hit in e.search(query, count, mode, [])] for mode in MODES}
+
+
+def test_meaning_is_the_order_of_all_vectors(reader, notes, tmp_path):
+    """Catches a semantic order that is another than that of every chunk's vector against the query's, or a score that is no cosine."""
+    index(reader, tmp_path / 'ix', notes)
+    e = opened(tmp_path / 'ix', reader)
+    texts = [text for text, in e._rows('SELECT text FROM chunks')]
+    ids = [key for key, in e._rows('SELECT id FROM chunks')]
+    query = 'how long must leaves wait'
+    products = reader.embed(reader.encode(texts)) @ reader.embed(reader.encode([query]))[0]
+    found = e.rank(query, len(ids), 'semantic')
+    assert len(ids) > 12 and sorted(key for key, _ in found) == sorted(ids)
+    assert np.allclose([score for _, score in found], np.sort(products)[::-1], atol=2e-3)
+    product = dict(zip(ids, products))
+    assert all(abs(product[key] - score) < 2e-3 for key, score in found)
+    assert [key for key, _ in e.rank(query, 5, 'semantic')] == [key for key, _ in found][:5]
+
+
+def test_words_find_what_meaning_does_not(reader, notes, tmp_path):
+    """Catches a lexical mode that embeds, words that need their exact form, an order that is not of BM25, and a hybrid that leaves out one of both."""
+    index(reader, tmp_path / 'ix', notes, overlap=0)
+    e = Engine(Folder(str(tmp_path / 'ix')), 'nowhere')
+    hit = e.search('PARQUETFILE', 3, 'lexical', [])
+    assert [h.path for h in hit] == [str(notes / 'deep/code.py')] and hit[0].text.startswith('def read_table') and hit[0].line == 1
+    assert [h.path for h in e.search('reading tables', 3, 'lexical', [])] == [str(notes / 'deep/code.py')]          # read_table
+    assert e.search('zebra', 3, 'lexical', []) == []
+    whiskers = e.search('whiskers 1444', 3, 'lexical', [])
+    assert 'day 1444' in whiskers[0].text and whiskers[0].score > whiskers[1].score > 0 and 'whiskers' in whiskers[1].text
+    e = opened(tmp_path / 'ix', reader)
+    ranks = {mode: [key for key, _ in e.rank('lighthouse', 100, mode)] for mode in MODES}
+    best, = ranks['lexical']
+    assert ranks['hybrid'][0] == best and set(ranks['hybrid']) == set(ranks['semantic'])
+    expected = 1 / 61 + 1 / (61 + ranks['semantic'].index(best))
+    assert e.rank('lighthouse', 1, 'hybrid')[0][1] == pytest.approx(expected)
+
+
+def test_hits_know_their_place(reader, notes, tmp_path, monkeypatch):
+    """Catches lines and offsets of something else than the chunk, ids of records that are lost, and a passage outside the text."""
+    index(reader, tmp_path / 'ix', notes)
+    hits = opened(tmp_path / 'ix', reader).search('the', 100, 'semantic', [])
+    for hit in hits:
+        if hit.path.endswith(('.txt', '.md', '.py')):
+            text = open(hit.path).read()
+            assert text[hit.start:hit.end] == hit.text
+            assert (hit.line, hit.end_line) == (1 + text.count('\n', 0, hit.start), 1 + text.count('\n', 0, hit.end))
+        begin, end = hit.passage
+        assert 0 <= begin < end <= len(hit.text)
+    assert {(h.record, h.line) for h in hits if h.path.endswith('.jsonl')} == {('d1', 1), ('d2', 2)}
+    assert {h.line for h in hits if h.path.endswith('.html')} == {1}
+    assert len({(h.path, h.start, h.record) for h in hits}) == len(hits) > 12
+    monkeypatch.setattr(engines, '_PASSAGE', 10)
+    lexical = opened(tmp_path / 'ix').search('day 100 cats', 1, 'lexical', [])[0]
+    assert 'day 100.' in lexical.text[slice(*lexical.passage)] and len(lexical.text) > lexical.passage[1] - lexical.passage[0]
+
+
+def test_the_passage_is_the_nearest_window(reader, notes, tmp_path):
+    """Catches a passage that does not depend on the query: the text of a window, asked for, is found again."""
+    text = 'Alpha beta one. ' + ''.join(f'Sentence {i} has {chr(97 + i) * 6} {chr(98 + i) * 5} words of its own kind. ' for i in range(12))
+    (notes / 'long.txt').write_text(text)
+    index(reader, tmp_path / 'ix', notes, chunk=128, overlap=0)
+    e = opened(tmp_path / 'ix', reader)
+    hits = [h for h in e.search('x', 100, 'semantic', ['long.txt']) if len(reader.encode([h.text])[0]) > engines._WINDOW + 4]
+    assert hits
+    for hit in hits:
+        windows = e._windows(hit.text, spans := engines.passages(hit.text, engines._PASSAGE))
+        assert {len(w) for w in windows} == {engines._WINDOW}
+        for ids, span in zip(windows, spans):
+            query = reader.tokenizer.decode(ids).strip()
+            if sum(w == ids for w in windows) == 1 and reader.encode([query])[0] == ids:
+                assert e._passages(query, 'semantic', [hit.text]) == [span]
+
+
+def test_only_what_changed_is_embedded(reader, notes, tmp_path, monkeypatch):
+    """Catches files that are embedded again, chunks of deleted and changed files that stay, and an index brought up to date that answers otherwise than
+    a new one."""
+    embedded = []
+
+    class Counting:
+        made, size, longest, trained, tokenizer, encode = reader.made, reader.size, reader.longest, 128, reader.tokenizer, reader.encode
+
+        @staticmethod
+        def embed(ids):
+            embedded.append(len(ids))
+            return reader.embed(ids)
+    first = index(Counting, tmp_path / 'ix', notes)
+    assert first.startswith('5 new, 0 changed, 0 unchanged, 0 removed, 0 skipped; ') and sum(embedded) == int(first.split()[-2])
+    before = sorted(p.name for p in (tmp_path / 'ix').iterdir())
+    embedded.clear()
+    assert index(Counting, tmp_path / 'ix').startswith('0 new, 0 changed, 5 unchanged, 0 removed, 0 skipped; ') and not embedded
+    assert sorted(p.name for p in (tmp_path / 'ix').iterdir()) == before         # nothing was written anew
+    (notes / 'page.html').unlink()
+    (notes / 'tea.md').write_text('# Tee\n\nNow it is about coffee beans.\n')
+    (notes / 'deep/more.py').write_text('def write_table(path):\n    return None\n')
+    (notes / 'deep/code.py').touch()
+    assert index(Counting, tmp_path / 'ix', notes).startswith('1 new, 1 changed, 3 unchanged, 1 removed, 0 skipped; ')
+    assert 0 < sum(embedded) <= 4
+    index(reader, tmp_path / 'new', notes)
+    assert results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader)
+    assert len(opened(tmp_path / 'ix')._graph) > len(opened(tmp_path / 'new')._graph)       # the graph was added to, not built anew
+    (notes / 'deep/cats.txt').unlink()
+    index(reader, tmp_path / 'ix', notes)
+    index(reader, tmp_path / 'newer', notes)
+    assert results(tmp_path / 'ix', reader) == results(tmp_path / 'newer', reader)
+    assert len(opened(tmp_path / 'ix')._graph) == len(opened(tmp_path / 'newer')._graph)    # most were gone: built anew
+
+
+def test_a_change_that_size_and_time_hide(reader, notes, tmp_path):
+    """Catches a file that was written again within one tick of the clock, with as many bytes."""
+    index(reader, tmp_path / 'ix', notes)
+    (notes / 'tea.md').write_bytes((notes / 'tea.md').read_bytes().replace(b'oolong', b'sencha'))
+    assert index(reader, tmp_path / 'ix', notes).startswith('0 new, 1 changed, 4 unchanged')
+    assert opened(tmp_path / 'ix').search('sencha', 1, 'lexical', []) and not opened(tmp_path / 'ix').search('oolong', 1, 'lexical', [])
+
+
+def test_paths_add_up_and_are_taken_out(reader, notes, tmp_path):
+    """Catches a second PATH that throws out the first, --remove that forgets nothing, and a folder that is away for a while and loses its chunks."""
+    index(reader, tmp_path / 'ix', notes / 'deep')
+    assert index(reader, tmp_path / 'ix', notes / 'tea.md').startswith('1 new, 0 changed, 0 unchanged, 0 removed')
+    assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 3 unchanged, 0 removed')
+    (notes / 'deep').rename(notes / 'away')
+    assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 1 unchanged, 0 removed, 1 skipped')
+    assert opened(tmp_path / 'ix').search('whiskers', 1, 'lexical', [])
+    assert index(reader, tmp_path / 'ix', remove=[notes / 'deep']).startswith('0 new, 0 changed, 1 unchanged, 2 removed')
+    assert not opened(tmp_path / 'ix').search('whiskers', 1, 'lexical', [])
+    assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 1 unchanged, 0 removed, 0 skipped')
+    (notes / 'tea.md').unlink()
+    assert index(reader, tmp_path / 'ix', notes).startswith('4 new, 0 changed, 0 unchanged, 1 removed')
+
+
+def test_without_a_path_python_is_indexed(reader, tmp_path, monkeypatch):
+    """Catches a default that needs files, one that is written anew each time, and one that an index of something else gets as well."""
+    records = [Record(f'pydoc:{name}', f'{name} is a module that {does}.\n\n{name}.first does é {does}.') for name, does in
+               (('json', 'reads'), ('csv', 'writes'), ('os.path', 'joins'))]
+    monkeypatch.setattr(files.sources, 'read', lambda config: iter(records if config.source == 'pydoc' else ()))
+    assert index(reader, tmp_path / 'ix').startswith('3 new, 0 changed, 0 unchanged, 0 removed, 0 skipped')
+    hit = opened(tmp_path / 'ix').search('joins', 1, 'lexical', ['os.path*'])[0]
+    assert hit.path == f'{tmp_path}/ix/pydoc/os.path.txt' and open(hit.path).read()[hit.start:hit.end] == hit.text
+    records[1] = Record('pydoc:csv', 'csv is another module now.')
+    assert index(reader, tmp_path / 'ix').startswith('0 new, 1 changed, 2 unchanged, 0 removed, 0 skipped')
+    (tmp_path / 'one').mkdir()
+    (tmp_path / 'one/a.txt').write_text('Only this.')
+    assert index(reader, tmp_path / 'one/ix', tmp_path / 'one').startswith('1 new,')            # its own folder is passed over
+    assert index(reader, tmp_path / 'one/ix').startswith('0 new, 0 changed, 1 unchanged,')
+
+
+def test_an_index_may_become_empty(reader, notes, tmp_path):
+    """Catches a fault where no chunk is left."""
+    index(reader, tmp_path / 'ix', notes / 'tea.md')
+    assert index(reader, tmp_path / 'ix', remove=[notes]).endswith('1 removed, 0 skipped; 0 chunks')
+    assert results(tmp_path / 'ix', reader) == dict.fromkeys(MODES, [])
+
+
+@pytest.mark.parametrize('few', [0, 20_000])
+def test_patterns_of_paths(reader, notes, tmp_path, monkeypatch, few):
+    """Catches a filter that is applied after the best k are chosen: one by one, and by the graph."""
+    monkeypatch.setattr(engines, '_FEW', few)
+    monkeypatch.chdir(notes)
+    index(reader, tmp_path / 'ix', notes)
+    e = opened(tmp_path / 'ix', reader)
+    every = e.search('moon', 100, 'semantic', [])
+    for patterns, kept in ((['*.jsonl'], 'docs.jsonl'), (['deep/*.py'], 'deep/code.py'), (['./tea.md'], 'tea.md'), (['deep/'], 'deep/'),
+                           ([str(notes / 'deep/c*')], 'deep/'), (['../notes/tea.md'], 'tea.md')):
+        expected = [h.text for h in every if h.path.startswith(str(notes / kept).rstrip('/'))]
+        assert [h.text for h in e.search('moon', 100, 'semantic', patterns)] == expected, patterns
+        assert {h.text for h in e.search('moon tea whiskers table', 100, 'lexical', patterns)} <= set(expected)
+        assert [h.text for h in e.search('moon', 1, 'hybrid', patterns)] == [h.text for h in e.search('moon', 100, 'hybrid', patterns)][:1]
+    both = e.search('moon', 100, 'semantic', ['*.py', '*.html'])
+    assert {h.path for h in both} == {str(notes / 'page.html'), str(notes / 'deep/code.py')}
+    with pytest.raises(ValueError, match=r"--path=\*.rs: matches no file that is indexed"):
+        e.search('moon', 1, 'lexical', ['*.rs'])
+
+
+def test_vectors_near_many_that_are_gone(tmp_path):
+    """Catches a graph that does not find what was added, to a loaded one too, and one that differs after it was mapped."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((1500, 16))
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
+    graph = vectors.make(16)
+    vectors.add(graph, np.arange(1000), x[:1000])
+    graph.save(tmp_path / 'g')
+    graph = vectors.load(tmp_path / 'g')
+    vectors.add(graph, np.arange(1000, 1500), x[1000:])
+    graph.save(tmp_path / 'g')
+    found = vectors.view(tmp_path / 'g').search(x[::50].astype(np.float32), 10).keys
+    exact = np.argsort(-(x[::50].astype(np.float32) @ x.astype(np.float32).T), axis=1)[:, :10]
+    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact)]) > .98
+
+
+def test_measures_are_those_of_the_hand(reader, tmp_path):
+    """Catches a document scored by another chunk than its best, a measure over other queries, and a run file that trec_eval reads otherwise."""
+    (tmp_path / 'corpus.jsonl').write_text('\n'.join(json.dumps(d) for d in (
+        {'_id': 'a', 'title': '', 'text': 'apple apple apple'}, {'_id': 'b', 'title': '', 'text': 'apple ' + 'filler ' * 400},
+        {'_id': 'c', 'title': 'pear', 'text': 'pear and an apple pie'})))
+    (tmp_path / 'queries.jsonl').write_text('{"_id": "q1", "text": "apple"}\n{"_id": "q2", "text": "pear"}\n{"_id": "q3", "text": "unasked"}\n')
+    (tmp_path / 'qrels.tsv').write_text('query-id\tcorpus-id\tscore\nq1\tb\t1\nq1\tz\t1\nq2\tc\t2\n')
+    index(reader, tmp_path / 'ix', tmp_path / 'corpus.jsonl')
+    args = (str(tmp_path / 'queries.jsonl'), str(tmp_path / 'qrels.tsv'), 'lexical', str(tmp_path / 'run.trec'), False)
+    e = opened(tmp_path / 'ix')
+    order = list(e.documents('apple', 1000, 'lexical'))[::-1]
+    assert order[0] == 'a' and sorted(order) == ['a', 'b', 'c']
+    place = order.index('b') + 1
+    found = judged.measure(e, *args)
+    ndcg = (1 / np.log2(place + 1)) / (1 + 1 / np.log2(3))                # of two relevant ones, one is not indexed
+    assert found['queries'] == 2 and found['lacking'] == 1
+    assert found['nDCG@10'][0] == pytest.approx((ndcg + 1) / 2) and found['RR@10'][0] == pytest.approx((1 / place + 1) / 2)
+    assert found['R@10'][0] == pytest.approx((1 / 2 + 1) / 2) and found['R@10'][1] <= found['R@10'][0] <= found['R@10'][2]
+    rows = [line.split() for line in (tmp_path / 'run.trec').read_text().splitlines()]
+    assert [row[:4] for row in rows] == [['q1', 'Q0', name, str(i)] for i, name in enumerate(order, 1)] + [['q2', 'Q0', 'c', '1']]
+    assert [float(row[4]) for row in rows[:3]] == sorted((float(row[4]) for row in rows[:3]), reverse=True) and rows[0][5] == 'ordem-lexical'
+    (tmp_path / 'qrels.tsv').write_text('q9\tb\t1\n')
+    with pytest.raises(ValueError, match="judges 1 queries that .*queries.jsonl lacks, the first 'q9'"):
+        judged.measure(e, *args)
+
+
+def test_what_is_shown(reader, notes, tmp_path, monkeypatch):
+    """Catches text that commands the terminal, colors where there is none, a passage that is not marked, and JSON of another form."""
+    (notes / 'odd\x1b[2J.txt').write_text('Lead in. Here \x1b[31mred\x07 oolonga is. Then more of it.')
+    index(reader, tmp_path / 'ix', notes)
+    hits = opened(tmp_path / 'ix').search('oolonga', 5, 'lexical', [])
+    monkeypatch.chdir(notes)
+    plain, colored = show.told(hits, False), show.told(hits, True)
+    assert plain.splitlines() == [f'1. odd\\x1b[2J.txt:1  {hits[0].score:.4f}', '   Lead in. Here \\x1b[31mred\\x07 oolonga is. Then more of it.']
+    assert '\x1b[33mLead in. Here \\x1b[31mred\\x07 oolonga is. Then more of it.\x1b[0m' in colored
+    assert show.told([], False) == 'nothing found'
+    long = engines.Hit('/x/paper.PDF', None, 3, 4, 0, 0, 1.0, 'word ' * 100 + 'THE PASSAGE' + ' word' * 100, (500, 511))
+    assert show.place(long) == '/x/paper.PDF:p3-4' and len(show.told([long], False)) < 400 and '… word' in show.told([long], False)
+    found = json.loads(show.as_json('q', 'lexical', hits))
+    assert set(found) == {'query', 'mode', 'results'} and [set(r) for r in found['results']] == [
+        {'path', 'record', 'line', 'end_line', 'start', 'end', 'score', 'text', 'passage'}]
+    passage = found['results'][0]['passage']
+    assert open(notes / 'odd\x1b[2J.txt').read()[passage['start']:passage['end']] == passage['text']
+
+
+def command(*args, lines=''):
+    done = subprocess.run([sys.executable, '-m', 'apps.search', *map(str, args)], capture_output=True, text=True, input=lines)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_as_a_person_uses_it(search_run, notes, tmp_path):
+    """Catches a door that does not lead to what the tests above try: all three commands, queries from stdin, and mistakes in one line."""
+    ix = f'--index={tmp_path / "ix"}'
+    code, out, err = command('index', f'--run={search_run}', ix, '--chunk=100', notes)
+    assert (code, err) == (0, '') and out.startswith(f'{tmp_path}/ix: 5 new, ') and out.count('\n') == 1
+    code, out, err = command('query', ix, '--json', '--mode=lexical', 'red', 'mars')
+    found = json.loads(out)
+    assert (code, err, found['query']) == (0, '', 'red mars') and [hit['record'] for hit in found['results']] == ['d2']
+    code, out, err = command('query', ix, '--k=1', lines='Mars is red.\n\nlighthouse of the harbour\n')
+    first, second = (part.splitlines()[0] for part in out.split('1. ')[1:])
+    assert (code, err) == (0, '') and 'docs.jsonl:2  d2  ' in first and 'page.html:1' in second
+    code, out, err = command('quary', ix)
+    assert (code, out) == (2, '') and "quary: did you mean 'query'" in err and err.count('\n') == 1

@@ -1,0 +1,383 @@
+"""Search: what is broken, interrupted, in use or of another model, each in one line, and nothing lost."""
+import json
+import logging
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from apps.search import MODES
+from apps.search import files, update
+from apps.search.engine import Engine
+from apps.search.reader import Reader
+from apps.search.store import Folder
+from train.errors import RunError, Stopped
+from train.runs import Run
+
+
+@pytest.fixture(scope='module')
+def reader(search_run):
+    return Reader(Run.parse(str(search_run)), '', 0)
+
+
+@pytest.fixture
+def notes(tmp_path):
+    folder = tmp_path / 'notes'
+    folder.mkdir()
+    for i in range(6):
+        (folder / f'{i}.txt').write_text(''.join(f'Line {j} of file {i} is about {"abcdef"[i] * 5} and number {i * j}.\n' for j in range(12)))
+    return folder
+
+
+def index(reader, folder, *paths, **asked):
+    return update.Update(Folder(str(folder)), reader, asked, False).run([str(p) for p in paths], []).rpartition(': ')[2]
+
+
+def results(folder, reader, query='about number 12 and aaaaa'):
+    e = Engine(Folder(str(folder)))
+    e._reader = reader
+    return {mode: [(hit.path, hit.start, round(hit.score, 3), hit.text) for hit in e.search(query, 99, mode, [])] for mode in MODES}
+
+
+@pytest.fixture
+def log():
+    """What the product says, a message each."""
+    said = []
+    handler = logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())
+    logging.getLogger('ordem').addHandler(handler)
+    yield said
+    logging.getLogger('ordem').removeHandler(handler)
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_indexed(reader, notes, tmp_path, log, monkeypatch):
+    """Catches a bad file that ends indexing, one that is passed over in silence, one whose old text is still found, and a warning that is not
+    repeated."""
+    index(reader, tmp_path / 'ix', notes)
+    (notes / '1.txt').write_bytes(b'caf\xe9')
+    (notes / '2.txt').write_bytes(b'\0\1\2')
+    (notes / 'empty.md').touch()
+    (notes / 'blank.md').write_text(' \n \n')
+    (notes / 'bad.pdf').write_bytes(b'%PDF-1.7 nothing')
+    with open(notes / 'line.log', 'wb') as file:
+        file.write(b'a' * 6_000_000)
+        file.truncate(1 << 30)
+    os.utime(notes / 'line.log', (10**9, 10**9))                   # read through once only
+    (notes / 'other.txt').write_bytes(b'x' * 9_000_000)
+    os.mkfifo(notes / 'pipe')
+    (notes / 'loop').symlink_to('loop')
+    (notes / 'rows.jsonl').write_text('{"text": "good record"}\n{"text": 1}\n')
+    (notes / '3.txt').write_text('closed')
+    opened = files.File.open
+
+    def closed(self):
+        if self.name.endswith('3.txt'):
+            raise PermissionError(13, 'Permission denied', self.name)
+        return opened(self)
+    monkeypatch.setattr(files.File, 'open', closed)
+    said = index(reader, tmp_path / 'ix')
+    assert said.startswith('1 new, 0 changed, 3 unchanged, 0 removed, 11 skipped; ')
+    told = {line.removeprefix(f'skipped {notes}/').partition(': ')[0]: line for line in log}
+    assert len(log) == len(told) == 11
+    reasons = {'1.txt': 'invalid UTF-8 in line 1', '2.txt': 'a binary file', 'empty.md': 'an empty file', 'blank.md': 'no text in it',
+               'bad.pdf': 'broken PDF', 'line.log': 'line 1 has more than 4 MiB', 'other.txt': 'line 1 has more than 4 MiB',
+               'pipe': 'a pipe, socket', 'loop': 'symbolic link', 'rows.jsonl:2': 'broken record', '3.txt': 'cannot be read: Permission denied'}
+    for name, reason in reasons.items():
+        assert reason in told[name] and told[name].count('\n') == 0
+    paths = {os.path.basename(path) for path, *_ in results(tmp_path / 'ix', reader)['semantic']}
+    assert paths == {'0.txt', '3.txt', '4.txt', '5.txt', 'rows.jsonl'}           # of 3.txt what was indexed before
+    log.clear()
+    assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 4 unchanged, 0 removed, 10 skipped; ') and len(log) == 10
+
+
+def test_many_warnings_are_counted(reader, notes, tmp_path, log, monkeypatch):
+    """Catches a folder of pictures that fills the terminal."""
+    monkeypatch.setattr(update, '_TOLD', 3)
+    for i in range(9):
+        (notes / f'{i}.png').write_bytes(b'\0')
+    assert '9 skipped' in index(reader, tmp_path / 'ix', notes)
+    assert len(log) == 4 and 'more than 3 are skipped' in log[-1]
+
+
+class Killed(BaseException):
+    """As SIGKILL does, nothing that is written for an orderly end runs after it."""
+
+
+@pytest.mark.parametrize('where, read, embedded', [('reading', 2, 4), ('embedding', 0, 2), ('words', 0, 0), ('graph', 0, 0), ('publishing', 0, 0)])
+def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where, read, embedded):
+    """Catches work that is lost or done twice, a state that is half the old and half the new, and one that differs from that of a new index."""
+    index(reader, tmp_path / 'ix', notes)
+    before = results(tmp_path / 'ix', reader)
+    (notes / '0.txt').unlink()
+    for i in (1, 7, 8, 9):
+        (notes / f'{i}.txt').write_text(f'New text {i} about {"xyzuvwabcd"[i] * 4} and number {i}.\n')
+    monkeypatch.setattr(update, '_TOGETHER', 2)
+    places = {'reading': (files, 'read', 3), 'embedding': (reader, 'embed', 2), 'words': (update.lexical, 'build', 1), 'graph': (update.vectors, 'add', 1),
+              'publishing': (Folder, 'write_manifest', 2)}
+    target, name, count = places[where]
+    works, calls = getattr(target, name), []
+
+    def kills(*args):
+        calls.append(1)
+        if len(calls) == count:
+            raise Killed
+        return works(*args)
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(target, name, kills)
+        index(reader, tmp_path / 'ix', notes)
+    assert results(tmp_path / 'ix', reader) == before
+    done = {'read': 0, 'encode': 0}
+
+    def counts(target, name, of):
+        works = getattr(target, name)
+
+        def call(*args):
+            done[name] += of(args)
+            return works(*args)
+        monkeypatch.setattr(target, name, call)
+    counts(files, 'read', lambda args: 1)
+    counts(reader, 'encode', lambda args: len(args[0]))
+    index(reader, tmp_path / 'ix', notes)
+    assert done == {'read': read, 'encode': embedded}
+    index(reader, tmp_path / 'new', notes)
+    assert results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader) != before
+    assert sorted(p.name.partition('-')[0] for p in (tmp_path / 'ix').iterdir()) == ['.lock', 'chunks', 'lexical', 'manifest.json', 'vectors']
+
+
+def test_kill_and_signals(search_run, notes, tmp_path):
+    """Catches a signal that ends in a traceback or another code, work that it loses, and a second indexer or a query that meets a half-written state."""
+    for i in range(10, 60):
+        (notes / f'{i}.txt').write_text(''.join(f'Text {i} line {j} is of numbers {i * j}.\n' for j in range(200)))
+    code = ('import os, time\nfrom apps.search import __main__ as door, update\nfrom train import door as doors\n'
+            'embed = update.Update._embed\n'
+            'def slow(self):\n    print("embedding", flush=True)\n    time.sleep(float(os.environ["SECONDS"]))\n    embed(self)\n'
+            'update._TOGETHER = 40\nupdate.Update._embed = slow\ndoor.define_flags()\ndoors.run(door.main, words=True)\n')
+    args = ['index', f'--run={search_run}', f'--index={tmp_path / "ix"}', str(notes)]
+
+    def start(seconds):
+        process = subprocess.Popen([sys.executable, '-c', code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   env={**os.environ, 'SECONDS': str(seconds)})
+        assert process.stdout.readline() == 'embedding\n'
+        return process
+    process = start(60)
+    other = Folder(str(tmp_path / 'ix'))
+    with pytest.raises(RunError, match='another process indexes into this folder'), other.in_use():
+        pass
+    with pytest.raises(RunError, match='its first indexing did not end, or goes on'):
+        Engine(other)
+    process.kill()
+    process.communicate()
+    process = start(0.5)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 143
+    assert err == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same command goes on from there\n'
+    db = sqlite3.connect(next((tmp_path / 'ix').glob('chunks-1.db')))
+    assert db.execute('SELECT count(*) FROM files').fetchone()[0] == 56
+    db.close()
+
+
+def test_a_signal_ends_it_between_files(reader, notes, tmp_path, monkeypatch):
+    """Catches a signal that is not looked at while files are read, and handlers that stay."""
+    before = signal.getsignal(signal.SIGINT)
+    seen = []
+
+    def read(*args, read=files.read):
+        seen.append(1)
+        if len(seen) == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return read(*args)
+    monkeypatch.setattr(files, 'read', read)
+    with pytest.raises(Stopped, match='stopped by SIGINT') as stopped:
+        index(reader, tmp_path / 'ix', notes)
+    assert stopped.value.code == 130 and signal.getsignal(signal.SIGINT) is before
+    assert index(reader, tmp_path / 'ix', notes).startswith('4 new, 0 changed, 2 unchanged')
+
+
+def test_an_open_index_keeps_its_state(reader, notes, tmp_path):
+    """Catches a query that mixes two states while another process publishes a newer one, and files of older states that stay."""
+    index(reader, tmp_path / 'ix', notes)
+    e = Engine(Folder(str(tmp_path / 'ix')))
+    e._reader = reader
+    look = lambda: [(h.path, h.text, h.score) for mode in MODES for h in e.search('about number', 99, mode, [])]
+    before = look()
+    shutil.rmtree(notes)
+    notes.mkdir()
+    (notes / 'only.txt').write_text('Something else about a number.')
+    index(reader, tmp_path / 'ix', notes)
+    assert look() == before
+    assert {os.path.basename(path) for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {'only.txt'}
+
+
+def test_a_newer_state_in_the_middle_of_opening(reader, notes, tmp_path, monkeypatch):
+    """Catches an index called damaged where its files were just replaced."""
+    index(reader, tmp_path / 'ix', notes)
+    (notes / '0.txt').unlink()
+    damage, done = Folder.damage, []
+
+    def late(self, manifest):
+        if not done:
+            done.append(1)
+            index(reader, tmp_path / 'ix', notes)
+        return damage(self, manifest)
+    monkeypatch.setattr(Folder, 'damage', late)
+    assert Engine(Folder(str(tmp_path / 'ix'))).manifest['generation'] == 2
+
+
+def names(folder):
+    return sorted(json.loads((folder / 'manifest.json').read_text())['files'])
+
+
+@pytest.mark.parametrize('harm', ['flip', 'cut', 'empty', 'gone', 'garbage'])
+def test_damage_is_told_and_mended(reader, notes, tmp_path, harm, monkeypatch):
+    """Catches a file of the index that is not checked, a traceback, and vectors that are lost though the database has them."""
+    index(reader, tmp_path / 'whole', notes)
+    good = results(tmp_path / 'whole', reader)
+    for name in [*names(tmp_path / 'whole'), 'manifest.json']:
+        ix = shutil.copytree(tmp_path / 'whole', tmp_path / 'ix')
+        content = bytearray((ix / name).read_bytes())
+        content[len(content) // 2] ^= 255
+        (ix / name).unlink()
+        if harm != 'gone':
+            (ix / name).write_bytes({'flip': content, 'cut': content[:-1], 'empty': b'', 'garbage': os.urandom(len(content))}[harm])
+        mends = not name.startswith(('chunks', 'manifest'))
+        if name == 'manifest.json' and harm == 'gone':
+            with pytest.raises(RunError, match='expected an index or an empty folder, found neither'):
+                Folder(str(ix))
+        else:
+            with pytest.raises(RunError, match='manifest.json: damaged' if name == 'manifest.json' else f'a damaged index: {name}') as told:
+                Engine(Folder(str(ix)))
+            assert '\n' not in str(told.value) and ('mends it' if mends else f'remove {ix} and index again') in str(told.value)
+            if mends:
+                with monkeypatch.context() as m:
+                    m.setattr(reader, 'embed', None)                # nothing is embedded again
+                    assert index(reader, ix).startswith('0 new, 0 changed, 6 unchanged')
+                assert results(ix, reader) == good
+            else:
+                with pytest.raises(RunError, match=name):
+                    index(reader, ix)
+        shutil.rmtree(ix)
+
+
+def test_damage_that_size_and_time_hide(reader, notes, tmp_path):
+    """Catches a crash in place of a line where bytes have changed under the same time: SQLite's and the graph's own complaints are taken."""
+    index(reader, tmp_path / 'ix', notes)
+    for name in names(tmp_path / 'ix'):
+        path = tmp_path / 'ix' / name
+        content, found = path.read_bytes(), path.stat()
+        path.write_bytes(b'\0' * 64 + content[64:])
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+        try:
+            results(tmp_path / 'ix', reader)
+        except RunError as error:
+            assert 'a damaged index' in str(error)
+        path.write_bytes(content)
+
+
+def test_a_work_in_progress_that_is_damaged(reader, notes, tmp_path, monkeypatch):
+    """Catches a traceback, and a newest state that goes with the work on the next."""
+    index(reader, tmp_path / 'ix', notes)
+    good = results(tmp_path / 'ix', reader)
+    (notes / '0.txt').unlink()
+    (tmp_path / 'ix/chunks-2.db').write_bytes(b'SQLite format 3\0' + b'x' * 9000)
+    with pytest.raises(RunError, match='cannot be written: .*remove'):
+        index(reader, tmp_path / 'ix', notes)
+    assert results(tmp_path / 'ix', reader) == good
+
+
+@pytest.mark.parametrize('target, name', [(shutil, 'copyfile'), (update.vectors.Index, 'save'), (np, 'save')])
+def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name):
+    """Catches a traceback, and a state that is published without one of its files."""
+    index(reader, tmp_path / 'ix', notes)
+    good = results(tmp_path / 'ix', reader)
+    (notes / '0.txt').unlink()
+
+    def full(*_, **__):
+        raise RuntimeError('No space left on device') if name == 'save' and target is not np else OSError(28, 'No space left on device')
+    with monkeypatch.context() as m, pytest.raises(RunError, match='cannot be written: .*No space left on device.*goes on when it can'):
+        m.setattr(target, name, full)
+        index(reader, tmp_path / 'ix', notes)
+    assert results(tmp_path / 'ix', reader) == good
+    index(reader, tmp_path / 'ix', notes)
+    assert {path for path, *_ in good['semantic']} - {path for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {str(notes / '0.txt')}
+
+
+def test_another_model_is_refused(reader, search_run, notes, tmp_path):
+    """Catches vectors of two models, poolings, sizes or ways of cutting in one index, and a message that does not say which."""
+    index(reader, tmp_path / 'ix', notes)
+    run = Run.parse(str(search_run))
+    for other, message in ((Reader(run, 'last', 0), 'pooling mean there, last here'), (Reader(run, '', 8), 'size 32 there, 8 here')):
+        with pytest.raises(RunError, match=f'was indexed with something else: {message}. Ask for the same .that of --run={search_run}@1'):
+            index(other, tmp_path / 'ix', notes)
+    for asked, message in ((dict(chunk=64), 'chunk 128 there, 64 here'), (dict(language='portuguese'), 'language english there, portuguese here')):
+        with pytest.raises(RunError, match=message):
+            index(reader, tmp_path / 'ix', notes, **asked)
+    for name, now in (('step', 9), ('config_hash', 'f' * 64), ('params', 'e' * 64), ('tokenizer_hash', 'd' * 64)):
+        folder = Folder(str(shutil.copytree(tmp_path / 'ix', tmp_path / name)))
+        manifest = folder.manifest()
+        manifest['made'][name] = now
+        folder.write_manifest(manifest)
+        with pytest.raises(RunError, match='parameters eeeeeeeeeeee there' if name == 'params' else f'{name.removesuffix("_hash")} {str(now)[:12]} there'):
+            Engine(folder, str(search_run)).search('x', 1, 'semantic', [])
+    assert Engine(Folder(str(tmp_path / 'ix')), str(search_run)).search('about', 1, 'semantic', [])
+    moved = Engine(folder := Folder(str(tmp_path / 'ix')))
+    moved.manifest['made']['run'] = str(tmp_path / 'moved')
+    with pytest.raises(RunError, match=f'moved: no such run directory.*: the run that {folder.path} was indexed with; --run says where it is now'):
+        moved.search('x', 1, 'hybrid', [])
+    assert moved.search('number', 1, 'lexical', [])
+
+
+@pytest.mark.parametrize('asked, message', [(dict(chunk=9), '--chunk is 9: expected 32 to 128'), (dict(chunk=999), '--chunk is 999: expected 32 to 128'),
+                                            (dict(chunk=40, overlap=21), '--overlap is 21: expected 0 to 20'),
+                                            (dict(language='portugese'), "--language is 'portugese': did you mean 'portuguese'")])
+def test_settings_that_cannot_be(reader, notes, tmp_path, asked, message):
+    """Catches settings that are found wrong after everything was embedded, and an index that they leave behind."""
+    with pytest.raises(RunError, match=message):
+        index(reader, tmp_path / 'ix', notes, **asked)
+    assert [p.name for p in (tmp_path / 'ix').iterdir()] == ['.lock']
+    assert index(reader, tmp_path / 'ix', notes).startswith('6 new')
+
+
+def test_a_folder_of_something_else_is_left_alone(reader, notes, tmp_path):
+    """Catches an index that is written among a person's own files."""
+    with pytest.raises(RunError, match='expected an index or an empty folder'):
+        index(reader, notes, notes)
+    with pytest.raises(RunError, match='expected an index or an empty folder'):
+        Folder(str(notes / '0.txt'))
+    assert len(list(notes.iterdir())) == 6
+
+
+def counted(name: str) -> int:
+    """A number of /proc/self/io."""
+    return int(next(line.split()[1] for line in open('/proc/self/io') if line.startswith(name)))
+
+
+def resident(path) -> int:
+    """Bytes of a file that this process has mapped and touched."""
+    blocks = open('/proc/self/smaps').read().split('VmFlags')
+    return sum(1024 * int(block.split('Rss:')[1].split()[0]) for block in blocks if str(path) in block)
+
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/smaps'), reason='only Linux tells what of a file is in memory')
+def test_opening_does_not_read_the_index_through(reader, notes, tmp_path):
+    """Catches a database, scores or vectors that are loaded on opening. The links of the graph are looked at, not the vectors."""
+    big = np.random.default_rng(0).standard_normal((1500, 512)).astype(np.float16)
+    graph = update.vectors.make(512)
+    update.vectors.add(graph, np.arange(len(big)), big)
+    graph.save(tmp_path / 'graph')
+    mapped = update.vectors.view(tmp_path / 'graph')
+    assert 0 < resident(tmp_path / 'graph') < (tmp_path / 'graph').stat().st_size / 3
+    mapped.search(big[::3].astype(np.float32), 10)
+    assert resident(tmp_path / 'graph') > (tmp_path / 'graph').stat().st_size / 2                   # the control: this is how it would look
+    for i in range(20):
+        (notes / f'long{i}.txt').write_text(''.join(f'{i} {j} {i * j} ' for j in range(300)))
+    index(reader, tmp_path / 'ix', notes)
+    before = counted('rchar')
+    e = Engine(Folder(str(tmp_path / 'ix')))
+    assert counted('rchar') - before < sum(p.stat().st_size for p in (tmp_path / 'ix').rglob('*') if p.is_file()) / 5
+    assert all(isinstance(x, np.memmap) for x in (e._ids, e._lexical.scores.scores['data'], e._lexical.scores.scores['indices']))

@@ -1,0 +1,201 @@
+"""Search: how files are found, read and cut, without a model."""
+import json
+import os
+import random
+
+import pytest
+from ml_collections import ConfigDict
+
+from apps.search import files
+from apps.search.chunks import Splitter, passages
+from data import tokenizer as tokenizers
+from data.records import Broken, DataError
+
+
+def read(tmp_path, name, content, field='text'):
+    """All parts of a file with this content."""
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with open(path, 'rb') as file:
+        return list(files.read(str(path), file, field))
+
+
+def test_each_file_is_found_once(tmp_path, monkeypatch):
+    """Catches links that are followed twice or for ever, hidden files, a pipe that is waited for, and a fault that ends the walk."""
+    (tmp_path / 'docs/deep').mkdir(parents=True)
+    (tmp_path / 'docs/closed').mkdir()
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'index').mkdir()
+    for name in ('docs/a.txt', 'docs/deep/b.txt', 'docs/.hidden', 'docs/closed/c.txt', 'other/d.txt', 'index/chunks.db'):
+        (tmp_path / name).write_text('x')
+    os.mkfifo(tmp_path / 'docs/pipe')
+    for link, to in (('docs/deep/up', '..'), ('docs/again.txt', 'a.txt'), ('docs/loop', 'loop'), ('docs/gone', 'nowhere'), ('docs/other', '../other'),
+                     ('docs/other2', '../other'), ('docs/index', '../index')):
+        (tmp_path / link).symlink_to(to)
+    listed = os.scandir
+
+    def scandir(path):
+        if path.endswith('closed'):
+            raise PermissionError(13, 'Permission denied', path)
+        return listed(path)
+    monkeypatch.setattr(files.os, 'scandir', scandir)
+    walk = files.Walk([str(tmp_path / 'docs'), str(tmp_path / 'docs/a.txt')], tmp_path / 'index')
+    assert [os.path.relpath(name, tmp_path) for name in sorted(walk.files)] == ['docs/a.txt', 'docs/deep/b.txt', 'docs/other/d.txt']
+    told = {os.path.relpath(b.where, tmp_path): b.reason for b in walk.broken}
+    assert told.pop('docs/pipe') == 'a pipe, socket or device, not a regular file'
+    assert set(told) == {'docs/loop', 'docs/gone', 'docs/closed'} and all(reason.startswith('cannot be read: ') for reason in told.values())
+    assert files.is_under(str(tmp_path / 'docs/closed/c.txt'), walk.unread)
+
+
+def test_a_path_that_is_not_there_is_named(tmp_path):
+    """Catches a mistyped PATH that indexes nothing without a word, and a fault in place of one line."""
+    (tmp_path / 'notes').mkdir()
+    with pytest.raises(DataError, match="note: no such file or folder; did you mean 'notes'"):
+        files.Walk([str(tmp_path / 'note')], tmp_path)
+
+
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
+    """Catches an open that hangs where a file was exchanged after it was found."""
+    os.mkfifo(tmp_path / 'pipe')
+    with pytest.raises(DataError, match='not a regular file'):
+        files.File('pipe', 1, 1, str(tmp_path / 'pipe')).open()
+
+
+def test_text_is_read_in_blocks_that_know_their_place(tmp_path, monkeypatch):
+    """Catches characters lost between blocks, offsets in bytes, and lines counted from the block's begin."""
+    text = ''.join(f'línea {i}\n' + '\n' * (i % 5 == 0) for i in range(300)) + 'end'
+    monkeypatch.setattr(files, '_BLOCK', 100)
+    parts = read(tmp_path, 'a.txt', '\ufeff' + text)
+    assert len(parts) > 10 and ''.join(p.text for p in parts) == text
+    for part in parts:
+        assert text[part.offset:part.offset + len(part.text)] == part.text
+        assert part.lines[0] == 1 + text.count('\n', 0, part.offset) and len(part.lines) == part.text.count('\n') + 1
+    assert read(tmp_path, 'b.txt', 'a\r\nb\rc')[0].text == 'a \nb\nc'        # as many characters
+
+
+@pytest.mark.parametrize('name, content, reason', [
+    ('a.txt', 'good\ncafé\n'.encode('latin-1'), 'invalid UTF-8 in line 2'), ('a.md', b'ab\0cd' + b'x' * 5000, 'a binary file'),
+    ('a.py', b'x = 1\n' + b'y' * 5000, 'line 2 has more than 1000 bytes'), ('a.html', b'<p>' + b'a ' * 3000, 'larger than 2000 bytes'),
+    ('a.pdf', b'%PDF-1.4 nothing', 'broken PDF: '), ('a.pdf', b'', 'broken PDF: ')])
+def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, name, content, reason):
+    """Catches a traceback, and a long line or a large file that is read whole."""
+    for limit, count in (('_BLOCK', 100), ('_LINE', 1000), ('_WHOLE', 2000)):
+        monkeypatch.setattr(files, limit, count)
+    with pytest.raises(DataError, match=reason):
+        read(tmp_path, name, content)
+
+
+def test_html_is_what_a_reader_sees(tmp_path):
+    """Catches scripts and markup in the text, words that inline tags break, and lines of the text in place of the file's."""
+    part, = read(tmp_path, 'a.html', '<title>Tea</title>\n<style>p {x}</style><script>\nsecret()\n</script>\n'
+                                     '<p>How to\n  make <b>gr</b>een&nbsp;tea &amp; more\n<li>One<li>Two\n<pre>boil <i>w</i>\n\n  wait</pre>after')
+    rows = dict(zip(part.text.split('\n'), part.lines))
+    assert {row: rows[row] for row in rows if row} == {'Tea': 1, 'How to make green tea & more': 5, 'One': 7, 'Two': 7, 'boil w': 8, '  wait': 10,
+                                                       'after': 10}
+    assert len(part.lines) == part.text.count('\n') + 1
+
+
+def test_records_of_json_lines(tmp_path, monkeypatch):
+    """Catches a broken record that ends the file, a title or an id that is lost, and a line that is read whole."""
+    monkeypatch.setattr(files, '_LINE', 300)
+    rows = [json.dumps({'_id': 'a', 'title': 'T', 'text': 'one\ntwo'}), '{"text": 3}', 'x', '', '{"body": "b"}', '{"text": "\\ud800"}',
+            json.dumps({'text': 'y' * 400}), json.dumps({'_id': 7, 'text': 'last'})]
+    found = read(tmp_path, 'a.jsonl', '\n'.join(rows))
+    parts = [p for p in found if not isinstance(p, Broken)]
+    assert [(p.text, list(p.lines), p.record) for p in parts] == [('T\none\ntwo', [1, 1, 1], 'a'), ('last', [8], '7')]
+    told = {int(b.where.rpartition(':')[2]): b.reason for b in found if isinstance(b, Broken)}
+    assert set(told) == {2, 3, 5, 6, 7} and "'text' is None, expected text" in told[5] and 'surrogates not allowed' in told[6] and '300 bytes' in told[7]
+    assert read(tmp_path, 'b.jsonl', '{"body": "b"}', 'body')[0].text == 'b'
+
+
+def pdf(*pages: str) -> bytes:
+    """A PDF with a line of text on each page."""
+    kids = ' '.join(f'{4 + 2 * i} 0 R' for i in range(len(pages)))
+    objects = ['<</Type/Catalog/Pages 2 0 R>>', f'<</Type/Pages/Kids[{kids}]/Count {len(pages)}>>', '<</Type/Font/Subtype/Type1/BaseFont/Helvetica>>']
+    for i, text in enumerate(pages):
+        drawn = f'BT /F 12 Tf 50 700 Td ({text}) Tj ET'
+        objects += [f'<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Resources<</Font<</F 3 0 R>>>>/Contents {5 + 2 * i} 0 R>>',
+                    f'<</Length {len(drawn)}>>stream\n{drawn}\nendstream']
+    out, places = b'%PDF-1.4\n', []
+    for number, body in enumerate(objects, 1):
+        places.append(len(out))
+        out += f'{number} 0 obj{body}endobj\n'.encode()
+    table = ''.join(f'{place:010} 00000 n \n' for place in places)
+    end = f'xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\nstartxref\n{len(out)}\n%%EOF'
+    return out + end.encode()
+
+
+def test_pages_of_a_pdf(tmp_path):
+    """Catches text without its page, and a damaged page that ends in a traceback."""
+    whole = pdf('First page', 'Second page')
+    found = [(p.text.strip(), p.lines[0], p.offset) for p in read(tmp_path, 'a.pdf', whole)]
+    assert found == [('First page', 1, 0), ('Second page', 2, len('First page'))]
+    rng = random.Random(0)
+    for _ in range(40):
+        harmed = bytearray(whole)
+        for _ in range(20):
+            harmed[rng.randrange(len(harmed))] = rng.randrange(256)
+        try:
+            read(tmp_path, 'b.pdf', bytes(harmed[:rng.randrange(len(harmed))]))
+        except DataError as error:
+            assert str(error).startswith('broken PDF: ')
+
+
+WORDS = 'alpha be gamma-ray delta. epsilon, zeta! eta theta iota: kappa lambda é 数据 https://example.org/x?y=1 naïve "mu." nu'.split()
+
+
+def texts():
+    rng = random.Random(0)
+    for _ in range(30):
+        yield ''.join(rng.choice(WORDS) + rng.choice([' ', ' ', ' ', '  ', '\n', '\n\n', '\n    ']) for _ in range(rng.randrange(1, 400)))
+    yield 'word'
+    yield ' \n\n '
+    yield 'x' * 3000
+    yield '数据。' * 300
+    yield ' ' * 5000 + 'far' + '\n' * 5000
+
+
+@pytest.fixture(scope='module', params=['bpe', 'unigram'])
+def tokenizer(request):
+    words = ' '.join(WORDS * 40 + [f'{a}{b}' for a in WORDS for b in WORDS])
+    return tokenizers.train([words], ConfigDict(dict(kind=request.param, vocab_size=420 if request.param == 'bpe' else 335, train_megabytes=1.0)))
+
+
+@pytest.mark.parametrize('most, overlap', [(32, 0), (48, 12), (120, 60)])
+def test_chunks_hold_the_whole_text_in_whole_words(tokenizer, most, overlap):
+    """Catches text that no chunk has, chunks that the model would read cut, cut words, and an overlap that is more than was asked for."""
+    count = lambda text: len(tokenizer.encode(' ' + text)) + 2
+    splitter = Splitter(tokenizer.encode_batch, most, overlap)
+    for text in texts():
+        found = splitter.chunks(text)
+        covered = set()
+        for begin, end in found:
+            covered |= set(range(begin, end))
+            assert count(text[begin:end]) <= most and text[begin:end] == text[begin:end].strip()
+            if not any(len(word) > 24 for word in text.split()) and '。' not in text:
+                assert (begin == 0 or text[begin - 1].isspace()) and (end == len(text) or text[end].isspace())
+        assert not ''.join(c for i, c in enumerate(text) if i not in covered).strip()
+        assert bool(found) == bool(text.strip())
+        for (begin, end), (after, _) in zip(found, found[1:]):
+            assert begin < after <= len(text) and count(text[after:end]) <= overlap + 3
+        if overlap and len(found) > 3 and max(map(len, text.split())) < 25:
+            assert sum(after < end for (_, end), (after, _) in zip(found, found[1:])) > len(found) // 3
+
+
+def test_chunks_end_with_paragraphs_else_sentences(tokenizer):
+    """Catches cuts at any word where a paragraph or a sentence ends nearby."""
+    splitter = Splitter(lambda words: [(0,)] * len(words), 23)                 # a token a word: 20 words
+    paragraph = 'one two three four five six. seven eight nine ten eleven twelve'
+    three = '\n\n'.join([paragraph] * 3)
+    assert [three[a:b] for a, b in splitter.chunks(three)] == [paragraph] * 3
+    line = 'a b c d e f g h i j k l. m n o p q r s t u v w x y z'
+    first, second = splitter.chunks(line)
+    assert line[slice(*first)].endswith('l.') and line[slice(*second)].startswith('m ')
+    plain = line.replace('.', '')
+    assert plain[slice(*splitter.chunks(plain)[0])].endswith('t')
+
+
+def test_passages_are_sentences():
+    """Catches passages that cut sentences, and one alone for a text of many."""
+    text = 'Cats purr. Dogs bark at night. ' + 'word ' * 30 + 'end. Last one'
+    assert [text[a:b] for a, b in passages(text, 7)] == ['Cats purr. Dogs bark at night.', 'Dogs bark at night.', 'word ' * 30 + 'end.', 'Last one']
