@@ -77,7 +77,7 @@ class Embedder:
     def __init__(self, model: Transformer, params, pooling: str = 'mean', size: int = 0):
         check(pooling)
         if not 0 <= size <= model.config.width:
-            raise ModelError(f'expected at most {model.config.width} dimensions, the width of the model, found {size}')
+            raise ModelError(f'a size of {size} dimensions: expected at most {model.config.width}, the width of the model')
         self.size = size or model.config.width
         self.longest = model.config.max_len
         self._units = functools.partial(_units, model, params)

@@ -102,6 +102,8 @@ class Update:
 
     def _resolved(self, before: dict) -> dict:
         chosen = {'text_field': 'text', 'language': 'english', **before, **{name: value for name, value in self._asked.items() if value is not None}}
+        if self._reader.longest < 32:
+            raise RunError(f'{self._reader.made["run"]}: its model reads {self._reader.longest} tokens: expected one of at least 32')
         chunk = chosen.setdefault('chunk', min(256, self._reader.trained))
         if not 32 <= chunk <= self._reader.longest:
             raise RunError(f'--chunk is {chunk}: expected 32 to {self._reader.longest}, the context of the model')

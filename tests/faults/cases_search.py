@@ -31,4 +31,11 @@ MEASURE = [Case('retrieval', f'evals.retrieval {flags}') for flags in (
     '', '--out=configs', '--out=new --squad=nowhere.json', '--out=new --squad=text.txt', '--out=new --sts=text.txt', '--out=new --beir=run', '--out=new --runs=run',
     '--out=new --runs=a=rum', '--out=new --runs=bm25=run', '--out=new --poolings=max', '--out=new --runs=a=run --against=b', '--out=new --tune=pydoc')] + [
     Case('retrieval', f'launch.retrieval {flags}') for flags in ('--out=', '--positions=rope,rope', '--out=new --positions=ropee', '--out=new --texts=nowhere.txt')]
-CASES = [*TRAIN, *MINE, *MEASURE]
+INDEX = 'apps.search index --run=run --index=new'
+APP = [Case('an index', command) for command in (
+    'apps.search', 'apps.search indx', 'apps.search index --run=run', 'apps.search index --index=new text.txt', 'apps.search index --run=rum --index=new',
+    'apps.search index --run=run --index=text.txt', 'apps.search index --run=run --index=configs', f'{INDEX} txt.text', f'{INDEX} --chunk=8 text.txt',
+    f'{INDEX} --chunk=999 text.txt', f'{INDEX} --chunk=32 --overlap=30 text.txt', f'{INDEX} --pooling=max text.txt', f'{INDEX} --size=999 text.txt', f'{INDEX} --language=englisch text.txt',
+    'apps.search query --index=nowhere word', 'apps.search query --index=configs word', 'apps.search query --index=new --mode=both word',
+    'apps.search query --index=new --k=0 word', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv', 'apps.search eval --index=nowhere')]
+CASES = [*TRAIN, *MINE, *MEASURE, *APP]
