@@ -130,26 +130,31 @@ def question(text: str, words: int) -> Iterator[tuple[str, str]]:
                 yield s.text, after
 
 
-def cloze(text: str, words: int) -> Iterator[tuple[str, str]]:
+def _share(text: str, words: int, share: tuple[int, int]) -> Iterator[tuple[list[Sentence], int]]:
+    """The passages of a text, each with a number drawn for it: of `share` (i, n) those that fall to the i-th of n kinds."""
+    for passage in passages(sentences(lines_of(text)), words):
+        drawn = hashlib.sha256(_joined(passage).encode()).digest()
+        if drawn[8] % share[1] == share[0]:
+            yield passage, int.from_bytes(drawn[:8], 'big')
+
+
+def cloze(text: str, words: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[str, str]]:
     """The inverse cloze task (Lee et al. 2019, arXiv 1906.00300, section 4): a sentence of a passage, and the passage without it; in one of
     ten it stays there, so that words in common count too."""
-    for passage in passages(sentences(lines_of(text)), words):
+    for passage, drawn in _share(text, words, share):
         able = [i for i, s in enumerate(passage) if s.words >= _LEAST]
         if able and len(passage) > 1:
-            drawn = int.from_bytes(hashlib.sha256(_joined(passage).encode()).digest()[:8], 'big')
             i, stays = able[drawn % len(able)], drawn // len(able) % 1000 < 1000 * _KEPT
             rest = passage if stays else passage[:i] + passage[i + 1:]
             if sum(s.words for s in rest) >= _LEAST:
                 yield passage[i].text, _joined(rest)
 
 
-def crops(text: str, words: int) -> Iterator[tuple[str, str]]:
+def crops(text: str, words: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[str, str]]:
     """Two stretches of a passage, drawn apart, so that they have words in common or not (independent cropping, Izacard et al. 2022, arXiv
     2112.09118, section 3.1): a short one, as queries are, and one of at least half of it."""
-    for passage in passages(sentences(lines_of(text)), words):
-        whole = _joined(passage).split()
-        drawn = int.from_bytes(hashlib.sha256(' '.join(whole).encode()).digest()[:8], 'big')
-        found = []
+    for passage, drawn in _share(text, words, share):
+        whole, found = _joined(passage).split(), []
         for least, most in ((_LEAST, max(_LEAST, len(whole) // 2)), (-(-len(whole) // 2), len(whole))):
             drawn, more = divmod(drawn, most - least + 1)
             drawn, begin = divmod(drawn, len(whole) - least - more + 1)
@@ -157,11 +162,18 @@ def crops(text: str, words: int) -> Iterator[tuple[str, str]]:
         yield found[0], found[1]
 
 
-def same(text: str, words: int) -> Iterator[tuple[str, str]]:
+def same(text: str, words: int, share: tuple[int, int] = (0, 1)) -> Iterator[tuple[str, str]]:
     """Each passage and itself: the vectors differ by dropout alone (SimCSE, Gao et al. 2021, arXiv 2104.08821, section 3), which a model
     without `config.model.dropout` does not have."""
-    for passage in passages(sentences(lines_of(text)), words):
+    for passage, _ in _share(text, words, share):
         yield _joined(passage), _joined(passage)
+
+
+def pairs(kinds: list[str], text: str, words: int) -> Iterator[tuple[str, str]]:
+    """Pairs of several kinds. Of those that are made inside a passage each passage gives one: two would be near copies, and no negatives."""
+    inside = [kind for kind in kinds if kind in ('cloze', 'crops', 'same')]
+    for kind in kinds:
+        yield from MADE[kind](text, words, (inside.index(kind), len(inside))) if kind in inside else MADE[kind](text, words)
 
 
 MADE = {made.__name__: made for made in (spans, title, question, cloze, crops, same)}

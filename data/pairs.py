@@ -92,9 +92,8 @@ def _made(config) -> Iterator[Pair | Broken]:
         if record.text is None:
             raise DataError(f'{record.where}: a conversation; config.data.pairs.kind {config.pairs.kind!r} makes pairs of texts; expected {GIVEN!r}')
         for split, part in pieces(record, ordinal, config):
-            for kind in made(config):
-                for query, positive in MADE[kind](part.text, config.pairs.words):
-                    yield Pair(record.where, query, (positive,), split=split)
+            for query, positive in pair_kinds.pairs(made(config), part.text, config.pairs.words):
+                yield Pair(record.where, query, (positive,), split=split)
         ordinal += 1
 
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from data import bounded, sources
 from data.records import Broken, DataError
-from evals import ranking
+from evals import leaks, ranking
 
 THIRDS = ('first third', 'middle third', 'last third')
 _PYDOC = 400        # documents of the embedded set
@@ -113,20 +113,22 @@ def beir(path) -> Questions:
     return Questions(path.name, {query: queries[query] for query in qrels}, documents, qrels, source)
 
 
-def pydoc(modules: int = 0, most: int = _PYDOC) -> Questions:
+def pydoc(modules: int = 0, most: int = _PYDOC, trained: int = 0) -> Questions:
     """The embedded set: the first sentence of a function's or a class's documentation asks for the rest of it. It is made of this Python's
-    own library (`modules`: of how many modules, 0: all), `most` of it, chosen evenly; other versions of Python have other texts."""
+    own library (`modules`: of how many modules, 0: all), `most` of it, chosen evenly; other versions of Python have other texts. `trained`: of how
+    many modules (config.data.pydoc.modules) a model has read: these are left out, and queries that stand in them."""
+    read = lambda count: [r for r in sources.read(ConfigDict({'source': 'pydoc', 'pydoc': {'modules': count}})) if not isinstance(r, Broken)]
+    known = {record.where: record.text for record in (read(trained) if trained else ())}
     found: dict[str, tuple[str, str]] = {}
-    for record in sources.read(ConfigDict({'source': 'pydoc', 'pydoc': {'modules': modules}})):
-        if isinstance(record, Broken):
-            continue
+    for record in (r for r in read(modules) if r.where not in known):
         module = record.where.removeprefix('pydoc:')
         for part in re.split(rf'\n\n(?={re.escape(module)}(?:\.\w+)+\n)', record.text)[1:]:
             name, _, text = part.partition('\n')
             cut = re.match(r'(.{20,200}?[.!?])\s+(\S.{80,})', ' '.join(text.split()))
             if cut and len(cut[1].split()) > 3:
                 found.setdefault(cut[1], (name, cut[2]))
-    alone = {document: query for query, (_, document) in sorted(found.items())}       # inherited documentation: one query each
+    seen = leaks.occurring(found, known.values())
+    alone = {document: query for query, (_, document) in sorted(found.items()) if leaks.normal(query) not in seen}       # inherited documentation: one query each
     by_hash = sorted(alone.values(), key=lambda query: hashlib.sha256(query.encode()).digest())
     chosen = {query: found[query] for query in by_hash[:most]}
     digest = hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()

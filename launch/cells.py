@@ -74,8 +74,8 @@ def key(config, cell: Cell) -> str:
         *groups, field = name.split('.')
         for group in (kept, kept['task']):
             for part in groups:
-                group, around = group.get(part, {}), group
-            if group.get(field, '\0') == value:
+                group, around = group.get(part) if isinstance(group, dict) else None, group
+            if isinstance(group, dict) and group.get(field, '\0') == value:
                 del group[field]
                 if not group:                       # a group that came later, too
                     del around[part]

@@ -21,6 +21,7 @@ from train import door, loop, posttrain
 from train.errors import RunError
 from train.runs import Run
 
+MODULES = 150       # of Python's documentation that are read where no other texts are given; the rest is what is measured on
 PHASES = ('base', 'answers', 'search', 'collection')
 
 
@@ -34,6 +35,7 @@ def experiments(positions: str, texts: str, answers: str, collection: str, seed:
         found['collection'].train.steps, found['collection'].optimizer.warmup = 60, 6
     for phase, config in found.items():
         config.seed, config.model.positions = seed, positions
+        config.data.pydoc.modules = MODULES
         if read[phase]:
             config.data.source, config.data.files.paths = 'files', read[phase]
     return found
@@ -60,11 +62,14 @@ def main() -> None:
         raise RunError(f'--positions={",".join(names)}: expected encodings, each once')
     out, phases = pathlib.Path(f.out), {n: experiments(n, f.texts, f.answers, f.collection, f.seed) for n in names}
     report = None if f.train_only else retrieval.new_folder(str(out / 'report'))
+    given = f.squad or f.beir or f.sts or f.pydoc
+    sets = retrieval.sets_of(f) if given or f.texts else [retrieval.search_sets.pydoc(trained=MODULES)]
     for name in names:
         train(out, name, phases[name])
     if report:
         runs = {f'{name}-{phase}': Run.parse(str(out / f'{name}-{phase}')) for name in names for phase in phases[name]}
-        retrieval.report(retrieval.sets_of(f), runs, report, str(out / 'cache'), shlex.join(['python', '-m', 'launch.retrieval', *sys.argv[1:]]))
+        retrieval.report(sets, runs, report, str(out / 'cache'), shlex.join(['python', '-m', 'launch.retrieval', *sys.argv[1:]]),
+                         allow_leaks=f.allow_leaks)
         print(f'{report}/report.md, index.html, results.json')
 
 
@@ -76,5 +81,6 @@ if __name__ == '__main__':
     flags.DEFINE_string('collection', '', 'Texts that will be searched, to be learned from without questions')
     flags.DEFINE_integer('seed', 0, 'Of parameters and data order')
     flags.DEFINE_bool('train_only', False, 'Measure nothing')
+    flags.DEFINE_bool('allow_leaks', False, 'Go on where a phase was trained on text of the sets; results and report say so')
     retrieval.define_sets()
     door.run(main)

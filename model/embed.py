@@ -2,6 +2,7 @@
 
 Dimensions: N texts, T tokens, D width.
 """
+import dataclasses
 import functools
 
 import jax
@@ -80,6 +81,8 @@ class Embedder:
             raise ModelError(f'a size of {size} dimensions: expected at most {model.config.width}, the width of the model')
         self.size = size or model.config.width
         self.longest = model.config.max_len
+        if model.config.attention == 'splash':           # texts have lengths that it does not take
+            model = Transformer(dataclasses.replace(model.config, attention='auto'))
         self._units = functools.partial(_units, model, params)
         self._pooling = pooling
 

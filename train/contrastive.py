@@ -89,10 +89,10 @@ class _Pairs:
 
 
 def _nll(vectors_bxD, others_NxD, compared_bxN, own_b, scale) -> tuple[jax.Array, jax.Array]:
-    """-log softmax at each one's own among those it is compared with, and whether that is the largest."""
+    """-log softmax at each one's own among those it is compared with, and whether that is larger than all others."""
     logits = jnp.where(compared_bxN, scale * jnp.einsum('bd,nd->bn', vectors_bxD, others_NxD, precision=jax.lax.Precision.HIGHEST), -jnp.inf)
     own = jnp.take_along_axis(logits, own_b[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - own, (own >= logits.max(1)).astype(jnp.float32)
+    return jax.nn.logsumexp(logits, axis=1) - own, ((logits >= own[:, None]).sum(1) == 1).astype(jnp.float32)
 
 
 def _first(ids_N: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> tuple[jax.
 def weighted_token_loss(logits: jax.Array, batch: dict, z_loss: float = 0.0) -> tuple[jax.Array, dict]:
     """Next-token and answer-only training alike: `loss_weights` say which targets count.
 
-    Returns (the sum to minimise, {'nll', 'weight', 'correct'}: sums over the weighted targets). z-loss: z_loss * log(Z)^2
+    Returns (the sum to minimise, {'nll', 'weight'}: sums over the weighted targets). z-loss: z_loss * log(Z)^2
     (PaLM, Chowdhery et al. 2022, section 5).
     """
     weights = batch['loss_weights']

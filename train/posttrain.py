@@ -1,7 +1,8 @@
 """Post-training: `python -m train.posttrain --config=configs/atlas_answers.py --config.parent=runs/atlas --run=runs/answers`.
 
-Parameters and tokenizer from the parent, a fresh optimizer, and the loss on answers and their end mark only. The positional encoding
-may be another than the parent's.
+Parameters and tokenizer from the parent, a fresh optimizer, and the loss on answers and their end mark only; or, with
+`--config.train.objective=contrastive`, on pairs of texts that belong together (train/contrastive.py). The positional encoding may be another
+than the parent's.
 """
 import logging
 

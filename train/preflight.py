@@ -61,6 +61,8 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     if mesh and config.train.accumulation > 0:         # else told by numbers
         tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     tried(_choices, config)
+    if mesh and config.train.objective == 'contrastive':
+        tried(_uncut, mesh)
     tried(store.check, config.data)
     check_rows, records = objectives.records(config.train.objective)
     tried(check_rows, config.data)
@@ -96,13 +98,16 @@ def numbers(config) -> None:
         raise Problems(found)
 
 
+def _uncut(mesh) -> None:
+    if mesh.shape['context'] > 1:
+        raise RunError(f'config.mesh.context is {mesh.shape["context"]}: expected 1, since a contrastive objective cuts no text over devices')
+
+
 def _choices(config) -> None:
     if config.train.on_spike not in ON_SPIKE:
         raise RunError(f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}')
     if config.train.objective not in OBJECTIVES:
         raise RunError(f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}')
-    if config.train.objective == 'contrastive' and config.mesh.context not in (1, -1):
-        raise RunError(f'config.mesh.context is {config.mesh.context}: expected 1, since a contrastive objective cuts no text over devices')
     if config.sample.every and not config.model.causal:
         raise RunError('config.sample.every: a model that sees both ways (config.model.causal) writes no text; expected 0')
     if config.train.objective == 'tokens' and not config.model.causal:

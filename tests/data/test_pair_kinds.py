@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from data import pair_store, pairs
+from data.pair_kinds import pairs as pairs_of
 from data.pair_kinds import MADE, cloze, crops, lines_of, passages, question, same, sentences, spans, title
 
 DOCUMENT = '''A viagem de inverno
@@ -62,6 +63,17 @@ def test_crops_are_of_one_passage():
         assert all(part in f'Passage {n} has ' + ' '.join(words[1:]) + '.' for part in (short, whole))
         assert 3 <= len(short.split()) <= 16 and 17 <= len(whole.split()) <= 33
     assert list(crops('One two three.', 8)) == [('One two three.', 'One two three.')] or len(list(crops('One two three.', 8))[0][1].split()) == 2
+
+
+def test_a_passage_gives_one_pair():
+    """Catches two pairs of one passage, each the other's near copy and negative, and a passage that gives none."""
+    said = lambda n, letter: ' '.join(f'P{n}{letter}{i}' for i in range(6))
+    text = '\n\n'.join(f'{said(n, "a")}. {said(n, "b")}.' for n in range(60))
+    found = list(pairs_of(['crops', 'spans', 'cloze'], text, 14))
+    inside = [re.search(r'P(\d+)', ' '.join(pair))[1] for pair in found if pair not in set(spans(text, 14))]
+    assert len(inside) > 50 and max(inside.count(n) for n in inside) == 1
+    kinds = [pair in set(cloze(text, 14)) for pair in found if pair not in set(spans(text, 14))]
+    assert 10 < sum(kinds) < 50
 
 
 def test_spans_are_neighbours():

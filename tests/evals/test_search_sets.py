@@ -102,6 +102,14 @@ def test_the_embedded_set():
     assert len(search_sets.pydoc(modules=40).queries) < 400
 
 
+def test_a_model_that_read_a_part_is_asked_about_the_rest():
+    """Catches a query of a module that was read, or of another whose text stands in one."""
+    read = [r.text for r in search_sets.sources.read(search_sets.ConfigDict({'source': 'pydoc', 'pydoc': {'modules': 30}}))]
+    rest, whole = search_sets.pydoc(modules=60, trained=30), search_sets.pydoc(modules=60, most=10**6)
+    occurring = search_sets.leaks.occurring
+    assert len(rest.queries) > 50 and not occurring(rest.queries.values(), read) and occurring(whole.queries.values(), read)
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason='the public data sets are not beside the repository')
 def test_public_sets():
     """Catches a form that the published files do not have."""

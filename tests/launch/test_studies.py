@@ -28,3 +28,11 @@ def test_the_quick_study_is_what_was_promised():
     config = importlib.import_module('configs.ablations.quick').get_config()
     assert len(cells.arms(config)) >= 6 and config.seeds >= 3 and len(config.tasks) >= 3
     assert all(t.test[1] >= 2 * t.train[1] for t in config.tasks.values())
+
+
+def test_kept_lines_are_found_again():
+    """Catches a cell whose name changes when a config gets a new field: a kept study would begin anew."""
+    config = importlib.import_module('configs.ablations.quick').get_config()
+    kept = ablate.read(pathlib.Path('evals/results/quick'))
+    wanted = [*cells.sweep_cells(config), *cells.study_cells(config, cells.chosen_rates(config, kept))]
+    assert wanted and {cells.key(config, cell) for cell in wanted} <= {record['key'] for record in kept}
