@@ -225,7 +225,7 @@ def graph(folder: pathlib.Path, run: str, count: int, size: int, queries: int) -
     opening = answers.get(timeout=600)
     process.join()
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    return dict(vectors=count, size=known.shape[1], kind=f'embeddings by {run}' if run else 'drawn', queries=len(asked), settings=vectors.SETTINGS,
+    return dict(vectors=count, size=known.shape[1], kind=f'embeddings by {run}' if run else 'drawn', queries=len(asked), settings=vectors.FORM | vectors.SETTINGS,
                 recall_at_10=recall, graph_seconds=median['graph'], exact_seconds=median['exact'], times_faster=median['exact'] / median['graph'],
                 building_seconds=building, opening=opening, cores=os.cpu_count(),
                 raw={name: [round(x, 6) for x in values] for name, values in seconds.items()})
@@ -247,6 +247,6 @@ if __name__ == '__main__':
     flags.DEFINE_multi_string('paths', [], 'indexing: text to index in place of a drawn one')
     flags.DEFINE_integer('vectors', 1_000_000, 'vectors: how many', lower_bound=1000)
     flags.DEFINE_integer('size', 256, 'vectors: dimensions', lower_bound=2)
-    flags.DEFINE_integer('queries', 200, 'vectors: queries, each to both', lower_bound=1)
+    flags.DEFINE_integer('queries', 1000, 'vectors: queries, each to both', lower_bound=1)
     flags.DEFINE_string('out', 'runs/benchmarks', 'On which disk: a folder of its own there, which is removed')
     door.run(main)

@@ -18,6 +18,7 @@ from train.runs import Run
 
 _AMONG = 'IN (SELECT value FROM json_each(?))'
 _FEW = 20_000       # chunks of the files that are asked for, at most, that are compared one by one
+_AT_LEAST = 64      # vectors that the graph is asked for: their order by float16 is a rough one
 _FUSED = 100        # places of each ranking that count in a hybrid one, at least
 _PASSAGE = 24       # words of a passage, of whole sentences
 _WINDOW = 48        # tokens that it is judged by: all of one length, so that they are one compilation
@@ -53,7 +54,6 @@ class Engine:
         self._words = lexical.Words(self.manifest['settings']['language'])
         self._lexical = self._whole('lexical', lambda: lexical.Lexical(folder.part(self.manifest, 'lexical')))
         self._graph = self._whole('vectors', lambda: vectors.view(folder.part(self.manifest, 'vectors')))
-        self._ids = self._lexical.ids
         self._reader: Reader | None = None
         self._vector = functools.lru_cache(1)(lambda query: self.reader.embed(self.reader.encode([query]))[0])
 
@@ -68,12 +68,11 @@ class Engine:
 
     def rank(self, query: str, count: int, mode: str, paths: list[str] = ()) -> list[tuple[int, float]]:
         """(id of a chunk, score), best first: the cosine of the angle to the query, BM25, or the sum of reciprocal ranks."""
-        allowed = self._allowed(paths) if paths else None
-        deep = count if mode != 'hybrid' else max(_FUSED, count)
-        found = {'semantic': lambda: self._semantic(query, deep, allowed), 'lexical': lambda: self._lexically(query, deep, allowed)}
+        where, names = self._where(paths)
+        found = {'semantic': self._semantic, 'lexical': self._lexically}
         if mode != 'hybrid':
-            return found[mode]()
-        return ranking.fuse([[key for key, _ in one()] for one in found.values()])[:count]
+            return found[mode](query, count, where, names)
+        return ranking.fuse([[key for key, _ in one(query, max(_FUSED, count), where, names)] for one in found.values()])[:count]
 
     def documents(self, query: str, count: int, mode: str) -> dict[str, float]:
         """{document: the score of its best chunk}; a document is a record that has an id, or a file."""
@@ -112,35 +111,34 @@ class Engine:
         except sqlite3.Error as error:
             raise self.folder.damaged(f'chunks: {error}') from None
 
-    def _allowed(self, paths: list[str]) -> np.ndarray:
-        """Ids, ascending, of the chunks of files that a pattern matches. Raises RunError where there is none."""
-        patterns = [p + '/*' * path.endswith('/') for path in paths for p in (name_of(path), '*/' + os.path.normpath(path))]
-        named = ' OR '.join(['name GLOB ?'] * len(patterns))
-        found = self._rows(f'SELECT id FROM chunks WHERE file IN (SELECT id FROM files WHERE {named}) ORDER BY id', *patterns)
-        if not found:
+    def _where(self, paths: list[str]) -> tuple[str, list[str]]:
+        """The condition that a chunk's file matches a pattern, and its values. Raises RunError where none does."""
+        names = [p + '/*' * path.endswith('/') for path in paths for p in (name_of(path), '*/' + os.path.normpath(path))]
+        where = f'file IN (SELECT id FROM files WHERE {" OR ".join(["name GLOB ?"] * len(names))})' if names else '1'
+        if names and not self._rows(f'SELECT 1 FROM chunks WHERE {where} LIMIT 1', *names):
             raise RunError(f'--path={" --path=".join(paths)}: matches no file that is indexed; expected a pattern like \'docs/*.md\'')
-        return np.array(found)[:, 0]
+        return where, names
 
-    def _semantic(self, query: str, count: int, allowed: np.ndarray | None) -> list[tuple[int, float]]:
-        vector = self._vector(query)
-        keys = allowed if allowed is not None and len(allowed) <= _FEW else self._near(vector, count, allowed)
-        found = self._rows(f'SELECT chunk, data FROM vectors WHERE chunk {_AMONG}', json.dumps([int(key) for key in keys]))
-        scores = vectors.unpacked([data for _, data in found], self.reader.size).astype(np.float32) @ vector
+    def _semantic(self, query: str, count: int, where: str, names: list[str]) -> list[tuple[int, float]]:
+        """From the graph, where some are gone or of other files, more and more until there are `count`; from few all of them."""
+        vector, most = self._vector(query), len(self._graph)
+        chosen = f'SELECT chunks.id, data FROM chunks JOIN vectors ON vector = vectors.id WHERE {where}'
+        asked = min(max(_AT_LEAST, 2 * count), most)
+        if names and self._rows(f'SELECT count(*) FROM chunks WHERE {where}', *names)[0][0] <= _FEW:
+            found = self._rows(chosen, *names)
+        else:
+            while True:
+                near = self._whole('vectors', lambda: self._graph.search(vector, asked).keys.tolist()) if asked else []
+                found = self._rows(f'{chosen} AND vectors.id {_AMONG}', *names, json.dumps(near))
+                if len(found) >= count or asked == most:
+                    break
+                asked = min(4 * asked, most)
+        scores = vectors.cosines([data for _, data in found], vector)
         return sorted(((key, float(score)) for (key, _), score in zip(found, scores)), key=lambda one: (-one[1], one[0]))[:count]
 
-    def _near(self, vector: np.ndarray, count: int, allowed: np.ndarray | None) -> np.ndarray:
-        """Ids of chunks near a vector: from the graph, where some are gone or not allowed, more and more until there are `count`."""
-        kept, most = self._ids if allowed is None else allowed, len(self._graph)
-        asked = min(count + 8, most)        # 8: the graph compares in float16, which exchanges neighbours
-        while True:
-            found = self._whole('vectors', lambda: self._graph.search(vector, asked).keys.astype(np.int64)) if asked else np.zeros(0, np.int64)
-            found = found[_is_in(found, kept)]
-            if len(found) >= count or asked == most:
-                return found
-            asked = min(4 * asked, most)
-
-    def _lexically(self, query: str, count: int, allowed: np.ndarray | None) -> list[tuple[int, float]]:
+    def _lexically(self, query: str, count: int, where: str, names: list[str]) -> list[tuple[int, float]]:
         terms = [key for key, in self._rows(f'SELECT id FROM terms WHERE term {_AMONG}', json.dumps(self._words(query)))]
+        allowed = np.array(self._rows(f'SELECT id FROM chunks WHERE {where} ORDER BY id', *names))[:, 0] if names else None
         return self._whole('lexical', lambda: self._lexical.nearest(terms, count, allowed))
 
     def _passages(self, query: str, mode: str, texts: list[str]) -> list[tuple[int, int]]:
@@ -161,10 +159,3 @@ class Engine:
         first, *body, last = self.reader.encode([text])[0]
         places = [len(body) - max(_WINDOW - 2, len(rest) - 2) for rest in self.reader.encode([text[begin:] for begin, _ in found])]
         return [[first, *body[max(0, at):][:_WINDOW - 2], last] for at in places]
-
-
-def _is_in(values: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Which of the values are in an ascending array, of which few places are looked at."""
-    if not len(among):
-        return np.zeros(len(values), bool)
-    return among[np.minimum(np.searchsorted(among, values), len(among) - 1)] == values

@@ -1,7 +1,7 @@
 """The folder of an index. What a query reads is written once and named in manifest.json; a newer state is other files, and a newer manifest.
 
 manifest.json      what the index was made with, PATHs, and each file below with its size, time and hash
-chunks-G.db        SQLite: files, chunks, their vectors (float16) and terms; indexing works on that of generation G + 1
+chunks-G.db        SQLite: files, chunks, vectors (float16, one for all chunks of one text) and terms; indexing works on that of generation G + 1
 vectors-G.usearch  a graph over the vectors (vectors.py)
 lexical-G/         BM25 (lexical.py)
 
@@ -24,10 +24,11 @@ PARTS = {'chunks': '.db', 'vectors': '.usearch', 'lexical': ''}
 _SCHEMA = """
 CREATE TABLE files (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, size INTEGER, mtime INTEGER, hash TEXT, fault TEXT NOT NULL);
 CREATE TABLE chunks (id INTEGER PRIMARY KEY AUTOINCREMENT, file INTEGER NOT NULL, record TEXT, line INTEGER, end_line INTEGER,
-                     start INTEGER, "end" INTEGER, text TEXT NOT NULL);
-CREATE TABLE vectors (chunk INTEGER PRIMARY KEY, data BLOB NOT NULL);
+                     start INTEGER, "end" INTEGER, text TEXT NOT NULL, vector INTEGER NOT NULL);
+CREATE TABLE vectors (id INTEGER PRIMARY KEY AUTOINCREMENT, hash BLOB UNIQUE NOT NULL, data BLOB);
 CREATE TABLE terms (term TEXT PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID;
 CREATE INDEX chunks_of_file ON chunks (file);
+CREATE INDEX chunks_of_vector ON chunks (vector);
 """
 
 

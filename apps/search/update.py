@@ -4,6 +4,7 @@ Three steps, each of which goes on where it was interrupted: changed files are r
 a vector are embedded, a transaction for every 1,000; what is searched is built from them and takes the place of the older state at once.
 """
 import contextlib
+import hashlib
 import logging
 import os
 import signal
@@ -178,9 +179,11 @@ class Update:
                     self._check_stop()
                     if isinstance(part, Broken):
                         self._skip(part)
-                    else:
-                        db.executemany('INSERT INTO chunks (file, record, line, end_line, start, "end", text) VALUES (?, ?, ?, ?, ?, ?, ?)',
-                                       ((key, *row) for row in _cut(part, splitter)))
+                    for row in () if isinstance(part, Broken) else _cut(part, splitter):
+                        same = hashlib.sha256(row[-1].encode()).digest()[:16]
+                        db.execute('INSERT OR IGNORE INTO vectors (hash) VALUES (?)', (same,))
+                        db.execute('INSERT INTO chunks (file, record, line, end_line, start, "end", text, vector) '
+                                   'SELECT ?, ?, ?, ?, ?, ?, ?, id FROM vectors WHERE hash = ?', (key, *row, same))
                 if not db.execute('SELECT 1 FROM chunks WHERE file = ?', (key,)).fetchone():
                     raise DataError('no text in it' if file.size else 'an empty file')
             except DataError as error:
@@ -190,8 +193,8 @@ class Update:
         return fault
 
     def _forget(self, key: int | None) -> None:
-        for what in ('vectors WHERE chunk IN (SELECT id FROM chunks WHERE file = ?)', 'chunks WHERE file = ?', 'files WHERE id = ?'):
-            self._db.execute(f'DELETE FROM {what}', (key,))
+        self._db.execute('DELETE FROM chunks WHERE file = ?', (key,))
+        self._db.execute('DELETE FROM files WHERE id = ?', (key,))
 
     def _skip(self, broken: Broken) -> None:
         self._counts['skipped'] += 1
@@ -201,40 +204,44 @@ class Update:
             _LOG.warning('more than %d are skipped: the rest is only counted', _TOLD)
 
     def _embed(self) -> None:
-        """Gives each chunk a vector."""
-        lacking = 'FROM chunks LEFT JOIN vectors ON chunk = id WHERE chunk IS NULL'
+        """Gives each text a vector; those that no chunk has any more lose theirs."""
+        with self._db:
+            self._db.execute('DELETE FROM vectors WHERE id NOT IN (SELECT vector FROM chunks)')
+        total = self._db.execute('SELECT count(*) FROM vectors WHERE data IS NULL').fetchone()[0]
 
         def batches():
             last = 0
-            while found := self._db.execute(f'SELECT id, text {lacking} AND id > ? ORDER BY id LIMIT ?', (last, _TOGETHER)).fetchall():
+            while found := self._db.execute('SELECT vectors.id, text FROM vectors JOIN chunks ON vector = vectors.id WHERE data IS NULL AND vectors.id > ? '
+                                            'GROUP BY vectors.id ORDER BY vectors.id LIMIT ?', (last, _TOGETHER)).fetchall():
                 yield found
                 last = found[-1][0]
-        total = self._db.execute(f'SELECT count(*) {lacking}').fetchone()[0]
         for found in self._each(batches(), 'embedding', -(-total // _TOGETHER)):
             embedded = self._reader.embed(self._reader.encode([text for _, text in found], self._settings['chunk'])).astype(np.float16)
             with self._db:
-                self._db.executemany('INSERT INTO vectors VALUES (?, ?)', ((key, v.tobytes()) for (key, _), v in zip(found, embedded)))
+                self._db.executemany('UPDATE vectors SET data = ? WHERE id = ?', ((v.tobytes(), key) for (key, _), v in zip(found, embedded)))
 
     def _publish(self, damage: bool) -> int:
         """Builds what is searched, where chunks have changed or it is damaged, and makes it the newest state. Returns the number of chunks."""
         folder, manifest = self._folder, self._manifest
-        ids = np.fromiter((key for key, in self._db.execute('SELECT id FROM chunks ORDER BY id')), np.int64)
-        kept = manifest['files'] and not damage
+        ids, kept = self._ids('chunks'), manifest['files'] and not damage
         parts = [folder.part(manifest, part) for part in ('lexical', 'vectors')]
         if not (kept and np.array_equal(ids, np.load(parts[0] / 'ids.npy', allow_pickle=False))):
-            graph, new = vectors.make(self._reader.size), ids
+            graph, new = vectors.make(self._reader.size), self._ids('vectors')
             if kept:
-                old, live = vectors.load(parts[1]), int((ids <= manifest['last']).sum())
+                old, live = vectors.load(parts[1]), int((new <= manifest['last']).sum())
                 if len(old) - live <= vectors.STALE * len(old):
-                    graph, new = old, ids[live:]
+                    graph, new = old, new[live:]
             parts = [fresh(folder.next(manifest, part)) for part in ('lexical', 'vectors')]
             self._index_words(ids, parts[0])
             self._add(graph, new)
             vectors.save(graph, parts[1])
-            manifest['last'] = int(ids[-1]) if len(ids) else 0
+            manifest['last'] = int(new[-1]) if len(new) else manifest['last']
         self._check_stop()
         folder.publish(manifest, self._db, parts)
         return len(ids)
+
+    def _ids(self, table: str) -> np.ndarray:
+        return np.fromiter((key for key, in self._db.execute(f'SELECT id FROM {table} ORDER BY id')), np.int64)
 
     def _index_words(self, ids: np.ndarray, folder) -> None:
         texts = self._each(self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', len(ids))
@@ -244,7 +251,7 @@ class Update:
             self._db.executemany('INSERT INTO terms VALUES (?, ?)', sorted(terms.items()))
 
     def _add(self, graph, new: np.ndarray) -> None:
-        cursor = self._db.execute('SELECT chunk, data FROM vectors WHERE chunk >= ? ORDER BY chunk', (int(new[0]),)) if len(new) else None
+        cursor = self._db.execute('SELECT id, data FROM vectors WHERE id >= ? ORDER BY id', (int(new[0]),)) if len(new) else None
         for found in self._each(iter(lambda: cursor.fetchmany(_ADDED), []) if cursor else (), 'graph', -(-len(new) // _ADDED)):
             vectors.add(graph, np.array([key for key, _ in found]), vectors.unpacked([data for _, data in found], self._reader.size))
 

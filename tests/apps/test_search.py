@@ -158,6 +158,25 @@ def test_only_what_changed_is_embedded(reader, notes, tmp_path, monkeypatch):
     assert len(opened(tmp_path / 'ix')._graph) == len(opened(tmp_path / 'newer')._graph)    # most were gone: built anew
 
 
+def test_copies_are_one_vector(reader, notes, tmp_path, monkeypatch):
+    """Catches copies that are embedded each, or again under another name, a graph in which they hide everything else, and results that lack some."""
+    for i in range(300):
+        (notes / f'copy{i}.txt').write_text('The same license in each and every file.')
+        (notes / f'own{i}.txt').write_text(f'Number {i} has {i * i} and {i ** 3 % 1000} of its own.')
+    index(reader, tmp_path / 'ix', notes)
+    e = opened(tmp_path / 'ix', reader)
+    assert 300 < len(e._graph) < 400
+    queries = [f'Number {i} has {i * i} and {i ** 3 % 1000} of its own.' for i in range(0, 300, 10)]
+    assert [e.search(q, 1, 'semantic', [])[0].text for q in queries] == queries
+    copies = e.search('The same license in each and every file.', 310, 'semantic', [])
+    assert len(copies) == 310 and {h.path for h in copies[:300]} == {str(notes / f'copy{i}.txt') for i in range(300)}
+    (notes / 'own7.txt').rename(notes / 'renamed.txt')
+    with monkeypatch.context() as m:
+        m.setattr(reader, 'embed', None)
+        assert index(reader, tmp_path / 'ix').startswith('1 new, 0 changed, 604 unchanged, 1 removed')
+    assert opened(tmp_path / 'ix', reader).search('Number 7 has 49 and 343 of its own.', 1, 'semantic', [])[0].path == str(notes / 'renamed.txt')
+
+
 def test_a_change_that_size_and_time_hide(reader, notes, tmp_path):
     """Catches a file that was written again within one tick of the clock, with as many bytes."""
     index(reader, tmp_path / 'ix', notes)
@@ -240,6 +259,21 @@ def test_vectors_near_many_that_are_gone(tmp_path):
     assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact)]) > .98
 
 
+def test_vectors_that_are_all_alike():
+    """Catches rounding to float16 that is taken for nearness, where all vectors have cosines of 0.99, as those of language models may."""
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal(32) + 0.1 * rng.standard_normal((2000, 32)) * 2.0 ** -np.arange(0, 8, .25)
+    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+    graph = vectors.make(32)
+    vectors.add(graph, np.arange(len(x)), x.astype(np.float16))
+    exact = np.argsort(-(x[::50] @ x.T), axis=1)[:, :10]
+    near = graph.search(x[::50], 64).keys
+    data = [v.tobytes() for v in x.astype(np.float16)]
+    best = [keys[np.argsort(-vectors.cosines([data[int(key)] for key in keys], query))][:10] for keys, query in zip(near, x[::50])]
+    assert (x[::50] @ x.T).mean() > .98
+    assert np.mean([len(set(a.tolist()) & set(b.tolist())) / 10 for a, b in zip(best, exact)]) > .97
+
+
 def test_measures_are_those_of_the_hand(reader, tmp_path):
     """Catches a document scored by another chunk than its best, a measure over other queries, and a run file that trec_eval reads otherwise."""
     (tmp_path / 'corpus.jsonl').write_text('\n'.join(json.dumps(d) for d in (
@@ -285,21 +319,24 @@ def test_what_is_shown(reader, notes, tmp_path, monkeypatch):
     assert open(notes / 'odd\x1b[2J.txt').read()[passage['start']:passage['end']] == passage['text']
 
 
-def command(*args, lines=''):
-    done = subprocess.run([sys.executable, '-m', 'apps.search', *map(str, args)], capture_output=True, text=True, input=lines)
-    return done.returncode, done.stdout, done.stderr
+def start(*args):
+    return subprocess.Popen([sys.executable, '-m', 'apps.search', *map(str, args)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
 
 
 def test_as_a_person_uses_it(search_run, notes, tmp_path):
-    """Catches a door that does not lead to what the tests above try: all three commands, queries from stdin, and mistakes in one line."""
+    """Catches a door that does not lead to what the tests above try: all commands, queries in words and from stdin, and mistakes in one line."""
     ix = f'--index={tmp_path / "ix"}'
-    code, out, err = command('index', f'--run={search_run}', ix, '--chunk=100', notes)
-    assert (code, err) == (0, '') and out.startswith(f'{tmp_path}/ix: 5 new, ') and out.count('\n') == 1
-    code, out, err = command('query', ix, '--json', '--mode=lexical', 'red', 'mars')
+    indexing = start('index', f'--run={search_run}', ix, '--chunk=100', notes)
+    mistake = start('quary', ix)
+    out, err = indexing.communicate()
+    assert (indexing.returncode, err) == (0, '') and out.startswith(f'{tmp_path}/ix: 5 new, ') and out.count('\n') == 1
+    asked, lines = start('query', ix, '--json', '--mode=lexical', 'red', 'mars'), start('query', ix, '--k=1')
+    out, err = mistake.communicate()
+    assert (mistake.returncode, out) == (2, '') and "quary: did you mean 'query'" in err and err.count('\n') == 1
+    out, err = asked.communicate()
     found = json.loads(out)
-    assert (code, err, found['query']) == (0, '', 'red mars') and [hit['record'] for hit in found['results']] == ['d2']
-    code, out, err = command('query', ix, '--k=1', lines='Mars is red.\n\nlighthouse of the harbour\n')
+    assert (asked.returncode, err, found['query']) == (0, '', 'red mars') and [hit['record'] for hit in found['results']] == ['d2']
+    out, err = lines.communicate('Mars is red.\n\nlighthouse of the harbour\n')
     first, second = (part.splitlines()[0] for part in out.split('1. ')[1:])
-    assert (code, err) == (0, '') and 'docs.jsonl:2  d2  ' in first and 'page.html:1' in second
-    code, out, err = command('quary', ix)
-    assert (code, out) == (2, '') and "quary: did you mean 'query'" in err and err.count('\n') == 1
+    assert (lines.returncode, err) == (0, '') and 'docs.jsonl:2  d2  ' in first and 'page.html:1' in second

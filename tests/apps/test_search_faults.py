@@ -380,4 +380,4 @@ def test_opening_does_not_read_the_index_through(reader, notes, tmp_path):
     before = counted('rchar')
     e = Engine(Folder(str(tmp_path / 'ix')))
     assert counted('rchar') - before < sum(p.stat().st_size for p in (tmp_path / 'ix').rglob('*') if p.is_file()) / 5
-    assert all(isinstance(x, np.memmap) for x in (e._ids, e._lexical.scores.scores['data'], e._lexical.scores.scores['indices']))
+    assert all(isinstance(x, np.memmap) for x in (e._lexical.ids, e._lexical.scores.scores['data'], e._lexical.scores.scores['indices']))
