@@ -9,6 +9,7 @@ what the index already holds. Run it again after changes: only changed files are
 query: without words it reads queries from stdin, one a line.
 """
 import json
+import pathlib
 import signal
 import sys
 
@@ -61,6 +62,11 @@ def query(folder: Folder, words: list[str]) -> None:
     f, engine = flags.FLAGS, Engine(folder, flags.FLAGS.run)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)        # `| head`
     terminal = sys.stdin.isatty() and not words
+    if not words and hasattr(sys.stdin, 'reconfigure'):
+        sys.stdin.reconfigure(errors='replace')
+    for said in (*words, *f.path):
+        if said.encode(errors='replace').decode() != said:
+            raise RunError(f'{said!r}: expected UTF-8')
     if words and not ' '.join(words).strip():
         raise RunError('the query is empty: expected words')
     for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
@@ -81,11 +87,14 @@ def evaluate(folder: Folder, progress: bool) -> None:
     f = flags.FLAGS
     if not (f.queries and f.qrels):
         raise RunError('eval expects --queries and --qrels')
+    out = pathlib.Path(f.out).expanduser()
+    if f.out and (out.exists() or not out.parent.is_dir()):
+        raise RunError(f'--out={f.out}: ' + ('is there already; nothing is written over it' if out.exists() else f'{out.parent} is no directory'))
     found = judged.measure(Engine(folder, f.run), f.queries, f.qrels, f.mode, f.out, progress)
     if f.json:
         print(json.dumps(found))
         return
-    print(f'{found.pop("queries")} queries, {f.mode}; {found.pop("lacking")} judged documents are not indexed')
+    print(f'{found.pop("queries")} queries, {f.mode}; judged documents that are not indexed: {found.pop("lacking")}')
     print('\n'.join(f'{name:8}{mean:.4f}  [{low:.4f}, {high:.4f}]' for name, (mean, low, high) in found.items()))
 
 

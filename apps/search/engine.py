@@ -50,10 +50,16 @@ class Engine:
 
     def __init__(self, folder: Folder, run: str = ''):
         self.folder, self._run = folder, run
-        self.manifest, self._db = folder.open()
+        while True:
+            self.manifest, self._db = folder.open()
+            try:
+                self._lexical = self._whole('lexical', lambda: lexical.Lexical(folder.part(self.manifest, 'lexical')))
+                self._graph = self._whole('vectors', lambda: vectors.view(folder.part(self.manifest, 'vectors')))
+                break
+            except RunError:
+                if folder.manifest() == self.manifest:       # else a newer state has just taken its place
+                    raise
         self._words = lexical.Words(self.manifest['settings']['language'])
-        self._lexical = self._whole('lexical', lambda: lexical.Lexical(folder.part(self.manifest, 'lexical')))
-        self._graph = self._whole('vectors', lambda: vectors.view(folder.part(self.manifest, 'vectors')))
         self._reader: Reader | None = None
         self._vector = functools.lru_cache(1)(lambda query: self.reader.embed(self.reader.encode([query]))[0])
 

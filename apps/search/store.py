@@ -55,6 +55,8 @@ class Folder:
             raise RunError(f'{self.path}: an index of format {found.get("format")}, this version reads {FORMAT}; index into another folder')
         if found.pop('check', '') != _check(found):
             raise RunError(f'{self._manifest}: damaged (not as it was written); remove {self.path} and index again')
+        if 'excluded' not in found:
+            raise RunError(f'{self.path}: expected an index, found the manifest of something else')
         return found
 
     def write_manifest(self, found: dict) -> None:

@@ -71,25 +71,32 @@ class Update:
         """
         folder = self._folder
         with folder.in_use(), stoppable(folder.path) as self._check_stop:
-            manifest = folder.manifest() or dict(format=FORMAT, generation=0, roots=[], files={}, last=0, made=self._reader.made, settings={})
+            pydoc = str(folder.path.resolve() / 'pydoc')
+            manifest = folder.manifest() or dict(format=FORMAT, generation=0, roots=[] if paths else [pydoc], excluded=[], files={}, last=0,
+                                                 made=self._reader.made, settings={})
             check_same(folder.path, manifest['made'], self._reader.made)
             self._settings = self._resolved(manifest['settings'])
             check_same(folder.path, manifest['settings'], self._settings)
             self._words = lexical.Words(self._settings['language'])
-            pydoc = str(folder.path.resolve() / 'pydoc')
-            roots = [os.path.abspath(os.path.expanduser(p)) for p in paths] or manifest['roots'] or [pydoc]
+            roots = [os.path.abspath(os.path.expanduser(p)) for p in paths] or manifest['roots']
             if pydoc in roots:
                 files.write_pydoc(folder.path / 'pydoc')
             away = [] if paths else [r for r in roots if not os.path.lexists(r)]
             walk = files.Walk([r for r in roots if r not in away], folder.path)
             for broken in [*walk.broken, *(Broken(r, 'is not there; what is indexed of it is kept (--remove takes it out)') for r in away)]:
                 self._skip(broken)
+            names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
             removed = [files.name_of(os.path.expanduser(p)) for p in remove]
-            kept = [r for r in sorted({*manifest['roots'], *roots}) if not files.is_under(files.name_of(r), removed)]
-            self._manifest = manifest | dict(made=self._reader.made, settings=self._settings, roots=kept)
+            for path, name in zip(remove, removed):
+                if not any(files.is_under(other, [name]) for other in (*names.values(), *walk.files)):
+                    raise DataError(f'--remove={path}: nothing of it is indexed')
+            asked = [names[r] for r in roots] if paths else []          # what is asked for again is no longer left out
+            excluded = [e for e in {*manifest['excluded'], *removed} if e in removed or not any(files.is_under(a, [e]) or files.is_under(e, [a]) for a in asked)]
+            kept = [r for r, name in names.items() if not files.is_under(name, removed)]
+            self._manifest = manifest | dict(made=self._reader.made, settings=self._settings, roots=kept, excluded=sorted(excluded))
             folder.write_manifest(self._manifest)
             try:
-                total = self._run(walk, [files.name_of(r) for r in roots if r not in away], removed)
+                total = self._run(walk, [names[r] for r in roots if r not in away], excluded)
             except (sqlite3.Error, OSError) as error:           # a full disk among them
                 raise RunError(f'{folder.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove '
                                f'{folder.path} and index again') from None
@@ -112,7 +119,7 @@ class Update:
             raise RunError(f'--overlap is {chosen["overlap"]}: expected 0 to {chunk // 2}, half of --chunk')
         return chosen
 
-    def _run(self, walk: files.Walk, roots: list[str], removed: list[str]) -> int:
+    def _run(self, walk: files.Walk, roots: list[str], excluded: list[str]) -> int:
         """Returns the number of chunks."""
         self._db, touched, damage = None, [], self._folder.damage(self._manifest)
         if damage.startswith('chunks'):
@@ -123,13 +130,13 @@ class Update:
             known = {name: rest for name, *rest in db.execute('SELECT name, id, size, mtime, hash, fault FROM files')}
             for name in known:
                 gone = name not in walk.files and files.is_under(name, roots) and not files.is_under(name, walk.unread)
-                if gone or files.is_under(name, removed):
+                if gone or files.is_under(name, excluded):
                     with self._writing():
                         self._forget(known[name][0])
                     self._counts['removed'] += 1
             splitter = Splitter(lambda words: self._reader.tokenizer.encode_batch(words, 1), self._settings['chunk'], self._settings['overlap'])
             for name, file in self._each(walk.files.items(), 'reading', len(walk.files)):
-                if not files.is_under(name, removed):
+                if not files.is_under(name, excluded):
                     touched += self._read(file, known.get(name), splitter)
             if self._db is None:
                 return db.execute('SELECT count(*) FROM chunks').fetchone()[0]
@@ -225,7 +232,8 @@ class Update:
         folder, manifest = self._folder, self._manifest
         ids, kept = self._ids('chunks'), manifest['files'] and not damage
         parts = [folder.part(manifest, part) for part in ('lexical', 'vectors')]
-        if not (kept and np.array_equal(ids, np.load(parts[0] / 'ids.npy', allow_pickle=False))):
+        words_of = self._db.execute('PRAGMA user_version').fetchone()[0]       # the generation that the terms are of: those of an interrupted one are in the database
+        if not (kept and parts[0].name == f'lexical-{words_of}' and np.array_equal(ids, np.load(parts[0] / 'ids.npy', allow_pickle=False))):
             graph, new = vectors.make(self._reader.size), self._ids('vectors')
             if kept:
                 old, live = vectors.load(parts[1]), int((new <= manifest['last']).sum())
@@ -249,6 +257,7 @@ class Update:
         with self._db:
             self._db.execute('DELETE FROM terms')
             self._db.executemany('INSERT INTO terms VALUES (?, ?)', sorted(terms.items()))
+            self._db.execute(f'PRAGMA user_version = {folder.name.removeprefix("lexical-")}')
 
     def _add(self, graph, new: np.ndarray) -> None:
         cursor = self._db.execute('SELECT id, data FROM vectors WHERE id >= ? ORDER BY id', (int(new[0]),)) if len(new) else None

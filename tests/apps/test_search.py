@@ -12,7 +12,7 @@ from apps.search import files, judged, show, update, vectors
 from apps.search.engine import Engine
 from apps.search.reader import Reader
 from apps.search.store import Folder
-from data.records import Record
+from data.records import DataError, Record
 from train.runs import Run
 
 
@@ -198,6 +198,11 @@ def test_paths_add_up_and_are_taken_out(reader, notes, tmp_path):
     assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 1 unchanged, 0 removed, 0 skipped')
     (notes / 'tea.md').unlink()
     assert index(reader, tmp_path / 'ix', notes).startswith('4 new, 0 changed, 0 unchanged, 1 removed')
+    assert index(reader, tmp_path / 'ix', remove=[notes / 'away']).startswith('0 new, 0 changed, 2 unchanged, 2 removed')
+    assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 2 unchanged, 0 removed')           # a part of a PATH stays out
+    assert index(reader, tmp_path / 'ix', notes).startswith('2 new, 0 changed, 2 unchanged, 0 removed')    # until it is asked for again
+    with pytest.raises(DataError, match='--remove=.*typo: nothing of it is indexed'):
+        index(reader, tmp_path / 'ix', remove=[notes / 'typo'])
 
 
 def test_without_a_path_python_is_indexed(reader, tmp_path, monkeypatch):
@@ -220,6 +225,7 @@ def test_an_index_may_become_empty(reader, notes, tmp_path):
     """Catches a fault where no chunk is left."""
     index(reader, tmp_path / 'ix', notes / 'tea.md')
     assert index(reader, tmp_path / 'ix', remove=[notes]).endswith('1 removed, 0 skipped; 0 chunks')
+    assert index(reader, tmp_path / 'ix').endswith('0 skipped; 0 chunks')      # nothing is asked for: not Python's documentation either
     assert results(tmp_path / 'ix', reader) == dict.fromkeys(MODES, [])
 
 

@@ -149,6 +149,19 @@ def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where,
     assert sorted(p.name.partition('-')[0] for p in (tmp_path / 'ix').iterdir()) == ['.lock', 'chunks', 'lexical', 'manifest.json', 'vectors']
 
 
+def test_killed_and_then_undone(reader, notes, tmp_path, monkeypatch):
+    """Catches terms of a state that never came to be beside the words of the one that is: their numbers are of other texts."""
+    index(reader, tmp_path / 'ix', notes)
+    before = results(tmp_path / 'ix', reader, 'wholly unheard of')
+    (notes / '9.txt').write_text('A wholly unheard of text about nothing else.\n')
+    with monkeypatch.context() as m, pytest.raises(Killed):
+        m.setattr(update.vectors, 'add', lambda *_: (_ for _ in ()).throw(Killed))
+        index(reader, tmp_path / 'ix')
+    (notes / '9.txt').unlink()
+    index(reader, tmp_path / 'ix')
+    assert results(tmp_path / 'ix', reader, 'wholly unheard of') == before
+
+
 def test_kill_and_signals(search_run, notes, tmp_path):
     """Catches a signal that ends in a traceback or another code, work that it loses, and a second indexer or a query that meets a half-written state."""
     for i in range(10, 60):

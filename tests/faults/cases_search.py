@@ -37,5 +37,5 @@ APP = [Case('an index', command) for command in (
     'apps.search index --run=run --index=text.txt', 'apps.search index --run=run --index=configs', f'{INDEX} txt.text', f'{INDEX} --chunk=8 text.txt',
     f'{INDEX} --chunk=999 text.txt', f'{INDEX} --chunk=32 --overlap=30 text.txt', f'{INDEX} --pooling=max text.txt', f'{INDEX} --size=999 text.txt', f'{INDEX} --language=englisch text.txt',
     'apps.search query --index=nowhere word', 'apps.search query --index=configs word', 'apps.search query --index=new --mode=both word',
-    'apps.search query --index=new --k=0 word', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv', 'apps.search eval --index=nowhere')]
+    'apps.search query --index=new --k=0 word', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv', 'apps.search eval --index=nowhere', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt')]
 CASES = [*TRAIN, *MINE, *MEASURE, *APP]
