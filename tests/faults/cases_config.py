@@ -63,5 +63,5 @@ MESH = [field(*given.split(), kind='the mesh (8 devices)') for given in (
     'mesh.tensor=4', 'mesh.fsdp=5', 'mesh.context=3', 'mesh.context=2 model.positions=selective', 'mesh.context=2 model.attention=xla',
     'mesh.context=2 model.context_attention=ring model.positions=cope')]
 POSITIONS = [field(*given.split(), kind='encodings that do not fit') for given in (
-    'model.head_dim=31', 'model.positions=rope,rope,none', 'model.positions=coupling', 'model.positions=shaw model.attention=splash', 'model.positions_args.base=-1.0')]
+    'model.head_dim=31', 'model.positions=rope,rope,none', 'model.positions=coupling', 'model.positions=shaw model.attention=splash', 'model.scale_embedding=True model.positions=sinusoidal', 'model.positions_args.base=-1.0')]
 CASES = [*FILES, *NAMES, *NUMBERS, *MESH, *POSITIONS]

@@ -5,12 +5,14 @@ from tests.faults.bad_inputs import Case
 
 SEARCH = 'train.posttrain --config=mine.py --config.parent=run --run=new --config.train.objective=contrastive --config.mesh.data=1 --config.data.split=documents'
 TRAIN = [Case('pairs and embeddings', f'{SEARCH} {" ".join(f"--config.{g}" for g in given.split())}', ', '.join(f'`config.{g}`' for g in given.split()))
-         for given in ('train.objective=contrastiv', 'data.pairs.kind=givn', 'data.pairs.kind=cloze,given', 'data.pairs.negatives=-1', 'data.pairs.query_len=2',
+         for given in ('train.objective=contrastiv', 'data.pairs.kind=givn', 'data.pairs.kind=cloze,given',
                        'data.pairs.kind=cloze data.pairs.words=0', 'data.pairs.kind=cloze data.pairs.negatives=2',
                        'data.pairs.kind=cloze embedding.pooling=max', 'data.pairs.kind=cloze embedding.temperature=0.0',
-                       'data.pairs.kind=cloze embedding.sizes=8,999', 'model.logit_scale=True embedding.temperature=0.1', 'data.packing=whole', 'model.scale_embedding=True model.positions=sinusoidal',
+                       'data.pairs.kind=cloze embedding.sizes=8,999', 'model.logit_scale=True embedding.temperature=0.1', 'data.packing=whole',
                        'data.pairs.kind=cloze mesh.context=2', 'data.pairs.kind=cloze model.causal=False sample.every=2',
                        'data.pairs.kind=cloze model.causal=False model.positions=alibi', 'train.objective=tokens model.causal=False')] + [
+    *(Case('pairs and embeddings', f'{SEARCH} --config.data.files.paths=pairs.jsonl --config.{given}', f'`config.{given}`',
+           lambda d: (d / 'pairs.jsonl').write_text('{"query": "a", "positive": "b"}\n')) for given in ('data.pairs.negatives=-1', 'data.pairs.query_len=2')),
     Case('pairs and embeddings', SEARCH, 'a text where pairs are expected'),
     Case('pairs and embeddings', f'{SEARCH} --config.data.files.paths=pairs.jsonl --config.data.on_broken=fatal', 'a pair without a positive',
          lambda d: (d / 'pairs.jsonl').write_text('{"query": "a"}\n')),
