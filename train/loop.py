@@ -92,7 +92,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
                        'the devices': f'{jax.local_device_count()} of kind {jax.local_devices()[0].device_kind}'})
     if resuming:
         theirs = functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
-        tried(distributed.first_then_others, 'mend', lambda: runs.mend(run, config, theirs))
+        tried(distributed.first_then_others, 'mend', lambda: runs.mend(run, config, theirs, distributed.is_first()))
         if not tried.found:
             tried(runs.check_resumable, run, config)
             tokenizer = tried(run.tokenizer)

@@ -185,12 +185,13 @@ def is_started(path) -> bool:
     return bool(Run(epath.Path(path)).steps())
 
 
-def mend(run: Run, config, tokenizer) -> None:
+def mend(run: Run, config, tokenizer, alone: bool = True) -> None:
     """Writes config.json and tokenizer.model of a started run anew where they are missing or damaged: `config`, and what `tokenizer`() gives.
 
-    Raises RunError where lineage.json tells that those are others, or another process trains there.
+    Raises RunError where lineage.json tells that those are others, or another process trains there. `alone`: False for those of a group that
+    look together, after its first.
     """
-    with in_use(run):
+    with in_use(run) if alone else contextlib.nullcontext():
         _mend(run, config, tokenizer)
 
 
