@@ -82,8 +82,9 @@ def main() -> None:
     f = flags.FLAGS
     if f.by not in WAYS:
         raise RunError(f'--by={f.by}: {nearest(f.by, WAYS)}')
-    if f.by == 'words' and f.run:
-        raise RunError(f'--run={f.run} has no effect: it needs --by=vectors')
+    for name in ('run', 'margin'):
+        if f.by == 'words' and f[name].present:
+            raise RunError(f'--{name}={f[name].value} has no effect: it needs --by=vectors')
     if f.count < 1:
         raise RunError(f'--count is {f.count}: expected at least 1')
     if not 0 < f.margin <= 1:

@@ -89,7 +89,7 @@ def test_by_words(given, tmp_path):
     (['--out=a.tsv'], '--out=a.tsv: expected the name of a file to write, ending in .jsonl'),
     (['--out=nowhere/a.jsonl'], '--out=nowhere/a.jsonl: nowhere is no directory'), (['--pairs='], '--pairs is empty: expected files'),
     (['--pairs=in.jsonk'], 'in.jsonk: no file found (--pairs)'), (['--pairs=setup.py'], 'setup.py: unknown kind of file; expected one of .jsonl'),
-    (['--run='], '--run is empty')])
+    (['--run='], '--run is empty'), (['--by=words', '--margin=0.9'], '--margin=0.9 has no effect: it needs --by=vectors')])
 def test_mistakes(given, tmp_path, monkeypatch, args, message, capsys):
     """Catches a traceback, or hours of embedding before a mistake is told."""
     from absl import flags
