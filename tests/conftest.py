@@ -1,10 +1,16 @@
-"""Settings of all tests: eight forced CPU devices, and the door's numeric settings."""
+"""Settings of all tests: eight forced CPU devices, the door's numeric settings, and one store of compiled programs."""
+import atexit
 import os
 import pathlib
+import shutil
 import sys
+import tempfile
 
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
 os.environ['JAX_PLATFORMS'] = 'cpu'
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:       # what one test compiles serves the others, and the processes that they start
+    os.environ.update(JAX_COMPILATION_CACHE_DIR=tempfile.mkdtemp(prefix='compiled-'), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0')
+    atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
