@@ -1,10 +1,12 @@
 """Accuracy of a model on an algorithmic task, length by length."""
+import functools
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.batches import Batch
 from data.tasks import TaskBatches
 from model.transformer import Transformer
 
@@ -17,22 +19,20 @@ def accuracy(model: Transformer, params, batches: TaskBatches, lengths: Iterable
     """
     lengths = list(lengths)
     width = max(batches.test(n, 1)['tokens'].shape[1] for n in lengths)
-    draws = any(p.drawn_at_test for p in model.config.parts)
-
-    @jax.jit
-    def measure(params, batch, length):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(length), jnp.arange(rows)) if draws else None
-        logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids'),
-                                row_keys=keys)
-        asked = batch['loss_weights'] > 0
-        right = (logits.argmax(-1) == batch['targets']) & asked
-        nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch['targets'][..., None], -1)[..., 0]
-        return {'exact': (right == asked).all(-1).mean(), 'token': right.sum() / asked.sum(),
-                'nats': jnp.where(asked, nats, 0).sum() / asked.sum()}
-
     found = {}
     for n in lengths:
         batch = batches.test(n, rows)
         batch = {k: np.pad(x, ((0, 0), (0, width - x.shape[1]))) for k, x in batch.items()}
-        found[n] = {k: round(float(x), 5) for k, x in jax.device_get(measure(params, batch, n)).items()}
+        found[n] = {k: round(float(x), 5) for k, x in jax.device_get(_measure(model, params, batch, n)).items()}
     return found
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _measure(model: Transformer, params, batch: Batch, length: int) -> dict[str, jax.Array]:
+    draws, rows = any(p.drawn_at_test for p in model.config.parts), len(batch['tokens'])
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(length), jnp.arange(rows)) if draws else None
+    logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids'), row_keys=keys)
+    asked = batch['loss_weights'] > 0
+    right = (logits.argmax(-1) == batch['targets']) & asked
+    nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch['targets'][..., None], -1)[..., 0]
+    return {'exact': (right == asked).all(-1).mean(), 'token': right.sum() / asked.sum(), 'nats': jnp.where(asked, nats, 0).sum() / asked.sum()}

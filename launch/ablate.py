@@ -4,7 +4,8 @@
 
 Each cell is one training; what it measured becomes one line of `cells.jsonl` in `--out`. Started again after it was killed, or
 with more seeds, a study goes on with the cells that are not there yet. On CPU one pinned process of one thread runs on each
-core; on an accelerator one process runs them all.
+core; on an accelerator one process runs them all, or as many as `--workers` says share it. `--together=5` trains five seeds of a cell
+in one program: `python -m benchmarks.seeds` measures whether that is faster where you are.
 """
 import concurrent.futures
 import ctypes
@@ -22,7 +23,7 @@ from absl import flags
 from data import bounded
 from launch import cells
 from train import config as configs
-from train import door
+from train import door, loop
 from train.errors import RunError
 from train.runs import write_atomically
 
@@ -36,7 +37,7 @@ def read(folder: pathlib.Path) -> list[dict]:
     return list({r['key']: r for r in found if isinstance(r.get('key'), str)}.values())
 
 
-def _start_worker(cores, per_worker: int) -> None:
+def _start_worker(cores, per_worker: int, folder: pathlib.Path) -> None:
     """In a new process, before JAX is: its own cores, and an end with the one that started it."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)                   # PR_SET_PDEATHSIG: else it would finish its cell for nobody
@@ -47,25 +48,30 @@ def _start_worker(cores, per_worker: int) -> None:
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[(first + i) % len(allowed)] for i in range(per_worker)})
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_multi_thread_eigen=false'
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')        # else the first process takes most of a GPU's memory
     door.settle()
+    loop.keep_compiled(str(folder))
 
 
-def run_cells(config, todo: list[cells.Cell], folder: pathlib.Path, workers: int, show) -> None:
-    """Runs the cells and appends their records as they end."""
-    def keep(record):
+def run_cells(config, todo: list[list[cells.Cell]], folder: pathlib.Path, workers: int, show) -> None:
+    """Runs groups of cells and appends their records as they end."""
+    def keep(records):
         with open(folder / _LINES, 'a') as file:
-            file.write(json.dumps(record) + '\n')
-        show(record)
+            file.writelines(json.dumps(record) + '\n' for record in records)
+        for record in records:
+            show(record)
 
     if not todo:
         return
     if workers == 0:
-        for cell in todo:
-            keep(cells.measure(config, cell))
+        loop.keep_compiled(str(folder))
+        for group in todo:
+            keep(cells.measure(config, group))
         return
     context = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker, (context.Value('i', 0), 1)) as pool:
-        running = {pool.submit(cells.measure, config, cell): cell for cell in todo}
+    with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker,
+                                                (context.Value('i', 0), 1, folder)) as pool:
+        running = [pool.submit(cells.measure, config, group) for group in todo]
         try:
             for future in concurrent.futures.as_completed(running):
                 keep(future.result())
@@ -103,8 +109,8 @@ def plan(config, records: list[dict], workers: int) -> str:
     return '\n'.join(lines)
 
 
-def run(config, folder: pathlib.Path, workers: int) -> dict:
-    """The whole study. Returns the summary that the report shows."""
+def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
+    """The whole study, up to `together` seeds of a cell in one program. Returns the summary that the report shows."""
     from evals import report
     folder.mkdir(parents=True, exist_ok=True)
     cells.check(config)
@@ -117,7 +123,10 @@ def run(config, folder: pathlib.Path, workers: int) -> dict:
         print(f'[{count[0]}, {(time.perf_counter() - began) / 60:.1f} min] {record["arm"]} / {record["task"]} / seed {record["seed"]} / '
               f'lr {record["lr"]:g}: {score or "loss " + format(record["validation_nats"], ".3f")}', flush=True)
 
-    missing = lambda wanted: [c for c in wanted if cells.key(config, c) not in {r['key'] for r in read(folder)}]
+    def missing(wanted):
+        there = {r['key'] for r in read(folder)}
+        return cells.together(config, [c for c in wanted if cells.key(config, c) not in there], together)
+
     run_cells(config, missing(cells.sweep_cells(config)), folder, workers, show)
     rates = cells.chosen_rates(config, read(folder))
     wanted = cells.study_cells(config, rates)
@@ -146,13 +155,14 @@ def main() -> None:
         cells.check(config)
         print(plan(config, read(folder), _workers()))
         return
-    run(config, folder, _workers())
+    run(config, folder, _workers(), flags.FLAGS.together)
     print(f'{folder}/report/index.html')
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME')
     flags.DEFINE_integer('workers', -1, 'Processes; -1: one a core on CPU; 0: all cells in this process', -1)
+    flags.DEFINE_integer('together', 1, 'Seeds of a cell that one program trains', 1)
     flags.DEFINE_bool('dry_run', False, 'Print cells, tokens and the time to expect, and stop')
     configs.define_flag()
     door.run(main)

@@ -110,24 +110,32 @@ def model_of(config, cell: Cell, vocab_size: int, seq_len: int, longest: int):
         raise ModelError(f'arm {cell.arm!r}: {error}') from None
 
 
-def measure(config, cell: Cell) -> dict:
-    """Trains the cell and measures it. Returns the record that becomes one line of results."""
+def together(config, todo: list[Cell], count: int) -> list[list[Cell]]:
+    """The cells in groups that one program trains: they differ in their seeds only, and are at most `count`."""
+    groups: dict[tuple, list[Cell]] = {}
+    for cell in todo:
+        groups.setdefault((cell.arm, cell.task, cell.lr), []).append(cell)
+    return [group[i:i + count] for group in groups.values() for i in range(0, len(group), count)] if count > 1 else [[c] for c in todo]
+
+
+def measure(config, group: list[Cell]) -> list[dict]:
+    """Trains cells that differ in their seeds only and measures each. Returns the records that become lines of results."""
     import jax
-    began, name = time.perf_counter(), key(config, cell)
-    config = ConfigDict(config.to_dict())
-    config.optimizer.lr, config.train.steps = cell.lr, steps_of(config, cell.task)
-    kind = config.tasks[cell.task].kind
-    if kind == 'task':
-        found = _task(config, cell)
+    began, names = time.perf_counter(), [key(config, cell) for cell in group]
+    config, first = ConfigDict(config.to_dict()), group[0]
+    config.optimizer.lr, config.train.steps = first.lr, steps_of(config, first.task)
+    if config.tasks[first.task].kind == 'task':
+        found = _task(config, group)
     else:
         from launch import text_cells
-        found = text_cells.measure(config, cell, lambda *sizes: model_of(config, cell, *sizes))
+        found = text_cells.measure(config, group, lambda *sizes: model_of(config, first, *sizes))
     versions = {p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
-    return {'key': name, 'arm': cell.arm, 'task': cell.task, 'seed': cell.seed, 'lr': cell.lr, **found,
-            'seconds': round(time.perf_counter() - began, 1), 'device': jax.devices()[0].device_kind,
-            'threads': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
-            'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-            'versions': {'python': platform.python_version(), **versions}}
+    common = {'seconds': round((time.perf_counter() - began) / len(group), 1), 'device': jax.devices()[0].device_kind,
+              'threads': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+              'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+              'versions': {'python': platform.python_version(), **versions}}
+    return [{'key': name, 'arm': cell.arm, 'task': cell.task, 'seed': cell.seed, 'lr': cell.lr, **of_cell, **common}
+            for name, cell, of_cell in zip(names, group, found)]
 
 
 def batches_of(config, cell: Cell):
@@ -186,17 +194,21 @@ def _longest(config, cell, batches) -> int:
     return batches.task.size(test_lengths(config, cell)[-1]) + 2
 
 
-def _task(config, cell: Cell) -> dict:
-    from evals import attention, lengths as by_length
+def _task(config, group: list[Cell]) -> list[dict]:
     from train import trial
-    batches = batches_of(config, cell)
-    model = model_of(config, cell, len(batches.task.vocabulary), batches.seq_len, _longest(config, cell, batches))
-    params, found = trial.run(model, config, batches, cell.seed)
-    lengths = by_length.accuracy(model, params, batches, test_lengths(config, cell), config.test_rows)
-    inside = [v for n, v in lengths.items() if batches.low <= n <= batches.high]
-    beyond = [v for n, v in lengths.items() if n > batches.high]
+    drawn = [batches_of(config, cell) for cell in group]
+    model = model_of(config, group[0], len(drawn[0].task.vocabulary), drawn[0].seq_len, _longest(config, group[0], drawn[0]))
+    trained = trial.run(model, config, drawn, [cell.seed for cell in group])
+    return [_measured(config, cell, model, rows, *of_seed) for cell, rows, of_seed in zip(group, drawn, trained)]
+
+
+def _measured(config, cell, model, rows, params, found: dict) -> dict:
+    from evals import attention, lengths as by_length
+    lengths = by_length.accuracy(model, params, rows, test_lengths(config, cell), config.test_rows)
+    inside = [v for n, v in lengths.items() if rows.low <= n <= rows.high]
+    beyond = [v for n, v in lengths.items() if n > rows.high]
     if cell.seed == 1:
-        found['attention'] = attention.by_distance(model, params, batches.test(test_lengths(config, cell)[-1], 8))
+        found['attention'] = attention.by_distance(model, params, rows.test(test_lengths(config, cell)[-1], 8))
     mean = lambda values, what: sum(v[what] for v in values) / len(values) if values else None
-    return {'data': batches.hash, **found, 'validation_nats': mean(inside, 'nats'), 'inside': mean(inside, 'exact'),
+    return {'data': rows.hash, **found, 'validation_nats': mean(inside, 'nats'), 'inside': mean(inside, 'exact'),
             'beyond': mean(beyond, 'exact'), 'by_length': {str(n): v for n, v in lengths.items()}}

@@ -35,42 +35,54 @@ def count(params, of_encoding: bool) -> int:
                if any(k.key.startswith('positions') for k in path) == of_encoding)
 
 
-def run(model: Transformer, config, batches, seed: int, per_dispatch: int = 8) -> tuple[dict, dict]:
-    """Trains `config.train.steps` steps on the first device.
+def run(model: Transformer, config, batches: list, seeds: list[int], per_dispatch: int = 8) -> list[tuple[dict, dict]]:
+    """Trains `config.train.steps` steps on the first device, from each of the seeds; all of them in one program (`vmap`).
 
     Args:
       config: with the parts `optimizer` and `train` of an experiment.
-      batches: step -> batch.
-      seed: of the initial parameters and of what encodings draw.
+      batches: for each seed, step -> batch.
+      seeds: of the initial parameters and of what encodings draw.
     Returns:
-      params, and {'initial', 'parameters', 'added', 'curve', 'loss', 'tokens_per_second', 'step_mb', 'finite'}; step_mb is the
-      memory that the compiled steps use for temporaries.
+      For each seed, params, and {'initial', 'parameters', 'added', 'curve', 'loss', 'finite', 'tokens_per_second', 'step_mb', 'together'}.
+      step_mb is a seed's share of the memory that the compiled steps use for temporaries, tokens_per_second is of all seeds.
     """
     per_dispatch = math.gcd(config.train.steps, per_dispatch)      # one compilation for all
     mesh = make_mesh(ConfigDict(dict(data=1, fsdp=1, tensor=1, context=1)), jax.devices()[:1])
-    total = config.train.steps
+    total, alone = config.train.steps, len(seeds) == 1
     optimizer = make_optimizer(config.optimizer, total)
-    state, shardings = steps.init_state(model, optimizer, seed, mesh)
-    found = {'initial': params_hash(state['params']), 'parameters': count(state['params'], False),
-             'added': count(state['params'], True)}
+    states = []
+    for seed in seeds:
+        state, shardings = steps.init_state(model, optimizer, seed, mesh)
+        states.append(state)
+    found = [{'initial': params_hash(s['params']), 'parameters': count(s['params'], False), 'added': count(s['params'], True)} for s in states]
     one = steps.make_step(model, optimizer, functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss), mesh, shardings)
+    several = lambda state, batch: jax.lax.scan(one, state, batch)
+    state = states[0] if alone else jax.tree.map(lambda *x: jnp.stack(x), *states)
+    del states
 
     def stacked(first):
-        drawn = [batches(s) for s in range(first, first + per_dispatch)]
-        return {k: jnp.asarray(np.stack([b[k] for b in drawn])) for k in drawn[0]}
+        drawn = [[of(s) for s in range(first, first + per_dispatch)] for of in batches]
+        stack = lambda name: np.stack([np.stack([b[name] for b in of_seed]) for of_seed in drawn])
+        return {name: jnp.asarray(stack(name)[0] if alone else stack(name)) for name in drawn[0][0]}
 
-    several = jax.jit(lambda state, batch: jax.lax.scan(one, state, batch), donate_argnums=0).lower(state, stacked(0)).compile()
-    curve, tokens, began = [], 0, time.perf_counter()
+    batch = stacked(0)
+    several = jax.jit(several if alone else jax.vmap(several), donate_argnums=0).lower(state, batch).compile()
+    curves, tokens, began = [[] for _ in seeds], 0, time.perf_counter()
     for first in range(0, total, per_dispatch):
-        batch = stacked(first)
-        state, values = several(state, batch)
         tokens += int((batch['segment_ids'] > 0).sum())
-        curve += np.asarray(values['loss']).tolist()
-        if not math.isfinite(curve[-1]):
+        state, values = several(state, batch)
+        if first + per_dispatch < total:
+            batch = stacked(first + per_dispatch)          # while the device is at work
+        for curve, of_seed in zip(curves, np.asarray(values['loss']).reshape(len(seeds), -1).tolist()):
+            if not curve or math.isfinite(curve[-1]):
+                curve += of_seed
+        if not any(math.isfinite(curve[-1]) for curve in curves):
             break
-    size = max(1, len(curve) // _CURVE)
-    found |= {'curve': [round(float(np.mean(curve[i:i + size])), 4) for i in range(0, len(curve), size)],
-              'loss': float(np.mean(curve[-size:])), 'finite': math.isfinite(curve[-1]),
-              'step_mb': round(several.memory_analysis().temp_size_in_bytes / 2**20, 1),
-              'tokens_per_second': round(tokens / max(time.perf_counter() - began, 1e-9))}
-    return state['params'], found
+    seconds = max(time.perf_counter() - began, 1e-9)
+    for record, curve in zip(found, curves):
+        size = max(1, len(curve) // _CURVE)
+        record |= {'curve': [round(float(np.mean(curve[i:i + size])), 4) for i in range(0, len(curve), size)],
+                   'loss': float(np.mean(curve[-size:])), 'finite': math.isfinite(curve[-1]), 'tokens_per_second': round(tokens / seconds),
+                   'step_mb': round(several.memory_analysis().temp_size_in_bytes / len(seeds) / 2**20, 1), 'together': len(seeds)}
+    params = [state['params']] if alone else [jax.tree.map(lambda x: x[i], state['params']) for i in range(len(seeds))]
+    return list(zip(params, found))

@@ -70,10 +70,27 @@ def test_a_killed_study_goes_on(study, monkeypatch):
     lines = (folder / 'cells.jsonl').read_text().splitlines()
     (folder / 'cells.jsonl').write_text('\n'.join(lines[:-1]) + '\n' + lines[-1][:50] + '\n')
     ran, measure = [], cells.measure
-    monkeypatch.setattr(cells, 'measure', lambda config, cell: ran.append(cell) or measure(config, cell))
+    monkeypatch.setattr(cells, 'measure', lambda config, group: ran.extend(group) or measure(config, group))
     again = ablate.run(config, folder, workers=0)
     assert len(ran) == 1 and ran[0].label.startswith(json.loads(lines[-1])['arm'])
     assert again['tasks'] == summary['tasks'] and again['claims'] == summary['claims']
+
+
+def test_seeds_in_one_program(study, tmp_path, monkeypatch):
+    """Catches seeds that share parameters, data or what is drawn, groups of cells that do not belong together, and records that are not
+    those of cells trained alone."""
+    config, folder, _ = study
+    groups, measure = [], cells.measure
+    monkeypatch.setattr(cells, 'measure', lambda config, group: groups.append(group) or measure(config, group))
+    ablate.run(config, tmp_path, workers=0, together=2)
+    assert sorted(map(len, groups)) == [1] * 4 + [2] * 2 and all(len({(c.arm, c.task, c.lr) for c in group}) == 1 for group in groups)
+    alone, found = ({r['key']: r for r in ablate.read(path)} for path in (folder, tmp_path))
+    assert alone.keys() == found.keys() and sorted(r['together'] for r in found.values()) == [1] * 4 + [2] * 4
+    for name, record in found.items():
+        same = lambda field: record[field] == alone[name][field]
+        assert same('arm') and same('seed') and same('initial') and same('data') and same('parameters')
+        assert record['curve'] == pytest.approx(alone[name]['curve'], abs=2e-4)
+        assert record['validation_nats'] == pytest.approx(alone[name]['validation_nats'], rel=1e-4)
 
 
 def test_the_report_is_the_lines(study):
