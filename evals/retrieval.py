@@ -14,6 +14,7 @@ import pathlib
 import platform
 import re
 import shlex
+import shutil
 import sys
 
 import jax
@@ -25,7 +26,7 @@ from model import embed
 from model.errors import nearest
 from train import checkpoint, door
 from train.errors import RunError
-from train.runs import Run, write_atomically
+from train.runs import Run
 
 _LOG = logging.getLogger('ordem')
 
@@ -124,12 +125,15 @@ def report(sets: list, runs: dict[str, Run], out: pathlib.Path, cache: str, comm
     if not allow_leaks:
         leaks.refuse(found['leaks'])
     boards = measure(sets, runs, poolings, found['against'], tune, found)
-    out.mkdir(parents=True, exist_ok=True)
+    making = out.absolute().with_name(f'.{out.absolute().name}.making')        # what a kill leaves is in nobody's way
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
     for board in boards:
         if isinstance(board, Search):
-            board.write(out / board.one.name)
-    retrieval_report.write(found, out)
-    write_atomically(out / 'results.json', json.dumps(found, indent=1, allow_nan=False))       # last: with it the results are whole
+            board.write(making / board.one.name)
+    retrieval_report.write(found, making)
+    (making / 'results.json').write_text(json.dumps(found, indent=1, allow_nan=False))
+    making.replace(out)
     return found
 
 

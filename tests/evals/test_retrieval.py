@@ -289,6 +289,7 @@ def test_results_are_not_overwritten(measured, monkeypatch):
     """Catches a second experiment that takes the place of the first."""
     _, out = measured
     before = (out / 'results.json').read_bytes()
+    assert [p.name for p in out.parent.iterdir()] == [out.name]
     with pytest.raises(RunError, match='not empty; nothing is overwritten'):
         call(monkeypatch, out)
     assert (out / 'results.json').read_bytes() == before
@@ -303,3 +304,18 @@ def test_the_door_alone(tmp_path):
     assert found['sets']['pydoc']['queries'] >= 200 and found['scores']['pydoc']['bm25-stemmed']['nDCG@10'][0] > 0.4
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'not empty' in done.stderr
+
+
+def test_writing_that_was_cut_short(tmp_path, monkeypatch):
+    """Catches a folder with half of a report that then is in the way of the same command."""
+    def fails(*_):
+        raise KeyboardInterrupt
+    found = dict(sets=[], runs={}, out=tmp_path / 'new' / 'out', cache='nowhere', command='')
+    monkeypatch.setattr(retrieval, 'measure', lambda *args: [])
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(retrieval.retrieval_report, 'write', fails)
+        retrieval.report(**found)
+    assert not found['out'].exists()
+    monkeypatch.setattr(retrieval.retrieval_report, 'write', lambda found, out: (out / 'report.md').write_text('all of it'))
+    retrieval.report(**found)
+    assert sorted(p.name for p in found['out'].iterdir()) == ['report.md', 'results.json'] and len(list(found['out'].parent.iterdir())) == 1
