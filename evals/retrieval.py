@@ -10,6 +10,7 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
+import os
 import pathlib
 import platform
 import re
@@ -125,15 +126,17 @@ def report(sets: list, runs: dict[str, Run], out: pathlib.Path, cache: str, comm
     if not allow_leaks:
         leaks.refuse(found['leaks'])
     boards = measure(sets, runs, poolings, found['against'], tune, found)
-    making = out.absolute().with_name(f'.{out.absolute().name}.making')        # what a kill leaves is in nobody's way
-    shutil.rmtree(making, ignore_errors=True)
+    making = out.absolute().with_name(f'.{out.absolute().name}.{os.getpid()}')         # what a kill leaves is in nobody's way
     making.mkdir(parents=True)
-    for board in boards:
-        if isinstance(board, Search):
-            board.write(making / board.one.name)
-    retrieval_report.write(found, making)
-    (making / 'results.json').write_text(json.dumps(found, indent=1, allow_nan=False))
-    making.replace(out)
+    try:
+        for board in boards:
+            if isinstance(board, Search):
+                board.write(making / board.one.name)
+        retrieval_report.write(found, making)
+        (making / 'results.json').write_text(json.dumps(found, indent=1, allow_nan=False))
+        making.replace(out)
+    finally:
+        shutil.rmtree(making, ignore_errors=True)
     return found
 
 

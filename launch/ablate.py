@@ -125,7 +125,7 @@ def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
 
     def missing(wanted):
         there = {r['key'] for r in read(folder)}
-        return cells.together(config, [c for c in wanted if cells.key(config, c) not in there], together)
+        return cells.together([c for c in wanted if cells.key(config, c) not in there], together)
 
     run_cells(config, missing(cells.sweep_cells(config)), folder, workers, show)
     rates = cells.chosen_rates(config, read(folder))

@@ -110,7 +110,7 @@ def model_of(config, cell: Cell, vocab_size: int, seq_len: int, longest: int):
         raise ModelError(f'arm {cell.arm!r}: {error}') from None
 
 
-def together(config, todo: list[Cell], count: int) -> list[list[Cell]]:
+def together(todo: list[Cell], count: int) -> list[list[Cell]]:
     """The cells in groups that one program trains: they differ in their seeds only, and are at most `count`."""
     groups: dict[tuple, list[Cell]] = {}
     for cell in todo:

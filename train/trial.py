@@ -50,20 +50,17 @@ def run(model: Transformer, config, batches: list, seeds: list[int], per_dispatc
     mesh = make_mesh(ConfigDict(dict(data=1, fsdp=1, tensor=1, context=1)), jax.devices()[:1])
     total, alone = config.train.steps, len(seeds) == 1
     optimizer = make_optimizer(config.optimizer, total)
-    states = []
-    for seed in seeds:
-        state, shardings = steps.init_state(model, optimizer, seed, mesh)
-        states.append(state)
+    joined = lambda trees: trees[0] if alone else jax.tree.map(lambda *x: jnp.stack(x), *trees)
+    states, (shardings, *_) = zip(*(steps.init_state(model, optimizer, seed, mesh) for seed in seeds))
     found = [{'initial': params_hash(s['params']), 'parameters': count(s['params'], False), 'added': count(s['params'], True)} for s in states]
     one = steps.make_step(model, optimizer, functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss), mesh, shardings)
     several = lambda state, batch: jax.lax.scan(one, state, batch)
-    state = states[0] if alone else jax.tree.map(lambda *x: jnp.stack(x), *states)
+    state = joined(states)
     del states
 
     def stacked(first):
-        drawn = [[of(s) for s in range(first, first + per_dispatch)] for of in batches]
-        stack = lambda name: np.stack([np.stack([b[name] for b in of_seed]) for of_seed in drawn])
-        return {name: jnp.asarray(stack(name)[0] if alone else stack(name)) for name in drawn[0][0]}
+        several_of = lambda rows: jax.tree.map(lambda *x: np.stack(x), *(rows(s) for s in range(first, first + per_dispatch)))
+        return jax.tree.map(jnp.asarray, joined([several_of(rows) for rows in batches]))
 
     batch = stacked(0)
     several = jax.jit(several if alone else jax.vmap(several), donate_argnums=0).lower(state, batch).compile()
