@@ -37,18 +37,17 @@ def read(folder: pathlib.Path) -> list[dict]:
     return list({r['key']: r for r in found if isinstance(r.get('key'), str)}.values())
 
 
-def _start_worker(cores, per_worker: int, folder: pathlib.Path) -> None:
-    """In a new process, before JAX is: its own cores, and an end with the one that started it."""
+def _start_worker(started, pinned: bool, folder: pathlib.Path) -> None:
+    """In a new process, before JAX is: its own core, and an end with the one that started it."""
     if sys.platform == 'linux':
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)                   # PR_SET_PDEATHSIG: else it would finish its cell for nobody
-    with cores.get_lock():
-        first = cores.value
-        cores.value += per_worker
-    if hasattr(os, 'sched_setaffinity'):
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    if pinned and hasattr(os, 'sched_setaffinity'):
         allowed = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {allowed[(first + i) % len(allowed)] for i in range(per_worker)})
+        os.sched_setaffinity(0, {allowed[number % len(allowed)]})
     os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_multi_thread_eigen=false'
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')        # else the first process takes most of a GPU's memory
     door.settle()
     loop.keep_compiled(str(folder))
 
@@ -68,9 +67,10 @@ def run_cells(config, todo: list[list[cells.Cell]], folder: pathlib.Path, worker
         for group in todo:
             keep(cells.measure(config, group))
         return
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')        # else the first process takes most of a GPU's memory
     context = multiprocessing.get_context('spawn')
     with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker,
-                                                (context.Value('i', 0), 1, folder)) as pool:
+                                                (context.Value('i', 0), not _accelerated(), folder)) as pool:
         running = [pool.submit(cells.measure, config, group) for group in todo]
         try:
             for future in concurrent.futures.as_completed(running):
@@ -137,12 +137,16 @@ def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
     return summary
 
 
+def _accelerated() -> bool:
+    import jax
+    return os.environ.get('JAX_PLATFORMS', '') != 'cpu' and jax.default_backend() != 'cpu'
+
+
 def _workers() -> int:
     """Processes to run: as asked, else one a core on CPU and none (this one) on an accelerator."""
     if flags.FLAGS.workers >= 0:
         return flags.FLAGS.workers
-    import jax
-    if os.environ.get('JAX_PLATFORMS', '') != 'cpu' and jax.default_backend() != 'cpu':
+    if _accelerated():
         return 0
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
 

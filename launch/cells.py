@@ -124,11 +124,12 @@ def measure(config, group: list[Cell]) -> list[dict]:
     began, names = time.perf_counter(), [key(config, cell) for cell in group]
     config, first = ConfigDict(config.to_dict()), group[0]
     config.optimizer.lr, config.train.steps = first.lr, steps_of(config, first.task)
-    if config.tasks[first.task].kind == 'task':
-        found = _task(config, group)
-    else:
-        from launch import text_cells
-        found = text_cells.measure(config, group, lambda *sizes: model_of(config, first, *sizes))
+    with jax.default_matmul_precision('float32'):       # on accelerators too, where products of float32 are cut to 19 bits or 16 else
+        if config.tasks[first.task].kind == 'task':
+            found = _task(config, group)
+        else:
+            from launch import text_cells
+            found = text_cells.measure(config, group, lambda *sizes: model_of(config, first, *sizes))
     versions = {p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
     common = {'seconds': round((time.perf_counter() - began) / len(group), 1), 'device': jax.devices()[0].device_kind,
               'threads': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),

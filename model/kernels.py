@@ -104,10 +104,11 @@ def paths(config, context: int = 1) -> list[str]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
 def split(x: jax.Array, parts: int, dtype) -> jax.Array:
     """x [...] float32 -> [..., parts] in `dtype`, which sum to x: what bfloat16 rounds off goes into the next part."""
-    found, rest = [], x
+    found, rest, kind = [], x, jnp.finfo(dtype)
     for _ in range(parts):
-        found.append(rest.astype(dtype))
-        rest = rest - found[-1].astype(jnp.float32)
+        rounded = jax.lax.reduce_precision(rest, kind.nexp, kind.nmant)    # a cast there and back XLA may leave out, and with it the rest
+        found.append(rounded.astype(dtype))
+        rest = rest - rounded
     return jnp.stack(found, -1)
 
 

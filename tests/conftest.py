@@ -1,4 +1,7 @@
-"""Settings of all tests: eight forced CPU devices, the door's numeric settings, and one store of compiled programs."""
+"""Settings of all tests: eight forced CPU devices, the door's numeric settings, and one store of compiled programs. On a GPU:
+
+    ORDEM_TEST_PLATFORM=cuda,cpu python -m pytest -n4 tests/model
+"""
 import atexit
 import os
 import pathlib
@@ -7,7 +10,9 @@ import sys
 import tempfile
 
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-os.environ['JAX_PLATFORMS'] = 'cpu'
+os.environ['JAX_PLATFORMS'] = os.environ.get('ORDEM_TEST_PLATFORM', 'cpu')
+if os.environ['JAX_PLATFORMS'] != 'cpu':
+    os.environ.update(JAX_DEFAULT_MATMUL_PRECISION='float32', XLA_PYTHON_CLIENT_PREALLOCATE='false')      # several processes on one GPU
 if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:       # what one test compiles serves the others, and the processes that they start
     os.environ.update(JAX_COMPILATION_CACHE_DIR=tempfile.mkdtemp(prefix='compiled-'), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0')
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)

@@ -20,7 +20,7 @@ State = dict     # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data},
 _SEEN = 20       # steps whose gradient norms are in the running mean before one is judged by it
 
 
-def init_state(model: Transformer, optimizer: optax.GradientTransformation, seed: int, mesh: Mesh, norms: bool = False) -> tuple[State, State]:
+def init_state(model: Transformer, optimizer: optax.GradientTransformation, seed: int | jax.Array, mesh: Mesh, norms: bool = False) -> tuple[State, State]:
     """A fresh state, made where it lies, and its shardings. `norms`: with what spikes are measured by."""
     _, shardings = abstract_state(model, optimizer, mesh, norms)
     make = jax.jit(lambda key: nn.meta.unbox(_init(model, optimizer, key, norms)), out_shardings=shardings)
@@ -47,7 +47,7 @@ def _wide(tree):
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
-def _key(seed: int) -> jax.Array:
+def _key(seed: int | jax.Array) -> jax.Array:
     return jax.random.key_data(jax.random.key(seed, impl='threefry2x32'))
 
 

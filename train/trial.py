@@ -35,6 +35,13 @@ def count(params, of_encoding: bool) -> int:
                if any(k.key.startswith('positions') for k in path) == of_encoding)
 
 
+def _host() -> list:
+    try:
+        return jax.devices('cpu')
+    except RuntimeError:            # JAX_PLATFORMS names the accelerator alone
+        return jax.devices()
+
+
 def run(model: Transformer, config, batches: list, seeds: list[int], per_dispatch: int = 8) -> list[tuple[dict, dict]]:
     """Trains `config.train.steps` steps on the first device, from each of the seeds; all of them in one program (`vmap`).
 
@@ -47,15 +54,17 @@ def run(model: Transformer, config, batches: list, seeds: list[int], per_dispatc
       step_mb is a seed's share of the memory that the compiled steps use for temporaries, tokens_per_second is of all seeds.
     """
     per_dispatch = math.gcd(config.train.steps, per_dispatch)      # one compilation for all
-    mesh = make_mesh(ConfigDict(dict(data=1, fsdp=1, tensor=1, context=1)), jax.devices()[:1])
+    mesh, host = (make_mesh(ConfigDict(dict(data=1, fsdp=1, tensor=1, context=1)), d[:1]) for d in (jax.devices(), _host()))
     total, alone = config.train.steps, len(seeds) == 1
     optimizer = make_optimizer(config.optimizer, total)
     joined = lambda trees: trees[0] if alone else jax.tree.map(lambda *x: jnp.stack(x), *trees)
-    states, (shardings, *_) = zip(*(steps.init_state(model, optimizer, seed, mesh) for seed in seeds))
+    made = jax.jit(lambda seed: steps.init_state(model, optimizer, seed, host)[0])       # on the host: the same bits whatever the accelerator
+    states = [made(seed) for seed in seeds]
+    _, shardings = steps.abstract_state(model, optimizer, mesh)
     found = [{'initial': params_hash(s['params']), 'parameters': count(s['params'], False), 'added': count(s['params'], True)} for s in states]
     one = steps.make_step(model, optimizer, functools.partial(losses.weighted_token_loss, z_loss=config.train.z_loss), mesh, shardings)
     several = lambda state, batch: jax.lax.scan(one, state, batch)
-    state = joined(states)
+    state = joined([jax.device_put(s, shardings) for s in states])
     del states
 
     def stacked(first):

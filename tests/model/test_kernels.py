@@ -4,6 +4,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -59,6 +60,23 @@ def test_a_kernel_equals_the_reference(kernel, positions, changes):
             other = other[k.key]
         np.testing.assert_allclose(other, g, rtol=2e-3, atol=2e-4 * max(1e-3, float(np.abs(g).max())), err_msg=jax.tree_util.keystr(path))
         assert np.abs(other).max() > 0
+
+
+@pytest.mark.skipif(jax.default_backend() != 'gpu', reason='cudnn runs on GPUs only: ORDEM_TEST_PLATFORM=cuda,cpu')
+@pytest.mark.parametrize('positions', CARRIED['xla'])
+def test_cudnn_is_as_exact_as_bfloat16_allows(positions):
+    """Against the reference in float32 no worse than the reference in bfloat16. Catches what the test above does, in the kernel of GPUs."""
+    reference = built(positions, attention='reference')
+    params = nn.meta.unbox(jax.jit(reference.init)(jax.random.key(0), TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2])['params'])
+    noise = np.random.default_rng(1)
+    params = jax.tree.map(lambda x: x + 0.3 * noise.normal(size=x.shape).astype(np.float32) * max(float(np.std(x)), 0.1), params)
+    exact, rounded, fused = (result(Transformer(dataclasses.replace(reference.config, **changes)), params) for changes in (
+        {}, {'dtype': 'bfloat16'}, {'dtype': 'bfloat16', 'attention': 'cudnn'}))
+    whole = 1e-3 * float(optax.global_norm(exact[1]))                # what is less than that of all is rounding: a bias that softmax drops
+    error = lambda x, y: float(jnp.linalg.norm(x.astype(jnp.float32) - y) / jnp.maximum(jnp.linalg.norm(y), whole))
+    assert error(fused[0], exact[0]) < 1.5 * error(rounded[0], exact[0]) + 1e-3
+    for (path, g), r, f in zip(jax.tree_util.tree_leaves_with_path(exact[1]), jax.tree.leaves(rounded[1]), jax.tree.leaves(fused[1])):
+        assert np.abs(f).max() > 0 and error(f, g) < 1.5 * error(r, g) + 5e-3, jax.tree_util.keystr(path)
 
 
 def test_the_columns_in_bfloat16():
