@@ -4,8 +4,8 @@
 
 Each cell is one training; what it measured becomes one line of `cells.jsonl` in `--out`. Started again after it was killed, or
 with more seeds, a study goes on with the cells that are not there yet. On CPU one pinned process of one thread runs on each
-core; on an accelerator one process runs them all, or as many as `--workers` says share it. `--together=5` trains five seeds of a cell
-in one program: `python -m benchmarks.seeds` measures whether that is faster where you are.
+core; on an accelerator one process runs them all. `--together=5` trains five seeds of a cell in one program: on a GPU, say so, with
+`--workers=4`, since processes take turns on it but draw data side by side (`python -m benchmarks.seeds` measures where you are).
 """
 import concurrent.futures
 import ctypes
