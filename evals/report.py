@@ -3,6 +3,7 @@ import html
 import json
 import math
 import pathlib
+import re
 
 import numpy as np
 
@@ -127,8 +128,12 @@ def write(config, arms: dict, rates: dict, records: list[dict], swept: list[dict
     return found
 
 
+_NOTHING = re.compile(r'[+-]?nan(\.\.[+-]?nan)?')          # a figure of no pairs
+
+
 def table_lines(header: list[str], rows: list[list]) -> list[str]:
-    return ['| ' + ' | '.join(header) + ' |', '|' + '---|' * len(header), *('| ' + ' | '.join(map(str, r)) + ' |' for r in rows), '']
+    shown = lambda x: '–' if _NOTHING.fullmatch(str(x)) else str(x)
+    return ['| ' + ' | '.join(header) + ' |', '|' + '---|' * len(header), *('| ' + ' | '.join(map(shown, r)) + ' |' for r in rows), '']
 
 
 def markdown(config, found: dict, swept: list[dict]) -> str:
@@ -160,8 +165,9 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
     r = found['ranked']
     if 'mean' in r:
         order = np.argsort(r['mean'])
-        lines += ['## Ranks', '', f'Over {r["blocks"]} pairs of task and seed that all ranked encodings have learned; ties share their rank. '
-                  f'Friedman p = {r["friedman_p"]:.2g}, critical difference (Nemenyi, 0.05) {r["critical"]:.2f}.', '']
+        lines += ['## Ranks', '', f'Over {r["blocks"]} pairs of task and seed that all ranked encodings have learned; ties share their rank.'
+                  + (f' Friedman p = {r["friedman_p"]:.2g}, critical difference (Nemenyi, 0.05) {r["critical"]:.2f}.'
+                     if math.isfinite(r['friedman_p']) else ''), '']
         lines += table_lines(['encoding', 'mean rank', 'interval'], [[r['arms'][i], f'{r["mean"][i]:.2f}', span((r['low'][i], r['high'][i]))] for i in order])
     else:
         lines += ['## Ranks', '', 'No pair of task and seed was learned by all encodings: no ranks.', '']

@@ -104,13 +104,15 @@ def test_the_report_is_the_lines(study):
 
 
 def test_untrained_cells_are_not_ranked(study):
-    """Catches a cell ranked though it never learned its task."""
+    """Catches a cell ranked though it never learned its task, and differences of no pairs shown as figures."""
     config, folder, _ = study
     strict = small()
-    strict.trained = 1.01
+    strict.trained, strict.claims = 1.01, config.claims
     records = [r for r in ablate.read(folder) if r['seed']]
     found = report.summarise(strict, cells.arms(strict), {'rope': {'copy_same': 1}, 't5': {'copy_same': 1}}, records)
     assert found['ranked']['arms'] == [] and 'mean' not in found['ranked'] and len(found['untrained']['rope']) == 2
+    text = report.markdown(strict, found, [])
+    assert '| rope above t5 | **undecided** | – | – | 0 : 0 : 0 |' in text and 'nan' not in text
 
 
 def test_names_on_the_command_line():

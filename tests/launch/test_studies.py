@@ -30,9 +30,10 @@ def test_the_quick_study_is_what_was_promised():
     assert all(t.test[1] >= 2 * t.train[1] for t in config.tasks.values())
 
 
-def test_kept_lines_are_found_again():
+@pytest.mark.parametrize('name', ['quick', 'coupling'])
+def test_kept_lines_are_found_again(name):
     """Catches a cell whose name changes when a config gets a new field: a kept study would begin anew."""
-    config = importlib.import_module('configs.ablations.quick').get_config()
-    kept = ablate.read(pathlib.Path('evals/results/quick'))
+    config = importlib.import_module(f'configs.ablations.{name}').get_config()
+    kept = ablate.read(pathlib.Path(f'evals/results/{name}'))
     wanted = [*cells.sweep_cells(config), *cells.study_cells(config, cells.chosen_rates(config, kept))]
     assert wanted and {cells.key(config, cell) for cell in wanted} <= {record['key'] for record in kept}
