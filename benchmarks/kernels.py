@@ -12,10 +12,10 @@ import statistics
 import time
 
 import jax
-import numpy as np
 from absl import flags
 from flax import linen as nn
 
+from benchmarks.rows import random_rows
 from configs import base
 from model import kernels
 from model.config import resolve
@@ -23,11 +23,13 @@ from model.errors import ModelError
 from model.transformer import Transformer
 from train import door, losses
 
+_VOCABULARY = 4096
+
 
 def built(f, positions: str, kernel: str) -> Transformer:
     c = base.get_config().model
     c.update(width=f.width, num_layers=f.layers, num_heads=f.heads, num_kv_heads=f.heads, positions=positions, attention=kernel, dtype='bfloat16')
-    return Transformer(resolve(c, 4096, f.length))
+    return Transformer(resolve(c, _VOCABULARY, f.length))
 
 
 def compiled(model: Transformer, batch: dict):
@@ -42,34 +44,31 @@ def compiled(model: Transformer, batch: dict):
 
 def measure(f, names: list[str], asked: list[str]) -> dict:
     """`names`: encodings; `asked`: kernels."""
-    rng, shape = np.random.default_rng(0), (f.rows, f.length)
-    draw = lambda: rng.integers(1, 4096, shape).astype(np.int32)
-    batch = jax.device_put(dict(tokens=draw(), targets=draw(), loss_weights=np.ones(shape, np.float32), segment_ids=np.ones(shape, np.int32),
-                                positions=np.broadcast_to(np.arange(f.length, dtype=np.int32), shape)))
-    programs, found = {}, {}
+    batch = jax.device_put(random_rows(_VOCABULARY, f.rows, f.length))
+    building, programs, found = {}, {}, {}
     with concurrent.futures.ThreadPoolExecutor() as pool:
         for name in names:
             found[name] = {'auto': kernels.paths(built(f, name, 'auto').config), 'refused': {}}
             for kernel in asked:
                 try:
-                    programs[name, kernel] = pool.submit(compiled, built(f, name, kernel), batch)
+                    building[name, kernel] = pool.submit(compiled, built(f, name, kernel), batch)
                 except ModelError as error:
                     found[name]['refused'][kernel] = str(error)
-    seconds: dict[tuple, list[float]] = {}
-    for key, future in list(programs.items()):
+    for (name, kernel), future in building.items():
         try:
-            programs[key] = future.result()
-            jax.block_until_ready(programs[key][0](programs[key][1], batch))
+            program, params = future.result()
+            jax.block_until_ready(program(params, batch))
+            programs[name, kernel] = program, params
         except Exception as error:                       # whatever a compiler or a kernel raises is a finding
-            found[key[0]]['refused'][key[1]] = str(error).splitlines()[0][:300]
-            del programs[key]
+            found[name]['refused'][kernel] = str(error).splitlines()[0][:300]
+    seconds = {key: [] for key in programs}
     for _ in range(f.rounds):
         for key, (program, params) in programs.items():
             began = time.perf_counter()
             for _ in range(f.steps):
                 out = program(params, batch)
             jax.block_until_ready(out)
-            seconds.setdefault(key, []).append((time.perf_counter() - began) / f.steps)
+            seconds[key].append((time.perf_counter() - began) / f.steps)
     median = {key: statistics.median(values) for key, values in seconds.items()}
     fastest = lambda name: min((s for (n, _), s in median.items() if n == name), default=float('nan'))
     for (name, kernel), s in median.items():

@@ -12,11 +12,10 @@ import tempfile
 import time
 
 import jax
-import numpy as np
 from absl import flags
 from etils import epath
 
-from data.batches import FIELDS
+from benchmarks.rows import random_rows
 from model.config import resolve
 from model.transformer import Transformer
 from train import checkpoint, config as configs, door, losses, mesh as meshes, step as steps
@@ -31,10 +30,7 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
     model, optimizer = Transformer(resolve(c.model, vocabulary, c.data.seq_len)), make_optimizer(c.optimizer, c.train.steps)
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
     step = steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings)
-    rng, shape = np.random.default_rng(0), (rows, c.data.seq_len)
-    made = dict(tokens=rng.integers(0, vocabulary, shape), targets=rng.integers(0, vocabulary, shape), loss_weights=np.ones(shape),
-                segment_ids=np.ones(shape), positions=np.broadcast_to(np.arange(shape[1]), shape))
-    batch = meshes.to_devices(mesh, {k: made[k].astype(FIELDS[k]) for k in FIELDS}, rows)
+    batch = meshes.to_devices(mesh, random_rows(vocabulary, rows, c.data.seq_len), rows)
     checkpoints = checkpoint.Checkpoints(Run(epath.Path(folder)), c.checkpoint)
 
     def timed(function):

@@ -32,7 +32,7 @@ from apps.search.store import Folder
 from configs import pydoc
 from data import sources
 from train import door, loop
-from train.runs import Run
+from train.runs import Run, cores
 
 _FILE = 50_000          # characters of a drawn file
 _SENTENCES = 20_000     # that are tokenized at a time
@@ -126,7 +126,7 @@ def indexing(folder: pathlib.Path, run: str, paths: list[str], megabytes: float)
                 ratio=rate[0] / alone[0], ratio_of_processor_time=rate[1] / alone[1],
                 ratio_without_the_model=size / (seconds[0] - parts['model']) / 1e6 / alone[0], seconds=seconds[0], seconds_of_parts=parts,
                 seconds_of_tokenizing_alone=[before[0], after[0]], processor_seconds=dict(indexing=seconds[1], tokenizing=[before[1], after[1]]),
-                width=reader.size, chunk=reader.trained, device=jax.devices()[0].device_kind, cores=len(os.sched_getaffinity(0)), index_bytes=bytes_of)
+                width=reader.size, chunk=reader.trained, device=jax.devices()[0].device_kind, cores=cores(), index_bytes=bytes_of)
 
 
 def draw_vectors(count: int, size: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
@@ -227,7 +227,7 @@ def graph(folder: pathlib.Path, run: str, count: int, size: int, queries: int) -
     median = {name: statistics.median(values) for name, values in seconds.items()}
     return dict(vectors=count, size=known.shape[1], kind=f'embeddings by {run}' if run else 'drawn', queries=len(asked), settings=vectors.FORM | vectors.SETTINGS,
                 recall_at_10=recall, graph_seconds=median['graph'], exact_seconds=median['exact'], times_faster=median['exact'] / median['graph'],
-                building_seconds=building, opening=opening, cores=len(os.sched_getaffinity(0)),
+                building_seconds=building, opening=opening, cores=cores(),
                 raw={name: [round(x, 6) for x in values] for name, values in seconds.items()})
 
 

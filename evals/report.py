@@ -3,7 +3,6 @@ import html
 import json
 import math
 import pathlib
-import re
 
 import numpy as np
 
@@ -128,12 +127,17 @@ def write(config, arms: dict, rates: dict, records: list[dict], swept: list[dict
     return found
 
 
-_NOTHING = re.compile(r'[+-]?nan(\.\.[+-]?nan)?')          # a figure of no pairs
-
-
 def table_lines(header: list[str], rows: list[list]) -> list[str]:
-    shown = lambda x: '–' if _NOTHING.fullmatch(str(x)) else str(x)
-    return ['| ' + ' | '.join(header) + ' |', '|' + '---|' * len(header), *('| ' + ' | '.join(map(shown, r)) + ' |' for r in rows), '']
+    return ['| ' + ' | '.join(header) + ' |', '|' + '---|' * len(header), *('| ' + ' | '.join(map(str, r)) + ' |' for r in rows), '']
+
+
+def _figures(*values: float, form: str = '+.3f') -> str:
+    """A figure, or an interval; a dash where there is none, for want of pairs."""
+    return '–' if any(map(math.isnan, values)) else '..'.join(format(v, form) for v in values)
+
+
+def _difference(p: dict) -> list[str]:
+    return [_figures(p['mean']), _figures(p['low'], p['high']), f'{p["wins"]} : {p["losses"]} : {p["pairs"]}']
 
 
 def markdown(config, found: dict, swept: list[dict]) -> str:
@@ -147,8 +151,7 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
     if found['claims']:
         lines += ['## Claims', '', 'Written in the config before the study was run.', '']
         lines += table_lines(['claim', 'verdict', 'mean difference', 'interval', 'pairs won : lost : all', 'tasks'],
-                        [[c['text'], f'**{c["verdict"]}**', f'{c["mean"]:+.3f}', f'{c["low"]:+.3f}..{c["high"]:+.3f}',
-                          f'{c["wins"]} : {c["losses"]} : {c["pairs"]}', len(c['tasks'])] for c in found['claims']])
+                        [[c['text'], f'**{c["verdict"]}**', *_difference(c), len(c['tasks'])] for c in found['claims']])
     where = f'at lengths from {config.beyond} on' if config.beyond else 'beyond the lengths of training'
     lines += ['## Scores', '', f'Accuracy {where} (text: minus the loss on fixed targets at the longest length), mean '
               f'and interval; in brackets how many of the seeds reached {config.trained:g} inside them, where not all did.', '']
@@ -174,8 +177,8 @@ def markdown(config, found: dict, swept: list[dict]) -> str:
     lines += ['## Paired differences', '', 'Mean of a - b over tasks and seeds that both have learned; p of a sign-flip permutation test, '
               'adjusted by Holm; the smallest difference that these seeds would have shown with probability 0.8.', '']
     lines += table_lines(['a', 'b', 'difference', 'interval', 'won : lost : all', 'p', 'p (Holm)', 'smallest visible'],
-                    [[p['a'], p['b'], f'{p["mean"]:+.3f}', f'{p["low"]:+.3f}..{p["high"]:+.3f}', f'{p["wins"]} : {p["losses"]} : {p["pairs"]}',
-                      f'{p["p"]:.3g}', f'{p["holm"]:.3g}', f'{p["smallest"]:.3f}'] for p in found['pairs']])
+                    [[p['a'], p['b'], *_difference(p), f'{p["p"]:.3g}', f'{p["holm"]:.3g}', _figures(p['smallest'], form='.3f')]
+                     for p in found['pairs']])
     lines += ['## Cost', '']
     lines += table_lines(['encoding', 'parameters added', 'tokens/s', 'memory of a step, MB', 'learning rates'],
                     [[a, v['added'], f'{v["tokens_per_second"]:,.0f}', f'{v["step_mb"]:.0f}',

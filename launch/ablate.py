@@ -25,7 +25,7 @@ from launch import cells
 from train import config as configs
 from train import door, loop
 from train.errors import RunError
-from train.runs import write_atomically
+from train.runs import cores, write_atomically
 
 _LINES = 'cells.jsonl'
 
@@ -148,7 +148,7 @@ def _workers() -> int:
         return flags.FLAGS.workers
     if _accelerated():
         return 0
-    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return cores()
 
 
 def main() -> None:

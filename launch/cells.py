@@ -4,7 +4,6 @@ import hashlib
 import importlib.metadata
 import json
 import math
-import os
 import platform
 import resource
 import time
@@ -16,7 +15,7 @@ from model.errors import ModelError
 from train import preflight
 from train.errors import RunError
 from train.optimizer import make_schedule
-from train.runs import YOUNGER
+from train.runs import YOUNGER, cores
 
 _YOUNGER = {**YOUNGER, 'model.context_attention': 'auto', 'optimizer.kind': 'adamw'}     # younger than results that are kept
 SWEEP_SEED = 0      # of the cells that choose the learning rate; no other cell has it
@@ -132,7 +131,7 @@ def measure(config, group: list[Cell]) -> list[dict]:
             found = text_cells.measure(config, group, lambda *sizes: model_of(config, first, *sizes))
     versions = {p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
     common = {'seconds': round((time.perf_counter() - began) / len(group), 1), 'device': jax.devices()[0].device_kind,
-              'threads': len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
+              'threads': cores(),
               'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
               'versions': {'python': platform.python_version(), **versions}}
     return [{'key': name, 'arm': cell.arm, 'task': cell.task, 'seed': cell.seed, 'lr': cell.lr, **of_cell, **common}

@@ -236,13 +236,17 @@ def create(run: Run, config, tokenizer, lineage: dict) -> None:
         write_atomically(run.config_path, _as_json(config))
 
 
+def cores() -> int:
+    """Those that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
 def lineage(config, store, tokenizer, parent: dict | None) -> dict:
     """What a result depends on: parent, hashes, versions, and the cores, which XLA:CPU's bits depend on."""
     versions = {p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
                                                            'sentencepiece', 'grain')}
     return dict(format=FORMAT, parent=parent, config_hash=config_hash(config), data_hash=store.hash, tokenizer_hash=tokenizer.hash,
-                versions={'python': platform.python_version(), **versions}, cores=len(os.sched_getaffinity(0))
-                if hasattr(os, 'sched_getaffinity') else os.cpu_count())
+                versions={'python': platform.python_version(), **versions}, cores=cores())
 
 
 def check_lineage(run: Run, now: dict) -> None:

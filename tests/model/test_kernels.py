@@ -28,6 +28,14 @@ def built(positions, **changes):
     return Transformer(resolve(c, VOCAB, TIME))
 
 
+def disturbed(positions, **changes):
+    """The reference, and parameters none of which is what it was at first: zeros would hide what they enter."""
+    reference = built(positions, attention='reference', **changes)
+    params = nn.meta.unbox(jax.jit(reference.init)(jax.random.key(0), TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2])['params'])
+    noise = np.random.default_rng(1)
+    return reference, jax.tree.map(lambda x: x + 0.3 * noise.normal(size=x.shape).astype(np.float32) * max(float(np.std(x)), 0.1), params)
+
+
 def result(model, params):
     """Logits of the documents and the gradient of all parameters."""
     def total(p):
@@ -47,10 +55,7 @@ CARRIED = {'xla': ('rope', 'alibi', 'alibi_learned', 'forgetting', 'forgetting_f
 def test_a_kernel_equals_the_reference(kernel, positions, changes):
     """Catches a scale taken from the widened head, columns of the wrong head of a group, a bias or a document mask that a kernel
     drops, what lies ahead hidden or seen against the config, and a gradient of a learned bias that is zero. splash is interpreted."""
-    reference = built(positions, attention='reference', **changes)
-    params = nn.meta.unbox(jax.jit(reference.init)(jax.random.key(0), TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2])['params'])
-    noise = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: x + 0.3 * noise.normal(size=x.shape).astype(np.float32) * max(float(np.std(x)), 0.1), params)
+    reference, params = disturbed(positions, **changes)
     fused = Transformer(dataclasses.replace(reference.config, attention=kernel))
     found, expected = result(fused, params), result(reference, params)
     np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-4)
@@ -66,10 +71,7 @@ def test_a_kernel_equals_the_reference(kernel, positions, changes):
 @pytest.mark.parametrize('positions', CARRIED['xla'])
 def test_cudnn_is_as_exact_as_bfloat16_allows(positions):
     """Against the reference in float32 no worse than the reference in bfloat16. Catches what the test above does, in the kernel of GPUs."""
-    reference = built(positions, attention='reference')
-    params = nn.meta.unbox(jax.jit(reference.init)(jax.random.key(0), TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2])['params'])
-    noise = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: x + 0.3 * noise.normal(size=x.shape).astype(np.float32) * max(float(np.std(x)), 0.1), params)
+    reference, params = disturbed(positions)
     exact, rounded, fused = (result(Transformer(dataclasses.replace(reference.config, **changes)), params) for changes in (
         {}, {'dtype': 'bfloat16'}, {'dtype': 'bfloat16', 'attention': 'cudnn'}))
     whole = 1e-3 * float(optax.global_norm(exact[1]))                # what is less than that of all is rounding: a bias that softmax drops
