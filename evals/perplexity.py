@@ -132,12 +132,11 @@ def by_position(model: Transformer, params, targets: Targets, train_len: int, ti
             'nats': (np.add.reduceat(nats, before) / count).tolist()}
 
 
-def effective_context(losses: dict[int, Loss], eps: float = 0.01) -> int:
-    """The smallest L whose loss is within `eps` nats per token of the best: more context gains nothing. `losses`: of `fixed`."""
+def effective_context(losses: dict[int, Loss], eps: float = 0.01) -> int | None:
+    """The smallest L whose loss is within `eps` nats per token of the best: more context gains nothing. `losses`: of `fixed`; None where none of
+    them is finite."""
     finite = {n: loss.mean for n, loss in losses.items() if math.isfinite(loss.mean)}
-    if not finite:
-        raise RunError(f'no finite loss at the lengths {sorted(losses)}')
-    return min(n for n, nats in finite.items() if nats <= min(finite.values()) + eps)
+    return min((n for n, nats in finite.items() if nats <= min(finite.values()) + eps), default=None)
 
 
 def max_usable_length(losses: dict[int, Loss], train_len: int, tolerance: float = 0.01) -> int:

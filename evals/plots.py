@@ -63,14 +63,14 @@ def perplexity(config, arms, records) -> str:
     for axis, (task, kind) in zip(axes, [(t, k) for t in tasks for k in kinds]):
         axis.axvspan(0, config.tasks[task].train_len, color='0.92', zorder=0)
         for i, arm in enumerate(arms):
-            mine = [r['perplexity'][kind] for r in records if r['task'] == task and r['arm'] == arm]
+            mine = [r['perplexity'][kind] for r in records if r['task'] == task and r['arm'] == arm and r['finite']]
             lengths = sorted(map(int, mine[0])) if mine else []
             curves = np.array([[m[str(n)] for n in lengths] for m in mine])
             for curve in curves:
                 axis.plot(lengths, curve, color=_COLORS[i % len(_COLORS)], lw=0.5, alpha=0.4)
             if len(curves):
                 axis.plot(lengths, np.exp(np.log(curves).mean(0)), color=_COLORS[i % len(_COLORS)], lw=2, marker='.')
-        axis.set(title=f'{task}: {kind.replace("_", "-")}', xlabel='tokens of text seen', ylabel='perplexity', xscale='log', yscale='log')
+        axis.set(title=f'{task}: {kind.replace("_", "-")}', xlabel='tokens of text seen', ylabel='perplexity', xscale='log', yscale='log' if axis.lines else 'linear')
     _legend(figure, arms)
     return _svg(figure)
 
@@ -90,7 +90,7 @@ def by_position(config, arms, records) -> str:
     return _svg(figure)
 
 
-def rank_bars(arms, mean, low, high, critical: float, blocks: int) -> str:
+def rank_bars(arms, mean, low, high, critical: float, tasks: int) -> str:
     """Mean rank over tasks with its interval; the critical difference of the Nemenyi test where it is defined."""
     order = np.argsort(mean)
     figure, axis = pyplot.subplots(figsize=(7, 0.42 * len(arms) + 1), layout='constrained')
@@ -99,7 +99,7 @@ def rank_bars(arms, mean, low, high, critical: float, blocks: int) -> str:
         axis.plot(mean[i], row, 'o', color=_COLORS[i % len(_COLORS)])
     axis.set_yticks(range(len(arms)), [arms[i] for i in order])
     axis.invert_yaxis()
-    axis.set(xlabel=f'mean rank over {blocks} pairs of task and seed (1 is best)')
+    axis.set(xlabel=f'mean rank over {tasks} task{"s" * (tasks > 1)} (1 is best)')
     if np.isfinite(critical):
         axis.plot([1, 1 + critical], [-0.7, -0.7], color='black', lw=1.5)
         axis.annotate(f'critical difference {critical:.2f}', (1, -0.75), fontsize=8, va='bottom')

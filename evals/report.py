@@ -3,104 +3,20 @@ import html
 import json
 import math
 import pathlib
+import re
 
 import numpy as np
 
-from evals import plots, statistics
-from train.errors import RunError
+from evals import comparison, plots
 from train.runs import write_atomically
 
 
-def score(config, record: dict) -> float:
-    """What encodings are compared by, larger is better: mean accuracy at the lengths from `config.beyond` on (0: all beyond those of
-    training), or, for text, minus the loss on the fixed targets at the longest length."""
-    if 'by_length' in record:
-        first = config.beyond or config.tasks[record['task']].train[1] + 1
-        return float(np.mean([v['exact'] for n, v in record['by_length'].items() if int(n) >= first]))
-    longest = max(record['perplexity']['fixed'], key=int)
-    return -math.log(record['perplexity']['fixed'][longest])
-
-
-def trained(config, record: dict) -> bool:
-    """Whether the cell has learned its task inside the lengths of training."""
-    return bool(record['finite']) and (record.get('inside') is None or record['inside'] >= config.trained)
-
-
-def check_fair(records: list[dict]) -> None:
-    """Raises RunError where two encodings of the same task and seed had other initial parameters (their own left out), other data,
-    or another size."""
-    for what in ('initial', 'data', 'parameters'):
-        seen: dict = {}
-        for r in records:
-            first = seen.setdefault((r['task'], r['seed']), r)
-            if first[what] != r[what]:
-                raise RunError(f'not a fair comparison: {what} of {r["task"]}, seed {r["seed"]} is {first[what]} for {first["arm"]} and '
-                               f'{r[what]} for {r["arm"]}')
-
-
-def summarise(config, arms: dict, rates: dict, records: list[dict]) -> dict:
-    """All figures of the report, from the records alone."""
-    check_fair(records)
-    names, tasks = list(arms), list(config.tasks)
-    cell = {(r['task'], r['arm'], r['seed']): r for r in records}
-    seeds = sorted({r['seed'] for r in records})
-    values = lambda task, arm: [score(config, cell[task, arm, s]) for s in seeds if trained(config, cell[task, arm, s])]
-    untrained = {arm: sorted(f'{r["task"]} (seed {r["seed"]}, {r["inside"]:.2f})' for r in records
-                             if r['arm'] == arm and not trained(config, r)) for arm in names}
-    found: dict = {'title': config.title, 'seeds': seeds, 'rates': rates, 'untrained': untrained, 'arms': {}, 'tasks': {}}
-    for task in tasks:
-        of_task = {}
-        for arm in names:
-            mine = [cell[task, arm, s] for s in seeds]
-            scores = [score(config, r) for r in mine]
-            of_task[arm] = {'mean': float(np.mean(scores)), 'interval': statistics.interval(scores), 'seeds': scores,
-                            'trained': sum(trained(config, r) for r in mine)}
-            if 'by_length' in mine[0]:
-                wins = sum(s >= config.success for s in scores)
-                of_task[arm] |= {'inside': [r['inside'] for r in mine], 'successes': wins, 'success': statistics.wilson(wins, len(mine))}
-        found['tasks'][task] = of_task
-    for arm in names:
-        mine = [r for r in records if r['arm'] == arm]
-        found['arms'][arm] = {'added': max(r['added'] for r in mine), 'tokens_per_second': float(np.median([r['tokens_per_second'] for r in mine])),
-                              'step_mb': float(np.median([r['step_mb'] for r in mine])),
-                              'score': float(np.mean([score(config, r) for r in mine]))}
-
-    # Ranks: over pairs of task and seed in which every encoding has learned the task; an encoding that never does has no rank.
-    ranked = [a for a in names if any(trained(config, r) for r in records if r['arm'] == a)]
-    blocks = {t: [s for s in seeds if all(trained(config, cell[t, a, s]) for a in ranked)] for t in tasks}
-    table = {t: np.array([[score(config, cell[t, a, s]) for a in ranked] for s in b]) for t, b in blocks.items() if b}
-    found['ranked'] = {'arms': ranked, 'blocks': int(sum(len(b) for b in blocks.values()))}
-    if table and len(ranked) > 1:
-        mean, low, high = statistics.rank_intervals(table)
-        p, critical = statistics.friedman(np.concatenate(list(table.values())))
-        found['ranked'] |= {'mean': mean.tolist(), 'low': low.tolist(), 'high': high.tolist(), 'friedman_p': p, 'critical': critical}
-
-    pairs = []
-    for i, a in enumerate(names):
-        for b in names[i + 1:]:
-            strata = _differences(config, cell, tasks, seeds, a, b)
-            every = [d for s in strata for d in s]
-            pairs.append({'a': a, 'b': b, **statistics.verdict(strata), 'p': statistics.paired_p(every),
-                          'smallest': statistics.smallest_effect(every)})
-    for pair, adjusted in zip(pairs, statistics.holm([p['p'] for p in pairs])):
-        pair['holm'] = adjusted
-    found['pairs'] = pairs
-    found['claims'] = [{**{k: claim[k] for k in ('text', 'better', 'worse', 'tasks')}, **statistics.verdict(
-        [s for a in claim['better'] for b in claim['worse'] for s in _differences(config, cell, claim['tasks'], seeds, a, b)])}
-        for claim in config.claims if all(a in arms for a in (*claim['better'], *claim['worse']))]
-    found['values'] = {t: {a: values(t, a) for a in names} for t in tasks}
-    return found
-
-
-def _differences(config, cell, tasks, seeds, a, b) -> list[list[float]]:
-    """score(a) - score(b), a list a task, over the seeds in which both have learned it."""
-    return [[score(config, cell[t, a, s]) - score(config, cell[t, b, s]) for s in seeds if trained(config, cell[t, a, s]) and trained(config, cell[t, b, s])]
-            for t in tasks]
+_MOST_LENGTHS = 6       # columns of the table of accuracy by length; the picture has them all
 
 
 def write(config, arms: dict, rates: dict, records: list[dict], swept: list[dict], folder: pathlib.Path) -> dict:
     """Writes report/index.html, report/report.md and report/summary.json. Returns the summary."""
-    found = summarise(config, arms, rates, records)
+    found = comparison.summarise(config, arms, rates, records)
     names, tasks = list(arms), list(config.tasks)
     label = 'accuracy beyond training' if all(config.tasks[t].kind == 'task' for t in tasks) else 'score (higher is better)'
     kinds = {config.tasks[t].kind for t in tasks}
@@ -112,7 +28,7 @@ def write(config, arms: dict, rates: dict, records: list[dict], swept: list[dict
         pictures.append(('Loss by position', plots.by_position(config, names, records)))
     if 'mean' in found['ranked']:
         r = found['ranked']
-        pictures.append(('Ranks with intervals', plots.rank_bars(r['arms'], np.array(r['mean']), r['low'], r['high'], r['critical'], r['blocks'])))
+        pictures.append(('Ranks with intervals', plots.rank_bars(r['arms'], np.array(r['mean']), r['low'], r['high'], r['critical'], len(r['tasks']))))
     pictures.append(('Every seed', plots.strips(tasks, names, lambda t, a: found['tasks'][t][a]['seeds'], label)))
     pictures.append(('Quality against speed', plots.quality_and_speed(names, {a: v['tokens_per_second'] for a, v in found['arms'].items()},
                                                                       {a: v['score'] for a, v in found['arms'].items()}, label)))
@@ -120,8 +36,9 @@ def write(config, arms: dict, rates: dict, records: list[dict], swept: list[dict
         pictures.append(('Mean attention against distance, a line a head', plots.attention(names, records)))
     report = folder / 'report'
     report.mkdir(exist_ok=True)
-    text = markdown(config, found, swept)
-    write_atomically(report / 'summary.json', json.dumps(found, indent=1))
+    text = markdown(config, found, records, swept)
+    numbers = json.loads(json.dumps(found), parse_constant=lambda _: None)            # JSON has no nan
+    write_atomically(report / 'summary.json', json.dumps(numbers, indent=1))
     write_atomically(report / 'report.md', text)
     write_atomically(report / 'index.html', page(found['title'], text, pictures))
     return found
@@ -136,64 +53,144 @@ def _figures(*values: float, form: str = '+.3f') -> str:
     return '–' if any(map(math.isnan, values)) else '..'.join(format(v, form) for v in values)
 
 
+def _p(p: float) -> str:
+    return '<0.001' if p < 0.001 else f'{p:.3f}'
+
+
 def _difference(p: dict) -> list[str]:
     return [_figures(p['mean']), _figures(p['low'], p['high']), f'{p["wins"]} : {p["losses"]} : {p["pairs"]}']
 
 
-def markdown(config, found: dict, swept: list[dict]) -> str:
+def markdown(config, found: dict, records: list[dict], swept: list[dict]) -> str:
     """The tables of the report."""
-    names, tasks = list(found['arms']), list(found['tasks'])
-    span = lambda pair: f'{pair[0]:.2f}..{pair[1]:.2f}'
-    lines = [f'# {found["title"]}', '', f'{len(names)} encodings, {len(tasks)} tasks, seeds {found["seeds"][0]} to {found["seeds"][-1]}. '
-             f'All figures are computed from `cells.jsonl`. Intervals are 95 % bootstrap intervals. '
-             + ('Learning rates were chosen on seed 0 by the loss inside the lengths of training.' if swept else
-                'One learning rate for all.'), '']
-    if found['claims']:
-        lines += ['## Claims', '', 'Written in the config before the study was run.', '']
-        lines += table_lines(['claim', 'verdict', 'mean difference', 'interval', 'pairs won : lost : all', 'tasks'],
-                        [[c['text'], f'**{c["verdict"]}**', *_difference(c), len(c['tasks'])] for c in found['claims']])
+    lines = [f'# {found["title"]}', '', f'{len(found["arms"])} encodings, {len(found["tasks"])} tasks, seeds {found["seeds"][0]} to {found["seeds"][-1]}. '
+             f'All figures are computed from `cells.jsonl`. Intervals are of 95 %, by a bootstrap over seeds (of differences of text also over its '
+             f'documents), tasks as they are, each by itself. '
+             + ('Learning rates were chosen on seed 0 by the loss inside the lengths of training.' if swept else 'One learning rate for all.'), '']
+    lines += _claims(found) + _scores(config, found) + _by_length(config, found, records) + _perplexities(config, found, records)
+    lines += _ranks(found) + _pairs(found) + _costs(found) + _sweep(found, swept) + _untrained(config, found)
+    return '\n'.join(lines)
+
+
+def _claims(found: dict) -> list[str]:
+    if not found['claims']:
+        return []
+    lines = ['## Claims', '', 'Written in the config before the study was run. A claim about several encodings is about each pair of them, and holds where all '
+             'do. Of a pair count the seeds in which both have learned the task (where a claim is about success, all), and tasks with two such seeds or '
+             'more, each alike. A verdict needs p < 0.05 (t-test, corrected by Holm over all pairs below) and five pairs (of text, seeds and documents together).', '']
+    several = lambda claim: len(claim['pairs']) > 1
+    tasks = lambda claim, pair: f'{sum(t["pairs"] > 1 for t in pair["by_task"].values())} of {len(claim["tasks"])}'
+    rows = []
+    for claim in found['claims']:
+        rows += [[claim['text'], f'**{claim["verdict"]}**', *[''] * 6]] if several(claim) else []
+        rows += [[f'{pair["a"]} - {pair["b"]}' if several(claim) else claim['text'], pair['verdict'] if several(claim) else f'**{pair["verdict"]}**',
+                  f'{pair["a"]} - {pair["b"]}', *_difference(pair), _p(pair['holm']), tasks(claim, pair)] for pair in claim['pairs']]
+    lines += table_lines(['claim', 'verdict', 'a - b', 'mean difference', 'interval', 'pairs won : lost : all', 'p (Holm)', 'tasks'], rows)
+    names = list(found['tasks'])
+    if len(names) > 1:
+        pairs = {(p['a'], p['b']): p for claim in reversed(found['claims']) for p in claim['pairs'] if list(claim['tasks']) == names}
+        entry = lambda p, t: f'{p["by_task"][t]["mean"]:+.3f} ({p["by_task"][t]["pairs"]})' if t in p['by_task'] else '–'
+        lines += ['The differences by task, with the number of pairs:', '']
+        lines += table_lines(['a - b', *names], [[f'{a} - {b}', *(entry(p, t) for t in names)] for (a, b), p in sorted(pairs.items())])
+    return lines
+
+
+def _scores(config, found: dict) -> list[str]:
+    names, tasks, seeds = list(found['arms']), found['tasks'], len(found['seeds'])
     where = f'at lengths from {config.beyond} on' if config.beyond else 'beyond the lengths of training'
-    lines += ['## Scores', '', f'Accuracy {where} (text: minus the loss on fixed targets at the longest length), mean '
-              f'and interval; in brackets how many of the seeds reached {config.trained:g} inside them, where not all did.', '']
-    def entry(task, arm):
-        v = found['tasks'][task][arm]
-        note = '' if v['trained'] == len(found['seeds']) else f' [{v["trained"]}/{len(found["seeds"])}]'
-        return f'{v["mean"]:.3f} ({span(v["interval"])}){note}'
-    lines += table_lines(['task', *names], [[t, *(entry(t, a) for a in names)] for t in tasks])
-    solved = [t for t in tasks if 'successes' in found['tasks'][t][names[0]]]
+    lines = ['## Scores', '', f'Accuracy {where} (text: minus the loss on fixed targets at the longest length), mean and interval of all seeds; in '
+             f'brackets how many of them reached {config.trained:g} inside those lengths, where not all did.', '']
+
+    def entry(v):
+        interval = [min(max(x, 0.0), 1.0) if 'successes' in v else x for x in (v['low'], v['high'])]
+        note = '' if v['trained'] == seeds else f' [{v["trained"]}/{seeds}]'
+        return f'{v["mean"]:.3f} ({_figures(*interval, form=".2f")}){note}'
+    lines += table_lines(['task', *names], [[t, *(entry(of_task[a]) for a in names)] for t, of_task in tasks.items()])
+    solved = {t: of_task for t, of_task in tasks.items() if 'successes' in of_task[names[0]]}
     if solved:
         lines += [f'Seeds whose score reaches {config.success:g}, with Wilson intervals:', '']
-        lines += table_lines(['task', *names], [[t, *(f'{found["tasks"][t][a]["successes"]}/{len(found["seeds"])} '
-                                                 f'({span(found["tasks"][t][a]["success"])})' for a in names)] for t in solved])
+        lines += table_lines(['task', *names], [[t, *(f'{of_task[a]["successes"]}/{seeds} ({_figures(*of_task[a]["success"], form=".2f")})' for a in names)]
+                                                for t, of_task in solved.items()])
+    return lines
+
+
+def _by_length(config, found: dict, records: list[dict]) -> list[str]:
+    """Of each task the longest length of training and some longer ones, evenly spaced."""
+    lines = []
+    for task in found['tasks']:
+        mine = [r for r in records if r['task'] == task and 'by_length' in r]
+        lengths = sorted(map(int, mine[0]['by_length'])) if mine else []
+        beyond = [n for n in lengths if n > config.tasks[task].train[1]]
+        shown = [*[n for n in lengths if n not in beyond][-1:], *[beyond[round(i)] for i in np.linspace(0, len(beyond) - 1, min(_MOST_LENGTHS, len(beyond)))]]
+        mean = lambda arm, n: float(np.mean([r['by_length'][str(n)]['exact'] for r in mine if r['arm'] == arm]))
+        if mine:
+            lines += table_lines([f'{task} at length', *map(str, shown)], [[arm, *(f'{mean(arm, n):.3f}' for n in shown)] for arm in found['arms']])
+    return ['## Accuracy by length', '', 'Mean of all seeds; the first column is the longest length of training.', '', *lines] if lines else []
+
+
+def _perplexities(config, found: dict, records: list[dict]) -> list[str]:
+    lines = []
+    for task in found['tasks']:
+        mine = [r['perplexity'] | {'arm': r['arm']} for r in records if r['task'] == task and 'perplexity' in r]
+        if not mine:
+            continue
+        lengths = sorted(map(int, mine[0]['fixed']))
+        mean = lambda arm, kind, n: math.exp(np.mean([math.log(p[kind][str(n)]) for p in mine if p['arm'] == arm]))
+        for kind, what in (('non_overlapping', 'chunks one after the other'), ('sliding', 'sliding window'), ('fixed', 'fixed targets')):
+            lines += table_lines([f'{task}, {what}', *map(str, lengths)], [[arm, *(f'{mean(arm, kind, n):.2f}' for n in lengths)] for arm in found['arms']])
+    return ['## Perplexity by length', '', 'The same target tokens everywhere; geometric mean of the seeds.', '', *lines] if lines else []
+
+
+def _ranks(found: dict) -> list[str]:
     r = found['ranked']
-    if 'mean' in r:
-        order = np.argsort(r['mean'])
-        lines += ['## Ranks', '', f'Over {r["blocks"]} pairs of task and seed that all ranked encodings have learned; ties share their rank.'
-                  + (f' Friedman p = {r["friedman_p"]:.2g}, critical difference (Nemenyi, 0.05) {r["critical"]:.2f}.'
-                     if math.isfinite(r['friedman_p']) else ''), '']
-        lines += table_lines(['encoding', 'mean rank', 'interval'], [[r['arms'][i], f'{r["mean"][i]:.2f}', span((r['low'][i], r['high'][i]))] for i in order])
-    else:
-        lines += ['## Ranks', '', 'No pair of task and seed was learned by all encodings: no ranks.', '']
-    lines += ['## Paired differences', '', 'Mean of a - b over tasks and seeds that both have learned; p of a sign-flip permutation test, '
-              'adjusted by Holm; the smallest difference that these seeds would have shown with probability 0.8.', '']
-    lines += table_lines(['a', 'b', 'difference', 'interval', 'won : lost : all', 'p', 'p (Holm)', 'smallest visible'],
-                    [[p['a'], p['b'], *_difference(p), f'{p["p"]:.3g}', f'{p["holm"]:.3g}', _figures(p['smallest'], form='.3f')]
-                     for p in found['pairs']])
-    lines += ['## Cost', '']
-    lines += table_lines(['encoding', 'parameters added', 'tokens/s', 'memory of a step, MB', 'learning rates'],
-                    [[a, v['added'], f'{v["tokens_per_second"]:,.0f}', f'{v["step_mb"]:.0f}',
-                      ', '.join(f'{lr:g}' for lr in sorted(set(found['rates'][a].values())))]
-                     for a, v in found['arms'].items()])
-    if swept:
-        lines += ['Loss inside the lengths of training with each learning rate (seed 0):', '']
-        rates, of_tasks = sorted({r['lr'] for r in swept}), sorted({r['task'] for r in swept})
-        loss = {(r['arm'], r['task'], r['lr']): r['validation_nats'] for r in swept}
-        lines += table_lines(['encoding', *(f'{t}, {lr:g}' for t in of_tasks for lr in rates)],
-                        [[a, *(f'{loss[a, t, lr]:.4f}' for t in of_tasks for lr in rates)] for a in names])
-    if any(found['untrained'].values()):
-        lines += ['## Not learned', '', f'Cells that did not reach {config.trained:g} inside the lengths of training: shown, not ranked.', '']
-        lines += [f'- {arm}: {", ".join(cells)}' for arm, cells in found['untrained'].items() if cells] + ['']
-    return '\n'.join(lines)
+    if 'mean' not in r:
+        return ['## Ranks', '', 'No pair of task and seed was learned by all encodings: no ranks.', '']
+    text = (f'Over the seeds that all ranked encodings have learned, tasks alike: {", ".join(f"{t} ({n})" for t, n in r["tasks"].items())}. Ties share their rank.'
+            + (f' Friedman p = {r["friedman_p"]:.2g} over the tasks, critical difference (Nemenyi, 0.05) {r["critical"]:.2f}.'
+               if math.isfinite(r['friedman_p']) else ''))
+    rows = [[r['arms'][i], f'{r["mean"][i]:.2f}', _figures(r['low'][i], r['high'][i], form='.2f')] for i in np.argsort(r['mean'])]
+    return ['## Ranks', '', text, '', *table_lines(['encoding', 'mean rank', 'interval'], rows)]
+
+
+def _pairs(found: dict) -> list[str]:
+    rows = [[p['a'], p['b'], *_difference(p), _p(p['p']), _p(p['holm']), _figures(p['smallest'], form='.3f')] for p in found['pairs']]
+    return ['## Paired differences', '', 'a - b over the seeds that both have learned, as with claims, over all tasks; p of a t-test, the same corrected by Holm; '
+            'the smallest difference that pairs of this number and spread would have shown after the correction, with probability 0.8.', '',
+            *table_lines(['a', 'b', 'difference', 'interval', 'won : lost : all', 'p', 'p (Holm)', 'smallest visible'], rows)]
+
+
+def _costs(found: dict) -> list[str]:
+    device, together = next(iter(found['arms'].values()))['way']
+    rows = [[a, v['added'], f'{v["tokens_per_second"]:,.0f}', f'{v["step_mb"]:.0f}', ', '.join(f'{lr:g}' for lr in sorted(set(found['rates'][a].values())))]
+            for a, v in found['arms'].items()]
+    return ['## Cost', '', f'Median of the cells run on {device}, {together} a program. Cells of different encodings ran at different times, beside others: '
+            f'speeds are no more than a hint.', '',
+            *table_lines(['encoding', 'parameters added', 'tokens/s', 'memory of a step, MB', 'learning rates'], rows)]
+
+
+def _sweep(found: dict, swept: list[dict]) -> list[str]:
+    if not swept:
+        return []
+    rates, tasks = sorted({r['lr'] for r in swept}), sorted({r['task'] for r in swept})
+    of = {(r['arm'], r['task'], r['lr']): r for r in swept}
+
+    def entry(arm, task, lr):
+        r, chosen = of[arm, task, lr], found['rates'][arm][task] == lr
+        beyond = f' ({r["beyond"]:.2f})' if r.get('beyond') is not None else ''
+        return f'**{r["validation_nats"]:.4g}**{beyond}' if chosen else f'{r["validation_nats"]:.4g}{beyond}'
+    rows = [[arm, *(entry(arm, t, lr) for t in tasks for lr in rates)] for arm in found['arms']]
+    edge = sum(found['rates'][arm][t] in (rates[0], rates[-1]) for arm in found['arms'] for t in tasks)
+    return [f'Loss inside the lengths of training with each learning rate (seed 0), the least bold: it was chosen. {edge} of {len(tasks) * len(rows)} are at an edge '
+            f'of the grid.' + (' In brackets the accuracy beyond those lengths, which had no say.' if 'beyond' in swept[0] else ''), '',
+            *table_lines(['encoding', *(f'{t}, {lr:g}' for t in tasks for lr in rates)], rows)]
+
+
+def _untrained(config, found: dict) -> list[str]:
+    if not any(found['untrained'].values()):
+        return []
+    named = lambda c: f'{c["task"]} (seed {c["seed"]}, ' + ('diverged)' if c['inside'] is None else f'{c["inside"]:.4f})')
+    return ['## Not learned', '', f'Cells that did not reach {config.trained:g} inside the lengths of training: shown, not ranked.', '',
+            *(f'- {arm}: {", ".join(map(named, cells))}' for arm, cells in found['untrained'].items() if cells), '']
 
 
 def page(title: str, text: str, pictures: list[tuple[str, str]]) -> str:
@@ -209,7 +206,7 @@ def page(title: str, text: str, pictures: list[tuple[str, str]]) -> str:
             body.append('</table>')
         kind = 'td' if table else 'th'
         table = bool(cells)
-        mark = lambda s: html.escape(s).replace('**', '')
+        mark = lambda s: re.sub(r'\*\*(.+?)\*\*', r'<b>\1</b>', html.escape(s))
         if cells:
             body.append('<tr>' + ''.join(f'<{kind}>{mark(c)}</{kind}>' for c in cells) + '</tr>')
         elif line.startswith('#'):

@@ -169,6 +169,8 @@ def check(config) -> None:
         unknown = [n for n in (*claim['better'], *claim['worse']) if n not in arms(config)] if not config.model.positions else []
         if unknown or any(t not in config.tasks for t in claim['tasks']):
             raise RunError(f'config.claims: {claim["text"]!r} names an arm or task that the study does not have')
+        if claim.get('of', 'score') not in ('score', 'success'):
+            raise RunError(f'config.claims: {claim["text"]!r} is of {claim["of"]!r}: expected score or success')
     for task, t in config.tasks.items():
         for arm in arms(config):
             cell = Cell(arm, task, 1, config.optimizer.lr)

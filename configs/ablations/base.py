@@ -43,5 +43,6 @@ def get_config() -> ConfigDict:
     c.beyond = 0                # the score is the mean accuracy at test lengths from this one on; 0: all beyond those of training
     c.success = 0.99            # score from which a seed counts as a success
     c.test_rows = 64            # examples of each length
-    c.claims = ()               # of the paper: dicts of better, worse (arms), tasks, text; written before the study is run
+    c.claims = ()               # of the paper: dicts of better, worse (arms), tasks, text, and of: 'score' (also if left out) or 'success';
+                                # written before the study is run
     return c

@@ -20,7 +20,7 @@ def get_config():
                   rope=dict(positions='rope'))
     c.tasks = dict(addition=base.task('addition_reversed', (1, 20), (5, 45, 1), scheme='coupling', padded=True))
     c.seeds, c.beyond, c.success = 10, 41, 0.9
-    claim = lambda text, better, worse: dict(text=text, better=better, worse=worse, tasks=('addition',))
+    claim = lambda text, better, worse: dict(text=text, better=better, worse=worse, tasks=('addition',), of='success')
     c.claims = (claim('position coupling above no positions', ('coupling',), ('none',)),
                 claim('position coupling above RoPE', ('coupling',), ('rope',)))
     return c

@@ -1,6 +1,4 @@
 """The statistics of studies, against closed forms, exact enumerations and scipy."""
-import itertools
-
 import numpy as np
 import pytest
 from scipy import stats
@@ -10,18 +8,40 @@ from evals import statistics as s
 RNG = np.random.default_rng(0)
 
 
-def test_bootstrap_interval_covers():
-    """Catches an interval of the values in place of one of their mean, and a wrong level: of 300 samples of 20, about 93 % hold the
-    true mean (percentile intervals are a little short at this size)."""
-    held = [low <= 0.0 <= high for low, high in (s.interval(RNG.normal(size=20)) for _ in range(300))]
-    assert 0.88 < np.mean(held) < 0.97
-    assert s.interval([0.4]) == (0.4, 0.4) and np.isnan(s.interval([])[0])
+def held(values, draws=400):
+    """Of so many draws: in how many the interval holds 0, and in how many p is below 0.05."""
+    found = [s.contrast(values()) for _ in range(draws)]
+    return np.mean([c.low <= 0 <= c.high for c in found]), np.mean([c.p < 0.05 for c in found])
 
 
-def test_strata_keep_their_weight():
-    """Catches tasks pooled by their number of seeds: the mean is that of the tasks' means."""
-    low, high = s.stratified_interval([[1.0] * 2, [0.0] * 20])
-    assert low == high == 0.5
+@pytest.mark.parametrize('values', [
+    lambda: [[RNG.normal(size=3)]], lambda: [[RNG.normal(size=5)]],
+    lambda: [[RNG.normal(size=RNG.integers(2, 6)) * scale] for scale in (0.01, 0.1, 1, 1, 1, 1)],
+    lambda: [[(x := RNG.normal(size=(4, 1)) * 0.3 + RNG.normal(size=11) + RNG.normal(size=(4, 11))).mean(1), x.mean(0)]]],
+    ids=['three seeds', 'five seeds', 'uneven tasks', 'seeds and documents'])
+def test_a_contrast_is_honest(values):
+    """Catches plain percentiles, which hold the mean of 3 values in 75 % of draws and of 5 in 86 %, pairs pooled over tasks of other spread, and
+    documents that are taken for certain (83 %)."""
+    holds, found = held(values)
+    assert 0.915 < holds < 0.985 and 0.015 < found < 0.085
+
+
+def test_a_contrast_of_one_task_is_a_t_test():
+    """Catches an unpaired test, and spread over tasks taken for chance: the same differences around other means have the error of their own."""
+    x, z = RNG.normal(0.4, 1, 9), RNG.normal(size=6)
+    assert s.contrast([[x]]).p == pytest.approx(stats.ttest_1samp(x, 0).pvalue)
+    apart = s.contrast([[z - z.mean() + 5], [z - z.mean() - 3]])
+    assert apart.mean == pytest.approx(1) and apart.error == pytest.approx(z.std(ddof=1) / np.sqrt(12)) and apart.freedom == pytest.approx(10)
+
+
+def test_tasks_count_alike():
+    """Catches tasks pooled by their number of seeds, a task of one seed taken for certain, and one that decides by itself that nothing is."""
+    assert s.contrast([[[1.0, 1.1]], [[0.0, 0.1] * 10]]).mean == pytest.approx(0.55)
+    both = s.contrast([[[0.3, 0.2, 0.4, 0.3]], [[0.1, 0.2, 0.3]], [[0.9]]])
+    assert both.mean == pytest.approx(0.25) and both.pairs == 7 and both.decided(both.p) == 'holds'
+    alone = s.contrast([[[0.9]], [[]]])
+    assert alone.mean == 0.9 and np.isnan(alone.low) and alone.decided(alone.p) == 'undecided'
+    assert s.contrast([[[]], [[]]]).pairs == 0 and np.isnan(s.contrast([]).mean)
 
 
 def test_wilson():
@@ -32,14 +52,11 @@ def test_wilson():
         np.testing.assert_allclose(s.wilson(k, n), (middle - half, middle + half), atol=1e-12)
 
 
-def test_paired_test_is_exact():
-    """Catches an unpaired test and one that cannot reach its smallest p: five pairs of one sign give 2/32, as the documents warn."""
-    assert s.paired_p([0.1, 0.2, 0.1, 0.3, 0.1]) == pytest.approx(2 / 32)
-    x = RNG.normal(0.4, 1, 9)
-    flips = np.array([(np.array(f) * x).mean() for f in itertools.product((1, -1), repeat=9)])
-    assert s.paired_p(x) == pytest.approx((np.abs(flips) >= abs(x.mean()) - 1e-12).mean())
-    assert s.paired_p([0.0, 0.0]) == 1.0 and s.paired_p([]) == 1.0
-    assert s.paired_p(RNG.normal(1.0, 1, 40)) < 0.01
+def test_differences_without_spread():
+    """Catches certainty from three differences that are the same, as of seeds that all succeed: a flip of their signs gives 1 in 4."""
+    same = s.contrast([[[1.0, 1.0, 1.0]]])
+    assert same.p == 0.25 and (same.low, same.high) == (1, 1) and same.decided(same.p) == 'undecided'
+    assert s.contrast([[[0.0] * 9]]).p == 1 and s.contrast([[[0.5] * 9]]).p == 2**-8
 
 
 def test_holm():
@@ -48,20 +65,22 @@ def test_holm():
 
 
 def test_smallest_effect():
-    """Catches a figure that does not shrink with the pairs. That mean difference is found in about 80 % of simulated samples."""
+    """Catches a figure that does not shrink with the pairs, or forgets how many comparisons there are. That mean difference is found in about 80 % of
+    simulated samples."""
     spread = RNG.normal(size=12)
     spread = (spread - spread.mean()) / spread.std(ddof=1)
-    effect = s.smallest_effect(spread)
+    effect = s.contrast([[spread]]).smallest()
     found = [stats.ttest_1samp(RNG.normal(effect, 1, 12), 0).pvalue < 0.05 for _ in range(2000)]
     assert abs(np.mean(found) - 0.8) < 0.04
-    assert s.smallest_effect(np.tile(spread, 4)) < effect and np.isnan(s.smallest_effect([0.3]))
+    assert s.contrast([[np.tile(spread, 4)]]).smallest() < effect < s.contrast([[spread]]).smallest(0.05 / 10)
+    assert np.isnan(s.contrast([[[0.3]]]).smallest())
 
 
 def test_ranks_share_ties():
     """Catches ties that go to whoever comes first in the table."""
     np.testing.assert_array_equal(s.ranks(np.array([[0.9, 0.5, 0.9], [0.0, 0.0, 0.0]])), [[1.5, 3, 1.5], [2, 2, 2]])
-    mean, low, high = s.rank_intervals({'a': np.array([[3.0, 2.0, 1.0]] * 4), 'b': np.array([[3.0, 2.0, 1.0]] * 4)})
-    assert mean.tolist() == low.tolist() == high.tolist() == [1, 2, 3]
+    found = s.mean_ranks({'a': np.array([[3.0, 2.0, 1.0]] * 4), 'b': np.array([[3.0, 2.0, 1.0]] * 4)})
+    assert [(c.mean, c.low, c.high) for c in found] == [(1, 1, 1), (2, 2, 2), (3, 3, 3)]
 
 
 def test_friedman():
@@ -73,11 +92,11 @@ def test_friedman():
 
 
 def test_verdicts():
-    """Catches a verdict from the mean alone, and one from a single seed."""
-    assert s.verdict([[0.3, 0.2, 0.4], [0.1, 0.2, 0.3]])['verdict'] == 'holds'
-    assert s.verdict([[-0.3, -0.2, -0.4]])['verdict'] == 'reversed'
-    assert s.verdict([[0.5, -0.4, 0.1]])['verdict'] == 'undecided'
-    assert s.verdict([[0.5]])['verdict'] == 'undecided' and s.verdict([[], []])['pairs'] == 0
+    """Catches a verdict from the mean alone, one from few pairs however clear, and one that forgets the correction."""
+    verdict = lambda *x: (c := s.contrast([[x]])).decided(c.p)
+    assert verdict(0.3, 0.2, 0.4, 0.2, 0.3) == 'holds' and verdict(-0.3, -0.2, -0.4, -0.2, -0.3) == 'reversed'
+    assert verdict(0.5, -0.4, 0.1, 0.3, 0.4) == 'undecided' and verdict(0.31, 0.3, 0.32, 0.3) == 'undecided'
+    assert s.contrast([[[0.3, 0.2, 0.4, 0.2, 0.3]]]).decided(0.06) == 'undecided'
 
 
 def test_spearman_and_its_samples_are_scipys():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs.ablations import base
-from evals import report
+from evals import comparison, report
 from launch import ablate, cells
 from model.errors import ModelError
 from train.errors import RunError
@@ -61,7 +61,7 @@ def test_encodings_are_paired(study):
     wrong = copy.deepcopy(records)
     wrong[0]['initial'] = 'other'
     with pytest.raises(RunError, match='not a fair comparison: initial of copy_same'):
-        report.check_fair(wrong)
+        comparison.check_fair(wrong)
 
 
 def test_a_killed_study_goes_on(study, monkeypatch):
@@ -99,7 +99,7 @@ def test_the_report_is_the_lines(study):
     text, page = (folder / 'report' / 'report.md').read_text(), (folder / 'report' / 'index.html').read_text()
     scores = [r['beyond'] for r in ablate.read(folder) if r['arm'] == 't5' and r['seed']]
     assert summary['tasks']['copy_same']['t5']['mean'] == pytest.approx(np.mean(scores))
-    assert '| rope above t5 | **undecided** |' in text and '| t5 | 64 |' in text
+    assert '| rope above t5 | **undecided** | rope - t5 |' in text and '| t5 | 64 |' in text
     assert page.count('<svg') == 5 and 'src=' not in page and 'href="http' not in page and 'rope above t5' in page
 
 
@@ -109,10 +109,46 @@ def test_untrained_cells_are_not_ranked(study):
     strict = small()
     strict.trained, strict.claims = 1.01, config.claims
     records = [r for r in ablate.read(folder) if r['seed']]
-    found = report.summarise(strict, cells.arms(strict), {'rope': {'copy_same': 1}, 't5': {'copy_same': 1}}, records)
+    found = comparison.summarise(strict, cells.arms(strict), {'rope': {'copy_same': 1}, 't5': {'copy_same': 1}}, records)
     assert found['ranked']['arms'] == [] and 'mean' not in found['ranked'] and len(found['untrained']['rope']) == 2
-    text = report.markdown(strict, found, [])
-    assert '| rope above t5 | **undecided** | – | – | 0 : 0 : 0 |' in text and 'nan' not in text
+    text = report.markdown(strict, found, records, [])
+    assert '| rope above t5 | **undecided** | rope - t5 | – | – | 0 : 0 : 0 | 1.000 | 0 of 1 |' in text and 'nan' not in text
+
+
+def made(**scores):
+    """The records of arms with these scores, {task: a score a seed}; whoever has none has not learned it."""
+    common = dict(initial='', data='', parameters=1, added=0, finite=True, device='cpu', tokens_per_second=1, step_mb=1, lr=1)
+    return [common | dict(arm=arm, task=task, seed=seed, inside=1.0 if x is not None else 0.5, beyond=x or 0.0,
+                          by_length={'4': {'exact': 1.0}, '8': {'exact': x or 0.0}})
+            for arm, of_task in scores.items() for task, values in of_task.items() for seed, x in enumerate(values, 1)]
+
+
+def summed(claims, arms):
+    config = small()
+    config.trained, config.claims = 0.99, tuple(dict(tasks=('copy_same', 'more'), **claim) for claim in claims)
+    config.tasks.more = base.task('copy_same', (1, 4), (2, 8, 2))
+    records = made(**arms)
+    found = comparison.summarise(config, dict.fromkeys(arms), {a: {'copy_same': 1} for a in arms}, records)
+    return found['claims'], report.markdown(config, found, records, [])
+
+
+def test_a_claim_is_about_each_pair():
+    """Catches a claim that holds by the mean of pairs of which one is reversed, a task of one pair that counts or makes the whole undecided, and one that
+    nobody learned counted among the tasks."""
+    far = dict(copy_same=(.9, .8, .85, .9, .8), more=(None, None, .5, None, None))
+    low = dict(copy_same=(.1, .12, .1, .09, .1), more=(.1,) * 5)
+    claims, text = summed([dict(text='far and low above mid', better=('far', 'low'), worse=('mid',)), dict(text='far above mid', better=('far',), worse=('mid',))],
+                          dict(far=far, low=low, mid=dict(copy_same=(.3, .31, .3, .28, .3), more=(.3, .2, .3, .25, .3))))
+    assert [c['verdict'] for c in claims] == ['mixed', 'holds'] and [p['verdict'] for p in claims[0]['pairs']] == ['holds', 'reversed']
+    assert claims[1]['pairs'][0]['pairs'] == 5 and claims[1]['pairs'][0]['mean'] == pytest.approx(.85 - .298)
+    assert '| far and low above mid | **mixed** |' in text and '| far - mid | +0.552 (5) | +0.200 (1) |' in text and '| 1 of 2 |' in text
+
+
+def test_a_claim_about_success():
+    """Catches seeds that failed to learn left out where the claim is who succeeds."""
+    arms = dict(a=dict(copy_same=(1.0,) * 6, more=(1.0,) * 5 + (None,)), b=dict(copy_same=(None,) * 6, more=(None,) * 6))
+    claims, _ = summed([dict(text='score', better=('a',), worse=('b',)), dict(text='success', better=('a',), worse=('b',), of='success')], arms)
+    assert [(c['verdict'], c['pairs'][0]['pairs']) for c in claims] == [('undecided', 0), ('holds', 12)]
 
 
 def test_names_on_the_command_line():
@@ -138,6 +174,7 @@ def test_the_plan(study):
     (lambda c: c.arms.update(rand=dict(positions='randomized+rope', positions_args=dict(range=5))), ModelError, 'range is 5: shorter than'),
     (lambda c: c.sweep.update(lrs=(1e-3,), tasks=dict(copi=('copy_same',))), RunError, "config.sweep.tasks names 'copi'"),
     (lambda c: c.sweep.update(lrs=(1e-3,)), RunError, "config.sweep.tasks gives no learning rate to 'copy_same'"),
+    (lambda c: c.update(claims=(dict(text='x', better=('t5',), worse=('rope',), tasks=(), of='sucess'),)), RunError, "'x' is of 'sucess': expected score or"),
     (lambda c: c.optimizer.update(warmup=9), RunError, 'config.optimizer.warmup is 9'),
     (lambda c: c.tasks.copy_same.update(task='copi'), Exception, "no task 'copi'; did you mean")])
 def test_mistakes_come_before_the_first_cell(tmp_path, change, error, message):

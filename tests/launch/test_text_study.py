@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from configs.ablations import base
+from evals import comparison
 from launch import ablate
 from train.errors import RunError
 
@@ -43,6 +44,24 @@ def test_a_study_on_text(config, tmp_path):
     assert 'Perplexity against the length of the text' in page and 'Loss by position' in page
     assert '2 encodings x 1 tasks x 1 seeds = 2 cells' in ablate.plan(config, records, 1)
     assert json.loads((tmp_path / 'study' / 'config.json').read_text())['tasks']['words']['train_len'] == 16
+
+
+def test_a_text_that_diverges(config, tmp_path):
+    """Catches a study that ends at a cell without a finite loss, and begins it again each time: the line is kept, the report says so."""
+    config.arms = dict(alibi=dict(positions='alibi'))
+    config.optimizer.lr = 1e30
+    summary = ablate.run(config, tmp_path / 'study', workers=0)
+    assert not ablate.read(tmp_path / 'study')[0]['finite'] and summary['untrained']['alibi'][0]['inside'] is None
+    assert '- alibi: words (seed 1, diverged)' in (tmp_path / 'study' / 'report' / 'report.md').read_text()
+
+
+def test_what_a_document_gives():
+    """Catches documents that count alike whatever their tokens, and a difference the wrong way round: their mean is that of the scores."""
+    records = [{'by_document': {'0': [a, 30], '1': [b, 10]}} for a, b in ((90.0, 20.0), (60.0, 30.0))]
+    mean = ((60 + 30) - (90 + 20)) / 40
+    gives = comparison._by_document([tuple(records)], mean)
+    assert np.mean(gives) == pytest.approx(mean) == -0.5
+    assert gives[0] - mean == pytest.approx(2 / 40 * (-30 + 30 * 0.5)) and gives[1] - mean == pytest.approx(2 / 40 * (10 + 10 * 0.5))
 
 
 @pytest.mark.parametrize('change, message', [
