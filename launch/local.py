@@ -43,25 +43,21 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
     """Runs `command` once in each environment. Returns 0, or the exit code of the first that failed."""
     ended: queue.SimpleQueue = queue.SimpleQueue()                      # which a signal's handler may use
     children: list[subprocess.Popen] = []
-    told = False
 
     def send(number: int) -> None:
         for child in children:
             if child.poll() is None:
                 os.killpg(child.pid, number)
 
-    def forward(number: int, _) -> None:
-        nonlocal told
-        send(signal.SIGKILL if told else number)
-        told = True
-        ended.put(None)
+    def forward(number: int, _) -> None:                                # to be sent when all have started: none is missed
+        ended.put((None, number))
 
     def follow(number: int, child: subprocess.Popen) -> None:
         streams = [threading.Thread(target=_copy, args=(number, source, to)) for source, to in
                    ((child.stdout, sys.stdout), (child.stderr, sys.stderr))]
         for thread in streams:
             thread.start()
-        ended.put(child.wait())
+        ended.put((child.wait(), 0))
         for thread in streams:
             thread.join()
 
@@ -76,15 +72,17 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
     for thread in followers:
         thread.start()
     first, ending, harder = 0, False, itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL))
-    left = len(children)
+    left, told = len(children), False
     while left:
         try:
-            code = ended.get(timeout=(_SAVING if told else _GRACE) if ending else None)
+            code, signalled = ended.get(timeout=(_SAVING if told else _GRACE) if ending else None)
         except queue.Empty:
             send(next(harder))
             continue
         ending = ending or code != 0                                    # None: a signal came
         if code is None:
+            send(signal.SIGKILL if told else signalled)
+            told = True
             continue
         left -= 1
         first = first or (code if code >= 0 else 128 - code)            # as a shell says that a signal ended it

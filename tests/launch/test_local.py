@@ -43,6 +43,21 @@ def test_signals_are_forwarded(number, code):
     os.close(ready), os.close(write)
 
 
+def test_a_signal_while_they_start(monkeypatch):
+    """Catches one that started as the signal came, and is never told: it would be ended after two minutes."""
+    started, popen = [], subprocess.Popen
+
+    def start(*args, **kwargs):
+        started.append(popen(*args, **kwargs))
+        if len(started) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)                        # before anybody knows of the second
+        return started[-1]
+    monkeypatch.setattr(local.subprocess, 'Popen', start)
+    monkeypatch.setattr(local, '_SAVING', 1000.0)
+    assert local.run(*sh('trap "exit 4" TERM; while :; do sleep 0.05; done', 2)) in (4, 128 + signal.SIGTERM)
+    assert all(child.returncode in (4, -signal.SIGTERM) for child in started)
+
+
 def test_dry_run_prints_commands_that_can_be_copied():
     """Catches names with spaces that fall apart, and devices that are not what was asked for."""
     command = ['python', '-m', 'train.pretrain', '--run=a b; c']
