@@ -50,7 +50,8 @@ def summarise(config, arms: dict, rates: dict, records: list[dict]) -> dict:
         for arm in names:
             mine = [cell[task, arm, s] for s in seeds]
             scores = [score(config, r) for r in mine]
-            of_task[arm] = {**dataclasses.asdict(statistics.contrast([[scores]])), 'seeds': scores, 'trained': sum(trained(config, r) for r in mine)}
+            of = statistics.contrast([[scores]])
+            of_task[arm] = {'mean': of.mean, 'low': of.low, 'high': of.high, 'seeds': scores, 'trained': sum(trained(config, r) for r in mine)}
             if 'by_length' in mine[0]:
                 wins = sum(s >= config.success for s in scores)
                 of_task[arm] |= {'inside': [r['inside'] for r in mine], 'successes': wins, 'success': statistics.wilson(wins, len(mine))}
@@ -72,7 +73,8 @@ def _costs(config, names, records) -> dict:
     found = {}
     for arm in names:
         mine = [r for r in records if r['arm'] == arm]
-        median = lambda what: float(np.median([r[what] for r in [r for r in mine if way(r) == commonest] or mine]))
+        timed = [r for r in mine if way(r) == commonest] or mine
+        median = lambda what: float(np.median([r[what] for r in timed]))
         found[arm] = {'added': max(r['added'] for r in mine), 'tokens_per_second': median('tokens_per_second'), 'step_mb': median('step_mb'),
                       'way': commonest, 'score': float(np.mean([score(config, r) for r in mine]))}
     return found
