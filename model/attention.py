@@ -14,7 +14,7 @@ from model.config import ModelConfig
 from model.kernels import choose, fused, named, over_context
 from model.layers import Norm, fan_in
 from model.positions import PositionalEncoding, Site
-from model.ring import ring, scaled_logits, visible, weighted
+from model.ring import capped, products, ring, visible, weighted
 from model.sharding import constrain, context_parts, gathered
 
 Cache = dict[str, jax.Array]
@@ -67,6 +67,13 @@ class Attention(nn.Module):
             q_BxHxTxd, k_BxKxTxd = Norm('rmsnorm', name='query_norm')(q_BxHxTxd), Norm('rmsnorm', name='key_norm')(k_BxKxTxd)
 
         site = place.site(Parameters(c.param_dtype, name='positions'), shared, x_BxTxD)
+        pairs = visible(place.positions, place.segment_ids, place.k_positions, place.k_segment_ids, c.window, c.causal)
+        further, seen = encoding.mask(site), place.positions[:, None] + 1
+        if further is not None:
+            pairs &= further
+        if further is not None or c.window:
+            seen = jnp.maximum(pairs.sum(-1), 1)
+        site = dataclasses.replace(site, visible=pairs, seen=seen)         # compiled only for what asks for them: a ring has no [T,S]
         q_BxHxTxd, k_BxKxTxd = encoding.rotate(site, q_BxHxTxd, k_BxKxTxd)
         q_BxHxTxd = encoding.scale(site, q_BxHxTxd)
         state, carried, kernel = encoding.key_state(site), {}, 'reference'
@@ -83,9 +90,7 @@ class Attention(nn.Module):
                 k_BxKxTxd, v_BxKxTxd = gathered(k_BxKxTxd, 2), gathered(v_BxKxTxd, 2)
         elif not self.is_initializing():
             kernel, _ = choose(c, encoding, x_BxTxD.shape[1])
-        seen = None if kernel == 'ring' else visible(place.positions, place.segment_ids, place.k_positions, place.k_segment_ids, c.window,
-                                                  c.causal)
-        site = dataclasses.replace(site, state=state, carried=carried, visible=seen)
+        site = dataclasses.replace(site, state=state, carried=carried)
         q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
         if kernel in ('reference', 'gather', 'ring'):
             q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = named(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
@@ -104,15 +109,16 @@ class Attention(nn.Module):
     def _reference(self, site: Site, v_BxKxSxd: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
         """Attention written out, every place of entry honoured: [B,H,T,d]."""
         c, encoding = self.config, self.encoding
-        z_BxHxTxS = scaled_logits(site.q, site.k, c)
-        bias, further = encoding.additive(site), encoding.mask(site)
+        z_BxHxTxS = capped(encoding.product(dataclasses.replace(site, z=products(site.q, site.k, c))), c)
+        bias = encoding.additive(site)
         if bias is not None:
             z_BxHxTxS += bias
-        site = dataclasses.replace(site, z=z_BxHxTxS, visible=site.visible if further is None else site.visible & further)
-        weights = encoding.softmax(site, encoding.logits(site), site.visible)
+        site = dataclasses.replace(site, z=z_BxHxTxS)
+        logits, carried = encoding.logits_and_carried(site)
+        weights = encoding.softmax(site, logits, site.visible)
         self.sow('intermediates', 'attention', weights)        # [B,H,T,S]; kept only where 'intermediates' are asked for
         if cache is not None:
-            cache |= {f'carried_{n}': a for n, a in encoding.carry(site).items()}
+            cache |= {f'carried_{n}': a for n, a in carried.items()}
         out_BxHxTxd = weighted(weights.astype(c.dtype), v_BxKxSxd)
         more = encoding.value(site, weights)
         return out_BxHxTxd if more is None else out_BxHxTxd + more.astype(c.dtype), cache

@@ -80,7 +80,7 @@ def _choose(config, encoding, backend: str, length: int) -> tuple[str, str]:
 def over_context(config, encoding) -> tuple[str, str]:
     """How attention crosses the `context` axis, and why: 'ring', where keys and values travel round it, or 'gather', where each device
     takes all of them. Raises ModelError where an encoding can do neither, or not what config.model.context_attention asks for."""
-    if encoding.cache().endswith('queries'):
+    if encoding.carries():
         raise ModelError(f'config.mesh.context: {encoding.spec.title} adds up what earlier queries saw, which the parts of a text would '
                          f'have to wait for; expected 1, or another encoding')
     if config.attention not in ('auto', 'reference'):
@@ -151,11 +151,9 @@ def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
     size, values = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8, v.shape[-1]
     widened = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, size - x.shape[-1]),))       # cudnn wants one size for all, a multiple of 8
     q, k, v = (jnp.moveaxis(widened(x), 1, 2) for x in (q, k, v))
-    further = encoding.mask(site)
-    mask = site.visible if further is None else site.visible & further
     if bias is not None and kernel == 'cudnn':
         bias = jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1]))
-    out = jax.nn.dot_product_attention(q, k, v, None if bias is None else bias.astype(q.dtype if kernel == 'cudnn' else bias.dtype), mask,
+    out = jax.nn.dot_product_attention(q, k, v, None if bias is None else bias.astype(q.dtype if kernel == 'cudnn' else bias.dtype), site.visible,
                                        scale=scale, implementation=kernel)
     return jnp.moveaxis(out, 2, 1)[..., :values]
 

@@ -15,11 +15,15 @@ from model.sharding import CONTEXT, context_parts
 _LOWEST = -1e30
 
 
-def scaled_logits(q_BxHxTxd: jax.Array, k_BxKxSxd: jax.Array, config) -> jax.Array:
-    """q.k / sqrt(d) under the soft cap, float32 [B,H,T,S]."""
+def products(q_BxHxTxd: jax.Array, k_BxKxSxd: jax.Array, config) -> jax.Array:
+    """q.k / sqrt(d), float32 [B,H,T,S]."""
     grouped = q_BxHxTxd.reshape(q_BxHxTxd.shape[0], config.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
     z = jnp.einsum('bkgtd,bksd->bkgts', grouped, k_BxKxSxd, preferred_element_type=jnp.float32)
-    z = z.reshape(*q_BxHxTxd.shape[:3], -1) * config.head_dim**-0.5
+    return z.reshape(*q_BxHxTxd.shape[:3], -1) * config.head_dim**-0.5
+
+
+def capped(z: jax.Array, config) -> jax.Array:
+    """Under the soft cap of `config.model.logit_cap`, which bends products and no bias."""
     return config.logit_cap * jnp.tanh(z / config.logit_cap) if config.logit_cap else z
 
 
@@ -52,12 +56,13 @@ def ring(site, v_BxKxTxd: jax.Array, encoding, config) -> jax.Array:
     @jax.checkpoint      # the logits of a block are computed again in the backward pass: none is kept
     def block(q, k, v, turn, total, top, out):
         of_block = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, (here - turn) % parts * length, length, axis)
-        at = dataclasses.replace(site, q=q, k=k, **{f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')})
+        at = dataclasses.replace(site, q=q, k=k, visible=None, **{f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')})
         seen = visible(site.positions, site.segment_ids, at.k_places, at.k_segment_ids, config.window, config.causal)
-        z_BxHxTxS = scaled_logits(q, k, config)
-        bias, further = encoding.bias(at) if key_bias is None else of_block(key_bias, 2)[:, :, None], encoding.mask(at)
-        if bias is not None:
-            z_BxHxTxS += bias
+        z_BxHxTxS = capped(products(q, k, config), config)
+        for bias in (encoding.pair_bias(at), None if key_bias is None else of_block(key_bias, 2)[:, :, None]):
+            if bias is not None:
+                z_BxHxTxS += bias
+        further = encoding.mask(at)
         z_BxHxTxS = jnp.where(seen if further is None else seen & further, z_BxHxTxS, _LOWEST)
         new_top = jnp.maximum(top, jax.lax.stop_gradient(z_BxHxTxS.max(-1)))
         weights, kept = jnp.exp(z_BxHxTxS - new_top[..., None]), jnp.exp(top - new_top)

@@ -18,8 +18,8 @@ from model.errors import ModelError
 
 ENTERS = {  # method -> what the documentation calls the place
     'position_ids': 'position ids', 'embed': 'embedding', 'rotate': 'rotation', 'read': 'rotation when read', 'scale': 'logit scale',
-    'key_state': 'key state', 'key_bias': 'key bias', 'bias': 'logit bias', 'logits': 'logits', 'mask': 'mask', 'softmax': 'softmax',
-    'value': 'values'}
+    'key_state': 'key state', 'product': 'products', 'key_bias': 'key bias', 'bias': 'logit bias', 'logits': 'logits', 'mask': 'mask',
+    'softmax': 'softmax', 'value': 'values'}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,9 @@ class Site:
     k: jax.Array | None = None                 # [B,K,S,d] after `rotate`, with what the cache held
     state: dict[str, jax.Array] = dataclasses.field(default_factory=dict)   # `key_state` of all keys, [B,...,S]
     carried: dict[str, jax.Array] = dataclasses.field(default_factory=dict)  # what `carry` kept of earlier queries, [B,...,S]
-    visible: jax.Array | None = None           # [B,1,T,S] bool: causal, same document, inside the window
-    z: jax.Array | None = None                 # [B,H,T,S] float32, scaled logits with their biases
+    visible: jax.Array | None = None           # [B,1 or H,T,S] bool: causal, same document, inside the window, and what `mask` leaves
+    seen: jax.Array | None = None              # [B,1 or H,T] int32: how many keys each query sees, at least 1
+    z: jax.Array | None = None                 # [B,H,T,S] float32: in `product` q.k/sqrt(d), later with the soft cap and biases
     consecutive: bool = False                  # ids count up by one inside each segment, and keys are the queries' tokens
 
     @property
@@ -147,6 +148,10 @@ class PositionalEncoding:
         change as the text grows."""
         return q, k
 
+    def product(self, site: Site) -> jax.Array:
+        """`site.z` [B,H,T,S], which is q.k/sqrt(d) -> what stands in its place, still without a soft cap or a bias."""
+        return site.z
+
     def key_bias(self, site: Site) -> jax.Array | None:
         """A bias that depends on the query only by a constant, as a function of the key: float32 [B or 1,H,S]. It rides on
         extra columns of q and k through any kernel (`columns`)."""
@@ -155,6 +160,10 @@ class PositionalEncoding:
     def bias(self, site: Site) -> jax.Array | None:
         """Added to the logits after their scaling by 1/sqrt(d): float32, broadcastable to [B,H,T,S]."""
         return None
+
+    def pair_bias(self, site: Site) -> jax.Array | None:
+        """What no column of the keys carries, beside `key_bias`: `bias`, of an encoding that has no `key_bias`."""
+        return None if 'key_bias' in self.enters() else self.bias(site)
 
     def additive(self, site: Site) -> jax.Array | None:
         """The whole bias [B,H,T,S]: `bias`, else `key_bias` less its largest value in each row, which keeps it near 0 where
@@ -174,8 +183,13 @@ class PositionalEncoding:
         """With a cache: what later queries need of these ones, [B,...,S], kept in place of `site.carried`."""
         return {}
 
+    def logits_and_carried(self, site: Site) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`logits` and `carry`, of the same z."""
+        return self.logits(site), self.carry(site)
+
     def mask(self, site: Site) -> jax.Array | None:
-        """True where a query may see a key, on top of causality, documents and window: broadcastable to [B,H,T,S]."""
+        """True where a query may see a key, on top of causality, documents and window, by ids and places alone (no q, k or state is
+        there yet): broadcastable to [B,H,T,S]."""
         return None
 
     def softmax(self, site: Site, logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -201,7 +215,7 @@ class PositionalEncoding:
         """What attention needs to carry the encoding: 'reference' where the logits or weights are changed by what they are, 'bias'
         where a kernel has to take one, 'mask' where it has to take one, 'any'."""
         enters = cls.enters()
-        if enters & {'logits', 'softmax', 'value'}:
+        if enters & {'product', 'logits', 'softmax', 'value'}:
             return 'reference'
         return 'bias' if 'bias' in enters and 'key_bias' not in enters else 'mask' if 'mask' in enters else 'any'
 
@@ -211,7 +225,12 @@ class PositionalEncoding:
         enters = cls.enters()
         held = 'keys, turned when read' if 'read' in enters else 'rotated keys' if 'rotate' in enters else 'keys'
         held += ', a state of each key' if 'key_state' in enters else ''
-        return held + (', a sum over queries' if cls.carry is not PositionalEncoding.carry else '')
+        return held + (', a sum over queries' if cls.carries() else '')
+
+    @classmethod
+    def carries(cls) -> bool:
+        """Whether later queries need something of these: only what comes first can be computed first."""
+        return cls.carry is not PositionalEncoding.carry
 
     @property
     def both_ways(self) -> bool:

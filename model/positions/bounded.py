@@ -36,7 +36,7 @@ class Bounded(Rope):
     def read(self, site, q, k):
         return self.rotated(q, *self.turn(site.q_positions)), self.rotated(k, *self.turn(site.k_positions))
 
-    def logits(self, site):
+    def product(self, site):
         """Queries and keys have their own angle already: what is added turns them on to where the far ones stand."""
         of_query, of_key = self.far(site.q_positions.astype(jnp.float32)), self.far_key(site.k_positions.astype(jnp.float32))
         q = self.rotated(site.q, *self.turn(of_query - site.q_positions)).astype(jnp.float32)

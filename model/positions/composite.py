@@ -5,7 +5,7 @@ from model.errors import ModelError
 from model.positions.base import PositionalEncoding, Spec
 
 # Places that only one of the parts may take: a second one would undo the first, or mean something that no paper says.
-_ALONE = ('position_ids', 'rotate', 'read', 'softmax')
+_ALONE = ('position_ids', 'rotate', 'read', 'product', 'softmax')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +43,9 @@ class Composite(PositionalEncoding):
     def cache(self):
         return '; '.join(dict.fromkeys(p.cache() for p in self.parts))
 
+    def carries(self):
+        return any(p.carries() for p in self.parts)
+
     def check_use(self):
         super().check_use()
         for place in _ALONE:
@@ -78,19 +81,34 @@ class Composite(PositionalEncoding):
             q, k = part.read(mine, q, k)
         return q, k
 
+    def product(self, site):
+        for part, mine in self._each(site):
+            site = dataclasses.replace(site, z=part.product(dataclasses.replace(mine, z=site.z)))
+        return site.z
+
     def key_bias(self, site):
         return _sum(part.key_bias(mine) for part, mine in self._each(site))
+
+    def bias(self, site):
+        return _sum(part.pair_bias(mine) for part, mine in self._each(site))
+
+    pair_bias = bias                     # beside the `key_bias` of other parts; the whole is `additive`
 
     def additive(self, site):
         return _sum(part.additive(mine) for part, mine in self._each(site))
 
     def logits(self, site):
-        for part, mine in self._each(site):
-            site = dataclasses.replace(site, z=part.logits(dataclasses.replace(mine, z=site.z)))
-        return site.z
+        return self.logits_and_carried(site)[0]
 
     def carry(self, site):
-        return {f'{i}.{n}': a for i, (part, mine) in enumerate(self._each(site)) for n, a in part.carry(mine).items()}
+        return self.logits_and_carried(site)[1]
+
+    def logits_and_carried(self, site):
+        kept = {}
+        for i, (part, mine) in enumerate(self._each(site)):
+            z, new = part.logits_and_carried(dataclasses.replace(mine, z=site.z))
+            site, kept = dataclasses.replace(site, z=z), kept | {f'{i}.{n}': a for n, a in new.items()}
+        return site.z, kept
 
     def mask(self, site):
         found = [m for part, mine in self._each(site) if (m := part.mask(mine)) is not None]

@@ -154,7 +154,7 @@ class Wall(PositionalEncoding):
         b = site.param('gate_bias', nn.initializers.constant(self.initial), (d.num_heads, d.head_dim), ('heads', None)).astype(jnp.float32)
         return {'log_g': jax.nn.log_sigmoid(jnp.einsum('btD,Dhd->bhdt', site.x.astype(jnp.float32), w) + b[..., None])}
 
-    def logits(self, site):
+    def product(self, site):
         total = jnp.cumsum(jnp.where(site.k_segment_ids[:, None, None] > 0, site.state['log_g'], 0.0), axis=-1)      # [B,H,d,S]
         own = jnp.einsum('bts,bhds->bhtd', site.column_of_query.astype(jnp.float32), total)
         fade = jnp.exp(jnp.minimum(own[:, :, :, None] - jnp.swapaxes(total, 2, 3)[:, :, None], 0.0))                 # [B,H,T,S,d]

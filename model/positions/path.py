@@ -52,7 +52,7 @@ class Path(PositionalEncoding):
         w = nn.silu(mixed)
         return w * jax.lax.rsqrt(jnp.square(w).sum(-1, keepdims=True) + 1e-6)
 
-    def logits(self, site):
+    def product(self, site):
         groups = site.q.shape[1] // site.k.shape[1]
         of_heads = lambda a: jnp.repeat(a, groups, axis=1)
         q, k, w = site.q.astype(_F32), site.heads_of_keys.astype(_F32), of_heads(self.directions(site))
@@ -69,8 +69,11 @@ class Path(PositionalEncoding):
         columns = (first(k, 2), first(w, 2), first(beta, 2), first(site.visible.astype(_F32), 3))
         _, z = jax.lax.scan(back_one, q, columns, reverse=True)
         change = jnp.moveaxis(z, 0, 3) - jnp.einsum('bhtd,bhsd->bhts', q, k)
-        if self.forget:
-            total = jnp.cumsum(jnp.where(site.k_segment_ids[:, None] > 0, site.state['log_f'], 0.0), -1)
-            own = jnp.einsum('bts,bhs->bht', site.column_of_query.astype(_F32), total)
-            change += own[..., None] - total[:, :, None]
         return site.z + change * self.dims.head_dim**-0.5
+
+    def logits(self, site):
+        if not self.forget:
+            return site.z
+        total = jnp.cumsum(jnp.where(site.k_segment_ids[:, None] > 0, site.state['log_f'], 0.0), -1)
+        own = jnp.einsum('bts,bhs->bht', site.column_of_query.astype(_F32), total)
+        return site.z + (own[..., None] - total[:, :, None]) * self.dims.head_dim**-0.5

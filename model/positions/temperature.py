@@ -14,13 +14,13 @@ def _scaled(q, factor):
 
 @dataclasses.dataclass(frozen=True)
 class ScalableSoftmax(PositionalEncoding):
-    """SSMax: logits * s_h ln n_i, n_i the keys that query i sees; one learned s a head in each layer."""
+    """SSMax: logits * s_h ln n_i, n_i the keys that query i sees, in a window those of the window; one learned s a head in each layer."""
     initial: float = 0.43
     spec = Spec('SSMax (scalable softmax)', 'Nakanishi 2025, arXiv 2501.19399, equation 3', shift_invariant=False, sees_order=False)
 
     def scale(self, site, q):
         s = site.param('s', nn.initializers.constant(self.initial), (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
-        return _scaled(q, s[:, None, None] * jnp.log(1.0 + site.positions)[:, None, :, None])
+        return _scaled(q, s[:, None, None] * jnp.log(site.seen.astype(jnp.float32))[..., None])
 
 
 @dataclasses.dataclass(frozen=True)

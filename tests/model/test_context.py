@@ -14,7 +14,8 @@ from model.transformer import Transformer
 
 BATCH, TIME, LAYERS = 2, 32, 7
 NAMES = [n for n, e in REGISTRY.items() if not e.spec.wraps and not e.spec.task_ids and n != 'selective']
-GROUPS = [NAMES[i:i + LAYERS] for i in range(0, len(NAMES), LAYERS)]
+COMPOSITES = ['rope+t5', 'alibi+kerple_log', 'rope+fire', 'forgetting+t5', 'forgetting_fixed+windowed_heads', 'ssmax+windowed_heads', 'rerope+alibi']
+GROUPS = [*(NAMES[i:i + LAYERS] for i in range(0, len(NAMES), LAYERS)), COMPOSITES]
 
 
 def model_of(positions, **changes):
@@ -27,7 +28,7 @@ def model_of(positions, **changes):
 @pytest.mark.parametrize('names', GROUPS, ids=lambda names: names[0])
 def test_a_text_cut_over_devices(names):
     """One layer of each encoding, packed documents, padding. Catches ids counted from the start of a part, keys of other parts unseen or
-    seen too early, biases of all keys that are cut, and a running sum that begins anew."""
+    seen too early, biases of all keys that are cut, a running sum that begins anew, and one of several biases that a ring drops."""
     model = model_of(','.join(names))
     rng = np.random.default_rng(0)
     column = np.arange(TIME)
@@ -51,7 +52,9 @@ def test_which_way_keys_cross():
     assert [way(n) for n in ('rope', 'alibi', 't5', 'forgetting', 'chunk')] == ['ring'] * 5
     assert [way(n) for n in ('cope', 'stick_breaking', 'path', 'rope_dynamic', 'rerope')] == ['gather'] * 5
     assert way('rope', context_attention='gather') == 'gather'
-    with pytest.raises(ModelError, match="config.mesh.context: selective attention adds up what earlier queries saw"):
-        way('selective')
+    assert [way(n) for n in ('rope+t5', 'forgetting+kerple_log', 'alibi+cope')] == ['ring', 'ring', 'gather']
+    for name in ('selective', 'rope+selective', 'selective+rope'):
+        with pytest.raises(ModelError, match='config.mesh.context: .*selective attention.* adds up what earlier queries saw'):
+            way(name)
     with pytest.raises(ModelError, match="config.model.context_attention is 'ring': CoPE .* expected 'auto' or 'gather'"):
         way('cope', context_attention='ring')

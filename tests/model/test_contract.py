@@ -88,6 +88,11 @@ class Reads(Toy):
         return q, k / (1.0 + site.k_places)[:, None, :, None]
 
 
+class Products(Toy):
+    def product(self, site):
+        return site.z * jnp.cos(0.5 * site.distance)[:, None]
+
+
 class KeyBias(Toy):
     def key_bias(self, site):
         return jnp.sqrt(1.0 + site.k_positions)[:, None] * jnp.arange(1.0, self.dims.num_heads + 1)[:, None]
@@ -120,7 +125,7 @@ class Values(Toy):
         return near * site.param('direction', nn.initializers.normal(1.0), (self.dims.head_dim,), (None,))
 
 
-TOYS = {'reads': Reads, 'key_bias': KeyBias, 'logits': Logits, 'carries': Carries, 'values': Values,
+TOYS = {'reads': Reads, 'products': Products, 'key_bias': KeyBias, 'logits': Logits, 'carries': Carries, 'values': Values,
         'ids': Ids, 'embeds': Embeds, 'shares': Shares, 'scales': Scales, 'forgets': Forgets, 'masks': Masks, 'sigmoid': Sigmoid}
 
 
@@ -139,8 +144,11 @@ def without(tree, word='positions'):
 
 
 def test_every_place_of_entry_has_a_toy():
-    """Catches a hook that this file forgets."""
+    """Catches a hook that this file forgets, and one that a composite leaves to the default, which knows of no part."""
     assert set().union(*(t.enters() for t in TOYS.values())) == set(registry.ENTERS)
+    of_each_part = {'position_ids', 'embed', 'share', 'check', 'arguments', 'name', 'drawn_at_test'}      # asked of the parts themselves
+    public = {n for n in vars(PositionalEncoding) if not n.startswith('_') and n not in ('dims', 'spec')}
+    assert public - set(vars(registry.Composite)) == of_each_part
 
 
 @pytest.mark.parametrize('name', TOYS)

@@ -46,8 +46,8 @@ def result(model, params):
 
 
 CARRIED = {'xla': ('rope', 'alibi', 'alibi_learned', 'forgetting', 'forgetting_fixed', 'kerple_log', 't5', 'fire', 'windowed_heads', 'pope',
-                   'rope+forgetting', 'alibi+kerple_log'),
-           'splash': ('rope', 'alibi', 'forgetting', 'pope')}
+                   'kerple_power', 'cable', 'rope+forgetting', 'alibi+kerple_log', 'forgetting+windowed_heads'),
+           'splash': ('rope', 'alibi', 'forgetting', 'pope', 'rope+forgetting')}
 
 
 @pytest.mark.parametrize('kernel, positions, changes', [*((k, p, {}) for k, ps in CARRIED.items() for p in ps), ('splash', 'rope', {'causal': False}),

@@ -27,23 +27,24 @@ def alone(name, d=D, longest=LONGEST, trained=TRAINED, **arguments):
     return encoding
 
 
-def resolved(name, arguments):
+def resolved(name, arguments, changes):
     c = base.get_config().model
     c.update(width=T, num_layers=1, num_heads=HEADS, num_kv_heads=KV_HEADS, head_dim=D, max_len=LONGEST, attention='reference',
-             positions=name, positions_args=arguments)
+             positions=name, positions_args=arguments, **changes)
     return resolve(c, 17, TRAINED)
 
 
-def run(name, arguments=None, ids=None, given=None, initial=False, scale=0.7, changed=lambda e: e, **fields):
+def run(name, arguments=None, ids=None, given=None, initial=False, scale=0.7, changed=lambda e: e, model=None, **fields):
     """Attention with an encoding -> what a reference needs (float64), its weights and what it gives out.
 
     Args:
       ids: [T], in place of the tokens' places.
       given: parameters of the encoding by name; the others are drawn, N(0, scale^2), or have their initial values (`initial`).
       changed: encoding -> the one to use.
+      model: fields of config.model to change.
       fields: positions, segments [T]; query, key [T,H,d].
     """
-    config, rng, given, held = resolved(name, arguments or {}), np.random.default_rng(7), given or {}, {}
+    config, rng, given, held = resolved(name, arguments or {}, model or {}), np.random.default_rng(7), given or {}, {}
     encoding = changed(config.encodings[0])
 
     def param(name, init, shape, axes):
