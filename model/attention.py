@@ -68,12 +68,12 @@ class Attention(nn.Module):
 
         site = place.site(Parameters(c.param_dtype, name='positions'), shared, x_BxTxD)
         pairs = visible(place.positions, place.segment_ids, place.k_positions, place.k_segment_ids, c.window, c.causal)
-        further, seen = encoding.mask(site), place.positions[:, None] + 1
+        further, count = encoding.mask(site), place.positions[:, None] + 1
         if further is not None:
             pairs &= further
         if further is not None or c.window:
-            seen = jnp.maximum(pairs.sum(-1), 1)
-        site = dataclasses.replace(site, visible=pairs, seen=seen)         # compiled only for what asks for them: a ring has no [T,S]
+            count = jnp.maximum(pairs.sum(-1), 1)
+        site = dataclasses.replace(site, visible=pairs, keys_seen=count)      # compiled only for what asks for them: a ring has no [T,S]
         q_BxHxTxd, k_BxKxTxd = encoding.rotate(site, q_BxHxTxd, k_BxKxTxd)
         q_BxHxTxd = encoding.scale(site, q_BxHxTxd)
         state, carried, kernel = encoding.key_state(site), {}, 'reference'

@@ -56,7 +56,8 @@ def ring(site, v_BxKxTxd: jax.Array, encoding, config) -> jax.Array:
     @jax.checkpoint      # the logits of a block are computed again in the backward pass: none is kept
     def block(q, k, v, turn, total, top, out):
         of_block = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, (here - turn) % parts * length, length, axis)
-        at = dataclasses.replace(site, q=q, k=k, visible=None, **{f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')})
+        fields = {f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')}
+        at = dataclasses.replace(site, q=q, k=k, visible=None, **fields)
         seen = visible(site.positions, site.segment_ids, at.k_places, at.k_segment_ids, config.window, config.causal)
         z_BxHxTxS = capped(products(q, k, config), config)
         for bias in (encoding.pair_bias(at), None if key_bias is None else of_block(key_bias, 2)[:, :, None]):

@@ -71,7 +71,7 @@ class Site:
     state: dict[str, jax.Array] = dataclasses.field(default_factory=dict)   # `key_state` of all keys, [B,...,S]
     carried: dict[str, jax.Array] = dataclasses.field(default_factory=dict)  # what `carry` kept of earlier queries, [B,...,S]
     visible: jax.Array | None = None           # [B,1 or H,T,S] bool: causal, same document, inside the window, and what `mask` leaves
-    seen: jax.Array | None = None              # [B,1 or H,T] int32: how many keys each query sees, at least 1
+    keys_seen: jax.Array | None = None         # [B,1 or H,T] int32: how many keys each query sees, at least 1
     z: jax.Array | None = None                 # [B,H,T,S] float32: in `product` q.k/sqrt(d), later with the soft cap and biases
     consecutive: bool = False                  # ids count up by one inside each segment, and keys are the queries' tokens
 

@@ -20,7 +20,7 @@ class ScalableSoftmax(PositionalEncoding):
 
     def scale(self, site, q):
         s = site.param('s', nn.initializers.constant(self.initial), (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
-        return _scaled(q, s[:, None, None] * jnp.log(site.seen.astype(jnp.float32))[..., None])
+        return _scaled(q, s[:, None, None] * jnp.log(site.keys_seen.astype(jnp.float32))[..., None])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -46,7 +46,7 @@ def result(model, params):
 
 
 CARRIED = {'xla': ('rope', 'alibi', 'alibi_learned', 'forgetting', 'forgetting_fixed', 'kerple_log', 't5', 'fire', 'windowed_heads', 'pope',
-                   'kerple_power', 'cable', 'rope+forgetting', 'alibi+kerple_log', 'forgetting+windowed_heads'),
+                   'rope+forgetting', 'alibi+kerple_log', 'kerple_power+cable', 'forgetting+windowed_heads'),
            'splash': ('rope', 'alibi', 'forgetting', 'pope', 'rope+forgetting')}
 
 
