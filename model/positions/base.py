@@ -25,7 +25,7 @@ ENTERS = {  # method -> what the documentation calls the place
 @dataclasses.dataclass(frozen=True)
 class Dims:
     """What an encoding may need to know of the model. `max_len`: the longest context it is used for; `train_len`: the longest
-    it is trained on (0: the same)."""
+    it is trained on (0: the same); `ids`: how many ids encodings may see, where some draw from more than max_len (0: the same)."""
     width: int
     num_heads: int
     num_kv_heads: int
@@ -33,10 +33,15 @@ class Dims:
     num_layers: int
     max_len: int
     train_len: int = 0
+    ids: int = 0
 
     @property
     def trained(self) -> int:
         return self.train_len or self.max_len
+
+    @property
+    def num_ids(self) -> int:
+        return self.ids or self.max_len
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +64,7 @@ class Site:
     q_positions: jax.Array                     # [B,T] int32 or float32, after `position_ids`
     positions: jax.Array | None = None         # [B,T] int32, place in the document, whatever the ids
     segment_ids: jax.Array | None = None       # [B,T] int32, 0: padding
-    row_keys: jax.Array | None = None          # [B] a PRNG key for each row of the global batch; None: nothing random
+    row_keys: jax.Array | None = None          # [B] a PRNG key for each row of the global batch; None, as at test: nothing random
     task_ids: jax.Array | None = None          # [B,T] int32, ids that the data gives
     k_positions: jax.Array | None = None       # [B,S], after `position_ids`
     k_places: jax.Array | None = None          # [B,S] int32, place in the document, whatever the ids
@@ -95,6 +100,11 @@ class Site:
         same = self.segment_ids[:, :, None] == self.k_segment_ids[:, None, :]
         return same & (self.positions[:, :, None] == self.k_places[:, None, :]) & (self.k_segment_ids[:, None, :] > 0)
 
+    def at_query(self, x: jax.Array) -> jax.Array:
+        """x [B,...,S], a float32 of each key -> [B,...,T], that of each query's own token; 0 for padding. The product with zeros and ones is
+        exact: by default accelerators cut such sums to bfloat16 or TF32, and their differences from those of keys with them."""
+        return jnp.einsum('bts,b...s->b...t', self.column_of_query.astype(jnp.float32), x, precision=jax.lax.Precision.HIGHEST)
+
     @property
     def heads_of_keys(self) -> jax.Array:
         """`k` for each query head, [B,H,S,d]."""
@@ -118,8 +128,9 @@ class PositionalEncoding:
 
     # Once for the model.
     def position_ids(self, site: Site) -> jax.Array:
-        """`site.q_positions` [B,T], from 0 in each segment -> the ids the encoding sees, int32 or float32. What is random follows
-        `site.row_keys`, so that it is the same on any mesh; without them the ids of a place are always the same."""
+        """`site.q_positions` [B,T], from 0 in each segment -> the ids the encoding sees, int32 or float32, below 0 where there is none
+        (the outputs are then NaN). What is random follows `site.row_keys`, so that it is the same on any mesh; without them the ids of a
+        place are always the same."""
         return site.q_positions
 
     def embed(self, site: Site, x: jax.Array) -> jax.Array:
@@ -243,9 +254,19 @@ class PositionalEncoding:
         return type(self).__name__.lower()
 
     @property
+    def head_size(self) -> int:
+        """Dimensions of queries and keys after `rotate`."""
+        return self.dims.head_dim
+
+    @property
     def drawn_at_test(self) -> bool:
-        """Whether an evaluation has to give keys, because ids are drawn there as in training."""
+        """Whether `position_ids` gets the keys of an evaluation, because ids are drawn there as in training. Nothing else gets them."""
         return False
+
+    @property
+    def num_ids(self) -> int:
+        """Ids are below this number: tables have a row for each."""
+        return self.dims.num_ids
 
     @property
     def parts(self) -> 'tuple[PositionalEncoding, ...]':

@@ -156,7 +156,7 @@ class Wall(PositionalEncoding):
 
     def product(self, site):
         total = jnp.cumsum(jnp.where(site.k_segment_ids[:, None, None] > 0, site.state['log_g'], 0.0), axis=-1)      # [B,H,d,S]
-        own = jnp.einsum('bts,bhds->bhtd', site.column_of_query.astype(jnp.float32), total)
+        own = jnp.swapaxes(site.at_query(total), 2, 3)                                                               # [B,H,T,d]
         fade = jnp.exp(jnp.minimum(own[:, :, :, None] - jnp.swapaxes(total, 2, 3)[:, :, None], 0.0))                 # [B,H,T,S,d]
         q, k = site.q.astype(jnp.float32), site.heads_of_keys.astype(jnp.float32)
         return site.z + jnp.einsum('bhtd,bhsd,bhtsd->bhts', q, k, fade - 1.0) * self.dims.head_dim**-0.5

@@ -18,12 +18,12 @@ _GRAPE = 'Zhang et al. 2025, arXiv 2512.07805'
 @dataclasses.dataclass(frozen=True)
 class GrapeM(Rope):
     """Multiplicative, commuting planes: RoPE whose frequencies are learned, theta_c = exp(l_c / step), one spectrum in each layer.
-    RoPE at first. `step` divides what the optimizer moves log theta by."""
+    RoPE at first. `step` divides what the optimizer moves log theta by; l is float32 whatever the parameters' type, as the authors keep it."""
     step: float = 16.0
     spec = Spec('GRAPE-M', f'{_GRAPE}, section 3; the authors\' code', shift_invariant=True)
 
     def frequencies_of(self, site) -> jax.Array:
-        init = lambda key, shape, dtype: jnp.asarray(self.step * np.log(self.frequencies()), dtype)
+        init = lambda key, shape, dtype: jnp.asarray(self.step * np.log(self.frequencies()), jnp.promote_types(dtype, jnp.float32))
         return jnp.exp(site.param('log_frequencies', init, (self.rotary_dim // 2,), (None,)).astype(float) / self.step)
 
     def share(self, site):
@@ -60,9 +60,9 @@ class ContextualGrapeM(GrapeM):
         before = jnp.cumsum(omega, -1) - omega
         start = jnp.where(site.k_places == 0, before, 0.0)           # of each document
         same = (site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]).astype(jnp.float32)
-        phase = before - jnp.einsum('bst,bt->bs', same, start)
-        own = jnp.einsum('bts,bs->bt', site.column_of_query.astype(jnp.float32), phase)
-        return self.rotated(q, *self._turned(site, own[:, None])), self.rotated(k, *self._turned(site, phase[:, None]))
+        phase = before - jnp.einsum('bst,bt->bs', same, start, precision=jax.lax.Precision.HIGHEST)
+        own = site.at_query(phase[:, None])
+        return self.rotated(q, *self._turned(site, own)), self.rotated(k, *self._turned(site, phase[:, None]))
 
 
 @dataclasses.dataclass(frozen=True)

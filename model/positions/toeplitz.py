@@ -73,7 +73,7 @@ class Fire(PositionalEncoding):
         i = jnp.maximum(site.q_positions.astype(jnp.float32), longest)
         ratio = psi(site.reach) / (psi(i)[:, :, None] + 1e-6)
         hidden = nn.relu(ratio[..., None] * w1[0] + b1)
-        return jnp.moveaxis(hidden @ w2 + b2, -1, 1)
+        return jnp.moveaxis(jnp.matmul(hidden, w2, precision=jax.lax.Precision.HIGHEST) + b2, -1, 1)      # hidden is of distances
 
 
 @dataclasses.dataclass(frozen=True)
