@@ -16,13 +16,15 @@ from model.sharding import RULES
 
 KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
 CONTEXT = ('auto', 'ring', 'gather')
+_PARTS = 3       # columns that a bias of the keys takes in bfloat16: with the third the error is below float32's at any length
 
 
 def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
     """Why a kernel cannot carry an encoding; empty: it can.
 
     xla and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16, head size a multiple of 8 up to
-    128. splash is JAX's kernel for TPUs: causal and local masks, segments, a soft cap; no bias, no other mask, no float16.
+    128, with what an encoding adds to it up to what the device takes. splash is JAX's kernel for TPUs: causal and local masks, segments,
+    a soft cap; no bias, no other mask, no float16.
     """
     needs = encoding.kernel()
     if kernel == 'reference':
@@ -36,11 +38,30 @@ def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
             return f'it computes in bfloat16 (config.model.dtype is {dtype})'
         if kernel == 'cudnn' and (dims.head_dim % 8 or dims.head_dim > 128):
             return f'it takes head sizes that are multiples of 8 up to 128 (here {dims.head_dim})'
+        if kernel == 'cudnn' and (wide := _widened(encoding, dims)) > _largest_head():
+            return f'{encoding.spec.title} makes heads of {dims.head_dim} dimensions {wide} wide, and it takes {_largest_head()} on this device'
     if kernel == 'splash' and needs in ('bias', 'mask'):
         return f'{encoding.spec.title} needs a {needs}, which that kernel does not take'
     if kernel == 'splash' and logit_cap and 'key_bias' in encoding.enters():
         return f'its soft cap (config.model.logit_cap) would bend the bias of {encoding.spec.title} too'
     return ''
+
+
+def _by_columns(encoding) -> bool:
+    """Whether its bias rides on extra columns of queries and keys."""
+    return 'key_bias' in encoding.enters() and encoding.kernel() != 'bias'
+
+
+def _widened(encoding, dims) -> int:
+    """The head size that cudnn is given (see `fused`)."""
+    columns = _PARTS * (dims.num_heads // dims.num_kv_heads) if _by_columns(encoding) else 0
+    return -(-(max(part.head_size for part in encoding.parts) + columns) // 8) * 8
+
+
+def _largest_head() -> int:
+    """Of cudnn: 256 from Hopper on, 128 on what came before, and where there is no GPU to ask (jax._src.cudnn, check_is_flash_attention)."""
+    major = getattr(jax.devices()[0], 'compute_capability', '0').split('.')[0]
+    return 256 if major.isdecimal() and int(major) >= 9 else 128
 
 
 def check(kernel: str, encodings, dims, dtype: str, logit_cap: float) -> None:
@@ -120,17 +141,24 @@ def with_columns(q: jax.Array, k: jax.Array, key_bias: jax.Array, scale: float, 
     """q [B,H,T,d], k [B,K,S,d] and a bias of the keys [B or 1,H,S] -> q', k' with scale q'.k' = scale q.k + bias.
 
     Each head of a group has its own columns in the key that the group shares, and picks them with ones. `parts`: columns that the bias is
-    split into; 0: three in bfloat16, where the third takes the error below float32's at any length, one in float32.
+    split into; 0: one in float32, `_PARTS` in bfloat16.
     The kernel must be given the scale of the d dimensions that were there before.
     """
     group = q.shape[1] // k.shape[1]
-    parts = parts or (1 if q.dtype == jnp.float32 else 3)
+    parts = parts or (1 if q.dtype == jnp.float32 else _PARTS)
     bias = jnp.broadcast_to(key_bias, (k.shape[0], *key_bias.shape[1:]))
     columns = split(bias / scale, parts, k.dtype).reshape(k.shape[0], k.shape[1], group, -1, parts)
     columns = jnp.moveaxis(columns, 2, 3).reshape(*k.shape[:3], group * parts)
     pick = jnp.repeat(jnp.eye(group, dtype=q.dtype), parts, axis=1)
     pick = jnp.broadcast_to(jnp.tile(pick, (k.shape[1], 1))[:, None], (*q.shape[:3], group * parts))
     return jnp.concatenate([q, pick], -1), jnp.concatenate([k, columns], -1)
+
+
+def narrowed(bias: jax.Array, dtype) -> jax.Array:
+    """bias [B or 1,H or 1,T,T] for a kernel that takes it in a type of few bits: less that of the token itself. It is a constant of the row,
+    which softmax drops, and rounding is then small where a bias is near that one, whatever its size (64 in Sandwich of 8 heads)."""
+    own = jnp.diagonal(bias, axis1=-2, axis2=-1)[..., None]
+    return (bias - jax.lax.stop_gradient(own)).astype(dtype)
 
 
 def named(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -141,7 +169,7 @@ def named(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
 def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
     """Attention of queries to the keys of the same call: q [B,H,T,d], k, v [B,K,T,d] -> [B,H,T,d of v]."""
     bias, scale = None, config.head_dim**-0.5
-    if 'key_bias' in encoding.enters() and encoding.kernel() != 'bias':
+    if _by_columns(encoding):
         q, k = with_columns(q, k, encoding.key_bias(site), scale)
     else:
         bias = encoding.additive(site)
@@ -152,9 +180,8 @@ def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
     widened = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, size - x.shape[-1]),))       # cudnn wants one size for all, a multiple of 8
     q, k, v = (jnp.moveaxis(widened(x), 1, 2) for x in (q, k, v))
     if bias is not None and kernel == 'cudnn':
-        bias = jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1]))
-    out = jax.nn.dot_product_attention(q, k, v, None if bias is None else bias.astype(q.dtype if kernel == 'cudnn' else bias.dtype), site.visible,
-                                       scale=scale, implementation=kernel)
+        bias = narrowed(jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1])), q.dtype)
+    out = jax.nn.dot_product_attention(q, k, v, bias, site.visible, scale=scale, implementation=kernel)
     return jnp.moveaxis(out, 2, 1)[..., :values]
 
 

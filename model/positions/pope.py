@@ -20,6 +20,10 @@ class Pope(PositionalEncoding):
     def check(self):
         positive('base', self.base)
 
+    @property
+    def head_size(self):
+        return 2 * self.dims.head_dim
+
     def share(self, site):
         d = self.dims
         delta = site.param('delta', nn.initializers.zeros, (d.num_kv_heads, d.head_dim), ('kv_heads', None)).astype(jnp.float32)

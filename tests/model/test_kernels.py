@@ -1,5 +1,6 @@
 """Fused attention against the reference, the extra columns, and what a kernel refuses."""
 import dataclasses
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from configs import base
 from model import kernels
 from model.config import resolve
 from model.errors import ModelError
-from model.positions import REGISTRY
+from model.positions import REGISTRY, Dims, Site
 from model.transformer import Transformer
 
 VOCAB, TIME = 17, 128
@@ -112,6 +113,30 @@ def test_the_columns_in_bfloat16():
         assert errors[0] > limits[0] and errors[1] < limits[1] and errors[2] < limits[2]
 
 
+@pytest.mark.parametrize('heads', [8, 32])
+def test_a_large_bias_in_bfloat16(heads, monkeypatch):
+    """Catches the bias of Sandwich, 8 H where attention is, given to cudnn rounded as it is: .12 logits with 8 heads, .47 with 32. Less a
+    constant of the row it is exact to a part of itself that falls with the weights."""
+    given, where, seen = [], jnp.arange(64)[None], np.tri(64, dtype=bool)
+    encoding, site = REGISTRY['sandwich'](Dims(32, heads, heads, 8, 1, 64)), Site(None, where, k_positions=where, visible=seen[None, None])
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda q, k, v, bias, mask, **more: given.append(bias) or q)
+    kernels.fused('cudnn', *(jnp.ones((1, heads, 64, 8), jnp.bfloat16),) * 3, encoding, site, SimpleNamespace(head_dim=8))
+    bias = encoding.bias(site)
+    weights = lambda b: np.asarray(jax.nn.softmax(jnp.where(seen, b.astype(jnp.float32), -jnp.inf)))
+    error = lambda b: abs(weights(b) - weights(bias)).max()
+    assert error(bias.astype(jnp.bfloat16)) > 0.01 and error(given[0]) < 1e-3 and given[0].dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize('positions', CARRIED['xla'])
+def test_a_kernel_gets_heads_of_the_size_that_is_checked(positions, monkeypatch):
+    """Catches an encoding that widens heads beyond what its refusal knows of: columns of a bias, and twice the dimensions in PoPE."""
+    sizes, model = [], built(positions, attention='cudnn', dtype='bfloat16')
+    monkeypatch.setattr(jax.nn, 'dot_product_attention', lambda q, k, v, *rest, **more: sizes.append(q.shape[-1]) or q)
+    jax.eval_shape(lambda key: model.apply(model.init(key, TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2]), TOKENS, POSITIONS, SEGMENTS),
+                   jax.random.key(0))
+    assert sizes == [kernels._widened(model.config.encodings[0], model.config.encodings[0].dims)]
+
+
 def test_a_rank_one_bias_makes_no_square_array():
     """Catches a [T,T] bias: in the traced program of a kernel with columns no array of that size comes before the kernel."""
     for positions, square in (('alibi', False), ('forgetting', False), ('kerple_log', True)):
@@ -131,7 +156,9 @@ def test_a_rank_one_bias_makes_no_square_array():
     ('xla', 'cope', {}, 'CoPE changes the logits by what they are'),
     ('xla', 'rope', {'logit_cap': 5.0}, 'it has no soft cap'),
     ('cudnn', 'rope', {}, r'it computes in bfloat16 \(config.model.dtype is float32\)'),
-    ('cudnn', 'rope', {'dtype': 'bfloat16', 'head_dim': 12}, 'multiples of 8 up to 128')])
+    ('cudnn', 'rope', {'dtype': 'bfloat16', 'head_dim': 12}, 'multiples of 8 up to 128'),
+    ('cudnn', 'alibi', {'dtype': 'bfloat16', 'head_dim': 128}, 'ALiBi makes heads of 128 dimensions 136 wide, and it takes 128 on this device'),
+    ('cudnn', 'pope', {'dtype': 'bfloat16', 'head_dim': 128}, '256 wide')])
 def test_refusals(kernel, positions, changes, message):
     """Catches a kernel that drops a bias, a mask or a soft cap without a word."""
     with pytest.raises(ModelError, match=message):
@@ -147,3 +174,11 @@ def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatc
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
     line, = kernels.paths(built(positions, dtype=dtype).config)
     assert expected[0] in line and expected[1] in line and REGISTRY[positions].spec.title in line
+
+
+@pytest.mark.parametrize('capability, positions, path', [('8.0', 'rope', 'cudnn'), ('8.0', 'forgetting', 'reference'), ('9.0', 'forgetting', 'cudnn')])
+def test_wide_heads_by_device(capability, positions, path, monkeypatch):
+    """Catches heads that are checked before columns widen them, which cudnn then refuses with a traceback on all but the newest GPUs."""
+    monkeypatch.setattr(jax, 'devices', lambda: [SimpleNamespace(compute_capability=capability)])
+    e = built(positions, dtype='bfloat16', head_dim=128).config.encodings[0]
+    assert (not kernels.refusal('cudnn', e, e.dims, 'bfloat16', 0.0)) == (path == 'cudnn')
