@@ -15,7 +15,7 @@ class Abacus(PositionalEncoding):
     """x + W[id + k], id the place of a digit in its number as written, from 1, k ~ U{0 .. `offsets`} for each document in training and
     0 at test; W[0] for what is no digit. (The authors draw one k for the whole batch.)"""
     rows: int = 512
-    offsets: int = 100
+    offsets: int = 99
     spec = Spec('abacus', 'McLeish et al. 2024, arXiv 2405.17399, section 3', shift_invariant=True, sees_order=False,
                 task_ids='abacus')
 
@@ -41,5 +41,6 @@ class Abacus(PositionalEncoding):
 class Coupling(Abacus):
     """x + W[id + k]: tokens that belong together, digits of the same significance, share an id. The first id is drawn for each
     document in training and 1 at test."""
+    offsets: int = 100
     spec = Spec('position coupling', 'Cho et al. 2024, arXiv 2405.20671, section 3', shift_invariant=True, sees_order=False,
                 task_ids='coupling')

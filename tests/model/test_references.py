@@ -184,12 +184,18 @@ def test_offsets(name):
     offset = found[:, 1] - 1
     np.testing.assert_array_equal(found, np.where(ids > 0, ids + offset[:, None], 0))
     assert set(offset) == {0, 1, 2, 3, 4}
+    drawn = np.asarray(alone(name).embed(site, jnp.zeros((200, 7, 1))))[:, 1, 0] - 1
+    assert 90 < drawn.max() <= (99 if name == 'abacus' else 100)      # the authors of abacus draw from 0 to 99
 
 
-def drawn_ids(name, rows, length, **arguments):
-    places = jnp.broadcast_to(jnp.arange(length), (rows, length))
-    site = Site(None, places, places, jnp.ones((rows, length), jnp.int32), jax.random.split(jax.random.key(1), rows))
-    return np.asarray(alone(name, **arguments).position_ids(site))
+def drawn_ids(name, rows, *lengths, **arguments):
+    """Of documents of these lengths, side by side in a row, and padding."""
+    of_row = lambda parts: jnp.broadcast_to(jnp.asarray(np.concatenate(parts), jnp.int32), (rows, sum(lengths) + 2))
+    places = of_row([*(np.arange(n) for n in lengths), np.zeros(2)])
+    segments = of_row([*(np.full(n, 1 + i) for i, n in enumerate(lengths)), np.zeros(2)])
+    ids = np.asarray(alone(name, **arguments).position_ids(Site(None, places, places, segments, jax.random.split(jax.random.key(1), rows))))
+    found = np.split(ids, np.cumsum(lengths), axis=1)[:-1]
+    return found if len(lengths) > 1 else found[0]
 
 
 def test_randomized():
@@ -200,10 +206,26 @@ def test_randomized():
     close(run('randomized+rope', dict(range=40), DRAWN).weights, run('rope', ids=DRAWN).weights, 1e-7)
 
 
+def test_randomized_documents():
+    """Catches ids sorted over the whole row, so that a second document has the larger ones, and documents of one token taken for one."""
+    for ids in drawn_ids('randomized', 3000, 1, 4, 1, 1, 3, range=40):
+        assert (np.diff(ids) > 0).all() and ids.min() >= 0 and ids.max() <= 39
+        close(ids.mean(0), np.arange(1, ids.shape[1] + 1) * 41 / (ids.shape[1] + 1) - 1, 0.8)
+
+
 def test_pose():
     """Catches a cut beyond the first half, a jump past the target, and one of either that is never drawn."""
     found = {tuple(r) for r in drawn_ids('pose', 600, 5, target=9).tolist()}
     assert found == {tuple(R.pose_ids(5, 9, cut, skip)) for cut in (1, 2, 3) for skip in range(5)} and len(found) == 13
+
+
+def test_pose_documents():
+    """Catches one cut or jump for all documents of a row, and lengths that are the row's: a document of one token stays where it is."""
+    one, five, also_one, three = drawn_ids('pose', 1500, 1, 5, 1, 3, target=9)
+    assert not one.any() and not also_one.any()
+    of = lambda ids: {tuple(r) for r in ids.tolist()}
+    assert of(three) == {tuple(R.pose_ids(3, 9, cut, skip)) for cut in (1, 2) for skip in range(7)}
+    assert len(of(five)) == 13 and len(of(np.concatenate([five, three], axis=1))) > 150     # of 13 * 13
 
 
 ELSEWHERE = {**dict.fromkeys(EMBEDDED, test_added_to_the_words), 'stick_breaking': test_stick_breaking,
