@@ -1,15 +1,16 @@
 """Where a model looks: attention against distance."""
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from model.transformer import Transformer
+from model.transformer import Transformer, keys_of_rows
 
 
 def by_distance(model: Transformer, params, batch: dict, longest: int = 64) -> list[list[list[float]]]:
     """Mean attention weight at each distance below `longest`, for each layer (unrolled) and head: [layers][heads][distance]. Means
     are over all pairs of a query and a key of its document at that distance."""
     _, kept = jax.jit(lambda p, b: model.apply({'params': p}, b['tokens'], b['positions'], b['segment_ids'], b.get('ids'),
-                                               mutable=['intermediates']))(params, batch)
+                                               row_keys=keys_of_rows(jnp.arange(len(b['tokens']))), mutable=['intermediates']))(params, batch)
     ahead = batch['positions'][:, :, None] - batch['positions'][:, None, :]
     segments = batch['segment_ids']
     pair = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0) & (ahead >= 0) & (ahead < longest)

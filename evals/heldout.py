@@ -6,9 +6,11 @@ import json
 import lzma
 
 import jax
+import jax.numpy as jnp
 from absl import flags
 
 from data import batches, store
+from model.transformer import keys_of_rows
 from train import checkpoint, door, losses, metrics
 from train.errors import RunError
 from train.runs import Run
@@ -17,13 +19,14 @@ from train.runs import Run
 def loss(model, params, split, config, seed: int) -> float:
     """Nats per token over a split, each token predicted once, documents apart."""
     @jax.jit
-    def sums(params, batch):
-        logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'])
+    def sums(params, batch, first):
+        rows = first + jnp.arange(len(batch['tokens']))
+        logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], row_keys=keys_of_rows(rows))
         return losses.weighted_token_loss(logits, batch)[1]
 
     total = weight = 0.0
-    for batch in batches.Batches(split, config, seed, shuffle=False).once():
-        found = jax.device_get(sums(params, batch))
+    for number, batch in enumerate(batches.Batches(split, config, seed, shuffle=False).once()):
+        found = jax.device_get(sums(params, batch, number * config.batch_size))
         total, weight = total + float(found['nll']), weight + float(found['weight'])
     return total / weight
 

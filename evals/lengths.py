@@ -8,7 +8,7 @@ import numpy as np
 
 from data.batches import Batch
 from data.tasks import TaskBatches
-from model.transformer import Transformer
+from model.transformer import Transformer, keys_of_rows
 
 
 def accuracy(model: Transformer, params, batches: TaskBatches, lengths: Iterable[int], rows: int) -> dict[int, dict[str, float]]:
@@ -29,9 +29,8 @@ def accuracy(model: Transformer, params, batches: TaskBatches, lengths: Iterable
 
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(model: Transformer, params, batch: Batch, length: int) -> dict[str, jax.Array]:
-    draws, rows = any(p.drawn_at_test for p in model.config.parts), len(batch['tokens'])
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(length), jnp.arange(rows)) if draws else None
-    logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids'), row_keys=keys)
+    logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids'),
+                            row_keys=keys_of_rows(jnp.arange(len(batch['tokens'])), length))
     asked = batch['loss_weights'] > 0
     right = (logits.argmax(-1) == batch['targets']) & asked
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch['targets'][..., None], -1)[..., 0]

@@ -23,7 +23,7 @@ import numpy as np
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.positions import PositionalEncoding, Spec
-from model.transformer import Transformer
+from model.transformer import Transformer, keys_of_rows
 from train.errors import RunError
 from train.losses import cross_entropy
 
@@ -242,7 +242,5 @@ def _nats(model, params, tokens: jax.Array, real: jax.Array, numbers: jax.Array,
     """tokens [B,L+1], which of the L read ones are `real`, numbers of the chunks [B], offsets of ids [L] -> nats [B,L]."""
     positions = jnp.where(real, jnp.arange(real.shape[1], dtype=jnp.int32), 0)
     ids = None if offset is None else jnp.broadcast_to(offset.astype(jnp.int32), real.shape)
-    draws = any(p.drawn_at_test for p in model.config.parts)
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0, impl='threefry2x32'), numbers) if draws else None
-    logits, _ = model.apply({'params': params}, tokens[:, :-1], positions, real.astype(jnp.int32), ids, row_keys=keys)
+    logits, _ = model.apply({'params': params}, tokens[:, :-1], positions, real.astype(jnp.int32), ids, row_keys=keys_of_rows(numbers))
     return cross_entropy(logits, tokens[:, 1:])[0]

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.errors import ModelError, nearest
-from model.transformer import Transformer
+from model.transformer import Transformer, keys_of_rows
 
 POOLINGS = ('mean', 'last', 'weighted')
 
@@ -61,7 +61,7 @@ def embed(model: Transformer, params, tokens_NxT: jax.Array, valid_NxT: jax.Arra
 
 
 _units = jax.jit(lambda model, params, tokens, lengths, pooling: unit(
-    embed(model, params, tokens, jnp.arange(tokens.shape[1]) < lengths[:, None], pooling)), static_argnums=(0, 4))
+    embed(model, params, tokens, jnp.arange(tokens.shape[1]) < lengths[:, None], pooling, keys_of_rows(0 * lengths))), static_argnums=(0, 4))
 
 
 class Embedder:

@@ -64,7 +64,9 @@ _POLICIES = {
 
 
 class Transformer(nn.Module):
+    """`training`: whether `row_keys` are for all that is random; else, as in any evaluation, only for ids that an encoding draws at test, too."""
     config: ModelConfig
+    training: bool = False
 
     @nn.compact
     def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, ids: jax.Array | None = None, *,
@@ -75,7 +77,7 @@ class Transformer(nn.Module):
         Args:
           tokens, positions, segment_ids: [B,T] int32; positions restart in each segment, segment 0 is padding.
           ids: [B,T] int32, position ids that the data gives, for encodings that ask for them.
-          row_keys: [B] PRNG keys, for dropout and for encodings that draw position ids; None: nothing is random.
+          row_keys: [B] PRNG keys, for dropout and what encodings draw (see `training`); None: nothing is random.
           cache: from `empty_cache`; then the tokens come after those it holds (unrolled layers only).
           logits: False: stop before them, for `unembed`.
         Returns:
@@ -89,6 +91,9 @@ class Transformer(nn.Module):
         x_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
         if c.scale_embedding:                    # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
             x_BxTxD = x_BxTxD * jnp.asarray(c.width**0.5, x_BxTxD.dtype)
+        if not self.training and any('position_ids' in part.enters() for part in c.parts):
+            lacks_id = (place.ids < 0) & (place.segment_ids > 0)              # beyond config.model.max_len or what ids are drawn from
+            x_BxTxD = jnp.where(lacks_id[..., None], jnp.nan, x_BxTxD)
         of_part = {}
         for part in c.parts:
             site = place.site(Parameters(c.param_dtype, name=f'positions_{part.name}'))
@@ -126,7 +131,8 @@ class Transformer(nn.Module):
         for e in c.parts:
             if e.spec.task_ids and task_ids is None:
                 raise ModelError(f'{e.spec.title} needs position ids from the data ({e.spec.task_ids!r}): this data gives none')
-            ids = e.position_ids(Site(None, ids, positions, segment_ids, row_keys, task_ids))
+            ids = e.position_ids(Site(None, ids, positions, segment_ids, row_keys if self.training or e.drawn_at_test else None, task_ids))
+        row_keys = row_keys if self.training else None
         if cache is None:
             consecutive = context_parts() == 1 and not any('position_ids' in e.enters() for e in c.parts)
             return Place(here[0], here[1], own_part(ids, 1), positions, segment_ids, ids, row_keys, here[2], consecutive), None
@@ -136,6 +142,11 @@ class Transformer(nn.Module):
                      segment_ids=put('segment_ids', segment_ids), column=column + tokens.shape[1])
         return Place(positions, segment_ids, ids, cache['positions'], cache['segment_ids'], cache['ids'], row_keys, task_ids, False,
                      column), cache
+
+
+def keys_of_rows(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
+    """PRNG keys of an evaluation, by the numbers of its rows [B]: what a row draws does not depend on the batch that it is in."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl='threefry2x32'), rows)
 
 
 def output_of(config: ModelConfig, params) -> jax.Array:

@@ -167,8 +167,8 @@ def evaluate(e: Experiment, params) -> dict:
     """Loss on held-out text: nats per token and bits per byte of the text; on pairs: nats, and how often the positive is the nearest."""
     total = collections.Counter()
     size = e.config.data.batch_size
-    for batch in e.validation.once(e.config.eval.batches, local_rows(e.mesh, size)):
-        sums = e.eval_step(params, to_devices(e.mesh, batch, size))
+    for number, batch in enumerate(e.validation.once(e.config.eval.batches, local_rows(e.mesh, size))):
+        sums = e.eval_step(params, to_devices(e.mesh, batch, size), number * size)
         total.update({k: float(v) for k, v in jax.device_get(sums).items()})
         e.beat()
     nats = total['nll'] / max(total['weight'], 1)

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from model.transformer import Transformer, output_of, unembed
+from model.transformer import Transformer, keys_of_rows, output_of, unembed
 from train.contrastive import Contrastive
 from train.losses import chunks_for, in_chunks
 from train.mesh import BATCH, MANUAL, state_shardings
@@ -65,7 +65,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
       (state, batch) -> (state, metrics): float32 scalars loss (mean over weighted targets), weight, grad_norm, and with `spike` or `skip`
       spike, 0 or 1.
     """
-    manual = _manual_axes(mesh)
+    manual, model = _manual_axes(mesh), model.clone(training=True)
 
     def local_step(state: State, batch: dict, rows: jax.Array) -> tuple[State, dict]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state['rng']), state['step'])
@@ -109,8 +109,7 @@ def make_step(model: Transformer, optimizer, loss, mesh: Mesh, shardings: State,
         return {name: part for name, part in new.items() if part is not None}, values
 
     def step(state: State, batch: dict) -> tuple[State, dict]:
-        rows = jnp.arange(len(next(iter(batch.values()))))       # of the global batch: what is random in a row is so on any mesh
-        return _mapped(local_step, mesh, (P(), 'rows and time', 'rows'), (P(), P()))(state, batch, rows)
+        return _mapped(local_step, mesh, (P(), 'rows and time', 'rows'), (P(), P()))(state, batch, _rows(batch))
 
     return jax.jit(step, in_shardings=(shardings, NamedSharding(mesh, BATCH)), donate_argnums=0,
                    out_shardings=(shardings, NamedSharding(mesh, P())))
@@ -150,14 +149,22 @@ def _as_stored(gradient: jax.Array, sharding: NamedSharding) -> jax.Array:
 
 
 def make_eval_step(model: Transformer, loss, mesh: Mesh, shardings: State, loss_chunks: int = 0, accumulation: int = 1):
-    """(params, batch) -> the loss's sums over the whole batch, with nothing random. `accumulation`: see `make_step`, for a contrastive loss."""
+    """(params, batch, number of its first row in the evaluation) -> the loss's sums over the whole batch; nothing is random but ids that an
+    encoding draws at test, too. `accumulation`: see `make_step`, for a contrastive loss."""
     manual = _manual_axes(mesh)
 
-    def local_sums(params, batch):
-        return _summed(_loss(model, loss, params, batch, mesh, loss_chunks, None, accumulation)[1], manual)
+    def local_sums(params, batch, rows):
+        return _summed(_loss(model, loss, params, batch, mesh, loss_chunks, keys_of_rows(rows), accumulation)[1], manual)
 
-    return jax.jit(_mapped(local_sums, mesh, (P(), 'rows and time'), P()), out_shardings=NamedSharding(mesh, P()),
-                   in_shardings=(shardings['params'], NamedSharding(mesh, BATCH)))
+    def sums(params, batch, first):
+        return _mapped(local_sums, mesh, (P(), 'rows and time', 'rows'), P())(params, batch, first + _rows(batch))
+
+    return jax.jit(sums, out_shardings=NamedSharding(mesh, P()), in_shardings=(shardings['params'], NamedSharding(mesh, BATCH), None))
+
+
+def _rows(batch: dict) -> jax.Array:
+    """Numbers of the rows of the global batch: what is random in a row is so on any mesh."""
+    return jnp.arange(len(next(iter(batch.values()))))
 
 
 def _manual_axes(mesh: Mesh) -> tuple[str, ...]:

@@ -1,4 +1,6 @@
 """The registry of positional encodings. Adding one means adding one file and one line here."""
+import dataclasses
+
 from model.errors import ModelError, nearest
 from model.positions.alibi import Alibi, LearnedAlibi, WindowedHeads
 from model.positions.base import ENTERS, Dims, PositionalEncoding, Site, Spec
@@ -74,8 +76,10 @@ def build(pattern: str, arguments: dict, dims: Dims) -> tuple[PositionalEncoding
             raise ModelError(f'config.model.positions_args.{key}: {pattern} has no such parameter; {nearest(key, known)}')
         if not _fits(value, known[key]):
             raise ModelError(f'config.model.positions_args.{key} is {value!r}: expected {type(known[key]).__name__}')
-    built = {n: REGISTRY[n](dims=dims, **{k: type(known[k])(v) for k, v in arguments.items() if k in REGISTRY[n].arguments()})
-             for n in names}
+    made = lambda dims: {n: REGISTRY[n](dims=dims, **{k: type(known[k])(v) for k, v in arguments.items() if k in REGISTRY[n].arguments()})
+                         for n in names}
+    dims = dataclasses.replace(dims, ids=max(e.num_ids for e in made(dims).values()))
+    built = made(dims)
     for encoding in built.values():
         encoding.check()
     of_layer = {}

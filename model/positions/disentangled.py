@@ -117,7 +117,7 @@ class Tupe(PositionalEncoding):
         d = self.dims
         one, zero = ((lambda name, init=init: site.param(name, init, (d.width,), (None,)).astype(jnp.float32))
                      for init in (nn.initializers.ones, nn.initializers.zeros))
-        p = nn.standardize(_table(site, 'table', d.max_len, d.width), axis=-1, epsilon=1e-5) * one('norm_scale') + zero('norm_offset')
+        p = nn.standardize(_table(site, 'table', d.num_ids, d.width), axis=-1, epsilon=1e-5) * one('norm_scale') + zero('norm_offset')
 
         def project(name):
             u = site.param(name, nn.initializers.normal(0.02), (d.width, d.num_heads, d.head_dim), (None, 'heads', None))

@@ -15,7 +15,7 @@ class Randomized(PositionalEncoding):
     all layers, share the draw.
 
     Drawn in training, and at test wherever the caller gives keys (the authors do; `at_test=False`: only in training, as Li et al. do
-    around FIRE). Without keys, as in decoding, the ids are those of one table for config.model.max_len tokens.
+    around FIRE). Without keys, as in decoding, the ids are those of one table for config.model.max_len tokens; a place beyond has none.
     """
     range: int = 2048
     at_test: bool = True
@@ -30,15 +30,20 @@ class Randomized(PositionalEncoding):
     def drawn_at_test(self):
         return self.at_test
 
+    @property
+    def num_ids(self):
+        return self.range
+
     def position_ids(self, site):
         if site.row_keys is None:
             if not self.at_test:
                 return site.q_positions
             table = np.sort(np.random.default_rng(0).choice(self.range, self.dims.max_len, replace=False))
-            return jnp.asarray(table, jnp.int32)[site.q_positions]
+            return jnp.take(jnp.asarray(table, jnp.int32), site.q_positions, mode='fill', fill_value=-1)
 
         def row(key, segments):
             drawn = jax.random.permutation(key, self.range)[:segments.shape[0]]
+            drawn = jnp.pad(drawn, (0, segments.shape[0] - drawn.shape[0]), constant_values=-1)        # none are left for a longer row
             block = jnp.cumsum(jnp.concatenate([jnp.zeros(1, jnp.int32), (segments[1:] != segments[:-1]).astype(jnp.int32)]))
             return drawn[jnp.lexsort((drawn, block))].astype(jnp.int32)
         return jax.vmap(row)(site.row_keys, site.segment_ids)
@@ -56,6 +61,10 @@ class Pose(PositionalEncoding):
         if self.target and self.target < self.dims.trained:
             raise ModelError(f'config.model.positions_args.target is {self.target}: expected at least the length of training '
                              f'({self.dims.trained})')
+
+    @property
+    def num_ids(self):
+        return max(self.target, self.dims.max_len)
 
     def position_ids(self, site):
         if site.row_keys is None:

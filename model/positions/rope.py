@@ -113,7 +113,7 @@ class ProportionalRope(Rope):
 class Xpos(Rope):
     """RoPE with q * zeta_c^((p - m)/scale_base), k * zeta_c^(-(p - m)/scale_base), zeta_c = (2c + gamma d)/((1 + gamma) d).
 
-    m, the middle of the context, cancels out of the logits and keeps both factors inside float32; fixed, so that keys can be
+    m, the middle of the ids, cancels out of the logits and keeps both factors inside float32; fixed, so that keys can be
     cached rotated.
     """
     gamma: float = 0.4
@@ -125,15 +125,16 @@ class Xpos(Rope):
         super().check()
         positive('gamma', self.gamma)
         positive('scale_base', self.scale_base)
-        largest = -np.log(self.gamma / (1 + self.gamma)) * self.dims.max_len / 2 / self.scale_base
+        largest = -np.log(self.gamma / (1 + self.gamma)) * self.dims.num_ids / 2 / self.scale_base
         if largest > 40:                      # of 88 that float32 holds: products of both sides stay finite
-            raise ModelError(f'config.model.max_len is {self.dims.max_len}: xPos with scale_base {self.scale_base} would overflow; '
+            where = 'config.model.max_len' if self.dims.num_ids == self.dims.max_len else 'the number of ids that are drawn (config.model.positions_args)'
+            raise ModelError(f'{where} is {self.dims.num_ids}: xPos with scale_base {self.scale_base} would overflow; '
                              f'expected at most {int(40 * 2 * self.scale_base / -np.log(self.gamma / (1 + self.gamma)))}')
 
     def share(self, site):
         d = self.dims.head_dim
         zeta = (np.arange(0, d, 2) + self.gamma * d) / ((1 + self.gamma) * d)
-        power = (site.q_positions[:, None, :, None].astype(float) - self.dims.max_len // 2) / self.scale_base
+        power = (site.q_positions[:, None, :, None].astype(float) - self.dims.num_ids // 2) / self.scale_base
         return *self.turn(site.q_positions), jnp.exp(power * jnp.asarray(np.log(zeta)))
 
     def rotate(self, site, q, k):

@@ -27,7 +27,7 @@ TABLE, PLACES = RNG.normal(size=(VOCAB, VOCAB)), RNG.normal(size=(LONGEST, VOCAB
 
 class Stub:
     """Called as `Transformer` is: logits = sum over the visible tokens of weight(distance) table[token] + places[position]."""
-    config = SimpleNamespace(distinct=(), parts=())
+    config = SimpleNamespace(distinct=())
 
     def __init__(self, weight, table=TABLE, places=PLACES):
         self.weight, self.table, self.places, self.shapes = weight, table, places, []

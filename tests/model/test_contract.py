@@ -18,7 +18,7 @@ from model.positions import REGISTRY, Dims
 from model.positions.alibi import slopes
 from model.positions.base import PositionalEncoding, Spec
 from model.positions.t5 import bucket_bounds
-from model.transformer import Transformer
+from model.transformer import Transformer, keys_of_rows
 
 VOCAB, TIME = 17, 10
 TOKENS = np.random.default_rng(0).integers(1, VOCAB, (2, TIME)).astype(np.int32)
@@ -32,6 +32,8 @@ class Toy(PositionalEncoding):
 
 class Ids(Toy):
     """Random, growing ids, drawn for each row of the global batch; bias by their distance."""
+    drawn_at_test = True
+
     def position_ids(self, site):
         if site.row_keys is None:
             return site.q_positions * 3
@@ -180,6 +182,25 @@ def test_random_ids_are_those_of_the_row(monkeypatch):
     assert not np.allclose(drawn[0], drawn[1]) and np.allclose(drawn, swapped[::-1], atol=1e-5)
 
 
+def test_keys_at_test_are_for_drawn_ids():
+    """Catches dropout, offsets of task ids or a training recipe (PoSE) in an evaluation, whose keys are for ids that are drawn there, too."""
+    def logits(positions, training, ids=TOKENS % 5, **changes):
+        c = base.get_config().model
+        c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=positions, **changes)
+        model = Transformer(resolve(c, VOCAB, TIME), training)
+        keys = keys_of_rows(jnp.arange(2))
+        params = nn.meta.unbox(jax.eval_shape(model.init, keys[0], TOKENS, POSITIONS, ONES, ids)['params'])
+        drawn = np.random.default_rng(0)
+        params = jax.tree.map(lambda x: jnp.asarray(drawn.normal(size=x.shape), x.dtype), params)
+        return np.asarray(model.apply({'params': params}, TOKENS, POSITIONS, ONES, ids, row_keys=keys)[0])
+    drawn, none = 'abacus+randomized+rope', {'offsets': 0}
+    expected = logits(drawn, True, positions_args=none)
+    np.testing.assert_array_equal(logits(drawn, False, dropout=0.5), expected)
+    assert not np.allclose(logits(drawn, True), expected) and not np.allclose(logits(drawn, True, dropout=0.5, positions_args=none), expected)
+    assert not np.allclose(logits('abacus+rope', False), expected)
+    np.testing.assert_array_equal(logits('pose+rope', False, None, positions_args={'target': 60}), logits('rope', False, None))
+
+
 @pytest.mark.parametrize('scan', [False, True])
 def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
     """Catches initial values that shift with an encoding's own parameters: comparisons would not be paired."""
@@ -194,7 +215,7 @@ def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
         assert own == (name in ('learned', 't5', 'embeds', 'forgets'))     # no parameter beyond its own
 
 
-@pytest.mark.parametrize('name', [n for n, c in REGISTRY.items() if c.spec.limited])
+@pytest.mark.parametrize('name', [*(n for n, c in REGISTRY.items() if c.spec.limited), 'randomized+rope'])
 def test_a_position_beyond_a_table_has_no_row(name):
     """Catches the clamped row of another position, which JAX's gathers give by default."""
     c = base.get_config().model
@@ -203,6 +224,31 @@ def test_a_position_beyond_a_table_has_no_row(name):
     params = nn.meta.unbox(model.init(jax.random.key(0), TOKENS, POSITIONS, ONES)['params'])
     out = model.apply({'params': params}, TOKENS, POSITIONS + 60, ONES)[0]
     assert np.isnan(out[:, -1]).all()
+    assert np.isfinite(model.apply({'params': params}, TOKENS, POSITIONS + 54, ONES)[0]).all()
+
+
+@pytest.mark.parametrize('name', ['randomized+learned', 'randomized+tupe', 'pose+learned'])
+def test_tables_have_a_row_for_each_drawn_id(name):
+    """Catches a table of max_len rows where ids are drawn from more: the logits were NaN."""
+    c = base.get_config().model
+    c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=name, positions_args={'target' if 'pose' in name else 'range': 90})
+    keys, training = keys_of_rows(jnp.arange(2)), 'pose' in name
+    model = Transformer(resolve(c, VOCAB, TIME), training)
+    params = nn.meta.unbox(model.init(keys[0], TOKENS, POSITIONS, ONES)['params'])
+    assert params[f'positions_{name[name.index("+") + 1:]}']['table'].shape == (90, 16)
+    run = lambda tokens, *rest: model.apply({'params': params}, tokens, *rest, row_keys=keys)[0]
+    assert np.isfinite(run(TOKENS, POSITIONS, ONES)).all()
+    if name == 'randomized+learned':
+        text = np.stack([np.ones((2, 100), np.int32), np.tile(np.arange(100, dtype=np.int32), (2, 1))])
+        long, padded = (run(text[0], text[1] * seen, seen) for seen in (text[0], (text[1] < 80).astype(np.int32)))
+        assert np.isnan(long[:, -1]).all() and np.isfinite(padded[:, :80]).all()
+
+
+def test_xpos_grows_from_the_middle_of_the_ids():
+    """Catches growth from the middle of the longest text where ids are drawn from more: on one side it left float32."""
+    xpos = registry.build('randomized+xpos', {'range': 32_000}, Dims(16, 2, 1, 8, 2, 10))[0].parts[1]
+    *_, grow = xpos.share(registry.Site(None, jnp.array([[0, 31_999]])))
+    assert 1e-18 < grow.min() and grow.max() < 1e18
 
 
 @pytest.mark.parametrize('heads, expected', [
@@ -271,7 +317,8 @@ def test_angles_are_wide_in_low_precision():
     ('longrope', {'long': (1.0, 2.0)}, 'positions_args.long has 2 factors: expected 4'),
     ('windowed_heads', {'heads': 3}, 'positions_args.heads is 3: expected 0 to num_heads'),
     ('rope_partial', {'fraction': 0.4}, 'RoPE, partial rotates 3 of them, expected an even number'),
-    ('xpos', {'scale_base': 0.05}, 'would overflow'),
+    ('xpos', {'scale_base': 0.05}, 'config.model.max_len is 10: xPos with scale_base 0.05 would overflow'),
+    ('randomized+xpos', {'range': 200_000}, 'the number of ids that are drawn .* is 200000: xPos with scale_base 512.0 would overflow'),
     ('fire', {'hidden': 0}, 'positions_args.hidden is 0: expected more than 0'),
     ('irope', {}, 'config.model.positions has 4 entries, config.model.num_layers is 2'),
     ('t5', {'num_buckets': 7}, 'config.model.positions_args.num_buckets is 7'),
