@@ -9,6 +9,7 @@ import logging
 from absl import flags
 
 from data import tokenizer as tokenizers
+from model import config as model_config
 from train import config as configs
 from train import checkpoint, distributed, door, loop, preflight
 from train.errors import RunError
@@ -44,7 +45,27 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
         raise RunError(f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context of {context}; lower it, or raise '
                        f'config.model.max_len with an encoding that can be longer')
     config.model.max_len = longest
+    _check_encodings(parent, theirs, config, tokenizer.vocab_size)
     return tokenizer
+
+
+def _check_encodings(parent: Run, theirs, config, vocab_size: int) -> None:
+    """Gives an encoding that stretches RoPE the length that the parent was trained on, where config.model.positions_args.length is 0: that of
+    this phase would stretch nothing. Raises RunError where it still does, or where queries and keys would turn in other pairs of dimensions."""
+    resolved = lambda: model_config.resolve(config.model, vocab_size, config.data.seq_len).encodings
+    trained = checkpoint.model_of(parent)[0].config.encodings
+    of_part = lambda encoding, field: next((getattr(p, field) for p in encoding.parts if hasattr(p, field)), None)
+    if any(of_part(e, 'length') == 0 for e in resolved()):
+        config.model.positions_args.length = theirs.model.positions_args.get('length') or theirs.data.seq_len
+        _LOG.info('config.model.positions_args.length is %d, what the parent was trained on', config.model.positions_args.length)
+    for old, new in zip(trained, resolved()):
+        before, now = of_part(old, 'layout'), of_part(new, 'layout')
+        if before and now and before != now:
+            raise RunError(f'config.model.positions is {config.model.positions!r}: it pairs dimensions in the layout {now!r}, the parent {parent.path} '
+                           f'was trained with {before!r}, and its queries and keys would turn wrongly; expected config.model.positions_args.layout={before!r}')
+        if of_part(new, 'idle') and not (of_part(new, 'stretch') or of_part(old, 'idle')):
+            raise RunError(f'config.model.max_len is {config.model.max_len}: {new.spec.title} would stretch nothing, the parent {parent.path} was '
+                           f'trained on {of_part(new, "trained")} tokens; expected a longer context, or config.model.positions_args.stretch')
 
 
 def prepare(config, directory: str, conversations: bool = False) -> loop.Experiment:

@@ -14,7 +14,7 @@ from model.positions.rope import Rope
 @dataclasses.dataclass(frozen=True)
 class Scaled(Rope):
     """What these have in common. `stretch`: how many times longer than `length`; 0: config.model.max_len over it. `length`: the
-    context of training; 0: config.data.seq_len."""
+    context of training; 0: config.data.seq_len, in post-training the parent's."""
     stretch: float = 0.0
     length: int = 0
 
@@ -31,6 +31,11 @@ class Scaled(Rope):
     @property
     def s(self) -> float:
         return self.stretch or max(1.0, self.dims.max_len / self.trained)
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is RoPE itself."""
+        return self.s == 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,8 @@ class DynamicNtk(Scaled):
         if self.cached == 'rotated' and not self.freeze:
             raise ModelError("config.model.positions_args.cached is 'rotated': dynamic NTK changes its base as the text grows, and "
                              "rotated keys of the cache would be wrong; expected 'unrotated', or a length in positions_args.freeze")
+
+    idle = False                # it stretches as the text grows
 
     @property
     def s(self):
@@ -184,6 +191,10 @@ class LongRope(Scaled):
             if factors and (len(factors) != self.rotary_dim // 2 or min(factors) <= 0):
                 raise ModelError(f'config.model.positions_args.{name} has {len(factors)} factors: expected {self.rotary_dim // 2}, '
                                  f'one a pair of dimensions, all above 0')
+
+    @property
+    def idle(self):
+        return super().idle and not self.short
 
     def frequencies(self):
         theta, d = super().frequencies(), self.rotary_dim

@@ -1,4 +1,5 @@
 """Whole small runs: resume, lineage, post-training, and what the loop promises."""
+import functools
 import json
 import shutil
 
@@ -194,31 +195,42 @@ def test_posttraining_starts_from_the_parent(base_run, answers_config, tmp_path)
     assert e.tokenizer.end in answered and e.tokenizer.user not in answered and e.tokenizer.assistant not in answered
 
 
-@pytest.mark.parametrize('field, value, message', [
+MISFITS = [
     ('model.width', 64, r'config.model.width: 32 -> 64'),
     ('tokenizer.vocab_size', 500, r'config.tokenizer.vocab_size: 420 -> 500'),
     ('data.seq_len', 64, r'config.data.seq_len is 64: the parent .* has a context of 32'),
+    ('model.positions', 'rope_interleaved', r"'rope_interleaved': it pairs dimensions in the layout 'interleaved', the parent .* with 'half'.*layout='half'"),
+    ('model.positions_args.layout', 'interleaved', r"config.model.positions is 'rope': it pairs dimensions in the layout 'interleaved'"),
+    ('model.positions', 'yarn', r'config.model.max_len is 32: YaRN would stretch nothing, the parent .* was trained on 32 tokens'),
     ('parent', 'nowhere', r'nowhere: no such run directory'),
-    ('parent', '@x', r'expected a step')])
-def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path, field, value, message):
-    """Catches weights of another shape or another tokenizer's ids taken as they are."""
-    if value == '@x':
-        value = answers_config.parent + value
-    answers_config.update_from_flattened_dict({field: value})
-    with pytest.raises(RunError, match=message):
-        posttrain.prepare(answers_config, str(tmp_path / 'answers'))
-    assert not (tmp_path / 'answers').exists()
+    ('parent', '@x', r'expected a step')]
+
+
+def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
+    """Catches weights of another shape, another tokenizer's ids or another pairing of dimensions taken as they are, and a stretch of nothing."""
+    for field, value, message in MISFITS:
+        config = answers_config.copy_and_resolve_references()
+        *groups, last = field.split('.')
+        functools.reduce(lambda part, group: part[group], groups, config)[last] = config.parent + value if value == '@x' else value
+        with pytest.raises(RunError, match=message):
+            posttrain.prepare(config, str(tmp_path / 'answers'))
+        assert not (tmp_path / 'answers').exists(), field
 
 
 @pytest.mark.parametrize('positions, max_len', [('none', 0), ('yarn', 64), ('t5', 0)])
 def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, positions, max_len):
-    """Catches a change of encoding that is refused, that begins the other parameters anew, or that is not the one asked for."""
+    """Catches a change of encoding that is refused, that begins the other parameters anew, or that is not the one asked for; and one that
+    stretches nothing, because it takes the length of this phase for that of training."""
     answers_config.model.update(positions=positions, max_len=max_len)
+    answers_config.data.seq_len = max(max_len, 32)
     e = posttrain.prepare(answers_config, str(tmp_path / positions))
     theirs, ours = base_run[2].state['params'], e.state['params']
     assert all(np.array_equal(ours[k], v) if not isinstance(v, dict) else same(ours[k], v) for k, v in theirs.items())
     assert set(ours) - set(theirs) == ({'positions_t5'} if positions == 't5' else set())
     assert e.model.config.encodings[0] is not base_run[2].model.config.encodings[0] and e.model.config.max_len == max(max_len, 32)
+    if positions == 'yarn':
+        stored = checkpoint.model_of(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
+        assert e.model.config.encodings[0].s == stored.s == 2 and stored.trained == 32
     assert np.isfinite(loop.train(e)['loss'])
 
 
