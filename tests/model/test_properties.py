@@ -28,6 +28,10 @@ SMALL = {'window': dict(window=3), 'chunk': dict(chunk=5), 'temperature': dict(f
          'self_extend': dict(within=4, group=2), 'string': dict(within=5, local=2), 'rerope': dict(within=4), 'rerope_leaky': dict(within=4),
          'llama3': dict(length=8), 'rnope_swa': dict(window=3), 'irope': dict(chunk=5, floor=3), 'fire': dict(threshold=16.0),
          'shaw': dict(clip=3), 'deberta': dict(span=5), 'forgetting_fixed': dict(longest=32.0), 'rope_proportional': dict(fraction=0.5)}
+# What all layers share, as published; every other parameter belongs to its layer.
+SHARED = {'t5': 'table', 't5_unscaled': 'table', 'kerple_log': 'p a', 'kerple_power': 'p a', 'pope': 'delta', 'transformer_xl': 'u v', 'deberta': 'table',
+          'tupe': 'table norm_scale norm_offset queries queries_offset keys keys_offset relative', 'sinusoidal_scaled': 'scale', 'learned': 'table',
+          'abacus': 'table', 'coupling': 'table'}
 BESIDE = {n: f'{n}+rope' if 'position_ids' in c.enters() else f'rope+{n}' for n, c in REGISTRY.items() if c.spec.wraps}
 NAMES = [*REGISTRY, *PATTERNS]
 
@@ -67,6 +71,7 @@ PERMUTED = np.array([3, 1, 0, 9, 6, 5, 4, 8, 7, 10, 2, 11])
 CHANGED = np.concatenate([A[:7], (A[7:] + 5) % VOCAB])
 PREFIXES = {n: row((A[:n], 1, IDS_A[:n])) for n in range(4, TIME + 1)}
 ROWS = {'whole': row((A, 1, IDS_A)), 'packed': row((A[:5], 1, IDS_A[:5]), (B[:4], 2, IDS_A[:4])), 'second': row((B[:4], 1, IDS_A[:4])),
+        'short': row((A[:1], 1, IDS_A[:1]), (A[:1], 2, IDS_A[:1]), (B[:4], 3, IDS_A[:4]), (A[:1], 4, IDS_A[:1])),
         'left': row((A[:3] * 0, 0, 0), (A[:9], 1, IDS_A[:9])), 'shifted': row((A, 1, IDS_A), shift=9),
         'permuted': row((A[PERMUTED], 1, IDS_A[PERMUTED])), 'changed': row((CHANGED, 1, IDS_A)),
         **{f'first {n}': r for n, r in PREFIXES.items()}}
@@ -91,6 +96,9 @@ def test_packed_and_padded(name):
     out = outputs(name)
     close(out['packed'][:5], out['first 5'][:5])
     close(out['packed'][5:9], out['second'][:4])
+    for alone in (0, 1, 6):                          # documents of one token, side by side and after another
+        close(out['short'][alone], out['first 4'][0])
+    close(out['short'][2:6], out['second'][:4])
     close(out['left'][3:], out['first 9'][:9])
     assert all(np.isfinite(x).all() for x in out.values())
 
@@ -167,6 +175,8 @@ def test_parameters_are_the_encodings_own(name):
     plain = shapes('none') if name not in PATTERNS else {k: v for k, v in shapes('smollm3').items() if 'positions' not in k}
     assert rest == plain
     declared = {k for k in shapes(name) if 'positions' in k}
+    of_model, of_layer = ({k.split("'")[-2] for k in declared if ('layer_' in k) == inside} for inside in (False, True))
+    assert of_model == set(SHARED.get(name, '').split()) and not of_model & of_layer
     allowed = tuple(f"['positions_{p.name}']" for p in built(name)[0].config.parts) + tuple(
         f"['layer_{i}']['attention']['positions']" for i in range(4))
     assert all(k.startswith(allowed) for k in declared)
