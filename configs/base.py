@@ -61,6 +61,7 @@ def get_config() -> ConfigDict:
         tied=True,                  # the softmax output shares the embedding table
         scale_embedding=False,      # times the root of the width, so that what a token is stands out in the residual stream from the start
         logit_scale=False,          # learn the scale of similarities, 1 / temperature, of a contrastive objective
+        bag=False,                  # vectors and weights of tokens, for embedding.pooling 'bag' and 'bag+mean'
         dropout=0.0,                # share of what embedding, attention and feed-forward write to the residual stream that training leaves out
         max_len=0,                  # context length; 0: data.seq_len
         positions='rope',           # an encoding, or a pattern over the layers: 'rope,rope,none'
@@ -84,7 +85,7 @@ def get_config() -> ConfigDict:
         spike=0.0,                  # so is a gradient norm above this many times its running mean; 0: only what is not finite
     ))
     c.embedding = ConfigDict(dict(  # a text as one vector
-        pooling='mean',             # mean | last | weighted: of the hidden states of its tokens
+        pooling='mean',             # mean | last | weighted: of the hidden states of its tokens; bag: of model.bag, without the layers; bag+mean
         temperature=0.05,           # of the softmax over similarities, where model.logit_scale does not learn it
         sizes='',                   # leading dimensions that must do alone, too (Matryoshka): '32,64'
     ))

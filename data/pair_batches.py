@@ -37,7 +37,7 @@ class PairBatches(Rows):
       split: pairs of a store.
       config: the `data` part of an experiment: seq_len, batch_size, pairs.
       seed: of the shuffling, and of which negatives an epoch takes where an example has more than it takes.
-      shuffle: False for evaluation: examples in the order of the store, each with its first negatives.
+      shuffle: False: examples in the order of the store, each with its first negatives.
     Raises:
       DataError: no pair at all.
     """

@@ -113,7 +113,7 @@ def trace_train(config, mesh):
     check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state, shardings = steps.abstract_state(model, optimizer, mesh)
-    loss, _ = losses.of(config, model.config.width)
+    loss, _ = losses.of(config, model.config)
     step = steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks)
     blank, lies = objectives.blank(config.train.objective, config.data), NamedSharding(mesh, BATCH)
     if any(e.spec.task_ids for e in model.config.parts):

@@ -17,6 +17,7 @@ from ml_collections import ConfigDict
 
 from configs import search, search_answers, search_base
 from evals import retrieval
+from model.embed import POOLINGS
 from train import door, loop, posttrain
 from train.errors import RunError
 from train.runs import Run
@@ -25,8 +26,8 @@ MODULES = 150       # of Python's documentation that are read where no other tex
 PHASES = ('base', 'answers', 'search', 'collection')
 
 
-def experiments(positions: str, texts: str, answers: str, collection: str, seed: int) -> dict[str, ConfigDict]:
-    """The phases of one encoding, in order."""
+def experiments(positions: str, texts: str, answers: str, collection: str, seed: int, pooling: str = '') -> dict[str, ConfigDict]:
+    """The phases of one encoding, in order. `pooling`: of search; '': as configs/search.py says."""
     found = {'base': search_base.get_config(), 'answers': search_answers.get_config(), 'search': search.get_config()}
     read = {'base': texts, 'answers': answers, 'search': texts}
     if collection:
@@ -38,6 +39,8 @@ def experiments(positions: str, texts: str, answers: str, collection: str, seed:
         config.data.pydoc.modules = MODULES
         if read[phase]:
             config.data.source, config.data.files.paths = 'files', read[phase]
+        if pooling and config.train.objective == 'contrastive':
+            config.embedding.pooling, config.model.bag = pooling, 'bag' in pooling
     return found
 
 
@@ -60,7 +63,9 @@ def main() -> None:
         raise RunError('--out is empty: expected a folder')
     if not names or len(set(names)) != len(names):
         raise RunError(f'--positions={",".join(names)}: expected encodings, each once')
-    out, phases = pathlib.Path(f.out), {n: experiments(n, f.texts, f.answers, f.collection, f.seed) for n in names}
+    if len(names) > 1 and f.pooling == 'bag':
+        raise RunError(f'--pooling=bag: no encoding enters a bag of tokens: --positions={",".join(names)} would be alike; expected bag+mean or another')
+    out, phases = pathlib.Path(f.out), {n: experiments(n, f.texts, f.answers, f.collection, f.seed, f.pooling) for n in names}
     report = None if f.train_only else retrieval.new_folder(str(out / 'report'))
     given = f.squad or f.beir or f.sts or f.pydoc
     sets = retrieval.sets_of(f) if given or f.texts else [retrieval.search_sets.pydoc(trained=MODULES)]
@@ -79,6 +84,7 @@ if __name__ == '__main__':
     flags.DEFINE_string('texts', '', "What is read and searched in training: files, globs and directories. Default: Python's documentation")
     flags.DEFINE_string('answers', '', 'Questions with answers. Default: those of the atlas')
     flags.DEFINE_string('collection', '', 'Texts that will be searched, to be learned from without questions')
+    flags.DEFINE_enum('pooling', None, POOLINGS, 'How search makes a vector of a text. Default: as configs/search.py says')
     flags.DEFINE_integer('seed', 0, 'Of parameters and data order')
     flags.DEFINE_bool('train_only', False, 'Measure nothing')
     flags.DEFINE_bool('allow_leaks', False, 'Go on where a phase was trained on text of the sets; results and report say so')

@@ -28,6 +28,7 @@ class ModelConfig:
     tied: bool
     scale_embedding: bool
     logit_scale: bool
+    bag: bool
     dropout: float
     max_len: int
     dtype: str
@@ -104,4 +105,4 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     return ModelConfig(
         vocab_size=vocab_size, head_dim=head_dim, mlp_width=mlp_width, max_len=max_len, encodings=encodings,
         **{k: c[k] for k in ('width', 'num_layers', 'num_heads', 'num_kv_heads', 'activation', 'norm', 'qk_norm', 'causal', 'window',
-                             'logit_cap', 'tied', 'scale_embedding', 'logit_scale', 'dropout', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})
+                             'logit_cap', 'tied', 'scale_embedding', 'logit_scale', 'bag', 'dropout', 'dtype', 'param_dtype', 'scan_layers', 'remat', 'attention', 'context_attention')})

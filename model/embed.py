@@ -9,18 +9,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model.config import ModelConfig
 from model.errors import ModelError, nearest
+from model.layers import Bag
 from model.transformer import Transformer, keys_of_rows
 
-POOLINGS = ('mean', 'last', 'weighted')
+POOLINGS = ('mean', 'last', 'weighted', 'bag', 'bag+mean')
 
 _TOGETHER = 4096     # tokens of one forward pass
 
 
-def check(pooling: str) -> None:
-    """Raises ModelError where `pooling` names none."""
+def check(pooling: str, model: ModelConfig, field: str = 'config.embedding.pooling') -> None:
+    """Raises ModelError where `pooling` names none, or one for which the model has no parameters; `field`: what names it."""
     if pooling not in POOLINGS:
-        raise ModelError(f'config.embedding.pooling is {pooling!r}: {nearest(pooling, POOLINGS)}')
+        raise ModelError(f'{field} is {pooling!r}: {nearest(pooling, POOLINGS)}')
+    if 'bag' in pooling and not model.bag:
+        raise ModelError(f"{field} is {pooling!r}: this model has no vectors for a bag of tokens; expected config.model.bag=True in training, or "
+                         f"'mean', 'last' or 'weighted'")
 
 
 def sizes(text: str, width: int) -> list[int]:
@@ -32,6 +37,12 @@ def sizes(text: str, width: int) -> list[int]:
     if found and not 1 <= found[0] <= found[-1] <= width:
         raise ModelError(f'config.embedding.sizes is {text!r}: expected numbers from 1 to {width} (config.model.width), separated by commas')
     return found
+
+
+def reads(config) -> int:
+    """Tokens of a text, its marks among them, of which an experiment's model was trained to make one vector: a longer text is cut. Its context may be
+    longer, but a mean over more tokens than in training is another quantity."""
+    return config.data.seq_len
 
 
 def pool(hidden_NxTxD: jax.Array, valid_NxT: jax.Array, pooling: str) -> jax.Array:
@@ -53,10 +64,22 @@ def unit(vectors_NxD: jax.Array) -> jax.Array:
 
 
 def embed(model: Transformer, params, tokens_NxT: jax.Array, valid_NxT: jax.Array, pooling: str, row_keys: jax.Array | None = None) -> jax.Array:
-    """Texts, one a row, padded on either side -> their vectors [N,D] float32, not yet of length 1. `row_keys`: see Transformer."""
+    """Texts, one a row, padded on either side -> their vectors [N,D] float32, not yet of length 1. `row_keys`: see Transformer.
+
+    mean, last, weighted: see `pool`. bag: of the tokens between the two marks alone, without the layers (`Bag`). bag+mean: of both, so that words
+    that tell much are not lost among hidden states, which all have one length: the bag + g times the mean of hidden states over the root of the width,
+    which has each of them begin with the length of a token of the bag.
+    """
+    if 'bag' in pooling:
+        place_NxT = jnp.cumsum(valid_NxT, axis=1)
+        bag_NxD, gate = Bag(model.config).apply({'params': params['bag']}, tokens_NxT, (place_NxT > 1) & (place_NxT < place_NxT[:, -1:]))
+        if pooling == 'bag':
+            return bag_NxD
     segments = valid_NxT.astype(jnp.int32)
     positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0) * segments
     hidden, _ = model.apply({'params': params}, tokens_NxT, positions, segments, row_keys=row_keys, logits=False)
+    if pooling == 'bag+mean':
+        return bag_NxD + gate * hidden.shape[-1]**-0.5 * pool(hidden, valid_NxT, 'mean')
     return pool(hidden, valid_NxT, pooling)
 
 
@@ -76,7 +99,7 @@ class Embedder:
     """
 
     def __init__(self, model: Transformer, params, pooling: str = 'mean', size: int = 0):
-        check(pooling)
+        check(pooling, model.config)
         if not 0 <= size <= model.config.width:
             raise ModelError(f'a size of {size} dimensions: expected at most {model.config.width}, the width of the model')
         self.size = size or model.config.width

@@ -1,4 +1,5 @@
 """Normalisation, projections and feed-forward. Dimensions: B batch, T time, D width, F hidden width, H heads, d head size."""
+import math
 from collections.abc import Callable
 
 import jax
@@ -75,3 +76,25 @@ def dropped(x_BxTxD: jax.Array, rate: float, row_keys: jax.Array | None, place) 
     shape = (x_BxTxD.shape[1] * context_parts(), x_BxTxD.shape[2])
     keep = jax.vmap(lambda key: jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, shape))(row_keys)
     return jnp.where(own_part(keep, 1), x_BxTxD / (1 - rate), 0).astype(x_BxTxD.dtype)
+
+
+class Bag(nn.Module):
+    """A text as a bag of its tokens: the mean of a vector of each, weighted by a number of each, which says how much a token tells. So word vectors
+    are weighted by smooth inverse frequency (Arora, Liang and Ma 2017, "A simple but tough-to-beat baseline for sentence embeddings", algorithm 1);
+    here both are learned."""
+    config: 'ModelConfig'
+
+    @nn.compact
+    def __call__(self, tokens_NxT: jax.Array, counted_NxT: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The means over the tokens that are `counted`, [N,D] float32, 0 where none is; and g, by which hidden states beside them are multiplied, a
+        scalar."""
+        c = self.config
+        make = lambda name, init, shape, *axes: self.param(name, nn.with_partitioning(init, axes), shape, jnp.dtype(c.param_dtype)).astype(jnp.float32)
+        table_VxD = make('embedding', nn.initializers.normal(c.width**-0.5), (c.vocab_size, c.width), 'vocab', 'embed')
+        # Adam moves every number by about the learning rate a step: ten times that, so that weights come to differ by as much as frequencies do.
+        weight_V = nn.softplus(10 * make('weight', nn.initializers.zeros, (c.vocab_size,), 'vocab') + math.log(math.e - 1))        # begun at 1
+        gate = make('gate', nn.initializers.constant(0.1), ())
+        # Gathered before the lookup, as in the Transformer.
+        weight_NxT = constrain(weight_V, None)[tokens_NxT] * counted_NxT
+        vectors_NxTxD = jnp.take(constrain(table_VxD, None, None), tokens_NxT, axis=0)
+        return jnp.einsum('ntd,nt->nd', vectors_NxTxD, weight_NxT) / jnp.maximum(weight_NxT.sum(1, keepdims=True), 1e-6), gate

@@ -11,7 +11,7 @@ from flax import linen as nn
 from model.attention import Attention, Cache, Parameters, Place
 from model.config import ModelConfig
 from model.errors import ModelError
-from model.layers import FeedForward, Norm, dropped, fan_in
+from model.layers import Bag, FeedForward, Norm, dropped, fan_in
 from model.positions import PositionalEncoding, Site
 from model.sharding import constrain, context_parts, gathered, own_part
 
@@ -116,6 +116,8 @@ class Transformer(nn.Module):
         x_BxTxD = Norm(c.norm, name='final_norm')(x_BxTxD)
         if c.logit_scale:       # what similarities of embeddings are multiplied by, its logarithm (Radford et al. 2021, arXiv 2103.00020)
             self.param('logit_scale', nn.initializers.constant(math.log(20)), (), jnp.dtype(c.param_dtype))
+        if c.bag and self.is_initializing():        # model/embed.py applies it
+            Bag(c, name='bag')(tokens, segment_ids > 0)
         if c.tied:
             output = constrain(table_VxD, 'vocab', None)
         else:

@@ -343,12 +343,12 @@ def plan(theirs: dict[str, str], ours: dict[str, str], same=lambda name: True) -
     are dropped.
 
     What belongs to a positional encoding may be new or dropped: a phase may change the encoding (DroPE, arXiv 2512.12167, drops it). So may
-    the scale of similarities, which only a contrastive objective has.
+    the scale of similarities and the bag of tokens, which only a contrastive objective has.
     `same`: whether a name of theirs and ours belongs to the same encoding in both; else it is dropped and new.
     Raises RunError for all else that differs.
     """
-    of_positions = lambda name: name == 'logit_scale' or any(part.startswith('positions') for part in name.split('/'))
-    other = {name for name in {*theirs, *ours} if of_positions(name) and not (name in theirs and name in ours and same(name))}
+    optional = lambda name: name == 'logit_scale' or any(part == 'bag' or part.startswith('positions') for part in name.split('/'))
+    other = {name for name in {*theirs, *ours} if optional(name) and not (name in theirs and name in ours and same(name))}
     wrong = [name for name in sorted({*theirs, *ours} - other) if theirs.get(name) != ours.get(name)]
     if wrong:
         raise RunError('; '.join(f'{name} is {theirs.get(name, "absent")} there, {ours.get(name, "absent")} here' for name in wrong[:4])

@@ -26,6 +26,7 @@ _NEEDS = (
     ('data.pairs.words', 'pairs that are made of texts (config.data.pairs.kind)', lambda c: 'given' not in c.data.pairs.kind),
     ('data.packing', "config.train.objective='tokens'", lambda c: c.train.objective != 'contrastive'),
     ('model.logit_scale', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),
+    ('model.bag', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),
     ('embedding.', "config.train.objective='contrastive'", lambda c: c.train.objective == 'contrastive'),
     ('embedding.temperature', 'no config.model.logit_scale, which learns it', lambda c: not c.model.logit_scale),
     ('train.loss_chunks', "config.train.objective='tokens'", lambda c: c.train.objective != 'contrastive'),

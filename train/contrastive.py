@@ -7,6 +7,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from model.config import ModelConfig
 from model.embed import check, embed, sizes, unit
 from model.transformer import Transformer
 from train.errors import RunError
@@ -102,9 +103,11 @@ def _first(ids_N: jax.Array) -> jax.Array:
     return jnp.zeros(ids_N.shape, bool).at[order].set((found != jnp.roll(found, 1)) | (jnp.arange(found.size) == 0)) & (ids_N >= 0)
 
 
-def make(config, width: int) -> Contrastive:
-    """`config`: the `embedding` part of an experiment; `width`: of the model. Raises RunError or ModelError where a field has no valid value."""
-    check(config.pooling)
+def make(config, model: ModelConfig) -> Contrastive:
+    """`config`: the `embedding` part of an experiment. Raises RunError or ModelError where a field has no valid value."""
+    check(config.pooling, model)
+    if model.bag and 'bag' not in config.pooling:
+        raise RunError(f"config.model.bag is True: it has no effect with config.embedding.pooling={config.pooling!r}; expected False, or 'bag+mean' or 'bag'")
     if not 0 < config.temperature < float('inf'):
         raise RunError(f'config.embedding.temperature is {config.temperature}: expected more than 0')
-    return Contrastive(config.pooling, config.temperature, tuple(sorted({*sizes(config.sizes, width), width})))
+    return Contrastive(config.pooling, config.temperature, tuple(sorted({*sizes(config.sizes, model.width), model.width})))

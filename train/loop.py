@@ -112,7 +112,8 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
                        f'({{"question", "answer"}} or {{"messages"}}), found texts')
     training = rows_of(data.split('train'), config.data, config.seed)
     held_out = data.split('validation')
-    validation = rows_of(held_out, config.data, config.seed, shuffle=False) if len(held_out.tokens) else None
+    # Pairs are each other's negatives, and in the store's order a batch of them is of one text and one kind.
+    validation = rows_of(held_out, config.data, config.seed, shuffle=of_pairs) if len(held_out.tokens) else None
     if training.dropped:
         _LOG.warning('%d training documents are longer than a row (config.data.seq_len is %d) and left out',
                         training.dropped, config.data.seq_len)
@@ -141,7 +142,7 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
             if run.config_path.exists():
                 _LOG.warning('%s: was started before and has no checkpoint: begins at step 0', run.path)
             runs.create(run, config, tokenizer, lineage)
-    loss, measured = losses.of(config, architecture.width)
+    loss, measured = losses.of(config, architecture)
     return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,
                       steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks, config.train.spike,
                                       config.train.on_spike == 'skip'),

@@ -28,10 +28,10 @@ def weighted_token_loss(logits: jax.Array, batch: dict, z_loss: float = 0.0) -> 
     return total, {'nll': (nll * weights).sum(), 'weight': weights.sum()}
 
 
-def of(config, width: int):
-    """(the loss that an experiment trains with, the one that it is evaluated with); `width`: of its model. Raises as `contrastive.make`."""
+def of(config, model):
+    """(the loss that an experiment trains with, the one that it is evaluated with); `model`: its ModelConfig. Raises as `contrastive.make`."""
     if config.train.objective == 'contrastive':
-        return (contrastive.make(config.embedding, width),) * 2
+        return (contrastive.make(config.embedding, model),) * 2
     return functools.partial(weighted_token_loss, z_loss=config.train.z_loss), weighted_token_loss
 
 

@@ -17,7 +17,7 @@ from train.runs import Run, differences
 
 # What two phases may do differently with the same parameters. Another positional encoding is a recipe of its own: what it does not
 # share with the parent's begins anew, and the log says so.
-_FREE = ('dtype', 'remat', 'max_len', 'window', 'attention', 'causal', 'logit_scale', 'dropout', 'positions', 'positions_args.')
+_FREE = ('dtype', 'remat', 'max_len', 'window', 'attention', 'causal', 'logit_scale', 'bag', 'dropout', 'positions', 'positions_args.')
 _LOG = logging.getLogger('ordem')
 
 

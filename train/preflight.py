@@ -80,7 +80,7 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     tried(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
     tried(_ids, architecture)
     if config.train.objective == 'contrastive':
-        tried(contrastive.make, config.embedding, architecture.width)
+        tried(contrastive.make, config.embedding, architecture)
     if not tried.found:
         state, _ = abstract_state(Transformer(architecture), optimizer, mesh, config.train.spike > 0)
         tried(memory, state, jax.local_devices()[0])

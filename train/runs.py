@@ -30,7 +30,7 @@ FORMAT = 1      # of the directory; another one is refused (BUILD_NOTES, contrac
 HARMLESS = ('log.', 'eval.', 'sample.', 'checkpoint.', 'data.cache', 'data.prefetch', 'train.stop_at', 'train.on_spike', 'mesh.', 'parent')
 # Fields younger than runs and results that are kept, with the value that those were made with.
 YOUNGER = {'model.dropout': 0.0, 'train.on_spike': 'stop', 'train.spike': 0.0, 'log.stall': 1800.0, 'train.objective': 'tokens', 'model.causal': True,
-           'model.logit_scale': False, 'model.scale_embedding': False, 'embedding.pooling': 'mean', 'embedding.temperature': 0.05, 'embedding.sizes': '', 'data.pairs.kind': 'given',
+           'model.logit_scale': False, 'model.bag': False, 'model.scale_embedding': False, 'embedding.pooling': 'mean', 'embedding.temperature': 0.05, 'embedding.sizes': '', 'data.pairs.kind': 'given',
            'data.pairs.words': 64, 'data.pairs.negatives': 0, 'data.pairs.query_len': 0}
 _YOUNGER_GROUPS = ('embedding', 'pairs')
 

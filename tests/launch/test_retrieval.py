@@ -1,6 +1,7 @@
 """All phases of search, small, and their report."""
 import json
 import pathlib
+import types
 
 import pytest
 
@@ -58,3 +59,14 @@ def test_texts_and_answers_are_the_ones_given():
     assert {phase: (c.data.source, c.data.files.paths) for phase, c in found.items()} == {
         'base': ('files', 'T'), 'answers': ('files', 'A'), 'search': ('files', 'T')}
     assert {(c.model.positions, c.seed) for c in found.values()} == {('alibi', 3)}
+    pooled = {pooling: retrieval.experiments('alibi', 'T', 'A', 'C', 3, pooling) for pooling in ('', 'bag', 'mean')}
+    assert {pooling: {(c.embedding.pooling, c.model.bag) for c in found.values()} for pooling, found in pooled.items()} == {
+        '': {('mean', False), ('bag+mean', True)}, 'bag': {('mean', False), ('bag', True)}, 'mean': {('mean', False)}}
+
+
+def test_encodings_are_compared_by_what_they_enter(monkeypatch, tmp_path):
+    """Catches a comparison of encodings by vectors that none of them has a part in."""
+    given = types.SimpleNamespace(out=str(tmp_path / 'out'), positions=['rope', 'none'], pooling='bag')
+    monkeypatch.setattr(retrieval, 'flags', types.SimpleNamespace(FLAGS=given))
+    with pytest.raises(RunError, match='--pooling=bag: no encoding enters a bag of tokens: --positions=rope,none'):
+        retrieval.main()

@@ -41,12 +41,20 @@ def batch_of(seed: int = 0, negatives: int = G - 1) -> dict:
     return {k: v.astype(np.int32) for k, v in made.items()}
 
 
+def by_hand(bag, tokens, hidden_mean):
+    """`bag`: parameters. Without the marks at both ends."""
+    weights = jnp.log(1 + (jnp.e - 1) * jnp.exp(10 * bag['weight'][tokens[1:-1]]))
+    return weights @ bag['embedding'][tokens[1:-1]] / weights.sum() + bag['gate'] * hidden_mean / jnp.sqrt(len(hidden_mean))
+
+
 def direct(model, params, batch, pooling, temperature, sizes):
     """The mean loss, with one forward pass a text, without padding, masks or arrays of pairs."""
     @jax.jit
     def vector(params, tokens):
         n = len(tokens)
         hidden, _ = model.apply({'params': params}, tokens[None], jnp.arange(n)[None], jnp.ones((1, n), jnp.int32), logits=False)
+        if pooling == 'bag+mean':
+            return by_hand(params['bag'], tokens, hidden[0].mean(0))
         return {'mean': hidden[0].mean(0), 'last': hidden[0, -1],
                 'weighted': sum((k + 1) * hidden[0, k] for k in range(n)) / (n * (n + 1) / 2)}[pooling]
 
@@ -100,17 +108,19 @@ def first_step(batch, loss, accumulation=1, mesh={}, **model):
     return (float(values['loss']), jax.tree.map(np.subtract, before, jax.device_get(state['params']))), model, before
 
 
-@pytest.mark.parametrize('pooling, sizes, causal', [('mean', (32,), False), ('last', (8, 32), True), ('weighted', (16, 32), True)])
+@pytest.mark.parametrize('pooling, sizes, causal', [('mean', (32,), False), ('last', (8, 32), True), ('weighted', (16, 32), True), ('bag+mean', (32,), True)])
 def test_loss_and_gradient_are_the_direct_ones(pooling, sizes, causal):
     """Catches negatives that are duplicates, known or absent, a text counted twice, padding in a pool, one direction only, sizes not
     normalised, and a gradient that stops at the gathering or at the chunks."""
-    batch, loss = batch_of(), contrastive.Contrastive(pooling, 0.1, sizes)
-    found, model, params = first_step(batch, loss, causal=causal)
+    batch, loss, more = batch_of(), contrastive.Contrastive(pooling, 0.1, sizes), dict(causal=causal, bag='bag' in pooling)
+    found, model, params = first_step(batch, loss, **more)
     of = lambda params: direct(model, params, batch, pooling, 0.1, sizes)
     expected = jax.value_and_grad(of)(params)
     agree(found, (float(expected[0]), jax.device_get(expected[1])))
     for accumulation, mesh in ((4, {}), (1, {'data': 8}), (2, {'data': 2, 'fsdp': 2, 'tensor': 2}))[::1 if pooling == 'mean' else 2]:
-        agree(first_step(batch, loss, accumulation, mesh, causal=causal)[0], found)
+        agree(first_step(batch, loss, accumulation, mesh, **more)[0], found)
+    if more['bag']:
+        assert abs(found[1]['bag']['gate']) > 1e-4 and np.count_nonzero(found[1]['bag']['weight']) > 20
 
 
 def test_duplicates_are_no_negatives():
@@ -132,15 +142,31 @@ def test_order_does_not_matter():
 @pytest.mark.parametrize('causal', [True, False])
 def test_pooling_ignores_padding(pooling, causal):
     """Catches padding that is pooled, seen, or counted as a position, on either side."""
-    model = Transformer(resolve(small(causal=causal).model, VOCAB, T))
+    model = Transformer(resolve(small(causal=causal, bag='bag' in pooling).model, VOCAB, T))
     tokens = np.random.default_rng(0).integers(1, VOCAB, (1, 5))
     ones = jnp.ones((1, 1), jnp.int32)
     params = model.init(jax.random.key(0), ones, ones * 0, ones, ones)['params']
+    if 'bag' in pooling:
+        params = {**params, 'bag': {**params['bag'], 'weight': jnp.linspace(-0.3, 0.3, VOCAB)}}
     alone = embed(model, params, tokens, np.ones((1, 5), bool), pooling)
     for left in (0, 4, 7):
         padded = np.pad(tokens, ((0, 0), (left, 7 - left)), constant_values=9)
         valid = np.pad(np.ones((1, 5), bool), ((0, 0), (left, 7 - left)))
         np.testing.assert_allclose(embed(model, params, padded, valid, pooling), alone, rtol=2e-5, atol=2e-6)
+
+
+def test_a_bag_is_of_the_tokens_between_the_marks():
+    """Catches weights that are not looked at, marks that count, and a text of marks alone that is no number."""
+    model = Transformer(resolve(small(bag=True).model, VOCAB, T))
+    ones = jnp.ones((1, 1), jnp.int32)
+    params = model.init(jax.random.key(0), ones, ones * 0, ones, ones)['params']
+    fresh, words = params['bag'], np.array([[1, 7, 9, 7, 2]])
+    table = np.asarray(fresh['embedding'].unbox(), np.float64)
+    vector = lambda bag, tokens=words: embed(model, {'bag': bag}, tokens, np.ones(tokens.shape, bool), 'bag')[0]
+    np.testing.assert_allclose(vector(fresh), (2 * table[7] + table[9]) / 3, rtol=1e-5)
+    turned = {**fresh, 'weight': jnp.zeros(VOCAB).at[9].set(0.3).at[1].set(9.0)}
+    np.testing.assert_allclose(vector(turned), by_hand({**turned, 'embedding': table, 'gate': 0.0}, words[0], table[0]), rtol=1e-5)
+    assert abs(vector(turned) - vector(fresh)).max() > 0.05 and not np.any(vector(turned, np.array([[1, 2]])))
 
 
 def test_a_learned_scale_is_learned():
@@ -164,11 +190,13 @@ def test_dropout_makes_two_of_one_text():
 
 @pytest.mark.parametrize('field, value, message', [
     ('pooling', 'men', "config.embedding.pooling is 'men': did you mean 'mean'"), ('temperature', 0.0, 'temperature is 0.0: expected more than 0'),
-    ('sizes', '8,64', 'expected numbers from 1 to 32'), ('sizes', 'a', 'expected numbers from 1 to 32')])
+    ('pooling', 'bag+mean', 'expected config.model.bag=True'), ('sizes', '8,64', 'expected numbers from 1 to 32'), ('sizes', 'a', 'expected numbers from 1 to 32')])
 def test_wrong_fields(field, value, message):
     """Catches a field that is not looked at before training."""
     config = small()
     config.embedding[field] = value
     with pytest.raises((RunError, ValueError), match='config.embedding') as error:
-        contrastive.make(config.embedding, 32)
+        contrastive.make(config.embedding, resolve(config.model, VOCAB, T))
     assert message in str(error.value)
+    with pytest.raises(RunError, match='config.model.bag is True: it has no effect with config.embedding.pooling=.mean'):
+        contrastive.make(small().embedding, resolve(small(bag=True).model, VOCAB, T))

@@ -1,7 +1,10 @@
 """Post-training for search as whole small runs: what it takes over, how it goes on, what it refuses, what it learns."""
+import jax
 import numpy as np
 import pytest
 
+from apps.search.reader import Reader
+from model.embed import embed, unit
 from model.errors import ModelError
 from model.generate import generate
 from tests.train.test_run import lines, same
@@ -19,20 +22,20 @@ def parent(tiny, cache, tmp_path_factory):
 
 @pytest.fixture
 def search_config(tiny_config, parent):
-    """Questions about countries and their answers as pairs; attention both ways, a learned scale, dropout, cached chunks on two devices."""
+    """Questions about countries and their answers as pairs; attention both ways, a learned scale, a bag of tokens, dropout, cached chunks on two devices."""
     c = tiny_config
     c.parent = parent
     c.data.atlas.part, c.data.validation, c.data.pairs.query_len = 'answers', 0.2, 24
-    c.model.update(causal=False, logit_scale=True, dropout=0.1)
+    c.model.update(causal=False, logit_scale=True, bag=True, dropout=0.1)
     c.train.update(objective='contrastive', accumulation=2)
-    c.embedding.update(pooling='weighted', sizes='8')
+    c.embedding.update(pooling='bag+mean', sizes='8')
     c.mesh.data = 2
     return c
 
 
 def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
-    """Catches a scale that is not saved, random keys or pairs that restart, and a second phase that forgets its parent. Then a third phase
-    leaves the scale behind, and writes text again."""
+    """Catches a scale or a bag that is not saved or not learned, an index that pools otherwise, random keys or pairs that restart, and a second phase that forgets its parent.
+    Then a third phase leaves the scale and the bag behind, and writes text again."""
     run = lambda path: loop.train(posttrain.prepare(search_config.copy_and_resolve_references(), str(path)))
     straight = run(tmp_path / 'straight')
     assert straight['validation_accuracy'] >= 0
@@ -45,21 +48,29 @@ def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
     assert same(found[1], whole[1]) and found[1]['logit_scale'] != np.float32(np.log(20))
     with pytest.raises(ModelError, match='embeds texts and writes none'):
         generate(*found[:2], [[1]], 1)
-    search_config.model.update(causal=True, logit_scale=False)
+    moved = jax.tree.map(lambda x: float(np.abs(x).max()), found[1]['bag'])
+    assert moved['weight'] > 1e-3 and abs(moved['gate'] - 0.1) > 1e-4
+    reader, ids = Reader(Run.parse(str(tmp_path / 'parts')), '', 0), [[1, 7, 9, 2]]
+    assert reader.made['pooling'] == 'bag+mean'
+    np.testing.assert_allclose(reader.embed(ids)[0], unit(embed(*found[:2], np.array(ids), np.ones((1, 4), bool), 'bag+mean'))[0], atol=1e-5)
+    search_config.model.update(causal=True, logit_scale=False, bag=False)
     search_config.update(parent=str(tmp_path / 'parts'))
-    search_config.train.objective, search_config.embedding.sizes = 'tokens', ''
+    search_config.train.objective, search_config.embedding.sizes, search_config.embedding.pooling = 'tokens', '', 'mean'
     e = posttrain.prepare(search_config, str(tmp_path / 'writes'), conversations=True)
-    assert set(found[1]) - set(e.state['params']) == {'logit_scale'}
-    assert same({k: v for k, v in found[1].items() if k != 'logit_scale'}, e.state['params'])
+    assert set(found[1]) - set(e.state['params']) == {'logit_scale', 'bag'}
+    assert same({k: v for k, v in found[1].items() if k not in ('logit_scale', 'bag')}, e.state['params'])
 
 
 def test_it_learns_what_belongs_together(search_config, tmp_path):
     """Catches an objective that does not reach the parameters, or vectors of something else than the text: the answer must be found among
-    those held out far more often than by the parent."""
+    those held out far more often than by the parent. And held-out pairs that are compared with their neighbours in the store alone."""
     search_config.train.steps, search_config.model.dropout = 60, 0.0
+    search_config.embedding.pooling, search_config.model.bag = 'weighted', False          # those of a bag are new: more steps
     search_config.eval.every, search_config.checkpoint.every = 60, 60
     e = posttrain.prepare(search_config, str(tmp_path / 'search'))
     before = loop.evaluate(e, e.state['params'])['validation_accuracy']
+    held_out = next(iter(e.validation.once()))['text_ids'][:, 0].tolist()
+    assert held_out != sorted(held_out) and next(iter(e.validation.once()))['text_ids'][:, 0].tolist() == held_out
     after = loop.train(e)['validation_accuracy']
     assert after > 0.3 and after > 2 * before
 
