@@ -18,11 +18,13 @@ _WEIGHTS = (0.0, 0.05, *(n / 10 for n in range(1, 11)))
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A model under a name. `poolings`: its own first. `sizes`: leading dimensions that are measured beside all of them."""
+    """A model under a name. `reads`: tokens of a passage (model.embed.reads). `poolings`: its own first. `sizes`: leading dimensions that are measured
+    beside all of them."""
     name: str
     model: object
     params: dict
     tokenizer: object
+    reads: int
     poolings: tuple[str, ...] = ('mean',)
     sizes: tuple[int, ...] = ()
 
@@ -37,14 +39,15 @@ class Board:
 
     def subject(self, subject: Subject) -> None:
         """Measures a model: its own pooling as `name`, others as `name.pooling`, sizes as `@size`, token embeddings as `name.static`."""
+        sides = [encoders.passages(subject.tokenizer, texts, subject.reads) for texts in self.sides]
+        self.passages[subject.name] = len(sides[1].rows)
         for pooling in subject.poolings:
             name = subject.name if pooling == subject.poolings[0] else f'{subject.name}.{pooling}'
-            found = [encoders.embedded(subject.model, subject.params, subject.tokenizer, texts, pooling) for texts in self.sides]
-            self.passages[subject.name] = len(found[1].rows)
+            found = [encoders.embedded(subject.model, subject.params, side, pooling) for side in sides]
             self.vectors(name, *found)
             for size in subject.sizes:
                 self.vectors(f'{name}@{size}', *(side.cut(size) for side in found))
-        self.vectors(f'{subject.name}.static', *(encoders.static(subject.params, subject.tokenizer, texts) for texts in self.sides))
+        self.vectors(f'{subject.name}.static', *(encoders.static(subject.params, side) for side in sides))
 
     def vectors(self, name: str, first: encoders.Vectors, second: encoders.Vectors) -> None:
         raise NotImplementedError
@@ -91,7 +94,7 @@ class Search(Board):
 
     def ranked(self, name: str, run) -> None:
         self.runs[name], self.values[name] = run, ranking.measure(self.one.qrels, run)
-        self.estimates[name] = {measure: ranking.estimate(values) for measure, values in self.values[name].items()}
+        self.estimates[name] = {measure: ranking.estimate(values, self.one.clusters) for measure, values in self.values[name].items()}
         self.log(name)
 
     def vectors(self, name, first, second) -> None:
@@ -110,16 +113,19 @@ class Search(Board):
 
     def tuned(self, name: str) -> dict[str, float]:
         """{weight: the main measure of `weighted`}, for a few of them."""
-        return {str(w): ranking.estimate(ranking.measure(self.one.qrels, self.weighted(name, w))[self.main]).value for w in _WEIGHTS}
+        return {str(w): ranking.estimate(ranking.measure(self.one.qrels, self.weighted(name, w))[self.main], self.one.clusters).value
+                for w in _WEIGHTS}
 
     def facts(self) -> dict:
-        return {**super().facts(), 'queries': len(self._queries), 'documents': len(self._documents)}
+        return {**super().facts(), 'queries': len(self._queries), 'documents': len(self._documents),
+                'clusters': len({*self.one.clusters.values()})}
 
     def by_place(self) -> dict:
         """{third of the document: {system: nDCG@10}} of the queries whose answer begins there."""
         places = {place: [q for q, p in self.one.places.items() if p == place] for place in search_sets.THIRDS}
-        return {place: {'queries': len(asked), 'scores': {name: told(statistics.mean([values[self.main][q] for q in asked]))
-                                                          for name, values in self.values.items()}} for place, asked in places.items() if asked}
+        of = lambda values, asked: told(ranking.estimate({q: values[q] for q in asked}, self.one.clusters))
+        return {place: {'queries': len(asked), 'scores': {name: of(values[self.main], asked) for name, values in self.values.items()}}
+                for place, asked in places.items() if asked}
 
     def write(self, folder: pathlib.Path) -> None:
         folder.mkdir(exist_ok=True)

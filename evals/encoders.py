@@ -17,6 +17,13 @@ _TOGETHER = 256     # queries whose products with all passages are held at one t
 
 
 @dataclasses.dataclass(frozen=True)
+class Passages:
+    """Of texts: the token ids of each passage, `rows` [P], and where each text's begin, `starts` [N]."""
+    rows: list[list[int]]
+    starts: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
 class Vectors:
     """Of the passages of texts, `rows` [P,D] float32 of length 1, and where each text's begin, `starts` [N]."""
     rows: np.ndarray
@@ -27,20 +34,23 @@ class Vectors:
         return Vectors(_unit(self.rows[:, :size]), self.starts)
 
 
-def embedded(model, params, tokenizer, texts: list[str], pooling: str) -> Vectors:
-    """A text that is longer than the model reads becomes several passages."""
-    room, rows, starts = model.config.max_len - 2, [], []
+def passages(tokenizer, texts: list[str], most: int) -> Passages:
+    """A text of more than `most` tokens, with a mark at either end, becomes several passages."""
+    room, rows, starts = most - 2, [], []
     for bos, *tokens, eos in encode_texts(texts, tokenizer, 1 << 60):
         starts.append(len(rows))
         rows += [[bos, *tokens[i:i + room], eos] for i in range(0, max(1, len(tokens)), room)]
-    return Vectors(Embedder(model, params, pooling)(rows), np.array(starts))
+    return Passages(rows, np.array(starts))
 
 
-def static(params, tokenizer, texts: list[str]) -> Vectors:
-    """The mean of the embeddings of a text's tokens: what there is of meaning without attention, order and depth."""
+def embedded(model, params, cut: Passages, pooling: str) -> Vectors:
+    return Vectors(Embedder(model, params, pooling)(cut.rows), cut.starts)
+
+
+def static(params, cut: Passages) -> Vectors:
+    """The mean of the embeddings of a passage's tokens: what there is of meaning without attention, order and depth."""
     table = np.asarray(params['embedding'], np.float32)
-    means = [table[ids or [tokenizer.eos]].mean(0) for _, *ids, _ in encode_texts(texts, tokenizer, 1 << 60)]
-    return Vectors(_unit(np.stack(means)), np.arange(len(texts)))
+    return Vectors(_unit(np.stack([table[ids or [eos]].mean(0) for _, *ids, eos in cut.rows])), cut.starts)
 
 
 def untrained(model, seed: int):

@@ -1,17 +1,19 @@
-"""Has a model been trained on what it is examined in? Searches the training text of a run, and of the runs it comes from, in their token stores."""
+"""Has a model been trained on what it is examined in? Searches the training text of a run, and of the runs it comes from: in their token stores, or,
+where pairs were made of texts, of which a store of pairs holds stretches only, in the texts themselves."""
 import collections
+import itertools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from data import objectives
+from data import objectives, pairs, store
 from data.records import DataError
 from model.errors import ModelError
 from train.errors import RunError
 from train.runs import Run
 
 _WORDS = 5              # of a text that are looked for first
-_TOKENS = 1 << 18       # of a document that are read at a time,
+_TOKENS = 1 << 18       # of a document that are read at a time (of a text: characters),
 _AGAIN = 1 << 14        # and of those how many a second time: what is looked for has at most so many
 _TOLD = 3
 
@@ -52,9 +54,9 @@ def check(run: Run, cache: str, sets: list) -> list[dict]:
         found.append(entry)
         try:
             parent = run.lineage().get('parent')
-            split, tokenizer = _trained_on(run, cache)
-            seen = occurring(texts, _pieces(split, tokenizer))
-            entry |= {'checked': True, 'documents': len(split.offsets) - 1, 'sets': {one.name: _counts(one, seen) for one in sets}}
+            documents, count = _trained_on(run, cache), itertools.count()
+            seen = occurring(texts, (part for document, _ in zip(documents, count) for part in document))
+            entry |= {'checked': True, 'documents': next(count), 'sets': {one.name: _counts(one, seen) for one in sets}}
         except (DataError, ModelError, RunError, OSError) as error:
             entry['why'] = ' '.join(str(error).split())
         try:
@@ -86,8 +88,8 @@ def _counts(one, seen: set[str]) -> dict:
             'documents': len(documents), 'documents_seen': sum(normal(text) in seen for text in documents)}
 
 
-def _trained_on(run: Run, cache: str):
-    """The training split of a run's store (of texts or of pairs: it has `tokens` and `offsets`), and its tokenizer."""
+def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
+    """Each document of a run's training split, in parts. Raises where its store, or the texts that pairs were made of, are not there as they were."""
     config, tokenizer = run.config(), run.tokenizer()
     config.data.cache = cache
     data = objectives.of(config.train.objective)[0].find(config.data, tokenizer)
@@ -95,10 +97,12 @@ def _trained_on(run: Run, cache: str):
         raise RunError(f'its token store is not in {cache}')
     if data.hash != run.lineage()['data_hash']:
         raise RunError(f'the token store in {cache} has other text than the run was trained on')
-    return data.split('train'), tokenizer
+    if config.train.objective == 'contrastive' and pairs.made(config.data):     # the store was found by what its texts were: they are those
+        return (_parts(text, 0, len(text)) for text in store.training_texts(config.data))
+    split = data.split('train')
+    return (map(tokenizer.decode, _parts(split.tokens, *ends)) for ends in zip(split.offsets[:-1], split.offsets[1:]))
 
 
-def _pieces(split, tokenizer) -> Iterator[str]:
-    for first, last in zip(split.offsets[:-1], split.offsets[1:]):
-        for start in range(first, max(first + 1, last - _AGAIN), _TOKENS - _AGAIN):
-            yield tokenizer.decode(split.tokens[start:min(last, start + _TOKENS)])
+def _parts(whole, first: int, last: int) -> Iterator:
+    """whole[first:last] in parts that overlap."""
+    return (whole[start:min(last, start + _TOKENS)] for start in range(first, max(first + 1, last - _AGAIN), _TOKENS - _AGAIN))

@@ -59,23 +59,33 @@ def measure(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     return found
 
 
-def with_interval(values: Mapping[str, float]) -> tuple[float, float, float]:
-    """{query: value} -> the mean and its 95 % bootstrap interval over the queries (mean, low, high)."""
-    found = estimate(values)
+def with_interval(values: Mapping[str, float], clusters: Mapping[str, str]) -> tuple[float, float, float]:
+    """{query: value} -> the mean and its 95 % bootstrap interval (mean, low, high); `clusters`: see `estimate`."""
+    found = estimate(values, clusters)
     return found.value, *found.interval()
 
 
-def difference(a: Mapping[str, float], b: Mapping[str, float]) -> tuple[float, float, float]:
-    """a - b of the same queries, with the interval of a paired bootstrap: queries are drawn, each with both its values."""
+def difference(a: Mapping[str, float], b: Mapping[str, float], clusters: Mapping[str, str]) -> tuple[float, float, float]:
+    """a - b of the same queries, with the interval of a paired bootstrap: what is drawn has both its values. `clusters`: see `estimate`."""
     if a.keys() != b.keys():
         raise DataError(f'a difference of other queries: {len(a)} and {len(b)}, of which {len(a.keys() & b.keys())} are the same')
-    found = estimate(a) - estimate(b)
+    found = estimate(a, clusters) - estimate(b, clusters)
     return found.value, *found.interval()
 
 
-def estimate(values: Mapping[str, float]) -> statistics.Estimate:
-    """{query: value} -> their mean; the queries in the order of their ids, so that two of them are paired."""
-    return statistics.mean([values[query] for query in sorted(values)])
+def estimate(values: Mapping[str, float], clusters: Mapping[str, str]) -> statistics.Estimate:
+    """{query: value} -> their mean. Whole clusters, {query: cluster}, are drawn: queries of one text are alike, and drawn one by one they would
+    count for more than they are (Field and Welsh 2007, "Bootstrapping clustered data", section 2.2). Clusters in the order of their ids, so that two
+    estimates of the same queries are paired."""
+    of: dict[str, list[float]] = {}
+    for query in sorted(values, key=lambda query: (clusters[query], query)):
+        of.setdefault(clusters[query], []).append(values[query])
+    return statistics.mean([math.fsum(some) for some in of.values()]) / statistics.mean([len(some) for some in of.values()])
+
+
+def clusters(qrels: Qrels) -> dict[str, str]:
+    """{query: the document that answers it, of several the best one}: what queries of one text have in common where nothing else is known."""
+    return {query: min(grades, key=lambda document: (-grades[document], document)) for query, grades in qrels.items()}
 
 
 def read_corpus(path) -> dict[str, str]:

@@ -38,11 +38,11 @@ def load(name: str, run: Run, poolings: list[str]) -> tuple[Subject, dict]:
     """A run as a subject, and what results say of it. Raises ModelError where its config's embedding cannot be."""
     model, params, tokenizer, config = checkpoint.load(run)
     pooling, sizes = config.embedding.pooling, embed.sizes(config.embedding.sizes, model.config.width)
-    embed.check(pooling)
-    subject = Subject(name, model, params, tokenizer, tuple(dict.fromkeys([pooling, *poolings])), tuple(s for s in sizes if s < model.config.width))
+    embed.check(pooling, model.config)
+    subject = Subject(name, model, params, tokenizer, embed.reads(config), tuple(dict.fromkeys([pooling, *poolings])), tuple(s for s in sizes if s < model.config.width))
     lineage = run.lineage()
     return subject, {'path': str(run.path), 'step': run.step, 'seed': config.seed, 'positions': config.model.positions, 'pooling': pooling,
-                     'sizes': list(subject.sizes), 'max_len': model.config.max_len, 'parameters': sum(x.size for x in jax.tree.leaves(params)),
+                     'sizes': list(subject.sizes), 'reads': subject.reads, 'max_len': model.config.max_len, 'parameters': sum(x.size for x in jax.tree.leaves(params)),
                      **{key: lineage[key] for key in ('config_hash', 'data_hash', 'tokenizer_hash')}, 'parent': lineage.get('parent')}
 
 
@@ -53,7 +53,7 @@ def measure(sets: list, runs: dict[str, Run], poolings: list[str], against: str,
     found['runs'], found['weights'] = {}, {}
     for name, run in runs.items():
         subject, facts = load(name, run, poolings)
-        architecture = (subject.model.config, subject.tokenizer.hash, subject.poolings[0])
+        architecture = (subject.model.config, subject.tokenizer.hash, subject.reads, subject.poolings[0])
         subjects = [subject]
         if architecture not in fresh:
             fresh[architecture] = f'{name}.untrained'
@@ -147,6 +147,10 @@ def main() -> None:
         if pooling not in embed.POOLINGS:
             raise RunError(f'--poolings: found {pooling!r}: {nearest(pooling, embed.POOLINGS)}')
     runs = _runs(f.runs)
+    for name, run in runs.items() if f.poolings else ():
+        model = checkpoint.model_of(run)[0].config
+        for pooling in f.poolings:
+            embed.check(pooling, model, f'--poolings, for the run {name},')
     if f.against and f.against not in runs:
         raise RunError(f'--against={f.against}: {nearest(f.against, list(runs))}, a name in --runs')
     sets = sets_of(f)

@@ -26,8 +26,8 @@ def _span(value, sign: str = '') -> str:
 def markdown(found: dict) -> str:
     """The tables of the report."""
     lines = ['# Search', '', f'All figures are those of results.json, made by: {found["command"]}', '',
-             'Intervals are 95 % bootstrap intervals over queries or pairs of sentences, those of differences and ratios paired; nothing is '
-             'corrected for the number of comparisons.', '']
+             'Intervals are 95 % bootstrap intervals over articles (documents, where a set has no articles) with their queries, or over pairs of '
+             'sentences, those of differences and ratios paired; nothing is corrected for the number of comparisons.', '']
     lines += _overview(found) + _leaks(found) if found['runs'] else []
     for name, facts in found['sets'].items():
         lines += [f'## {name}', '', _about(facts), '']
@@ -64,14 +64,14 @@ def _about(facts: dict) -> str:
     told = f'{facts.get("path", "made of the documentation of this Python")}, sha256 {facts["sha256"][:12]}, words taken for {facts["language"]}. '
     if 'pairs' not in facts:
         chance = min(1, 10 / facts['documents'])
-        told += (f'{facts["queries"]} queries, {facts["documents"]} documents; one relevant document of a random order has R@10 = {chance:.3f}. The '
+        told += (f'{facts["queries"]} queries of {facts["clusters"]} articles or documents, {facts["documents"]} documents; one relevant document of a random order has R@10 = {chance:.3f}. The '
                  f'baseline is {facts["baseline"]}, of the two BM25 the one with more nDCG@10 on these very queries, which favours it. ')
     else:
         told += f'{facts["pairs"]} pairs; the baseline is {facts["baseline"]}. '
     count = facts.get('documents', facts.get('pairs'))
     longer = {name: passages for name, passages in facts['passages'].items() if passages > count}
-    what = 'Documents longer than a model reads are several passages, of which the best counts' if 'queries' in facts else (
-        'Of sentences longer than a model reads the beginning counts; passages of the second ones')
+    what = 'Documents longer than a model was trained to read are several passages, of which the best counts' if 'queries' in facts else (
+        'Of sentences longer than a model was trained to read the beginning counts; passages of the second ones')
     return (told + (f'{what}: {", ".join(f"{n} {p}" for n, p in longer.items())}.' if longer else '')).rstrip()
 
 
@@ -93,12 +93,12 @@ def _leaks(found: dict) -> list[str]:
 
 def _systems(found: dict) -> list[str]:
     lines = ['## Systems', '', 'bm25: words as they are; bm25-stemmed: without stop words, stemmed (Snowball); tfidf: cosines of such words. A run\'s '
-             'name: cosines of its vectors with its own pooling; .mean, .last, .weighted: another pooling; @n: the first n dimensions; .static: the mean '
+             'name: cosines of its vectors with its own pooling; .mean, .bag and others: another pooling; @n: the first n dimensions; .static: the mean '
              'of its token embeddings; +bm25: reciprocal rank fusion (k = 60) with the baseline; ~bm25: scores of both added up, with a weight chosen '
              'on another set; .untrained: its architecture before training.', '']
     if found['runs']:
         lines += table_lines(['run', 'directory', 'positions', 'parameters', 'pooling', 'reads', 'config', 'text', 'tokenizer', 'untrained'],
-                             [[name, f'{r["path"]}@{r["step"]}', r['positions'], f'{r["parameters"]:,}', r['pooling'], r['max_len'],
+                             [[name, f'{r["path"]}@{r["step"]}', r['positions'], f'{r["parameters"]:,}', r['pooling'], r['reads'],
                                r['config_hash'][:12], r['data_hash'][:12], r['tokenizer_hash'][:12], r['untrained']] for name, r in found['runs'].items()])
     if found['weights']:
         lines += [f'Weights chosen on {found["tune"]} (nDCG@10 there), for the other sets; 0 is the baseline alone, 1 the run alone:', '']

@@ -25,18 +25,24 @@ _KINDS = {dict: 'an object', list: 'a list', str: 'a string', int: 'a whole numb
 @dataclasses.dataclass(frozen=True)
 class Questions:
     """Queries and documents, {id: text} each, and which answer which; `source` says what they were read from. `places`: in which of THIRDS
-    of its document a query's answer begins, where that is known."""
+    of its document a query's answer begins, where that is known. `articles`: what its document is a part of, where that is known."""
     name: str
     queries: dict[str, str]
     documents: dict[str, str]
     qrels: dict[str, dict[str, int]]
     source: dict
     places: dict[str, str] = dataclasses.field(default_factory=dict)
+    articles: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self):
         wrong = next((name for name in (*self.queries, *self.documents) if len(name.split()) != 1), None)
         if wrong is not None:
             raise DataError(f'{self.source.get("path", self.name)}: the id {wrong!r} has spaces: run files, which have columns, cannot hold it')
+
+    @property
+    def clusters(self) -> dict[str, str]:
+        """{query: what it has in common with others}: an article, or the document that answers it where there are not several articles."""
+        return self.articles if len({*self.articles.values()}) > 1 else ranking.clusters(self.qrels)
 
     @property
     def asked(self) -> list[tuple[str, ...]]:
@@ -72,7 +78,7 @@ def squad(path) -> Questions:
         if not isinstance(value, kind):
             raise DataError(f'{path}: {where}{name} is {value!r:.40}: expected {_KINDS[kind]}; SQuAD has data[].paragraphs[] of context and qas[]')
         return value
-    queries, qrels, places, documents = {}, {}, {}, {}
+    queries, qrels, places, articles, documents = {}, {}, {}, {}, {}
     for a, article in enumerate(get(found, 'data', list, '')):
         for p, paragraph in enumerate(get(article, 'paragraphs', list, f'data[{a}].')):
             where = f'data[{a}].paragraphs[{p}].'
@@ -84,12 +90,12 @@ def squad(path) -> Questions:
                 if query in queries:
                     raise DataError(f'{path}: {here}id is {query!r}: another question has it too')
                 if answers and not asked.get('is_impossible'):
-                    queries[query], qrels[query] = text, {document: 1}
+                    queries[query], qrels[query], articles[query] = text, {document: 1}, f'a{a:05}'
                     at = get(answers[0], 'answer_start', int, f'{here}answers[0].')
                     places[query] = THIRDS[min(2, max(0, 3 * at // max(1, len(context))))]
     if not queries:
         raise DataError(f'{path}: holds no question with an answer')
-    return Questions(path.stem, queries, {d: text for text, d in documents.items()}, qrels, _source('squad', path, content), places)
+    return Questions(path.stem, queries, {d: text for text, d in documents.items()}, qrels, _source('squad', path, content), places, articles)
 
 
 def beir(path) -> Questions:
@@ -120,6 +126,7 @@ def pydoc(modules: int = 0, most: int = _PYDOC, trained: int = 0) -> Questions:
     read = lambda count: [r for r in sources.read(ConfigDict({'source': 'pydoc', 'pydoc': {'modules': count}})) if not isinstance(r, Broken)]
     known = {record.where: record.text for record in (read(trained) if trained else ())}
     found: dict[str, tuple[str, str]] = {}
+    modules_of: dict[str, str] = {}
     for record in (r for r in read(modules) if r.where not in known):
         module = record.where.removeprefix('pydoc:')
         for part in re.split(rf'\n\n(?={re.escape(module)}(?:\.\w+)+\n)', record.text)[1:]:
@@ -127,13 +134,15 @@ def pydoc(modules: int = 0, most: int = _PYDOC, trained: int = 0) -> Questions:
             cut = re.match(r'(.{20,200}?[.!?])\s+(\S.{80,})', ' '.join(text.split()))
             if cut and len(cut[1].split()) > 3:
                 found.setdefault(cut[1], (name, cut[2]))
+                modules_of[name] = module
     seen = leaks.occurring(found, known.values())
     alone = {document: query for query, (_, document) in sorted(found.items()) if leaks.normal(query) not in seen}       # inherited documentation: one query each
     by_hash = sorted(alone.values(), key=lambda query: hashlib.sha256(query.encode()).digest())
     chosen = {query: found[query] for query in by_hash[:most]}
     digest = hashlib.sha256(repr(sorted(chosen.items())).encode()).hexdigest()
     return Questions('pydoc', {name: query for query, (name, _) in chosen.items()}, {name: text for name, text in chosen.values()},
-                     {name: {name: 1} for name, _ in chosen.values()}, {'form': 'pydoc', 'sha256': digest})
+                     {name: {name: 1} for name, _ in chosen.values()}, {'form': 'pydoc', 'sha256': digest},
+                     articles={name: modules_of[name] for name, _ in chosen.values()})
 
 
 def sts(path) -> Pairs:

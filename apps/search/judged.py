@@ -11,8 +11,8 @@ _DEEP = 1000        # chunks that are ranked for a query; their documents are wh
 
 
 def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progress: bool) -> dict:
-    """{'queries', 'lacking', measure: [mean, low, high]}: 95 % intervals over queries; `lacking`: judged documents that are not indexed.
-    Writes a TREC run file to `out`, where given. Raises DataError where a judged query has no text."""
+    """{'queries', 'lacking', measure: [mean, low, high]}: 95 % intervals over queries, those of one document together;
+    `lacking`: judged documents that are not indexed. Writes a TREC run file to `out`, where given. Raises DataError where a judged query has no text."""
     texts, judged = ranking.read_queries(queries), ranking.read_qrels(qrels)
     unknown = sorted(judged.keys() - texts.keys())
     if unknown:
@@ -20,5 +20,5 @@ def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progr
     found = {query: engine.documents(texts[query], _DEEP, mode) for query in tqdm(sorted(judged), 'queries', disable=not progress, leave=False)}
     if out:
         ranking.write_run(pathlib.Path(out), found, f'ordem-{mode}')
-    measures = {name: list(ranking.with_interval(values)) for name, values in ranking.measure(judged, found).items()}
+    measures = {name: list(ranking.with_interval(values, ranking.clusters(judged))) for name, values in ranking.measure(judged, found).items()}
     return {'queries': len(judged), 'lacking': engine.lacking({name for grades in judged.values() for name in grades}), **measures}

@@ -1,5 +1,6 @@
 """The search for what a model is examined in, in what it was trained on."""
 import json
+import os
 import shutil
 
 import pytest
@@ -26,15 +27,10 @@ def test_texts_are_found_whole_whatever_their_dress():
 
 def test_a_document_is_read_whole_in_pieces(monkeypatch):
     """Catches what is lost where two pieces of a long document meet."""
-    class Letters:
-        decode = staticmethod(lambda ids: ''.join(map(chr, ids)))
-
-    class Split:
-        text = ' '.join(f'w{i}' for i in range(300))
-        tokens, offsets = [ord(c) for c in 'xyz ' + text], [0, 4, 4 + len(text)]
+    text = 'xyz ' + ' '.join(f'w{i}' for i in range(300))
     monkeypatch.setattr(leaks, '_TOKENS', 200)
     monkeypatch.setattr(leaks, '_AGAIN', 60)
-    pieces = list(leaks._pieces(Split, Letters))
+    pieces = [*leaks._parts(text, 0, 4), *leaks._parts(text, 4, len(text))]
     assert pieces[0] == 'xyz ' and len(pieces) > 5 and max(map(len, pieces)) <= 200
     wanted = [' '.join(f'w{i + j}' for j in range(8)) for i in range(292)]
     assert leaks.occurring(wanted, pieces) == set(wanted)
@@ -94,6 +90,32 @@ def test_pairs_are_searched(tiny, tmp_path):
     run = started(c, pair_store, tmp_path / 'run', PLANTED.values())
     entry, = leaks.check(run, c.data.cache, [questions(PLANTED['train'], PLANTED['validation'], documents=['Tem 3'])])
     assert entry['checked'] and entry['documents'] == 16 and entry['sets']['set']['seen'] == entry['sets']['set']['documents_seen'] == 1
+
+
+@pytest.mark.parametrize('split', ['documents', 'tail'])
+def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
+    """Catches a run that counts as clean since a question stands whole in no pair that was made of it, held-out text that counts, and texts that have
+    changed since."""
+    c = tiny(str(tmp_path / 'cache'))
+    c.data.update(source='files', validation=0.4, split=split)
+    c.data.files.paths = str(tmp_path / 'text.jsonl')
+    c.data.pairs.update(kind='crops', words=8)
+    c.tokenizer.kind, c.train.objective = 'char', 'contrastive'
+    asked = 'where did the nine old sailors of the northern harbour hide all of their silver coins', 'who was the last of the sailors to leave that harbour'
+    texts = [f'It is of number {i} alone. Nobody has {i}. It goes on, long after all that.' for i in range(8)]
+    texts[6] = f'{texts[6]} {asked[0]}. {texts[5]} {texts[6]}' + f' {asked[1]}.' * (split == 'tail')
+    texts[7] += f' {asked[1]}.' * (split == 'documents')
+    assert [store.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
+    (tmp_path / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
+    run = started(c, pair_store, tmp_path / 'run', texts)
+    data = pair_store.find(c.data, run.tokenizer()).split('train')
+    sets = [questions(*asked, documents=[texts[6]])]
+    assert not any(part in run.tokenizer().decode(data.tokens) for part in asked)
+    entry, = leaks.check(run, c.data.cache, sets)
+    assert entry['checked'] and entry['sets']['set']['examples'] == [asked[0]] and entry['sets']['set']['documents_seen'] == (split == 'documents')
+    assert entry['documents'] == (sum(store.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8)
+    os.utime(tmp_path / 'text.jsonl', (1, 1))
+    assert not leaks.check(run, c.data.cache, sets)[0]['checked']
 
 
 def test_parents_are_searched_too(trained, tmp_path):

@@ -65,14 +65,29 @@ def test_intervals_are_of_queries_and_pairs():
     """Catches an interval of all values pooled: paired differences that are all alike have no spread, whatever the spread of each."""
     rng = np.random.default_rng(1)
     a = {f'q{i}': float(v) for i, v in enumerate(rng.random(200))}
-    mean, low, high = ranking.with_interval(a)
+    alone = {q: q for q in a}
+    mean, low, high = ranking.with_interval(a, alone)
     assert low < mean < high and mean == pytest.approx(np.mean(list(a.values()))) and 0.06 < high - low < 0.1     # 2 * 1.96 * 0.29 / sqrt(200)
-    assert ranking.difference({q: v + 0.1 for q, v in a.items()}, a) == pytest.approx((0.1, 0.1, 0.1))
+    assert ranking.difference({q: v + 0.1 for q, v in a.items()}, a, alone) == pytest.approx((0.1, 0.1, 0.1))
     other = {q: a[p] for q, p in zip(a, reversed(a))}
-    mean, low, high = ranking.difference(other, a)
+    mean, low, high = ranking.difference(other, a, alone)
     assert mean == pytest.approx(0) and high - low > 0.08
     with pytest.raises(DataError, match='of which 199'):
-        ranking.difference(a, {q: v for q, v in a.items() if q != 'q0'})
+        ranking.difference(a, {q: v for q, v in a.items() if q != 'q0'}, alone)
+
+
+def test_queries_of_one_text_are_drawn_together():
+    """Catches queries that are drawn one by one: ten copies of each know no more than one. And a mean of the means of clusters of other sizes."""
+    rng = np.random.default_rng(2)
+    one = {f'c{i}': float(v) for i, v in enumerate(rng.random(40))}
+    ten = {f'{c}q{j}': v for c, v in one.items() for j in range(10)}
+    found = ranking.estimate(ten, {q: q.partition('q')[0] for q in ten})
+    expected = ranking.estimate(one, {c: c for c in one})
+    assert found.value == pytest.approx(expected.value) and found.interval() == pytest.approx(expected.interval())
+    low, high = ranking.estimate(ten, {q: q for q in ten}).interval()
+    assert high - low < 0.5 * np.subtract(*expected.interval()[::-1])
+    assert ranking.estimate({'a': 0.0, 'b': 1.0, 'c': 1.0}, {'a': 'x', 'b': 'y', 'c': 'y'}).value == pytest.approx(2 / 3)
+    assert ranking.clusters({'q': {'b': 1, 'a': 1, 'z': 0}, 'r': {'b': 2, 'a': 1}}) == {'q': 'a', 'r': 'b'}
 
 
 def test_files_of_beir_and_trec(tmp_path):

@@ -1,4 +1,5 @@
 """Search as an experiment: the systems, what they are compared with, and the report, on a tiny run and sets made by hand."""
+import dataclasses
 import json
 import pathlib
 import re
@@ -14,11 +15,13 @@ import pytrec_eval
 from scipy import stats
 from tests.evals.test_search_sets import squad
 
+from apps.search.reader import Reader
 from data.pairs import encode_texts
 from data.records import DataError
 from evals import baselines, boards, encoders, ranking, retrieval, search_sets
 from model.embed import Embedder
 from model.errors import ModelError
+from model.transformer import Transformer
 from train import checkpoint, loop, mesh, step
 from train.errors import RunError
 from train.runs import Run
@@ -123,11 +126,12 @@ def test_baselines_by_hand():
 
 
 def test_long_texts_are_passages(run):
-    """Catches a document whose end is cut off, and scores of passages given to the wrong document."""
+    """Catches a document whose end is cut off, scores of passages given to the wrong document, and token embeddings of other passages."""
     model, params, tokenizer, _ = checkpoint.load(Run.parse(str(run)))
     long = ' '.join(TOPICS * 5)
-    whole, room = encode_texts([long], tokenizer, 1 << 30)[0][1:-1], model.config.max_len - 2
-    found = encoders.embedded(model, params, tokenizer, ['the moon', long, ''], 'mean')
+    whole, room = encode_texts([long], tokenizer, 1 << 30)[0][1:-1], 22
+    cut = encoders.passages(tokenizer, ['the moon', long, ''], 24)
+    found = encoders.embedded(model, params, cut, 'mean')
     assert found.starts.tolist() == [0, 1, len(found.rows) - 1] and len(found.rows) == 2 + -(-len(whole) // room) > 4
     last = [tokenizer.bos, *whole[(len(whole) - 1) // room * room:], tokenizer.eos]
     np.testing.assert_allclose(found.rows[-2], Embedder(model, params)([last])[0], atol=1e-5)
@@ -136,9 +140,23 @@ def test_long_texts_are_passages(run):
     np.testing.assert_allclose(list(encoders.nearest(queries, passages)), [[1, 0], [0.8, -1]], atol=1e-6)
     np.testing.assert_allclose(passages.cut(1).rows[:, 0], [1, 1, 0])
     table = np.asarray(params['embedding'])
-    ids = encode_texts(['the moon'], tokenizer, 100)[0][1:-1]
-    mean = table[ids].mean(0)
-    np.testing.assert_allclose(encoders.static(params, tokenizer, ['the moon', '']).rows[0], mean / np.linalg.norm(mean), atol=1e-6)
+    alone = encoders.static(params, cut)
+    assert np.array_equal(alone.starts, found.starts)
+    for row, ids in ((0, encode_texts(['the moon'], tokenizer, 100)[0][1:-1]), (-2, last[1:-1]), (-1, cut.rows[-1][1:-1] or [tokenizer.eos])):
+        mean = table[ids].mean(0)
+        np.testing.assert_allclose(alone.rows[row], mean / np.linalg.norm(mean), atol=1e-6)
+
+
+def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
+    """Catches passages of another length in the report than in the index: as long as the model can read, not as it was trained to."""
+    loaded = checkpoint.load(Run.parse(str(run)))
+    longer = (Transformer(dataclasses.replace(loaded[0].config, max_len=64)), *loaded[1:])
+    monkeypatch.setattr(checkpoint, 'load', lambda run: longer)
+    subject, facts = retrieval.load('x', Run.parse(str(run)), [])
+    assert subject.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 32 and facts['max_len'] == 64
+    board = boards.Search(search_sets.Questions('long', {'q': 'moon'}, {'d': ' '.join(TOPICS * 3), 'e': 'sun'}, {'q': {'d': 1}}, {}))
+    board.subject(dataclasses.replace(subject, sizes=()))
+    assert board.passages['x'] == 1 + -(-len(encode_texts([' '.join(TOPICS * 3)], subject.tokenizer, 1 << 30)[0][1:-1]) // 30) > 3
 
 
 def test_the_untrained_model_is_what_training_begins_with(run):
@@ -259,6 +277,7 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(run, files, cache, tmp_
     (dict(runs=['RUN']), '--runs: found .*expected NAME=DIR'), (dict(runs=['a b=RUN']), '--runs: found .*letters'),
     (dict(runs=['a=RUN', 'a=RUN']), "two systems are called 'a'"), (dict(runs=['bm25=RUN']), "two systems are called 'bm25'"),
     (dict(runs=['a=RUNx']), 'no such run directory; did you mean'), (dict(runs=['a=RUN@9']), 'no checkpoint of step 9'),
+    (dict(poolings=['bag'], runs=['base=RUN']), "--poolings, for the run base, is 'bag': this model has no vectors"),
     (dict(runs=['base=RUN'], against='bse'), "--against=bse: .*'base'"),
     (dict(tune='first'), '--tune=first: expected the name of one of at least two sets'),
     (dict(squad=['SETS/first.json', 'SETS/first.json']), "two sets are called 'first'"),
@@ -269,13 +288,13 @@ def test_mistakes(run, files, tmp_path, monkeypatch, given, told):
     filled = {k: [x.replace('RUN', str(run)).replace('SETS', str(files)) for x in v] if isinstance(v, list) else v.replace('RUN', str(run))
               for k, v in given.items()}
     monkeypatch.setattr(retrieval, 'measure', lambda *_: pytest.fail('measured'))
-    with pytest.raises((RunError, DataError), match=told) as error:
+    with pytest.raises((RunError, DataError, ModelError), match=told) as error:
         call(monkeypatch, filled.pop('out', tmp_path / 'out'), **filled)
     assert '\n' not in str(error.value)
 
 
 @pytest.mark.parametrize('field, value, told', [('sizes', '8,33', 'expected numbers from 1 to 32'), ('sizes', 'x', "'x': expected numbers"),
-                                                ('pooling', 'men', "'mean'")])
+                                                ('pooling', 'men', "'mean'"), ('pooling', 'bag', 'config.model.bag=True')])
 def test_a_run_with_a_bad_embedding(run, monkeypatch, field, value, told):
     """Catches sizes beyond the width, which would be the width in silence, and a traceback."""
     loaded = checkpoint.load(Run.parse(str(run)))

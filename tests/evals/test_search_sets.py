@@ -11,14 +11,14 @@ SHARED = pathlib.Path('../shared/data')
 
 
 def squad(paragraphs) -> str:
-    """[(context, [(id, question, where its answer begins)])] -> SQuAD's JSON."""
+    """[(context, [(id, question, where its answer begins)])] -> SQuAD's JSON, of one article."""
     return json.dumps({'data': [{'title': 't', 'paragraphs': [
         {'context': context, 'qas': [{'id': i, 'question': q, 'answers': [{'text': 'x', 'answer_start': at}] if at is not None else []}
                                      for i, q, at in asked]} for context, asked in paragraphs]}]})
 
 
 def test_squad(tmp_path):
-    """Catches a paragraph that is two documents because it stands twice, questions without an answer, and thirds of characters counted from
+    """Catches a paragraph that is two documents because it stands twice, questions of one article that are told to be of several, questions without an answer, and thirds of characters counted from
     elsewhere."""
     path = tmp_path / 'dev.json'
     path.write_text(squad([('a' * 30, [('q1', 'um?', 0), ('q2', 'dois?', 10)]), ('b' * 30, [('q3', 'três?', 29), ('none', 'nada?', None)]),
@@ -28,11 +28,15 @@ def test_squad(tmp_path):
     assert found.queries == {'q1': 'um?', 'q2': 'dois?', 'q3': 'três?', 'q4': 'quatro?'}
     assert found.qrels == {'q1': {'p00000': 1}, 'q2': {'p00000': 1}, 'q3': {'p00001': 1}, 'q4': {'p00000': 1}}
     assert found.places == {'q1': 'first third', 'q2': 'middle third', 'q3': 'last third', 'q4': 'first third'}
+    assert found.clusters == {'q1': 'p00000', 'q2': 'p00000', 'q3': 'p00001', 'q4': 'p00000'}         # one article: its paragraphs
     assert found.source['form'] == 'squad' and len(found.source['sha256']) == 64
     impossible = json.loads(squad([('c', [('q', 'um?', 0), ('r', 'dois?', 0)])]))
     impossible['data'][0]['paragraphs'][0]['qas'][0]['is_impossible'] = True
     path.write_text(json.dumps(impossible))
     assert list(search_sets.squad(path).queries) == ['r']
+    two = [json.loads(squad([(c, [(f'{c}{i}', 'um?', 0)]) for c in some]))['data'][0] for i, some in enumerate(('ab', 'c'))]
+    path.write_text(json.dumps({'data': two}))
+    assert search_sets.squad(path).clusters == {'a0': 'a00000', 'b0': 'a00000', 'c1': 'a00001'}
 
 
 def beir(folder, qrels='query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td1\t0\n', name='test'):
@@ -100,6 +104,7 @@ def test_the_embedded_set():
     assert all(found.qrels[q] == {q: 1} for q in found.queries) and len(set(found.documents.values())) == 400
     assert not any(found.queries[q] in found.documents[q] for q in found.queries)
     assert len(search_sets.pydoc(modules=40).queries) < 400
+    assert 20 < len({*found.clusters.values()}) < 300 and all(q.startswith(f'{module}.') for q, module in found.clusters.items())
 
 
 def test_a_model_that_read_a_part_is_asked_about_the_rest():
