@@ -30,7 +30,8 @@ def by_vectors(queries_QxD: np.ndarray, texts_NxD: np.ndarray, positives: Sequen
         for scores_N in queries_QxD[first:first + rows] @ texts_NxD.T:
             own = positives[len(found)]
             least = float(scores_N[list(own)].min())
-            found.append(_best(scores_N, (*own, *barred[len(found)]), scores_N < least - (1 - margin) * abs(least), count))
+            allowed_N = scores_N < least - (1 - margin) * abs(least)
+            found.append(best(scores_N, _but(allowed_N, *own, *barred[len(found)]), count))
     return found
 
 
@@ -39,7 +40,7 @@ def by_words(queries: Sequence[str], texts: Sequence[str], positives: Sequence[S
     """The same by BM25 (Robertson and Zaragoza 2009), without a model: texts that share words with the query. There is no margin: the scores
     of two texts are no measure of which one answers."""
     words = _words_of(texts)
-    return [_best(scores_N, (*own, *other), scores_N > 0, count) for scores_N, own, other in zip(map(words, queries), positives, barred)]
+    return [best(scores_N, _but(scores_N > 0, *own, *other), count) for scores_N, own, other in zip(map(words, queries), positives, barred)]
 
 
 def _words_of(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
@@ -58,9 +59,14 @@ def _words_of(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
     return scores
 
 
-def _best(scores_N: np.ndarray, barred: Sequence[int], allowed_N: np.ndarray, count: int) -> np.ndarray:
-    """Ids of the highest scores that are allowed and not barred."""
+def _but(allowed_N: np.ndarray, *barred: int) -> np.ndarray:
+    """Without those that are barred."""
     allowed_N[list(barred)] = False
+    return allowed_N
+
+
+def best(scores_N: np.ndarray, allowed_N: np.ndarray, count: int) -> np.ndarray:
+    """Ids [<= count] int64 of the highest scores that are allowed (bool [N]), the highest first, of equal ones the lower id first."""
     ids = np.flatnonzero(allowed_N)
     if len(ids) > count > 0:
         least = np.partition(scores_N[ids], -count)[-count]

@@ -15,7 +15,7 @@ import sys
 
 from absl import flags
 
-from apps.search import MODES
+from apps.search import MODES, WEIGHT
 from apps.search.store import Folder
 from data.records import printable
 from model.errors import nearest
@@ -32,12 +32,14 @@ def define_flags() -> None:
     flags.DEFINE_bool('progress', None, 'Show progress bars. Default: on a terminal')
     flags.DEFINE_integer('chunk', None, "index: tokens of a chunk at most. Default: 256, or what the run was trained with", lower_bound=32)
     flags.DEFINE_integer('overlap', None, 'index: tokens that a chunk shares with the one before. Default: an eighth of a chunk', lower_bound=0)
-    flags.DEFINE_string('pooling', None, 'index: mean, last or weighted. Default: as the run was trained')
+    flags.DEFINE_string('pooling', None, 'index: mean, last, weighted, bag or bag+mean. Default: as the run was trained')
     flags.DEFINE_integer('size', None, 'index: leading dimensions of vectors that are kept. Default: all', lower_bound=1)
     flags.DEFINE_string('text_field', None, 'index: which field of a JSON record holds the text. Default: text')
     flags.DEFINE_string('language', None, 'index: whose endings of words do not count (Snowball), or none. Default: english')
     flags.DEFINE_multi_string('remove', [], 'index: take out this file or folder; may be given again')
     flags.DEFINE_enum('mode', 'hybrid', MODES, 'query, eval: by meaning, by words (BM25), or both')
+    flags.DEFINE_float('weight', WEIGHT, 'query, eval: of meaning in --mode=hybrid; words have the rest of 1. eval tells which is best on judged queries',
+                       lower_bound=0, upper_bound=1)
     flags.DEFINE_integer('k', 10, 'query: results', lower_bound=1)
     flags.DEFINE_bool('json', False, 'query, eval: one JSON object a line')
     flags.DEFINE_multi_string('path', [], "query: only files that match, like 'docs/*.md'; may be given again")
@@ -59,7 +61,7 @@ def index(folder: Folder, paths: list[str], progress: bool) -> None:
 def query(folder: Folder, words: list[str]) -> None:
     from apps.search import show
     from apps.search.engine import Engine
-    f, engine = flags.FLAGS, Engine(folder, flags.FLAGS.run)
+    f, engine = flags.FLAGS, Engine(folder, flags.FLAGS.run, flags.FLAGS.weight)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)        # `| head`
     terminal = sys.stdin.isatty() and not words
     if not words and hasattr(sys.stdin, 'reconfigure'):
@@ -90,7 +92,7 @@ def evaluate(folder: Folder, progress: bool) -> None:
     out = pathlib.Path(f.out).expanduser()
     if f.out and (out.exists() or not out.parent.is_dir()):
         raise RunError(f'--out={f.out}: ' + ('is there already; nothing is written over it' if out.exists() else f'{out.parent} is no directory'))
-    found = judged.measure(Engine(folder, f.run), f.queries, f.qrels, f.mode, f.out, progress)
+    found = judged.measure(Engine(folder, f.run, f.weight), f.queries, f.qrels, f.mode, f.out, progress)
     if f.json:
         print(json.dumps(found))
         return
@@ -107,6 +109,8 @@ def main(words: list[str]) -> None:
     progress = sys.stderr.isatty() if f.progress is None else f.progress
     if words and command == 'eval':
         raise RunError(f'{words[0]}: eval expects only flags')
+    if f['weight'].present and f.mode != 'hybrid':
+        raise RunError(f'--weight={f.weight} has no effect: it needs --mode=hybrid')
     if command == 'index':
         index(folder, words, progress)
     elif command == 'query':

@@ -7,7 +7,7 @@ import sqlite3
 
 import numpy as np
 
-from apps.search import lexical, vectors
+from apps.search import WEIGHT, lexical, vectors
 from apps.search.chunks import passages
 from apps.search.files import name_of
 from apps.search.reader import Reader, check_same
@@ -19,7 +19,7 @@ from train.runs import Run
 _AMONG = 'IN (SELECT value FROM json_each(?))'
 _FEW = 20_000       # chunks of the files that are asked for, at most, that are compared one by one
 _AT_LEAST = 64      # vectors that the graph is asked for: their order by float16 is a rough one
-_FUSED = 100        # places of each ranking that count in a hybrid one, at least
+_FUSED = 1000       # places of each ranking that count in a hybrid one, however many are asked for: so that all see the same one
 _PASSAGE = 24       # words of a passage, of whole sentences
 _WINDOW = 48        # tokens that it is judged by: all of one length, so that they are one compilation
 
@@ -44,12 +44,13 @@ class Engine:
 
     Args:
       run: whose model embeds the queries; '': the one that made the index. It is loaded when first needed.
+      weight: of meaning beside words in a hybrid ranking, from 0 to 1.
     Raises:
       RunError: no index there, or a damaged one; or the run is not the one that made it.
     """
 
-    def __init__(self, folder: Folder, run: str = ''):
-        self.folder, self._run = folder, run
+    def __init__(self, folder: Folder, run: str = '', weight: float = WEIGHT):
+        self.folder, self._run, self._weight = folder, run, weight
         while True:
             self.manifest, self._db = folder.open()
             try:
@@ -61,7 +62,7 @@ class Engine:
                     raise
         self._words = lexical.Words(self.manifest['settings']['language'])
         self._reader: Reader | None = None
-        self._vector = functools.lru_cache(1)(lambda query: self.reader.embed(self.reader.encode([query]))[0])
+        self._vector = functools.lru_cache(1)(lambda query: self.reader.embed(self.reader.encode([query], self.reader.trained))[0])
 
     def search(self, query: str, count: int, mode: str, paths: list[str]) -> list[Hit]:
         """The best chunks, best first; of files whose name one of the glob patterns `paths` matches, or the end of it that begins after a '/'."""
@@ -73,12 +74,14 @@ class Engine:
         return [Hit(*wanted[key][:-1], score, wanted[key][-1], passage) for (key, score), passage in zip(found, passages)]
 
     def rank(self, query: str, count: int, mode: str, paths: list[str] = ()) -> list[tuple[int, float]]:
-        """(id of a chunk, score), best first: the cosine of the angle to the query, BM25, or the sum of reciprocal ranks."""
+        """(id of a chunk, score), best first: the cosine of the angle to the query, BM25, or the weighted sum of both, each moved to 0 .. 1 over the
+        best 1,000 of its own."""
         where, names = self._where(paths)
-        found = {'semantic': self._semantic, 'lexical': self._lexically}
+        found = {'lexical': self._lexically, 'semantic': self._semantic}
         if mode != 'hybrid':
             return found[mode](query, count, where, names)
-        return ranking.fuse([[key for key, _ in one(query, max(_FUSED, count), where, names)] for one in found.values()])[:count]
+        scores = ranking.interpolate(*(dict(one(query, _FUSED, where, names)) for one in found.values()), self._weight)
+        return [(key, scores[key]) for key in ranking.order(scores)[:count]]
 
     def documents(self, query: str, count: int, mode: str) -> dict[str, float]:
         """{document: the score of its best chunk}; a document is a record that has an id, or a file."""
@@ -143,7 +146,7 @@ class Engine:
         return sorted(((key, float(score)) for (key, _), score in zip(found, scores)), key=lambda one: (-one[1], one[0]))[:count]
 
     def _lexically(self, query: str, count: int, where: str, names: list[str]) -> list[tuple[int, float]]:
-        terms = [key for key, in self._rows(f'SELECT id FROM terms WHERE term {_AMONG}', json.dumps(self._words(query)))]
+        terms = [key for key, in self._rows('SELECT terms.id FROM json_each(?) JOIN terms ON term = value', json.dumps(self._words(query)))]
         allowed = np.array(self._rows(f'SELECT id FROM chunks WHERE {where} ORDER BY id', *names))[:, 0] if names else None
         return self._whole('lexical', lambda: self._lexical.nearest(terms, count, allowed))
 

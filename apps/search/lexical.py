@@ -9,6 +9,7 @@ import bm25s
 import numpy as np
 import Stemmer
 
+from data import mining
 from model.errors import nearest
 from train.errors import RunError
 
@@ -52,7 +53,8 @@ class Lexical:
         self.scores = bm25s.BM25.load(folder, mmap=True, load_vocab=False) if len(self.ids) else None
 
     def nearest(self, terms: list[int], count: int, allowed: np.ndarray | None) -> list[tuple[int, float]]:
-        """(id, score) of the best chunks that have one of the terms, best first; of those `allowed` (ids, ascending) only."""
+        """(id, score) of the best chunks that have one of the terms, best first, of equal ones the lower id first; of those `allowed` (ids, ascending)
+        only. A term that is there twice counts twice."""
         if not terms or self.scores is None:
             return []
         scores = self.scores.get_scores_from_ids(terms)
@@ -60,6 +62,4 @@ class Lexical:
             kept = np.zeros(len(scores), bool)
             kept[np.searchsorted(self.ids, allowed)] = True
             scores[~kept] = 0
-        count = min(count, int((scores > 0).sum()))
-        best = np.argpartition(-scores, count - 1)[:count] if count else []
-        return sorted(((int(self.ids[i]), float(scores[i])) for i in best), key=lambda found: (-found[1], found[0]))
+        return [(int(self.ids[i]), float(scores[i])) for i in mining.best(scores, scores > 0, count)]

@@ -7,12 +7,13 @@ import jax
 import numpy as np
 
 from data.pairs import encode_texts
-from model.embed import Embedder
+from model.embed import Embedder, reads
 from train import checkpoint
 from train.errors import RunError
 from train.runs import Run, config_hash
 
-_SAID = {'config_hash': 'config', 'step': 'step', 'params': 'parameters', 'tokenizer_hash': 'tokenizer'}
+VERSION = 1     # of how texts are cut (chunks.py) and become vectors (model/embed.py): raised where the same run and settings would give others
+_SAID = {'config_hash': 'config', 'step': 'step', 'params': 'parameters', 'tokenizer_hash': 'tokenizer', 'version': 'version of pooling and chunks'}
 
 
 class Reader:
@@ -28,12 +29,12 @@ class Reader:
         pooling = pooling or config.embedding.pooling
         self._embedder = Embedder(model, params, pooling, size)
         self.size, self.longest = self._embedder.size, self._embedder.longest
-        self.trained = min(config.data.seq_len, self.longest)       # tokens of a text in training
+        self.trained = reads(config)
         sums = {name: [int(n) for n in v] for name, v in jax.device_get(checkpoint.checksums({'params': params})).items()}
         where = os.fspath(run.path)
         self.made = dict(run=where if '://' in where else os.path.abspath(where), step=run.step, config_hash=config_hash(config),
                          params=hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(), tokenizer_hash=self.tokenizer.hash,
-                         pooling=pooling, size=self.size)
+                         pooling=pooling, size=self.size, version=VERSION)
 
     def encode(self, texts: list[str], longest: int = 0) -> list[list[int]]:
         return encode_texts(texts, self.tokenizer, longest or self.longest)
@@ -45,6 +46,7 @@ class Reader:
 
 def check_same(folder, then: dict, now: dict) -> None:
     """Raises RunError where an index was made with something else than what is asked for now."""
+    then = {'version': 1, **then} if 'run' in then else then           # indexes older than the field
     differ = [f'{_SAID.get(name, name)} {_short(then[name])} there, {_short(now[name])} here' for name in then
               if name != 'run' and then[name] != now[name]]
     if differ:

@@ -7,7 +7,8 @@ SEARCH = 'train.posttrain --config=mine.py --config.parent=run --run=new --confi
 TRAIN = [Case('pairs and embeddings', f'{SEARCH} {" ".join(f"--config.{g}" for g in given.split())}', ', '.join(f'`config.{g}`' for g in given.split()))
          for given in ('train.objective=contrastiv', 'data.pairs.kind=givn', 'data.pairs.kind=cloze,given',
                        'data.pairs.kind=cloze data.pairs.words=0', 'data.pairs.kind=cloze data.pairs.negatives=2',
-                       'data.pairs.kind=cloze embedding.pooling=max', 'data.pairs.kind=cloze embedding.temperature=0.0',
+                       'data.pairs.kind=cloze embedding.pooling=max', 'data.pairs.kind=cloze embedding.pooling=bag', 'data.pairs.kind=cloze model.bag=True',
+                       'data.pairs.kind=cloze embedding.temperature=0.0',
                        'data.pairs.kind=cloze embedding.sizes=8,999', 'model.logit_scale=True embedding.temperature=0.1', 'data.packing=whole',
                        'data.pairs.kind=cloze mesh.context=2', 'data.pairs.kind=cloze model.causal=False sample.every=2',
                        'data.pairs.kind=cloze model.causal=False model.positions=alibi', 'train.objective=tokens model.causal=False')] + [
@@ -31,13 +32,14 @@ MINE = [Case('mining', f'apps.mine {flags}', before=pairs) for flags in (
     '--run=run --pairs=pairs.jsonl --out=mined.jsonl --margin=2', '--by=words --pairs=pairs.jsonl --out=mined.jsonl --count=0')]
 MEASURE = [Case('retrieval', f'evals.retrieval {flags}') for flags in (
     '', '--out=configs', '--out=new --squad=nowhere.json', '--out=new --squad=text.txt', '--out=new --sts=text.txt', '--out=new --beir=run', '--out=new --runs=run',
-    '--out=new --runs=a=rum', '--out=new --runs=bm25=run', '--out=new --poolings=max', '--out=new --runs=a=run --against=b', '--out=new --tune=pydoc')] + [
-    Case('retrieval', f'launch.retrieval {flags}') for flags in ('--out=', '--positions=rope,rope', '--out=new --positions=ropee', '--out=new --texts=nowhere.txt')]
+    '--out=new --runs=a=rum', '--out=new --runs=bm25=run', '--out=new --poolings=max', '--out=new --runs=a=run --against=b', '--out=new --runs=a=run --poolings=bag', '--out=new --tune=pydoc')] + [
+    Case('retrieval', f'launch.retrieval {flags}') for flags in ('--out=', '--positions=rope,rope', '--out=new --positions=ropee', '--out=new --positions=rope,none --pooling=bag', '--out=new --texts=nowhere.txt')]
 INDEX = 'apps.search index --run=run --index=new'
 APP = [Case('an index', command) for command in (
     'apps.search', 'apps.search indx', 'apps.search index --run=run', 'apps.search index --index=new text.txt', 'apps.search index --run=rum --index=new',
     'apps.search index --run=run --index=text.txt', 'apps.search index --run=run --index=configs', f'{INDEX} txt.text', f'{INDEX} --chunk=8 text.txt',
     f'{INDEX} --chunk=999 text.txt', f'{INDEX} --chunk=32 --overlap=30 text.txt', f'{INDEX} --pooling=max text.txt', f'{INDEX} --size=999 text.txt', f'{INDEX} --language=englisch text.txt',
     'apps.search query --index=nowhere word', 'apps.search query --index=configs word', 'apps.search query --index=new --mode=both word',
-    'apps.search query --index=new --k=0 word', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv', 'apps.search eval --index=nowhere', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt')]
+    'apps.search query --index=new --k=0 word', 'apps.search query --index=new --weight=2 word', 'apps.search query --index=new --mode=lexical --weight=0.3 word',
+    'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv', 'apps.search eval --index=nowhere', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt')]
 CASES = [*TRAIN, *MINE, *MEASURE, *APP]
