@@ -7,6 +7,7 @@ than the parent's.
 import logging
 
 from absl import flags
+from etils import epath
 
 from data import tokenizer as tokenizers
 from model import config as model_config
@@ -45,18 +46,18 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
         raise RunError(f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context of {context}; lower it, or raise '
                        f'config.model.max_len with an encoding that can be longer')
     config.model.max_len = longest
-    _check_encodings(parent, theirs, config, tokenizer.vocab_size)
+    _check_encodings(parent, config, tokenizer.vocab_size)
     return tokenizer
 
 
-def _check_encodings(parent: Run, theirs, config, vocab_size: int) -> None:
-    """Gives an encoding that stretches RoPE the length that the parent was trained on, where config.model.positions_args.length is 0: that of
+def _check_encodings(parent: Run, config, vocab_size: int) -> None:
+    """Gives an encoding that stretches RoPE the length that the parameters were trained on, where config.model.positions_args.length is 0: that of
     this phase would stretch nothing. Raises RunError where it still does, or where queries and keys would turn in other pairs of dimensions."""
     resolved = lambda: model_config.resolve(config.model, vocab_size, config.data.seq_len).encodings
     trained = checkpoint.model_of(parent)[0].config.encodings
     of_part = lambda encoding, field: next((getattr(p, field) for p in encoding.parts if hasattr(p, field)), None)
     if any(of_part(e, 'length') == 0 for e in resolved()):
-        config.model.positions_args.length = theirs.model.positions_args.get('length') or theirs.data.seq_len
+        config.model.positions_args.length = _trained_length(parent)
         _LOG.info('config.model.positions_args.length is %d, what the parent was trained on', config.model.positions_args.length)
     for old, new in zip(trained, resolved()):
         before, now = of_part(old, 'layout'), of_part(new, 'layout')
@@ -66,6 +67,13 @@ def _check_encodings(parent: Run, theirs, config, vocab_size: int) -> None:
         if of_part(new, 'idle') and not (of_part(new, 'stretch') or of_part(old, 'idle')):
             raise RunError(f'config.model.max_len is {config.model.max_len}: {new.spec.title} would stretch nothing, the parent {parent.path} was '
                            f'trained on {of_part(new, "trained")} tokens; expected a longer context, or config.model.positions_args.stretch')
+
+
+def _trained_length(run: Run) -> int:
+    """The longest rows that a run or one of those before it was trained on; of one that is not there any more nothing is known."""
+    config, parent = run.config(), run.lineage().get('parent')
+    before = Run.parse(parent['run']) if parent and epath.Path(parent['run']).exists() else None
+    return config.model.positions_args.get('length') or max(config.data.seq_len, _trained_length(before) if before else 0)
 
 
 def prepare(config, directory: str, conversations: bool = False) -> loop.Experiment:

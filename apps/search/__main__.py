@@ -38,7 +38,7 @@ def define_flags() -> None:
     flags.DEFINE_string('language', None, 'index: whose endings of words do not count (Snowball), or none. Default: english')
     flags.DEFINE_multi_string('remove', [], 'index: take out this file or folder; may be given again')
     flags.DEFINE_enum('mode', 'hybrid', MODES, 'query, eval: by meaning, by words (BM25), or both')
-    flags.DEFINE_float('weight', WEIGHT, 'query, eval: of meaning in --mode=hybrid; words have the rest of 1. eval tells which is best on judged queries',
+    flags.DEFINE_float('weight', WEIGHT, 'query, eval: of meaning in --mode=hybrid; words have the rest of 1. Try some with eval',
                        lower_bound=0, upper_bound=1)
     flags.DEFINE_integer('k', 10, 'query: results', lower_bound=1)
     flags.DEFINE_bool('json', False, 'query, eval: one JSON object a line')

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from data.pairs import encode_texts
-from model.embed import Embedder, reads
+from model.embed import Embedder, check, reads
 from train import checkpoint
 from train.errors import RunError
 from train.runs import Run, config_hash
@@ -26,6 +26,8 @@ class Reader:
         """`pooling`: '': as config.embedding says. `size`: dimensions, 0: all."""
         run = checkpoint.pinned(run)
         model, params, self.tokenizer, config = checkpoint.load(run)
+        if pooling:
+            check(pooling, model.config, '--pooling')
         pooling = pooling or config.embedding.pooling
         self._embedder = Embedder(model, params, pooling, size)
         self.size, self.longest = self._embedder.size, self._embedder.longest

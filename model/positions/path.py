@@ -75,5 +75,4 @@ class Path(PositionalEncoding):
         if not self.forget:
             return site.z
         total = jnp.cumsum(jnp.where(site.k_segment_ids[:, None] > 0, site.state['log_f'], 0.0), -1)
-        own = jnp.einsum('bts,bhs->bht', site.column_of_query.astype(_F32), total)
-        return site.z + (own[..., None] - total[:, :, None]) * self.dims.head_dim**-0.5
+        return site.z + (site.at_query(total)[..., None] - total[:, :, None]) * self.dims.head_dim**-0.5

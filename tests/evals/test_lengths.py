@@ -51,6 +51,19 @@ class TestOf:
         return {k: np.pad(x, ((0, 0), (0, self.width - x.shape[1]))) for k, x in self.batches.test(length, count).items()}
 
 
+def test_drawn_ids():
+    """Catches an evaluation that draws no ids, which another length's keys would not change, and one that draws where nothing is drawn."""
+    c = base.get_config().model
+    c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=2)
+    batch, nats = TaskBatches(build('reverse', dict(words=4)), (2, 4), 2, 0).test(4, 4), {}
+    for name in ('randomized+rope', 'rope'):
+        c.positions = name
+        model = Transformer(resolve(c, 40, 16))
+        params = nn.meta.unbox(model.init(jax.random.key(0), batch['tokens'], batch['positions'], batch['segment_ids'])['params'])
+        nats[name] = [float(lengths._measure(model, params, batch, n)['nats']) for n in (4, 5)]
+    assert nats['rope'][0] == nats['rope'][1] and nats['randomized+rope'][0] != nats['randomized+rope'][1]
+
+
 def test_attention_by_distance():
     """Catches distances across documents, means that count pairs which are not there, and heads or layers mixed up."""
     c = base.get_config().model

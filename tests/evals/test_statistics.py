@@ -53,10 +53,12 @@ def test_wilson():
 
 
 def test_differences_without_spread():
-    """Catches certainty from three differences that are the same, as of seeds that all succeed: a flip of their signs gives 1 in 4."""
+    """Catches certainty from three differences that are the same, as of seeds that all succeed: both of their signs give 1 in 4; and from tasks
+    without a spread of which one has the other sign."""
     same = s.contrast([[[1.0, 1.0, 1.0]]])
     assert same.p == 0.25 and (same.low, same.high) == (1, 1) and same.decided(same.p) == 'undecided'
-    assert s.contrast([[[0.0] * 9]]).p == 1 and s.contrast([[[0.5] * 9]]).p == 2**-8
+    assert s.contrast([[[0.0] * 9]]).p == 1 and s.contrast([[[0.5] * 9]]).p == pytest.approx(2**-8)
+    assert s.contrast([[[1.0] * 3], [[-1.0] * 3], [[1.0] * 3]]).p == pytest.approx(stats.binomtest(6, 9).pvalue)
 
 
 def test_holm():

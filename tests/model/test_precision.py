@@ -30,8 +30,10 @@ def forward(encoding, x, q, k, z, where, ids):
     site = dataclasses.replace(site, x=x, shared=encoding.gathered({p: p.share(site) for p in encoding.parts}))
     q, k = encoding.rotate(site, q, k)
     site = dataclasses.replace(site, state=encoding.key_state(site), visible=jnp.tril(jnp.ones((1, 1, where.shape[1], where.shape[1]), bool)))
+    site = dataclasses.replace(site, keys_seen=where[:, None] + 1)
     q, k = encoding.read(site, encoding.scale(site, q), k)
     site = dataclasses.replace(site, q=q, k=k, z=z)
+    site = dataclasses.replace(site, z=encoding.product(site))
     wide = {**site.state, 'key_bias': encoding.key_bias(site), 'bias': encoding.bias(site), 'additive': encoding.additive(site),
             'logits': encoding.logits(site)}
     weights = encoding.softmax(site, wide['logits'], site.visible)

@@ -35,6 +35,15 @@ def test_a_change_of_encoding(tree, parent, child, new, dropped):
     assert set(plan[0]) == set(ours) - new and {*plan[0], *plan[2]} == set(theirs)
 
 
+def test_a_bag_of_tokens(tree):
+    """Catches a bag that a second phase of search begins anew, and one that the first is refused for."""
+    (theirs, old), (ours, _) = tree(), tree(bag=True)
+    bag = {f'bag/{name}' for name in ('embedding', 'gate', 'weight')}
+    same = checkpoint.same_encoding(old, old)
+    assert [set(x) for x in checkpoint.plan(ours, ours, same)[1:]] == [set(), set()]
+    assert [set(x) for x in checkpoint.plan(theirs, ours, same)[1:]] == [bag, set()] == [set(x) for x in reversed(checkpoint.plan(ours, theirs, same)[1:])]
+
+
 @pytest.mark.parametrize('parent, child, wrong', [
     (dict(tied=False), {}, r'output/kernel is float32\[32,64\] there, absent here'), ({}, dict(tied=False), 'output/kernel is absent there'),
     (dict(num_layers=3), {}, r'layer_2/attention/key/kernel is float32\[32,2,16\] there, absent here;.* and 5 more'),

@@ -2,10 +2,12 @@
 import functools
 import json
 import shutil
+import types
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from train import checkpoint, loop, metrics, posttrain, runs
 from train.errors import RunError
@@ -232,6 +234,22 @@ def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, pos
         stored = checkpoint.model_of(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
         assert e.model.config.encodings[0].s == stored.s == 2 and stored.trained == 32
     assert np.isfinite(loop.train(e)['loss'])
+
+
+def test_the_length_of_training_is_that_of_the_lineage(monkeypatch, tmp_path):
+    """Catches a stretch from the rows of the last phase, which were shorter than those that the parameters know."""
+    held = {}
+
+    def run(name, seq_len, parent='', **arguments):
+        (tmp_path / name).mkdir()
+        held[str(tmp_path / name)] = types.SimpleNamespace(
+            config=lambda: ConfigDict(dict(data=dict(seq_len=seq_len), model=dict(positions_args=arguments))),
+            lineage=lambda: {'parent': {'run': str(tmp_path / parent), 'step': 1} if parent else None})
+        return held[str(tmp_path / name)]
+    monkeypatch.setattr(posttrain.Run, 'parse', held.__getitem__)
+    base, short, longer = run('base', 256), run('short', 72, 'base'), run('longer', 512, 'short', length=128)
+    assert [posttrain._trained_length(r) for r in (base, short, longer, run('on', 72, 'longer'))] == [256, 256, 128, 128]
+    assert posttrain._trained_length(run('orphan', 72, 'gone')) == 72
 
 
 def test_another_tokenizer_by_path_is_refused(answers_config, tiny_config, tmp_path):
