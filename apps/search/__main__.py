@@ -40,7 +40,7 @@ def define_flags() -> None:
     flags.DEFINE_enum('mode', 'hybrid', MODES, 'query, eval: by meaning, by words (BM25), or both')
     flags.DEFINE_float('weight', WEIGHT, 'query, eval: of meaning in --mode=hybrid; words have the rest of 1. Try some with eval',
                        lower_bound=0, upper_bound=1)
-    flags.DEFINE_integer('k', 10, 'query: results', lower_bound=1)
+    flags.DEFINE_integer('k', 10, 'query: results; in --mode=hybrid of the best 1,000 by meaning and by words', lower_bound=1)
     flags.DEFINE_bool('json', False, 'query, eval: one JSON object a line')
     flags.DEFINE_multi_string('path', [], "query: only files that match, like 'docs/*.md'; may be given again")
     flags.DEFINE_string('queries', '', 'eval: queries.jsonl of BEIR, {"_id", "text"} a line')

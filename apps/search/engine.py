@@ -19,7 +19,7 @@ from train.runs import Run
 _AMONG = 'IN (SELECT value FROM json_each(?))'
 _FEW = 20_000       # chunks of the files that are asked for, at most, that are compared one by one
 _AT_LEAST = 64      # vectors that the graph is asked for: their order by float16 is a rough one
-_FUSED = 1000       # places of each ranking that count in a hybrid one, at least: so that all who ask for no more see the same one
+_FUSED = 1000       # places of each ranking that count in a hybrid one, however many are asked for: so that all see the same one
 _PASSAGE = 24       # words of a passage, of whole sentences
 _WINDOW = 48        # tokens that it is judged by: all of one length, so that they are one compilation
 
@@ -75,12 +75,12 @@ class Engine:
 
     def rank(self, query: str, count: int, mode: str, paths: list[str] = ()) -> list[tuple[int, float]]:
         """(id of a chunk, score), best first: the cosine of the angle to the query, BM25, or the weighted sum of both, each moved to 0 .. 1 over the
-        best 1,000 of its own, or as many as are asked for."""
+        best 1,000 of its own: of those there are at most 2,000."""
         where, names = self._where(paths)
         found = {'lexical': self._lexically, 'semantic': self._semantic}
         if mode != 'hybrid':
             return found[mode](query, count, where, names)
-        scores = ranking.interpolate(*(dict(one(query, max(_FUSED, count), where, names)) for one in found.values()), self._weight)
+        scores = ranking.interpolate(*(dict(one(query, _FUSED, where, names)) for one in found.values()), self._weight)
         return [(key, scores[key]) for key in ranking.order(scores)[:count]]
 
     def documents(self, query: str, count: int, mode: str) -> dict[str, float]:
