@@ -7,7 +7,7 @@ import numpy as np
 from scipy import optimize, stats
 
 _DRAWS = 4000
-_FEWEST = 5
+_FEWEST = 5              # items that a verdict needs
 _RNG = lambda: np.random.default_rng(0)      # the same draws for the same values: a report can be made again
 
 
@@ -102,8 +102,8 @@ def contrast(tasks: Sequence[Sequence[Sequence[float]]], level: float = 0.95) ->
 
     tasks: of each its sources of chance, the differences by seed and, for text, by document (each with the task's mean). A task with one
     seed has no spread and is left out, unless no task has more.
-    p is of a t-test with the degrees of freedom of Welch and Satterthwaite; where no task has a spread, of a sign test over the pairs. The interval is a bootstrap of each source, its deviations made longer by what a bootstrap of n items lacks, sqrt(n/(n-1))
-    and t over z (after Hesterberg 2015, arXiv 1411.5279): of 5 normal values 95 % hold the mean, where plain percentiles hold 86 %.
+    p is of a t-test with the degrees of freedom of Welch and Satterthwaite; where no task has a spread, of a sign test over the pairs. The interval
+    is a bootstrap of each source, its deviations made longer by what a bootstrap of n items lacks, sqrt(n/(n-1)) and t over z (after Hesterberg 2015, arXiv 1411.5279): of 5 normal values 95 % hold the mean, where plain percentiles hold 86 %.
     """
     several = [t for t in tasks if len(t[0]) > 1]
     held = several or [t for t in tasks if len(t[0])]

@@ -14,7 +14,7 @@ from model.positions.rope import Rope
 @dataclasses.dataclass(frozen=True)
 class Scaled(Rope):
     """What these have in common. `stretch`: how many times longer than `length`; 0: config.model.max_len over it. `length`: the
-    context of training; 0: config.data.seq_len, in post-training the parent's."""
+    context of training; 0: config.data.seq_len, in post-training the longest of the runs before it."""
     stretch: float = 0.0
     length: int = 0
 
