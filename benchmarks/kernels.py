@@ -1,15 +1,17 @@
 """Which attention is fast here, for each encoding: a training step's loss and gradients with every kernel that can carry it.
 
-    python -m benchmarks.kernels --length=2048 --rows=8 > kernels.json
+    python -m benchmarks.kernels --length=2048 --rows=8 > kernels.jsonl
 
-A model in bfloat16 with one document a row, on random tokens, without the optimizer. Kernels take turns in one process; seconds are medians of
-the rounds. `ratio`: the rate over that of the reference path with the same encoding; `of_none`: over no positions with its fastest kernel, which
-is what an encoding costs. `auto`: what config.model.attention='auto' takes, and why. `step_mb`: temporaries of the compiled program.
+A model in bfloat16 with one document a row, on random tokens, without the optimizer. A line of JSON for each encoding, as soon as it is measured: its
+kernels take turns in one process, with the fastest of no positions; seconds are medians of the rounds. `ratio`: the rate over that of the reference
+path with the same encoding; `of_none`: over no positions with that kernel, which is what an encoding costs. `auto`: what
+config.model.attention='auto' takes, and why. `step_mb`: temporaries of the compiled program.
 """
 import concurrent.futures
 import json
 import statistics
 import time
+from collections.abc import Iterator
 
 import jax
 from absl import flags
@@ -32,35 +34,23 @@ def built(f, positions: str, kernel: str) -> Transformer:
     return Transformer(resolve(c, _VOCABULARY, f.length))
 
 
-def compiled(model: Transformer, batch: dict):
-    """The program and its parameters."""
-    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *(batch[k][:1, :1] for k in ('tokens', 'positions', 'segment_ids')))['params'])
+def initialized(model: Transformer, batch: dict) -> dict:
+    """Parameters, which are the same with each kernel."""
+    return nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *(batch[k][:1, :1] for k in ('tokens', 'positions', 'segment_ids')))['params'])
 
+
+def compiled(model: Transformer, params: dict, batch: dict):
+    """The program, (params, batch) -> loss and gradients, when it has run once."""
     def total(p, b):
         logits, _ = model.apply({'params': p}, b['tokens'], b['positions'], b['segment_ids'])
         return losses.weighted_token_loss(logits, b)[0]
-    return jax.jit(jax.value_and_grad(total)).lower(params, batch).compile(), params
+    program = jax.jit(jax.value_and_grad(total)).lower(params, batch).compile()
+    jax.block_until_ready(program(params, batch))
+    return program
 
 
-def measure(f, names: list[str], asked: list[str]) -> dict:
-    """`names`: encodings; `asked`: kernels."""
-    batch = jax.device_put(random_rows(_VOCABULARY, f.rows, f.length))
-    building, programs, found = {}, {}, {}
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-        for name in names:
-            found[name] = {'auto': kernels.paths(built(f, name, 'auto').config), 'refused': {}}
-            for kernel in asked:
-                try:
-                    building[name, kernel] = pool.submit(compiled, built(f, name, kernel), batch)
-                except ModelError as error:
-                    found[name]['refused'][kernel] = str(error)
-    for (name, kernel), future in building.items():
-        try:
-            program, params = future.result()
-            jax.block_until_ready(program(params, batch))
-            programs[name, kernel] = program, params
-        except Exception as error:                       # whatever a compiler or a kernel raises is a finding
-            found[name]['refused'][kernel] = str(error).splitlines()[0][:300]
+def seconds_of_a_step(f, programs: dict, batch: dict) -> dict[str, float]:
+    """Of each program and its parameters; they take turns."""
     seconds = {key: [] for key in programs}
     for _ in range(f.rounds):
         for key, (program, params) in programs.items():
@@ -69,20 +59,48 @@ def measure(f, names: list[str], asked: list[str]) -> dict:
                 out = program(params, batch)
             jax.block_until_ready(out)
             seconds[key].append((time.perf_counter() - began) / f.steps)
-    median = {key: statistics.median(values) for key, values in seconds.items()}
-    fastest = lambda name: min((s for (n, _), s in median.items() if n == name), default=float('nan'))
-    for (name, kernel), s in median.items():
-        found[name][kernel] = dict(milliseconds=s * 1e3, tokens_per_second=round(f.rows * f.length / s),
-                                   ratio=median.get((name, 'reference'), float('nan')) / s, of_none=fastest('none') / s,
-                                   step_mb=round(programs[name, kernel][0].memory_analysis().temp_size_in_bytes / 2**20, 1))
-    return found
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def measure(f, names: list[str], asked: list[str]) -> Iterator[dict]:
+    """The figures of each encoding, as soon as they are there. `names`: encodings, of which the first is `none`; `asked`: kernels."""
+    batch = jax.device_put(random_rows(_VOCABULARY, f.rows, f.length))
+    none = {}
+    for name in names:
+        models, building, programs, refused = {}, {}, {}, {}
+        for kernel in asked:
+            try:
+                models[kernel] = built(f, name, kernel)
+            except ModelError as error:
+                refused[kernel] = str(error)
+        if models:
+            params = initialized(next(iter(models.values())), batch)
+        with concurrent.futures.ThreadPoolExecutor() as pool:        # which ends before anything is timed
+            for kernel, model in models.items():
+                building[kernel] = pool.submit(compiled, model, params, batch)
+        for kernel, future in building.items():
+            try:
+                programs[kernel] = future.result(), params
+            except Exception as error:                               # whatever a compiler or a kernel raises is a finding
+                refused[kernel] = str(error).splitlines()[0][:300]
+        seconds = seconds_of_a_step(f, none | programs, batch)
+        if not none and seconds:
+            fastest = min(seconds, key=seconds.get)
+            none, seconds['none'] = {'none': programs[fastest]}, seconds[fastest]
+        of = lambda key, s: seconds[key] / s if key in seconds else None
+        yield {'encoding': name, 'auto': kernels.paths(built(f, name, 'auto').config), 'refused': refused,
+               **{k: dict(milliseconds=s * 1e3, tokens_per_second=round(f.rows * f.length / s), ratio=of('reference', s), of_none=of('none', s),
+                          step_mb=round(programs[k][0].memory_analysis().temp_size_in_bytes / 2**20, 1))
+                  for k, s in seconds.items() if k != 'none'}}
 
 
 def main() -> None:
     f = flags.FLAGS
     names = list(dict.fromkeys(['none', *f.positions]))
     print(json.dumps(dict(device=jax.devices()[0].device_kind, jax=jax.__version__, length=f.length, rows=f.rows, width=f.width, layers=f.layers,
-                          heads=f.heads, encodings=measure(f, names, f.kernels)), indent=1))
+                          heads=f.heads)), flush=True)
+    for found in measure(f, names, f.kernels):
+        print(json.dumps(found), flush=True)
 
 
 if __name__ == '__main__':

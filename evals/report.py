@@ -4,6 +4,7 @@ import json
 import math
 import pathlib
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -63,7 +64,9 @@ def _difference(p: dict) -> list[str]:
 
 def markdown(config, found: dict, records: list[dict], swept: list[dict]) -> str:
     """The tables of the report."""
-    lines = [f'# {found["title"]}', '', f'{len(found["arms"])} encodings, {len(found["tasks"])} tasks, seeds {found["seeds"][0]} to {found["seeds"][-1]}. '
+    devices = Counter(r['device'] for r in records).most_common()
+    lines = [f'# {found["title"]}', '', f'{len(found["arms"])} encodings, {len(found["tasks"])} tasks, seeds {found["seeds"][0]} to {found["seeds"][-1]}: '
+             f'{" and ".join(f"{count} cells on {device}" for device, count in devices)}. '
              f'All figures are computed from `cells.jsonl`. Intervals are of 95 %, by a bootstrap over seeds (of differences of text also over its '
              f'documents), tasks as they are, each by itself. '
              + ('Learning rates were chosen on seed 0 by the loss inside the lengths of training.' if swept else 'One learning rate for all.'), '']
@@ -88,7 +91,8 @@ def _claims(found: dict) -> list[str]:
     lines += table_lines(['claim', 'verdict', 'a - b', 'mean difference', 'interval', 'pairs won : lost : all', 'p (Holm)', 'tasks'], rows)
     names = list(found['tasks'])
     if len(names) > 1:
-        pairs = {(p['a'], p['b']): p for claim in reversed(found['claims']) for p in claim['pairs'] if list(claim['tasks']) == names}
+        widest_last = sorted(reversed(found['claims']), key=lambda claim: len(claim['tasks']))
+        pairs = {(p['a'], p['b']): p for claim in widest_last for p in claim['pairs']}
         entry = lambda p, t: f'{p["by_task"][t]["mean"]:+.3f} ({p["by_task"][t]["pairs"]})' if t in p['by_task'] else '–'
         lines += ['The differences by task, with the number of pairs:', '']
         lines += table_lines(['a - b', *names], [[f'{a} - {b}', *(entry(p, t) for t in names)] for (a, b), p in sorted(pairs.items())])

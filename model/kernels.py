@@ -16,14 +16,15 @@ from model.sharding import RULES
 
 KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
 CONTEXT = ('auto', 'ring', 'gather')
+_MULTIPLE = {'splash': 128, 'cudnn': 2}     # of lengths
 _PARTS = 3       # columns that a bias of the keys takes in bfloat16: with the third the error is below float32's at any length
 
 
 def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
     """Why a kernel cannot carry an encoding; empty: it can.
 
-    xla and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16, head size a multiple of 8 up to
-    128, with what an encoding adds to it up to what the device takes. splash is JAX's kernel for TPUs: causal and local masks, segments,
+    xla and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16, head size a multiple of 8 and, with
+    what an encoding adds to it, up to what the device takes. splash is JAX's kernel for TPUs: causal and local masks, segments,
     a soft cap; no bias, no other mask, no float16.
     """
     needs = encoding.kernel()
@@ -36,8 +37,8 @@ def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
             return 'it has no soft cap (config.model.logit_cap)'
         if kernel == 'cudnn' and dtype != 'bfloat16':
             return f'it computes in bfloat16 (config.model.dtype is {dtype})'
-        if kernel == 'cudnn' and (dims.head_dim % 8 or dims.head_dim > 128):
-            return f'it takes head sizes that are multiples of 8 up to 128 (here {dims.head_dim})'
+        if kernel == 'cudnn' and (dims.head_dim % 8 or dims.head_dim > _largest_head()):
+            return f'it takes head sizes that are multiples of 8 up to {_largest_head()} on this device (here {dims.head_dim})'
         if kernel == 'cudnn' and (wide := _widened(encoding, dims)) > _largest_head():
             return f'{encoding.spec.title} makes heads of {dims.head_dim} dimensions {wide} wide, and it takes {_largest_head()} on this device'
     if kernel == 'splash' and needs in ('bias', 'mask'):
@@ -93,8 +94,8 @@ def _choose(config, encoding, backend: str, length: int) -> tuple[str, str]:
     if wanted is None:
         return 'reference', f'no kernel is faster on {backend}'
     why = refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
-    if wanted == 'splash' and length % 128:
-        why = why or f'it takes lengths that are multiples of 128 (here {length})'
+    if length % _MULTIPLE[wanted]:
+        why = why or f'it takes lengths that are multiples of {_MULTIPLE[wanted]} (here {length})'
     return ('reference', f'not {wanted}: {why}') if why else (wanted, f'the fastest on {backend} that can carry it')
 
 
@@ -168,6 +169,8 @@ def named(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
     """Attention of queries to the keys of the same call: q [B,H,T,d], k, v [B,K,T,d] -> [B,H,T,d of v]."""
+    if (length := q.shape[2]) % _MULTIPLE.get(kernel, 1):
+        raise ModelError(f"config.data.seq_len is {length}: config.model.attention={kernel!r} needs a multiple of {_MULTIPLE[kernel]}")
     bias, scale = None, config.head_dim**-0.5
     if _by_columns(encoding):
         q, k = with_columns(q, k, encoding.key_bias(site), scale)
@@ -190,8 +193,6 @@ def _splash(q, k, v, segment_ids, config) -> jax.Array:
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
     length, group = q.shape[2], q.shape[1] // k.shape[1]
-    if length % 128:
-        raise ModelError(f"config.data.seq_len is {length}: config.model.attention='splash' needs a multiple of 128")
     square, back = (length, length), config.window - 1
     one = (masks.LocalMask(square, (back, 0 if config.causal else back), 0) if config.window else
            masks.CausalMask(square) if config.causal else masks.FullMask(square))

@@ -125,7 +125,7 @@ def made(**scores):
 
 def summed(claims, arms):
     config = small()
-    config.trained, config.claims = 0.99, tuple(dict(tasks=('copy_same', 'more'), **claim) for claim in claims)
+    config.trained, config.claims = 0.99, tuple(dict(tasks=('more', 'copy_same'), **claim) for claim in claims)
     config.tasks.more = base.task('copy_same', (1, 4), (2, 8, 2))
     records = made(**arms)
     found = comparison.summarise(config, dict.fromkeys(arms), {a: {'copy_same': 1} for a in arms}, records)
@@ -133,7 +133,7 @@ def summed(claims, arms):
 
 
 def test_a_claim_is_about_each_pair():
-    """Catches a claim that holds by the mean of pairs of which one is reversed, a task of one pair that counts or makes the whole undecided, and one that
+    """Catches a claim that holds by the mean of pairs of which one is reversed, a table by task that leaves out claims with the tasks in another order, a task of one pair that counts or makes the whole undecided, and one that
     nobody learned counted among the tasks."""
     far = dict(copy_same=(.9, .8, .85, .9, .8), more=(None, None, .5, None, None))
     low = dict(copy_same=(.1, .12, .1, .09, .1), more=(.1,) * 5)

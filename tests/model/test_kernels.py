@@ -159,8 +159,9 @@ def test_a_rank_one_bias_makes_no_square_array():
     ('cudnn', 'rope', {'dtype': 'bfloat16', 'head_dim': 12}, 'multiples of 8 up to 128'),
     ('cudnn', 'alibi', {'dtype': 'bfloat16', 'head_dim': 128}, 'ALiBi makes heads of 128 dimensions 136 wide, and it takes 128 on this device'),
     ('cudnn', 'pope', {'dtype': 'bfloat16', 'head_dim': 128}, '256 wide')])
-def test_refusals(kernel, positions, changes, message):
-    """Catches a kernel that drops a bias, a mask or a soft cap without a word."""
+def test_refusals(kernel, positions, changes, message, monkeypatch):
+    """Catches a kernel that drops a bias, a mask or a soft cap without a word. The device is one on which cudnn takes 128."""
+    monkeypatch.setattr(jax, 'devices', lambda: [SimpleNamespace(compute_capability='8.0')])
     with pytest.raises(ModelError, match=message):
         built(positions, attention=kernel, **changes)
 
@@ -176,9 +177,25 @@ def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatc
     assert expected[0] in line and expected[1] in line and REGISTRY[positions].spec.title in line
 
 
-@pytest.mark.parametrize('capability, positions, path', [('8.0', 'rope', 'cudnn'), ('8.0', 'forgetting', 'reference'), ('9.0', 'forgetting', 'cudnn')])
-def test_wide_heads_by_device(capability, positions, path, monkeypatch):
+@pytest.mark.parametrize('kernel, length', [('cudnn', 63), ('splash', 64)])
+def test_lengths_that_a_kernel_does_not_take(kernel, length, monkeypatch):
+    """Catches an error of cudnn or of splash instead of a line that names the field, and `auto` that takes the kernel all the same."""
+    c = base.get_config().model
+    c.update(width=32, num_layers=1, num_heads=4, num_kv_heads=2, positions='rope', dtype='bfloat16', attention=kernel)
+    row = (np.ones((1, length), np.int32),) * 3
+    with pytest.raises(ModelError, match=f'config.data.seq_len is {length}: config.model.attention={kernel!r} needs a multiple of'):
+        model = Transformer(resolve(c, VOCAB, length))
+        jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), *row), *row)
+    c.attention = 'auto'
+    monkeypatch.setattr(jax, 'default_backend', lambda: {'cudnn': 'gpu', 'splash': 'tpu'}[kernel])
+    assert f'reference (not {kernel}: it takes lengths that are multiples of' in kernels.paths(resolve(c, VOCAB, length))[0]
+
+
+@pytest.mark.parametrize('capability, positions, head_dim, path', [
+    ('8.0', 'rope', 128, 'cudnn'), ('8.0', 'forgetting', 128, 'reference'), ('9.0', 'forgetting', 128, 'cudnn'), ('8.0', 'rope', 136, 'reference'),
+    ('9.0', 'rope', 256, 'cudnn'), ('9.0', 'rope', 264, 'reference')])
+def test_wide_heads_by_device(capability, positions, head_dim, path, monkeypatch):
     """Catches heads that are checked before columns widen them, which cudnn then refuses with a traceback on all but the newest GPUs."""
     monkeypatch.setattr(jax, 'devices', lambda: [SimpleNamespace(compute_capability=capability)])
-    e = built(positions, dtype='bfloat16', head_dim=128).config.encodings[0]
+    e = built(positions, dtype='bfloat16', head_dim=head_dim).config.encodings[0]
     assert (not kernels.refusal('cudnn', e, e.dims, 'bfloat16', 0.0)) == (path == 'cudnn')
