@@ -30,7 +30,7 @@ def test_the_quick_study_is_what_was_promised():
     assert all(t.test[1] >= 2 * t.train[1] for t in config.tasks.values())
 
 
-@pytest.mark.parametrize('name', ['quick', 'coupling'])
+@pytest.mark.parametrize('name', ['quick', 'coupling', 'kazemnejad'])
 def test_kept_lines_are_found_again(name):
     """Catches a cell whose name changes when a config gets a new field: a kept study would begin anew."""
     config = importlib.import_module(f'configs.ablations.{name}').get_config()
