@@ -21,8 +21,7 @@ from train.errors import RunError
 def measure(config, arm: str, task: str, seeds: int, steps: int, rounds: int) -> dict:
     """`steps` of training a round; `config`: a study's."""
     config.train.steps, config.optimizer.warmup = steps, 0
-    drawn = [cells.batches_of(config, cells.Cell(arm, task, seed, 0.0)) for seed in range(1, seeds + 1)]
-    model = cells.model_of(config, cells.Cell(arm, task, 1, 0.0), len(drawn[0].task.vocabulary), drawn[0].seq_len, drawn[0].seq_len)
+    model, drawn = cells.training(config, [cells.Cell(arm, task, seed, 0.0) for seed in range(1, seeds + 1)])
     rates: dict[str, list[float]] = dict(alone=[], together=[])
     for _ in range(rounds):
         one_by_one = [trial.run(model, config, [rows], [seed])[0][1]['tokens_per_second'] for seed, rows in enumerate(drawn, 1)]

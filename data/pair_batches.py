@@ -4,9 +4,10 @@
     documents [B,G,T] int32   the text that answers the query, then G-1 = config.pairs.negatives that do not, zeros where there is none
     lengths   [B,1+G] int32   tokens of the query and of each document; 0: none
     text_ids  [B,1+G] int32   their numbers in the split; -1: none
-    known     [B,K]   int32   numbers of all texts of the split that answer the query, in order, then -1; K: the most that any query has
+    known     [B,K]   int32   numbers of all documents of the split that belong to the query, in order, then -1; K: the most that any query has
 
-A text that is longer than its row is cut and keeps its end mark. In an epoch every example is a row exactly once.
+A text that is longer than its row is cut and keeps its end mark. Queries that are the same when they are cut have the number of the first of
+them, and all that belongs to one of them, their own texts too; so have documents. In an epoch every example is a row exactly once.
 """
 import functools
 
@@ -49,7 +50,9 @@ class PairBatches(Rows):
         self.batch_size, self.rows_per_epoch, self.seq_len = config.batch_size, len(split.pairs), config.seq_len
         self.query_len, self.negatives, self._config = query_len(config), config.pairs.negatives, config
         self.split, self.chance = split, Chance(seed, shuffle)
-        self.most_known = int(np.diff(split.known[1]).max())
+        self._as_query, self._as_document = split.alike(self.query_len), split.alike(self.seq_len)
+        self._known = self._belonging()
+        self.most_known = int(np.diff(self._known[1]).max())
         self._order = functools.lru_cache(maxsize=2)(lambda epoch: self.chance.permutation(epoch, 'pairs', self.rows_per_epoch))
 
     def empty(self, count: int) -> Batch:
@@ -64,10 +67,21 @@ class PairBatches(Rows):
             ids[row, 2:2 + len(found)] = found
         out['queries'][:], out['lengths'][:, 0] = self._texts(ids[:, 0], self.query_len)
         out['documents'][:], out['lengths'][:, 1:] = self._texts(ids[:, 1:], self.seq_len)
-        answers, offsets = self.split.known
+        ids[:, 0], ids[:, 1:] = self._as_query[ids[:, 0]], np.where(ids[:, 1:] < 0, -1, self._as_document[ids[:, 1:]])
+        answers, offsets = self._known
         place = offsets[ids[:, :1]] + np.arange(self.most_known)
         there = place < offsets[ids[:, :1] + 1]
         out['known'][:] = np.where(there, answers[np.where(there, place, 0)], -1)
+
+    def _belonging(self) -> tuple[np.ndarray, np.ndarray]:
+        """(ids, offsets): ids[offsets[q]:offsets[q + 1]] are the documents that belong to query q, in order; none where q is no query. The text of a
+        query that is cut like others belongs to them all; any other query's own text has the number of the query itself."""
+        queries, documents = self.split.pairs.T
+        cut = np.unique(queries)
+        shared = np.bincount(self._as_query)[self._as_query[cut]] > 1
+        cut = cut[shared | (self._as_document[cut] != cut)]
+        pairs = np.unique(np.stack([self._as_query[np.concatenate([queries, cut])], self._as_document[np.concatenate([documents, cut])]], 1), axis=0)
+        return pairs[:, 1], np.searchsorted(pairs[:, 0], np.arange(len(self.split.offsets)))
 
     def _negatives(self, epoch: int, example: int) -> np.ndarray:
         found = self.split.negatives[slice(*self.split.negative_offsets[example:example + 2])]

@@ -6,7 +6,6 @@ A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.off
 """
 import array
 import dataclasses
-import functools
 import hashlib
 import logging
 import pathlib
@@ -42,11 +41,13 @@ class PairSplit:
         """The tokens of a text, uncut: begin mark, text, end mark."""
         return self.tokens[self.offsets[index]:self.offsets[index + 1]]
 
-    @functools.cached_property
-    def known(self) -> tuple[np.ndarray, np.ndarray]:
-        """(ids, offsets): ids[offsets[t]:offsets[t + 1]] are the texts that answer text t, in order; none where t is no query."""
-        order = np.lexsort((self.pairs[:, 1], self.pairs[:, 0]))
-        return self.pairs[order, 1], np.searchsorted(self.pairs[order, 0], np.arange(len(self.offsets)))
+    def alike(self, longest: int) -> np.ndarray:
+        """Of each text the first one whose beginning is the same, when both are cut to so many tokens: int32 [texts]. Whole texts all differ."""
+        found, first = np.arange(len(self.offsets) - 1, dtype=np.int32), {}
+        for i in np.flatnonzero(np.diff(self.offsets) >= longest):
+            row = self.tokens[self.offsets[i]:self.offsets[i] + longest - 1]           # the end mark is that of all
+            found[i] = first.setdefault(hashlib.sha256(row.tobytes()).digest()[:16], i)
+        return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -113,8 +113,8 @@ class Search(Board):
 
     def tuned(self, name: str) -> dict[str, float]:
         """{weight: the main measure of `weighted`}, for a few of them."""
-        return {str(w): ranking.estimate(ranking.measure(self.one.qrels, self.weighted(name, w))[self.main], self.one.clusters).value
-                for w in _WEIGHTS}
+        of = lambda weight: ranking.measure(self.one.qrels, self.weighted(name, weight))[self.main].values()
+        return {str(w): math.fsum(values) / len(values) for w in _WEIGHTS for values in [of(w)]}
 
     def facts(self) -> dict:
         return {**super().facts(), 'queries': len(self._queries), 'documents': len(self._documents),

@@ -67,16 +67,18 @@ def summarise(config, arms: dict, rates: dict, records: list[dict]) -> dict:
 
 
 def _costs(config, names, records) -> dict:
-    """Speed and memory are those of the commonest way in which cells were run, the device and the seeds in one program."""
+    """Speed and memory are those of the commonest way in which cells were run, the device and the seeds in one program, over the tasks that all
+    encodings ran so: the mean of the tasks' medians."""
     way = lambda r: (r['device'], r.get('together', 1))
     commonest = Counter(map(way, records)).most_common(1)[0][0]
+    timed = lambda arm, task: [r for r in records if (r['arm'], r['task'], way(r)) == (arm, task, commonest)]
+    shared = [task for task in config.tasks if all(timed(arm, task) for arm in names)]
     found = {}
     for arm in names:
         mine = [r for r in records if r['arm'] == arm]
-        timed = [r for r in mine if way(r) == commonest] or mine
-        median = lambda what: float(np.median([r[what] for r in timed]))
-        found[arm] = {'added': max(r['added'] for r in mine), 'tokens_per_second': median('tokens_per_second'), 'step_mb': median('step_mb'),
-                      'way': commonest, 'score': float(np.mean([score(config, r) for r in mine]))}
+        mean = lambda what: float(np.mean([np.median([r[what] for r in timed(arm, task)]) for task in shared])) if shared else math.nan
+        found[arm] = {'added': max(r['added'] for r in mine), 'tokens_per_second': mean('tokens_per_second'), 'step_mb': mean('step_mb'),
+                      'way': commonest, 'tasks': shared, 'score': float(np.mean([score(config, r) for r in mine]))}
     return found
 
 
@@ -106,7 +108,7 @@ def _pair(config, cell, tasks, seeds, a, b, of: str = 'score') -> dict:
         both = [(cell[t, a, s], cell[t, b, s]) for s in seeds if success or trained(config, cell[t, a, s]) and trained(config, cell[t, b, s])]
         by_seed = [measure(x) - measure(y) for x, y in both]
         sources[t] = [by_seed, _by_document(both, float(np.mean(by_seed)))] if both and 'by_document' in both[0][0] else [by_seed]
-    found = statistics.contrast(list(sources.values()))
+    found = statistics.contrast(list(sources.values()), successes=success)
     return {'a': a, 'b': b, 'contrast': found, 'by_task': {t: {'mean': float(np.mean(x[0])), 'pairs': len(x[0])} for t, x in sources.items() if x[0]}}
 
 

@@ -18,7 +18,8 @@ def _svg(figure) -> str:
     figure.savefig(out, format='svg', metadata={'Date': None})
     pyplot.close(figure)
     text = out.getvalue()
-    return text[text.index('<svg'):]
+    short = lambda path: re.sub(r'(\.\d\d)\d+', r'\1', path[0])       # hundredths of a point: a third of the file
+    return re.sub(r' d="[^"]*"', short, text[text.index('<svg'):])
 
 
 def _panels(count: int, width: float = 4.6, height: float = 3.2, columns: int = 3):
@@ -146,14 +147,18 @@ def quality_and_speed(arms, speed, quality, label: str) -> str:
     return _svg(figure)
 
 
-def attention(arms, records) -> str:
-    """Mean attention against distance, a line a head, all layers of one cell an encoding."""
-    shown = [(arm, r) for arm in arms for r in records if r['arm'] == arm and 'attention' in r]
-    shown = [(arm, r) for i, (arm, r) in enumerate(shown) if arm not in [a for a, _ in shown[:i]]]
-    figure, axes = _panels(len(shown), width=3.6, height=2.5, columns=4)
-    for axis, (arm, record) in zip(axes, shown):
-        heads = [h for layer in record['attention'] for h in layer]
+def attention(tasks, arms, records) -> str:
+    """Mean attention against distance, a line a head, all layers of one cell of each task (a row of panels, where there are several) and encoding."""
+    cells = {(r['task'], r['arm']): r['attention'] for r in reversed(records) if 'attention' in r}
+    shown = [(task, arm) for task in tasks for arm in arms if (task, arm) in cells]
+    several = len({task for task, _ in shown}) > 1
+    figure, axes = _panels(len(shown), width=2.6 if several else 3.6, height=2.1 if several else 2.5, columns=len(arms) if several else 4)
+    for axis, (task, arm) in zip(axes, shown):
+        heads = [h for layer in cells[task, arm] for h in layer]
         for i, head in enumerate(heads):
             axis.plot(np.arange(len(head)), head, lw=0.9, color=pyplot.get_cmap('viridis')(i / max(1, len(heads) - 1)))
-        axis.set(title=f'{arm} ({record["task"]})', xlabel='distance', ylabel='mean attention', yscale='log', ylim=(1e-4, 1.5))
+        axis.set(title=f'{arm} ({task})', xlabel='distance', ylabel='mean attention', yscale='log', ylim=(1e-4, 1.5))
+        axis.minorticks_off()
+        if several:
+            axis.label_outer()
     return _svg(figure)

@@ -34,7 +34,7 @@ def write(config, arms: dict, rates: dict, records: list[dict], swept: list[dict
     pictures.append(('Quality against speed', plots.quality_and_speed(names, {a: v['tokens_per_second'] for a, v in found['arms'].items()},
                                                                       {a: v['score'] for a, v in found['arms'].items()}, label)))
     if any('attention' in r for r in records):
-        pictures.append(('Mean attention against distance, a line a head', plots.attention(names, records)))
+        pictures.append(('Mean attention against distance, a line a head', plots.attention(tasks, names, records)))
     report = folder / 'report'
     report.mkdir(exist_ok=True)
     text = markdown(config, found, records, swept)
@@ -66,21 +66,31 @@ def markdown(config, found: dict, records: list[dict], swept: list[dict]) -> str
     """The tables of the report."""
     devices = Counter(r['device'] for r in records).most_common()
     lines = [f'# {found["title"]}', '', f'{len(found["arms"])} encodings, {len(found["tasks"])} tasks, seeds {found["seeds"][0]} to {found["seeds"][-1]}: '
-             f'{" and ".join(f"{count} cells on {device}" for device, count in devices)}. '
+             f'{" and ".join(f"{count} cells on {device}" for device, count in devices)}{_unlike(records)}. '
              f'All figures are computed from `cells.jsonl`. Intervals are of 95 %, by a bootstrap over seeds (of differences of text also over its '
              f'documents), tasks as they are, each by itself. '
              + ('Learning rates were chosen on seed 0 by the loss inside the lengths of training.' if swept else 'One learning rate for all.'), '']
     lines += _claims(found) + _scores(config, found) + _by_length(config, found, records) + _perplexities(config, found, records)
+    lines += _contexts(found, records)
     lines += _ranks(found) + _pairs(found) + _costs(found) + _sweep(found, swept) + _untrained(config, found)
     return '\n'.join(lines)
+
+
+def _unlike(records: list[dict]) -> str:
+    """Of a study on several devices, how many comparisons of one seed have cells of more than one."""
+    devices: dict[tuple, set] = {}
+    for r in records:
+        devices.setdefault((r['task'], r['seed']), set()).add(r['device'])
+    mixed = sum(len(d) > 1 for d in devices.values())
+    return f', of one task and seed on both in {mixed} of {len(devices)}' if mixed else ''
 
 
 def _claims(found: dict) -> list[str]:
     if not found['claims']:
         return []
-    lines = ['## Claims', '', 'Written in the config before the study was run. A claim about several encodings is about each pair of them, and holds where all '
+    lines = ['## Claims', '', 'As the config states them (its docstring says when they were written). A claim about several encodings is about each pair of them, and holds where all '
              'do. Of a pair count the seeds in which both have learned the task (where a claim is about success, all), and tasks with two such seeds or '
-             'more, each alike. A verdict needs p < 0.05 (t-test, corrected by Holm over all pairs below) and five pairs (of text, seeds and documents together).', '']
+             'more, each alike. A verdict needs p < 0.05 (t-test, of success an exact sign test; corrected by Holm over all pairs below) and five pairs (of text, seeds and documents together).', '']
     several = lambda claim: len(claim['pairs']) > 1
     tasks = lambda claim, pair: f'{sum(t["pairs"] > 1 for t in pair["by_task"].values())} of {len(claim["tasks"])}'
     rows = []
@@ -145,6 +155,26 @@ def _perplexities(config, found: dict, records: list[dict]) -> list[str]:
     return ['## Perplexity by length', '', 'The same target tokens everywhere; geometric mean of the seeds.', '', *lines] if lines else []
 
 
+def _contexts(found: dict, records: list[dict]) -> list[str]:
+    """How much context texts are read with, of what the lines have."""
+    lines = []
+    for task in found['tasks']:
+        mine = [r for r in records if r['task'] == task and 'effective_context' in r]
+        of = lambda arm, value: [x for x in (value(r) for r in mine if r['arm'] == arm) if x is not None]
+        columns = [(f'{what} {n}', lambda r, field=field, n=n: r[field][n])
+                   for field, what in (('shuffled', 'shuffled beyond'), ('gap', 'gap of')) for n in (mine[0].get(field, {}) if mine else {})]
+        entry = lambda values: _figures(float(np.mean(values)) if values else math.nan)
+        rows = [[arm, *(' to '.join(map(str, sorted({min(v), max(v)}))) if v else '–' for v in (of(arm, lambda r: r['effective_context']),
+                                                                                            of(arm, lambda r: r['usable_length']))),
+                 *(entry(of(arm, value)) for _, value in columns)] for arm in found['arms']]
+        if mine:
+            lines += table_lines([task, 'effective context', 'usable length', *(title for title, _ in columns)], rows)
+    return ['## Context', '', 'Effective context: the shortest from which more gains less than 0.01 nats a token on fixed targets; usable length: the longest '
+            'with a perplexity of at most 1.01 times that at the length of training (least and most of the seeds). Then nats a token that are lost at the length of '
+            'training where what is further than so many tokens before the first target is shuffled, and where the ids of the targets leave so many out.',
+            '', *lines] if lines else []
+
+
 def _ranks(found: dict) -> list[str]:
     r = found['ranked']
     if 'mean' not in r:
@@ -164,10 +194,11 @@ def _pairs(found: dict) -> list[str]:
 
 
 def _costs(found: dict) -> list[str]:
-    device, together = next(iter(found['arms'].values()))['way']
-    rows = [[a, v['added'], f'{v["tokens_per_second"]:,.0f}', f'{v["step_mb"]:.0f}', ', '.join(f'{lr:g}' for lr in sorted(set(found['rates'][a].values())))]
+    first = next(iter(found['arms'].values()))
+    (device, together), tasks = first['way'], ', '.join(first['tasks']) or 'none that all encodings ran so'
+    rows = [[a, v['added'], _figures(v['tokens_per_second'], form=',.0f'), _figures(v['step_mb'], form='.0f'), ', '.join(f'{lr:g}' for lr in sorted(set(found['rates'][a].values())))]
             for a, v in found['arms'].items()]
-    return ['## Cost', '', f'Median of the cells run on {device}, {together} a program. Cells of different encodings ran at different times, beside others: '
+    return ['## Cost', '', f'Cells run on {device}, {together} a program, of these tasks: {tasks}; means of their medians. Cells of different encodings ran at different times, beside others: '
             f'speeds are no more than a hint.', '',
             *table_lines(['encoding', 'parameters added', 'tokens/s', 'memory of a step, MB', 'learning rates'], rows)]
 

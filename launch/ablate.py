@@ -10,12 +10,14 @@ core; on an accelerator one process runs them all. `--together=5` trains five se
 import concurrent.futures
 import ctypes
 import json
+import logging
 import multiprocessing
 import os
 import pathlib
 import signal
 import statistics
 import sys
+import tempfile
 import time
 
 from absl import flags
@@ -26,6 +28,8 @@ from train import config as configs
 from train import door, loop
 from train.errors import RunError
 from train.runs import cores, write_atomically
+
+_LOG = logging.getLogger('ordem')
 
 _LINES = 'cells.jsonl'
 
@@ -52,6 +56,12 @@ def _start_worker(started, pinned: bool, folder: pathlib.Path) -> None:
     loop.keep_compiled(str(folder))
 
 
+def _pool(count: int, folder: pathlib.Path) -> concurrent.futures.ProcessPoolExecutor:
+    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')        # else the first process takes most of a GPU's memory
+    context = multiprocessing.get_context('spawn')
+    return concurrent.futures.ProcessPoolExecutor(count, context, _start_worker, (context.Value('i', 0), not _accelerated(), folder))
+
+
 def run_cells(config, todo: list[list[cells.Cell]], folder: pathlib.Path, workers: int, show) -> None:
     """Runs groups of cells and appends their records as they end."""
     def keep(records):
@@ -67,10 +77,7 @@ def run_cells(config, todo: list[list[cells.Cell]], folder: pathlib.Path, worker
         for group in todo:
             keep(cells.measure(config, group))
         return
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')        # else the first process takes most of a GPU's memory
-    context = multiprocessing.get_context('spawn')
-    with concurrent.futures.ProcessPoolExecutor(min(workers, len(todo)), context, _start_worker,
-                                                (context.Value('i', 0), not _accelerated(), folder)) as pool:
+    with _pool(min(workers, len(todo)), folder) as pool:
         running = [pool.submit(cells.measure, config, group) for group in todo]
         try:
             for future in concurrent.futures.as_completed(running):
@@ -83,29 +90,44 @@ def run_cells(config, todo: list[list[cells.Cell]], folder: pathlib.Path, worker
             raise
 
 
-def plan(config, records: list[dict], workers: int) -> str:
-    """What `--dry_run` prints: cells, tokens and the time to expect."""
-    done = {r['key'] for r in records}
+def _row(config, task: str) -> int:
+    return cells.kind(config, task).sizes(config, task)[1]
+
+
+def _tokens(config, task: str) -> int:
+    """Of the training of one cell."""
+    return _row(config, task) * config.train.batch_size * cells.steps_of(config, task)
+
+
+def measured_speed(config, workers: int) -> float:
+    """Tokens a second that one process trains on the task with most of them: a few steps, in a process like those that would run the cells."""
+    task = max(config.tasks, key=lambda task: _tokens(config, task))
+    if workers == 0:
+        return cells.speed(config, task)
+    with tempfile.TemporaryDirectory() as folder, _pool(1, pathlib.Path(folder)) as pool:
+        return pool.submit(cells.speed, config, task).result()
+
+
+def plan(config, records: list[dict], workers: int, speed: float = 0.0) -> str:
+    """What `--dry_run` prints: cells, tokens and the time to expect, from records or else from the tokens a second that a process trains."""
     swept, rates = cells.sweep_cells(config), {arm: dict.fromkeys(config.tasks, config.optimizer.lr) for arm in cells.arms(config)}
     compared = cells.study_cells(config, rates)
-    left = [c for c in swept if cells.key(config, c) not in done]
     seconds = [r['seconds'] for r in records]
     tokens = 0
     lines = [f'{config.title}: {len(cells.arms(config))} encodings x {len(config.tasks)} tasks x {config.seeds} seeds = {len(compared)} '
              f'cells, {len(swept)} to choose learning rates, {len(records)} records there']
-    for task, t in config.tasks.items():
-        row = cells.batches_of(config, cells.Cell('', task, 1, 0)).seq_len if t.kind == 'task' else t.train_len
-        each = row * config.train.batch_size * cells.steps_of(config, task)
-        count = len([c for c in (*swept, *compared) if c.task == task])
+    for task in config.tasks:
+        each, count = _tokens(config, task), len([c for c in (*swept, *compared) if c.task == task])
         tokens += each * count
-        lines.append(f'  {task}: {count} cells of {each / 1e6:.2f}M tokens (rows of {row})')
+        lines.append(f'  {task}: {count} cells of {each / 1e6:.2f}M tokens (rows of {_row(config, task)})')
     lines.append(f'{tokens / 1e6:.0f}M tokens in all')
     if seconds:
         todo = max(0, len(swept) + len(compared) - len(records))
         lines.append(f'{statistics.mean(seconds):.0f} s a cell so far: about {todo * statistics.mean(seconds) / max(workers, 1) / 60:.0f} '
                      f'minutes for the {todo} left on {max(workers, 1)} processes')
-    elif left or compared:
-        lines.append('no cell has run yet: the time a cell takes is known after the first one')
+    elif speed:
+        lines.append(f'{speed:,.0f} tokens a second in training here, one process: about {tokens / speed / max(workers, 1) / 60:.0f} minutes on '
+                     f'{max(workers, 1)} processes, and the measuring of each cell')
     return '\n'.join(lines)
 
 
@@ -127,6 +149,8 @@ def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
         there = {r['key'] for r in read(folder)}
         return cells.together([c for c in wanted if cells.key(config, c) not in there], together)
 
+    for line in cells.paths(config):
+        _LOG.info('%s', line)
     run_cells(config, missing(cells.sweep_cells(config)), folder, workers, show)
     rates = cells.chosen_rates(config, read(folder))
     wanted = cells.study_cells(config, rates)
@@ -157,7 +181,8 @@ def main() -> None:
     folder = pathlib.Path(flags.FLAGS.out or f'runs/ablations/{name}')
     if flags.FLAGS.dry_run:
         cells.check(config)
-        print(plan(config, read(folder), _workers()))
+        records = read(folder)
+        print(plan(config, records, _workers(), 0.0 if records else measured_speed(config, _workers())))
         return
     run(config, folder, _workers(), flags.FLAGS.together)
     print(f'{folder}/report/index.html')

@@ -10,7 +10,6 @@ import time
 
 from ml_collections import ConfigDict
 
-from data.records import DataError
 from model.errors import ModelError
 from train import preflight
 from train.errors import RunError
@@ -46,8 +45,8 @@ def arms(config) -> dict[str, dict]:
     twice = next((n for n in names if names.count(n) > 1), '')
     if twice:
         raise RunError(f'config.model.positions names {twice!r} twice: expected each encoding once')
-    known = config.arms.to_dict()
-    return {n: {'positions_args': dict(config.model.positions_args), 'positions': n, **known.get(n, {})} for n in names if n}
+    known, given = config.arms.to_dict(), dict(config.model.positions_args)
+    return {n: {'positions': n, **known.get(n, {}), 'positions_args': {**known.get(n, {}).get('positions_args', {}), **given}} for n in names if n}
 
 
 def sweep_cells(config) -> list[Cell]:
@@ -120,15 +119,14 @@ def together(todo: list[Cell], count: int) -> list[list[Cell]]:
 def measure(config, group: list[Cell]) -> list[dict]:
     """Trains cells that differ in their seeds only and measures each. Returns the records that become lines of results."""
     import jax
+    from train import trial
     began, names = time.perf_counter(), [key(config, cell) for cell in group]
     config, first = ConfigDict(config.to_dict()), group[0]
     config.optimizer.lr, config.train.steps = first.lr, steps_of(config, first.task)
     with jax.default_matmul_precision('float32'):       # on accelerators too, where products of float32 are cut to 19 bits or 16 else
-        if config.tasks[first.task].kind == 'task':
-            found = _task(config, group)
-        else:
-            from launch import text_cells
-            found = text_cells.measure(config, group, lambda *sizes: model_of(config, first, *sizes))
+        model, drawn = training(config, group)
+        trained = trial.run(model, config, drawn, [cell.seed for cell in group])
+        found = [kind(config, cell.task).measured(config, cell, model, rows, *of_seed) for cell, rows, of_seed in zip(group, drawn, trained)]
     versions = {p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
     common = {'seconds': round((time.perf_counter() - began) / len(group), 1), 'device': jax.devices()[0].device_kind,
               'threads': cores(),
@@ -138,22 +136,42 @@ def measure(config, group: list[Cell]) -> list[dict]:
             for name, cell, of_cell in zip(names, group, found)]
 
 
-def batches_of(config, cell: Cell):
-    """The batches of an algorithmic task; the data's seed is apart from that of the parameters."""
-    from data.tasks import TaskBatches, build
-    t = config.tasks[cell.task]
-    return TaskBatches(build(t.task, t.task_args.to_dict()), tuple(t.train), config.train.batch_size, 1000 + cell.seed, t.scheme)
+def kind(config, task: str):
+    """The module of a task's kind. Its `sizes(config, task)`: vocabulary, tokens of a row of training and of the longest test; `training(config,
+    group)`: the same, known now if it was estimated there, and the batches of each cell; `measured(config, cell, model, batches, params, found)`: the record."""
+    from launch import task_cells, text_cells
+    return {'task': task_cells, 'text': text_cells}[config.tasks[task].kind]
 
 
-def test_lengths(config, cell: Cell) -> list[int]:
-    first, last, step = config.tasks[cell.task].test
-    return list(range(first, last + 1, step))
+def training(config, group: list[Cell]):
+    """The model of cells that differ in their seeds only, and for each of them its training batches."""
+    sizes, batches = kind(config, group[0].task).training(config, group)
+    return model_of(config, group[0], *sizes), batches
+
+
+def paths(config) -> list[str]:
+    """Which attention each arm takes on the first task, and why."""
+    from model import kernels
+    models = [training(config, [Cell(arm, next(iter(config.tasks)), 1, config.optimizer.lr)])[0] for arm in arms(config)]
+    return list(dict.fromkeys(line for model in models for line in kernels.paths(model.config)))
+
+
+def speed(config, task: str, steps: int = 24) -> float:
+    """Tokens a second that the first arm is trained at here, compilation not counted."""
+    from train import trial
+    config = ConfigDict(config.to_dict())
+    config.train.steps, config.optimizer.warmup = steps, 0
+    model, batches = training(config, [Cell(next(iter(arms(config))), task, 1, config.optimizer.lr)])
+    return trial.run(model, config, batches, [1])[0][1]['tokens_per_second']
 
 
 def check(config) -> None:
     """Builds the model and the data of each pair of arm and task, so that a mistake shows before the first cell runs."""
     if not arms(config):
         raise RunError('config.arms is empty: expected at least one encoding')
+    if config.model.positions_args and not config.model.positions:
+        raise RunError(f'config.model.positions_args has {", ".join(config.model.positions_args)}: each of config.arms has its own; expected none, or '
+                       f'encodings in config.model.positions too')
     if not config.tasks:
         raise RunError('config.tasks is empty: expected at least one task')
     preflight.numbers(config)
@@ -172,45 +190,13 @@ def check(config) -> None:
         if claim.get('of', 'score') not in ('score', 'success'):
             raise RunError(f'config.claims: {claim["text"]!r} is of {claim["of"]!r}: expected score or success')
     for task, t in config.tasks.items():
+        sizes = kind(config, task).sizes(config, task)
         for arm in arms(config):
-            cell = Cell(arm, task, 1, config.optimizer.lr)
-            if t.kind == 'task':
-                try:
-                    batches = batches_of(config, cell)
-                except DataError as error:
-                    raise RunError(f'config.tasks.{task}: {error}') from None
-                if not test_lengths(config, cell):
-                    raise RunError(f'config.tasks.{task}.test is {tuple(t.test)}: expected (first, last, step) with a length between')
-                model = model_of(config, cell, len(batches.task.vocabulary), batches.seq_len, _longest(config, cell, batches))
-                wanted = {e.spec.task_ids for e in model.config.distinct} - {'', t.scheme}
-                if wanted:
-                    raise RunError(f'arm {arm!r} needs {wanted.pop()!r} ids: config.tasks.{task}.scheme is {t.scheme!r}')
-            else:
-                model_of(config, cell, 256, t.train_len, max(t.test_lens) + t.scored)
-        if t.kind == 'text':
-            from launch import text_cells
-            text_cells.check(config, task)
-
-
-def _longest(config, cell, batches) -> int:
-    return batches.task.size(test_lengths(config, cell)[-1]) + 2
-
-
-def _task(config, group: list[Cell]) -> list[dict]:
-    from train import trial
-    drawn = [batches_of(config, cell) for cell in group]
-    model = model_of(config, group[0], len(drawn[0].task.vocabulary), drawn[0].seq_len, _longest(config, group[0], drawn[0]))
-    trained = trial.run(model, config, drawn, [cell.seed for cell in group])
-    return [_measured(config, cell, model, rows, *of_seed) for cell, rows, of_seed in zip(group, drawn, trained)]
-
-
-def _measured(config, cell, model, rows, params, found: dict) -> dict:
-    from evals import attention, lengths as by_length
-    lengths = by_length.accuracy(model, params, rows, test_lengths(config, cell), config.test_rows)
-    inside = [v for n, v in lengths.items() if rows.low <= n <= rows.high]
-    beyond = [v for n, v in lengths.items() if n > rows.high]
-    if cell.seed == 1:
-        found['attention'] = attention.by_distance(model, params, rows.test(test_lengths(config, cell)[-1], 8))
-    mean = lambda values, what: sum(v[what] for v in values) / len(values) if values else None
-    return {'data': rows.hash, **found, 'validation_nats': mean(inside, 'nats'), 'inside': mean(inside, 'exact'),
-            'beyond': mean(beyond, 'exact'), 'by_length': {str(n): v for n, v in lengths.items()}}
+            model = model_of(config, Cell(arm, task, 1, config.optimizer.lr), *sizes)
+            wanted = {e.spec.task_ids for e in model.config.distinct} - {'', t.get('scheme', '')}
+            if wanted:
+                raise RunError(f'arm {arm!r} needs {wanted.pop()!r} ids: ' + (
+                    f'config.tasks.{task}.scheme is {t.scheme!r}' if t.kind == 'task' else f'config.tasks.{task} is text, which has none'))
+    for task, t in config.tasks.items():
+        if t.kind == 'text':            # when all else is right, since this builds tokenizer and store
+            kind(config, task).check(config, task)

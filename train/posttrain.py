@@ -51,8 +51,9 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
 
 
 def _check_encodings(parent: Run, config, vocab_size: int) -> None:
-    """Gives an encoding that stretches RoPE the length that the parameters were trained on, where config.model.positions_args.length is 0: that of
-    this phase would stretch nothing. Raises RunError where it still does, or where queries and keys would turn in other pairs of dimensions."""
+    """Gives an encoding for longer texts (`rope.Lengthened`) the length that the parameters were trained on, where config.model.positions_args.length
+    is 0: that of this phase would stretch nothing, or bound distances that are known. Raises RunError where nothing is stretched all the same, or
+    where queries and keys would turn in other pairs of dimensions."""
     resolved = lambda: model_config.resolve(config.model, vocab_size, config.data.seq_len).encodings
     trained = checkpoint.model_of(parent)[0].config.encodings
     of_part = lambda encoding, field: next((getattr(p, field) for p in encoding.parts if hasattr(p, field)), None)

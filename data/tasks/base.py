@@ -1,7 +1,8 @@
 """The contract of an algorithmic task, and its batches.
 
 A task draws an example of a given length: a prompt and the one right answer, as symbols. A row of the batch holds
-`<bos> prompt <sep> answer <eos>` of one or two examples; the loss is on the answer and its end. As everywhere in `data/`,
+`<bos> prompt <sep> answer <eos>` of one or two examples; the loss is on the answer and its end, or on the symbols of the prompt that are asked
+where they stand. As everywhere in `data/`,
 `batch(step)` is a pure function of the task, the seed and the step.
 """
 import dataclasses
@@ -21,10 +22,12 @@ SPECIAL = ('<pad>', '<bos>', '<sep>', '<eos>')
 @dataclasses.dataclass(frozen=True)
 class Example:
     """Symbols of the prompt and of the answer. `ids`: for each scheme of task-given position ids that the task knows, one id a
-    symbol of prompt and answer together with the special ones: <bos> prompt <sep> answer (ids from 1, 0: none)."""
+    symbol of prompt and answer together with the special ones: <bos> prompt <sep> answer (ids from 1, 0: none). `asked`: the places of
+    the prompt whose symbols are to be predicted from those before them; the answer is empty then, and the loss is on these alone."""
     prompt: list[str]
     answer: list[str]
     ids: dict[str, list[int]] = dataclasses.field(default_factory=dict)
+    asked: list[int] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +129,7 @@ class TaskBatches:
             end = at + len(tokens) - 1
             batch['tokens'][row, at:end] = tokens[:-1]
             batch['targets'][row, at:end] = tokens[1:]
-            batch['loss_weights'][row, at + answer - 1:end] = 1
+            batch['loss_weights'][row, at + np.asarray(example.asked) if example.asked else slice(at + answer - 1, end)] = 1
             batch['segment_ids'][row, at:end] = segment
             batch['positions'][row, at:end] = np.arange(end - at)
             if self.scheme:

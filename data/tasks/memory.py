@@ -2,20 +2,21 @@
 import dataclasses
 import string
 
+import numpy as np
+
 from data.records import DataError
 from data.tasks.base import Example, Task, letters
 
 
 @dataclasses.dataclass(frozen=True)
 class FlipFlop(Task):
-    """A register of one bit: `w 1 i 0 w 0 r 0 i 1 r` -> 0, the bit that was written last.
+    """A register of one bit: `w 1 i 0 r 1 w 0 i 1 r 0`, of which the bits of reads are asked: the bit that was written last.
 
-    Each instruction, write, ignore or read, has a bit; that of a read is the bit written last. The first instruction is a write,
-    the last a read, and its bit the answer; between them are ignores with probability `ignore`, and writes and reads in equal
-    parts: FFL(`ignore`). (The paper scores all reads of the sequence.)
+    Each instruction, write, ignore or read, has a bit. The first one is a write, the last a read; between them are ignores with probability
+    `ignore`, and writes and reads in equal parts: FFL(`ignore`).
     """
     ignore: float = .8
-    source = 'Liu et al. 2023, arXiv 2306.00946'
+    source = 'Liu et al. 2023, arXiv 2306.00946, section 3'
     length = 'instructions, the first write and the last read included'
     shortest = 2
 
@@ -32,12 +33,13 @@ class FlipFlop(Task):
 
     def sample(self, rng, length):
         other = (1 - self.ignore) / 2
-        prompt, stored = [], '0'
-        for kind in ['w', *rng.choice(list('wri'), size=length - 2, p=[other, other, self.ignore]).tolist()]:
+        prompt, asked, stored = [], [], ''
+        for kind in ['w', *rng.choice(list('wri'), size=length - 2, p=[other, other, self.ignore]).tolist(), 'r']:
             bit = stored if kind == 'r' else str(rng.integers(2))
             stored = bit if kind == 'w' else stored
             prompt += [kind, bit]
-        return Example([*prompt, 'r'], [stored])
+            asked += [len(prompt) - 1] if kind == 'r' else []
+        return Example(prompt, [], asked=asked)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,33 +99,44 @@ class InductionHead(Task):
 
 @dataclasses.dataclass(frozen=True)
 class MultiQueryRecall(Task):
-    """MQAR: `k3 v9 k1 v4 k1 k3` -> v4 v9: pairs of a key and its value, then all keys in another order -> their values.
+    """MQAR: `k3 v9 k1 v4 .. k1 v4 .. k3 v9`: pairs of a key and its value, then each key once more, with its value, which is asked, among noise.
 
-    Keys are all different, and so are values; half of the `words` are keys. (In the paper the queries are spread over the rest of
-    the sequence, nearer ones likelier, and each is answered in its place.)
+    Keys are all different, and so are values; half of the `words` are keys. The sequence has `spread` symbols a pair, at least 4; after the pairs
+    each query takes one of the places that are left, two symbols wide, number n with probability in proportion to n^(power - 1): near ones are
+    likelier. Noise is any of the words. (In the paper's code the value is the label but not the next input, noise is; here it is both.)
     """
     words: int = 8192
+    spread: int = 8
+    power: float = .01
     source = 'Arora et al. 2023, arXiv 2312.04927; multiquery_ar of HazyResearch/zoology'
     length = 'pairs of a key and a value'
 
     def check(self):
-        if self.words < 2:
-            raise DataError(f'task_args.words is {self.words}: expected 2 or more, half of them keys')
+        for name, least in dict(words=2, spread=4).items():
+            if getattr(self, name) < least:
+                raise DataError(f'task_args.{name} is {getattr(self, name)}: expected {least} or more')
+        if self.power <= 0:
+            raise DataError(f'task_args.power is {self.power}: expected more than 0')
 
     @property
     def symbols(self):
         return (*letters(self.words // 2, 'k'), *letters(self.words // 2, 'v'))
 
     def size(self, length):
-        return 4 * length
+        return self.spread * length
 
     def sample(self, rng, length):
         if length > self.words // 2:
             raise DataError(f'task_args.words is {self.words}: expected {2 * length} or more for {length} pairs')
         keys, values = ([f'{kind}{i}' for i in rng.choice(self.words // 2, length, replace=False)] for kind in 'kv')
-        order = rng.permutation(length)
-        pairs = [s for pair in zip(keys, values) for s in pair]
-        return Example(pairs + [keys[i] for i in order], [values[i] for i in order])
+        prompt = [s for pair in zip(keys, values) for s in pair]
+        symbols, left = self.symbols, self.size(length) - len(prompt)
+        prompt += [symbols[i] for i in rng.integers(len(symbols), size=left)]
+        near = np.arange(1, left // 2 + 1) ** (self.power - 1)
+        places = 2 * (length + rng.choice(len(near), length, replace=False, p=near / near.sum()))
+        for place, key, value in zip(places, keys, values):
+            prompt[place:place + 2] = key, value
+        return Example(prompt, [], asked=sorted(int(place) + 1 for place in places))
 
 
 @dataclasses.dataclass(frozen=True)

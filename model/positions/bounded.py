@@ -9,23 +9,22 @@ import jax.numpy as jnp
 
 from model.errors import ModelError
 from model.positions.base import Spec, positive
-from model.positions.rope import Rope
+from model.positions.rope import Lengthened, Rope
 
 
 @dataclasses.dataclass(frozen=True)
 class Bounded(Rope):
-    """`within`: distances below it (w) are RoPE's own; 0: half the length of training."""
+    """Distances below `w`, which is `within` where that is given, are RoPE's own."""
     within: int = 0
 
     def check(self):
         super().check()
-        if self.within < 0 or self.w > self.dims.trained:
-            raise ModelError(f'config.model.positions_args.within is {self.within}: expected at most the length of training '
-                             f'({self.dims.trained})')
+        if self.within < 0:
+            raise ModelError(f'config.model.positions_args.within is {self.within}: expected at least 0')
 
     @property
     def w(self) -> int:
-        return self.within or max(1, self.dims.trained // 2)
+        raise NotImplementedError
 
     def share(self, site):
         return None
@@ -53,7 +52,21 @@ class Bounded(Rope):
 
 
 @dataclasses.dataclass(frozen=True)
-class ReRope(Bounded):
+class Rectified(Bounded, Lengthened):
+    """`within`: 0: half of `length`."""
+
+    def check(self):
+        super().check()
+        if self.w > self.trained:
+            raise ModelError(f'config.model.positions_args.within is {self.within}: expected at most the length of training ({self.trained})')
+
+    @property
+    def w(self) -> int:
+        return self.within or max(1, self.trained // 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReRope(Rectified):
     """n -> min(n, w)."""
     spec = Spec('ReRoPE', 'Su 2023, Rectified Rotary Position Embeddings', shift_invariant=True)
 
@@ -62,7 +75,7 @@ class ReRope(Bounded):
 
 
 @dataclasses.dataclass(frozen=True)
-class LeakyReRope(Bounded):
+class LeakyReRope(Rectified):
     """n -> w + (n - w)/s from w on."""
     stretch: float = 16.0
     spec = Spec('Leaky ReRoPE', 'Su 2023, Rectified Rotary Position Embeddings', shift_invariant=True)
@@ -79,7 +92,7 @@ class LeakyReRope(Bounded):
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfExtend(Bounded):
+class SelfExtend(Rectified):
     """n -> floor(i/G) - floor(j/G) + w - floor(w/G) from w on."""
     group: int = 8
     spec = Spec('SelfExtend', 'Jin et al. 2024, arXiv 2401.01325, equation 4', shift_invariant=False)
@@ -107,7 +120,7 @@ class String(Bounded):
         return self.within or max(1, self.dims.max_len // 3)
 
     def check(self):
-        Rope.check(self)
+        super().check()
         positive('local', self.local)
 
     def far(self, p):
@@ -118,7 +131,7 @@ class String(Bounded):
 
 
 @dataclasses.dataclass(frozen=True)
-class LmInfinite(Bounded):
+class LmInfinite(Rectified):
     """A query sees the w nearest tokens and the first `first` of the document; those stand at distance w for it."""
     first: int = 10
     spec = Spec('LM-Infinite', 'Han et al. 2024, arXiv 2308.16137, section 3', shift_invariant=False)

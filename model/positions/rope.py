@@ -76,6 +76,22 @@ class Rope(PositionalEncoding):
 
 
 @dataclasses.dataclass(frozen=True)
+class Lengthened(Rope):
+    """For texts longer than those of training. `length`: the context of training; 0: config.data.seq_len, in post-training the longest of the
+    runs before it."""
+    length: int = 0
+
+    def check(self):
+        super().check()
+        if self.length < 0:
+            raise ModelError(f'config.model.positions_args.length is {self.length}: expected at least 0')
+
+    @property
+    def trained(self) -> int:
+        return self.length or self.dims.trained
+
+
+@dataclasses.dataclass(frozen=True)
 class InterleavedRope(Rope):
     """The pairs of the paper, 2c with 2c + 1: RoPE up to a fixed permutation of the dimensions."""
     layout: str = 'interleaved'

@@ -8,25 +8,19 @@ import numpy as np
 
 from model.errors import ModelError
 from model.positions.base import Spec
-from model.positions.rope import Rope
+from model.positions.rope import Lengthened, Rope
 
 
 @dataclasses.dataclass(frozen=True)
-class Scaled(Rope):
-    """What these have in common. `stretch`: how many times longer than `length`; 0: config.model.max_len over it. `length`: the
-    context of training; 0: config.data.seq_len, in post-training the longest of the runs before it."""
+class Scaled(Lengthened):
+    """What these have in common. `stretch`: how many times longer than `length`; 0: config.model.max_len over it."""
     stretch: float = 0.0
-    length: int = 0
 
     def check(self):
         super().check()
         if self.stretch and self.stretch < 1:
             raise ModelError(f'config.model.positions_args.stretch is {self.stretch}: expected at least 1, or 0 for the ratio of '
                              f'config.model.max_len to the length of training')
-
-    @property
-    def trained(self) -> int:
-        return self.length or self.dims.trained
 
     @property
     def s(self) -> float:

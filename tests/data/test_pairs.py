@@ -301,3 +301,22 @@ def test_cut_texts_keep_their_end_mark(given, tokenizer):
         whole = split.text(i).tolist()
         assert row[:length].tolist() == whole[:min(len(whole), 16) - 1] + [tokenizer.eos] and not row[length:].any()
     assert {16} < set(rows['lengths'][:, 1].tolist())
+
+
+def test_what_is_cut_alike_is_one_text(config, files, tokenizer):
+    """Catches duplicates that are negatives: queries or documents that differ only behind the end of their rows, a query's text beside the whole of
+    another that begins as it does, and documents that belong to one of two queries that read the same."""
+    head = 'the head of all '
+    files(a__jsonl=''.join(json.dumps({'query': f'{head}{i}', 'positive': f'{head * 3}{i}' if i < 4 else f'answer {i}'}) + '\n' for i in range(6)))
+    config.update(validation=0.0, seq_len=40, batch_size=6)
+    config.pairs.query_len = 12
+    made = batches(config, tokenizer)
+    rows = epoch(made, 0)
+    words = texts(made.split, tokenizer)
+    queries, documents = rows['text_ids'].T
+    assert len({r.tobytes() for r in rows['queries']}) == len({*queries}) == 1 and len({r.tobytes() for r in rows['documents'][:, 0]}) == len({*documents}) == 3
+    own = {made._as_document[words.index(f'{head}{i}')] for i in range(6)}
+    assert len(own) == 6 and all({*known} - {-1} == {*documents, *own} for known in rows['known'])
+    config.pairs.query_len = 40
+    whole = epoch(batches(config, tokenizer), 0)
+    assert len({*whole['text_ids'][:, 0]}) == 6 and all({*k} - {-1} == {d} for k, d in zip(whole['known'], whole['text_ids'][:, 1]))

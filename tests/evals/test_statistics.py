@@ -59,6 +59,8 @@ def test_differences_without_spread():
     assert same.p == 0.25 and (same.low, same.high) == (1, 1) and same.decided(same.p) == 'undecided'
     assert s.contrast([[[0.0] * 9]]).p == 1 and s.contrast([[[0.5] * 9]]).p == pytest.approx(2**-8)
     assert s.contrast([[[1.0] * 3], [[-1.0] * 3], [[1.0] * 3]]).p == pytest.approx(stats.binomtest(6, 9).pvalue)
+    rates = s.contrast([[[1.0] * 7 + [0.0] * 3]], successes=True)
+    assert rates.p == pytest.approx(2**-6) and rates.high == 1 and rates.low > 0
 
 
 def test_holm():

@@ -15,6 +15,7 @@ import runpy
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 
@@ -52,13 +53,23 @@ def send(number: int, delay: float = 0) -> None:
 
 
 def fill(file: str, left: int) -> None:
-    """Takes the room of a disk, but `left` bytes."""
+    """Takes the room of a disk, but `left` bytes, and what becomes free later: older checkpoints are removed in the background."""
     def free() -> int:
         found = os.statvfs(os.path.dirname(file))
         return found.f_bavail * found.f_frsize - left
-    with open(file, 'wb', buffering=0) as taken, contextlib.suppress(OSError):      # the run itself writes meanwhile
-        while free() > 0:
-            taken.write(bytes(min(free(), 2**20)))
+
+    def take() -> None:
+        with contextlib.suppress(OSError):      # the run itself writes meanwhile
+            while free() > 0:
+                taken.write(bytes(min(free(), 2**20)))
+
+    def take_on() -> None:
+        while True:
+            take()
+            time.sleep(0.001)
+    taken = open(file, 'wb', buffering=0)
+    take()
+    threading.Thread(target=take_on, daemon=True).start()
 
 
 def spoil(nan=(), hang=None) -> None:

@@ -160,12 +160,38 @@ def test_names_on_the_command_line():
     assert [a['positions'] for a in cells.arms(config).values()] == ['rope,none', 'alibi']
 
 
+def test_parameters_on_the_command_line():
+    """Catches parameters that the arms of the config silently take the place of, and ones that none of them takes."""
+    config = small()
+    config.arms.t5.positions_args = dict(num_buckets=8, max_distance=16)
+    config.model.positions_args.max_distance = 64
+    with pytest.raises(RunError, match='config.model.positions_args has max_distance: each of config.arms has its own'):
+        cells.check(config)
+    config.model.positions = 't5'
+    assert cells.arms(config)['t5']['positions_args'] == dict(num_buckets=8, max_distance=64)
+
+
+def test_costs_are_of_the_same_tasks():
+    """Catches an encoding that looks fast because it ran other tasks that way, on a faster device."""
+    config = small()
+    config.tasks.more = base.task('copy_same', (1, 4), (2, 8, 2))
+    records = made(a=dict(copy_same=(1.0,), more=(1.0,)), b=dict(copy_same=(1.0,), more=(1.0,)))
+    for r, speed in zip(records, (100, 900, 200, 5)):
+        r |= dict(tokens_per_second=speed, device='cpu' if speed == 5 else 'gpu')
+    found = comparison._costs(config, ['a', 'b'], records)
+    assert [found[a]['tokens_per_second'] for a in 'ab'] == [100, 200] and found['a']['tasks'] == ['copy_same']
+    assert ': 3 cells on gpu and 1 cells on cpu, of one task and seed on both in 1 of 2' in report.markdown(
+        config, comparison.summarise(config, dict.fromkeys('ab'), {a: {'copy_same': 1} for a in 'ab'}, records), records, [])
+
+
 def test_the_plan(study):
-    """Catches a plan that counts cells already there as to do, or tokens of one cell only."""
+    """Catches a plan that counts cells already there as to do, tokens of one cell only, or a time from nothing."""
     config, folder, _ = study
     text = ablate.plan(config, ablate.read(folder), 4)
     assert '2 encodings x 1 tasks x 2 seeds = 4 cells, 4 to choose learning rates, 8 records there' in text and 'for the 0 left' in text
-    assert 'the time a cell takes is known after the first one' in ablate.plan(config, [], 4)
+    speed = ablate.measured_speed(config, 1)
+    tokens = 8 * 4 * 4 * cells.kind(config, 'copy_same').sizes(config, 'copy_same')[1]
+    assert speed > 0 and f'about {tokens / 60 / 4:.0f} minutes on 4 processes' in ablate.plan(config, [], 4, 1.0)
 
 
 @pytest.mark.parametrize('change, error, message', [

@@ -30,7 +30,7 @@ def config(tmp_path, cache):
 
 
 def test_a_study_on_text(config, tmp_path):
-    """Catches a protocol or length left out, encodings that read other data, and a report without the pictures of text."""
+    """Catches a protocol or length left out, encodings that read other data, and a report without the pictures of text or how much context counts."""
     summary = ablate.run(config, tmp_path / 'study', workers=0)
     records = ablate.read(tmp_path / 'study')
     assert len({r['data'] for r in records}) == len({r['initial'] for r in records}) == 1
@@ -38,10 +38,14 @@ def test_a_study_on_text(config, tmp_path):
         assert {kind: sorted(map(int, x)) for kind, x in r['perplexity'].items()} == dict.fromkeys(('non_overlapping', 'sliding', 'fixed'), [8, 16, 32])
         assert r['validation_nats'] == pytest.approx(np.log(r['perplexity']['fixed']['16']), abs=1e-3)
         assert r['by_position']['last'][-1] == 32 and set(r['shuffled']) == {'0', '8'} and r['effective_context'] in (8, 16, 32)
+        assert set(r['gap']) == {'1', '4', '16'} and np.shape(r['attention']) == (1, 2, 32)
         found = summary['tasks']['words'][r['arm']]['mean']
         assert found == pytest.approx(-np.log(r['perplexity']['fixed']['32']))
     page = (tmp_path / 'study' / 'report' / 'index.html').read_text()
-    assert 'Perplexity against the length of the text' in page and 'Loss by position' in page
+    assert 'Perplexity against the length of the text' in page and 'Loss by position' in page and 'Mean attention against distance' in page
+    (alibi,) = (r for r in records if r['arm'] == 'alibi')
+    assert f"| alibi | {alibi['effective_context']} | {alibi['usable_length']} | {alibi['shuffled']['0']:+.3f} | {alibi['shuffled']['8']:+.3f} | " \
+           f"{alibi['gap']['1']:+.3f} |" in (tmp_path / 'study' / 'report' / 'report.md').read_text()
     assert '2 encodings x 1 tasks x 1 seeds = 2 cells' in ablate.plan(config, records, 1)
     assert json.loads((tmp_path / 'study' / 'config.json').read_text())['tasks']['words']['train_len'] == 16
 

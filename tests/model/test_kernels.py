@@ -13,7 +13,7 @@ from configs import base
 from model import kernels
 from model.config import resolve
 from model.errors import ModelError
-from model.positions import REGISTRY, Dims, Site
+from model.positions import REGISTRY, Dims, Site, build
 from model.transformer import Transformer
 
 VOCAB, TIME = 17, 128
@@ -25,7 +25,7 @@ POSITIONS = np.concatenate([np.arange(70), np.arange(50), np.zeros(8)])[None].as
 
 def built(positions, **changes):
     c = base.get_config().model
-    c.update(width=32, num_layers=1, num_heads=4, num_kv_heads=2, positions=positions, **changes)
+    c.update(width=32, num_layers=1, num_heads=4, num_kv_heads=2, positions=positions, positions_args=SMALL.get(positions, {}), **changes)
     return Transformer(resolve(c, VOCAB, TIME))
 
 
@@ -46,9 +46,18 @@ def result(model, params):
     return logits[:, :120], gradient
 
 
-CARRIED = {'xla': ('rope', 'alibi', 'alibi_learned', 'forgetting', 'forgetting_fixed', 'kerple_log', 't5', 'fire', 'windowed_heads', 'pope',
-                   'rope+forgetting', 'alibi+kerple_log', 'kerple_power+cable', 'forgetting+windowed_heads'),
-           'splash': ('rope', 'alibi', 'forgetting', 'pope', 'rope+forgetting')}
+# Parameters that make an encoding do something at this length; one that is not here is tested as it comes.
+SMALL = {'window': dict(window=40), 'chunk': dict(chunk=40), 'temperature': dict(floor=16), 'forgetting_fixed': dict(longest=32.0)}
+
+
+def carried(kernel):
+    """All encodings whose part inside attention the kernel can carry; of those that are done before it, one of two widths."""
+    dims = Dims(32, 4, 2, 8, 1, TIME)
+    inside = [n for n, c in REGISTRY.items() if c.enters() & {'bias', 'key_bias', 'mask', 'scale'} and not c.spec.wraps and not c.spec.task_ids]
+    return [*(n for n in inside if not kernels.refusal(kernel, build(n, {}, dims)[0], dims, 'float32', 0.0)), 'rope', 'pope', 'rope+forgetting']
+
+
+CARRIED = {'xla': [*carried('xla'), 'alibi+kerple_log', 'kerple_power+cable', 'forgetting+windowed_heads'], 'splash': carried('splash')}
 
 
 @pytest.mark.parametrize('kernel, positions, changes', [*((k, p, {}) for k, ps in CARRIED.items() for p in ps), ('splash', 'rope', {'causal': False}),

@@ -220,8 +220,7 @@ def test_angles_are_wide(name):
     np.testing.assert_allclose(narrow, wide, atol=0.02 * float(jnp.abs(wide).max()))
 
 
-@pytest.mark.parametrize('name', ['alibi', 'alibi_learned', 't5', 'kerple_log', 'fire', 'sandwich', 'forgetting', 'forgetting_fixed', 'ssmax',
-                                  'head_scale', 'windowed_heads', 'dape', 'transformer_xl', 'grape_a', 'path', 'tupe'])
+@pytest.mark.parametrize('name', REGISTRY)
 def test_heads_cut_over_devices(name):
     """Catches slopes and tables of the wrong heads where heads lie on different devices: two halves of the heads give the whole."""
     from jax.sharding import AxisType

@@ -219,10 +219,10 @@ def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
         assert not (tmp_path / 'answers').exists(), field
 
 
-@pytest.mark.parametrize('positions, max_len', [('none', 0), ('yarn', 64), ('t5', 0)])
+@pytest.mark.parametrize('positions, max_len', [('none', 0), ('yarn', 64), ('t5', 0), ('rerope', 64)])
 def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, positions, max_len):
     """Catches a change of encoding that is refused, that begins the other parameters anew, or that is not the one asked for; and one that
-    stretches nothing, because it takes the length of this phase for that of training."""
+    stretches nothing, or bounds other distances, because it takes the length of this phase for that of training."""
     answers_config.model.update(positions=positions, max_len=max_len)
     answers_config.data.seq_len = max(max_len, 32)
     e = posttrain.prepare(answers_config, str(tmp_path / positions))
@@ -233,6 +233,8 @@ def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, pos
     if positions == 'yarn':
         stored = checkpoint.model_of(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
         assert e.model.config.encodings[0].s == stored.s == 2 and stored.trained == 32
+    if positions == 'rerope':
+        assert e.model.config.encodings[0].w == 16
     assert np.isfinite(loop.train(e)['loss'])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from data.tasks import memory
+from data.tasks.base import TaskBatches
 
 
 def examples(task, lengths, count=40):
@@ -16,17 +17,16 @@ def examples(task, lengths, count=40):
 
 @pytest.mark.parametrize('ignore', [0., .8, 1.])
 def test_flip_flop(ignore):
-    """Catches the last bit of any kind, the first write, reads of another bit in the prompt, and another share of ignores."""
+    """Catches the last bit of any kind, the first write, a read that is not asked, and another share of ignores."""
     kinds = collections.Counter()
     for length, example in examples(memory.FlipFlop(ignore=ignore), (2, 3, 10, 100)):
         text = ''.join(example.prompt)
-        assert len(text) == 2 * length - 1 and re.fullmatch('w[01]([wir][01])*r', text)
+        assert len(text) == 2 * length and re.fullmatch('w[01]([wir][01])*r[01]', text) and not example.answer
         for read in re.finditer('r', text):
             before = text[:read.start()]
-            stored = before[before.rindex('w') + 1]
-            assert text[read.end():read.end() + 1] in ('', stored)
-        assert example.answer == [stored]
-        kinds.update(text[2:-1:2])
+            assert text[read.end()] == before[before.rindex('w') + 1]
+        assert example.asked == [read.end() for read in re.finditer('r', text)]
+        kinds.update(text[2:-2:2])
     total = sum(kinds.values())
     assert abs(kinds['i'] / total - ignore) < .03 and abs(kinds['w'] - kinds['r']) < .06 * total
 
@@ -61,15 +61,36 @@ def test_induction_head(task):
 
 
 def test_multi_query_recall():
-    """Catches values in the order of the pairs, a repeated key, and a key that is not asked for."""
-    moved = 0
+    """Catches a value of another key, a repeated key, one that is not asked for, all queries in the order of the pairs or next to one another, and
+    places that are as likely far away as near."""
+    gaps, orders = [], 0
     for length, example in examples(memory.MultiQueryRecall(words=64), (1, 2, 9, 32)):
-        pairs, queries = example.prompt[:2 * length], example.prompt[2 * length:]
-        assert all(s[0] == 'kv'[i % 2] for i, s in enumerate(pairs)) and len({*pairs}) == 2 * length
-        assert sorted(queries) == sorted(pairs[::2])
-        assert [pairs[pairs.index(q) + 1] for q in queries] == example.answer
-        moved += queries != pairs[::2]
-    assert moved > 80
+        pairs, rest = example.prompt[:2 * length], example.prompt[2 * length:]
+        assert all(s[0] == 'kv'[i % 2] for i, s in enumerate(pairs)) and len({*pairs}) == 2 * length and len(rest) == 6 * length
+        value = dict(zip(pairs[::2], pairs[1::2]))
+        queries = [example.prompt[i - 1] for i in example.asked]
+        assert sorted(queries) == sorted(value) and [example.prompt[i] for i in example.asked] == [value[k] for k in queries] and not example.answer
+        orders += queries != pairs[::2]
+        gaps += [(i - 1 - 2 * length) / (6 * length) for i in example.asked] if length > 2 else []
+    assert orders > 80 and .28 < np.mean(gaps) < .45 and max(gaps) > .95
+    tight = memory.MultiQueryRecall(words=64, spread=4).sample(np.random.default_rng(0), 5)
+    assert tight.asked == [11, 13, 15, 17, 19]
+
+
+@pytest.mark.parametrize('task, length', [(memory.FlipFlop(ignore=.3), 12), (memory.MultiQueryRecall(words=64), 6)])
+def test_what_is_asked_has_the_loss(task, length):
+    """Catches a loss on the symbol before or after, on other symbols or on an end that nobody asked for, and on the first example of a row only."""
+    batch = TaskBatches(task, (length, length), 4, 0)(0)
+    known = {i: s for s, i in task.vocabulary.items()}
+    for tokens, targets, weights in zip(batch['tokens'], batch['targets'], batch['loss_weights']):
+        answered = [(known[int(q)], known[int(a)]) for q, a in zip(tokens[weights > 0], targets[weights > 0])]
+        text = [known[int(t)] for t in tokens]
+        halves = [text[:text.index('<sep>')], text[text.index('<sep>'):]]
+        if isinstance(task, memory.FlipFlop):
+            assert {q for q, _ in answered} == {'r'} and len(answered) == text.count('r')
+        else:
+            assert all((q, a) in zip(half, half[1:]) for half, some in zip(halves, (answered[:length], answered[length:])) for q, a in some)
+            assert len(answered) == 2 * length and all(q[0] == 'k' and a[0] == 'v' for q, a in answered)
 
 
 def test_indirect_indexing():
