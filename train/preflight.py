@@ -6,7 +6,7 @@ import shutil
 
 import jax
 
-from data import objectives, store
+from data import objectives, pairs, store
 from data.objectives import OBJECTIVES
 from data.records import DataError
 from model import config as model_config
@@ -108,6 +108,12 @@ def _choices(config) -> None:
         raise RunError(f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}')
     if config.train.objective not in OBJECTIVES:
         raise RunError(f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}')
+    if config.train.objective == 'contrastive' and 'same' in pairs.made(config.data):
+        if not config.model.dropout:
+            raise RunError("config.model.dropout is 0.0: nothing else tells a text from itself (config.data.pairs.kind 'same'); expected more than 0")
+        if 0 < config.data.pairs.query_len < config.data.seq_len:
+            raise RunError(f'config.data.pairs.query_len is {config.data.pairs.query_len}: texts would be compared with their beginnings '
+                           f"(config.data.pairs.kind 'same'); expected 0")
     if config.sample.every and not config.model.causal:
         raise RunError('config.sample.every: a model that sees both ways (config.model.causal) writes no text; expected 0')
     if config.train.objective == 'tokens' and not config.model.causal:

@@ -7,6 +7,7 @@ SEARCH = 'train.posttrain --config=mine.py --config.parent=run --run=new --confi
 TRAIN = [Case('pairs and embeddings', f'{SEARCH} {" ".join(f"--config.{g}" for g in given.split())}', ', '.join(f'`config.{g}`' for g in given.split()))
          for given in ('train.objective=contrastiv', 'data.pairs.kind=givn', 'data.pairs.kind=cloze,given',
                        'data.pairs.kind=cloze data.pairs.words=0', 'data.pairs.kind=cloze data.pairs.negatives=2',
+                       'data.pairs.kind=same', 'data.pairs.kind=same model.dropout=0.1 data.pairs.query_len=8',
                        'data.pairs.kind=cloze embedding.pooling=max', 'data.pairs.kind=cloze embedding.pooling=bag', 'data.pairs.kind=cloze model.bag=True',
                        'data.pairs.kind=cloze embedding.temperature=0.0',
                        'data.pairs.kind=cloze embedding.sizes=8,999', 'model.logit_scale=True embedding.temperature=0.1', 'data.packing=whole',
