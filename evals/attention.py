@@ -1,4 +1,6 @@
 """Where a model looks: attention against distance."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ from model.transformer import Transformer, keys_of_rows
 
 def by_distance(model: Transformer, params, batch: dict, longest: int = 64) -> list[list[list[float]]]:
     """Mean attention weight at each distance below `longest`, for each layer (unrolled) and head: [layers][heads][distance]. Means
-    are over all pairs of a query and a key of its document at that distance."""
+    are over all pairs of a query and a key of its document at that distance. Whatever kernel the model takes, the reference path is what tells."""
+    model = model.clone(config=dataclasses.replace(model.config, attention='reference'))
     _, kept = jax.jit(lambda p, b: model.apply({'params': p}, b['tokens'], b['positions'], b['segment_ids'], b.get('ids'),
                                                row_keys=keys_of_rows(jnp.arange(len(b['tokens']))), mutable=['intermediates']))(params, batch)
     ahead = batch['positions'][:, :, None] - batch['positions'][:, None, :]

@@ -10,6 +10,7 @@ from train import loop
 from train.errors import RunError
 
 _GAPS = (1, 4, 16, 64)       # ids that a gap leaves out
+_DISTANCES = 256             # at which attention is kept
 
 
 def obtained(config, task: str):
@@ -50,7 +51,8 @@ def measured(config, cell, model, rows, params, found: dict) -> dict:
     shuffled = perplexity.shuffle_sensitivity(model, params, chosen, t.train_len, t.beyond)
     gaps = [g for g in _GAPS if t.train_len + g <= longest]                # no id is beyond those that the model has
     if cell.seed == 1:
-        found['attention'] = attention.by_distance(model, params, _rows(chosen.tokens[:8, :min(2 * t.train_len, longest)]), 2 * t.train_len)
+        few = _rows(chosen.tokens[:2, :min(2 * t.train_len, longest)])
+        found['attention'] = attention.by_distance(model, params, few, min(2 * t.train_len, _DISTANCES))
     return {'data': f'{held.hash[:8]}-{digest}', **found, 'validation_nats': kinds['fixed'][t.train_len].mean,
             'perplexity': {kind: {str(n): round(x.perplexity, 4) for n, x in losses.items()} for kind, losses in kinds.items()},
             'by_document': {str(d): v for d, v in kinds['fixed'][longest].by_document.items()},

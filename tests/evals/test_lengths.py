@@ -1,4 +1,6 @@
 """Accuracy by length and attention by distance, against slow loops and a model whose answers are known."""
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,7 +67,7 @@ def test_drawn_ids():
 
 
 def test_attention_by_distance():
-    """Catches distances across documents, means that count pairs which are not there, and heads or layers mixed up."""
+    """Catches distances across documents, means that count pairs which are not there, heads or layers mixed up, and a model whose kernel keeps no weights."""
     c = base.get_config().model
     c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=2, positions='alibi')
     model = Transformer(resolve(c, 40, 16))
@@ -81,3 +83,5 @@ def test_attention_by_distance():
                          if batch['segment_ids'][b, t] == batch['segment_ids'][b, t - distance] > 0]
                 np.testing.assert_allclose(found[layer][head][distance], np.mean(pairs), atol=1e-5)
     assert found[0] != found[1]
+    fused = model.clone(config=dataclasses.replace(model.config, attention='xla'))
+    assert attention.by_distance(fused, params, batch, longest=6) == found
