@@ -126,7 +126,7 @@ def plan(config, records: list[dict], workers: int, speed: float = 0.0) -> str:
         lines.append(f'{statistics.mean(seconds):.0f} s a cell so far: about {todo * statistics.mean(seconds) / max(workers, 1) / 60:.0f} '
                      f'minutes for the {todo} left on {max(workers, 1)} processes')
     elif speed:
-        lines.append(f'{speed:,.0f} tokens a second in training here, one process: about {tokens / speed / max(workers, 1) / 60:.0f} minutes on '
+        lines.append(f'{speed:,.0f} tokens a second in training here, one process: about {tokens / speed / max(workers, 1) / 60:.1f} minutes on '
                      f'{max(workers, 1)} processes, and the measuring of each cell')
     return '\n'.join(lines)
 

@@ -191,7 +191,7 @@ def test_the_plan(study):
     assert '2 encodings x 1 tasks x 2 seeds = 4 cells, 4 to choose learning rates, 8 records there' in text and 'for the 0 left' in text
     speed = ablate.measured_speed(config, 1)
     tokens = 8 * 4 * 4 * cells.kind(config, 'copy_same').sizes(config, 'copy_same')[1]
-    assert speed > 0 and f'about {tokens / 60 / 4:.0f} minutes on 4 processes' in ablate.plan(config, [], 4, 1.0)
+    assert speed > 0 and f'about {tokens / 60 / 4:.1f} minutes on 4 processes' in ablate.plan(config, [], 4, 1.0)
 
 
 @pytest.mark.parametrize('change, error, message', [
