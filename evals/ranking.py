@@ -5,6 +5,8 @@ A run is {query: {document: score}}, larger is better and equal scores are in th
 """
 import math
 import pathlib
+import re
+import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 
 import ir_measures
@@ -116,7 +118,8 @@ def _read_texts(path, titled: bool) -> dict[str, str]:
 
 
 def read_qrels(path) -> dict[str, dict[str, int]]:
-    """Judgements: BEIR's three columns (query, document, grade; with a header) or TREC's four (the second is passed over)."""
+    """Judgements: BEIR's three columns (query, document, grade; with a header) or TREC's four (the second is passed over). Raises DataError
+    where two lines contradict each other."""
     found: dict[str, dict[str, int]] = {}
     for number, (where, line) in enumerate(_lines(path)):
         columns = _columns(where, line)
@@ -128,19 +131,22 @@ def read_qrels(path) -> dict[str, dict[str, int]]:
             grade = None
         if grade is None or len(columns) not in (3, 4):
             raise DataError(f'{where}: found {" ".join(columns)!r:.60}: expected query, document and a whole number, or TREC\'s four columns')
-        found.setdefault(query, {})[document] = grade
+        if (before := found.setdefault(query, {}).setdefault(document, grade)) != grade:
+            raise DataError(f'{where}: {document!r} has the grade {grade} for the query {query!r}, and {before} before')
     return _some(found, path)
 
 
 def write_qrels(path: pathlib.Path, qrels: Qrels) -> None:
-    """Judgements in TREC's four columns, as trec_eval reads them beside a run file."""
-    write_atomically(path, ''.join(f'{query} 0 {document} {grade}\n' for query in sorted(qrels) for document, grade in sorted(qrels[query].items())))
+    """Judgements in TREC's four columns, as trec_eval reads them beside a run file; ids as there."""
+    write_atomically(path, ''.join(f'{_column(query)} 0 {_column(document)} {grade}\n'
+                                   for query in sorted(qrels) for document, grade in sorted(qrels[query].items())))
 
 
 def write_run(path: pathlib.Path, run: Run, tag: str) -> None:
     """A TREC run file: query, Q0, document, rank from 1, score, tag. trec_eval goes by the score alone, which it keeps as float32: a score that
-    is not below the one before it there is written one step lower, so that the file has the order that was measured."""
-    lines = []
+    is not below the one before it there is written one step lower, so that the file has the order that was measured. White space and % of ids are
+    percent-encoded."""
+    lines, tag = [], _column(tag)
     for query in sorted(run):
         last = np.float32(np.inf)
         for rank, document in enumerate(order(run[query]), 1):
@@ -148,10 +154,13 @@ def write_run(path: pathlib.Path, run: Run, tag: str) -> None:
             if not np.isfinite(score):
                 raise DataError(f'{path}: the score of {document!r} for {query!r} is {score}: expected a finite number')
             last = min(score, np.nextafter(last, np.float32(-np.inf)))
-            if any(not word or len(word.split()) != 1 for word in (query, document, tag)):
-                raise DataError(f'{path}: {query!r}, {document!r}, {tag!r}: a run file has columns, expected ids without spaces')
-            lines.append(f'{query} Q0 {document} {rank} {last} {tag}\n')
+            lines.append(f'{_column(query)} Q0 {_column(document)} {rank} {last} {tag}\n')
     write_atomically(path, ''.join(lines))
+
+
+def _column(name: str) -> str:
+    """An id without white space, other for each other id: an empty one is '%'."""
+    return re.sub(r'[\s%]', lambda found: urllib.parse.quote(found[0]), name) or '%'
 
 
 def read_run(path) -> dict[str, dict[str, float]]:

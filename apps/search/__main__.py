@@ -9,13 +9,13 @@ what the index already holds. Run it again after changes: only changed files are
 query: without words it reads queries from stdin, one a line.
 """
 import json
-import pathlib
+import os
 import signal
 import sys
 
 from absl import flags
 
-from apps.search import MODES, WEIGHT
+from apps.search import FUSIONS, MODES, WEIGHT
 from apps.search.store import Folder
 from data.records import printable
 from model.errors import nearest
@@ -40,12 +40,13 @@ def define_flags() -> None:
     flags.DEFINE_enum('mode', 'hybrid', MODES, 'query, eval: by meaning, by words (BM25), or both')
     flags.DEFINE_float('weight', WEIGHT, 'query, eval: of meaning in --mode=hybrid; words have the rest of 1. Try some with eval',
                        lower_bound=0, upper_bound=1)
+    flags.DEFINE_enum('fusion', 'scores', FUSIONS, 'query, eval: what --mode=hybrid adds up, weighted scores or reciprocal ranks')
     flags.DEFINE_integer('k', 10, 'query: results; in --mode=hybrid of the best 1,000 by meaning and by words', lower_bound=1)
     flags.DEFINE_bool('json', False, 'query, eval: one JSON object a line')
-    flags.DEFINE_multi_string('path', [], "query: only files that match, like 'docs/*.md'; may be given again")
+    flags.DEFINE_multi_string('path', [], "query: only files that match, or are in this folder, like 'docs/*.md' or docs; may be given again")
     flags.DEFINE_string('queries', '', 'eval: queries.jsonl of BEIR, {"_id", "text"} a line')
     flags.DEFINE_string('qrels', '', 'eval: judgements of BEIR or TREC')
-    flags.DEFINE_string('out', '', 'eval: write a TREC run file here')
+    flags.DEFINE_string('out', '', 'eval: write a TREC run file here, and the judgements beside it as OUT.qrels; spaces of ids become %20')
 
 
 def index(folder: Folder, paths: list[str], progress: bool) -> None:
@@ -53,15 +54,20 @@ def index(folder: Folder, paths: list[str], progress: bool) -> None:
     from apps.search.update import Update
     f, made = flags.FLAGS, (folder.manifest() or {}).get('made', {})
     run = Run.parse(f.run or (f'{made["run"]}@{made["step"]}' if made else ''))
-    reader = Reader(run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0))
+    reader = Reader(run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0), folder.path, made)
     settings = {name: f[name].value for name in ('chunk', 'overlap', 'text_field', 'language')}
     print(printable(Update(folder, reader, settings, progress).run(paths, f.remove)))
 
 
+def _engine(folder: Folder):
+    from apps.search.engine import Engine
+    f = flags.FLAGS
+    return Engine(folder, f.run, f.weight, f.fusion)
+
+
 def query(folder: Folder, words: list[str]) -> None:
     from apps.search import show
-    from apps.search.engine import Engine
-    f, engine = flags.FLAGS, Engine(folder, flags.FLAGS.run, flags.FLAGS.weight)
+    f, engine = flags.FLAGS, _engine(folder)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)        # `| head`
     terminal = sys.stdin.isatty() and not words
     if not words and hasattr(sys.stdin, 'reconfigure'):
@@ -85,14 +91,16 @@ def _line(terminal: bool) -> str:
 
 def evaluate(folder: Folder, progress: bool) -> None:
     from apps.search import judged
-    from apps.search.engine import Engine
     f = flags.FLAGS
     if not (f.queries and f.qrels):
         raise RunError('eval expects --queries and --qrels')
-    out = pathlib.Path(f.out).expanduser()
-    if f.out and (out.exists() or not out.parent.is_dir()):
-        raise RunError(f'--out={f.out}: ' + ('is there already; nothing is written over it' if out.exists() else f'{out.parent} is no directory'))
-    found = judged.measure(Engine(folder, f.run, f.weight), f.queries, f.qrels, f.mode, f.out, progress)
+    out = f.out and os.path.expanduser(f.out)
+    for path in (out, f'{out}.qrels') if out else ():
+        if os.path.exists(path):
+            raise RunError(f'--out={f.out}: {"" if path == out else f"{path} "}is there already; nothing is written over it')
+    if out and not os.path.isdir(os.path.dirname(out) or '.'):
+        raise RunError(f'--out={f.out}: {os.path.dirname(out)} is no directory')
+    found = judged.measure(_engine(folder), f.queries, f.qrels, f.mode, out, progress)
     if f.json:
         print(json.dumps(found))
         return
@@ -109,8 +117,11 @@ def main(words: list[str]) -> None:
     progress = sys.stderr.isatty() if f.progress is None else f.progress
     if words and command == 'eval':
         raise RunError(f'{words[0]}: eval expects only flags')
-    if f['weight'].present and f.mode != 'hybrid':
-        raise RunError(f'--weight={f.weight} has no effect: it needs --mode=hybrid')
+    for name in ('weight', 'fusion'):
+        if f[name].present and f.mode != 'hybrid':
+            raise RunError(f'--{name}={f[name].value} has no effect: it needs --mode=hybrid')
+    if f['weight'].present and f.fusion != 'scores':
+        raise RunError(f'--weight={f.weight} has no effect: it needs --fusion=scores')
     if command == 'index':
         index(folder, words, progress)
     elif command == 'query':

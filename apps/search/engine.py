@@ -1,16 +1,17 @@
 """Answers from an index: chunks by meaning, by words, or by both, each with the passage of it that is nearest to the query."""
 import dataclasses
 import functools
+import glob
 import json
 import os
 import sqlite3
 
 import numpy as np
 
-from apps.search import WEIGHT, lexical, vectors
+from apps.search import FUSIONS, WEIGHT, lexical, vectors
 from apps.search.chunks import passages
 from apps.search.files import name_of
-from apps.search.reader import Reader, check_same
+from apps.search.reader import Other, Reader, check_same
 from apps.search.store import Folder
 from evals import ranking
 from train.errors import RunError
@@ -45,12 +46,13 @@ class Engine:
     Args:
       run: whose model embeds the queries; '': the one that made the index. It is loaded when first needed.
       weight: of meaning beside words in a hybrid ranking, from 0 to 1.
+      fusion: what a hybrid ranking adds up, the 'scores' or the reciprocal 'ranks' (ranking.interpolate, ranking.fuse).
     Raises:
       RunError: no index there, or a damaged one; or the run is not the one that made it.
     """
 
-    def __init__(self, folder: Folder, run: str = '', weight: float = WEIGHT):
-        self.folder, self._run, self._weight = folder, run, weight
+    def __init__(self, folder: Folder, run: str = '', weight: float = WEIGHT, fusion: str = FUSIONS[0]):
+        self.folder, self._run, self._weight, self._fusion = folder, run, weight, fusion
         while True:
             self.manifest, self._db = folder.open()
             try:
@@ -65,30 +67,31 @@ class Engine:
         self._vector = functools.lru_cache(1)(lambda query: self.reader.embed(self.reader.encode([query], self.reader.trained))[0])
 
     def search(self, query: str, count: int, mode: str, paths: list[str]) -> list[Hit]:
-        """The best chunks, best first; of files whose name one of the glob patterns `paths` matches, or the end of it that begins after a '/'."""
+        """The best chunks, best first; of files that one of `paths` names or, as a glob pattern, matches, or the folder of which it does: a whole name,
+        or the end of one that begins after a '/'."""
         found = self.rank(query, count, mode, paths)
-        wanted = {key: rest for key, *rest in self._rows(
-            f'SELECT chunks.id, name, record, line, end_line, start, "end", text FROM chunks JOIN files ON file = files.id WHERE chunks.id {_AMONG}',
-            json.dumps([key for key, _ in found]))}
+        wanted = self._chunks('name, record, line, end_line, start, "end", text', found)
         passages = self._passages(query, mode, [wanted[key][-1] for key, _ in found])
         return [Hit(*wanted[key][:-1], score, wanted[key][-1], passage) for (key, score), passage in zip(found, passages)]
 
     def rank(self, query: str, count: int, mode: str, paths: list[str] = ()) -> list[tuple[int, float]]:
-        """(id of a chunk, score), best first: the cosine of the angle to the query, BM25, or the weighted sum of both, each moved to 0 .. 1 over the
-        best 1,000 of its own: of those there are at most 2,000."""
+        """(id of a chunk, score), best first: the cosine of the angle to the query, BM25, or a sum of both over the best 1,000 of each, of which there are
+        at most 2,000: the weighted one of scores moved to 0 .. 1, or that of reciprocal ranks."""
         where, names = self._where(paths)
         found = {'lexical': self._lexically, 'semantic': self._semantic}
         if mode != 'hybrid':
             return found[mode](query, count, where, names)
-        scores = ranking.interpolate(*(dict(one(query, _FUSED, where, names)) for one in found.values()), self._weight)
+        both = [dict(one(query, _FUSED, where, names)) for one in found.values()]
+        if self._fusion == 'ranks':
+            return ranking.fuse([list(one) for one in both])[:count]
+        scores = ranking.interpolate(*both, self._weight)
         return [(key, scores[key]) for key in ranking.order(scores)[:count]]
 
     def documents(self, query: str, count: int, mode: str) -> dict[str, float]:
         """{document: the score of its best chunk}; a document is a record that has an id, or a file."""
         found = self.rank(query, count, mode)
-        names = dict(self._rows(f'SELECT chunks.id, coalesce(record, name) FROM chunks JOIN files ON file = files.id WHERE chunks.id {_AMONG}',
-                                json.dumps([key for key, _ in found])))
-        return {names[key]: score for key, score in reversed(found)}
+        names = self._chunks('coalesce(record, name)', found)
+        return {names[key][0]: score for key, score in reversed(found)}
 
     def lacking(self, documents: set[str]) -> int:
         """How many of these documents are not indexed."""
@@ -100,7 +103,9 @@ class Engine:
         if self._reader is None:
             made = self.manifest['made']
             try:
-                self._reader = Reader(Run.parse(self._run or f'{made["run"]}@{made["step"]}'), made['pooling'], made['size'])
+                self._reader = Reader(Run.parse(self._run or f'{made["run"]}@{made["step"]}'), made['pooling'], made['size'], self.folder.path, made)
+            except Other:
+                raise
             except RunError as error:
                 raise error if self._run else RunError(f'{error}: the run that {self.folder.path} was indexed with; --run says where it is now, and '
                                                        f'--mode=lexical needs none') from None
@@ -111,7 +116,7 @@ class Engine:
         """Does something with a part of the index; raises RunError in place of whatever it raises where it is damaged."""
         try:
             return work()
-        except (RuntimeError, ValueError, OSError, KeyError, TypeError) as error:
+        except (RuntimeError, ValueError, OSError, LookupError, TypeError, MemoryError, OverflowError) as error:
             raise self.folder.damaged(f'{part}: {" ".join(str(error).split())}') from None
 
     def _rows(self, sql: str, *values) -> list[tuple]:
@@ -120,10 +125,22 @@ class Engine:
         except sqlite3.Error as error:
             raise self.folder.damaged(f'chunks: {error}') from None
 
+    def _chunks(self, columns: str, found: list[tuple[int, float]]) -> dict[int, list]:
+        """{id: these columns} of ranked chunks."""
+        rows = {key: rest for key, *rest in self._rows(
+            f'SELECT chunks.id, {columns} FROM chunks JOIN files ON file = files.id WHERE chunks.id {_AMONG}', json.dumps([key for key, _ in found]))}
+        if len(rows) < len(found):                          # the graph may name some that are gone, and they are passed over
+            raise self.folder.damaged('lexical: it names chunks that there are not, or one twice')
+        return rows
+
     def _where(self, paths: list[str]) -> tuple[str, list[str]]:
-        """The condition that a chunk's file matches a pattern, and its values. Raises RunError where none does."""
-        names = [p + '/*' * path.endswith('/') for path in paths for p in (name_of(path), '*/' + os.path.normpath(path))]
-        where = f'file IN (SELECT id FROM files WHERE {" OR ".join(["name GLOB ?"] * len(names))})' if names else '1'
+        """The condition that a chunk's file is one of those asked for, and its values. Raises RunError where none is."""
+        conditions, names = [], []
+        for path in paths:
+            name, end = 'name' if path.endswith('/') else "name || '/'", os.path.normpath(path)           # with the '/' a file is like a folder
+            conditions.append(f'{name} GLOB ? OR {name} GLOB ? OR instr({name}, ?) = 1 OR instr({name}, ?)')
+            names += [name_of(os.path.join(glob.escape(os.getcwd()), path)).rstrip('/') + '/*', f'*/{end}/*', name_of(path).rstrip('/') + '/', f'/{end}/']
+        where = f'file IN (SELECT id FROM files WHERE {" OR ".join(conditions)})' if names else '1'
         if names and not self._rows(f'SELECT 1 FROM chunks WHERE {where} LIMIT 1', *names):
             raise RunError(f'--path={" --path=".join(paths)}: matches no file that is indexed; expected a pattern like \'docs/*.md\'')
         return where, names
@@ -155,12 +172,12 @@ class Engine:
         found = [passages(text, _PASSAGE) for text in texts]
         if mode == 'lexical':
             wanted = set(self._words(query))
-            scores = [[len(wanted & set(self._words(text[begin:end]))) for begin, end in some] for text, some in zip(texts, found)]
-        else:
-            windows = [self._windows(text, some) for text, some in zip(texts, found)]
-            embedded = self.reader.embed([ids for some in windows for ids in some])
-            places = np.cumsum([0, *map(len, windows)])
-            scores = [embedded[first:last] @ self._vector(query) for first, last in zip(places, places[1:])]
+            scores = [[lexical.closeness(self._words(text[begin:end]), wanted) for begin, end in some] for text, some in zip(texts, found)]
+            return [some[score.index(max(score))] for some, score in zip(found, scores)]
+        windows = [self._windows(text, some) for text, some in zip(texts, found)]
+        embedded = self.reader.embed([ids for some in windows for ids in some])
+        places = np.cumsum([0, *map(len, windows)])
+        scores = [embedded[first:last] @ self._vector(query) for first, last in zip(places, places[1:])]
         return [some[int(np.argmax(score))] for some, score in zip(found, scores)]
 
     def _windows(self, text: str, found: list[tuple[int, int]]) -> list[list[int]]:

@@ -1,12 +1,16 @@
 """Files as a person has them: found once each, and read in bounded memory as parts of text that know their lines."""
+import codecs
 import dataclasses
 import difflib
+import errno
 import hashlib
 import html.parser
 import io
+import itertools
 import logging
 import os
 import pathlib
+import re
 import stat
 import time
 from collections.abc import Iterator, Sequence
@@ -21,17 +25,22 @@ _PASSED_OVER = ('__pycache__', 'node_modules')      # and what is hidden
 _BLOCK = 1 << 20        # bytes of text read at a time
 _LINE = 4 << 20         # bytes of one line
 _WHOLE = 64 << 20       # bytes of a file that is parsed as a whole: HTML, PDF
+# The longer ones first: they begin with the shorter.
+_MARKS = {codecs.BOM_UTF32_LE: 'utf-32-le', codecs.BOM_UTF32_BE: 'utf-32-be', codecs.BOM_UTF16_LE: 'utf-16-le', codecs.BOM_UTF16_BE: 'utf-16-be'}
+_CHARSET = re.compile(rb'<meta\s[^>]*?charset\s*=\s*["\']?\s*([\w.:-]+)', re.IGNORECASE)
 _SETTLED = 2 * 10**9    # ns: what was written later than that before it was looked at may be written again within one tick of its clock
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A piece of a document. `lines[i]` is the line of the file in which the i-th line of `text` stands (a page, in a PDF); `offset` is the
-    character of the whole document with which `text` begins; `record` is the id of a JSON record, which has its own lines and offsets."""
+    """A piece of a document. `lines[i]` is the line of the file in which the i-th line of `text` stands (a page, in a PDF), or where there are `begins`
+    what begins with character `begins[i]` of it; `offset` is the character of the whole document with which `text` begins; `record` is the id of a
+    JSON record, which has its own lines and offsets."""
     text: str
     lines: Sequence[int]
     offset: int = 0
     record: str | None = None
+    begins: Sequence[int] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +71,20 @@ def name_of(path: str) -> str:
     return os.fsencode(os.path.abspath(path)).decode(errors='backslashreplace')
 
 
+def leads_nowhere(error: OSError) -> bool:
+    """Whether there is no file by that name, by links neither, rather than one that cannot be read just now."""
+    return error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+def exists(path: str) -> bool:
+    """Whether a path leads to something, be it closed."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return not leads_nowhere(error)
+    return True
+
+
 def is_under(name: str, roots: list[str]) -> bool:
     return any(name == root or name.startswith(root.rstrip('/') + '/') for root in roots)
 
@@ -77,7 +100,8 @@ def write_pydoc(folder: pathlib.Path) -> None:
 
 class Walk:
     """All files under PATHs, each once, whatever links lead to it: `files` {name: File}, `broken`, what is no file or cannot be looked at, and
-    `unread`, names of folders that could not be listed. Links are followed after what is there by itself. Hidden entries are passed over."""
+    `unread`, names of those that are there, of which and of what is in them nothing is known now. Links are followed after what is there by itself.
+    Hidden entries are passed over."""
 
     def __init__(self, roots: list[str], inside: os.PathLike):
         """`inside`: the folder of the index, which is passed over. Raises DataError where there is no such PATH."""
@@ -87,7 +111,7 @@ class Walk:
         self._now = time.time_ns()
         self._seen = {(os.stat(inside).st_dev, os.stat(inside).st_ino)}
         for path in roots:
-            if not os.path.lexists(path):
+            if not exists(path):
                 close = difflib.get_close_matches(os.path.basename(path), _beside(path), 1)
                 raise DataError(f'{path}: no such file or folder' + (f'; did you mean {close[0]!r}?' if close else ''))
         paths = roots[::-1]
@@ -116,18 +140,19 @@ class Walk:
                     self.broken.append(Broken(path, 'a pipe, socket or device, not a regular file'))
             except OSError as error:
                 self.broken.append(Broken(path, f'cannot be read: {error.strerror}'))
-                self.unread.append(name_of(path))
+                self.unread += [name_of(path)] * (not leads_nowhere(error))
         return links
 
 
 def _beside(path: str) -> list[str]:
     folder = os.path.dirname(os.path.abspath(path))
-    return os.listdir(folder) if os.path.isdir(folder) and os.access(folder, os.R_OK) else []
+    return [name for name in os.listdir(folder) if os.path.exists(os.path.join(folder, name))] if os.access(folder, os.R_OK | os.X_OK) else []
 
 
 def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
     """The parts of an open file by the end of its name, and records of it that are broken. Raises DataError where the file is."""
     kind = pathlib.PurePath(name).suffix.lower()
+    file = file if kind == '.pdf' else _utf8(file)
     if kind in ('.jsonl', '.ndjson'):
         yield from _jsonl(name, file, text_field)
     elif kind in ('.html', '.htm', '.xhtml'):
@@ -136,6 +161,32 @@ def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
         yield from _pdf(_whole(file))
     else:
         yield from _text(file)
+
+
+class _Recoded:
+    """Text of another encoding, read as bytes of UTF-8, its mark too, some characters at a time."""
+
+    def __init__(self, file, encoding: str):
+        self._text, self._encoding = io.TextIOWrapper(file, encoding, newline='\n'), encoding
+
+    def read(self, count: int) -> bytes:
+        return self._bytes(self._text.read, count)
+
+    def readline(self, count: int) -> bytes:
+        return self._bytes(self._text.readline, count)
+
+    def _bytes(self, work, count: int) -> bytes:
+        try:
+            return work(count).encode()
+        except UnicodeDecodeError:
+            raise DataError(f'invalid {self._encoding.upper()}') from None
+
+
+def _utf8(file):
+    """The file, or where a byte-order mark says that it is UTF-16 or UTF-32 what is in it."""
+    first = file.read(4)
+    file.seek(0)
+    return next((_Recoded(file, encoding) for mark, encoding in _MARKS.items() if first.startswith(mark)), file)
 
 
 def _whole(file) -> bytes:
@@ -188,23 +239,31 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
 
 
 class _Page(html.parser.HTMLParser):
-    """Collects what a reader sees: `rows` of (line of the file, text)."""
+    """Collects what a reader sees: `found`, (line of the file, text) of pieces that make the whole text."""
     HIDDEN = ('script', 'style', 'template', 'noscript', 'svg')
     FLOWING = ('a', 'abbr', 'b', 'cite', 'code', 'del', 'dfn', 'em', 'font', 'i', 'ins', 'kbd', 'label', 'mark', 'q', 's', 'samp', 'small', 'span',
                'strong', 'sub', 'sup', 'time', 'tt', 'u', 'var', 'wbr')      # do not end a line
 
     def __init__(self):
         super().__init__()
-        self.rows: list[tuple[int, str]] = []
-        self._now, self._at, self._hidden, self._kept = '', 0, 0, 0
+        self.found: list[tuple[int, str]] = []
+        self._now: list[tuple[int, str]] = []           # of the paragraph, as they are in the file
+        self._at = self._hidden = self._kept = 0
 
     def _end(self) -> None:
-        """Of a paragraph, which an empty row follows; of a line where they are kept."""
+        """Of a paragraph, which an empty line follows; of a line where they are kept."""
+        now, self._now = self._now, []
         if self._kept:
-            self.rows.append((self._at, self._now.rstrip()))
-        elif self._now.strip():
-            self.rows += [(self._at, ' '.join(self._now.split())), (self._at, '')]
-        self._now = ''
+            self.found.append((next((line for line, text in now if text.strip()), self._at), ''.join(text for _, text in now).rstrip() + '\n'))
+            return
+        space, before = '', len(self.found)
+        for line, text in now:
+            space = ' ' * (len(self.found) > before and (bool(space) or text[:1].isspace()))
+            if words := text.split():
+                self.found.append((line, space + ' '.join(words)))
+                space = ' ' * text[-1].isspace()
+        if len(self.found) > before:
+            self.found.append((self._at, '\n\n'))
 
     def _tag(self, tag: str, change: int) -> None:
         if tag in self.HIDDEN:
@@ -213,7 +272,7 @@ class _Page(html.parser.HTMLParser):
             self._end()
             if tag == 'pre':
                 self._kept = max(0, self._kept + change)
-                self.rows.append((self._at, ''))
+                self.found.append((self._at, '\n'))
 
     def handle_starttag(self, tag, attrs):
         self._tag(tag, 1)
@@ -222,23 +281,35 @@ class _Page(html.parser.HTMLParser):
         self._tag(tag, -1)
 
     def handle_data(self, data):
-        for i, row in enumerate(data.split('\n') if self._kept else [data] * (not self._hidden)):
-            if i:
+        for i, row in enumerate(data.split('\n') if self._kept or not self._hidden else ()):
+            if i and self._kept:
                 self._end()
-            if not self._now.strip():
-                self._at = self.getpos()[0] + i + row[:len(row) - len(row.lstrip())].count('\n')
-            self._now += row
+            elif i:
+                self._now.append((self._at, '\n'))
+            self._at = self.getpos()[0] + i
+            self._now.append((self._at, row))
+
+
+def _declared(raw: bytes) -> bytes:
+    """A page as UTF-8, where it declares another encoding that it is of; the declaration stands in the first 1,024 bytes (WHATWG HTML, 4.2.5.4)."""
+    found = _CHARSET.search(raw[:1024])
+    try:
+        name = codecs.lookup(found[1].decode()).name if found and not raw.startswith(codecs.BOM_UTF8) else 'utf-8'
+        return raw if name.startswith('utf') else raw.decode(name).encode()         # it was read as ASCII: UTF-16 it cannot be
+    except (LookupError, ValueError):           # no encoding of text, or not that of this one
+        return raw
 
 
 def _html(raw: bytes) -> Part:
     page = _Page()
     try:
-        page.feed(_decoded(raw, 1))
+        page.feed(_decoded(_declared(raw), 1))
         page.close()
         page._end()
     except (AssertionError, RecursionError) as error:
         raise DataError(f'broken HTML: {error}') from None
-    return Part('\n'.join(text for _, text in page.rows), [line for line, _ in page.rows])
+    lines, texts = zip(*page.found) if page.found else ((), ())
+    return Part(''.join(texts)[:-1], lines, begins=[0, *itertools.accumulate(map(len, texts))][:-1])
 
 
 def _pdf(raw: bytes) -> Iterator[Part]:

@@ -29,6 +29,19 @@ class Words:
         return [self.stem(word) if self.stem else word for word in _WORD.findall(text.lower())]
 
 
+def closeness(words: list[str], wanted: set[str]) -> tuple[int, int, int]:
+    """How well a passage shows what was asked for, larger is better: (different words that it has of those wanted, minus the words that the shortest
+    stretch with all of them takes, minus the words before that)."""
+    last: dict[str, int] = {}
+    best = (0, 0, 0)
+    for place, word in enumerate(words):
+        if word in wanted:
+            last[word] = place
+            first = min(last.values())
+            best = max(best, (len(last), first - place - 1, -first))
+    return best
+
+
 def build(texts: Iterable[str], ids: np.ndarray, words: Words, folder: pathlib.Path) -> dict[str, int]:
     """Writes the scores of chunks with these `ids` [N] into a folder. Returns the number of each term."""
     folder.mkdir()

@@ -16,27 +16,32 @@ VERSION = 1     # of how texts are cut (chunks.py) and become vectors (model/emb
 _SAID = {'config_hash': 'config', 'step': 'step', 'params': 'parameters', 'tokenizer_hash': 'tokenizer', 'version': 'version of pooling and chunks'}
 
 
+class Other(RunError):
+    """An index of another model or settings."""
+
+
 class Reader:
     """Embeds texts with the checkpoint of a run. `made`: its identity, as JSON values.
 
-    Raises RunError, ModelError or DataError where the run is damaged, or cannot be used as asked.
+    Raises RunError, ModelError or DataError where the run is damaged, or cannot be used as asked; Other where it did not make the index.
     """
 
-    def __init__(self, run: Run, pooling: str, size: int):
-        """`pooling`: '': as config.embedding says. `size`: dimensions, 0: all."""
+    def __init__(self, run: Run, pooling: str, size: int, index=None, then: dict | None = None):
+        """`pooling`: '': as config.embedding says. `size`: dimensions, 0: all. `then`: what the index in this folder was made with."""
         run = checkpoint.pinned(run)
         model, params, self.tokenizer, config = checkpoint.load(run)
+        sums = {name: [int(n) for n in v] for name, v in jax.device_get(checkpoint.checksums({'params': params})).items()}
+        where = os.fspath(run.path)
+        self.made = dict(run=where if '://' in where else os.path.abspath(where), step=run.step, config_hash=config_hash(config),
+                         params=hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(), tokenizer_hash=self.tokenizer.hash)
+        check_same(index, then or {}, self.made)            # first: another model may have no such pooling, or size
         if pooling:
             check(pooling, model.config, '--pooling')
         pooling = pooling or config.embedding.pooling
         self._embedder = Embedder(model, params, pooling, size)
         self.size, self.longest = self._embedder.size, self._embedder.longest
         self.trained = reads(config)
-        sums = {name: [int(n) for n in v] for name, v in jax.device_get(checkpoint.checksums({'params': params})).items()}
-        where = os.fspath(run.path)
-        self.made = dict(run=where if '://' in where else os.path.abspath(where), step=run.step, config_hash=config_hash(config),
-                         params=hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(), tokenizer_hash=self.tokenizer.hash,
-                         pooling=pooling, size=self.size, version=VERSION)
+        self.made |= dict(pooling=pooling, size=self.size, version=VERSION)
 
     def encode(self, texts: list[str], longest: int = 0) -> list[list[int]]:
         return encode_texts(texts, self.tokenizer, longest or self.longest)
@@ -47,13 +52,13 @@ class Reader:
 
 
 def check_same(folder, then: dict, now: dict) -> None:
-    """Raises RunError where an index was made with something else than what is asked for now."""
+    """Raises Other where an index was made with something else than what is asked for now, as far as that is said."""
     then = {'version': 1, **then} if 'run' in then else then           # indexes older than the field
     differ = [f'{_SAID.get(name, name)} {_short(then[name])} there, {_short(now[name])} here' for name in then
-              if name != 'run' and then[name] != now[name]]
+              if name != 'run' and name in now and then[name] != now[name]]
     if differ:
         of = f' (that of --run={then["run"]}@{then["step"]})' if 'run' in then else ''
-        raise RunError(f'{folder}: was indexed with something else: {"; ".join(differ)}. Ask for the same{of}, or index into another folder')
+        raise Other(f'{folder}: was indexed with something else: {"; ".join(differ)}. Ask for the same{of}, or index into another folder')
 
 
 def _short(value) -> str:

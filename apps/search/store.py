@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import pathlib
 import shutil
 import sqlite3
@@ -106,6 +107,8 @@ class Folder:
         db.execute('PRAGMA journal_mode = DELETE')
         db.close()
         paths = [self.next(manifest, 'chunks'), *(p for part in parts for p in (sorted(part.iterdir()) if part.is_dir() else [part]))]
+        for path in (*paths, *(part for part in parts if part.is_dir()), self.path):       # a manifest that outlives a loss of power names what does as well
+            _sync(path)
         files = {str(p.relative_to(self.path)): [p.stat().st_size, p.stat().st_mtime_ns, _digest(p)] for p in paths}
         self.write_manifest({**manifest, 'generation': manifest['generation'] + 1, 'files': files})
         for path in (p for part in PARTS for p in self.path.glob(f'{part}-*')):
@@ -137,16 +140,26 @@ class Folder:
             raise self.damaged(f'{path.name}: {error}') from None
         return db
 
-    def damage(self, manifest: dict) -> str:
-        """What is wrong with the files of a state: '' where each is what was written. A file with the time that it had then is not read; one with
-        another, as after a copy, is read through."""
+    def names(self, manifest: dict) -> list[str]:
+        """Of the files of a state. Raises RunError where it is damaged."""
+        if not manifest['files']:
+            return []
+        with contextlib.closing(self.read(manifest)) as db:
+            try:
+                return [name for name, in db.execute('SELECT name FROM files')]
+            except sqlite3.Error as error:
+                raise self.damaged(f'chunks: {error}') from None
+
+    def damage(self, manifest: dict, through: bool = False) -> str:
+        """What is wrong with the files of a state: '' where each is what was written. A file with the time that it had then is read `through` only
+        where that is asked for; one with another, as after a copy, is."""
         for name, (size, mtime, digest) in manifest['files'].items():
             path = self.path / name
             if not path.is_file():
                 return f'{name} is missing'
             if path.stat().st_size != size:
                 return f'{name} has {path.stat().st_size} bytes, expected {size}'
-            if path.stat().st_mtime_ns != mtime and _digest(path) != digest:
+            if (through or path.stat().st_mtime_ns != mtime) and _digest(path) != digest:
                 return f'{name} is not as it was written'
         return ''
 
@@ -163,6 +176,15 @@ def fresh(path: pathlib.Path) -> pathlib.Path:
 
 def _check(found) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: pathlib.Path) -> None:
+    """What was written of a file, or of the names in a folder, is on the disk."""
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def _digest(path: pathlib.Path) -> str:

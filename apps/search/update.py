@@ -3,10 +3,12 @@
 Three steps, each of which goes on where it was interrupted: changed files are read and cut into chunks, a transaction each; chunks without
 a vector are embedded, a transaction for every 1,000; what is searched is built from them and takes the place of the older state at once.
 """
+import bisect
 import contextlib
 import hashlib
 import logging
 import os
+import re
 import signal
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +26,7 @@ from train.errors import RunError, Stopped
 _LOG = logging.getLogger('ordem')
 _TOGETHER = 1_000       # chunks that are embedded at a time
 _ADDED = 5_000          # vectors that are put into the graph at a time
+_KEPT = 'what is indexed of it is kept'
 _TOLD = 100             # files and records passed over that are named; all are counted
 
 
@@ -81,14 +84,14 @@ class Update:
             roots = [os.path.abspath(os.path.expanduser(p)) for p in paths] or manifest['roots']
             if pydoc in roots:
                 files.write_pydoc(folder.path / 'pydoc')
-            away = [] if paths else [r for r in roots if not os.path.lexists(r)]
+            away = [] if paths else [r for r in roots if not files.exists(r)]
             walk = files.Walk([r for r in roots if r not in away], folder.path)
-            for broken in [*walk.broken, *(Broken(r, 'is not there; what is indexed of it is kept (--remove takes it out)') for r in away)]:
-                self._skip(broken)
+            walk.broken += [Broken(r, f'is not there; {_KEPT} (--remove takes it out)') for r in away]
             names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
             removed = [files.name_of(os.path.expanduser(p)) for p in remove]
+            known = folder.names(manifest) if remove else []
             for path, name in zip(remove, removed):
-                if not any(files.is_under(other, [name]) for other in (*names.values(), *walk.files)):
+                if not any(files.is_under(other, [name]) for other in (*names.values(), *walk.files, *known)):
                     raise DataError(f'--remove={path}: nothing of it is indexed')
             asked = [names[r] for r in roots] if paths else []          # what is asked for again is no longer left out
             excluded = [e for e in {*manifest['excluded'], *removed} if e in removed or not any(files.is_under(a, [e]) or files.is_under(e, [a]) for a in asked)]
@@ -121,13 +124,18 @@ class Update:
 
     def _run(self, walk: files.Walk, roots: list[str], excluded: list[str]) -> int:
         """Returns the number of chunks."""
-        self._db, touched, damage = None, [], self._folder.damage(self._manifest)
+        self._db, touched, damage = None, [], self._folder.damage(self._manifest, through=True)
         if damage.startswith('chunks'):
             raise self._folder.damaged(damage)
         db = self._writing() if damage or self._folder.next(self._manifest, 'chunks').exists() or not self._manifest['files'] else \
             self._folder.read(self._manifest)
         try:
             known = {name: rest for name, *rest in db.execute('SELECT name, id, size, mtime, hash, fault FROM files')}
+            held = [name for name, (*_, fault) in known.items() if not fault]
+            for broken in walk.broken:
+                name = files.name_of(broken.where)
+                kept = name in walk.unread and any(files.is_under(other, [name]) for other in held)
+                self._skip(Broken(broken.where, f'{broken.reason}; {_KEPT}') if kept else broken)
             for name in known:
                 gone = name not in walk.files and files.is_under(name, roots) and not files.is_under(name, walk.unread)
                 if gone or files.is_under(name, excluded):
@@ -166,8 +174,8 @@ class Update:
                         touched = [(file.size, file.mtime, key)]
                     else:
                         kind, fault = 'changed' if known else 'new', self._store(file, now, opened, key, splitter)
-        except (OSError, DataError) as error:        # what is indexed of it is kept
-            fault = f'cannot be read: {getattr(error, "strerror", error)}'
+        except (OSError, DataError) as error:
+            fault = f'cannot be read: {getattr(error, "strerror", error)}' + f'; {_KEPT}' * (known is not None and not fault)
         if fault:
             self._skip(Broken(file.name, fault))
         else:
@@ -267,8 +275,7 @@ class Update:
 
 def _cut(part: files.Part, splitter: Splitter) -> Iterator[tuple]:
     """(record, first line, last line, first character, end, text) of each chunk."""
-    line = seen = 0
+    begins = part.begins or [0, *(newline.end() for newline in re.finditer('\n', part.text))]
     for begin, end in splitter.chunks(part.text):
-        line, seen = line + part.text.count('\n', seen, begin), begin
-        last = line + part.text.count('\n', begin, end)
-        yield part.record, part.lines[line], part.lines[last], part.offset + begin, part.offset + end, part.text[begin:end]
+        line, last = (part.lines[bisect.bisect_right(begins, at) - 1] for at in (begin, end - 1))
+        yield part.record, line, last, part.offset + begin, part.offset + end, part.text[begin:end]

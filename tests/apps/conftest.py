@@ -1,4 +1,4 @@
-"""A tiny run that search is tested with."""
+"""A tiny run that search is tested with, its model, and files."""
 import pytest
 
 
@@ -14,3 +14,20 @@ def search_run(tiny, tmp_path_factory):
     config.eval.every = 0
     loop.train(loop.prepare(config, str(folder / 'run')))
     return folder / 'run'
+
+
+@pytest.fixture(scope='session')
+def reader(search_run):
+    from apps.search.reader import Reader
+    from train.runs import Run
+    return Reader(Run.parse(str(search_run)), '', 0)
+
+
+@pytest.fixture
+def notes(tmp_path):
+    """A folder of six texts."""
+    folder = tmp_path / 'notes'
+    folder.mkdir()
+    for i in range(6):
+        (folder / f'{i}.txt').write_text(''.join(f'Line {j} of file {i} is about {"abcdef"[i] * 5} and number {i * j}.\n' for j in range(12)))
+    return folder

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from apps.search import MODES
-from apps.search import chunks, engine as engines, files, judged, lexical, reader as readers, show, update, vectors
+from apps.search import chunks, engine as engines, files, lexical, reader as readers, show, update
 from apps.search.engine import Engine
 from apps.search.reader import Reader
 from apps.search.store import Folder
@@ -15,11 +15,6 @@ from data.records import DataError, Record
 from model.embed import pool
 from train.errors import RunError
 from train.runs import Run
-
-
-@pytest.fixture(scope='module')
-def reader(search_run):
-    return Reader(Run.parse(str(search_run)), '', 0)
 
 
 @pytest.fixture
@@ -73,7 +68,7 @@ def test_meaning_is_the_order_of_all_vectors(reader, notes, tmp_path):
 
 def test_words_find_what_meaning_does_not(reader, notes, tmp_path, monkeypatch):
     """Catches a lexical mode that embeds, words that need their exact form, an order that is not of BM25, words said twice that count once, a hybrid that
-    leaves out one of both or gives both one weight, and one that is another when more results are asked for, as `eval` does."""
+    leaves out one of both or gives both one weight, one that is another when more results are asked for, as `eval` does, and ranks that are no ranks."""
     index(reader, tmp_path / 'ix', notes, overlap=0)
     e = Engine(Folder(str(tmp_path / 'ix')), 'nowhere')
     hit = e.search('PARQUETFILE', 3, 'lexical', [])
@@ -90,20 +85,17 @@ def test_words_find_what_meaning_does_not(reader, notes, tmp_path, monkeypatch):
     assert len(found['semantic']) == len(found['hybrid']) > len(found['lexical']) > 10
     moved = {mode: {key: (score - min(of.values())) / (max(of.values()) - min(of.values())) for key, score in of.items()} for mode, of in found.items()}
     assert found['hybrid'] == pytest.approx({key: 0.1 * score + 0.9 * moved['lexical'].get(key, 0) for key, score in moved['semantic'].items()})
+    e._fusion = 'ranks'
+    rank = {mode: {key: i for i, key in enumerate(found[mode], 1)} for mode in MODES}
+    assert dict(e.rank('lighthouse day whiskers', 100, 'hybrid')) == pytest.approx(
+        {key: 1 / (60 + i) + (1 / (60 + rank['lexical'][key]) if key in rank['lexical'] else 0) for key, i in rank['semantic'].items()})
+    assert e.rank('lighthouse day whiskers', 3, 'hybrid') == e.rank('lighthouse day whiskers', 100, 'hybrid')[:3]
+    e._fusion = 'scores'
     for weight, mode in ((0.0, 'lexical'), (1.0, 'semantic')):
         e._weight = weight
         assert [key for key, _ in e.rank('lighthouse day whiskers', len(found[mode]), 'hybrid')] == list(found[mode])
     monkeypatch.setattr(engines, '_FUSED', 6)
     assert e.rank('lighthouse day whiskers', 2, 'hybrid') == e.rank('lighthouse day whiskers', 1000, 'hybrid')[:2]
-
-
-def test_equal_scores_at_the_cut(tmp_path):
-    """Catches chunks that are chosen by chance among equal ones: the first are taken, also among those that are allowed."""
-    ids = np.arange(101, 152)
-    terms = lexical.build(['same words here'] * 50 + ['x y z'], ids, lexical.Words('none'), tmp_path / 'l')
-    scores = lexical.Lexical(tmp_path / 'l')
-    assert [key for key, _ in scores.nearest([terms['words']], 3, None)] == [101, 102, 103]
-    assert [key for key, _ in scores.nearest([terms['words']], 2, ids[7:])] == [108, 109] and len(scores.nearest([terms['words']], 99, None)) == 50
 
 
 def test_an_index_of_another_version_is_refused(reader, notes, tmp_path, monkeypatch):
@@ -129,7 +121,9 @@ def test_an_index_of_another_version_is_refused(reader, notes, tmp_path, monkeyp
 
 
 def test_hits_know_their_place(reader, notes, tmp_path, monkeypatch):
-    """Catches lines and offsets of something else than the chunk, ids of records that are lost, and a passage outside the text."""
+    """Catches lines and offsets of something else than the chunk, those of a paragraph for all chunks of it, ids of records that are lost, and a passage
+    outside the text."""
+    (notes / 'page.html').write_text('<p>' + '\n'.join(f'at{i}' for i in range(1, 300)))
     index(reader, tmp_path / 'ix', notes)
     hits = opened(tmp_path / 'ix', reader).search('the', 100, 'semantic', [])
     for hit in hits:
@@ -140,7 +134,8 @@ def test_hits_know_their_place(reader, notes, tmp_path, monkeypatch):
         begin, end = hit.passage
         assert 0 <= begin < end <= len(hit.text)
     assert {(h.record, h.line) for h in hits if h.path.endswith('.jsonl')} == {('d1', 1), ('d2', 2)}
-    assert {h.line for h in hits if h.path.endswith('.html')} == {1}
+    page = [h for h in hits if h.path.endswith('.html')]
+    assert len(page) > 5 and all((h.line, h.end_line) == tuple(int(h.text.split()[i].removeprefix('at')) for i in (0, -1)) for h in page)
     assert len({(h.path, h.start, h.record) for h in hits}) == len(hits) > 12
     monkeypatch.setattr(engines, '_PASSAGE', 10)
     lexical = opened(tmp_path / 'ix').search('day 100 cats', 1, 'lexical', [])[0]
@@ -162,6 +157,21 @@ def test_the_passage_is_the_nearest_window(reader, notes, tmp_path):
             query = reader.tokenizer.decode(ids).strip()
             if sum(w == ids for w in windows) == 1 and reader.encode([query])[0] == ids:
                 assert e._passages(query, 'semantic', [hit.text]) == [span]
+
+
+def test_the_passage_shows_the_words_together(reader, tmp_path):
+    """Catches a passage that begins with filler, one that has the words far apart where they stand together elsewhere, and one that lacks one of them."""
+    text = ('A first line of filler is here. The zebra alone stands in this one sentence. A walrus comes late. Then there is more filler to be read by you. '
+            'Some of it is here too, and it goes on. Here a zebra meets a walrus today. This is what comes after them. The end is near.')
+    (tmp_path / 'a.txt').write_text(text)
+    index(reader, tmp_path / 'ix', tmp_path / 'a.txt')
+    e = opened(tmp_path / 'ix')
+    for query, begin in (('zebra walrus', 'Here a zebra meets'), ('alone zebra', 'The zebra alone'), ('walrus comes', 'A walrus comes'),
+                         ('walrus today comes', 'Here a zebra'), ('late', 'A walrus')):
+        (first, end), = e._passages(query, 'lexical', [text])
+        assert text[first:end].startswith(begin), query
+    assert lexical.closeness('b a x x a b x'.split(), {'a', 'b', 'c'}) == (2, -2, 0) and lexical.closeness('x a x a b'.split(), {'a', 'b'}) == (2, -2, -3)
+    assert lexical.closeness(['x'], {'a'}) == (0, 0, 0) < lexical.closeness(['x', 'a'], {'a'}) < lexical.closeness(['a', 'x'], {'a'})
 
 
 def test_only_what_changed_is_embedded(reader, notes, tmp_path, monkeypatch):
@@ -289,61 +299,25 @@ def test_patterns_of_paths(reader, notes, tmp_path, monkeypatch, few):
         e.search('moon', 1, 'lexical', ['*.rs'])
 
 
-def test_vectors_near_many_that_are_gone(tmp_path):
-    """Catches a graph that does not find what was added, to a loaded one too, and one that differs after it was mapped."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((1500, 16))
-    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
-    graph = vectors.make(16)
-    vectors.add(graph, np.arange(1000), x[:1000])
-    graph.save(tmp_path / 'g')
-    graph = vectors.load(tmp_path / 'g')
-    vectors.add(graph, np.arange(1000, 1500), x[1000:])
-    graph.save(tmp_path / 'g')
-    found = vectors.view(tmp_path / 'g').search(x[::50].astype(np.float32), 10).keys
-    exact = np.argsort(-(x[::50].astype(np.float32) @ x.astype(np.float32).T), axis=1)[:, :10]
-    assert np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found, exact)]) > .98
-
-
-def test_vectors_that_are_all_alike():
-    """Catches rounding to float16 that is taken for nearness, where all vectors have cosines of 0.99, as those of language models may."""
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal(32) + 0.1 * rng.standard_normal((2000, 32)) * 2.0 ** -np.arange(0, 8, .25)
-    x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
-    graph = vectors.make(32)
-    vectors.add(graph, np.arange(len(x)), x.astype(np.float16))
-    exact = np.argsort(-(x[::50] @ x.T), axis=1)[:, :10]
-    near = graph.search(x[::50], 64).keys
-    data = [v.tobytes() for v in x.astype(np.float16)]
-    best = [keys[np.argsort(-vectors.cosines([data[int(key)] for key in keys], query))][:10] for keys, query in zip(near, x[::50])]
-    assert (x[::50] @ x.T).mean() > .98
-    assert np.mean([len(set(a.tolist()) & set(b.tolist())) / 10 for a, b in zip(best, exact)]) > .97
-
-
-def test_measures_are_those_of_the_hand(reader, tmp_path):
-    """Catches a document scored by another chunk than its best, a measure over other queries, and a run file that trec_eval reads otherwise."""
-    (tmp_path / 'corpus.jsonl').write_text('\n'.join(json.dumps(d) for d in (
-        {'_id': 'a', 'title': '', 'text': 'apple apple apple'}, {'_id': 'b', 'title': '', 'text': 'apple ' + 'filler ' * 400},
-        {'_id': 'c', 'title': 'pear', 'text': 'pear and an apple pie'})))
-    (tmp_path / 'queries.jsonl').write_text('{"_id": "q1", "text": "apple"}\n{"_id": "q2", "text": "pear"}\n{"_id": "q3", "text": "unasked"}\n')
-    (tmp_path / 'qrels.tsv').write_text('query-id\tcorpus-id\tscore\nq1\tb\t1\nq1\tz\t1\nq2\tc\t2\n')
-    index(reader, tmp_path / 'ix', tmp_path / 'corpus.jsonl')
-    args = (str(tmp_path / 'queries.jsonl'), str(tmp_path / 'qrels.tsv'), 'lexical', str(tmp_path / 'run.trec'), False)
+def test_a_path_is_a_name_or_a_pattern(reader, tmp_path, monkeypatch):
+    """Catches a folder that matches with a '/' at its end only, or one whose name begins like it, and characters of patterns that a name cannot have."""
+    here = tmp_path / 'my [old] notes'
+    every = {'deep/a.txt', 'deep/in/b.md', 'deeper/c.txt', 'odd[1]*.txt', 'odd1x.txt', '[x]/d.txt', 'x/e.txt'}
+    for name in every:
+        (here / name).parent.mkdir(parents=True, exist_ok=True)
+        (here / name).write_text(f'Words of {name}.')
+    index(reader, tmp_path / 'ix', here)
+    monkeypatch.chdir(here)
     e = opened(tmp_path / 'ix')
-    order = list(e.documents('apple', 1000, 'lexical'))[::-1]
-    assert order[0] == 'a' and sorted(order) == ['a', 'b', 'c']
-    place = order.index('b') + 1
-    found = judged.measure(e, *args)
-    ndcg = (1 / np.log2(place + 1)) / (1 + 1 / np.log2(3))                # of two relevant ones, one is not indexed
-    assert found['queries'] == 2 and found['lacking'] == 1
-    assert found['nDCG@10'][0] == pytest.approx((ndcg + 1) / 2) and found['RR@10'][0] == pytest.approx((1 / place + 1) / 2)
-    assert found['R@10'][0] == pytest.approx((1 / 2 + 1) / 2) and found['R@10'][1] <= found['R@10'][0] <= found['R@10'][2]
-    rows = [line.split() for line in (tmp_path / 'run.trec').read_text().splitlines()]
-    assert [row[:4] for row in rows] == [['q1', 'Q0', name, str(i)] for i, name in enumerate(order, 1)] + [['q2', 'Q0', 'c', '1']]
-    assert [float(row[4]) for row in rows[:3]] == sorted((float(row[4]) for row in rows[:3]), reverse=True) and rows[0][5] == 'ordem-lexical'
-    (tmp_path / 'qrels.tsv').write_text('q9\tb\t1\n')
-    with pytest.raises(ValueError, match="judges 1 queries that .*queries.jsonl lacks, the first 'q9'"):
-        judged.measure(e, *args)
+    deep = {'deep/a.txt', 'deep/in/b.md'}
+    for path, names in (('deep', deep), ('deep/', deep), (here / 'deep', deep), (f'{here}/deep/', deep), ('../my [old] notes/deep', deep),
+                        ('in', {'deep/in/b.md'}), ('odd[1]*.txt', {'odd[1]*.txt', 'odd1x.txt'}), (here / 'odd[1]*.txt', {'odd[1]*.txt'}), ('odd1x.txt', {'odd1x.txt'}),
+                        ('[x]', {'[x]/d.txt', 'x/e.txt'}), ('./[a-z]/', {'x/e.txt'}), ('../*/odd?x.txt', {'odd1x.txt'}), ('./deep*/c.txt', {'deeper/c.txt'}),
+                        ('.', every), ('/', every)):
+        assert {h.path.removeprefix(f'{here}/') for h in e.search('words', 99, 'lexical', [str(path)])} == names, path
+    for path in ('dee', 'deep/a.txt/', 'eep/a.txt'):
+        with pytest.raises(ValueError, match='matches no file that is indexed'):
+            e.search('words', 1, 'lexical', [path])
 
 
 def test_what_is_shown(reader, notes, tmp_path, monkeypatch):
@@ -354,7 +328,7 @@ def test_what_is_shown(reader, notes, tmp_path, monkeypatch):
     monkeypatch.chdir(notes)
     plain, colored = show.told(hits, False), show.told(hits, True)
     assert plain.splitlines() == [f'1. odd\\x1b[2J.txt:1  {hits[0].score:.4f}', '   Lead in. Here \\x1b[31mred\\x07 oolonga is. Then more of it.']
-    assert '\x1b[33mLead in. Here \\x1b[31mred\\x07 oolonga is. Then more of it.\x1b[0m' in colored
+    assert 'Lead in. \x1b[33mHere \\x1b[31mred\\x07 oolonga is. Then more of it.\x1b[0m' in colored
     assert show.told([], False) == 'nothing found'
     long = engines.Hit('/x/paper.PDF', None, 3, 4, 0, 0, 1.0, 'word ' * 100 + 'THE PASSAGE' + ' word' * 100, (500, 511))
     assert show.place(long) == '/x/paper.PDF:p3-4' and len(show.told([long], False)) < 400 and '… word' in show.told([long], False)
@@ -377,7 +351,12 @@ def test_as_a_person_uses_it(search_run, notes, tmp_path):
     mistake = start('quary', ix)
     out, err = indexing.communicate()
     assert (indexing.returncode, err) == (0, '') and out.startswith(f'{tmp_path}/ix: 5 new, ') and out.count('\n') == 1
-    asked, lines = start('query', ix, '--json', '--mode=lexical', 'red', 'mars'), start('query', ix, '--k=1')
+    asked, lines = start('query', ix, '--json', '--mode=lexical', 'red', 'mars'), start('query', ix, '--k=1', '--fusion=ranks')
+    fusions = [start('query', ix, *asked, 'x') for asked in (['--fusion=rank'], ['--fusion=ranks', '--weight=.2'], ['--fusion=ranks', '--mode=lexical'])]
+    for process, told in zip(fusions, ('--fusion=rank: value should be one of <scores|ranks>', '--weight=0.2 has no effect: it needs --fusion=scores',
+                                       '--fusion=ranks has no effect: it needs --mode=hybrid')):
+        out, err = process.communicate()
+        assert (process.returncode, out) == (2, '') and told in err and err.count('\n') == 1
     out, err = mistake.communicate()
     assert (mistake.returncode, out) == (2, '') and "quary: did you mean 'query'" in err and err.count('\n') == 1
     out, err = asked.communicate()

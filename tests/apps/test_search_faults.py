@@ -1,5 +1,4 @@
 """Search: what is broken, interrupted, in use or of another model, each in one line, and nothing lost."""
-import json
 import logging
 import os
 import shutil
@@ -20,22 +19,8 @@ from train.errors import RunError, Stopped
 from train.runs import Run
 
 
-@pytest.fixture(scope='module')
-def reader(search_run):
-    return Reader(Run.parse(str(search_run)), '', 0)
-
-
-@pytest.fixture
-def notes(tmp_path):
-    folder = tmp_path / 'notes'
-    folder.mkdir()
-    for i in range(6):
-        (folder / f'{i}.txt').write_text(''.join(f'Line {j} of file {i} is about {"abcdef"[i] * 5} and number {i * j}.\n' for j in range(12)))
-    return folder
-
-
-def index(reader, folder, *paths, **asked):
-    return update.Update(Folder(str(folder)), reader, asked, False).run([str(p) for p in paths], []).rpartition(': ')[2]
+def index(reader, folder, *paths, remove=(), **asked):
+    return update.Update(Folder(str(folder)), reader, asked, False).run([str(p) for p in paths], list(map(str, remove))).rpartition(': ')[2]
 
 
 def results(folder, reader, query='about number 12 and aaaaa'):
@@ -93,6 +78,49 @@ def test_what_cannot_be_read_is_named_and_the_rest_indexed(reader, notes, tmp_pa
     assert paths == {'0.txt', '3.txt', '4.txt', '5.txt', 'rows.jsonl'}           # of 3.txt what was indexed before
     log.clear()
     assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 4 unchanged, 0 removed, 10 skipped; ') and len(log) == 10
+
+
+def found(folder):
+    """The names of the files that have chunks."""
+    return {os.path.basename(path) for path, in Engine(Folder(str(folder)))._rows('SELECT name FROM files WHERE id IN (SELECT file FROM chunks)')}
+
+
+def test_what_leads_nowhere_is_gone_and_what_is_closed_is_kept(reader, notes, tmp_path, log, monkeypatch):
+    """Catches text that is found though links to it lead nowhere, text that is lost since its file cannot be read just now, and a warning that does not
+    say that it is kept."""
+    (tmp_path / 'out').mkdir()
+    for name in 'xyz':
+        (tmp_path / f'out/{name}.txt').write_text(f'Outside is {name}.\n')
+        (notes / f'{name}.txt').symlink_to(tmp_path / f'out/{name}.txt')
+    index(reader, tmp_path / 'ix', notes)
+    every = {f'{name}.txt' for name in '012345xyz'}
+    assert found(tmp_path / 'ix') == every
+    (tmp_path / 'out/x.txt').unlink()
+    for name, to in (('0.txt', 'nowhere'), ('1.txt', '1.txt')):
+        (notes / name).unlink()
+        (notes / name).symlink_to(to)
+    stat, opened = os.stat, files.File.open
+
+    def closed(path, *args, **kw):
+        if str(path).endswith('y.txt'):
+            raise PermissionError(13, 'Permission denied', path)
+        return stat(path, *args, **kw)
+
+    def broken(self):
+        if self.name.endswith('z.txt'):
+            raise OSError(5, 'Input/output error', self.name)
+        return opened(self)
+    (tmp_path / 'out/z.txt').write_text('Now it is another.')
+    with monkeypatch.context() as m:
+        m.setattr(files.os, 'stat', closed)
+        m.setattr(files.File, 'open', broken)
+        assert '3 removed, 5 skipped' in index(reader, tmp_path / 'ix')
+    assert found(tmp_path / 'ix') == every - {'x.txt', '0.txt', '1.txt'}
+    told = {line.removeprefix(f'skipped {notes}/').partition(': ')[0]: line for line in log}
+    assert {name for name, line in told.items() if line.endswith('; what is indexed of it is kept')} == {'y.txt', 'z.txt'} and len(told) == 5
+    (tmp_path / 'out/y.txt').unlink()
+    assert index(reader, tmp_path / 'ix', remove=[notes / 'y.txt']).split(', ')[3] == '1 removed'
+    assert found(tmp_path / 'ix') == every - {'x.txt', 'y.txt', '0.txt', '1.txt'}
 
 
 def test_many_warnings_are_counted(reader, notes, tmp_path, log, monkeypatch):
@@ -233,95 +261,18 @@ def test_a_newer_state_in_the_middle_of_opening(reader, notes, tmp_path, monkeyp
     (notes / '0.txt').unlink()
     damage, done = Folder.damage, []
 
-    def late(self, manifest):
+    def late(self, manifest, **how):
         if not done:
             done.append(1)
             index(reader, tmp_path / 'ix', notes)
-        return damage(self, manifest)
+        return damage(self, manifest, **how)
     monkeypatch.setattr(Folder, 'damage', late)
     assert Engine(Folder(str(tmp_path / 'ix'))).manifest['generation'] == 2
 
 
-def names(folder):
-    return sorted(json.loads((folder / 'manifest.json').read_text())['files'])
-
-
-@pytest.mark.parametrize('harm', ['flip', 'cut', 'empty', 'gone', 'garbage'])
-def test_damage_is_told_and_mended(reader, notes, tmp_path, harm, monkeypatch):
-    """Catches a file of the index that is not checked, a traceback, and vectors that are lost though the database has them."""
-    index(reader, tmp_path / 'whole', notes)
-    good = results(tmp_path / 'whole', reader)
-    for name in [*names(tmp_path / 'whole'), 'manifest.json']:
-        ix = shutil.copytree(tmp_path / 'whole', tmp_path / 'ix')
-        content = bytearray((ix / name).read_bytes())
-        content[len(content) // 2] ^= 255
-        (ix / name).unlink()
-        if harm != 'gone':
-            (ix / name).write_bytes({'flip': content, 'cut': content[:-1], 'empty': b'', 'garbage': os.urandom(len(content))}[harm])
-        mends = not name.startswith(('chunks', 'manifest'))
-        if name == 'manifest.json' and harm == 'gone':
-            with pytest.raises(RunError, match='expected an index or an empty folder, found neither'):
-                Folder(str(ix))
-        else:
-            with pytest.raises(RunError, match='manifest.json: damaged' if name == 'manifest.json' else f'a damaged index: {name}') as told:
-                Engine(Folder(str(ix)))
-            assert '\n' not in str(told.value) and ('mends it' if mends else f'remove {ix} and index again') in str(told.value)
-            if mends:
-                with monkeypatch.context() as m:
-                    m.setattr(reader, 'embed', None)                # nothing is embedded again
-                    assert index(reader, ix).startswith('0 new, 0 changed, 6 unchanged')
-                assert results(ix, reader) == good
-            else:
-                with pytest.raises(RunError, match=name):
-                    index(reader, ix)
-        shutil.rmtree(ix)
-
-
-def test_damage_that_size_and_time_hide(reader, notes, tmp_path):
-    """Catches a crash in place of a line where bytes have changed under the same time: SQLite's and the graph's own complaints are taken."""
-    index(reader, tmp_path / 'ix', notes)
-    for name in names(tmp_path / 'ix'):
-        path = tmp_path / 'ix' / name
-        content, found = path.read_bytes(), path.stat()
-        path.write_bytes(b'\0' * 64 + content[64:])
-        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
-        try:
-            results(tmp_path / 'ix', reader)
-        except RunError as error:
-            assert 'a damaged index' in str(error)
-        path.write_bytes(content)
-
-
-def test_a_work_in_progress_that_is_damaged(reader, notes, tmp_path, monkeypatch):
-    """Catches a traceback, and a newest state that goes with the work on the next."""
-    index(reader, tmp_path / 'ix', notes)
-    good = results(tmp_path / 'ix', reader)
-    (notes / '0.txt').unlink()
-    (tmp_path / 'ix/chunks-2.db').write_bytes(b'SQLite format 3\0' + b'x' * 9000)
-    with pytest.raises(RunError, match='cannot be written: .*remove'):
-        index(reader, tmp_path / 'ix', notes)
-    assert results(tmp_path / 'ix', reader) == good
-
-
-@pytest.mark.parametrize('target, name', [(shutil, 'copyfile'), (update.vectors.Index, 'save'), (np, 'save')])
-def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name):
-    """Catches a traceback, and a state that is published without one of its files."""
-    index(reader, tmp_path / 'ix', notes)
-    good = results(tmp_path / 'ix', reader)
-    (notes / '0.txt').unlink()
-
-    def full(*_, **__):
-        raise RuntimeError('No space left on device') if name == 'save' and target is not np else OSError(28, 'No space left on device')
-    with monkeypatch.context() as m, pytest.raises(RunError, match='cannot be written: .*No space left on device.*goes on when it can'):
-        m.setattr(target, name, full)
-        index(reader, tmp_path / 'ix', notes)
-    assert results(tmp_path / 'ix', reader) == good
-    index(reader, tmp_path / 'ix', notes)
-    assert {path for path, *_ in good['semantic']} - {path for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {str(notes / '0.txt')}
-
-
 def test_another_model_is_refused(reader, search_run, notes, tmp_path):
-    """Catches vectors of two models, poolings, sizes or ways of cutting in one index, and a message that does not say which."""
+    """Catches vectors of two models, poolings, sizes or ways of cutting in one index, and a message that does not say which, or speaks of
+    a pooling or size that nobody asked for."""
     index(reader, tmp_path / 'ix', notes)
     run = Run.parse(str(search_run))
     for other, message in ((Reader(run, 'last', 0), 'pooling mean there, last here'), (Reader(run, '', 8), 'size 32 there, 8 here')):
@@ -338,6 +289,11 @@ def test_another_model_is_refused(reader, search_run, notes, tmp_path):
         with pytest.raises(RunError, match='parameters eeeeeeeeeeee there' if name == 'params' else f'{name.removesuffix("_hash")} {str(now)[:12]} there'):
             Engine(folder, str(search_run)).search('x', 1, 'semantic', [])
     assert Engine(Folder(str(tmp_path / 'ix')), str(search_run)).search('about', 1, 'semantic', [])
+    folder = Folder(str(tmp_path / 'params'))
+    folder.write_manifest(folder.manifest() | dict(made=folder.manifest()['made'] | dict(pooling='bag+mean', size=64)))     # what this model has not
+    for run in ('', str(search_run)):
+        with pytest.raises(RunError, match='parameters eeeeeeeeeeee there, [0-9a-f]{12} here. Ask for the same .*, or index into another folder$'):
+            Engine(folder, run).search('x', 1, 'semantic', [])
     moved = Engine(folder := Folder(str(tmp_path / 'ix')))
     moved.manifest['made']['run'] = str(tmp_path / 'moved')
     with pytest.raises(RunError, match=f'moved: no such run directory.*: the run that {folder.path} was indexed with; --run says where it is now'):

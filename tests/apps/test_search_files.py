@@ -1,4 +1,5 @@
 """Search: how files are found, read and cut, without a model."""
+import bisect
 import json
 import os
 import random
@@ -18,6 +19,11 @@ def read(tmp_path, name, content, field='text'):
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with open(path, 'rb') as file:
         return list(files.read(str(path), file, field))
+
+
+def line(part, text):
+    """The line of the file in which some text of a part of HTML begins."""
+    return part.lines[bisect.bisect_right(part.begins, part.text.index(text)) - 1]
 
 
 def test_each_file_is_found_once(tmp_path, monkeypatch):
@@ -48,10 +54,16 @@ def test_each_file_is_found_once(tmp_path, monkeypatch):
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path):
-    """Catches a mistyped PATH that indexes nothing without a word, and a fault in place of one line."""
+    """Catches a mistyped PATH that indexes nothing without a word, a link that leads nowhere and is proposed in its own place, and a fault in place of
+    one line."""
     (tmp_path / 'notes').mkdir()
     with pytest.raises(DataError, match="note: no such file or folder; did you mean 'notes'"):
         files.Walk([str(tmp_path / 'note')], tmp_path)
+    (tmp_path / 'gone').symlink_to('nowhere')
+    with pytest.raises(DataError, match='gone: no such file or folder$'):
+        files.Walk([str(tmp_path / 'gone')], tmp_path)
+    with pytest.raises(DataError, match='b: no such file or folder$'):
+        files.Walk([str(tmp_path / 'a/b')], tmp_path)
 
 
 def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
@@ -73,6 +85,42 @@ def test_text_is_read_in_blocks_that_know_their_place(tmp_path, monkeypatch):
     assert read(tmp_path, 'b.txt', 'a\r\nb\rc')[0].text == 'a \nb\nc'        # as many characters
 
 
+@pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-be', 'utf-32', 'utf-32-be'])
+def test_text_with_a_mark_of_its_encoding(tmp_path, monkeypatch, encoding):
+    """Catches UTF-16 and UTF-32 taken for binary, read whole, or cut inside a character, and places that are of bytes or count the mark."""
+    monkeypatch.setattr(files, '_BLOCK', 100)
+    monkeypatch.setattr(files, '_LINE', 300)
+    text = ''.join(f'línea {i} \U0001f600\u2028数据\r\n' + '\n' * (i % 5 == 0) for i in range(300)) + 'end'
+    mark = '\ufeff' * encoding.endswith('be')
+    parts = read(tmp_path, 'a.txt', (mark + text).encode(encoding))
+    assert len(parts) > 10 and max(len(p.text) for p in parts) < 150
+    expected = read(tmp_path, 'b.txt', text)
+    assert ''.join(p.text for p in parts) == ''.join(p.text for p in expected) == text.replace('\r\n', ' \n')
+    for part in parts:
+        assert text[part.offset:part.offset + len(part.text)].replace('\r\n', ' \n') == part.text
+        assert part.lines[0] == 1 + text.count('\n', 0, part.offset) and len(part.lines) == part.text.count('\n') + 1
+    row = '{"_id": "é", "text": "数据"}\n'
+    rows = read(tmp_path, 'a.jsonl', (mark + row + row).encode(encoding))
+    assert [(p.text, p.record, p.lines[0]) for p in rows] == [('数据', 'é', 1), ('数据', 'é', 2)]
+    assert read(tmp_path, 'a.html', (mark + '<meta charset="latin-1"><p>数据').encode(encoding))[0].text.strip() == '数据'
+    with pytest.raises(DataError, match=f'^invalid {encoding[:6].upper()}-[BL]E$'):
+        read(tmp_path, 'c.txt', (mark + 'odd').encode(encoding) + b'x')
+    with pytest.raises(DataError, match='line 2 has more than 300 bytes'):
+        read(tmp_path, 'd.txt', (mark + 'a\n' + 'y' * 500).encode(encoding))
+
+
+def test_html_declares_its_encoding(tmp_path):
+    """Catches pages of another encoding that are refused, read as Latin-1 whatever they say, or refused since they say what is no encoding of text."""
+    for head, encoding in (('<meta charset="shift_jis">', 'shift_jis'), ('<META http-equiv=Content-Type content="text/html; charset=EUC-JP">', 'euc-jp'),
+                           ("<html><meta name=x><meta charset='iso-2022-jp' />", 'iso-2022-jp'), ('<meta charset=utf-8>', 'utf-8'), ('', 'utf-8'),
+                           *((f'<meta charset={name}>', 'utf-8') for name in ('utf-16', 'hex', 'never', 'ascii'))):
+        part, = read(tmp_path, 'a.html', (head + '\n<p>日本\n<p>次').encode(encoding))
+        assert (part.text.split(), line(part, '日本'), line(part, '次')) == (['日本', '次'], 2, 3), head
+    assert 'café' in read(tmp_path, 'a.htm', '<meta charset="latin-1">café'.encode('latin-1'))[0].text
+    with pytest.raises(DataError, match='invalid UTF-8 in line 1'):
+        read(tmp_path, 'a.html', b'<meta charset=ascii>caf\xe9')
+
+
 @pytest.mark.parametrize('name, content, reason', [
     ('a.txt', 'good\ncafé\n'.encode('latin-1'), 'invalid UTF-8 in line 2'), ('a.md', b'ab\0cd' + b'x' * 5000, 'a binary file'),
     ('a.py', b'x = 1\n' + b'y' * 5000, 'line 2 has more than 1000 bytes'), ('a.html', b'<p>' + b'a ' * 3000, 'larger than 2000 bytes'),
@@ -89,10 +137,19 @@ def test_html_is_what_a_reader_sees(tmp_path):
     """Catches scripts and markup in the text, words that inline tags break, and lines of the text in place of the file's."""
     part, = read(tmp_path, 'a.html', '<title>Tea</title>\n<style>p {x}</style><script>\nsecret()\n</script>\n'
                                      '<p>How to\n  make <b>gr</b>een&nbsp;tea &amp; more\n<li>One<li>Two\n<pre>boil <i>w</i>\n\n  wait</pre>after')
-    rows = dict(zip(part.text.split('\n'), part.lines))
-    assert {row: rows[row] for row in rows if row} == {'Tea': 1, 'How to make green tea & more': 5, 'One': 7, 'Two': 7, 'boil w': 8, '  wait': 10,
-                                                       'after': 10}
-    assert len(part.lines) == part.text.count('\n') + 1
+    assert part.text == 'Tea\n\nHow to make green tea & more\n\nOne\n\nTwo\n\n\nboil w\n\n  wait\n\nafter\n'
+    assert {row: line(part, row) for row in ('Tea', 'How', 'make', 'een tea', 'One', 'Two', 'boil w', '  wait', 'after')} == {
+        'Tea': 1, 'How': 5, 'make': 6, 'een tea': 6, 'One': 7, 'Two': 7, 'boil w': 8, '  wait': 10, 'after': 10}
+
+
+def test_a_paragraph_of_html_knows_its_lines(tmp_path):
+    """Catches one line for a whole paragraph, words that run together or are cut where a line or a tag ends, and lines that tags have which are lost."""
+    source = '<p>\n' + ''.join(f'  w{i}\t<b\n>x{i}</b\n>y{i} ' + '\n' * (i % 3) for i in range(300)) + 'end'
+    part, = read(tmp_path, 'a.html', source)
+    assert part.text == ' '.join(f'w{i} x{i}y{i}' for i in range(300)) + ' end\n'
+    for i in range(300):
+        for there, here in ((f'w{i}\t', f'w{i} '), (f'x{i}<', f'x{i}y'), (f'y{i} ', f'y{i} ')):
+            assert line(part, here) == 1 + source.count('\n', 0, source.index(there))
 
 
 def test_records_of_json_lines(tmp_path, monkeypatch):

@@ -61,6 +61,20 @@ def test_trec_eval_measures_the_same_from_the_file(tmp_path):
     assert len(first) == 6 and first[0] == 'q0' and first[1] == 'Q0' and first[3] == '1' and first[5] == 'tag'
 
 
+def test_ids_with_spaces_keep_their_columns(tmp_path):
+    """Catches ids that shift the columns of a run or of its judgements, two that become one, and ones that differ in the two files."""
+    names = ['a b', 'a%20b', 'a\u00a0b', 'a\tb\n', '', 'é/c.txt']
+    run = {'q 1': {name: float(-i) for i, name in enumerate(names)}}
+    qrels = {'q 1': {name: i for i, name in enumerate(names)}}
+    ranking.write_run(tmp_path / 'x.run', run, 'my run')
+    ranking.write_qrels(tmp_path / 'x.qrels', qrels)
+    rows = [line.split() for line in (tmp_path / 'x.run').read_text().splitlines()]
+    assert [row[0] for row in rows] == ['q%201'] * 6 and [row[2] for row in rows] == ['a%20b', 'a%2520b', 'a%C2%A0b', 'a%09b%0A', '%', 'é/c.txt']
+    with open(tmp_path / 'x.run') as found, open(tmp_path / 'x.qrels') as judged:
+        theirs = pytrec_eval.RelevanceEvaluator(pytrec_eval.parse_qrel(judged), {'ndcg_cut.10'}).evaluate(pytrec_eval.parse_run(found))
+    assert theirs['q%201']['ndcg_cut_10'] == pytest.approx(ranking.measure(qrels, run)['nDCG@10']['q 1'])
+
+
 def test_intervals_are_of_queries_and_pairs():
     """Catches an interval of all values pooled: paired differences that are all alike have no spread, whatever the spread of each."""
     rng = np.random.default_rng(1)
@@ -112,6 +126,7 @@ def test_files_of_beir_and_trec(tmp_path):
     (ranking.read_corpus, '[1]', ':1: broken JSON: JSON list, expected an object'),
     (ranking.read_corpus, '\n', 'holds nothing'),
     (ranking.read_qrels, 'q\td\t1\nq\td\thigh\n', ":2: found 'q d high'"),
+    (ranking.read_qrels, 'q\td\t1\nq\td\t1\nq\td\t0\n', ":3: 'd' has the grade 0 for the query 'q', and 1 before"),
     (ranking.read_qrels, 'q 1\n', ":1: found 'q 1': expected query, document and a whole number"),
     (ranking.read_qrels, b'q\t\xff\t1\n', ':1: invalid UTF-8 at byte 2'),
     (ranking.read_run, 'q Q0 d 1 0.5 tag\nq Q0 d 1 x tag\n', ":2: found 'q Q0 d 1 x tag': expected six columns"),
@@ -127,13 +142,11 @@ def test_a_bad_file_is_told_with_its_line(tmp_path, read, text, told):
 
 
 def test_a_run_that_cannot_be_written_leaves_the_old_file(tmp_path):
-    """Catches ids with spaces that would shift the columns, scores that are no numbers, and a file lost to either."""
+    """Catches scores that are no numbers, and a file lost to them."""
     path = tmp_path / 'x.run'
     ranking.write_run(path, {'q': {'d': 1.0}}, 'tag')
-    for run, tag in (({'q': {'a b': 1.0}}, 'tag'), ({'q 1': {'a': 1.0}}, 'tag'), ({'q': {'a': 1.0}}, 'my run'), ({'q': {'a': math.nan}}, 'tag'),
-                     ({'q': {'': 1.0}}, 'tag')):
-        with pytest.raises(DataError, match='without spaces|finite'):
-            ranking.write_run(path, run, tag)
+    with pytest.raises(DataError, match='finite'):
+        ranking.write_run(path, {'q': {'a': math.nan}}, 'tag')
     assert path.read_text() == 'q Q0 d 1 1.0 tag\n'
     with pytest.raises(DataError, match='no such file'):
         ranking.read_run(tmp_path / 'absent')

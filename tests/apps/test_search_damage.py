@@ -1,0 +1,124 @@
+"""Search: an index that is damaged, or cannot be written: one line, and nothing lost."""
+import json
+import os
+import shutil
+
+import numpy as np
+import pytest
+
+from apps.search import update
+from apps.search.engine import Engine
+from apps.search.store import Folder
+from tests.apps.test_search_faults import index, results
+from train.errors import RunError
+
+
+def names(folder):
+    return sorted(json.loads((folder / 'manifest.json').read_text())['files'])
+
+
+@pytest.mark.parametrize('harm', ['flip', 'cut', 'empty', 'gone', 'garbage'])
+def test_damage_is_told_and_mended(reader, notes, tmp_path, harm, monkeypatch):
+    """Catches a file of the index that is not checked, a traceback, and vectors that are lost though the database has them."""
+    index(reader, tmp_path / 'whole', notes)
+    good = results(tmp_path / 'whole', reader)
+    for name in [*names(tmp_path / 'whole'), 'manifest.json']:
+        ix = shutil.copytree(tmp_path / 'whole', tmp_path / 'ix')
+        content = bytearray((ix / name).read_bytes())
+        content[len(content) // 2] ^= 255
+        (ix / name).unlink()
+        if harm != 'gone':
+            (ix / name).write_bytes({'flip': content, 'cut': content[:-1], 'empty': b'', 'garbage': os.urandom(len(content))}[harm])
+        mends = not name.startswith(('chunks', 'manifest'))
+        if name == 'manifest.json' and harm == 'gone':
+            with pytest.raises(RunError, match='expected an index or an empty folder, found neither'):
+                Folder(str(ix))
+        else:
+            with pytest.raises(RunError, match='manifest.json: damaged' if name == 'manifest.json' else f'a damaged index: {name}') as told:
+                Engine(Folder(str(ix)))
+            assert '\n' not in str(told.value) and ('mends it' if mends else f'remove {ix} and index again') in str(told.value)
+            if mends:
+                with monkeypatch.context() as m:
+                    m.setattr(reader, 'embed', None)                # nothing is embedded again
+                    assert index(reader, ix).startswith('0 new, 0 changed, 6 unchanged')
+                assert results(ix, reader) == good
+            else:
+                with pytest.raises(RunError, match=name):
+                    index(reader, ix)
+        shutil.rmtree(ix)
+
+
+def test_damage_that_size_and_time_hide(reader, notes, tmp_path):
+    """Catches a crash in place of a line where bytes have changed under the same time: SQLite's and the graph's own complaints are taken; and a line that
+    says that indexing mends it where it does not."""
+    index(reader, tmp_path / 'ix', notes)
+    good, rng = results(tmp_path / 'ix', reader), np.random.default_rng(0)
+    told = set()
+    for name in names(tmp_path / 'ix'):
+        path = tmp_path / 'ix' / name
+        content, found = path.read_bytes(), path.stat()
+        body = len(content[128:]) * name.endswith('.npy')                   # behind the head of an array; a graph may take the process with it
+        for harmed in (b'\0' * 64 + content[64:], *(content[:len(content) - body] + harm for harm in (bytes(body), b'\xff' * body, rng.bytes(body)))):
+            path.write_bytes(harmed)
+            os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+            try:
+                results(tmp_path / 'ix', reader)
+            except RunError as error:
+                assert 'a damaged index' in str(error) and '\n' not in str(error)
+                told.add(name)
+        path.write_bytes(content)
+        os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert {'lexical-1/ids.npy', 'lexical-1/indices.csc.index.npy'} <= told
+    path = tmp_path / 'ix/lexical-1/ids.npy'
+    found = path.stat()
+    path.write_bytes(path.read_bytes()[:128] + bytes(found.st_size - 128))
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
+    with pytest.raises(RunError, match='a damaged index: lexical: .*the command that indexed it mends it'):
+        Engine(Folder(str(tmp_path / 'ix'))).documents('about number', 9, 'lexical')
+    index(reader, tmp_path / 'ix')
+    assert results(tmp_path / 'ix', reader) == good
+
+
+def test_what_is_named_is_on_the_disk(reader, notes, tmp_path, monkeypatch):
+    """Catches a manifest that is written before what it names has reached the disk: a loss of power would leave it alone."""
+    synced, sync, write = set(), os.fsync, Folder.write_manifest
+
+    def fsync(number):
+        synced.add(os.fstat(number).st_ino)
+        sync(number)
+
+    def write_manifest(self, manifest):
+        assert {(self.path / name).stat().st_ino for name in manifest['files']} <= synced and (not manifest['files'] or self.path.stat().st_ino in synced)
+        write(self, manifest)
+    monkeypatch.setattr(os, 'fsync', fsync)
+    monkeypatch.setattr(Folder, 'write_manifest', write_manifest)
+    index(reader, tmp_path / 'ix', notes)
+    assert len(names(tmp_path / 'ix')) > 4
+
+
+def test_a_work_in_progress_that_is_damaged(reader, notes, tmp_path, monkeypatch):
+    """Catches a traceback, and a newest state that goes with the work on the next."""
+    index(reader, tmp_path / 'ix', notes)
+    good = results(tmp_path / 'ix', reader)
+    (notes / '0.txt').unlink()
+    (tmp_path / 'ix/chunks-2.db').write_bytes(b'SQLite format 3\0' + b'x' * 9000)
+    with pytest.raises(RunError, match='cannot be written: .*remove'):
+        index(reader, tmp_path / 'ix', notes)
+    assert results(tmp_path / 'ix', reader) == good
+
+
+@pytest.mark.parametrize('target, name', [(shutil, 'copyfile'), (update.vectors.Index, 'save'), (np, 'save')])
+def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name):
+    """Catches a traceback, and a state that is published without one of its files."""
+    index(reader, tmp_path / 'ix', notes)
+    good = results(tmp_path / 'ix', reader)
+    (notes / '0.txt').unlink()
+
+    def full(*_, **__):
+        raise RuntimeError('No space left on device') if name == 'save' and target is not np else OSError(28, 'No space left on device')
+    with monkeypatch.context() as m, pytest.raises(RunError, match='cannot be written: .*No space left on device.*goes on when it can'):
+        m.setattr(target, name, full)
+        index(reader, tmp_path / 'ix', notes)
+    assert results(tmp_path / 'ix', reader) == good
+    index(reader, tmp_path / 'ix', notes)
+    assert {path for path, *_ in good['semantic']} - {path for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {str(notes / '0.txt')}
