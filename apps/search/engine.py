@@ -154,7 +154,7 @@ class Engine:
             found = self._rows(chosen, *names)
         else:
             while True:
-                near = self._whole('vectors', lambda: self._graph.search(vector, asked).keys.tolist()) if asked else []
+                near = self._whole('vectors', lambda: vectors.nearest(self._graph, vector, asked)) if asked else []
                 found = self._rows(f'{chosen} AND vectors.id {_AMONG}', *names, json.dumps(near))
                 if len(found) >= count or asked == most:
                     break

@@ -8,6 +8,7 @@ import numpy as np
 from usearch.index import Index
 
 STALE = 0.2         # share of vectors that are gone with which a graph is built anew
+_FEW = 10_000
 FORM = dict(metric='l2sq', dtype='f16')
 SETTINGS = dict(connectivity=16, expansion_add=96, expansion_search=128, enable_key_lookups=False)     # a lookup would read every node on opening
 
@@ -31,6 +32,11 @@ def view(path: pathlib.Path) -> Index:
 def add(index: Index, ids: np.ndarray, found: np.ndarray) -> None:
     """Adds float16 vectors [N, size], on all cores."""
     index.add(ids.astype(np.uint64), found)
+
+
+def nearest(index: Index, vector: np.ndarray, count: int) -> list[int]:
+    """Ids of so many vectors, the nearest first. Of few vectors all are compared: that takes no longer, and misses none (a graph of 5,000: 1 %)."""
+    return index.search(vector, count, exact=len(index) <= _FEW).keys.tolist()
 
 
 def save(index: Index, path: pathlib.Path) -> None:

@@ -52,7 +52,7 @@ EVALUATIONS = [
 ]
 STUDIES = [Case('studies', f'{STUDY} {flags}', f'`{flags}`') for flags in (
     '--config.model.positions=rope,alibbi', '--config.model.positions=rope,rope', '--config.model.positions=coupling', '--config.train.stepz=3', '--config.seeds=0',
-    '--config.test_rows=0', '--config.train.batch_size=0', '--config.train.steps=10', '--config.optimizer.lr=-1.0', '--config.model.window=-1', '--workers=-2')] + [
+    '--config.test_rows=0', '--config.train.batch_size=0', '--config.train.steps=10', '--config.optimizer.lr=-1.0', '--config.model.window=-1', '--config.model.positions_args.base=5.0', '--workers=-2')] + [
     changed('a task that is not there', "c.tasks = dict(a=base.task('copy_sme'))"),
     changed('a parameter that the task has not', "c.tasks = dict(a=base.task('copy_same', wordz=3))"),
     changed('lengths of training out of order', "c.tasks = dict(a=base.task('copy_same', train=(9, 3)))"),

@@ -42,5 +42,6 @@ APP = [Case('an index', command) for command in (
     f'{INDEX} --chunk=999 text.txt', f'{INDEX} --chunk=32 --overlap=30 text.txt', f'{INDEX} --pooling=max text.txt', f'{INDEX} --size=999 text.txt', f'{INDEX} --language=englisch text.txt',
     'apps.search query --index=nowhere word', 'apps.search query --index=configs word', 'apps.search query --index=new --mode=both word',
     'apps.search query --index=new --k=0 word', 'apps.search query --index=new --weight=2 word', 'apps.search query --index=new --mode=lexical --weight=0.3 word',
+    'apps.search query --index=new --fusion=rank word', 'apps.search query --index=new --fusion=ranks --weight=0.3 word', 'apps.search query --index=new --mode=lexical --fusion=ranks word',
     'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv', 'apps.search eval --index=nowhere', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt')]
 CASES = [*TRAIN, *MINE, *MEASURE, *APP]
