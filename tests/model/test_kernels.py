@@ -61,7 +61,7 @@ SMALL = {'window': dict(window=40), 'chunk': dict(chunk=40), 'temperature': dict
 def carried(kernel):
     """All encodings whose part inside attention the kernel can carry; of those that are done before it, one of two widths."""
     dims = Dims(32, 4, 2, 8, 1, TIME)
-    inside = [n for n, c in REGISTRY.items() if c.enters() & {'bias', 'key_bias', 'mask', 'scale'} and not c.spec.wraps and not c.spec.task_ids]
+    inside = [n for n, c in REGISTRY.items() if c.enters() & {'bias', 'key_bias', 'mask'} and not c.spec.wraps and not c.spec.task_ids]
     return [*(n for n in inside if not kernels.refusal(kernel, build(n, {}, dims)[0], dims, 'float32', 0.0)), 'rope', 'pope', 'rope+forgetting']
 
 
