@@ -1,11 +1,12 @@
 """Indexing: an index is brought up to the files that PATHs lead to now.
 
 Three steps, each of which goes on where it was interrupted: changed files are read and cut into chunks, a transaction each; chunks without
-a vector are embedded, a transaction for every 1,000; what is searched is built from them and takes the place of the older state at once.
+a vector are embedded, those of a file in a transaction; what is searched is built from them and takes the place of the older state at once.
 """
 import bisect
 import contextlib
 import hashlib
+import itertools
 import logging
 import os
 import re
@@ -24,7 +25,7 @@ from data.records import Broken, DataError
 from train.errors import RunError, Stopped
 
 _LOG = logging.getLogger('ordem')
-_TOGETHER = 1_000       # chunks that are embedded at a time
+_TOGETHER = 1_000       # chunks that are embedded at a time, at most: all of a file, for no more than one to be lost
 _ADDED = 5_000          # vectors that are put into the graph at a time
 _KEPT = 'what is indexed of it is kept'
 _TOLD = 100             # files and records passed over that are named; all are counted
@@ -224,16 +225,19 @@ class Update:
             self._db.execute('DELETE FROM vectors WHERE id NOT IN (SELECT vector FROM chunks)')
         total = self._db.execute('SELECT count(*) FROM vectors WHERE data IS NULL').fetchone()[0]
 
-        def batches():
+        def embedded():
             last = 0
-            while found := self._db.execute('SELECT vectors.id, text FROM vectors JOIN chunks ON vector = vectors.id WHERE data IS NULL AND vectors.id > ? '
+            while found := self._db.execute('SELECT vectors.id, text, min(file) FROM vectors JOIN chunks ON vector = vectors.id WHERE data IS NULL AND vectors.id > ? '
                                             'GROUP BY vectors.id ORDER BY vectors.id LIMIT ?', (last, _TOGETHER)).fetchall():
-                yield found
                 last = found[-1][0]
-        for found in self._each(batches(), 'embedding', -(-total // _TOGETHER)):
-            embedded = self._reader.embed(self._reader.encode([text for _, text in found], self._settings['chunk'])).astype(np.float16)
-            with self._db:
-                self._db.executemany('UPDATE vectors SET data = ? WHERE id = ?', ((v.tobytes(), key) for (key, _), v in zip(found, embedded)))
+                for _, rows in itertools.groupby(found, lambda row: row[-1]):
+                    keys, texts, _ = zip(*rows)
+                    made = self._reader.embed(self._reader.encode(texts, self._settings['chunk'])).astype(np.float16)
+                    with self._db:
+                        self._db.executemany('UPDATE vectors SET data = ? WHERE id = ?', ((v.tobytes(), key) for key, v in zip(keys, made)))
+                    yield from keys
+        for _ in self._each(embedded(), 'embedding', total):
+            pass
 
     def _publish(self, damage: bool) -> int:
         """Builds what is searched, where chunks have changed or it is damaged, and makes it the newest state. Returns the number of chunks."""

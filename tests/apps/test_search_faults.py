@@ -1,4 +1,5 @@
 """Search: what is broken, interrupted, in use or of another model, each in one line, and nothing lost."""
+import contextlib
 import logging
 import os
 import shutil
@@ -136,7 +137,7 @@ class Killed(BaseException):
     """As SIGKILL does, nothing that is written for an orderly end runs after it."""
 
 
-@pytest.mark.parametrize('where, read, embedded', [('reading', 2, 4), ('embedding', 0, 2), ('words', 0, 0), ('graph', 0, 0), ('publishing', 0, 0)])
+@pytest.mark.parametrize('where, read, embedded', [('reading', 2, 4), ('embedding', 0, 3), ('words', 0, 0), ('graph', 0, 0), ('publishing', 0, 0)])
 def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where, read, embedded):
     """Catches work that is lost or done twice, a state that is half the old and half the new, and one that differs from that of a new index."""
     index(reader, tmp_path / 'ix', notes)
@@ -144,7 +145,6 @@ def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where,
     (notes / '0.txt').unlink()
     for i in (1, 7, 8, 9):
         (notes / f'{i}.txt').write_text(f'New text {i} about {"xyzuvwabcd"[i] * 4} and number {i}.\n')
-    monkeypatch.setattr(update, '_TOGETHER', 2)
     places = {'reading': (files, 'read', 3), 'embedding': (reader, 'embed', 2), 'words': (update.lexical, 'build', 1), 'graph': (update.vectors, 'add', 1),
               'publishing': (Folder, 'write_manifest', 2)}
     target, name, count = places[where]
@@ -191,21 +191,31 @@ def test_killed_and_then_undone(reader, notes, tmp_path, monkeypatch):
 
 
 def test_kill_and_signals(search_run, notes, tmp_path):
-    """Catches a signal that ends in a traceback or another code, work that it loses, and a second indexer or a query that meets a half-written state."""
+    """Catches embeddings of more than the file in work that a kill loses, a signal that ends in a traceback or another code, or loses any, and a second
+    indexer or a query that meets a half-written state."""
     for i in range(10, 60):
-        (notes / f'{i}.txt').write_text(''.join(f'Text {i} line {j} is of numbers {i * j}.\n' for j in range(200)))
-    code = ('import os, time\nfrom apps.search import __main__ as door, update\nfrom train import door as doors\n'
-            'embed = update.Update._embed\n'
-            'def slow(self):\n    print("embedding", flush=True)\n    time.sleep(float(os.environ["SECONDS"]))\n    embed(self)\n'
-            'update._TOGETHER = 40\nupdate.Update._embed = slow\ndoor.define_flags()\ndoors.run(door.main, words=True)\n')
+        (notes / f'{i}.txt').write_text(''.join(f'Text {i} line {j} is of numbers {i * j}.\n' for j in range(i % 3 * 40 + 1)))
+    code = ('import os, sys\nfrom apps.search import __main__ as door, reader\nfrom train import door as doors\n'
+            'embed, calls = reader.Reader.embed, []\n'
+            'def held(self, ids):\n'
+            '    calls.append(1)\n'
+            '    if len(calls) == int(os.environ["FILES"]):\n        print("embedding", flush=True)\n        sys.stdin.readline()\n'
+            '    return embed(self, ids)\n'
+            'reader.Reader.embed = held\ndoor.define_flags()\ndoors.run(door.main, words=True)\n')
     args = ['index', f'--run={search_run}', f'--index={tmp_path / "ix"}', str(notes)]
 
-    def start(seconds):
-        process = subprocess.Popen([sys.executable, '-c', code, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                   env={**os.environ, 'SECONDS': str(seconds)})
+    def start(files):
+        """A process that waits before it embeds that many."""
+        process = subprocess.Popen([sys.executable, '-c', code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                   env={**os.environ, 'FILES': str(files)})
         assert process.stdout.readline() == 'embedding\n'
         return process
-    process = start(60)
+
+    def embedded():
+        """For each file the share of its chunks that have a vector."""
+        with contextlib.closing(sqlite3.connect(tmp_path / 'ix/chunks-1.db')) as db:
+            return [share for share, in db.execute('SELECT avg(data IS NOT NULL) FROM chunks JOIN vectors ON vector = vectors.id GROUP BY file ORDER BY file')]
+    process = start(20)
     other = Folder(str(tmp_path / 'ix'))
     with pytest.raises(RunError, match='another process indexes into this folder'), other.in_use():
         pass
@@ -213,14 +223,13 @@ def test_kill_and_signals(search_run, notes, tmp_path):
         Engine(other)
     process.kill()
     process.communicate()
-    process = start(0.5)
+    assert embedded() == [1] * 19 + [0] * 37
+    process = start(10)
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate()
+    out, err = process.communicate('go on\n')
     assert process.returncode == 143
     assert err == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same command goes on from there\n'
-    db = sqlite3.connect(next((tmp_path / 'ix').glob('chunks-1.db')))
-    assert db.execute('SELECT count(*) FROM files').fetchone()[0] == 56
-    db.close()
+    assert embedded() == [1] * 29 + [0] * 27
 
 
 def test_a_signal_ends_it_between_files(reader, notes, tmp_path, monkeypatch):
