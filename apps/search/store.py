@@ -2,7 +2,7 @@
 
 manifest.json      what the index was made with, PATHs, and each file below with its size, time and hash
 chunks-G.db        SQLite: files, chunks, vectors (float16, one for all chunks of one text) and terms; indexing works on that of generation G + 1
-vectors-G.usearch  a graph over the vectors (vectors.py)
+vectors-G.usearch  a graph over the vectors (vectors.py); vectors-G.N of those up to number N, while it is built
 lexical-G/         BM25 (lexical.py)
 
 A process that reads holds the files open, and keeps its state when they are removed.
@@ -89,6 +89,7 @@ class Folder:
         """The database of the next state: as an interrupted process left it, or a copy of the newest one."""
         path, made = self.next(manifest, 'chunks'), fresh(self.path / '.making')
         if not path.exists():
+            manifest.pop('begun', None)             # its numbers are those of a database that is gone
             if manifest['files']:
                 shutil.copyfile(self.part(manifest, 'chunks'), made)
             else:
@@ -106,14 +107,18 @@ class Folder:
         """Makes `db` and the other `parts` the newest state; older ones are removed."""
         db.execute('PRAGMA journal_mode = DELETE')
         db.close()
-        paths = [self.next(manifest, 'chunks'), *(p for part in parts for p in (sorted(part.iterdir()) if part.is_dir() else [part]))]
-        for path in (*paths, *(part for part in parts if part.is_dir()), self.path):       # a manifest that outlives a loss of power names what does as well
-            _sync(path)
-        files = {str(p.relative_to(self.path)): [p.stat().st_size, p.stat().st_mtime_ns, _digest(p)] for p in paths}
-        self.write_manifest({**manifest, 'generation': manifest['generation'] + 1, 'files': files})
+        parts = [self.next(manifest, 'chunks'), *parts]
+        self.write_manifest({**manifest, 'generation': manifest['generation'] + 1, 'files': self.written(parts)})
         for path in (p for part in PARTS for p in self.path.glob(f'{part}-*')):
-            if path not in (paths[0], *parts):
+            if path not in parts:
                 fresh(path)
+
+    def written(self, parts: list[pathlib.Path]) -> dict[str, list]:
+        """{name: [size, time, hash]} of files and of those in folders. From now on they outlive a loss of power."""
+        paths = [p for part in parts for p in (sorted(part.iterdir()) if part.is_dir() else [part])]
+        for path in (*paths, *(part for part in parts if part.is_dir()), self.path):
+            _sync(path)
+        return {str(p.relative_to(self.path)): [p.stat().st_size, p.stat().st_mtime_ns, _digest(p)] for p in paths}
 
     def open(self) -> tuple[dict, sqlite3.Connection]:
         """(manifest, database) of the newest state, to read: nothing is locked, nothing read through. Raises RunError where there is none."""

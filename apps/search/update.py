@@ -1,7 +1,8 @@
 """Indexing: an index is brought up to the files that PATHs lead to now.
 
 Three steps, each of which goes on where it was interrupted: changed files are read and cut into chunks, a transaction each; chunks without
-a vector are embedded, those of a file in a transaction; what is searched is built from them and takes the place of the older state at once.
+a vector are embedded, those of a file in a transaction; what is searched is built from them, the graph of the vectors with a copy now and then,
+and takes the place of the older state at once.
 """
 import bisect
 import contextlib
@@ -9,6 +10,7 @@ import hashlib
 import itertools
 import logging
 import os
+import pathlib
 import re
 import signal
 import sqlite3
@@ -27,6 +29,7 @@ from train.errors import RunError, Stopped
 _LOG = logging.getLogger('ordem')
 _TOGETHER = 1_000       # chunks that are embedded at a time, at most: all of a file, for no more than one to be lost
 _ADDED = 5_000          # vectors that are put into the graph at a time
+_SAVED = 100_000        # after which it is saved
 _KEPT = 'what is indexed of it is kept'
 _TOLD = 100             # files and records passed over that are named; all are counted
 
@@ -240,41 +243,70 @@ class Update:
             pass
 
     def _publish(self, damage: bool) -> int:
-        """Builds what is searched, where chunks have changed or it is damaged, and makes it the newest state. Returns the number of chunks."""
-        folder, manifest = self._folder, self._manifest
-        ids, kept = self._ids('chunks'), manifest['files'] and not damage
-        parts = [folder.part(manifest, part) for part in ('lexical', 'vectors')]
-        words_of = self._db.execute('PRAGMA user_version').fetchone()[0]       # the generation that the terms are of: those of an interrupted one are in the database
-        if not (kept and parts[0].name == f'lexical-{words_of}' and np.array_equal(ids, np.load(parts[0] / 'ids.npy', allow_pickle=False))):
-            graph, new = vectors.make(self._reader.size), self._ids('vectors')
-            if kept:
-                old, live = vectors.load(parts[1]), int((new <= manifest['last']).sum())
-                if len(old) - live <= vectors.STALE * len(old):
-                    graph, new = old, new[live:]
-            parts = [fresh(folder.next(manifest, part)) for part in ('lexical', 'vectors')]
-            self._index_words(ids, parts[0])
-            self._add(graph, new)
-            vectors.save(graph, parts[1])
-            manifest['last'] = int(new[-1]) if len(new) else manifest['last']
+        """Builds what is searched, as far as the last state's or an interrupted process's is of other chunks or has `damage`, and makes it the newest
+        state. Returns the number of chunks."""
+        ids = self._ids('chunks')
+        self._db.execute('PRAGMA wal_checkpoint')       # what is built goes by numbers of the database, which are to outlive a loss of power as it does
+        parts = [self._lexical(ids, damage), self._vectors(damage)]
         self._check_stop()
-        folder.publish(manifest, self._db, parts)
+        self._manifest.pop('begun', None)
+        self._folder.publish(self._manifest, self._db, parts)
         return len(ids)
 
     def _ids(self, table: str) -> np.ndarray:
         return np.fromiter((key for key, in self._db.execute(f'SELECT id FROM {table} ORDER BY id')), np.int64)
 
-    def _index_words(self, ids: np.ndarray, folder) -> None:
+    def _lexical(self, ids: np.ndarray, damage: bool) -> pathlib.Path:
+        """The words of chunks with these ids."""
+        of = self._db.execute('PRAGMA user_version').fetchone()[0]          # the generation whose terms are in the database
+        found, made = self._folder.path / f'lexical-{of}', self._folder.next(self._manifest, 'lexical')
+        if (found == made or not damage) and (found / 'ids.npy').exists() and np.array_equal(ids, np.load(found / 'ids.npy', allow_pickle=False)):
+            return found
         texts = self._each(self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', len(ids))
-        terms = lexical.build((text for text, in texts), ids, self._words, folder)
+        terms = lexical.build((text for text, in texts), ids, self._words, fresh(made))
+        self._folder.written([made])
         with self._db:
             self._db.execute('DELETE FROM terms')
             self._db.executemany('INSERT INTO terms VALUES (?, ?)', sorted(terms.items()))
-            self._db.execute(f'PRAGMA user_version = {folder.name.removeprefix("lexical-")}')
+            self._db.execute(f'PRAGMA user_version = {made.name.removeprefix("lexical-")}')
+        return made
+
+    def _vectors(self, damage: bool) -> pathlib.Path:
+        """The graph of all vectors: that of the last state, or as far as it was saved, with those that it lacks; or a new one."""
+        folder, manifest, ids = self._folder, self._manifest, self._ids('vectors')
+        made, begun = folder.next(manifest, 'vectors'), manifest.get('begun')
+        whole = folder.part(manifest, 'vectors') if manifest['files'] and not damage else None
+        base, last = (whole, manifest['last']) if whole else (None, 0)
+        if begun and not folder.damage(begun, through=True):
+            base, last = folder.path / next(iter(begun['files'])), begun['last']
+        live = int((ids <= last).sum())
+        if base and (count := len(vectors.view(base))) - live > vectors.STALE * count:
+            base, live = None, 0
+        if base and base == whole and live == len(ids):
+            return whole
+        graph = vectors.load(base) if base else vectors.make(self._reader.size)
+        self._add(graph, ids[live:])
+        vectors.save(graph, fresh(made))
+        manifest['last'] = int(ids[-1]) if len(ids) else last
+        return made
 
     def _add(self, graph, new: np.ndarray) -> None:
         cursor = self._db.execute('SELECT id, data FROM vectors WHERE id >= ? ORDER BY id', (int(new[0]),)) if len(new) else None
+        saved = len(graph)
         for found in self._each(iter(lambda: cursor.fetchmany(_ADDED), []) if cursor else (), 'graph', -(-len(new) // _ADDED)):
             vectors.add(graph, np.array([key for key, _ in found]), vectors.unpacked([data for _, data in found], self._reader.size))
+            if len(graph) - saved >= _SAVED:
+                self._save(graph, found[-1][0])
+                saved = len(graph)
+
+    def _save(self, graph, last: int) -> None:
+        """Keeps a graph of the vectors up to this id, for who goes on where this process is interrupted."""
+        path, before = self._folder.next(self._manifest, 'vectors').with_suffix(f'.{last}'), self._manifest.get('begun', {'files': {}})
+        vectors.save(graph, path)
+        self._manifest['begun'] = dict(last=last, files=self._folder.written([path]))
+        self._folder.write_manifest(self._manifest)
+        for name in before['files']:
+            fresh(self._folder.path / name)
 
 
 def _cut(part: files.Part, splitter: Splitter) -> Iterator[tuple]:

@@ -112,7 +112,8 @@ def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name):
     """Catches a traceback, and a state that is published without one of its files."""
     index(reader, tmp_path / 'ix', notes)
     good = results(tmp_path / 'ix', reader)
-    (notes / '0.txt').unlink()
+    for i in range(2):                                              # so many that the graph is a new one
+        (notes / f'{i}.txt').unlink()
 
     def full(*_, **__):
         raise RuntimeError('No space left on device') if name == 'save' and target is not np else OSError(28, 'No space left on device')
@@ -121,4 +122,37 @@ def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name):
         index(reader, tmp_path / 'ix', notes)
     assert results(tmp_path / 'ix', reader) == good
     index(reader, tmp_path / 'ix', notes)
-    assert {path for path, *_ in good['semantic']} - {path for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {str(notes / '0.txt')}
+    assert {path for path, *_ in good['semantic']} - {path for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {str(notes / f'{i}.txt') for i in range(2)}
+
+
+@pytest.mark.parametrize('harm', ['flip', 'gone', 'database'])
+def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
+    """Catches a saved part of a graph that is taken up though it was damaged, or though the numbers of its vectors are now those of others."""
+    for name in ('_ADDED', '_SAVED'):
+        monkeypatch.setattr(update, name, 4)
+    added, works = [], update.vectors.add
+
+    def add(graph, ids, found):
+        if len(added) == 3:
+            raise KeyboardInterrupt
+        works(graph, ids, found)
+        added.append(len(ids))
+    monkeypatch.setattr(update.vectors, 'add', add)
+    with pytest.raises(KeyboardInterrupt):
+        index(reader, tmp_path / 'ix', notes)
+    begun, = (tmp_path / 'ix').glob('vectors-*')
+    assert json.loads((tmp_path / 'ix/manifest.json').read_text())['begun']['last'] == 12 and begun.name == 'vectors-1.12'
+    if harm == 'database':
+        (tmp_path / 'ix/chunks-1.db').unlink()
+        (notes / '0.txt').unlink()
+    elif harm == 'gone':
+        begun.unlink()
+    else:
+        content = bytearray(begun.read_bytes())
+        content[len(content) // 2] ^= 255
+        begun.write_bytes(content)
+    count = len(list(notes.iterdir())) * 4
+    added[:] = [0] * 4
+    index(reader, tmp_path / 'ix')
+    index(reader, tmp_path / 'new', notes)
+    assert sum(added) == 2 * count and results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader)

@@ -137,16 +137,19 @@ class Killed(BaseException):
     """As SIGKILL does, nothing that is written for an orderly end runs after it."""
 
 
-@pytest.mark.parametrize('where, read, embedded', [('reading', 2, 4), ('embedding', 0, 3), ('words', 0, 0), ('graph', 0, 0), ('publishing', 0, 0)])
-def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where, read, embedded):
+@pytest.mark.parametrize('where, read, embedded, words, added', [('reading', 2, 4, 1, 20), ('embedding', 0, 3, 1, 20), ('words', 0, 0, 1, 20),
+                                                                  ('graph', 0, 0, 0, 16), ('publishing', 0, 0, 0, 0)])
+def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where, read, embedded, words, added):
     """Catches work that is lost or done twice, a state that is half the old and half the new, and one that differs from that of a new index."""
     index(reader, tmp_path / 'ix', notes)
     before = results(tmp_path / 'ix', reader)
     (notes / '0.txt').unlink()
     for i in (1, 7, 8, 9):
         (notes / f'{i}.txt').write_text(f'New text {i} about {"xyzuvwabcd"[i] * 4} and number {i}.\n')
-    places = {'reading': (files, 'read', 3), 'embedding': (reader, 'embed', 2), 'words': (update.lexical, 'build', 1), 'graph': (update.vectors, 'add', 1),
-              'publishing': (Folder, 'write_manifest', 2)}
+    monkeypatch.setattr(update, '_ADDED', 2)
+    monkeypatch.setattr(update, '_SAVED', 2)
+    places = {'reading': (files, 'read', 3), 'embedding': (reader, 'embed', 2), 'words': (update.lexical, 'build', 1), 'graph': (update.vectors, 'add', 3),
+              'publishing': (Folder, 'publish', 1)}
     target, name, count = places[where]
     works, calls = getattr(target, name), []
 
@@ -159,7 +162,7 @@ def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where,
         m.setattr(target, name, kills)
         index(reader, tmp_path / 'ix', notes)
     assert results(tmp_path / 'ix', reader) == before
-    done = {'read': 0, 'encode': 0}
+    done = {'read': 0, 'encode': 0, 'build': 0, 'add': 0}
 
     def counts(target, name, of):
         works = getattr(target, name)
@@ -170,8 +173,10 @@ def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where,
         monkeypatch.setattr(target, name, call)
     counts(files, 'read', lambda args: 1)
     counts(reader, 'encode', lambda args: len(args[0]))
+    counts(update.lexical, 'build', lambda args: 1)
+    counts(update.vectors, 'add', lambda args: len(args[1]))
     index(reader, tmp_path / 'ix', notes)
-    assert done == {'read': read, 'encode': embedded}
+    assert done == {'read': read, 'encode': embedded, 'build': words, 'add': added}
     index(reader, tmp_path / 'new', notes)
     assert results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader) != before
     assert sorted(p.name.partition('-')[0] for p in (tmp_path / 'ix').iterdir()) == ['.lock', 'chunks', 'lexical', 'manifest.json', 'vectors']
