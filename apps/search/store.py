@@ -1,6 +1,6 @@
 """The folder of an index. What a query reads is written once and named in manifest.json; a newer state is other files, and a newer manifest.
 
-manifest.json      what the index was made with, PATHs, and each file below with its size, time and hash
+manifest.json      what the index was made with, PATHs, and each file below with its size, time and hash; under 'begun' those of the next state
 chunks-G.db        SQLite: files, chunks, vectors (float16, one for all chunks of one text) and terms; indexing works on that of generation G + 1
 vectors-G.usearch  a graph over the vectors (vectors.py); vectors-G.N of those up to number N, while it is built
 lexical-G/         BM25 (lexical.py)
@@ -21,6 +21,7 @@ from train.errors import RunError
 from train.runs import write_atomically
 
 FORMAT = 1
+_OWN = ('.lock', '.manifest.json.')         # what is there before the manifest
 PARTS = {'chunks': '.db', 'vectors': '.usearch', 'lexical': ''}
 _SCHEMA = """
 CREATE TABLE files (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, size INTEGER, mtime INTEGER, hash TEXT, fault TEXT NOT NULL);
@@ -41,7 +42,7 @@ class Folder:
             raise RunError('--index is empty: expected the folder of an index')
         self.path = pathlib.Path(path).expanduser()
         self._manifest = self.path / 'manifest.json'
-        if self.path.exists() and not self._manifest.exists() and (not self.path.is_dir() or {p.name for p in self.path.iterdir()} - {'.lock'}):
+        if self.path.exists() and not self._manifest.exists() and (not self.path.is_dir() or any(not p.name.startswith(_OWN) for p in self.path.iterdir())):
             raise RunError(f'{self.path}: expected an index or an empty folder, found neither')
 
     def manifest(self) -> dict | None:
@@ -62,6 +63,8 @@ class Folder:
 
     def write_manifest(self, found: dict) -> None:
         write_atomically(self._manifest, json.dumps({**found, 'check': _check(found)}, indent=1))
+        _sync(self._manifest)
+        _sync(self.path)
 
     def part(self, manifest: dict, part: str) -> pathlib.Path:
         """Where one of PARTS is; of a state that has none yet, where that of the next one is to be."""
@@ -89,29 +92,52 @@ class Folder:
         """The database of the next state: as an interrupted process left it, or a copy of the newest one."""
         path, made = self.next(manifest, 'chunks'), fresh(self.path / '.making')
         if not path.exists():
-            manifest.pop('begun', None)             # its numbers are those of a database that is gone
-            if manifest['files']:
-                shutil.copyfile(self.part(manifest, 'chunks'), made)
-            else:
-                with contextlib.closing(sqlite3.connect(made)) as db:
-                    db.executescript(_SCHEMA)
-            for log in self.path.glob(f'{path.name}-*'):
-                log.unlink()
-            made.rename(path)
+            try:
+                if manifest.pop('begun', None):                 # its numbers are those of a database that is gone
+                    self.write_manifest(manifest)
+                if manifest['files']:
+                    shutil.copyfile(self.part(manifest, 'chunks'), made)
+                else:
+                    with contextlib.closing(sqlite3.connect(made)) as db:
+                        db.executescript(_SCHEMA)
+                for log in self.path.glob(f'{path.name}-*'):
+                    log.unlink()
+                _sync(made)
+                made.rename(path)
+            except OSError as error:                    # not of the file that is read meanwhile
+                raise self.unwritable(error) from None
         db = sqlite3.connect(path)
-        db.execute('PRAGMA journal_mode = WAL')                 # what is committed outlives the process, without waiting for the disk
-        db.execute('PRAGMA synchronous = NORMAL')
+        db.execute('PRAGMA journal_mode = WAL')
+        db.execute('PRAGMA synchronous = FULL')                 # what is committed outlives a loss of power, as what is built by its numbers does
         return db
 
     def publish(self, manifest: dict, db: sqlite3.Connection, parts: list[pathlib.Path]) -> None:
         """Makes `db` and the other `parts` the newest state; older ones are removed."""
         db.execute('PRAGMA journal_mode = DELETE')
         db.close()
-        parts = [self.next(manifest, 'chunks'), *parts]
-        self.write_manifest({**manifest, 'generation': manifest['generation'] + 1, 'files': self.written(parts)})
-        for path in (p for part in PARTS for p in self.path.glob(f'{part}-*')):
-            if path not in parts:
+        manifest = {**manifest, 'generation': manifest['generation'] + 1, 'files': self.written([self.next(manifest, 'chunks'), *parts])}
+        manifest.pop('begun', None)
+        self.write_manifest(manifest)
+        self.clean(manifest)
+
+    def clean(self, manifest: dict) -> None:
+        """Removes what is neither of this state nor of the next one."""
+        kept = {name.partition('/')[0] for name in manifest['files']}
+        for path in (p for part in PARTS for p in self.path.glob(f'{part}-*') if not p.name.startswith(self.next(manifest, part).stem)):
+            if path.name not in kept:
                 fresh(path)
+        for path in self.path.glob(f'{_OWN[-1]}*'):
+            path.unlink()
+
+    def keep(self, manifest: dict, part: str, path: pathlib.Path, **numbers) -> None:
+        """Notes what is built of a part of the next state, for who goes on where this process is interrupted."""
+        manifest['begun'] = {**manifest.get('begun', {}), part: dict(files=self.written([path]), **numbers)}
+        self.write_manifest(manifest)
+
+    def kept(self, manifest: dict, part: str) -> dict | None:
+        """What `keep` noted, if it is as it was."""
+        found = manifest.get('begun', {}).get(part)
+        return None if not found or self.damage(found, through=True) else found
 
     def written(self, parts: list[pathlib.Path]) -> dict[str, list]:
         """{name: [size, time, hash]} of files and of those in folders. From now on they outlive a loss of power."""
@@ -167,6 +193,10 @@ class Folder:
             if (through or path.stat().st_mtime_ns != mtime) and _digest(path) != digest:
                 return f'{name} is not as it was written'
         return ''
+
+    def unwritable(self, error: Exception) -> RunError:
+        """Of a full disk, among others."""
+        return RunError(f'{self.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove {self.path} and index again')
 
     def damaged(self, what: str) -> RunError:
         return RunError(f'{self.path}: a damaged index: {what}; ' + (f'remove {self.path} and index again' if what.startswith('chunks')

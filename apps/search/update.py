@@ -76,37 +76,42 @@ class Update:
 
         Raises RunError where the index is of another model or settings, in use, or damaged; DataError where a path leads nowhere; Stopped.
         """
+        try:
+            with self._folder.in_use(), stoppable(self._folder.path) as self._check_stop:
+                return self._update(paths, remove)
+        except (sqlite3.Error, OSError) as error:
+            raise self._folder.unwritable(error) from None
+
+    def _update(self, paths: list[str], remove: list[str]) -> str:
         folder = self._folder
-        with folder.in_use(), stoppable(folder.path) as self._check_stop:
-            pydoc = str(folder.path.resolve() / 'pydoc')
-            manifest = folder.manifest() or dict(format=FORMAT, generation=0, roots=[] if paths else [pydoc], excluded=[], files={}, last=0,
-                                                 made=self._reader.made, settings={})
-            check_same(folder.path, manifest['made'], self._reader.made)
-            self._settings = self._resolved(manifest['settings'])
-            check_same(folder.path, manifest['settings'], self._settings)
-            self._words = lexical.Words(self._settings['language'])
-            roots = [os.path.abspath(os.path.expanduser(p)) for p in paths] or manifest['roots']
-            if pydoc in roots:
-                files.write_pydoc(folder.path / 'pydoc')
-            away = [] if paths else [r for r in roots if not files.exists(r)]
-            walk = files.Walk([r for r in roots if r not in away], folder.path)
-            walk.broken += [Broken(r, f'is not there; {_KEPT} (--remove takes it out)') for r in away]
-            names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
-            removed = [files.name_of(os.path.expanduser(p)) for p in remove]
-            known = folder.names(manifest) if remove else []
-            for path, name in zip(remove, removed):
-                if not any(files.is_under(other, [name]) for other in (*names.values(), *walk.files, *known)):
-                    raise DataError(f'--remove={path}: nothing of it is indexed')
-            asked = [names[r] for r in roots] if paths else []          # what is asked for again is no longer left out
-            excluded = [e for e in {*manifest['excluded'], *removed} if e in removed or not any(files.is_under(a, [e]) or files.is_under(e, [a]) for a in asked)]
-            kept = [r for r, name in names.items() if not files.is_under(name, removed)]
-            self._manifest = manifest | dict(made=self._reader.made, settings=self._settings, roots=kept, excluded=sorted(excluded))
-            folder.write_manifest(self._manifest)
-            try:
-                total = self._run(walk, [names[r] for r in roots if r not in away], excluded)
-            except (sqlite3.Error, OSError) as error:           # a full disk among them
-                raise RunError(f'{folder.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove '
-                               f'{folder.path} and index again') from None
+        pydoc = str(folder.path.resolve() / 'pydoc')
+        manifest = folder.manifest() or dict(format=FORMAT, generation=0, roots=[] if paths else [pydoc], excluded=[], files={}, last=0,
+                                             made=self._reader.made, settings={})
+        check_same(folder.path, manifest['made'], self._reader.made)
+        self._settings = self._resolved(manifest['settings'])
+        check_same(folder.path, manifest['settings'], self._settings)
+        self._words = lexical.Words(self._settings['language'])
+        roots = [os.path.abspath(os.path.expanduser(p)) for p in paths] or manifest['roots']
+        self._manifest = manifest | dict(made=self._reader.made, settings=self._settings)
+        folder.clean(manifest)
+        if pydoc in roots:
+            folder.write_manifest(self._manifest)           # before what would make the folder one of something else
+            files.write_pydoc(folder.path / 'pydoc')
+        away = [] if paths else [r for r in roots if not files.exists(r)]
+        walk = files.Walk([r for r in roots if r not in away], folder.path)
+        walk.broken += [Broken(r, f'is not there; {_KEPT} (--remove takes it out)') for r in away]
+        names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
+        removed = [files.name_of(os.path.expanduser(p)) for p in remove]
+        known = folder.names(manifest) if remove else []
+        for path, name in zip(remove, removed):
+            if not any(files.is_under(other, [name]) for other in (*names.values(), *walk.files, *known)):
+                raise DataError(f'--remove={path}: nothing of it is indexed')
+        asked = [names[r] for r in roots] if paths else []          # what is asked for again is no longer left out
+        excluded = [e for e in {*manifest['excluded'], *removed} if e in removed or not any(files.is_under(a, [e]) or files.is_under(e, [a]) for a in asked)]
+        kept = [r for r, name in names.items() if not files.is_under(name, removed)]
+        self._manifest |= dict(roots=kept, excluded=sorted(excluded))
+        folder.write_manifest(self._manifest)
+        total = self._run(walk, [names[r] for r in roots if r not in away], excluded)
         return f'{folder.path}: {", ".join(f"{count:,} {name}" for name, count in self._counts.items())}; {total:,} chunks'
 
     def _each(self, found: Iterable, what: str, total: int) -> Iterator:
@@ -243,13 +248,12 @@ class Update:
             pass
 
     def _publish(self, damage: bool) -> int:
-        """Builds what is searched, as far as the last state's or an interrupted process's is of other chunks or has `damage`, and makes it the newest
-        state. Returns the number of chunks."""
+        """Builds what is searched, and makes it the newest state. What the last state or an interrupted process has of it is taken, that of the
+        last state only without `damage`. Returns the number of chunks."""
         ids = self._ids('chunks')
-        self._db.execute('PRAGMA wal_checkpoint')       # what is built goes by numbers of the database, which are to outlive a loss of power as it does
         parts = [self._lexical(ids, damage), self._vectors(damage)]
         self._check_stop()
-        self._manifest.pop('begun', None)
+        self._manifest['last'] = self._db.execute('SELECT coalesce(max(id), 0) FROM vectors').fetchone()[0]     # not before: it is that of the last state
         self._folder.publish(self._manifest, self._db, parts)
         return len(ids)
 
@@ -258,36 +262,42 @@ class Update:
 
     def _lexical(self, ids: np.ndarray, damage: bool) -> pathlib.Path:
         """The words of chunks with these ids."""
-        of = self._db.execute('PRAGMA user_version').fetchone()[0]          # the generation whose terms are in the database
-        found, made = self._folder.path / f'lexical-{of}', self._folder.next(self._manifest, 'lexical')
-        if (found == made or not damage) and (found / 'ids.npy').exists() and np.array_equal(ids, np.load(found / 'ids.npy', allow_pickle=False)):
+        folder, manifest = self._folder, self._manifest
+        of, now = self._db.execute('PRAGMA user_version').fetchone()[0], manifest['generation'] + 1     # `of`: the generation whose terms the database has
+        found, made = folder.path / f'lexical-{of}', folder.next(manifest, 'lexical')
+        usable = of and (folder.kept(manifest, 'lexical') if of == now else manifest['files'] and not damage)
+        if usable and np.array_equal(ids, np.load(found / 'ids.npy', allow_pickle=False)):
             return found
+
+        def set_terms(terms, generation):
+            with self._db:
+                self._db.execute('DELETE FROM terms')
+                self._db.executemany('INSERT INTO terms VALUES (?, ?)', sorted(terms.items()))
+                self._db.execute(f'PRAGMA user_version = {generation}')
+        set_terms({}, 0)                        # while files of an interrupted process are replaced
         texts = self._each(self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', len(ids))
-        terms = lexical.build((text for text, in texts), ids, self._words, fresh(made))
-        self._folder.written([made])
-        with self._db:
-            self._db.execute('DELETE FROM terms')
-            self._db.executemany('INSERT INTO terms VALUES (?, ?)', sorted(terms.items()))
-            self._db.execute(f'PRAGMA user_version = {made.name.removeprefix("lexical-")}')
+        set_terms(lexical.build((text for text, in texts), ids, self._words, fresh(made)), now)
+        folder.keep(manifest, 'lexical', made)
         return made
 
     def _vectors(self, damage: bool) -> pathlib.Path:
-        """The graph of all vectors: that of the last state, or as far as it was saved, with those that it lacks; or a new one."""
+        """The graph of all vectors: with those that are lacking, or a new one where too many of its vectors are gone."""
         folder, manifest, ids = self._folder, self._manifest, self._ids('vectors')
-        made, begun = folder.next(manifest, 'vectors'), manifest.get('begun')
-        whole = folder.part(manifest, 'vectors') if manifest['files'] and not damage else None
-        base, last = (whole, manifest['last']) if whole else (None, 0)
-        if begun and not folder.damage(begun, through=True):
-            base, last = folder.path / next(iter(begun['files'])), begun['last']
-        live = int((ids <= last).sum())
-        if base and (count := len(vectors.view(base))) - live > vectors.STALE * count:
-            base, live = None, 0
-        if base and base == whole and live == len(ids):
-            return whole
-        graph = vectors.load(base) if base else vectors.make(self._reader.size)
+        known = []
+        if begun := folder.kept(manifest, 'vectors'):
+            known.append((folder.path / next(iter(begun['files'])), begun['last']))
+        if manifest['files'] and not damage:
+            known.append((folder.part(manifest, 'vectors'), manifest['last']))
+        graph, live, made = vectors.make(self._reader.size), 0, folder.next(manifest, 'vectors')
+        for path, last in known:
+            count, held = len(vectors.view(path)), int((ids <= last).sum())
+            if count - held <= vectors.STALE * count:
+                if held == len(ids) and path.suffix == made.suffix:             # nothing is lacking, and it was saved as a whole
+                    return path
+                graph, live = vectors.load(path), held
+                break
         self._add(graph, ids[live:])
-        vectors.save(graph, fresh(made))
-        manifest['last'] = int(ids[-1]) if len(ids) else last
+        self._save(graph, made, int(ids[-1]) if len(ids) else 0)
         return made
 
     def _add(self, graph, new: np.ndarray) -> None:
@@ -296,17 +306,16 @@ class Update:
         for found in self._each(iter(lambda: cursor.fetchmany(_ADDED), []) if cursor else (), 'graph', -(-len(new) // _ADDED)):
             vectors.add(graph, np.array([key for key, _ in found]), vectors.unpacked([data for _, data in found], self._reader.size))
             if len(graph) - saved >= _SAVED:
-                self._save(graph, found[-1][0])
-                saved = len(graph)
+                saved, last = len(graph), found[-1][0]
+                self._save(graph, self._folder.next(self._manifest, 'vectors').with_suffix(f'.{last}'), last)
 
-    def _save(self, graph, last: int) -> None:
-        """Keeps a graph of the vectors up to this id, for who goes on where this process is interrupted."""
-        path, before = self._folder.next(self._manifest, 'vectors').with_suffix(f'.{last}'), self._manifest.get('begun', {'files': {}})
+    def _save(self, graph, path: pathlib.Path, last: int) -> None:
+        """A graph of the vectors up to this id, in place of what was saved of it before."""
         vectors.save(graph, path)
-        self._manifest['begun'] = dict(last=last, files=self._folder.written([path]))
-        self._folder.write_manifest(self._manifest)
-        for name in before['files']:
-            fresh(self._folder.path / name)
+        self._folder.keep(self._manifest, 'vectors', path, last=last)
+        for older in path.parent.glob(f'{path.stem}.*'):
+            if older != path:
+                fresh(older)
 
 
 def _cut(part: files.Part, splitter: Splitter) -> Iterator[tuple]:

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from apps.search import update
+from apps.search import store, update
 from apps.search.engine import Engine
 from apps.search.store import Folder
 from tests.apps.test_search_faults import index, results
@@ -107,13 +107,14 @@ def test_a_work_in_progress_that_is_damaged(reader, notes, tmp_path, monkeypatch
     assert results(tmp_path / 'ix', reader) == good
 
 
-@pytest.mark.parametrize('target, name', [(shutil, 'copyfile'), (update.vectors.Index, 'save'), (np, 'save')])
-def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name):
-    """Catches a traceback, and a state that is published without one of its files."""
+@pytest.mark.parametrize('target, name', [(store, 'write_atomically'), (shutil, 'copyfile'), (update.vectors.Index, 'save'), (np, 'save')])
+@pytest.mark.parametrize('change', ['removed', 'changed'])
+def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name, change):
+    """Catches a traceback, a state that is published without one of its files, and a file that is passed over as one that cannot be read."""
     index(reader, tmp_path / 'ix', notes)
     good = results(tmp_path / 'ix', reader)
     for i in range(2):                                              # so many that the graph is a new one
-        (notes / f'{i}.txt').unlink()
+        (notes / f'{i}.txt').unlink() if change == 'removed' else (notes / f'{i}.txt').write_text(f'Now it is about something else, {i}.')
 
     def full(*_, **__):
         raise RuntimeError('No space left on device') if name == 'save' and target is not np else OSError(28, 'No space left on device')
@@ -122,7 +123,8 @@ def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name):
         index(reader, tmp_path / 'ix', notes)
     assert results(tmp_path / 'ix', reader) == good
     index(reader, tmp_path / 'ix', notes)
-    assert {path for path, *_ in good['semantic']} - {path for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {str(notes / f'{i}.txt') for i in range(2)}
+    index(reader, tmp_path / 'new', notes)
+    assert good != results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader)
 
 
 @pytest.mark.parametrize('harm', ['flip', 'gone', 'database'])
@@ -141,10 +143,13 @@ def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         index(reader, tmp_path / 'ix', notes)
     begun, = (tmp_path / 'ix').glob('vectors-*')
-    assert json.loads((tmp_path / 'ix/manifest.json').read_text())['begun']['last'] == 12 and begun.name == 'vectors-1.12'
+    assert json.loads((tmp_path / 'ix/manifest.json').read_text())['begun']['vectors']['last'] == 12 and begun.name == 'vectors-1.12'
     if harm == 'database':
         (tmp_path / 'ix/chunks-1.db').unlink()
         (notes / '0.txt').unlink()
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):          # nor does it take it up later
+            m.setattr(reader, 'embed', lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            index(reader, tmp_path / 'ix')
     elif harm == 'gone':
         begun.unlink()
     else:
@@ -156,3 +161,54 @@ def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
     index(reader, tmp_path / 'ix')
     index(reader, tmp_path / 'new', notes)
     assert sum(added) == 2 * count and results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader)
+
+
+@pytest.mark.parametrize('harm', ['killed', 'cut short', 'gone'])
+def test_words_that_are_begun(reader, notes, tmp_path, harm, monkeypatch):
+    """Catches words that are taken up with the terms of another interrupted process, half written, or without one of their files."""
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(update.vectors, 'add', stop)
+        index(reader, tmp_path / 'ix', notes)
+    if harm == 'gone':
+        (tmp_path / 'ix/lexical-1/indices.csc.index.npy').unlink()
+    else:
+        (notes / '8.txt').write_text('Aardvarks have nothing to do with numbers.')
+        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+            build = update.lexical.build
+            m.setattr(*((update.lexical.bm25s.BM25, 'index', stop) if harm == 'cut short' else (update.lexical, 'build', lambda *args: stop(build(*args)))))
+            index(reader, tmp_path / 'ix')
+    index(reader, tmp_path / 'ix')
+    index(reader, tmp_path / 'new', notes)
+    for query in ('aardvarks', 'about number 12'):
+        assert results(tmp_path / 'ix', reader, query) == results(tmp_path / 'new', reader, query)
+
+
+def test_what_an_interrupted_process_leaves(reader, notes, tmp_path, monkeypatch):
+    """Catches files of older states that stay for good, and a folder that is refused since its first manifest was not written to its end."""
+    (tmp_path / 'ix').mkdir()
+    (tmp_path / 'ix/.manifest.json.123').write_text('{')
+    index(reader, tmp_path / 'ix', notes)
+    (notes / '6.txt').write_text('Something new.')
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(store, 'fresh', lambda path, fresh=store.fresh: fresh(path) if path.name == '.making' else (_ for _ in ()).throw(KeyboardInterrupt))
+        index(reader, tmp_path / 'ix', notes)
+    assert (tmp_path / 'ix/chunks-1.db').exists() and (tmp_path / 'ix/chunks-2.db').exists()
+    assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 7 unchanged')
+    assert sorted(p.name.partition('.')[0] for p in (tmp_path / 'ix').iterdir()) == ['', 'chunks-2', 'lexical-2', 'manifest', 'vectors-2']
+
+
+def test_a_graph_of_files_that_are_gone_again(reader, notes, tmp_path, monkeypatch):
+    """Catches the older graph taken for one that has what was embedded since: an interrupted process noted it, and its own graph is of no use any more."""
+    index(reader, tmp_path / 'ix', notes)
+    for i in range(6, 20):
+        (notes / f'{i}.txt').write_text(f'A new text, the one of number {i}.')
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(Folder, 'publish', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        index(reader, tmp_path / 'ix')
+    for i in range(7, 20):
+        (notes / f'{i}.txt').unlink()
+    index(reader, tmp_path / 'ix')
+    index(reader, tmp_path / 'new', notes)
+    assert results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader)
