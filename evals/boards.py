@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from data import fusion
 from evals import baselines, encoders, ranking, search_sets, statistics
 
 _LOG = logging.getLogger('ordem')
@@ -104,12 +105,12 @@ class Search(Board):
         """Also `name+bm25`, its ranking fused with that of the baseline."""
         super().subject(subject)
         words, own = self.runs[self.baseline], self.runs[subject.name]
-        self.ranked(f'{subject.name}+bm25', {query: dict(ranking.fuse([ranking.order(run[query]) for run in (words, own)])[:_DEPTH]) for query in own})
+        self.ranked(f'{subject.name}+bm25', {query: dict(fusion.fuse([fusion.order(run[query]) for run in (words, own)])[:_DEPTH]) for query in own})
 
     def weighted(self, name: str, weight: float) -> ranking.Run:
         """The scores of the baseline and, with that weight, of a system, added up."""
         words = self.runs[self.baseline]
-        return {query: ranking.interpolate(words[query], scores, weight) for query, scores in self.runs[name].items()}
+        return {query: fusion.interpolate(words[query], scores, weight) for query, scores in self.runs[name].items()}
 
     def tuned(self, name: str) -> dict[str, float]:
         """{weight: the main measure of `weighted`}, for a few of them."""
@@ -131,7 +132,7 @@ class Search(Board):
         folder.mkdir(exist_ok=True)
         ranking.write_qrels(folder / 'qrels.txt', self.one.qrels)
         for name, run in self.runs.items():
-            ranking.write_run(folder / f'{name}.run', {q: {d: scores[d] for d in ranking.order(scores)[:_KEPT]} for q, scores in run.items()}, name)
+            ranking.write_run(folder / f'{name}.run', {q: {d: scores[d] for d in fusion.order(scores)[:_KEPT]} for q, scores in run.items()}, name)
 
 
 class Similarity(Board):

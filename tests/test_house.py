@@ -6,7 +6,8 @@ ARROWS = {   # a room may import these besides itself
     'configs': set(), 'data': set(), 'model': set(), 'train': {'data', 'model'},
     'evals': {'data', 'model', 'train.checkpoint', 'train.runs', 'train.door', 'train.errors', 'train.metrics',
               'train.losses'},
-    'apps': {'data', 'model', 'evals.ranking', 'train.checkpoint', 'train.config', 'train.runs', 'train.door', 'train.errors'}}
+    'apps': {'data', 'model', 'train.checkpoint', 'train.config', 'train.runs', 'train.door', 'train.errors'}}
+EXCEPT = {'apps/search/judged.py': {'evals.ranking'}}         # a person's own judgements are measured as evals.retrieval does
 ROOMS = {*ARROWS, 'launch', 'benchmarks', 'tests'}
 
 
@@ -25,7 +26,7 @@ def test_arrows_go_one_way():
         for path in pathlib.Path(room).rglob('*.py'):
             for name in imports(path):
                 top = name.split('.')[0]
-                if top in ROOMS - {room} and not any(name == a or name.startswith(a + '.') for a in allowed):
+                if top in ROOMS - {room} and not any(name == a or name.startswith(a + '.') for a in allowed | EXCEPT.get(str(path), set())):
                     wrong.append(f'{path} imports {name}')
     assert not wrong
 

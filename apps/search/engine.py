@@ -13,7 +13,7 @@ from apps.search.chunks import passages
 from apps.search.files import name_of
 from apps.search.reader import Other, Reader, check_same
 from apps.search.store import Folder
-from evals import ranking
+from data import fusion
 from train.errors import RunError
 from train.runs import Run
 
@@ -46,7 +46,7 @@ class Engine:
     Args:
       run: whose model embeds the queries; '': the one that made the index. It is loaded when first needed.
       weight: of meaning beside words in a hybrid ranking, from 0 to 1.
-      fusion: what a hybrid ranking adds up, the 'scores' or the reciprocal 'ranks' (ranking.interpolate, ranking.fuse).
+      fusion: what a hybrid ranking adds up, the 'scores' or the reciprocal 'ranks' (data/fusion.py).
     Raises:
       RunError: no index there, or a damaged one; or the run is not the one that made it.
     """
@@ -83,9 +83,9 @@ class Engine:
             return found[mode](query, count, where, names)
         both = [dict(one(query, _FUSED, where, names)) for one in found.values()]
         if self._fusion == 'ranks':
-            return ranking.fuse([list(one) for one in both])[:count]
-        scores = ranking.interpolate(*both, self._weight)
-        return [(key, scores[key]) for key in ranking.order(scores)[:count]]
+            return fusion.fuse([list(one) for one in both])[:count]
+        scores = fusion.interpolate(*both, self._weight)
+        return [(key, scores[key]) for key in fusion.order(scores)[:count]]
 
     def documents(self, query: str, count: int, mode: str) -> dict[str, float]:
         """{document: the score of its best chunk}; a document is a record that has an id, or a file."""

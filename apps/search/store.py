@@ -123,9 +123,10 @@ class Folder:
     def clean(self, manifest: dict) -> None:
         """Removes what is neither of this state nor of the next one."""
         kept = {name.partition('/')[0] for name in manifest['files']}
-        for path in (p for part in PARTS for p in self.path.glob(f'{part}-*') if not p.name.startswith(self.next(manifest, part).stem)):
-            if path.name not in kept:
-                fresh(path)
+        for part in PARTS:
+            for path in self.path.glob(f'{part}-*'):
+                if path.name not in kept and not path.name.startswith(self.next(manifest, part).stem):
+                    fresh(path)
         for path in self.path.glob(f'{_OWN[-1]}*'):
             path.unlink()
 

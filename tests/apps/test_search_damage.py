@@ -13,6 +13,10 @@ from tests.apps.test_search_faults import index, results
 from train.errors import RunError
 
 
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+
 def names(folder):
     return sorted(json.loads((folder / 'manifest.json').read_text())['files'])
 
@@ -148,7 +152,7 @@ def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
         (tmp_path / 'ix/chunks-1.db').unlink()
         (notes / '0.txt').unlink()
         with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):          # nor does it take it up later
-            m.setattr(reader, 'embed', lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            m.setattr(reader, 'embed', interrupt)
             index(reader, tmp_path / 'ix')
     elif harm == 'gone':
         begun.unlink()
@@ -166,10 +170,8 @@ def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
 @pytest.mark.parametrize('harm', ['killed', 'cut short', 'gone'])
 def test_words_that_are_begun(reader, notes, tmp_path, harm, monkeypatch):
     """Catches words that are taken up with the terms of another interrupted process, half written, or without one of their files."""
-    def stop(*_, **__):
-        raise KeyboardInterrupt
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(update.vectors, 'add', stop)
+        m.setattr(update.vectors, 'add', interrupt)
         index(reader, tmp_path / 'ix', notes)
     if harm == 'gone':
         (tmp_path / 'ix/lexical-1/indices.csc.index.npy').unlink()
@@ -177,7 +179,7 @@ def test_words_that_are_begun(reader, notes, tmp_path, harm, monkeypatch):
         (notes / '8.txt').write_text('Aardvarks have nothing to do with numbers.')
         with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
             build = update.lexical.build
-            m.setattr(*((update.lexical.bm25s.BM25, 'index', stop) if harm == 'cut short' else (update.lexical, 'build', lambda *args: stop(build(*args)))))
+            m.setattr(*((update.lexical.bm25s.BM25, 'index', interrupt) if harm == 'cut short' else (update.lexical, 'build', lambda *args: interrupt(build(*args)))))
             index(reader, tmp_path / 'ix')
     index(reader, tmp_path / 'ix')
     index(reader, tmp_path / 'new', notes)
@@ -192,7 +194,7 @@ def test_what_an_interrupted_process_leaves(reader, notes, tmp_path, monkeypatch
     index(reader, tmp_path / 'ix', notes)
     (notes / '6.txt').write_text('Something new.')
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(store, 'fresh', lambda path, fresh=store.fresh: fresh(path) if path.name == '.making' else (_ for _ in ()).throw(KeyboardInterrupt))
+        m.setattr(store, 'fresh', lambda path, fresh=store.fresh: fresh(path) if path.name == '.making' else interrupt())
         index(reader, tmp_path / 'ix', notes)
     assert (tmp_path / 'ix/chunks-1.db').exists() and (tmp_path / 'ix/chunks-2.db').exists()
     assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 7 unchanged')
@@ -205,7 +207,7 @@ def test_a_graph_of_files_that_are_gone_again(reader, notes, tmp_path, monkeypat
     for i in range(6, 20):
         (notes / f'{i}.txt').write_text(f'A new text, the one of number {i}.')
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(Folder, 'publish', lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        m.setattr(Folder, 'publish', interrupt)
         index(reader, tmp_path / 'ix')
     for i in range(7, 20):
         (notes / f'{i}.txt').unlink()

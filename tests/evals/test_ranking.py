@@ -1,22 +1,13 @@
-"""Fusion, measures and files of rankings, against figures computed by hand and against trec_eval."""
+"""Measures and files of rankings, against figures computed by hand and against trec_eval."""
 import math
 
 import numpy as np
 import pytest
 import pytrec_eval
 
+from data import fusion
 from data.records import DataError
 from evals import ranking
-
-
-def test_fusion_by_hand():
-    """Catches ranks from 0, a missing document that is punished or that gets a last rank, and ties in the order of the lists."""
-    found = ranking.fuse([['b', 'a', 'c'], ['a', 'b', 'd']])
-    assert [d for d, _ in found] == ['a', 'b', 'c', 'd']            # a and b have 1/61 + 1/62, c and d 1/63
-    assert [s for _, s in found] == pytest.approx([1 / 61 + 1 / 62] * 2 + [1 / 63] * 2)
-    assert ranking.fuse([['x', 'y'], ['y']], k=0) == [('y', 1.5), ('x', 1.0)]
-    three = [['a', 'b', 'c'], ['b', 'c', 'a'], ['c', 'a', 'b']]     # one sum in three orders
-    assert [d for d, _ in ranking.fuse(three)] == ['a', 'b', 'c'] and len({s for _, s in ranking.fuse(three)}) == 1
 
 
 def test_measures_by_hand():
@@ -36,7 +27,7 @@ def test_measures_by_hand():
 def test_equal_scores_are_in_the_order_of_their_ids():
     """Catches measures that take ties as trec_eval does, from the last id, while the files and the app take them from the first."""
     run = {'q': {'b': 1.0, 'a': 1.0, 'c': 1.0}}
-    assert ranking.order(run['q']) == ['a', 'b', 'c']
+    assert fusion.order(run['q']) == ['a', 'b', 'c']
     assert [ranking.measure({'q': {d: 1}}, run)['RR@10']['q'] for d in 'abc'] == pytest.approx([1, 1 / 2, 1 / 3])
 
 
@@ -48,7 +39,7 @@ def test_trec_eval_measures_the_same_from_the_file(tmp_path):
     path = tmp_path / 'x.run'
     ranking.write_run(path, run, 'tag')
     again = ranking.read_run(path)
-    assert [ranking.order(again[q]) for q in run] == [ranking.order(run[q]) for q in run]
+    assert [fusion.order(again[q]) for q in run] == [fusion.order(run[q]) for q in run]
     ours = ranking.measure(qrels, run)
     with path.open() as file:
         theirs = pytrec_eval.RelevanceEvaluator(qrels, {'ndcg_cut.10', 'recall.5'}).evaluate(pytrec_eval.parse_run(file))

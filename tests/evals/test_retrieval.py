@@ -16,6 +16,7 @@ from scipy import stats
 from tests.evals.test_search_sets import squad
 
 from apps.search.reader import Reader
+from data import fusion
 from data.pairs import encode_texts
 from data.records import DataError
 from evals import baselines, boards, encoders, ranking, retrieval, search_sets
@@ -214,9 +215,9 @@ def test_the_hybrid_is_of_words_and_model(measured):
     for name in ('first', 'second'):
         words, own, fused = (ranking.read_run(out / name / f'{system}.run') for system in (found['sets'][name]['baseline'], 'base', 'base+bm25'))
         for query, scores in fused.items():
-            expected = ranking.fuse([ranking.order(words[query]), ranking.order(own[query])])
-            assert ranking.order(scores) == [document for document, _ in expected]
-        assert any(ranking.order(fused[q]) != ranking.order(own[q]) for q in fused) and any(ranking.order(fused[q]) != ranking.order(words[q]) for q in words)
+            expected = fusion.fuse([fusion.order(words[query]), fusion.order(own[query])])
+            assert fusion.order(scores) == [document for document, _ in expected]
+        assert any(fusion.order(fused[q]) != fusion.order(own[q]) for q in fused) and any(fusion.order(fused[q]) != fusion.order(words[q]) for q in words)
 
 
 def test_similarity_is_spearmans(measured, run, files):
