@@ -4,10 +4,18 @@ Accelerators (choose one; they exclude each other):
     pip install -e '.[gpu]'      CUDA 12 machines
     pip install -e '.[tpu]'      Cloud TPU VMs
 """
+
 from setuptools import find_packages, setup
 
 # torch, transformers and x-transformers are independent references for the encodings; without them those tests say so and are skipped.
-TEST = ['pytest>=8,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7', 'torch>=2.13,<3', 'transformers>=5.23,<6', 'x-transformers>=2.31.10,<3']
+TEST = [
+    'pytest>=8,<10',
+    'pytest-xdist>=3.8,<4',
+    'hypothesis>=6.100,<7',
+    'torch>=2.13,<3',
+    'transformers>=5.23,<6',
+    'x-transformers>=2.31.10,<3',
+]
 
 setup(
     name='ordem',
@@ -15,8 +23,13 @@ setup(
     description='A JAX/Flax laboratory for decoder transformers and their positional encodings',
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
-    packages=find_packages(include=[f'{room}{end}' for room in ('configs', 'data', 'model', 'train', 'evals', 'apps', 'launch')
-                                    for end in ('', '.*')]),
+    packages=find_packages(
+        include=[
+            f'{room}{end}'
+            for room in ('configs', 'data', 'model', 'train', 'evals', 'apps', 'launch')
+            for end in ('', '.*')
+        ]
+    ),
     install_requires=[
         'jax>=0.10.0,<0.13',
         'flax>=0.12.6,<0.13',
@@ -43,10 +56,10 @@ setup(
     ],
     extras_require={
         'gpu': ['jax[cuda12]'],
-        'tpu': ['jax[tpu]', 'etils[epath-gcs]'],        # run directories on gs://
+        'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        'hf': ['pyarrow>=18,<27'],                       # parquet
+        'hf': ['pyarrow>=18,<27'],  # parquet
         'test': TEST,
-        'fuzz': ['atheris>=3,<4'],                      # python -m tests.faults.fuzz
+        'fuzz': ['atheris>=3,<4'],  # python -m tests.faults.fuzz
     },
 )

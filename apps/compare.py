@@ -1,4 +1,5 @@
 """What differs between a run and another one, or a config, and the flags of the other's command that would make it like this run."""
+
 import dataclasses
 import shlex
 
@@ -15,13 +16,20 @@ from train.errors import RunError
 from train.runs import Run
 
 
-KINDS = {'config': 'fields of the config', 'harmless': 'fields that a resumed run may change', 'parameters': 'parameters', 'encoding': 'positional encoding',
-         'tokenizer': 'tokenizer', 'data': 'data'}
+KINDS = {
+    'config': 'fields of the config',
+    'harmless': 'fields that a resumed run may change',
+    'parameters': 'parameters',
+    'encoding': 'positional encoding',
+    'tokenizer': 'tokenizer',
+    'data': 'data',
+}
 
 
 @dataclasses.dataclass
 class Other:
     """What a run is compared with. Tokenizer and hash of the data are None where they are not made yet: nothing is made for a comparison."""
+
     name: str
     config: ConfigDict
     tokenizer: tokenizers.Tokenizer | None
@@ -32,13 +40,19 @@ def other(name: str, words: list[str]) -> Other:
     """`name`: a config file, with its flags as `words`; or a run. Raises RunError where it is neither."""
     if not name.endswith('.py'):
         if words:
-            raise RunError(f'{words[0]}: only a config file takes flags, and --against is the run {name}')
+            raise RunError(
+                f'{words[0]}: only a config file takes flags, and --against is the run {name}'
+            )
         run = Run.parse(name)
         return Other(str(run.path), run.config(), run.tokenizer(), run.lineage()['data_hash'])
     config = configs.read(name, words)
     try:
-        tokenizer = tokenizers.load(config.tokenizer.path) if config.tokenizer.path else store.kept_tokenizer(config)
-    except DataError:                       # the text is not there
+        tokenizer = (
+            tokenizers.load(config.tokenizer.path)
+            if config.tokenizer.path
+            else store.kept_tokenizer(config)
+        )
+    except DataError:  # the text is not there
         tokenizer = None
     if tokenizer is None:
         return Other(name, config, None, None)
@@ -60,42 +74,96 @@ def compare(e: Examined, against: Other) -> dict:
     here_fields, there_fields = runs.flat(e.config), runs.flat(against.config)
     for name in sorted({*here_fields, *there_fields}):
         a, b = here_fields.get(name), there_fields.get(name)
-        without_effect = configs.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.')
+        without_effect = (
+            configs.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.')
+        )
         if a != b and not without_effect:
             flag = f'--config.{name}={shlex.quote(str(a))}' if name in here_fields else None
-            found.append({'what': 'harmless' if name.startswith(runs.HARMLESS) else 'config', 'name': f'config.{name}', 'here': a, 'there': b,
-                          'flags': flag and [flag]})
+            found.append(
+                {
+                    'what': 'harmless' if name.startswith(runs.HARMLESS) else 'config',
+                    'name': f'config.{name}',
+                    'here': a,
+                    'there': b,
+                    'flags': flag and [flag],
+                }
+            )
 
     def follows(*fields: str) -> list[str] | None:
         """The flags of the differences in these fields."""
-        return [flag for d in found if d['name'].startswith(tuple(f'config.{f}' for f in fields))
-                for flag in d['flags'] or ()] or None
+        return [
+            flag
+            for d in found
+            if d['name'].startswith(tuple(f'config.{f}' for f in fields))
+            for flag in d['flags'] or ()
+        ] or None
 
     def add(what: str, name: str, a, b, flags: list[str] | None) -> None:
         if a != b:
             found.append({'what': what, 'name': name, 'here': a, 'there': b, 'flags': flags})
 
-    pieces = there.vocab_size if there else e.tokenizer.vocab_size if against.config.tokenizer.kind == 'char' else against.config.tokenizer.vocab_size
-    shapes = (model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len),
-              model_config.resolve(against.config.model, pieces, against.config.data.seq_len))
-    trees = [checkpoint.describe(nn.meta.unbox(checkpoint.abstract_params(Transformer(shape)))) for shape in shapes]
+    pieces = (
+        there.vocab_size
+        if there
+        else e.tokenizer.vocab_size
+        if against.config.tokenizer.kind == 'char'
+        else against.config.tokenizer.vocab_size
+    )
+    shapes = (
+        model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len),
+        model_config.resolve(against.config.model, pieces, against.config.data.seq_len),
+    )
+    trees = [
+        checkpoint.describe(nn.meta.unbox(checkpoint.abstract_params(Transformer(shape))))
+        for shape in shapes
+    ]
     for name in sorted({*trees[0], *trees[1]}):
-        add('parameters', name, trees[0].get(name), trees[1].get(name), follows('model.', 'tokenizer.', 'data.seq_len'))
-    add('encoding', 'positional encoding', *map(_encodings, shapes), follows('model.positions') or follows('model.', 'data.seq_len'))
+        add(
+            'parameters',
+            name,
+            trees[0].get(name),
+            trees[1].get(name),
+            follows('model.', 'tokenizer.', 'data.seq_len'),
+        )
+    add(
+        'encoding',
+        'positional encoding',
+        *map(_encodings, shapes),
+        follows('model.positions') or follows('model.', 'data.seq_len'),
+    )
     if there is None:
-        unknown.append(f'tokenizer: {against.name} has none yet (no config.tokenizer.path, and none trained in config.data.cache)')
+        unknown.append(
+            f'tokenizer: {against.name} has none yet (no config.tokenizer.path, and none trained in config.data.cache)'
+        )
     else:
-        add('tokenizer', 'tokenizer_hash', e.tokenizer.hash, there.hash,
-            follows('tokenizer.', 'data.') or [f'--config.tokenizer.path={shlex.quote(str(e.run.tokenizer_path))}'])
+        add(
+            'tokenizer',
+            'tokenizer_hash',
+            e.tokenizer.hash,
+            there.hash,
+            follows('tokenizer.', 'data.')
+            or [f'--config.tokenizer.path={shlex.quote(str(e.run.tokenizer_path))}'],
+        )
     if against.data_hash is None:
         unknown.append(f'data: {against.name} has no token store yet in config.data.cache')
     else:
-        add('data', 'data_hash', e.lineage['data_hash'], against.data_hash, follows('tokenizer.', 'data.'))
+        add(
+            'data',
+            'data_hash',
+            e.lineage['data_hash'],
+            against.data_hash,
+            follows('tokenizer.', 'data.'),
+        )
     return {'against': against.name, 'differences': found, 'unknown': unknown}
 
 
 def _encodings(shape: model_config.ModelConfig) -> str:
     """'RoPE (base 10000.0), no positions': the pattern over the layers, each with the parameters that it has."""
+
     def one(encoding):
-        return ' + '.join(part.spec.title + ''.join(f', {k} {getattr(part, k)}' for k in type(part).arguments()) for part in encoding.parts)
-    return '; '.join(one(e) for e in shape.encodings[:shape.period])
+        return ' + '.join(
+            part.spec.title + ''.join(f', {k} {getattr(part, k)}' for k in type(part).arguments())
+            for part in encoding.parts
+        )
+
+    return '; '.join(one(e) for e in shape.encodings[: shape.period])

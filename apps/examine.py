@@ -2,6 +2,7 @@
 
 Nothing here needs the accelerator, trains, or writes into a run.
 """
+
 import dataclasses
 import json
 import math
@@ -28,6 +29,7 @@ OK = 'ok'
 @dataclasses.dataclass(frozen=True)
 class Array:
     """What is told of an array of a checkpoint."""
+
     shape: tuple[int, ...]
     dtype: np.dtype
     nbytes: int
@@ -38,6 +40,7 @@ class Array:
 class Examined:
     """A run whose files were checked: `said` has for each part OK or what is to be said of it, `damage` what is damaged. A part that is not
     whole is None."""
+
     run: Run
     said: dict[str, str]
     damage: list[str]
@@ -46,8 +49,10 @@ class Examined:
     tokenizer: tokenizers.Tokenizer | None = None
     data: store.Store | None = None
     rollbacks: list[dict] = dataclasses.field(default_factory=list)
-    steps: list[int] = dataclasses.field(default_factory=list)                       # of all checkpoints that are there
-    arrays: dict[str, Array] = dataclasses.field(default_factory=dict)               # whole ones of the newest one that was read
+    steps: list[int] = dataclasses.field(default_factory=list)  # of all checkpoints that are there
+    arrays: dict[str, Array] = dataclasses.field(
+        default_factory=dict
+    )  # whole ones of the newest one that was read
 
     def part(self, name: str, read):
         """What read() gives, or None where it finds something damaged."""
@@ -66,9 +71,15 @@ def examine(run: Run) -> Examined:
     e = Examined(run, {}, [])
     e.lineage = e.part('lineage.json', lambda: _lineage(run))
     if e.lineage is None:
-        e.said |= {name: 'not checked: its hash is in lineage.json' for name in ('config.json', 'tokenizer.model')}
+        e.said |= {
+            name: 'not checked: its hash is in lineage.json'
+            for name in ('config.json', 'tokenizer.model')
+        }
     else:
-        e.config, e.tokenizer = e.part('config.json', run.config), e.part('tokenizer.model', run.tokenizer)
+        e.config, e.tokenizer = (
+            e.part('config.json', run.config),
+            e.part('tokenizer.model', run.tokenizer),
+        )
     if e.config is None or e.tokenizer is None or e.lineage is None:
         e.said['token store'] = 'not looked for, since what names it is damaged'
     else:
@@ -88,8 +99,15 @@ def examine(run: Run) -> Examined:
             if fault:
                 faults.setdefault(fault, []).append(path)
             else:
-                found[path] = Array(x.shape, x.dtype, x.nbytes, float(np.linalg.norm(np.asarray(x).astype(np.float32))))
-        if faults and not (run.checkpoints / str(step)).exists():        # the run is training, and keeps newer ones
+                found[path] = Array(
+                    x.shape,
+                    x.dtype,
+                    x.nbytes,
+                    float(np.linalg.norm(np.asarray(x).astype(np.float32))),
+                )
+        if (
+            faults and not (run.checkpoints / str(step)).exists()
+        ):  # the run is training, and keeps newer ones
             e.said[name] = 'was removed while it was read'
             continue
         told = [f'{checkpoint.named(paths)} {fault}' for fault, paths in faults.items()]
@@ -103,8 +121,14 @@ def examine(run: Run) -> Examined:
 def _lineage(run: Run) -> dict:
     found = run.lineage()
     parent = found.get('parent')
-    if parent is not None and not (isinstance(parent, dict) and isinstance(parent.get('run'), str) and isinstance(parent.get('step'), int)):
-        raise RunError(f'{run.path / "lineage.json"}: damaged (the parent is {parent!r}, expected run and step)')
+    if parent is not None and not (
+        isinstance(parent, dict)
+        and isinstance(parent.get('run'), str)
+        and isinstance(parent.get('step'), int)
+    ):
+        raise RunError(
+            f'{run.path / "lineage.json"}: damaged (the parent is {parent!r}, expected run and step)'
+        )
     return found
 
 
@@ -112,11 +136,15 @@ def _store(e: Examined) -> store.Store | None:
     try:
         kept, _ = objectives.of(e.config.train.objective)
         kept.path_of(e.config.data, e.tokenizer)
-    except DataError:                   # the text is somewhere else: then nothing of it can be checked, and nothing is damaged
+    except (
+        DataError
+    ):  # the text is somewhere else: then nothing of it can be checked, and nothing is damaged
         return None
     found = kept.find(e.config.data, e.tokenizer)
     if found is not None and found.hash != e.lineage['data_hash']:
-        raise RunError(f'{found.path}: data_hash is {found.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}')
+        raise RunError(
+            f'{found.path}: data_hash is {found.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'
+        )
     return found
 
 
@@ -130,9 +158,18 @@ def ancestors(e: Examined) -> list[Examined]:
         try:
             run = Run.parse(name)
             if str(run.path) in seen:
-                raise RunError(f'{run.path}: its own ancestor: lineage.json is not what was written')
+                raise RunError(
+                    f'{run.path}: its own ancestor: lineage.json is not what was written'
+                )
         except RunError as error:
-            return [*found, Examined(Run(runs.epath.Path(parent['run']), parent['step']), {'run': f'moved or deleted ({error})'}, [])]
+            return [
+                *found,
+                Examined(
+                    Run(runs.epath.Path(parent['run']), parent['step']),
+                    {'run': f'moved or deleted ({error})'},
+                    [],
+                ),
+            ]
         seen.add(str(run.path))
         child = examine(run)
         found.append(child)
@@ -161,19 +198,40 @@ def parameters(e: Examined) -> list[dict]:
     checkpoint has it whole)."""
     boxes, mesh = {}, None
     if e.config is not None and e.tokenizer is not None:
-        model = Transformer(model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len))
-        tree = jax.tree_util.tree_leaves_with_path(checkpoint.abstract_params(model), is_leaf=lambda x: isinstance(x, nn.Partitioned))
+        model = Transformer(
+            model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len)
+        )
+        tree = jax.tree_util.tree_leaves_with_path(
+            checkpoint.abstract_params(model), is_leaf=lambda x: isinstance(x, nn.Partitioned)
+        )
         boxes = {checkpoint.path(keys): box for keys, box in tree}
-        mesh = jax.sharding.AbstractMesh(tuple(max(1, size) for size in e.config.mesh.values()), tuple(e.config.mesh))
-    arrays = {name.removeprefix('params/'): x for name, x in e.arrays.items() if name.startswith('params/')}
+        mesh = jax.sharding.AbstractMesh(
+            tuple(max(1, size) for size in e.config.mesh.values()), tuple(e.config.mesh)
+        )
+    arrays = {
+        name.removeprefix('params/'): x
+        for name, x in e.arrays.items()
+        if name.startswith('params/')
+    }
     found = []
     for name in dict.fromkeys((*boxes, *arrays)):
         x = arrays[name] if name in arrays else nn.meta.unbox(boxes[name])
-        names = list(boxes[name].names) if isinstance(boxes.get(name), nn.Partitioned) else [None] * len(x.shape)
+        names = (
+            list(boxes[name].names)
+            if isinstance(boxes.get(name), nn.Partitioned)
+            else [None] * len(x.shape)
+        )
         norm = arrays[name].norm if name in arrays else None
-        found.append({'path': name, 'shape': list(x.shape), 'dtype': str(x.dtype), 'axes': names,
-                      'cut_over': list(spec(mesh, x.shape, names)) if mesh else [None] * len(x.shape),
-                      'norm': norm if norm is None or math.isfinite(norm) else str(norm)})
+        found.append(
+            {
+                'path': name,
+                'shape': list(x.shape),
+                'dtype': str(x.dtype),
+                'axes': names,
+                'cut_over': list(spec(mesh, x.shape, names)) if mesh else [None] * len(x.shape),
+                'norm': norm if norm is None or math.isfinite(norm) else str(norm),
+            }
+        )
     return found
 
 
@@ -189,45 +247,89 @@ def batch(e: Examined, step: int) -> dict:
     if e.config is None or e.tokenizer is None or e.lineage is None:
         raise RunError(f'--batch={step}: cannot be told, since {e.damage[0]}')
     if not 0 <= step < e.config.train.steps:
-        raise RunError(f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})')
+        raise RunError(
+            f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})'
+        )
     kept, rows_of = objectives.of(e.config.train.objective)
     data = kept.open_or_build(e.config.data, e.tokenizer)
     if data.hash != e.lineage['data_hash']:
-        raise RunError(f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}')
+        raise RunError(
+            f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'
+        )
     number = runs.batch_of(e.rollbacks, step)
     made = rows_of(data.split('train'), e.config.data, e.config.seed)(number)
     facts = {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed}
     if 'queries' in made:
-        return {**facts, 'weight': float(len(made['queries'])), 'pairs': [_pair(made, row, e.tokenizer) for row in range(len(made['queries']))]}
-    return {**facts, 'weight': float(made['loss_weights'].sum()),
-            'rows': [{'padding': int((ids == 0).sum()), 'segments': [_segment(made, row, n, e.tokenizer) for n in np.unique(ids) if n]}
-                     for row, ids in enumerate(made['segment_ids'])]}
+        return {
+            **facts,
+            'weight': float(len(made['queries'])),
+            'pairs': [_pair(made, row, e.tokenizer) for row in range(len(made['queries']))],
+        }
+    return {
+        **facts,
+        'weight': float(made['loss_weights'].sum()),
+        'rows': [
+            {
+                'padding': int((ids == 0).sum()),
+                'segments': [_segment(made, row, n, e.tokenizer) for n in np.unique(ids) if n],
+            }
+            for row, ids in enumerate(made['segment_ids'])
+        ],
+    }
 
 
 def _pair(made: batches.Batch, row: int, tokenizer: tokenizers.Tokenizer) -> dict:
-    texts = [tokenizer.decode(ids[:length]).strip() for ids, length in zip((made['queries'][row], *made['documents'][row]), made['lengths'][row]) if length]
-    return {'query': texts[0], 'documents': texts[1:], 'text_ids': [n for n in made['text_ids'][row].tolist() if n >= 0],
-            'known': [n for n in made['known'][row].tolist() if n >= 0]}
+    texts = [
+        tokenizer.decode(ids[:length]).strip()
+        for ids, length in zip(
+            (made['queries'][row], *made['documents'][row]), made['lengths'][row]
+        )
+        if length
+    ]
+    return {
+        'query': texts[0],
+        'documents': texts[1:],
+        'text_ids': [n for n in made['text_ids'][row].tolist() if n >= 0],
+        'known': [n for n in made['known'][row].tolist() if n >= 0],
+    }
 
 
 def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.Tokenizer) -> dict:
     columns = np.flatnonzero(made['segment_ids'][row] == number)
     first, last = int(columns[0]), int(columns[-1])
-    tokens = made['tokens'][row, first:last + 1].tolist()
-    counts = [False, *(made['loss_weights'][row, first:last] > 0).tolist()]      # weights stand where a token is predicted: one before it
+    tokens = made['tokens'][row, first : last + 1].tolist()
+    counts = [
+        False,
+        *(made['loss_weights'][row, first:last] > 0).tolist(),
+    ]  # weights stand where a token is predicted: one before it
     pieces: list[tuple[bool, bool, list[int]]] = []
     for token, counted in zip(tokens, counts):
         special = not tokenizer.decode([token])
-        if pieces and not special and not pieces[-1][1] and (pieces[-1][0] == counted or _continues(tokenizer.piece(token))):
+        if (
+            pieces
+            and not special
+            and not pieces[-1][1]
+            and (pieces[-1][0] == counted or _continues(tokenizer.piece(token)))
+        ):
             pieces[-1][2].append(token)
         else:
             pieces.append((counted, special, [token]))
     beyond = made['loss_weights'][row, last] > 0
-    return {'columns': [first, last], 'positions': made['positions'][row, [first, last]].tolist(), 'tokens': tokens,
-            'weighted': sum(counts) + int(beyond),
-            'pieces': [{'text': tokenizer.piece(ids[0]) if special else tokenizer.decode(ids), 'special': special, 'weighted': counted}
-                       for counted, special, ids in pieces],
-            'beyond': tokenizer.piece(int(made['targets'][row, last])) if beyond else None}
+    return {
+        'columns': [first, last],
+        'positions': made['positions'][row, [first, last]].tolist(),
+        'tokens': tokens,
+        'weighted': sum(counts) + int(beyond),
+        'pieces': [
+            {
+                'text': tokenizer.piece(ids[0]) if special else tokenizer.decode(ids),
+                'special': special,
+                'weighted': counted,
+            }
+            for counted, special, ids in pieces
+        ],
+        'beyond': tokenizer.piece(int(made['targets'][row, last])) if beyond else None,
+    }
 
 
 def _continues(piece: str) -> bool:

@@ -1,9 +1,10 @@
 """Text from a trained model: continue prompts, ask questions, or chat.
 
-    python -m apps.generate --run=runs/atlas --prompt='A capital do Brasil'
-    python -m apps.generate --run=runs/answers --answer --prompt='Qual é a capital do Brasil?'
-    python -m apps.generate --run=runs/answers --chat
+python -m apps.generate --run=runs/atlas --prompt='A capital do Brasil'
+python -m apps.generate --run=runs/answers --answer --prompt='Qual é a capital do Brasil?'
+python -m apps.generate --run=runs/answers --chat
 """
+
 import sys
 
 from absl import flags
@@ -16,29 +17,41 @@ from train import checkpoint, door
 from train.errors import RunError
 from train.runs import Run
 
-_EVERY = 4      # tokens between two looks while streaming
+_EVERY = 4  # tokens between two looks while streaming
 
 
 def define_flags() -> None:
     flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
-    flags.DEFINE_multi_string('prompt', [], 'Text to continue; give it again for more, they run as one batch')
-    flags.DEFINE_bool('answer', False, 'Ask the prompts in the chat template instead of continuing them')
+    flags.DEFINE_multi_string(
+        'prompt', [], 'Text to continue; give it again for more, they run as one batch'
+    )
+    flags.DEFINE_bool(
+        'answer', False, 'Ask the prompts in the chat template instead of continuing them'
+    )
     flags.DEFINE_bool('chat', False, 'Talk with the model: a line is a turn, an empty one ends')
     flags.DEFINE_integer('max_new', 128, 'New tokens at most')
     flags.DEFINE_float('temperature', None, '0: greedy. Default: 0.8, and 0 for answers and chat')
     flags.DEFINE_integer('top_k', 0, 'Draw from the k most likely tokens; 0: from all')
-    flags.DEFINE_float('top_p', 1.0, 'Draw from the most likely tokens that hold this much probability')
-    flags.DEFINE_float('min_p', 0.0, "Draw from tokens of at least this share of the most likely one's probability")
+    flags.DEFINE_float(
+        'top_p', 1.0, 'Draw from the most likely tokens that hold this much probability'
+    )
+    flags.DEFINE_float(
+        'min_p', 0.0, "Draw from tokens of at least this share of the most likely one's probability"
+    )
     flags.DEFINE_float('repetition_penalty', 1.0, 'Above 1: less of what is already there')
     flags.DEFINE_integer('seed', 0, 'The same seed gives the same text')
     flags.DEFINE_multi_string('stop', [], 'End at this text, which is left out; may be given again')
-    flags.DEFINE_bool('stream', None, 'Show text as it comes. Default: for one prompt on a terminal')
+    flags.DEFINE_bool(
+        'stream', None, 'Show text as it comes. Default: for one prompt on a terminal'
+    )
 
 
 class Writer:
     """Generates with one model and one set of settings."""
 
-    def __init__(self, run: Run, sampling: Sampling, max_new: int, seed: int, stop: tuple[str, ...] = ()):
+    def __init__(
+        self, run: Run, sampling: Sampling, max_new: int, seed: int, stop: tuple[str, ...] = ()
+    ):
         self.model, self.params, self.tokenizer, self.config = checkpoint.load(run)
         self.sampling, self.max_new, self.seed, self.stop = sampling, max_new, seed, tuple(stop)
 
@@ -51,14 +64,26 @@ class Writer:
             nonlocal shown
             if show is not None:
                 text = self._cut(decode(rows[0]))
-                safe = max(shown, len(text.rstrip('\ufffd')) - max((len(s) - 1 for s in self.stop), default=0))
+                safe = max(
+                    shown,
+                    len(text.rstrip('\ufffd')) - max((len(s) - 1 for s in self.stop), default=0),
+                )
                 show(text[shown:safe])
                 shown = safe
             return bool(self.stop) and all(self._cut(text) != text for text in map(decode, rows))
 
         end = (self.tokenizer.end, self.tokenizer.eos)
-        rows = generate(self.model, self.params, prompts, self.max_new, self.sampling, self.seed, end, watch,
-                        _EVERY if show is not None else 32)
+        rows = generate(
+            self.model,
+            self.params,
+            prompts,
+            self.max_new,
+            self.sampling,
+            self.seed,
+            end,
+            watch,
+            _EVERY if show is not None else 32,
+        )
         texts = [self._cut(decode(row)) for row in rows]
         if show is not None:
             show(texts[0][shown:])
@@ -66,7 +91,7 @@ class Writer:
 
     def _cut(self, text: str) -> str:
         """The text up to the first stop string."""
-        return text[:min((text.find(s) for s in self.stop if s in text), default=len(text))]
+        return text[: min((text.find(s) for s in self.stop if s in text), default=len(text))]
 
     def continue_text(self, prompts: list[str], show=None) -> list[str]:
         """Prompts -> what the model writes after each."""
@@ -124,7 +149,11 @@ def main() -> None:
     show = (lambda text: print(printable(text), end='', flush=True)) if stream else None
     if stream and not talks:
         print(printable(f.prompt[0]), end='', flush=True)
-    texts = writer.answer([[('user', p)] for p in f.prompt], show) if talks else writer.continue_text(f.prompt, show)
+    texts = (
+        writer.answer([[('user', p)] for p in f.prompt], show)
+        if talks
+        else writer.continue_text(f.prompt, show)
+    )
     if stream:
         print()
         return

@@ -5,6 +5,7 @@
 
 What is written are pairs like those that are read, one line a query; train on them with --config.data.pairs.negatives=4.
 """
+
 import dataclasses
 import pathlib
 from collections.abc import Iterable
@@ -27,6 +28,7 @@ WAYS = ('vectors', 'words')
 @dataclasses.dataclass
 class Asked:
     """A query, and numbers of documents: those that answer it, those that are known not to."""
+
     where: str
     query: str
     positives: dict[int, None]
@@ -41,7 +43,9 @@ class Collection:
         self.asked: dict[str, Asked] = {}
         self._ids: dict[str, int] = {}
         for pair in found:
-            asked = self.asked.setdefault(pairs.normal(pair.query), Asked(pair.where, pair.query, {}, {}))
+            asked = self.asked.setdefault(
+                pairs.normal(pair.query), Asked(pair.where, pair.query, {}, {})
+            )
             asked.positives.update(dict.fromkeys(map(self._id, pair.positives)))
             asked.negatives.update(dict.fromkeys(map(self._id, pair.negatives)))
 
@@ -54,11 +58,26 @@ class Collection:
     def mined(self, mine) -> list[Pair]:
         """One pair a query, with the negatives that it had, and those that `mine(queries, documents, positives, barred)` finds, as ids."""
         queries = list(self.asked.values())
-        barred = [[*asked.negatives, *([self._ids[key]] if key in self._ids else [])] for key, asked in self.asked.items()]
-        found = mine([asked.query for asked in queries], self.documents, [list(asked.positives) for asked in queries], barred)
+        barred = [
+            [*asked.negatives, *([self._ids[key]] if key in self._ids else [])]
+            for key, asked in self.asked.items()
+        ]
+        found = mine(
+            [asked.query for asked in queries],
+            self.documents,
+            [list(asked.positives) for asked in queries],
+            barred,
+        )
         text = lambda ids: tuple(self.documents[i] for i in ids)
-        return [Pair(asked.where, asked.query, text(asked.positives), text(i for i in (*asked.negatives, *more) if i not in asked.positives))
-                for asked, more in zip(queries, found)]
+        return [
+            Pair(
+                asked.where,
+                asked.query,
+                text(asked.positives),
+                text(i for i in (*asked.negatives, *more) if i not in asked.positives),
+            )
+            for asked, more in zip(queries, found)
+        ]
 
 
 def by_run(run: Run, count: int, margin: float):
@@ -66,16 +85,32 @@ def by_run(run: Run, count: int, margin: float):
     model, params, tokenizer, config = checkpoint.load(run)
     embedder = Embedder(model, params, config.embedding.pooling)
     vectors = lambda texts: embedder(pairs.encode_texts(texts, tokenizer, embedder.longest))
-    return lambda queries, texts, positives, barred: mining.by_vectors(vectors(queries), vectors(texts), positives, barred, count, margin)
+    return lambda queries, texts, positives, barred: mining.by_vectors(
+        vectors(queries), vectors(texts), positives, barred, count, margin
+    )
 
 
 def define_flags(values=flags.FLAGS) -> None:
-    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step, of the model that embeds', values)
-    flags.DEFINE_string('pairs', '', 'Files of pairs (.jsonl, .tsv, .parquet, also packed), globs and directories, separated by commas', values)
+    flags.DEFINE_string(
+        'run', '', 'Run directory, DIR or DIR@step, of the model that embeds', values
+    )
+    flags.DEFINE_string(
+        'pairs',
+        '',
+        'Files of pairs (.jsonl, .tsv, .parquet, also packed), globs and directories, separated by commas',
+        values,
+    )
     flags.DEFINE_string('out', '', 'The file of pairs to write, .jsonl', values)
-    flags.DEFINE_string('by', 'vectors', 'vectors: of a model; words: BM25, without a model', values)
+    flags.DEFINE_string(
+        'by', 'vectors', 'vectors: of a model; words: BM25, without a model', values
+    )
     flags.DEFINE_integer('count', 4, 'New negatives of each query, at most', flag_values=values)
-    flags.DEFINE_float('margin', 0.95, "A negative scores less than this share of the positive's score; vectors only", flag_values=values)
+    flags.DEFINE_float(
+        'margin',
+        0.95,
+        "A negative scores less than this share of the positive's score; vectors only",
+        flag_values=values,
+    )
 
 
 def main() -> None:
@@ -93,17 +128,41 @@ def main() -> None:
     if out.suffix != '.jsonl':
         raise RunError(f'--out={f.out}: expected the name of a file to write, ending in .jsonl')
     if out.exists() or not out.parent.is_dir():
-        raise RunError(f'--out={f.out}: ' + ('is there already; nothing is written over it' if out.exists() else f'{out.parent} is no directory'))
+        raise RunError(
+            f'--out={f.out}: '
+            + (
+                'is there already; nothing is written over it'
+                if out.exists()
+                else f'{out.parent} is no directory'
+            )
+        )
     report = Report('skip')
-    found = Collection(report.good(item for path in sources.find_files(f.pairs, pairs.SUFFIXES, '--pairs') for item in pairs.read_file(path)))
+    found = Collection(
+        report.good(
+            item
+            for path in sources.find_files(f.pairs, pairs.SUFFIXES, '--pairs')
+            for item in pairs.read_file(path)
+        )
+    )
     if not found.asked:
         raise RunError(f'--pairs={f.pairs}: no usable pair; {report.num_broken} broken')
-    mine = by_run(Run.parse(f.run), f.count, f.margin) if f.by == 'vectors' else lambda *given: mining.by_words(*given, f.count)
+    mine = (
+        by_run(Run.parse(f.run), f.count, f.margin)
+        if f.by == 'vectors'
+        else lambda *given: mining.by_words(*given, f.count)
+    )
     mined = found.mined(mine)
     pairs.write_pairs(out, mined)
-    before, now = sum(len(asked.negatives) for asked in found.asked.values()), sum(len(pair.negatives) for pair in mined)
-    print(printable(f'{out}: {len(mined)} queries with {now} negatives (before: {before}) of {len(found.documents)} documents; '
-                    f'{report.num_broken} broken pairs left out'))
+    before, now = (
+        sum(len(asked.negatives) for asked in found.asked.values()),
+        sum(len(pair.negatives) for pair in mined),
+    )
+    print(
+        printable(
+            f'{out}: {len(mined)} queries with {now} negatives (before: {before}) of {len(found.documents)} documents; '
+            f'{report.num_broken} broken pairs left out'
+        )
+    )
 
 
 if __name__ == '__main__':

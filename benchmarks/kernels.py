@@ -7,6 +7,7 @@ kernels take turns in one process, with the fastest of no positions; seconds are
 path with the same encoding; `of_none`: over no positions with that kernel, which is what an encoding costs. `auto`: what
 config.model.attention='auto' takes, and why. `step_mb`: temporaries of the compiled program.
 """
+
 import concurrent.futures
 import json
 import statistics
@@ -30,20 +31,34 @@ _VOCABULARY = 4096
 
 def built(f, positions: str, kernel: str) -> Transformer:
     c = base.get_config().model
-    c.update(width=f.width, num_layers=f.layers, num_heads=f.heads, num_kv_heads=f.heads, positions=positions, attention=kernel, dtype='bfloat16')
+    c.update(
+        width=f.width,
+        num_layers=f.layers,
+        num_heads=f.heads,
+        num_kv_heads=f.heads,
+        positions=positions,
+        attention=kernel,
+        dtype='bfloat16',
+    )
     return Transformer(resolve(c, _VOCABULARY, f.length))
 
 
 def initialized(model: Transformer, batch: dict) -> dict:
     """Parameters, which are the same with each kernel."""
-    return nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *(batch[k][:1, :1] for k in ('tokens', 'positions', 'segment_ids')))['params'])
+    return nn.meta.unbox(
+        jax.jit(model.init)(
+            jax.random.key(0), *(batch[k][:1, :1] for k in ('tokens', 'positions', 'segment_ids'))
+        )['params']
+    )
 
 
 def compiled(model: Transformer, params: dict, batch: dict):
     """The program, (params, batch) -> loss and gradients, when it has run once."""
+
     def total(p, b):
         logits, _ = model.apply({'params': p}, b['tokens'], b['positions'], b['segment_ids'])
         return losses.weighted_token_loss(logits, b)[0]
+
     program = jax.jit(jax.value_and_grad(total)).lower(params, batch).compile()
     jax.block_until_ready(program(params, batch))
     return program
@@ -75,37 +90,69 @@ def measure(f, names: list[str], asked: list[str]) -> Iterator[dict]:
                 refused[kernel] = str(error)
         if models:
             params = initialized(next(iter(models.values())), batch)
-        with concurrent.futures.ThreadPoolExecutor() as pool:        # which ends before anything is timed
+        with concurrent.futures.ThreadPoolExecutor() as pool:  # which ends before anything is timed
             for kernel, model in models.items():
                 building[kernel] = pool.submit(compiled, model, params, batch)
         for kernel, future in building.items():
             try:
                 programs[kernel] = future.result(), params
-            except Exception as error:                               # whatever a compiler or a kernel raises is a finding
+            except Exception as error:  # whatever a compiler or a kernel raises is a finding
                 refused[kernel] = str(error).splitlines()[0][:300]
         seconds = seconds_of_a_step(f, none | programs, batch)
         if not none and seconds:
             fastest = min(seconds, key=seconds.get)
             none, seconds['none'] = {'none': programs[fastest]}, seconds[fastest]
         of = lambda key, s: seconds[key] / s if key in seconds else None
-        yield {'encoding': name, 'auto': kernels.paths(built(f, name, 'auto').config), 'refused': refused,
-               **{k: dict(milliseconds=s * 1e3, tokens_per_second=round(f.rows * f.length / s), ratio=of('reference', s), of_none=of('none', s),
-                          step_mb=round(programs[k][0].memory_analysis().temp_size_in_bytes / 2**20, 1))
-                  for k, s in seconds.items() if k != 'none'}}
+        yield {
+            'encoding': name,
+            'auto': kernels.paths(built(f, name, 'auto').config),
+            'refused': refused,
+            **{
+                k: dict(
+                    milliseconds=s * 1e3,
+                    tokens_per_second=round(f.rows * f.length / s),
+                    ratio=of('reference', s),
+                    of_none=of('none', s),
+                    step_mb=round(programs[k][0].memory_analysis().temp_size_in_bytes / 2**20, 1),
+                )
+                for k, s in seconds.items()
+                if k != 'none'
+            },
+        }
 
 
 def main() -> None:
     f = flags.FLAGS
     names = list(dict.fromkeys(['none', *f.positions]))
-    print(json.dumps(dict(device=jax.devices()[0].device_kind, jax=jax.__version__, length=f.length, rows=f.rows, width=f.width, layers=f.layers,
-                          heads=f.heads)), flush=True)
+    print(
+        json.dumps(
+            dict(
+                device=jax.devices()[0].device_kind,
+                jax=jax.__version__,
+                length=f.length,
+                rows=f.rows,
+                width=f.width,
+                layers=f.layers,
+                heads=f.heads,
+            )
+        ),
+        flush=True,
+    )
     for found in measure(f, names, f.kernels):
         print(json.dumps(found), flush=True)
 
 
 if __name__ == '__main__':
-    flags.DEFINE_list('positions', 'rope,alibi,t5,fire,kerple_log,forgetting,pope,windowed_heads,cope', 'Encodings; no positions come with them')
+    flags.DEFINE_list(
+        'positions',
+        'rope,alibi,t5,fire,kerple_log,forgetting,pope,windowed_heads,cope',
+        'Encodings; no positions come with them',
+    )
     flags.DEFINE_list('kernels', 'reference,xla,cudnn', 'Of config.model.attention')
-    for name, default in dict(length=1024, rows=8, width=512, layers=4, heads=8, steps=10, rounds=3).items():
-        flags.DEFINE_integer(name, default, 'Of the model, the batch, or the measuring', lower_bound=1)
+    for name, default in dict(
+        length=1024, rows=8, width=512, layers=4, heads=8, steps=10, rounds=3
+    ).items():
+        flags.DEFINE_integer(
+            name, default, 'Of the model, the batch, or the measuring', lower_bound=1
+        )
     door.run(main)

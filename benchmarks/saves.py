@@ -5,6 +5,7 @@
 Interleaves steps without and with a save in one process, on random tokens, and prints medians as JSON: seconds of a step, seconds for which
 `save` holds training up, split into checksums and the rest, the share of a step, and how much slower the step beside the writing is.
 """
+
 import json
 import pathlib
 import statistics
@@ -27,7 +28,10 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
     """`c`: an experiment; `rows`: of the batch; `folder`: an empty one. Seconds are medians of `rounds`."""
     mesh = meshes.make_mesh(c.mesh)
     vocabulary = c.tokenizer.vocab_size
-    model, optimizer = Transformer(resolve(c.model, vocabulary, c.data.seq_len)), make_optimizer(c.optimizer, c.train.steps)
+    model, optimizer = (
+        Transformer(resolve(c.model, vocabulary, c.data.seq_len)),
+        make_optimizer(c.optimizer, c.train.steps),
+    )
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
     step = steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings)
     batch = meshes.to_devices(mesh, random_rows(vocabulary, rows, c.data.seq_len), rows)
@@ -38,9 +42,10 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
         found = function()
         jax.block_until_ready(found)
         return found, time.perf_counter() - began
+
     lists: dict[str, list] = {name: [] for name in ('step', 'checksums', 'blocked', 'step_beside')}
     (state, _), compiling = timed(lambda: step(state, batch))
-    timed(lambda: checkpoint.checksums(state))                      # compiled
+    timed(lambda: checkpoint.checksums(state))  # compiled
     for _ in range(rounds):
         (state, _), seconds = timed(lambda: step(state, batch))
         lists['step'].append(seconds)
@@ -52,21 +57,42 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
     checkpoints.close()
     found = {name: statistics.median(values) for name, values in lists.items()}
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
-    return dict(rows=rows, seq_len=c.data.seq_len, state_gib=size / 2**30, rounds=rounds,
-                compile_seconds=compiling, **found, share_of_a_step=found['blocked'] / found['step'],
-                step_beside_the_writing=found['step_beside'] / found['step'], device=jax.devices()[0].device_kind, raw=lists)
+    return dict(
+        rows=rows,
+        seq_len=c.data.seq_len,
+        state_gib=size / 2**30,
+        rounds=rounds,
+        compile_seconds=compiling,
+        **found,
+        share_of_a_step=found['blocked'] / found['step'],
+        step_beside_the_writing=found['step_beside'] / found['step'],
+        device=jax.devices()[0].device_kind,
+        raw=lists,
+    )
 
 
 def main() -> None:
     f = flags.FLAGS
     pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=f.out) as folder:
-        print(json.dumps({'config': configs.file(), **measure(configs.get(), f.rows, f.rounds, pathlib.Path(folder))}, indent=1))
+        print(
+            json.dumps(
+                {
+                    'config': configs.file(),
+                    **measure(configs.get(), f.rows, f.rounds, pathlib.Path(folder)),
+                },
+                indent=1,
+            )
+        )
 
 
 if __name__ == '__main__':
     configs.define_flag()
     flags.DEFINE_integer('rows', 1, 'Rows of the batch', lower_bound=1)
     flags.DEFINE_integer('rounds', 5, 'Steps without and with a save', lower_bound=1)
-    flags.DEFINE_string('out', 'runs/benchmarks', 'On which disk: the checkpoints go to a folder of their own there, and are removed')
+    flags.DEFINE_string(
+        'out',
+        'runs/benchmarks',
+        'On which disk: the checkpoints go to a folder of their own there, and are removed',
+    )
     door.run(main)

@@ -11,6 +11,7 @@ vectors: like embeddings, not embeddings: chunks of documents of topics, in 48 d
 mean (with --run: embeddings by that run of spans of Python's documentation). Graph and exact search (numpy: a product with the float32 matrix,
 argpartition) take turns at each query. What opening reads is looked at in a process of its own, the file dropped from the page cache.
 """
+
 import functools
 import json
 import multiprocessing
@@ -34,23 +35,37 @@ from data import sources
 from train import door, loop
 from train.runs import Run, cores
 
-_FILE = 50_000          # characters of a drawn file
-_SENTENCES = 20_000     # that are tokenized at a time
-_RANK = 48              # directions in which drawn vectors differ most
+_FILE = 50_000  # characters of a drawn file
+_SENTENCES = 20_000  # that are tokenized at a time
+_RANK = 48  # directions in which drawn vectors differ most
 
 
 def draw_text(folder: pathlib.Path, megabytes: float) -> None:
     """Writes files of sentences and paragraphs of made-up words: half a million of them, as frequent as Zipf's law says."""
     rng = np.random.default_rng(0)
-    syllables = np.array([a + b for a in 'bcdfghjklmnprstvz' for b in 'aeiou'] + ['an', 'er', 'is', 'on'])
-    words = np.array([''.join(row[:n]) for row, n in zip(syllables[rng.integers(0, len(syllables), (500_000, 5))], rng.integers(1, 6, 500_000))])
+    syllables = np.array(
+        [a + b for a in 'bcdfghjklmnprstvz' for b in 'aeiou'] + ['an', 'er', 'is', 'on']
+    )
+    words = np.array(
+        [
+            ''.join(row[:n])
+            for row, n in zip(
+                syllables[rng.integers(0, len(syllables), (500_000, 5))],
+                rng.integers(1, 6, 500_000),
+            )
+        ]
+    )
     weights = 1 / (np.arange(len(words)) + 2.7)
     edges = np.cumsum(weights / weights.sum())
     for number in range(int(megabytes * 1e6 / _FILE)):
-        drawn = iter(words[np.minimum(np.searchsorted(edges, rng.random(_FILE // 4)), len(words) - 1)])
+        drawn = iter(
+            words[np.minimum(np.searchsorted(edges, rng.random(_FILE // 4)), len(words) - 1)]
+        )
         text, left = [], _FILE
         while left > 0:
-            row = ' '.join(next(drawn) for _ in range(rng.integers(5, 25))).capitalize() + ('.\n\n' if rng.random() < .2 else '. ')
+            row = ' '.join(next(drawn) for _ in range(rng.integers(5, 25))).capitalize() + (
+                '.\n\n' if rng.random() < 0.2 else '. '
+            )
             text.append(row)
             left -= len(row)
         (folder / f'{number:05}.txt').write_text(''.join(text))
@@ -77,7 +92,12 @@ def clocks() -> np.ndarray:
 def tokenizing(paths: list[str], tokenizer) -> tuple[int, np.ndarray]:
     """Bytes of all files, and seconds to tokenize their sentences."""
     size, seconds, sentences = 0, np.zeros(2), []
-    files = sorted(p for path in map(pathlib.Path, paths) for p in (path.rglob('*') if path.is_dir() else [path]) if p.is_file())
+    files = sorted(
+        p
+        for path in map(pathlib.Path, paths)
+        for p in (path.rglob('*') if path.is_dir() else [path])
+        if p.is_file()
+    )
     for path in [*files, None]:
         if path is not None:
             text = path.read_text(errors='replace')
@@ -110,10 +130,18 @@ def indexing(folder: pathlib.Path, run: str, paths: list[str], megabytes: float)
                 return works(*args)
             finally:
                 parts[what] = parts.get(what, 0) + time.perf_counter() - began
+
         setattr(target, name, call)
+
     size, before = tokenizing(paths, reader.tokenizer)
-    for target, name, what in ((update.Update, '_read', 'reading_and_cutting'), (reader, 'encode', 'tokenizing'), (reader, 'embed', 'model'),
-                               (lexical, 'build', 'words'), (vectors, 'add', 'graph'), (Folder, 'publish', 'publishing')):
+    for target, name, what in (
+        (update.Update, '_read', 'reading_and_cutting'),
+        (reader, 'encode', 'tokenizing'),
+        (reader, 'embed', 'model'),
+        (lexical, 'build', 'words'),
+        (vectors, 'add', 'graph'),
+        (Folder, 'publish', 'publishing'),
+    ):
         timed(target, name, what)
     began = clocks()
     said = update.Update(Folder(str(folder / 'index')), reader, {}, False).run(paths, [])
@@ -122,35 +150,72 @@ def indexing(folder: pathlib.Path, run: str, paths: list[str], megabytes: float)
     parts['rest'] = seconds[0] - sum(parts.values())
     rate, alone = size / seconds / 1e6, size / ((before + after) / 2) / 1e6
     bytes_of = {p.name: p.stat().st_size for p in (folder / 'index').rglob('*') if p.is_file()}
-    return dict(said=said.rpartition(': ')[2], megabytes=size / 1e6, indexing_mb_per_second=rate[0], tokenizing_mb_per_second=alone[0],
-                ratio=rate[0] / alone[0], ratio_of_processor_time=rate[1] / alone[1],
-                ratio_without_the_model=size / (seconds[0] - parts['model']) / 1e6 / alone[0], seconds=seconds[0], seconds_of_parts=parts,
-                seconds_of_tokenizing_alone=[before[0], after[0]], processor_seconds=dict(indexing=seconds[1], tokenizing=[before[1], after[1]]),
-                width=reader.size, chunk=reader.trained, device=jax.devices()[0].device_kind, cores=cores(), index_bytes=bytes_of)
+    return dict(
+        said=said.rpartition(': ')[2],
+        megabytes=size / 1e6,
+        indexing_mb_per_second=rate[0],
+        tokenizing_mb_per_second=alone[0],
+        ratio=rate[0] / alone[0],
+        ratio_of_processor_time=rate[1] / alone[1],
+        ratio_without_the_model=size / (seconds[0] - parts['model']) / 1e6 / alone[0],
+        seconds=seconds[0],
+        seconds_of_parts=parts,
+        seconds_of_tokenizing_alone=[before[0], after[0]],
+        processor_seconds=dict(indexing=seconds[1], tokenizing=[before[1], after[1]]),
+        width=reader.size,
+        chunk=reader.trained,
+        device=jax.devices()[0].device_kind,
+        cores=cores(),
+        index_bytes=bytes_of,
+    )
 
 
 def draw_vectors(count: int, size: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of length 1, float32 [count, size] and [queries, size]. A query is of a document that is there, and further from it than its chunks."""
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.standard_normal(shape, np.float32)
-    directions = normal(_RANK, size) * (np.arange(1, _RANK + 1, dtype=np.float32)[:, None] ** -0.5) / size ** 0.5
-    mean = normal(size) / size ** 0.5
-    documents = (normal(5000, _RANK)[rng.integers(0, 5000, max(1, count // 20))] + 0.7 * normal(max(1, count // 20), _RANK))
+    directions = (
+        normal(_RANK, size)
+        * (np.arange(1, _RANK + 1, dtype=np.float32)[:, None] ** -0.5)
+        / size**0.5
+    )
+    mean = normal(size) / size**0.5
+    documents = normal(5000, _RANK)[rng.integers(0, 5000, max(1, count // 20))] + 0.7 * normal(
+        max(1, count // 20), _RANK
+    )
 
     def chunks(which, spread):
-        found = mean + (documents[which] + spread * normal(len(which), _RANK)) @ directions + 0.2 * normal(len(which), size) / size ** 0.5
+        found = (
+            mean
+            + (documents[which] + spread * normal(len(which), _RANK)) @ directions
+            + 0.2 * normal(len(which), size) / size**0.5
+        )
         return found / np.linalg.norm(found, axis=1, keepdims=True)
-    drawn = np.concatenate([chunks(np.arange(i, min(i + 100_000, count)) % len(documents), 0.5) for i in range(0, count, 100_000)])
+
+    drawn = np.concatenate(
+        [
+            chunks(np.arange(i, min(i + 100_000, count)) % len(documents), 0.5)
+            for i in range(0, count, 100_000)
+        ]
+    )
     return drawn, chunks(rng.integers(0, len(documents), queries), 0.8)
 
 
 def embed_spans(run: str, count: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
     """The same, of spans of some 100 characters of Python's documentation, each begun at another place of it; queries are spans of 40."""
     reader, rng = Reader(Run.parse(run), '', 0), np.random.default_rng(0)
-    text = '\n\n'.join(r.text for r in sources.read(ConfigDict(dict(source='pydoc', pydoc=dict(modules=0)))))
-    embed = lambda places, length: np.concatenate([reader.embed(reader.encode([text[i:i + length] for i in places[j:j + 2000]]))
-                                                   for j in range(0, len(places), 2000)])
-    return embed(np.linspace(0, len(text) - 100, count).astype(int), 100), embed(rng.integers(0, len(text) - 40, queries), 40)
+    text = '\n\n'.join(
+        r.text for r in sources.read(ConfigDict(dict(source='pydoc', pydoc=dict(modules=0))))
+    )
+    embed = lambda places, length: np.concatenate(
+        [
+            reader.embed(reader.encode([text[i : i + length] for i in places[j : j + 2000]]))
+            for j in range(0, len(places), 2000)
+        ]
+    )
+    return embed(np.linspace(0, len(text) - 100, count).astype(int), 100), embed(
+        rng.integers(0, len(text) - 40, queries), 40
+    )
 
 
 def probe(path: str, queries: str, out) -> None:
@@ -166,7 +231,15 @@ def probe(path: str, queries: str, out) -> None:
         io = dict(line.split(': ') for line in open('/proc/self/io').read().splitlines())
         memory = dict(line.split(':') for line in open('/proc/self/status').read().splitlines())
         kib = lambda name: int(memory[name].split()[0]) / 1024
-        return np.array([int(io['rchar']) / 2**20, int(io['read_bytes']) / 2**20, kib('RssAnon'), kib('RssFile')])
+        return np.array(
+            [
+                int(io['rchar']) / 2**20,
+                int(io['read_bytes']) / 2**20,
+                kib('RssAnon'),
+                kib('RssFile'),
+            ]
+        )
+
     names = ('read_by_calls', 'read_from_disk', 'memory_of_its_own', 'memory_mapped_of_files')
     drop()
     before, began = now(), time.perf_counter()
@@ -184,9 +257,17 @@ def probe(path: str, queries: str, out) -> None:
         while file.read(1 << 20):
             pass
     whole = time.perf_counter() - began
-    out.put(dict(file_mib=os.path.getsize(path) / 2**20, opening_seconds=seconds, first_query_seconds=first, reading_the_file_through_seconds=whole,
-                 opening_over_reading_through=seconds / whole, mib_after_opening=dict(zip(names, (opened - before).tolist())),
-                 mib_after_1000_queries=dict(zip(names, (searched - before).tolist()))))
+    out.put(
+        dict(
+            file_mib=os.path.getsize(path) / 2**20,
+            opening_seconds=seconds,
+            first_query_seconds=first,
+            reading_the_file_through_seconds=whole,
+            opening_over_reading_through=seconds / whole,
+            mib_after_opening=dict(zip(names, (opened - before).tolist())),
+            mib_after_1000_queries=dict(zip(names, (searched - before).tolist())),
+        )
+    )
 
 
 def compare(index, known: np.ndarray, asked: np.ndarray) -> tuple[float, dict[str, list[float]]]:
@@ -211,13 +292,15 @@ def graph(folder: pathlib.Path, run: str, count: int, size: int, queries: int) -
     known, asked = embed_spans(run, count, queries) if run else draw_vectors(count, size, queries)
     index, began = vectors.make(known.shape[1]), time.perf_counter()
     for i in range(0, count, 5000):
-        vectors.add(index, np.arange(i, min(i + 5000, count)), known[i:i + 5000].astype(np.float16))
+        vectors.add(
+            index, np.arange(i, min(i + 5000, count)), known[i : i + 5000].astype(np.float16)
+        )
     building, path = time.perf_counter() - began, str(folder / 'graph')
     vectors.save(index, path)
     np.save(folder / 'queries.npy', asked, allow_pickle=False)
     index = vectors.view(path)
     recall, seconds = compare(index, known, asked)
-    del index                               # what is mapped somewhere stays in the page cache
+    del index  # what is mapped somewhere stays in the page cache
     context = multiprocessing.get_context('spawn')
     answers = context.Queue()
     process = context.Process(target=probe, args=(path, str(folder / 'queries.npy'), answers))
@@ -225,10 +308,21 @@ def graph(folder: pathlib.Path, run: str, count: int, size: int, queries: int) -
     opening = answers.get(timeout=600)
     process.join()
     median = {name: statistics.median(values) for name, values in seconds.items()}
-    return dict(vectors=count, size=known.shape[1], kind=f'embeddings by {run}' if run else 'drawn', queries=len(asked), settings=vectors.FORM | vectors.SETTINGS,
-                recall_at_10=recall, graph_seconds=median['graph'], exact_seconds=median['exact'], times_faster=median['exact'] / median['graph'],
-                building_seconds=building, opening=opening, cores=cores(),
-                raw={name: [round(x, 6) for x in values] for name, values in seconds.items()})
+    return dict(
+        vectors=count,
+        size=known.shape[1],
+        kind=f'embeddings by {run}' if run else 'drawn',
+        queries=len(asked),
+        settings=vectors.FORM | vectors.SETTINGS,
+        recall_at_10=recall,
+        graph_seconds=median['graph'],
+        exact_seconds=median['exact'],
+        times_faster=median['exact'] / median['graph'],
+        building_seconds=building,
+        opening=opening,
+        cores=cores(),
+        raw={name: [round(x, 6) for x in values] for name, values in seconds.items()},
+    )
 
 
 def main() -> None:
@@ -236,17 +330,27 @@ def main() -> None:
     pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=f.out) as name:
         folder = pathlib.Path(name).resolve()
-        found = indexing(folder, f.run, f.paths, f.megabytes) if f.what == 'indexing' else graph(folder, f.run, f.vectors, f.size, f.queries)
+        found = (
+            indexing(folder, f.run, f.paths, f.megabytes)
+            if f.what == 'indexing'
+            else graph(folder, f.run, f.vectors, f.size, f.queries)
+        )
     print(json.dumps({'what': f.what, **found}, indent=1))
 
 
 if __name__ == '__main__':
     flags.DEFINE_enum('what', 'vectors', ['indexing', 'vectors'], 'What is measured')
-    flags.DEFINE_string('run', '', 'Run directory whose model embeds; default: one that is made (indexing), drawn vectors (vectors)')
+    flags.DEFINE_string(
+        'run',
+        '',
+        'Run directory whose model embeds; default: one that is made (indexing), drawn vectors (vectors)',
+    )
     flags.DEFINE_float('megabytes', 100.0, 'indexing: text that is drawn', lower_bound=0.1)
     flags.DEFINE_multi_string('paths', [], 'indexing: text to index in place of a drawn one')
     flags.DEFINE_integer('vectors', 1_000_000, 'vectors: how many', lower_bound=1000)
     flags.DEFINE_integer('size', 256, 'vectors: dimensions', lower_bound=2)
     flags.DEFINE_integer('queries', 1000, 'vectors: queries, each to both', lower_bound=1)
-    flags.DEFINE_string('out', 'runs/benchmarks', 'On which disk: a folder of its own there, which is removed')
+    flags.DEFINE_string(
+        'out', 'runs/benchmarks', 'On which disk: a folder of its own there, which is removed'
+    )
     door.run(main)

@@ -5,6 +5,7 @@
 Takes turns, in one process, and prints JSON: tokens a second of both (compilation left out; medians of the rounds), their ratio, and the
 share of the time together that drawing the data takes by itself, which other processes (`--workers`) can take over.
 """
+
 import json
 import statistics
 import time
@@ -21,28 +22,57 @@ from train.errors import RunError
 def measure(config, arm: str, task: str, seeds: int, steps: int, rounds: int) -> dict:
     """`steps` of training a round; `config`: a study's."""
     config.train.steps, config.optimizer.warmup = steps, 0
-    model, drawn = cells.training(config, [cells.Cell(arm, task, seed, 0.0) for seed in range(1, seeds + 1)])
+    model, drawn = cells.training(
+        config, [cells.Cell(arm, task, seed, 0.0) for seed in range(1, seeds + 1)]
+    )
     rates: dict[str, list[float]] = dict(alone=[], together=[])
     for _ in range(rounds):
-        one_by_one = [trial.run(model, config, [rows], [seed])[0][1]['tokens_per_second'] for seed, rows in enumerate(drawn, 1)]
+        one_by_one = [
+            trial.run(model, config, [rows], [seed])[0][1]['tokens_per_second']
+            for seed, rows in enumerate(drawn, 1)
+        ]
         rates['alone'].append(statistics.harmonic_mean(one_by_one))
-        rates['together'].append(trial.run(model, config, drawn, list(range(1, seeds + 1)))[0][1]['tokens_per_second'])
+        rates['together'].append(
+            trial.run(model, config, drawn, list(range(1, seeds + 1)))[0][1]['tokens_per_second']
+        )
     began = time.perf_counter()
-    tokens = sum(int((rows(step)['segment_ids'] > 0).sum()) for step in range(steps) for rows in drawn)
+    tokens = sum(
+        int((rows(step)['segment_ids'] > 0).sum()) for step in range(steps) for rows in drawn
+    )
     drawing = tokens / (time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    return dict(arm=arm, task=task, seeds=seeds, steps=steps, rounds=rounds, tokens_per_second=medians,
-                ratio=medians['together'] / medians['alone'], share_of_drawing=medians['together'] / drawing, device=jax.devices()[0].device_kind,
-                raw=rates)
+    return dict(
+        arm=arm,
+        task=task,
+        seeds=seeds,
+        steps=steps,
+        rounds=rounds,
+        tokens_per_second=medians,
+        ratio=medians['together'] / medians['alone'],
+        share_of_drawing=medians['together'] / drawing,
+        device=jax.devices()[0].device_kind,
+        raw=rates,
+    )
 
 
 def main() -> None:
     f, config = flags.FLAGS, configs.get(schema=None)
-    known = {'arm': list(cells.arms(config)), 'task': [name for name, t in config.tasks.items() if t.kind == 'task']}
+    known = {
+        'arm': list(cells.arms(config)),
+        'task': [name for name, t in config.tasks.items() if t.kind == 'task'],
+    }
     for name, valid in known.items():
         if f[name].value not in valid:
             raise RunError(f'--{name}={f[name].value}: {nearest(f[name].value, valid)}')
-    print(json.dumps({'config': configs.file(), **measure(config, f.arm, f.task, f.seeds, f.steps, f.rounds)}, indent=1))
+    print(
+        json.dumps(
+            {
+                'config': configs.file(),
+                **measure(config, f.arm, f.task, f.seeds, f.steps, f.rounds),
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == '__main__':

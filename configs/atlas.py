@@ -4,6 +4,7 @@
 
 About 4 minutes on 2 cores. It then knows the facts, but continues a question with more questions.
 """
+
 from configs import base
 
 

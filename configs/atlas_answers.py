@@ -4,6 +4,7 @@
 
 Half a minute on 2 cores. It then answers questions about countries, Brazil among them, that it was never asked about.
 """
+
 from configs import atlas
 
 

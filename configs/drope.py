@@ -7,6 +7,7 @@ The second phase takes the parameters and the tokenizer of the first, a tenth of
 encoding between phases is written the same way: `--config.model.positions=yarn --config.model.positions_args.length=256
 --config.model.max_len=1024 --config.data.seq_len=1024` goes from 256 to 1,024 tokens.
 """
+
 from configs import text
 
 

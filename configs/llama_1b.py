@@ -4,6 +4,7 @@
 
 Meant for a TPU slice or several GPUs, parameters sharded over all devices of a slice. Nothing of this size was trained here.
 """
+
 from configs import base
 
 
@@ -11,8 +12,17 @@ def get_config():
     c = base.get_config()
     c.data.update(source='files', seq_len=2048, batch_size=512, validation=0.001)
     c.tokenizer.update(kind='bpe', vocab_size=32768, train_megabytes=200.0)
-    c.model.update(width=2048, num_layers=16, num_heads=16, num_kv_heads=16, mlp_width=5632, tied=False,
-                   dtype='bfloat16', scan_layers=True, remat='full')
+    c.model.update(
+        width=2048,
+        num_layers=16,
+        num_heads=16,
+        num_kv_heads=16,
+        mlp_width=5632,
+        tied=False,
+        dtype='bfloat16',
+        scan_layers=True,
+        remat='full',
+    )
     c.mesh.update(data=1, fsdp=-1)
     c.train.update(steps=20000, z_loss=1e-4)
     c.optimizer.update(lr=3e-4, warmup=1000)

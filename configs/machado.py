@@ -4,6 +4,7 @@
 
 About 10 minutes on 2 cores. Expect fewer bits per byte on the held-out end of each work than `xz -9` needs for it.
 """
+
 from configs import base
 
 

@@ -4,6 +4,7 @@
 
 About 8 minutes on 4 cores.
 """
+
 from configs import text
 
 

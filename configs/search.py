@@ -9,6 +9,7 @@ negatives. A text's vector is a weighted bag of its tokens with a share of the m
 `--config.embedding.pooling=mean --config.model.bag=False`. Your own pairs: `--config.data.pairs.kind=given --config.data.source=files
 --config.data.files.paths=PAIRS.jsonl`, records of {"query", "positive"}. About 6 minutes on one core.
 """
+
 from configs import search_base
 
 

@@ -4,6 +4,7 @@
 
 On questions about countries; on others: `--config.data.source=files --config.data.files.paths=QUESTIONS.jsonl`. A minute on one core.
 """
+
 from configs import search_base
 
 

@@ -5,6 +5,7 @@
 Reads Python's own documentation, which is there on any machine; other text: `--config.data.source=files --config.data.files.paths=TEXTS`.
 About 4 minutes on one core. `python -m launch.retrieval` runs all phases and measures each.
 """
+
 from configs import base
 
 

@@ -5,6 +5,7 @@
 The `tiny` model, about 2M parameters; 2,000 steps of 4,096 tokens, 20 minutes on 4 cores. Text that is too short for the
 vocabulary is told so, with the largest that it supports.
 """
+
 from configs import base
 
 

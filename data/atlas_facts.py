@@ -5,11 +5,19 @@ One line a country (the members of the United Nations):
 `article` is o, a, os, as, or empty where Portuguese uses none. `languages` are the official ones (or the main one where the
 law names none); two or three where the state has so many, the working ones where it has more. The internet domain is `.code`.
 """
-CONTINENTS = {
-    'AF': ('África', 'Africa'), 'AS': ('Ásia', 'Asia'), 'EU': ('Europa', 'Europe'), 'OC': ('Oceania', 'Oceania'),
-    'NA': ('América do Norte', 'North America'), 'SA': ('América do Sul', 'South America')}
 
-LANGUAGES = dict(line.split('=') for line in """
+CONTINENTS = {
+    'AF': ('África', 'Africa'),
+    'AS': ('Ásia', 'Asia'),
+    'EU': ('Europa', 'Europe'),
+    'OC': ('Oceania', 'Oceania'),
+    'NA': ('América do Norte', 'North America'),
+    'SA': ('América do Sul', 'South America'),
+}
+
+LANGUAGES = dict(
+    line.split('=')
+    for line in """
 ar=árabe/Arabic;en=inglês/English;fr=francês/French;es=espanhol/Spanish;pt=português/Portuguese;de=alemão/German
 it=italiano/Italian;nl=neerlandês/Dutch;ps=pachto/Pashto;fa=persa/Persian;sq=albanês/Albanian;ca=catalão/Catalan
 hy=armênio/Armenian;az=azerbaijano/Azerbaijani;bn=bengali/Bengali;be=bielorrusso/Belarusian;ru=russo/Russian
@@ -28,7 +36,10 @@ sl=esloveno/Slovene;so=somali/Somali;af=africâner/Afrikaans;zu=zulu/Zulu;ta=tâ
 tg=tadjique/Tajik;th=tailandês/Thai;te=tétum/Tetum;to=tonganês/Tongan;tk=turcomeno/Turkmen;tv=tuvaluano/Tuvaluan
 uk=ucraniano/Ukrainian;uz=uzbeque/Uzbek;bi=bislamá/Bislama;vi=vietnamita/Vietnamese;sh=shona/Shona;bm=bambara/Bambara
 ch=comoriano/Comorian;po=tok pisin/Tok Pisin;me=montenegrino/Montenegrin
-""".strip().replace('\n', ';').split(';'))
+""".strip()
+    .replace('\n', ';')
+    .split(';')
+)
 
 COUNTRIES = """
 af|o:Afeganistão|Afghanistan|Cabul|Kabul|AS|ps fa|afegane|Afghan afghani|afegão|Afghan

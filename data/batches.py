@@ -6,6 +6,7 @@ Segments count from 1 in each row, 0 is padding; positions restart with each seg
 is arithmetic on a permutation of the documents, drawn anew for each epoch from (seed, epoch). In an epoch every token is an
 input exactly once.
 """
+
 import functools
 from collections.abc import Iterator
 
@@ -15,7 +16,13 @@ from data.records import DataError
 from data.store import Split
 
 Batch = dict[str, np.ndarray]
-FIELDS = {'tokens': np.int32, 'targets': np.int32, 'loss_weights': np.float32, 'segment_ids': np.int32, 'positions': np.int32}
+FIELDS = {
+    'tokens': np.int32,
+    'targets': np.int32,
+    'loss_weights': np.float32,
+    'segment_ids': np.int32,
+    'positions': np.int32,
+}
 
 
 def check(config) -> None:
@@ -36,7 +43,9 @@ class Chance:
         return self.generator(epoch, what).permutation(count)
 
     def generator(self, epoch: int, what: str) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, epoch, *what.encode()])))
+        return np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, epoch, *what.encode()]))
+        )
 
 
 class _Packing(Chance):
@@ -53,7 +62,11 @@ class Stream(_Packing):
 
     def __init__(self, split, seq_len, seed, shuffle):
         super().__init__(split, seq_len, seed, shuffle)
-        self.num_rows = -(-(len(split.tokens) + seq_len - 1) // seq_len) if shuffle else -(-len(split.tokens) // seq_len)
+        self.num_rows = (
+            -(-(len(split.tokens) + seq_len - 1) // seq_len)
+            if shuffle
+            else -(-len(split.tokens) // seq_len)
+        )
 
     def _epoch(self, epoch):
         documents = self.permutation(epoch, 'documents', len(self.split.lengths))
@@ -64,16 +77,20 @@ class Stream(_Packing):
     def fill(self, epoch: int, rows: np.ndarray, out: Batch) -> None:
         documents, ends, phase, order = self.epoch(epoch)
         first = order[rows][:, None] * self.seq_len - phase
-        place = first + np.arange(self.seq_len + 1)                      # [rows, T+1] places in the stream
+        place = first + np.arange(self.seq_len + 1)  # [rows, T+1] places in the stream
         inside = (place >= 0) & (place < ends[-1])
         place = np.where(inside, place, 0)
-        which = np.searchsorted(ends, place, 'right')                    # index in the epoch's order of documents
+        which = np.searchsorted(ends, place, 'right')  # index in the epoch's order of documents
         document = documents[which]
-        begin = ends[which] - self.split.lengths[document]               # where it begins in the stream
+        begin = ends[which] - self.split.lengths[document]  # where it begins in the stream
         source = self.split.offsets[document] + place - begin
         tokens = np.where(inside, self.split.tokens[source], 0)
-        answered = inside if self.split.answered is None else inside & (self.split.answered[source] > 0)
-        start = np.maximum(begin, np.maximum(first, 0))                  # of the segment: the document's or the row's
+        answered = (
+            inside if self.split.answered is None else inside & (self.split.answered[source] > 0)
+        )
+        start = np.maximum(
+            begin, np.maximum(first, 0)
+        )  # of the segment: the document's or the row's
         follows = inside[:, :-1] & inside[:, 1:] & (which[:, :-1] == which[:, 1:])
         lowest = np.where(inside, which, np.iinfo(which.dtype).max).min(1, keepdims=True)
         out['tokens'][:] = tokens[:, :-1]
@@ -91,9 +108,11 @@ class Whole(_Packing):
         lengths = split.lengths
         self.too_long = np.flatnonzero(lengths > seq_len)
         fitting = np.flatnonzero(lengths <= seq_len)
-        self.by_length = fitting[np.argsort(-lengths[fitting], kind='stable')]     # longest first: the slots, in order
-        room: dict[int, list[int]] = {}                                            # free places -> rows that have them
-        self.rows: list[list[int]] = []                                            # row -> slots
+        self.by_length = fitting[
+            np.argsort(-lengths[fitting], kind='stable')
+        ]  # longest first: the slots, in order
+        room: dict[int, list[int]] = {}  # free places -> rows that have them
+        self.rows: list[list[int]] = []  # row -> slots
         for slot, length in enumerate(lengths[self.by_length].tolist()):
             free = min((f for f in room if f >= length and room[f]), default=None)
             if free is None:
@@ -108,7 +127,9 @@ class Whole(_Packing):
     def _epoch(self, epoch):
         lengths = self.split.lengths[self.by_length]
         shuffled = self.permutation(epoch, 'documents', len(lengths))
-        shuffled = shuffled[np.argsort(-lengths[shuffled], kind='stable')]         # dealt anew among equal lengths
+        shuffled = shuffled[
+            np.argsort(-lengths[shuffled], kind='stable')
+        ]  # dealt anew among equal lengths
         return self.by_length[shuffled], self.permutation(epoch, 'rows', self.num_rows)
 
     def fill(self, epoch: int, rows: np.ndarray, out: Batch) -> None:
@@ -122,7 +143,9 @@ class Whole(_Packing):
                 span, targets = slice(at, at + len(tokens)), slice(at, at + len(tokens) - 1)
                 out['tokens'][i, span] = tokens
                 out['targets'][i, targets] = tokens[1:]
-                out['loss_weights'][i, targets] = 1 if self.split.answered is None else self.split.answered[place][1:] > 0
+                out['loss_weights'][i, targets] = (
+                    1 if self.split.answered is None else self.split.answered[place][1:] > 0
+                )
                 out['segment_ids'][i, span] = segment
                 out['positions'][i, span] = np.arange(len(tokens))
                 at += len(tokens)
@@ -130,6 +153,7 @@ class Whole(_Packing):
 
 class Rows:
     """`batch(step)` of what has `rows_per_epoch` rows an epoch and `batch_size` a batch, which a subclass sets, with how rows are filled."""
+
     batch_size: int
     rows_per_epoch: int
 
@@ -158,7 +182,9 @@ class Rows:
         count = -(-self.rows_per_epoch // self.batch_size)
         for step in range(min(count, limit) if limit else count):
             batch = self(step, rows)
-            padding = np.arange(self.batch_size)[rows] + step * self.batch_size >= self.rows_per_epoch
+            padding = (
+                np.arange(self.batch_size)[rows] + step * self.batch_size >= self.rows_per_epoch
+            )
             for name, blank in self.empty(int(padding.sum())).items():
                 batch[name][padding] = blank
             yield batch
@@ -180,13 +206,21 @@ class Batches(Rows):
         check(config)
         if not len(split.tokens):
             raise DataError('no tokens in this split')
-        self.packing = {'stream': Stream, 'whole': Whole}[config.packing](split, config.seq_len, seed, shuffle)
-        self.batch_size, self.seq_len, self.rows_per_epoch = config.batch_size, config.seq_len, self.packing.num_rows
+        self.packing = {'stream': Stream, 'whole': Whole}[config.packing](
+            split, config.seq_len, seed, shuffle
+        )
+        self.batch_size, self.seq_len, self.rows_per_epoch = (
+            config.batch_size,
+            config.seq_len,
+            self.packing.num_rows,
+        )
         self.fill = self.packing.fill
         self.dropped = len(getattr(self.packing, 'too_long', ()))
         if self.dropped and (config.on_broken == 'fatal' or self.dropped == len(split.lengths)):
-            raise DataError(f'{self.dropped} documents are longer than a row (config.data.seq_len is {config.seq_len}), '
-                            f'the longest has {int(split.lengths.max())} tokens')
+            raise DataError(
+                f'{self.dropped} documents are longer than a row (config.data.seq_len is {config.seq_len}), '
+                f'the longest has {int(split.lengths.max())} tokens'
+            )
 
     def empty(self, count: int) -> Batch:
         return {name: np.zeros((count, self.seq_len), dtype) for name, dtype in FIELDS.items()}
@@ -197,5 +231,9 @@ def prefetched(batch_of, start: int, stop: int, ahead: int) -> Iterator[Batch]:
     if not ahead:
         return map(batch_of, range(start, stop))
     import grain
-    return iter(grain.MapDataset.range(start, stop).map(batch_of).to_iter_dataset(
-        grain.ReadOptions(num_threads=min(ahead, 4), prefetch_buffer_size=ahead)))
+
+    return iter(
+        grain.MapDataset.range(start, stop)
+        .map(batch_of)
+        .to_iter_dataset(grain.ReadOptions(num_threads=min(ahead, 4), prefetch_buffer_size=ahead))
+    )

@@ -1,16 +1,19 @@
 """Reading what somebody else wrote, in bounded memory: files, lines and JSON, none of which is ever executed."""
+
 import json
 import os
 from collections.abc import Iterator
 
 from data.records import DataError
 
-DOCUMENT = 256 << 20    # bytes of one text file, unpacked: to tokenize it takes 20 to 50 times as much memory
-LINE = 64 << 20         # bytes of one line of JSON, unpacked
-JSON = 16 << 20         # bytes of a JSON file of a run directory
-MODEL = 64 << 20        # bytes of a tokenizer
+DOCUMENT = (
+    256 << 20
+)  # bytes of one text file, unpacked: to tokenize it takes 20 to 50 times as much memory
+LINE = 64 << 20  # bytes of one line of JSON, unpacked
+JSON = 16 << 20  # bytes of a JSON file of a run directory
+MODEL = 64 << 20  # bytes of a tokenizer
 _CHUNK = 1 << 20
-_DEPTH = 64             # of the JSON of a run directory; what reads it is recursive
+_DEPTH = 64  # of the JSON of a run directory; what reads it is recursive
 
 
 def size(count: int) -> str:
@@ -33,7 +36,7 @@ def lines(file, most: int) -> Iterator[bytes | None]:
         if len(line) <= most or line.endswith(b'\n'):
             yield line
             continue
-        line = b''                      # the rest of it is passed over in pieces
+        line = b''  # the rest of it is passed over in pieces
         while (rest := file.readline(_CHUNK)) and not rest.endswith(b'\n'):
             pass
         yield None
@@ -43,7 +46,7 @@ def file(path, most: int) -> bytearray:
     """The bytes of a file (an `etils.epath`, local or gs://). Raises FileNotFoundError, and DataError where it is no file or too large."""
     if not path.exists() or path.is_dir():
         raise FileNotFoundError(f'{path}: missing')
-    if '://' not in os.fspath(path) and not os.path.isfile(path):       # a pipe or a device has no end
+    if '://' not in os.fspath(path) and not os.path.isfile(path):  # a pipe or a device has no end
         raise DataError(f'{path}: not a regular file')
     with path.open('rb') as opened:
         found = content(opened, most)
@@ -62,8 +65,12 @@ def parse(text: bytes | bytearray) -> dict:
         raise ValueError(f'JSON {type(found).__name__}, expected an object')
     level = [found]
     for _ in range(_DEPTH):
-        level = [inner for outer in level if isinstance(outer, (dict, list))
-                 for inner in (outer.values() if isinstance(outer, dict) else outer)]
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, (dict, list))
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+        ]
     if level:
         raise ValueError(f'nested more than {_DEPTH} deep')
     return found
@@ -72,7 +79,7 @@ def parse(text: bytes | bytearray) -> dict:
 def _constant(name: str) -> float:
     if name == 'NaN':
         raise ValueError('NaN is no value')
-    return float(name)                  # a bound may be infinite
+    return float(name)  # a bound may be infinite
 
 
 def objects(path, most: int = JSON) -> Iterator[dict]:

@@ -5,6 +5,7 @@
 The marks are control pieces of the tokenizer: no text, whatever it holds, encodes to them. Each content is encoded after a
 space, as words are in running text: a model that has learned "▁Londres" has never seen "L", "on", "dres".
 """
+
 from data.records import DataError
 
 ROLES = ('user', 'assistant')

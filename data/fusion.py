@@ -1,4 +1,5 @@
 """Several rankings of the same documents made one. Scores are {document: score}, larger is better and equal ones are in the order of the documents' ids."""
+
 import math
 from collections.abc import Mapping, Sequence
 
@@ -10,7 +11,9 @@ def fuse(rankings: Sequence[Sequence[str]], k: int = 60) -> list[tuple[str, floa
     for ranking in rankings:
         for rank, document in enumerate(ranking, 1):
             parts.setdefault(document, []).append(1 / (k + rank))
-    scores = {document: math.fsum(found) for document, found in parts.items()}      # exact: ranks that are changed about do tie
+    scores = {
+        document: math.fsum(found) for document, found in parts.items()
+    }  # exact: ranks that are changed about do tie
     return [(document, scores[document]) for document in order(scores)]
 
 
@@ -21,7 +24,9 @@ def interpolate(a: Mapping[str, float], b: Mapping[str, float], weight: float) -
     for scores, share in ((a, 1 - weight), (b, weight)):
         low, high = min(scores.values(), default=0), max(scores.values(), default=0)
         for document, score in scores.items():
-            found[document] = found.get(document, 0.0) + share * ((score - low) / (high - low) if high > low else 1.0)
+            found[document] = found.get(document, 0.0) + share * (
+                (score - low) / (high - low) if high > low else 1.0
+            )
     return found
 
 

@@ -1,5 +1,6 @@
 """Folders that are built once and kept in a cache under the hash of everything that determines them; in each, `manifest.json` states
 the hashes of its files, and what could not be read of the source."""
+
 import contextlib
 import dataclasses
 import hashlib
@@ -15,7 +16,7 @@ from data.records import Broken, DataError, printable
 
 _LOG = logging.getLogger('ordem')
 
-_TOLD = 100            # broken records that are named; all are counted
+_TOLD = 100  # broken records that are named; all are counted
 
 
 def digest(value) -> str:
@@ -53,19 +54,31 @@ class Report:
             if self.num_broken <= _TOLD:
                 self.broken.append(item)
                 if not self._quiet:
-                    _LOG.warning('skipped %s', printable(' '.join(f'{item.where}: {item.reason}'.split())))
+                    _LOG.warning(
+                        'skipped %s', printable(' '.join(f'{item.where}: {item.reason}'.split()))
+                    )
 
     def facts(self) -> dict:
         """What a manifest says of it."""
-        return dict(records=dict(read=self.kept + self.num_broken, kept=self.kept, broken=self.num_broken),
-                    broken=[dataclasses.asdict(b) for b in self.broken])
+        return dict(
+            records=dict(read=self.kept + self.num_broken, kept=self.kept, broken=self.num_broken),
+            broken=[dataclasses.asdict(b) for b in self.broken],
+        )
 
     def nothing(self, config, what: str, advice: str = '') -> DataError:
         """Why a source has nothing to train on. `what`: a record is called; `advice`: what helps where all were held out."""
         if self.kept:
-            return DataError(f'all {self.kept} {what}s fell into the held-out split: lower config.data.validation ({config.validation}){advice}')
-        return DataError(f'no usable {what} in the source {config.source!r}: {self.num_broken} broken'
-                         + (f', the first {self.broken[0].where}: {self.broken[0].reason}' if self.broken else ''))
+            return DataError(
+                f'all {self.kept} {what}s fell into the held-out split: lower config.data.validation ({config.validation}){advice}'
+            )
+        return DataError(
+            f'no usable {what} in the source {config.source!r}: {self.num_broken} broken'
+            + (
+                f', the first {self.broken[0].where}: {self.broken[0].reason}'
+                if self.broken
+                else ''
+            )
+        )
 
 
 def _fatal(broken: Broken) -> DataError:
@@ -75,7 +88,9 @@ def _fatal(broken: Broken) -> DataError:
 def write_manifest(path: pathlib.Path, names: list[str], facts: dict) -> None:
     """The last file of a folder: `facts`, and the hashes of the files `names`."""
     hashes = {name: file_hash(path / name) for name in names}
-    manifest = json.loads(json.dumps({**facts, 'hashes': hashes, 'hash': digest(hashes)}, default=str))
+    manifest = json.loads(
+        json.dumps({**facts, 'hashes': hashes, 'hash': digest(hashes)}, default=str)
+    )
     manifest['check'] = digest(manifest)
     (path / 'manifest.json').write_text(json.dumps(manifest, indent=1))
 
@@ -90,11 +105,15 @@ def find(path: pathlib.Path, what: str) -> dict | None:
         return None
     fault = damage(path)
     if fault:
-        raise DataError(f'{path}: damaged {what} ({fault}); the next run that needs it builds it again')
+        raise DataError(
+            f'{path}: damaged {what} ({fault}); the next run that needs it builds it again'
+        )
     return _manifest(path)
 
 
-def obtain(path: pathlib.Path, build: Callable[[pathlib.Path], None], what: str, on_broken: str) -> dict:
+def obtain(
+    path: pathlib.Path, build: Callable[[pathlib.Path], None], what: str, on_broken: str
+) -> dict:
     """The manifest of a folder, which `build(folder)` fills where it is not there. One whose files are not what its manifest states is said
     to be damaged, and built again. Raises DataError where it has left out broken records and `on_broken` is 'fatal'."""
     if path.exists():
@@ -106,13 +125,13 @@ def obtain(path: pathlib.Path, build: Callable[[pathlib.Path], None], what: str,
             build(building)
             try:
                 building.rename(path)
-            except OSError:   # another process was first; its folder is the same
+            except OSError:  # another process was first; its folder is the same
                 if not path.exists():
                     raise
         finally:
             shutil.rmtree(building, ignore_errors=True)
     manifest = _manifest(path)
-    if on_broken == 'fatal' and manifest['broken']:   # built when they were skipped
+    if on_broken == 'fatal' and manifest['broken']:  # built when they were skipped
         raise _fatal(Broken(**manifest['broken'][0]))
     return manifest
 
@@ -120,15 +139,16 @@ def obtain(path: pathlib.Path, build: Callable[[pathlib.Path], None], what: str,
 def _remove_damaged(path: pathlib.Path, what: str) -> None:
     """Removes a folder that is damaged: one process at a time looks, so that none removes what another has built again."""
     import fcntl
+
     folder = os.open(path.parent, os.O_RDONLY)
     try:
-        with contextlib.suppress(OSError):      # a file system without locks
+        with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(folder, fcntl.LOCK_EX)
         fault = damage(path) if path.exists() else ''
         if fault:
             _LOG.warning('%s: damaged %s (%s): built again', path, what, fault)
             aside = pathlib.Path(tempfile.mkdtemp(prefix=f'{path.name}.damaged.', dir=path.parent))
-            path.rename(aside / path.name)      # at once: it is whole, or not there
+            path.rename(aside / path.name)  # at once: it is whole, or not there
             shutil.rmtree(aside)
     finally:
         os.close(folder)
@@ -140,7 +160,9 @@ def damage(path: pathlib.Path) -> str:
         manifest = _manifest(path)
         if manifest.pop('check') != digest(manifest):
             return 'manifest.json is not as it was written'
-        wrong = [name for name, known in manifest['hashes'].items() if file_hash(path / name) != known]
+        wrong = [
+            name for name, known in manifest['hashes'].items() if file_hash(path / name) != known
+        ]
         return f'{", ".join(wrong)}: not as it was written' if wrong else ''
     except OSError as error:
         return f'{pathlib.Path(error.filename or path).name}: {error.strerror}'

@@ -2,16 +2,23 @@
 
 Dimensions: Q queries, N texts, D of a vector.
 """
+
 import logging
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-_TOGETHER = 1 << 24     # scores at a time, 64 MiB
+_TOGETHER = 1 << 24  # scores at a time, 64 MiB
 
 
-def by_vectors(queries_QxD: np.ndarray, texts_NxD: np.ndarray, positives: Sequence[Sequence[int]], barred: Sequence[Sequence[int]], count: int,
-               margin: float = 0.95) -> list[np.ndarray]:
+def by_vectors(
+    queries_QxD: np.ndarray,
+    texts_NxD: np.ndarray,
+    positives: Sequence[Sequence[int]],
+    barred: Sequence[Sequence[int]],
+    count: int,
+    margin: float = 0.95,
+) -> list[np.ndarray]:
     """The texts nearest to each query that score below `margin` times its positive (the lowest of several): what is nearer may be an
     answer that nobody marked (NV-Retriever, Moreira et al. 2024, arXiv 2407.15831, section 3.1, TopK-PercPos with 0.95).
 
@@ -27,7 +34,7 @@ def by_vectors(queries_QxD: np.ndarray, texts_NxD: np.ndarray, positives: Sequen
     found: list[np.ndarray] = []
     rows = max(1, _TOGETHER // max(1, len(texts_NxD)))
     for first in range(0, len(queries_QxD), rows):
-        for scores_N in queries_QxD[first:first + rows] @ texts_NxD.T:
+        for scores_N in queries_QxD[first : first + rows] @ texts_NxD.T:
             own = positives[len(found)]
             least = float(scores_N[list(own)].min())
             allowed_N = scores_N < least - (1 - margin) * abs(least)
@@ -35,19 +42,30 @@ def by_vectors(queries_QxD: np.ndarray, texts_NxD: np.ndarray, positives: Sequen
     return found
 
 
-def by_words(queries: Sequence[str], texts: Sequence[str], positives: Sequence[Sequence[int]], barred: Sequence[Sequence[int]],
-             count: int) -> list[np.ndarray]:
+def by_words(
+    queries: Sequence[str],
+    texts: Sequence[str],
+    positives: Sequence[Sequence[int]],
+    barred: Sequence[Sequence[int]],
+    count: int,
+) -> list[np.ndarray]:
     """The same by BM25 (Robertson and Zaragoza 2009), without a model: texts that share words with the query. There is no margin: the scores
     of two texts are no measure of which one answers."""
     words = _words_of(texts)
-    return [best(scores_N, _but(scores_N > 0, *own, *other), count) for scores_N, own, other in zip(map(words, queries), positives, barred)]
+    return [
+        best(scores_N, _but(scores_N > 0, *own, *other), count)
+        for scores_N, own, other in zip(map(words, queries), positives, barred)
+    ]
 
 
 def _words_of(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
     """A query -> the scores of all texts [N]."""
     import bm25s
-    logging.getLogger('bm25s').setLevel(logging.WARNING)      # it tells of its insides
-    split = lambda some: bm25s.tokenize(list(some), token_pattern=r'\w+', stopwords=None, return_ids=False, show_progress=False)
+
+    logging.getLogger('bm25s').setLevel(logging.WARNING)  # it tells of its insides
+    split = lambda some: bm25s.tokenize(
+        list(some), token_pattern=r'\w+', stopwords=None, return_ids=False, show_progress=False
+    )
     words, index = split(texts), bm25s.BM25()
     if not any(words):
         return lambda query: np.zeros(len(texts), np.float32)
@@ -56,6 +74,7 @@ def _words_of(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
     def scores(query: str) -> np.ndarray:
         [found] = split([query])
         return index.get_scores(found) if found else np.zeros(len(texts), np.float32)
+
     return scores
 
 

@@ -1,4 +1,5 @@
 """What an objective (`config.train.objective`) is trained on: the store that keeps its data, and the batches that are made of it."""
+
 import numpy as np
 
 from data import batches, pair_batches, pair_store, pairs, sources, store
@@ -8,18 +9,30 @@ OBJECTIVES = ('tokens', 'contrastive')
 
 def of(objective: str):
     """(module of the store, class of the batches): each has the same face for both."""
-    return (pair_store, pair_batches.PairBatches) if objective == 'contrastive' else (store, batches.Batches)
+    return (
+        (pair_store, pair_batches.PairBatches)
+        if objective == 'contrastive'
+        else (store, batches.Batches)
+    )
 
 
 def row_tokens(objective: str, config) -> int:
     """Tokens of a row of the batch, padding included; `config`: the `data` part of an experiment."""
-    return pair_batches.query_len(config) + (1 + config.pairs.negatives) * config.seq_len if objective == 'contrastive' else config.seq_len
+    return (
+        pair_batches.query_len(config) + (1 + config.pairs.negatives) * config.seq_len
+        if objective == 'contrastive'
+        else config.seq_len
+    )
 
 
 def blank(objective: str, config) -> batches.Batch:
     """The batch without content: its fields, shapes and types."""
     rows, columns = config.batch_size, config.seq_len
-    return pair_batches.blank(config, rows) if objective == 'contrastive' else {n: np.zeros((rows, columns), t) for n, t in batches.FIELDS.items()}
+    return (
+        pair_batches.blank(config, rows)
+        if objective == 'contrastive'
+        else {n: np.zeros((rows, columns), t) for n, t in batches.FIELDS.items()}
+    )
 
 
 def records(objective: str):

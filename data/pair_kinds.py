@@ -3,26 +3,30 @@
 Nothing in them is drawn but by hash: the same text gives the same pairs. A word is what stands between white space; a sentence ends at
 . ! ? … or with its line, where that is not a line of wrapped text.
 """
+
 import hashlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
-_LEAST = 3                  # words of a sentence or passage; of less, no model can tell what belongs to it
-_TITLE = 8                  # words of a heading at most
-_KEPT = 0.1                 # share of cloze pairs whose sentence stays where it was
-_WRAPPED = range(50, 101)   # characters of a line that may go on in the next one
+_LEAST = 3  # words of a sentence or passage; of less, no model can tell what belongs to it
+_TITLE = 8  # words of a heading at most
+_KEPT = 0.1  # share of cloze pairs whose sentence stays where it was
+_WRAPPED = range(50, 101)  # characters of a line that may go on in the next one
 _ENDS = '.!?…'
 _CLOSING = '"\'”’»)]'
-_BOUNDARY = re.compile(rf'(?<![{_ENDS}])[{_ENDS}]++[{re.escape(_CLOSING)}]*+\s++')     # nothing is tried twice, whatever the text
+_BOUNDARY = re.compile(
+    rf'(?<![{_ENDS}])[{_ENDS}]++[{re.escape(_CLOSING)}]*+\s++'
+)  # nothing is tried twice, whatever the text
 _OPENING = re.compile(r'["\'“‘«(\[—–¿¡\s-]*')
 _ABBREVIATED = re.compile(r'(?:^|\W)(?:Sr|Sra|Srs|Dr|Dra|Mr|Mrs|Ms|St|Prof|[^\W\d_a-z])$')
 _BULLET = re.compile(r'[-*•+>|–—] |\d+[.)] ')
-_STATES = re.compile(r'[,;:=|→»]| [—–-] ')     # in a line that says something: headings only name it
+_STATES = re.compile(r'[,;:=|→»]| [—–-] ')  # in a line that says something: headings only name it
 
 
 class Sentence(NamedTuple):
     """`before`: what stands between it and the one before it in its text; `ends`: it is the last of a paragraph."""
+
     text: str
     before: str
     ends: bool
@@ -52,9 +56,12 @@ def lines_of(text: str) -> list[str]:
 def _sentences_of(line: str) -> Iterator[str]:
     begin = 0
     for found in _BOUNDARY.finditer(line):
-        after, near = _OPENING.match(line, found.end()).end(), line[max(begin, found.start() - 9):found.start()]
-        if not (near.isdigit() or line[after:after + 1].islower() or _ABBREVIATED.search(near)):
-            yield line[begin:found.end()].strip()
+        after, near = (
+            _OPENING.match(line, found.end()).end(),
+            line[max(begin, found.start() - 9) : found.start()],
+        )
+        if not (near.isdigit() or line[after : after + 1].islower() or _ABBREVIATED.search(near)):
+            yield line[begin : found.end()].strip()
             begin = found.end()
     if line[begin:].strip():
         yield line[begin:].strip()
@@ -66,7 +73,9 @@ def sentences(lines: list[str]) -> list[Sentence]:
     for i, line in enumerate(lines):
         own = list(_sentences_of(line))
         closes = i + 1 == len(lines) or not lines[i + 1]
-        found += [Sentence(s, ' ' if n else '\n', closes and n + 1 == len(own)) for n, s in enumerate(own)]
+        found += [
+            Sentence(s, ' ' if n else '\n', closes and n + 1 == len(own)) for n, s in enumerate(own)
+        ]
     return found
 
 
@@ -90,7 +99,7 @@ def passages(some: list[Sentence], words: int) -> list[list[Sentence]]:
 
 def _beginning(some: list[Sentence], words: int) -> str:
     """What a passage that begins here says; '' where it is too little."""
-    found = passages(some[:words], words)       # a sentence has a word at least
+    found = passages(some[:words], words)  # a sentence has a word at least
     return _joined(found[0]) if found and found[0][0] is some[0] else ''
 
 
@@ -107,15 +116,29 @@ def title(text: str, words: int) -> Iterator[tuple[str, str]]:
     begins with #, or one at the beginning of a paragraph that has at most 8 words, does not end like a sentence and states nothing. The
     passage ends before the next heading."""
     lines = lines_of(text)
-    headings = [i for i, line in enumerate(lines) if line.startswith('#') or (i == 0 or not lines[i - 1]) and _names(line, *lines[i + 1:i + 2])]
+    headings = [
+        i
+        for i, line in enumerate(lines)
+        if line.startswith('#')
+        or (i == 0 or not lines[i - 1])
+        and _names(line, *lines[i + 1 : i + 2])
+    ]
     for i, stop in zip(headings, [*headings[1:], len(lines)]):
-        name, after = lines[i].lstrip('#').strip(), _beginning(sentences(lines[i + 1:min(stop, i + 1 + 2 * words)]), words)
+        name, after = (
+            lines[i].lstrip('#').strip(),
+            _beginning(sentences(lines[i + 1 : min(stop, i + 1 + 2 * words)]), words),
+        )
         if after and any(map(str.isalnum, name)):
             yield name, after
 
 
 def _names(line: str, following: str = '') -> bool:
-    return len(line.split()) <= _TITLE and not line.endswith(tuple(_ENDS)) and not _STATES.search(line) and not following[:1].islower()
+    return (
+        len(line.split()) <= _TITLE
+        and not line.endswith(tuple(_ENDS))
+        and not _STATES.search(line)
+        and not following[:1].islower()
+    )
 
 
 def question(text: str, words: int) -> Iterator[tuple[str, str]]:
@@ -123,7 +146,7 @@ def question(text: str, words: int) -> Iterator[tuple[str, str]]:
     some = sentences(lines_of(text))
     for i, s in enumerate(some[:-1]):
         if s.asks and s.words >= _LEAST:
-            following = some[i + 1:i + 1 + words]
+            following = some[i + 1 : i + 1 + words]
             stop = next((n for n, other in enumerate(following) if other.asks), len(following))
             after = _beginning(following[:stop], words)
             if after:
@@ -145,7 +168,7 @@ def cloze(text: str, words: int, share: tuple[int, int] = (0, 1)) -> Iterator[tu
         able = [i for i, s in enumerate(passage) if s.words >= _LEAST]
         if able and len(passage) > 1:
             i, stays = able[drawn % len(able)], drawn // len(able) % 1000 < 1000 * _KEPT
-            rest = passage if stays else passage[:i] + passage[i + 1:]
+            rest = passage if stays else passage[:i] + passage[i + 1 :]
             if sum(s.words for s in rest) >= _LEAST:
                 yield passage[i].text, _joined(rest)
 
@@ -155,10 +178,13 @@ def crops(text: str, words: int, share: tuple[int, int] = (0, 1)) -> Iterator[tu
     2112.09118, section 3.1): a short one, as queries are, and one of at least half of it."""
     for passage, drawn in _share(text, words, share):
         whole, found = _joined(passage).split(), []
-        for least, most in ((_LEAST, max(_LEAST, len(whole) // 2)), (-(-len(whole) // 2), len(whole))):
+        for least, most in (
+            (_LEAST, max(_LEAST, len(whole) // 2)),
+            (-(-len(whole) // 2), len(whole)),
+        ):
             drawn, more = divmod(drawn, most - least + 1)
             drawn, begin = divmod(drawn, len(whole) - least - more + 1)
-            found.append(' '.join(whole[begin:begin + least + more]))
+            found.append(' '.join(whole[begin : begin + least + more]))
         yield found[0], found[1]
 
 
@@ -173,7 +199,11 @@ def pairs(kinds: list[str], text: str, words: int) -> Iterator[tuple[str, str]]:
     """Pairs of several kinds. Of those that are made inside a passage each passage gives one: two would be near copies, and no negatives."""
     inside = [kind for kind in kinds if kind in ('cloze', 'crops', 'same')]
     for kind in kinds:
-        yield from MADE[kind](text, words, (inside.index(kind), len(inside))) if kind in inside else MADE[kind](text, words)
+        yield from (
+            MADE[kind](text, words, (inside.index(kind), len(inside)))
+            if kind in inside
+            else MADE[kind](text, words)
+        )
 
 
 MADE = {made.__name__: made for made in (spans, title, question, cloze, crops, same)}

@@ -4,6 +4,7 @@ A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.off
 `<split>.pairs` (int32 [examples, 2], text ids of query and positive), `<split>.negatives` (int32, text ids), `<split>.negative_offsets`
 (int64, where each example's begin, and the end), and `manifest.json`. Texts that only white space tells apart are one text.
 """
+
 import array
 import dataclasses
 import hashlib
@@ -31,6 +32,7 @@ _FILES = ('tokens', 'offsets', 'pairs', 'negatives', 'negative_offsets')
 class PairSplit:
     """Pairs of one split: `tokens` [N] of all texts, `offsets` [texts + 1]; of examples, each of one query and one text that answers it,
     the text ids `pairs` [E,2], `negatives` [M] and `negative_offsets` [E+1]."""
+
     tokens: np.ndarray
     offsets: np.ndarray
     pairs: np.ndarray
@@ -39,13 +41,15 @@ class PairSplit:
 
     def text(self, index: int) -> np.ndarray:
         """The tokens of a text, uncut: begin mark, text, end mark."""
-        return self.tokens[self.offsets[index]:self.offsets[index + 1]]
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
     def alike(self, longest: int) -> np.ndarray:
         """Of each text the first one whose beginning is the same, when both are cut to so many tokens: int32 [texts]. Whole texts all differ."""
         found, first = np.arange(len(self.offsets) - 1, dtype=np.int32), {}
         for i in np.flatnonzero(np.diff(self.offsets) >= longest):
-            row = self.tokens[self.offsets[i]:self.offsets[i] + longest - 1]           # the end mark is that of all
+            row = self.tokens[
+                self.offsets[i] : self.offsets[i] + longest - 1
+            ]  # the end mark is that of all
             found[i] = first.setdefault(hashlib.sha256(row.tobytes()).digest()[:16], i)
         return found
 
@@ -62,17 +66,33 @@ class PairStore:
 
     def split(self, name: str) -> PairSplit:
         kind, counts = self.manifest['dtype'], self.manifest['splits'][name]
-        if kind not in ('uint16', 'uint32'):            # of type object, a file's bytes would be taken for addresses
-            raise DataError(f'{self.path}: damaged {_WHAT} (tokens of type {kind!r}); remove it to build it again')
+        if kind not in (
+            'uint16',
+            'uint32',
+        ):  # of type object, a file's bytes would be taken for addresses
+            raise DataError(
+                f'{self.path}: damaged {_WHAT} (tokens of type {kind!r}); remove it to build it again'
+            )
         read = lambda what, dtype: np.fromfile(self.path / f'{name}.{what}', dtype)
-        tokens = np.memmap(self.path / f'{name}.tokens', kind, 'r') if counts['tokens'] else np.zeros(0, kind)
-        return PairSplit(tokens, read('offsets', np.int64), read('pairs', np.int32).reshape(-1, 2), read('negatives', np.int32),
-                         read('negative_offsets', np.int64))
+        tokens = (
+            np.memmap(self.path / f'{name}.tokens', kind, 'r')
+            if counts['tokens']
+            else np.zeros(0, kind)
+        )
+        return PairSplit(
+            tokens,
+            read('offsets', np.int64),
+            read('pairs', np.int32).reshape(-1, 2),
+            read('negatives', np.int32),
+            read('negative_offsets', np.int64),
+        )
 
 
 def path_of(config, tokenizer: Tokenizer) -> pathlib.Path:
     """Where the store for this `data` config and tokenizer is kept: in the cache, by hash."""
-    key = kept.digest([FORMAT, pairs.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
+    key = kept.digest(
+        [FORMAT, pairs.fingerprint(config), config.validation, config.split, tokenizer.hash]
+    )[:16]
     return pathlib.Path(config.cache) / f'pairs-{key}'
 
 
@@ -93,9 +113,13 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> PairSt
     store.check(config)
     pairs.check(config)
     path = path_of(config, tokenizer)
-    manifest = kept.obtain(path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken)
+    manifest = kept.obtain(
+        path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken
+    )
     if config.pairs.negatives and not manifest['splits']['train']['negatives']:
-        raise DataError(f'config.data.pairs.negatives is {config.pairs.negatives}: no training pair of the source {config.source!r} has a negative')
+        raise DataError(
+            f'config.data.pairs.negatives is {config.pairs.negatives}: no training pair of the source {config.source!r} has a negative'
+        )
     return PairStore(path, manifest)
 
 
@@ -107,7 +131,10 @@ class _Writer:
         self.file = open(path / f'{split}.tokens', 'wb')
         self.ids: dict[bytes, int] = {}
         self.offsets = array.array('q', [0])
-        self.examples, self.negatives = array.array('i'), array.array('i')   # [query, positive] and [example, negative], one after the other
+        self.examples, self.negatives = (
+            array.array('i'),
+            array.array('i'),
+        )  # [query, positive] and [example, negative], one after the other
         self.num_bytes = 0
 
     def new(self, texts) -> list[str]:
@@ -128,7 +155,10 @@ class _Writer:
             self.num_bytes += len(text.encode())
 
     def add(self, pair: Pair) -> None:
-        query, negatives = self.ids[_key(pair.query)], [self.ids[_key(text)] for text in pair.negatives]
+        query, negatives = (
+            self.ids[_key(pair.query)],
+            [self.ids[_key(text)] for text in pair.negatives],
+        )
         for text in pair.positives:
             for negative in negatives:
                 self.negatives.extend((len(self.examples) // 2, negative))
@@ -137,18 +167,32 @@ class _Writer:
     def finish(self) -> dict:
         """Writes what is left: each (query, positive) once, where it came first, with the negatives of all. Returns counts."""
         self.file.close()
-        examples, negatives = (np.asarray(x, np.int32).reshape(-1, 2) for x in (self.examples, self.negatives))
+        examples, negatives = (
+            np.asarray(x, np.int32).reshape(-1, 2) for x in (self.examples, self.negatives)
+        )
         _, first, same = np.unique(examples, axis=0, return_index=True, return_inverse=True)
         place = np.empty(len(first), np.int64)
-        place[np.argsort(first)] = np.arange(len(first))                # of each different example, in order of its first coming
+        place[np.argsort(first)] = np.arange(
+            len(first)
+        )  # of each different example, in order of its first coming
         owner = place[same.reshape(-1)][negatives[:, 0]]
         _, firsts = np.unique(np.stack([owner, negatives[:, 1]], 1), axis=0, return_index=True)
-        firsts = firsts[np.lexsort((firsts, owner[firsts]))]            # by example, in order of coming
+        firsts = firsts[np.lexsort((firsts, owner[firsts]))]  # by example, in order of coming
         offsets = np.searchsorted(owner[firsts], np.arange(len(first) + 1))
-        for what, values, dtype in (('offsets', self.offsets, np.int64), ('pairs', examples[np.sort(first)], np.int32),
-                                    ('negatives', negatives[firsts, 1], np.int32), ('negative_offsets', offsets, np.int64)):
+        for what, values, dtype in (
+            ('offsets', self.offsets, np.int64),
+            ('pairs', examples[np.sort(first)], np.int32),
+            ('negatives', negatives[firsts, 1], np.int32),
+            ('negative_offsets', offsets, np.int64),
+        ):
             np.asarray(values, dtype).tofile(self.path / f'{self.split}.{what}')
-        return dict(texts=len(self.ids), examples=len(first), negatives=len(firsts), tokens=self.offsets[-1], bytes=self.num_bytes)
+        return dict(
+            texts=len(self.ids),
+            examples=len(first),
+            negatives=len(firsts),
+            tokens=self.offsets[-1],
+            bytes=self.num_bytes,
+        )
 
 
 def _key(text: str) -> bytes:
@@ -157,12 +201,26 @@ def _key(text: str) -> bytes:
 
 def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    report, writers = kept.Report(config.on_broken), {split: _Writer(path, split, dtype) for split in SPLITS}
-    found = iter(tqdm(pairs.read(config), desc='tokenizing', unit=' pairs', disable=not progress, leave=False))
+    report, writers = (
+        kept.Report(config.on_broken),
+        {split: _Writer(path, split, dtype) for split in SPLITS},
+    )
+    found = iter(
+        tqdm(
+            pairs.read(config), desc='tokenizing', unit=' pairs', disable=not progress, leave=False
+        )
+    )
     for batch in iter(lambda: list(store.some(found)), []):
         good = list(report.good(batch))
-        new = {split: writer.new(text for pair in good if pair.split == split for text in pair.parts()) for split, writer in writers.items()}
-        encoded = iter(pairs.encode_texts([text for texts in new.values() for text in texts], tokenizer, sys.maxsize))
+        new = {
+            split: writer.new(text for pair in good if pair.split == split for text in pair.parts())
+            for split, writer in writers.items()
+        }
+        encoded = iter(
+            pairs.encode_texts(
+                [text for texts in new.values() for text in texts], tokenizer, sys.maxsize
+            )
+        )
         for split, writer in writers.items():
             writer.write(new[split], [next(encoded) for _ in new[split]])
         for pair in good:
@@ -170,9 +228,26 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     counts = {split: writer.finish() for split, writer in writers.items()}
     if not counts['train']['examples']:
         if pairs.made(config) and not (report.kept or report.num_broken):
-            raise DataError(f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source {config.source!r} makes such a pair')
+            raise DataError(
+                f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source {config.source!r} makes such a pair'
+            )
         raise report.nothing(config, 'pair')
-    kept.write_manifest(path, [f'{split}.{what}' for split in SPLITS for what in _FILES], dict(
-        format=FORMAT, dtype=np.dtype(dtype).name, splits=counts, **report.facts(), tokenizer=tokenizer.hash, source=pairs.fingerprint(config)))
-    _LOG.info('tokenized %d pairs (%d broken, skipped): %d training and %d held-out examples', report.kept + report.num_broken, report.num_broken,
-              counts['train']['examples'], counts['validation']['examples'])
+    kept.write_manifest(
+        path,
+        [f'{split}.{what}' for split in SPLITS for what in _FILES],
+        dict(
+            format=FORMAT,
+            dtype=np.dtype(dtype).name,
+            splits=counts,
+            **report.facts(),
+            tokenizer=tokenizer.hash,
+            source=pairs.fingerprint(config),
+        ),
+    )
+    _LOG.info(
+        'tokenized %d pairs (%d broken, skipped): %d training and %d held-out examples',
+        report.kept + report.num_broken,
+        report.num_broken,
+        counts['train']['examples'],
+        counts['validation']['examples'],
+    )

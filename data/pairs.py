@@ -3,6 +3,7 @@
 `config.data.pairs.kind` is `given` (records of pairs: JSONL, parquet, TSV, or conversations, whose first question and its answer are a pair),
 or names one or more ways to make pairs of the texts of any source (data/pair_kinds.py), with commas between them.
 """
+
 import dataclasses
 import hashlib
 import inspect
@@ -21,13 +22,14 @@ GIVEN = 'given'
 KINDS = (GIVEN, *MADE)
 TABLES = ('.tsv', '.tsv.gz', '.tsv.zst')
 SUFFIXES = (*sources.OBJECTS, *TABLES)
-_PASSAGE = 8    # words of a passage, at least: a question is as long
-_LEAST = 3      # tokens: a begin mark, one of the text, an end mark
+_PASSAGE = 8  # words of a passage, at least: a question is as long
+_LEAST = 3  # tokens: a begin mark, one of the text, an end mark
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
     """A query, the texts that answer it (at least one) and texts that do not; `where` names its origin, `split` where it is kept."""
+
     where: str
     query: str
     positives: tuple[str, ...]
@@ -50,24 +52,40 @@ def check(config) -> None:
     wanted, kinds = config.pairs, made(config)
     unknown = next((kind for kind in kinds if kind not in MADE), None)
     if unknown is not None:
-        raise DataError(f'config.data.pairs.kind is {wanted.kind!r}: expected {GIVEN!r} alone, or one or more of {", ".join(MADE)}'
-                        + sources.nearest(unknown, [kind for kind in KINDS if kind != unknown]))
+        raise DataError(
+            f'config.data.pairs.kind is {wanted.kind!r}: expected {GIVEN!r} alone, or one or more of {", ".join(MADE)}'
+            + sources.nearest(unknown, [kind for kind in KINDS if kind != unknown])
+        )
     if wanted.negatives < 0:
         raise DataError(f'config.data.pairs.negatives is {wanted.negatives}: expected at least 0')
-    if wanted.query_len and not _LEAST <= wanted.query_len <= config.seq_len or config.seq_len < _LEAST:
-        raise DataError(f'config.data.pairs.query_len is {wanted.query_len}: expected from {_LEAST} to config.data.seq_len ({config.seq_len}), '
-                        f'or 0, which means that')
+    if (
+        wanted.query_len
+        and not _LEAST <= wanted.query_len <= config.seq_len
+        or config.seq_len < _LEAST
+    ):
+        raise DataError(
+            f'config.data.pairs.query_len is {wanted.query_len}: expected from {_LEAST} to config.data.seq_len ({config.seq_len}), '
+            f'or 0, which means that'
+        )
     if kinds:
         if wanted.words < _PASSAGE:
-            raise DataError(f'config.data.pairs.words is {wanted.words}: expected at least {_PASSAGE}')
+            raise DataError(
+                f'config.data.pairs.words is {wanted.words}: expected at least {_PASSAGE}'
+            )
         if wanted.negatives:
-            raise DataError(f'config.data.pairs.negatives is {wanted.negatives}: expected 0: pairs that are made of texts have none')
+            raise DataError(
+                f'config.data.pairs.negatives is {wanted.negatives}: expected 0: pairs that are made of texts have none'
+            )
         return
     if config.source == 'pydoc' or config.source == 'atlas' and config.atlas.part != 'answers':
-        raise DataError(f"config.data.pairs.kind is 'given', and config.data.source {config.source!r} gives texts: expected files of pairs, "
-                        f"config.data.atlas.part='answers', or a way to make pairs: {', '.join(MADE)}")
+        raise DataError(
+            f"config.data.pairs.kind is 'given', and config.data.source {config.source!r} gives texts: expected files of pairs, "
+            f"config.data.atlas.part='answers', or a way to make pairs: {', '.join(MADE)}"
+        )
     if config.split != 'documents':
-        raise DataError(f"config.data.split is {config.split!r}: expected 'documents': given pairs have no end that could be held out")
+        raise DataError(
+            f"config.data.split is {config.split!r}: expected 'documents': given pairs have no end that could be held out"
+        )
 
 
 def read(config) -> Iterator[Pair | Broken]:
@@ -90,7 +108,9 @@ def _made(config) -> Iterator[Pair | Broken]:
             yield record
             continue
         if record.text is None:
-            raise DataError(f'{record.where}: a conversation; config.data.pairs.kind {config.pairs.kind!r} makes pairs of texts; expected {GIVEN!r}')
+            raise DataError(
+                f'{record.where}: a conversation; config.data.pairs.kind {config.pairs.kind!r} makes pairs of texts; expected {GIVEN!r}'
+            )
         for split, part in pieces(record, ordinal, config):
             for query, positive in pair_kinds.pairs(made(config), part.text, config.pairs.words):
                 yield Pair(record.where, query, (positive,), split=split)
@@ -99,11 +119,19 @@ def _made(config) -> Iterator[Pair | Broken]:
 
 def _given(config) -> Iterator[Pair | Broken]:
     if config.source == 'files':
-        found = (item for path in sources.find_files(config.files.paths, SUFFIXES) for item in read_file(path))
+        found = (
+            item
+            for path in sources.find_files(config.files.paths, SUFFIXES)
+            for item in read_file(path)
+        )
     else:
         found = (_from_record(record) for record in sources.read(config))
     for item in found:
-        yield item if isinstance(item, Broken) else dataclasses.replace(item, split=in_split(normal(item.query), config))
+        yield (
+            item
+            if isinstance(item, Broken)
+            else dataclasses.replace(item, split=in_split(normal(item.query), config))
+        )
 
 
 def fingerprint(config) -> dict:
@@ -111,7 +139,12 @@ def fingerprint(config) -> dict:
     if not made(config):
         return {'pairs': GIVEN, **sources.fingerprint(config, SUFFIXES)}
     code = hashlib.sha256(inspect.getsource(pair_kinds).encode()).hexdigest()
-    return {'pairs': made(config), 'words': config.pairs.words, 'pairs_code': code, **sources.fingerprint(config)}
+    return {
+        'pairs': made(config),
+        'words': config.pairs.words,
+        'pairs_code': code,
+        **sources.fingerprint(config),
+    }
 
 
 def normal(text: str) -> str:
@@ -125,7 +158,11 @@ def read_file(path: pathlib.Path) -> Iterator[Pair | Broken]:
     JSONL and parquet: {"query", "positive", "negative"}, also called "anchor", "positives", "negatives"; a string, or a list of them where there
     are several; or conversations (data/chat.py). TSV: query, positive, and negatives, if any, between tabs.
     """
-    return sources.lines(path, _from_line) if path.name.endswith(TABLES) else sources.objects(path, _from_object)
+    return (
+        sources.lines(path, _from_line)
+        if path.name.endswith(TABLES)
+        else sources.objects(path, _from_object)
+    )
 
 
 def _from_line(where: str, line: bytes) -> Pair | Broken:
@@ -141,11 +178,16 @@ def _from_line(where: str, line: bytes) -> Pair | Broken:
 def _from_object(where: str, found: dict) -> Pair | Broken:
     query = next((name for name in ('query', 'anchor') if name in found), None)
     if query:
-        return _checked(where, found[query], *(_listed(found, name) for name in ('positive', 'negative')))
+        return _checked(
+            where, found[query], *(_listed(found, name) for name in ('positive', 'negative'))
+        )
     try:
         return _from_record(Record(where, messages=chat.parse_messages(found)))
     except DataError as error:
-        return Broken(where, f'no "query" and "positive", and {error}' + sources.nearest('query', list(found)[:100]))
+        return Broken(
+            where,
+            f'no "query" and "positive", and {error}' + sources.nearest('query', list(found)[:100]),
+        )
 
 
 def _listed(found: dict, name: str) -> list:
@@ -155,7 +197,11 @@ def _listed(found: dict, name: str) -> list:
 
 
 def _from_record(record: Record | Broken) -> Pair | Broken:
-    return record if isinstance(record, Broken) else _checked(record.where, record.messages[0][1], [record.messages[1][1]], [])
+    return (
+        record
+        if isinstance(record, Broken)
+        else _checked(record.where, record.messages[0][1], [record.messages[1][1]], [])
+    )
 
 
 def _checked(where: str, query, positives: list, negatives: list) -> Pair | Broken:
@@ -179,7 +225,12 @@ def write_pairs(path: pathlib.Path, found: Iterable[Pair]) -> None:
         with open(begun, 'w', encoding='utf-8') as file:
             for pair in found:
                 record = dict(query=pair.query, positives=pair.positives, negatives=pair.negatives)
-                file.write(json.dumps({name: value for name, value in record.items() if value}, ensure_ascii=False) + '\n')
+                file.write(
+                    json.dumps(
+                        {name: value for name, value in record.items() if value}, ensure_ascii=False
+                    )
+                    + '\n'
+                )
         if path.exists():
             raise DataError(f'{path}: is there already; nothing is written over it')
         begun.rename(path)
@@ -191,4 +242,4 @@ def encode_texts(texts: list[str], tokenizer: Tokenizer, longest: int) -> list[l
     """Texts -> token ids: a begin mark, the text after a space, as words are in running text (see data/chat.py), and an end mark, which
     stands there also where a text is cut to `longest` tokens in all."""
     ids = tokenizer.encode_batch([' ' + text for text in texts])
-    return [[tokenizer.bos, *row[:longest - 2], tokenizer.eos] for row in ids]
+    return [[tokenizer.bos, *row[: longest - 2], tokenizer.eos] for row in ids]

@@ -1,9 +1,12 @@
 """What a source yields: records, and reports of what could not be read."""
+
 import dataclasses
 import re
 
 # Controls but newline and tab, what turns the direction of text, other ends of a line, and halves of pairs.
-_COMMANDS = re.compile('[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]')
+_COMMANDS = re.compile(
+    '[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]'
+)
 
 
 class DataError(ValueError):
@@ -13,6 +16,7 @@ class DataError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class Record:
     """One document: `text`, or a conversation as `messages` ((role, content), ...). `where` names its origin."""
+
     where: str
     text: str | None = None
     messages: tuple[tuple[str, str], ...] | None = None
@@ -25,6 +29,7 @@ class Record:
 @dataclasses.dataclass(frozen=True)
 class Broken:
     """A record that could not be read: where (file:line) and why, in one line."""
+
     where: str
     reason: str
 

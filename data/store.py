@@ -3,6 +3,7 @@
 A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.offsets` (int64, where each document begins, and
 the end), `<split>.answered` (uint8 per token, conversations only), and `manifest.json`.
 """
+
 import dataclasses
 import hashlib
 import itertools
@@ -23,12 +24,15 @@ _LOG = logging.getLogger('ordem')
 FORMAT = 3
 SPLITS = ('train', 'validation')
 _WHAT = 'token store'
-_TOGETHER = 4 << 20     # characters that are tokenized together, or one document: each takes about 50 bytes meanwhile
+_TOGETHER = (
+    4 << 20
+)  # characters that are tokenized together, or one document: each takes about 50 bytes meanwhile
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
     """Documents of one split: `tokens` [N], `offsets` [documents + 1], `answered` [N] or None, `num_bytes` of text."""
+
     tokens: np.ndarray
     offsets: np.ndarray
     answered: np.ndarray | None
@@ -39,7 +43,7 @@ class Split:
         return np.diff(self.offsets)
 
     def document(self, index: int) -> np.ndarray:
-        return self.tokens[self.offsets[index]:self.offsets[index + 1]]
+        return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,11 +58,25 @@ class Store:
 
     def split(self, name: str) -> Split:
         kind, known = self.manifest['dtype'], self.manifest['splits'][name]
-        if kind not in ('uint16', 'uint32'):            # of type object, a file's bytes would be taken for addresses
-            raise DataError(f'{self.path}: damaged token store (tokens of type {kind!r}); remove it to build it again')
-        read = lambda what, dtype: np.memmap(self.path / f'{name}.{what}', dtype, 'r') if known['tokens'] else np.zeros(0, dtype)
+        if kind not in (
+            'uint16',
+            'uint32',
+        ):  # of type object, a file's bytes would be taken for addresses
+            raise DataError(
+                f'{self.path}: damaged token store (tokens of type {kind!r}); remove it to build it again'
+            )
+        read = lambda what, dtype: (
+            np.memmap(self.path / f'{name}.{what}', dtype, 'r')
+            if known['tokens']
+            else np.zeros(0, dtype)
+        )
         answered = read('answered', np.uint8) if self.manifest['conversations'] else None
-        return Split(read('tokens', kind), np.fromfile(self.path / f'{name}.offsets', np.int64), answered, known['bytes'])
+        return Split(
+            read('tokens', kind),
+            np.fromfile(self.path / f'{name}.offsets', np.int64),
+            answered,
+            known['bytes'],
+        )
 
 
 def in_split(ordinal: int | str, config) -> str:
@@ -83,9 +101,13 @@ def check(config) -> None:
     if config.split not in ('documents', 'tail'):
         raise DataError(f"config.data.split is {config.split!r}: expected 'documents' or 'tail'")
     if not 0 <= config.validation <= 1:
-        raise DataError(f'config.data.validation is {config.validation}: expected a share of the text, from 0 to 1')
+        raise DataError(
+            f'config.data.validation is {config.validation}: expected a share of the text, from 0 to 1'
+        )
     if config.on_broken not in ('skip', 'fatal'):
-        raise DataError(f"config.data.on_broken is {config.on_broken!r}: expected 'skip' or 'fatal'")
+        raise DataError(
+            f"config.data.on_broken is {config.on_broken!r}: expected 'skip' or 'fatal'"
+        )
 
 
 def training_texts(config):
@@ -105,18 +127,31 @@ def training_texts(config):
 
 
 def _nothing(config, report: kept.Report) -> DataError:
-    other = ", or hold out the end of each document with config.data.split='tail'" if config.split == 'documents' else ''
+    other = (
+        ", or hold out the end of each document with config.data.split='tail'"
+        if config.split == 'documents'
+        else ''
+    )
     return report.nothing(config, 'record', other)
 
 
 def tokenizer_key(config) -> str:
     """Of the tokenizer that an experiment asks for: a hash of what it is trained on, and how."""
-    return kept.digest([config.tokenizer.to_dict(), sources.fingerprint(config.data), config.data.validation, config.data.split])[:16]
+    return kept.digest(
+        [
+            config.tokenizer.to_dict(),
+            sources.fingerprint(config.data),
+            config.data.validation,
+            config.data.split,
+        ]
+    )[:16]
 
 
 def kept_tokenizer(config) -> Tokenizer | None:
     """The tokenizer that an experiment asks for, where it is in the cache and whole: a file with its own hash in its name."""
-    for path in sorted(pathlib.Path(config.data.cache).glob(f'tokenizer-{tokenizer_key(config)}-*.model')):
+    for path in sorted(
+        pathlib.Path(config.data.cache).glob(f'tokenizer-{tokenizer_key(config)}-*.model')
+    ):
         if kept.file_hash(path).startswith(path.stem.rpartition('-')[2]):
             return tokenizers.load(path)
         _LOG.warning('%s: damaged tokenizer: passed over', path)
@@ -125,7 +160,9 @@ def kept_tokenizer(config) -> Tokenizer | None:
 
 def path_of(config, tokenizer: Tokenizer) -> pathlib.Path:
     """Where the store for this `data` config and tokenizer is kept: in the cache, by hash."""
-    key = kept.digest([FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash])[:16]
+    key = kept.digest(
+        [FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash]
+    )[:16]
     return pathlib.Path(config.cache) / f'store-{key}'
 
 
@@ -144,7 +181,15 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
     """
     check(config)
     path = path_of(config, tokenizer)
-    return Store(path, kept.obtain(path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken))
+    return Store(
+        path,
+        kept.obtain(
+            path,
+            lambda folder: _build(config, tokenizer, folder, progress),
+            _WHAT,
+            config.on_broken,
+        ),
+    )
 
 
 def some(found):
@@ -162,21 +207,37 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     counts = {s: dict(documents=0, tokens=0, bytes=0) for s in SPLITS}
     offsets = {s: [0] for s in SPLITS}
     report, conversations = kept.Report(config.on_broken), None
-    files = {(s, what): open(path / f'{s}.{what}', 'wb') for s in SPLITS for what in ('tokens', 'answered')}
-    found = iter(tqdm(sources.read(config), desc='tokenizing', unit=' records', disable=not progress, leave=False))
+    files = {
+        (s, what): open(path / f'{s}.{what}', 'wb')
+        for s in SPLITS
+        for what in ('tokens', 'answered')
+    }
+    found = iter(
+        tqdm(
+            sources.read(config),
+            desc='tokenizing',
+            unit=' records',
+            disable=not progress,
+            leave=False,
+        )
+    )
     for batch in iter(lambda: list(some(found)), []):
         good = []
         for item in report.good(batch):
             if conversations is None:
                 conversations = item.messages is not None
             if (item.messages is not None) != conversations:
-                raise DataError(f'{item.where}: texts and conversations in one source; train on one or the other')
+                raise DataError(
+                    f'{item.where}: texts and conversations in one source; train on one or the other'
+                )
             good += pieces(item, report.kept - 1, config)
         if conversations:
             encoded = [encode_messages(record.messages, tokenizer) for _, record in good]
         else:
-            encoded = [([tokenizer.bos, *ids, tokenizer.eos], None)
-                       for ids in tokenizer.encode_batch([record.text for _, record in good])]
+            encoded = [
+                ([tokenizer.bos, *ids, tokenizer.eos], None)
+                for ids in tokenizer.encode_batch([record.text for _, record in good])
+            ]
         for (split, record), (ids, answered) in zip(good, encoded):
             files[split, 'tokens'].write(np.asarray(ids, dtype).tobytes())
             if answered is not None:
@@ -192,8 +253,23 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         raise _nothing(config, report)
     for split in SPLITS:
         np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
-    kept.write_manifest(path, [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')], dict(
-        format=FORMAT, dtype=np.dtype(dtype).name, conversations=bool(conversations), splits=counts, **report.facts(),
-        tokenizer=tokenizer.hash, source=sources.fingerprint(config)))
-    _LOG.info('tokenized %d records (%d broken, skipped): %d training and %d held-out tokens', report.kept + report.num_broken, report.num_broken,
-              counts['train']['tokens'], counts['validation']['tokens'])
+    kept.write_manifest(
+        path,
+        [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')],
+        dict(
+            format=FORMAT,
+            dtype=np.dtype(dtype).name,
+            conversations=bool(conversations),
+            splits=counts,
+            **report.facts(),
+            tokenizer=tokenizer.hash,
+            source=sources.fingerprint(config),
+        ),
+    )
+    _LOG.info(
+        'tokenized %d records (%d broken, skipped): %d training and %d held-out tokens',
+        report.kept + report.num_broken,
+        report.num_broken,
+        counts['train']['tokens'],
+        counts['validation']['tokens'],
+    )

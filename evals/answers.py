@@ -1,7 +1,8 @@
 """Does the model answer? Exact answers to held-out questions, and what it makes of a bare question.
 
-    python -m evals.answers --run=runs/answers
+python -m evals.answers --run=runs/answers
 """
+
 import collections
 import json
 
@@ -24,26 +25,42 @@ def questions(config) -> list[dict]:
 
     `config`: the `data.atlas` part of an experiment.
     """
-    return [dict(lang=lang, relation=relation, code=country.code, question=r.messages[0][1], answer=r.messages[1][1])
-            for country, lang, relation, r in atlas.pairs(config, of_held_out=True)]
+    return [
+        dict(
+            lang=lang,
+            relation=relation,
+            code=country.code,
+            question=r.messages[0][1],
+            answer=r.messages[1][1],
+        )
+        for country, lang, relation, r in atlas.pairs(config, of_held_out=True)
+    ]
 
 
 def answer(model, params, tokenizer, asked: list[str], max_new: int = 24) -> list[str]:
     """Greedy answers, asked in the chat template."""
     prompts = [encode_prompt([('user', q)], tokenizer) for q in asked]
-    return [decode_answer(out, tokenizer) for out in _batched(model, params, prompts, max_new, GREEDY, (tokenizer.end, tokenizer.eos))]
+    return [
+        decode_answer(out, tokenizer)
+        for out in _batched(model, params, prompts, max_new, GREEDY, (tokenizer.end, tokenizer.eos))
+    ]
 
 
-def continuations(model, params, tokenizer, asked: list[str], max_new: int = 32, seed: int = 0) -> list[str]:
+def continuations(
+    model, params, tokenizer, asked: list[str], max_new: int = 32, seed: int = 0
+) -> list[str]:
     """Sampled (temperature 1) continuations of the bare questions, as the base model reads text."""
     prompts = [[tokenizer.bos, *tokenizer.encode(q)] for q in asked]
-    return [tokenizer.decode(out) for out in _batched(model, params, prompts, max_new, Sampling(), (tokenizer.eos,), seed)]
+    return [
+        tokenizer.decode(out)
+        for out in _batched(model, params, prompts, max_new, Sampling(), (tokenizer.eos,), seed)
+    ]
 
 
 def _batched(model, params, prompts, max_new, sampling, end, seed=0):
     found = []
     for i in range(0, len(prompts), _BATCH):
-        found += generate(model, params, prompts[i:i + _BATCH], max_new, sampling, seed + i, end)
+        found += generate(model, params, prompts[i : i + _BATCH], max_new, sampling, seed + i, end)
     return found
 
 
@@ -66,23 +83,36 @@ def accuracy(asked: list[dict], answers: list[str]) -> dict:
 
 def continues(asked: list[dict], texts: list[str]) -> dict:
     """Of the continuations: how many go on with a question (the first sentence ends with '?'), how many hold the answer."""
+
     def asks_on(text):
         ends = [text.find(mark) for mark in '?!.' if mark in text]
         return bool(ends) and text[min(ends)] == '?'
+
     pairs = list(zip(asked, texts, strict=True))
-    return {'questions': sum(asks_on(t) for _, t in pairs) / len(pairs),
-            'answers': sum(q['answer'] in t for q, t in pairs) / len(pairs)}
+    return {
+        'questions': sum(asks_on(t) for _, t in pairs) / len(pairs),
+        'answers': sum(q['answer'] in t for q, t in pairs) / len(pairs),
+    }
 
 
 def main() -> None:
     run = Run.parse(flags.FLAGS.run)
     model, params, tokenizer, config = checkpoint.load(run)
     if config.data.source != 'atlas':
-        raise RunError(f'{run.path}: was trained on {config.data.source!r}; these questions are about the atlas')
+        raise RunError(
+            f'{run.path}: was trained on {config.data.source!r}; these questions are about the atlas'
+        )
     asked = questions(config.data.atlas)
     texts = [q['question'] for q in asked]
-    print(json.dumps({'accuracy': accuracy(asked, answer(model, params, tokenizer, texts)),
-                      'continuations': continues(asked, continuations(model, params, tokenizer, texts))}, indent=1))
+    print(
+        json.dumps(
+            {
+                'accuracy': accuracy(asked, answer(model, params, tokenizer, texts)),
+                'continuations': continues(asked, continuations(model, params, tokenizer, texts)),
+            },
+            indent=1,
+        )
+    )
 
 
 if __name__ == '__main__':

@@ -1,4 +1,5 @@
 """Where a model looks: attention against distance."""
+
 import dataclasses
 
 import jax
@@ -8,19 +9,38 @@ import numpy as np
 from model.transformer import Transformer, keys_of_rows
 
 
-def by_distance(model: Transformer, params, batch: dict, longest: int = 64) -> list[list[list[float]]]:
+def by_distance(
+    model: Transformer, params, batch: dict, longest: int = 64
+) -> list[list[list[float]]]:
     """Mean attention weight at each distance below `longest`, for each layer (unrolled) and head: [layers][heads][distance]. Means
     are over all pairs of a query and a key of its document at that distance. Whatever kernel the model takes, the reference path is what tells."""
     model = model.clone(config=dataclasses.replace(model.config, attention='reference'))
-    _, kept = jax.jit(lambda p, b: model.apply({'params': p}, b['tokens'], b['positions'], b['segment_ids'], b.get('ids'),
-                                               row_keys=keys_of_rows(jnp.arange(len(b['tokens']))), mutable=['intermediates']))(params, batch)
+    _, kept = jax.jit(
+        lambda p, b: model.apply(
+            {'params': p},
+            b['tokens'],
+            b['positions'],
+            b['segment_ids'],
+            b.get('ids'),
+            row_keys=keys_of_rows(jnp.arange(len(b['tokens']))),
+            mutable=['intermediates'],
+        )
+    )(params, batch)
     ahead = batch['positions'][:, :, None] - batch['positions'][:, None, :]
     segments = batch['segment_ids']
-    pair = (segments[:, :, None] == segments[:, None, :]) & (segments[:, None, :] > 0) & (ahead >= 0) & (ahead < longest)
+    pair = (
+        (segments[:, :, None] == segments[:, None, :])
+        & (segments[:, None, :] > 0)
+        & (ahead >= 0)
+        & (ahead < longest)
+    )
     count = np.bincount(ahead[pair], minlength=longest)
     found = []
     for layer in range(model.config.num_layers):
         weights = np.asarray(kept['intermediates'][f'layer_{layer}']['attention']['attention'][0])
-        sums = [np.bincount(ahead[pair], weights[:, head][pair], minlength=longest) for head in range(weights.shape[1])]
+        sums = [
+            np.bincount(ahead[pair], weights[:, head][pair], minlength=longest)
+            for head in range(weights.shape[1])
+        ]
         found.append([np.round(s[count > 0] / count[count > 0], 5).tolist() for s in sums])
     return found

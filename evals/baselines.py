@@ -1,4 +1,5 @@
 """What finds documents without a trained model: words that are the same (BM25, TF-IDF). Their scores come as rows [documents], one a query."""
+
 import logging
 from collections.abc import Iterator
 
@@ -8,7 +9,7 @@ import Stemmer
 from bm25s.stopwords import STOPWORDS_EN, STOPWORDS_PORTUGUESE
 from scipy import sparse
 
-logging.getLogger('bm25s').setLevel(logging.WARNING)        # it tells of each index
+logging.getLogger('bm25s').setLevel(logging.WARNING)  # it tells of each index
 STOP_WORDS = {'english': STOPWORDS_EN, 'portuguese': STOPWORDS_PORTUGUESE}
 
 
@@ -21,14 +22,21 @@ def language(texts: list[str]) -> str:
 def words(texts: list[str], stemmed: str = '') -> list[list[str]]:
     """The words (of two characters at least) of each text in lower case; `stemmed`: without the stop words of that language, and each
     cut to its stem (Snowball)."""
-    return bm25s.tokenize(texts, stopwords=STOP_WORDS[stemmed] if stemmed else [], stemmer=Stemmer.Stemmer(stemmed) if stemmed else None,
-                          return_ids=False, show_progress=False)
+    return bm25s.tokenize(
+        texts,
+        stopwords=STOP_WORDS[stemmed] if stemmed else [],
+        stemmer=Stemmer.Stemmer(stemmed) if stemmed else None,
+        return_ids=False,
+        show_progress=False,
+    )
 
 
 def bm25(queries: list[list[str]], documents: list[list[str]]) -> Iterator[np.ndarray]:
     """Scores of BM25 (Robertson; Lucene's form, k1 = 1.5, b = 0.75); 0: no word in common."""
     index = bm25s.BM25()
-    index.index([text or [''] for text in documents], show_progress=False)       # it divides by the length of a text
+    index.index(
+        [text or [''] for text in documents], show_progress=False
+    )  # it divides by the length of a text
     return (index.get_scores(query) if query else np.zeros(len(documents)) for query in queries)
 
 
@@ -42,9 +50,13 @@ def tfidf(documents: list[list[str]], *others: list[list[str]]) -> list[sparse.c
     def counts(texts):
         known = [[place[word] for word in text if word in place] for text in texts]
         starts = np.cumsum([0, *map(len, known)])
-        found = sparse.csr_array((np.ones(starts[-1]), np.array([i for row in known for i in row], np.int64), starts), (len(texts), len(place)))
+        found = sparse.csr_array(
+            (np.ones(starts[-1]), np.array([i for row in known for i in row], np.int64), starts),
+            (len(texts), len(place)),
+        )
         found.sum_duplicates()
         return found
+
     found = [counts(texts) for texts in (documents, *others)]
     held = np.bincount(found[0].indices, minlength=len(place))
     weight = sparse.diags_array(np.log((1 + len(documents)) / (1 + held)) + 1)

@@ -2,6 +2,7 @@
 
 Dimensions: P passages, N texts, D width.
 """
+
 import dataclasses
 from collections.abc import Iterator
 
@@ -13,12 +14,13 @@ from flax import linen as nn
 from data.pairs import encode_texts
 from model.embed import Embedder
 
-_TOGETHER = 256     # queries whose products with all passages are held at one time
+_TOGETHER = 256  # queries whose products with all passages are held at one time
 
 
 @dataclasses.dataclass(frozen=True)
 class Passages:
     """Of texts: the token ids of each passage, `rows` [P], and where each text's begin, `starts` [N]."""
+
     rows: list[list[int]]
     starts: np.ndarray
 
@@ -26,6 +28,7 @@ class Passages:
 @dataclasses.dataclass(frozen=True)
 class Vectors:
     """Of the passages of texts, `rows` [P,D] float32 of length 1, and where each text's begin, `starts` [N]."""
+
     rows: np.ndarray
     starts: np.ndarray
 
@@ -39,7 +42,7 @@ def passages(tokenizer, texts: list[str], most: int) -> Passages:
     room, rows, starts = most - 2, [], []
     for bos, *tokens, eos in encode_texts(texts, tokenizer, 1 << 60):
         starts.append(len(rows))
-        rows += [[bos, *tokens[i:i + room], eos] for i in range(0, max(1, len(tokens)), room)]
+        rows += [[bos, *tokens[i : i + room], eos] for i in range(0, max(1, len(tokens)), room)]
     return Passages(rows, np.array(starts))
 
 
@@ -50,7 +53,9 @@ def embedded(model, params, cut: Passages, pooling: str) -> Vectors:
 def static(params, cut: Passages) -> Vectors:
     """The mean of the embeddings of a passage's tokens: what there is of meaning without attention, order and depth."""
     table = np.asarray(params['embedding'], np.float32)
-    return Vectors(_unit(np.stack([table[ids or [eos]].mean(0) for _, *ids, eos in cut.rows])), cut.starts)
+    return Vectors(
+        _unit(np.stack([table[ids or [eos]].mean(0) for _, *ids, eos in cut.rows])), cut.starts
+    )
 
 
 def untrained(model, seed: int):
@@ -64,7 +69,11 @@ def nearest(queries: Vectors, documents: Vectors) -> Iterator[np.ndarray]:
     """Cosines of each query, its first passage, with all documents [N]: of several passages of a document the best counts (MaxP; Dai and
     Callan 2019, arXiv 1905.09217)."""
     for at in range(0, len(queries.starts), _TOGETHER):
-        yield from np.maximum.reduceat(queries.rows[queries.starts[at:at + _TOGETHER]] @ documents.rows.T, documents.starts, axis=1)
+        yield from np.maximum.reduceat(
+            queries.rows[queries.starts[at : at + _TOGETHER]] @ documents.rows.T,
+            documents.starts,
+            axis=1,
+        )
 
 
 def alike(first: Vectors, second: Vectors) -> np.ndarray:

@@ -1,7 +1,8 @@
 """Loss on the whole held-out text of a run, beside what `xz -9` makes of the same text.
 
-    python -m evals.heldout --run=runs/machado
+python -m evals.heldout --run=runs/machado
 """
+
 import json
 import lzma
 
@@ -18,10 +19,17 @@ from train.runs import Run
 
 def loss(model, params, split, config, seed: int) -> float:
     """Nats per token over a split, each token predicted once, documents apart."""
+
     @jax.jit
     def sums(params, batch, first):
         rows = first + jnp.arange(len(batch['tokens']))
-        logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], row_keys=keys_of_rows(rows))
+        logits, _ = model.apply(
+            {'params': params},
+            batch['tokens'],
+            batch['positions'],
+            batch['segment_ids'],
+            row_keys=keys_of_rows(rows),
+        )
         return losses.weighted_token_loss(logits, batch)[1]
 
     total = weight = 0.0
@@ -33,7 +41,9 @@ def loss(model, params, split, config, seed: int) -> float:
 
 def texts(split, tokenizer) -> bytes:
     """The documents of a split, as they were: encoding is exact."""
-    return '\n'.join(tokenizer.decode(split.document(i)) for i in range(len(split.lengths))).encode()
+    return '\n'.join(
+        tokenizer.decode(split.document(i)) for i in range(len(split.lengths))
+    ).encode()
 
 
 def xz_bits_per_byte(text: bytes, after: bytes = b'') -> float:
@@ -46,21 +56,30 @@ def measure(run: Run, cache: str) -> dict:
     """`cache`: where the token store is looked for, or built; not where the run's config says, which somebody else may have written."""
     model, params, tokenizer, config = checkpoint.load(run)
     if config.train.objective != 'tokens':
-        raise RunError(f'{run.path}: trained on pairs (config.train.objective is {config.train.objective!r}), and holds out no text; expected a run on '
-                       f'texts, or python -m evals.retrieval')
+        raise RunError(
+            f'{run.path}: trained on pairs (config.train.objective is {config.train.objective!r}), and holds out no text; expected a run on '
+            f'texts, or python -m evals.retrieval'
+        )
     config.data.cache = cache
     data = store.open_or_build(config.data, tokenizer)
     if data.hash != run.lineage()['data_hash']:
         raise RunError(f'{run.path}: the text of config.data has changed since the run was started')
     held_out = data.split('validation')
     if not len(held_out.tokens):
-        raise RunError(f'{run.path}: holds out no text (config.data.validation is {config.data.validation})')
+        raise RunError(
+            f'{run.path}: holds out no text (config.data.validation is {config.data.validation})'
+        )
     nats = loss(model, params, held_out, config.data, config.seed)
     text, training = texts(held_out, tokenizer), texts(data.split('train'), tokenizer)
     predicted = len(held_out.tokens) - len(held_out.lengths)
-    return {'run': str(run.path), 'bytes': len(text), 'nats_per_token': nats,
-            'bits_per_byte': metrics.bits_per_byte(nats, predicted, held_out.num_bytes),
-            'xz_bits_per_byte': xz_bits_per_byte(text), 'xz_after_training_text_bits_per_byte': xz_bits_per_byte(text, training)}
+    return {
+        'run': str(run.path),
+        'bytes': len(text),
+        'nats_per_token': nats,
+        'bits_per_byte': metrics.bits_per_byte(nats, predicted, held_out.num_bytes),
+        'xz_bits_per_byte': xz_bits_per_byte(text),
+        'xz_after_training_text_bits_per_byte': xz_bits_per_byte(text, training),
+    }
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """Has a model been trained on what it is examined in? Searches the training text of a run, and of the runs it comes from: in their token stores, or,
 where pairs were made of texts, of which a store of pairs holds stretches only, in the texts themselves."""
+
 import collections
 import itertools
 import re
@@ -12,9 +13,9 @@ from model.errors import ModelError
 from train.errors import RunError
 from train.runs import Run
 
-_WORDS = 5              # of a text that are looked for first
-_TOKENS = 1 << 18       # of a document that are read at a time (of a text: characters),
-_AGAIN = 1 << 14        # and of those how many a second time: what is looked for has at most so many
+_WORDS = 5  # of a text that are looked for first
+_TOKENS = 1 << 18  # of a document that are read at a time (of a text: characters),
+_AGAIN = 1 << 14  # and of those how many a second time: what is looked for has at most so many
 _TOLD = 3
 
 
@@ -36,7 +37,9 @@ def occurring(texts: Iterable[str], documents: Iterable[str]) -> set[str]:
             starts = by_start.keys() & set(zip(*(words[i:] for i in range(count))))
             if starts:
                 whole = f' {" ".join(words)} '
-                found |= {text for start in starts for text in by_start[start] if f' {text} ' in whole}
+                found |= {
+                    text for start in starts for text in by_start[start] if f' {text} ' in whole
+                }
     return found
 
 
@@ -46,7 +49,9 @@ def check(run: Run, cache: str, sets: list) -> list[dict]:
 
     `cache`: where their token stores are looked for; none is built. `sets`: of search_sets; a pair is seen where both its sentences are.
     """
-    texts = [text for one in sets for asked in one.asked for text in asked] + [text for one in sets for text in _documents(one)]
+    texts = [text for one in sets for asked in one.asked for text in asked] + [
+        text for one in sets for text in _documents(one)
+    ]
     found, known = [], set()
     while run is not None and str(run.path) not in known:
         known.add(str(run.path))
@@ -55,14 +60,27 @@ def check(run: Run, cache: str, sets: list) -> list[dict]:
         try:
             parent = run.lineage().get('parent')
             documents, count = _trained_on(run, cache), itertools.count()
-            seen = occurring(texts, (part for document, _ in zip(documents, count) for part in document))
-            entry |= {'checked': True, 'documents': next(count), 'sets': {one.name: _counts(one, seen) for one in sets}}
+            seen = occurring(
+                texts, (part for document, _ in zip(documents, count) for part in document)
+            )
+            entry |= {
+                'checked': True,
+                'documents': next(count),
+                'sets': {one.name: _counts(one, seen) for one in sets},
+            }
         except (DataError, ModelError, RunError, OSError) as error:
             entry['why'] = ' '.join(str(error).split())
         try:
             run = Run.parse(f'{parent["run"]}@{parent["step"]}') if parent else None
         except (RunError, KeyError, TypeError) as error:
-            found.append({'run': str(parent), 'step': None, 'checked': False, 'why': ' '.join(str(error).split())})
+            found.append(
+                {
+                    'run': str(parent),
+                    'step': None,
+                    'checked': False,
+                    'why': ' '.join(str(error).split()),
+                }
+            )
             run = None
     return found
 
@@ -73,8 +91,10 @@ def refuse(found: dict[str, list[dict]]) -> None:
         for entry in entries:
             for of, counts in entry.get('sets', {}).items():
                 if counts['seen']:
-                    raise RunError(f'{counts["seen"]} of the {counts["asked"]} questions of {of} stand in the training text of {entry["run"]} '
-                                   f'(--runs={name}), for example {counts["examples"][0]!r:.90}; expected none, or --allow_leaks to go on and tell it')
+                    raise RunError(
+                        f'{counts["seen"]} of the {counts["asked"]} questions of {of} stand in the training text of {entry["run"]} '
+                        f'(--runs={name}), for example {counts["examples"][0]!r:.90}; expected none, or --allow_leaks to go on and tell it'
+                    )
 
 
 def _documents(one) -> Iterable[str]:
@@ -84,8 +104,13 @@ def _documents(one) -> Iterable[str]:
 def _counts(one, seen: set[str]) -> dict:
     asked = [parts for parts in one.asked if all(normal(part) in seen for part in parts)]
     documents = list(_documents(one))
-    return {'asked': len(one.asked), 'seen': len(asked), 'examples': [' | '.join(parts) for parts in asked[:_TOLD]],
-            'documents': len(documents), 'documents_seen': sum(normal(text) in seen for text in documents)}
+    return {
+        'asked': len(one.asked),
+        'seen': len(asked),
+        'examples': [' | '.join(parts) for parts in asked[:_TOLD]],
+        'documents': len(documents),
+        'documents_seen': sum(normal(text) in seen for text in documents),
+    }
 
 
 def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
@@ -97,12 +122,20 @@ def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
         raise RunError(f'its token store is not in {cache}')
     if data.hash != run.lineage()['data_hash']:
         raise RunError(f'the token store in {cache} has other text than the run was trained on')
-    if config.train.objective == 'contrastive' and pairs.made(config.data):     # the store was found by what its texts were: they are those
+    if config.train.objective == 'contrastive' and pairs.made(
+        config.data
+    ):  # the store was found by what its texts were: they are those
         return (_parts(text, 0, len(text)) for text in store.training_texts(config.data))
     split = data.split('train')
-    return (map(tokenizer.decode, _parts(split.tokens, *ends)) for ends in zip(split.offsets[:-1], split.offsets[1:]))
+    return (
+        map(tokenizer.decode, _parts(split.tokens, *ends))
+        for ends in zip(split.offsets[:-1], split.offsets[1:])
+    )
 
 
 def _parts(whole, first: int, last: int) -> Iterator:
     """whole[first:last] in parts that overlap."""
-    return (whole[start:min(last, start + _TOKENS)] for start in range(first, max(first + 1, last - _AGAIN), _TOKENS - _AGAIN))
+    return (
+        whole[start : min(last, start + _TOKENS)]
+        for start in range(first, max(first + 1, last - _AGAIN), _TOKENS - _AGAIN)
+    )

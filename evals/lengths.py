@@ -1,4 +1,5 @@
 """Accuracy of a model on an algorithmic task, length by length."""
+
 import functools
 from collections.abc import Iterable
 
@@ -11,7 +12,9 @@ from data.tasks import TaskBatches
 from model.transformer import Transformer, keys_of_rows
 
 
-def accuracy(model: Transformer, params, batches: TaskBatches, lengths: Iterable[int], rows: int) -> dict[int, dict[str, float]]:
+def accuracy(
+    model: Transformer, params, batches: TaskBatches, lengths: Iterable[int], rows: int
+) -> dict[int, dict[str, float]]:
     """{length: {'exact', 'token', 'nats'}}: share of answers wholly right, share of their tokens right, mean loss of a token.
 
     An answer is wholly right where each of its tokens is the most likely one after the right ones before it: just where greedy
@@ -23,15 +26,28 @@ def accuracy(model: Transformer, params, batches: TaskBatches, lengths: Iterable
     for n in lengths:
         batch = batches.test(n, rows)
         batch = {k: np.pad(x, ((0, 0), (0, width - x.shape[1]))) for k, x in batch.items()}
-        found[n] = {k: round(float(x), 5) for k, x in jax.device_get(_measure(model, params, batch, n)).items()}
+        found[n] = {
+            k: round(float(x), 5)
+            for k, x in jax.device_get(_measure(model, params, batch, n)).items()
+        }
     return found
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _measure(model: Transformer, params, batch: Batch, length: int) -> dict[str, jax.Array]:
-    logits, _ = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], batch.get('ids'),
-                            row_keys=keys_of_rows(jnp.arange(len(batch['tokens'])), length))
+    logits, _ = model.apply(
+        {'params': params},
+        batch['tokens'],
+        batch['positions'],
+        batch['segment_ids'],
+        batch.get('ids'),
+        row_keys=keys_of_rows(jnp.arange(len(batch['tokens'])), length),
+    )
     asked = batch['loss_weights'] > 0
     right = (logits.argmax(-1) == batch['targets']) & asked
     nats = -jnp.take_along_axis(jax.nn.log_softmax(logits), batch['targets'][..., None], -1)[..., 0]
-    return {'exact': (right == asked).all(-1).mean(), 'token': right.sum() / asked.sum(), 'nats': jnp.where(asked, nats, 0).sum() / asked.sum()}
+    return {
+        'exact': (right == asked).all(-1).mean(),
+        'token': right.sum() / asked.sum(),
+        'nats': jnp.where(asked, nats, 0).sum() / asked.sum(),
+    }

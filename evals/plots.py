@@ -1,4 +1,5 @@
 """The pictures of a study's report, as SVG text. Records are the lines of `cells.jsonl`."""
+
 import io
 import re
 
@@ -6,8 +7,17 @@ import matplotlib
 import numpy as np
 
 matplotlib.use('Agg')
-matplotlib.rcParams.update({'svg.hashsalt': 'ordem', 'font.size': 9, 'axes.grid': True, 'grid.alpha': 0.25, 'axes.spines.top': False,
-                            'axes.spines.right': False, 'legend.frameon': False})
+matplotlib.rcParams.update(
+    {
+        'svg.hashsalt': 'ordem',
+        'font.size': 9,
+        'axes.grid': True,
+        'grid.alpha': 0.25,
+        'axes.spines.top': False,
+        'axes.spines.right': False,
+        'legend.frameon': False,
+    }
+)
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
 _COLORS = [*pyplot.get_cmap('tab10').colors, *pyplot.get_cmap('Dark2').colors]
@@ -18,21 +28,28 @@ def _svg(figure) -> str:
     figure.savefig(out, format='svg', metadata={'Date': None})
     pyplot.close(figure)
     text = out.getvalue()
-    short = lambda path: re.sub(r'(\.\d\d)\d+', r'\1', path[0])       # hundredths of a point: a third of the file
-    return re.sub(r' d="[^"]*"', short, text[text.index('<svg'):])
+    short = lambda path: re.sub(
+        r'(\.\d\d)\d+', r'\1', path[0]
+    )  # hundredths of a point: a third of the file
+    return re.sub(r' d="[^"]*"', short, text[text.index('<svg') :])
 
 
 def _panels(count: int, width: float = 4.6, height: float = 3.2, columns: int = 3):
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout='constrained')
+    figure, axes = pyplot.subplots(
+        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout='constrained'
+    )
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat[:count])
 
 
 def _legend(figure, arms):
-    handles = [pyplot.Line2D([], [], color=_COLORS[i % len(_COLORS)], lw=2, label=arm) for i, arm in enumerate(arms)]
+    handles = [
+        pyplot.Line2D([], [], color=_COLORS[i % len(_COLORS)], lw=2, label=arm)
+        for i, arm in enumerate(arms)
+    ]
     figure.legend(handles=handles, loc='outside lower center', ncols=min(8, len(arms)))
 
 
@@ -64,14 +81,30 @@ def perplexity(config, arms, records) -> str:
     for axis, (task, kind) in zip(axes, [(t, k) for t in tasks for k in kinds]):
         axis.axvspan(0, config.tasks[task].train_len, color='0.92', zorder=0)
         for i, arm in enumerate(arms):
-            mine = [r['perplexity'][kind] for r in records if r['task'] == task and r['arm'] == arm and r['finite']]
+            mine = [
+                r['perplexity'][kind]
+                for r in records
+                if r['task'] == task and r['arm'] == arm and r['finite']
+            ]
             lengths = sorted(map(int, mine[0])) if mine else []
             curves = np.array([[m[str(n)] for n in lengths] for m in mine])
             for curve in curves:
                 axis.plot(lengths, curve, color=_COLORS[i % len(_COLORS)], lw=0.5, alpha=0.4)
             if len(curves):
-                axis.plot(lengths, np.exp(np.log(curves).mean(0)), color=_COLORS[i % len(_COLORS)], lw=2, marker='.')
-        axis.set(title=f'{task}: {kind.replace("_", "-")}', xlabel='tokens of text seen', ylabel='perplexity', xscale='log', yscale='log' if axis.lines else 'linear')
+                axis.plot(
+                    lengths,
+                    np.exp(np.log(curves).mean(0)),
+                    color=_COLORS[i % len(_COLORS)],
+                    lw=2,
+                    marker='.',
+                )
+        axis.set(
+            title=f'{task}: {kind.replace("_", "-")}',
+            xlabel='tokens of text seen',
+            ylabel='perplexity',
+            xscale='log',
+            yscale='log' if axis.lines else 'linear',
+        )
     _legend(figure, arms)
     return _svg(figure)
 
@@ -85,7 +118,12 @@ def by_position(config, arms, records) -> str:
         for i, arm in enumerate(arms):
             mine = [r['by_position'] for r in records if r['task'] == task and r['arm'] == arm]
             if mine:
-                axis.plot(mine[0]['places'], np.mean([m['nats'] for m in mine], 0), color=_COLORS[i % len(_COLORS)], lw=1.5)
+                axis.plot(
+                    mine[0]['places'],
+                    np.mean([m['nats'] for m in mine], 0),
+                    color=_COLORS[i % len(_COLORS)],
+                    lw=1.5,
+                )
         axis.set(title=task, xlabel='place in the text', ylabel='nats per token', xscale='log')
     _legend(figure, arms)
     return _svg(figure)
@@ -114,7 +152,14 @@ def strips(tasks, arms, score, label: str) -> str:
     for axis, task in zip(axes, tasks):
         for i, arm in enumerate(arms):
             values = score(task, arm)
-            axis.plot(values, i + rng.uniform(-0.15, 0.15, len(values)), 'o', ms=4, alpha=0.7, color=_COLORS[i % len(_COLORS)])
+            axis.plot(
+                values,
+                i + rng.uniform(-0.15, 0.15, len(values)),
+                'o',
+                ms=4,
+                alpha=0.7,
+                color=_COLORS[i % len(_COLORS)],
+            )
         axis.set_yticks(range(len(arms)), arms)
         axis.invert_yaxis()
         axis.set(title=task, xlabel=label)
@@ -124,7 +169,12 @@ def strips(tasks, arms, score, label: str) -> str:
 def score_bars(panels: dict[str, tuple[str, dict[str, list[float]]]]) -> str:
     """{title: (label, {name: [value, low, high]})}: a bar each with its interval, in the order given; names that begin with the same word
     have one color."""
-    figure, axes = _panels(len(panels), width=6, height=0.22 * max(len(bars) for _, bars in panels.values()) + 1, columns=2)
+    figure, axes = _panels(
+        len(panels),
+        width=6,
+        height=0.22 * max(len(bars) for _, bars in panels.values()) + 1,
+        columns=2,
+    )
     for axis, (title, (label, bars)) in zip(axes, panels.items()):
         first = [re.match(r'[\w-]*', name)[0] for name in bars]
         color = {word: _COLORS[i % len(_COLORS)] for i, word in enumerate(dict.fromkeys(first))}
@@ -152,12 +202,28 @@ def attention(tasks, arms, records) -> str:
     cells = {(r['task'], r['arm']): r['attention'] for r in reversed(records) if 'attention' in r}
     shown = [(task, arm) for task in tasks for arm in arms if (task, arm) in cells]
     several = len({task for task, _ in shown}) > 1
-    figure, axes = _panels(len(shown), width=2.6 if several else 3.6, height=2.1 if several else 2.5, columns=len(arms) if several else 4)
+    figure, axes = _panels(
+        len(shown),
+        width=2.6 if several else 3.6,
+        height=2.1 if several else 2.5,
+        columns=len(arms) if several else 4,
+    )
     for axis, (task, arm) in zip(axes, shown):
         heads = [h for layer in cells[task, arm] for h in layer]
         for i, head in enumerate(heads):
-            axis.plot(np.arange(len(head)), head, lw=0.9, color=pyplot.get_cmap('viridis')(i / max(1, len(heads) - 1)))
-        axis.set(title=f'{arm} ({task})', xlabel='distance', ylabel='mean attention', yscale='log', ylim=(1e-4, 1.5))
+            axis.plot(
+                np.arange(len(head)),
+                head,
+                lw=0.9,
+                color=pyplot.get_cmap('viridis')(i / max(1, len(heads) - 1)),
+            )
+        axis.set(
+            title=f'{arm} ({task})',
+            xlabel='distance',
+            ylabel='mean attention',
+            yscale='log',
+            ylim=(1e-4, 1.5),
+        )
         axis.minorticks_off()
         if several:
             axis.label_outer()

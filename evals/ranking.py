@@ -3,6 +3,7 @@
 A run is {query: {document: score}}, larger is better and equal scores are in the order of their ids; judgements (qrels) are
 {query: {document: grade}}, a grade above 0 being relevant.
 """
+
 import math
 import pathlib
 import re
@@ -26,25 +27,41 @@ Qrels = Mapping[str, Mapping[str, int]]
 def measure(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
     """{measure: {query: value}}: nDCG@10 (Järvelin and Kekäläinen 2002, gains as the grades are), reciprocal rank of the first relevant one of
     ten, and recall at 1, 5 and 10. All queries with a relevant document count, with 0 where the run has nothing for them; no others do."""
-    judged = {query: dict(grades) for query, grades in qrels.items() if any(grade > 0 for grade in grades.values())}
+    judged = {
+        query: dict(grades)
+        for query, grades in qrels.items()
+        if any(grade > 0 for grade in grades.values())
+    }
     # Places in place of scores: trec_eval would take equal ones in the contrary order of their ids.
-    ranked = {query: {document: -float(place) for place, document in enumerate(order(run[query]))} for query in judged if run.get(query)}
+    ranked = {
+        query: {document: -float(place) for place, document in enumerate(order(run[query]))}
+        for query in judged
+        if run.get(query)
+    }
     found: dict[str, dict[str, float]] = {name: {} for name in MEASURES}
-    for value in ir_measures.iter_calc([ir_measures.parse_measure(name) for name in MEASURES], judged, ranked):
+    for value in ir_measures.iter_calc(
+        [ir_measures.parse_measure(name) for name in MEASURES], judged, ranked
+    ):
         found[str(value.measure)][value.query_id] = value.value
     return found
 
 
-def with_interval(values: Mapping[str, float], clusters: Mapping[str, str]) -> tuple[float, float, float]:
+def with_interval(
+    values: Mapping[str, float], clusters: Mapping[str, str]
+) -> tuple[float, float, float]:
     """{query: value} -> the mean and its 95 % bootstrap interval (mean, low, high); `clusters`: see `estimate`."""
     found = estimate(values, clusters)
     return found.value, *found.interval()
 
 
-def difference(a: Mapping[str, float], b: Mapping[str, float], clusters: Mapping[str, str]) -> tuple[float, float, float]:
+def difference(
+    a: Mapping[str, float], b: Mapping[str, float], clusters: Mapping[str, str]
+) -> tuple[float, float, float]:
     """a - b of the same queries, with the interval of a paired bootstrap: what is drawn has both its values. `clusters`: see `estimate`."""
     if a.keys() != b.keys():
-        raise DataError(f'a difference of other queries: {len(a)} and {len(b)}, of which {len(a.keys() & b.keys())} are the same')
+        raise DataError(
+            f'a difference of other queries: {len(a)} and {len(b)}, of which {len(a.keys() & b.keys())} are the same'
+        )
     found = estimate(a, clusters) - estimate(b, clusters)
     return found.value, *found.interval()
 
@@ -56,12 +73,17 @@ def estimate(values: Mapping[str, float], clusters: Mapping[str, str]) -> statis
     of: dict[str, list[float]] = {}
     for query in sorted(values, key=lambda query: (clusters[query], query)):
         of.setdefault(clusters[query], []).append(values[query])
-    return statistics.mean([math.fsum(some) for some in of.values()]) / statistics.mean([len(some) for some in of.values()])
+    return statistics.mean([math.fsum(some) for some in of.values()]) / statistics.mean(
+        [len(some) for some in of.values()]
+    )
 
 
 def clusters(qrels: Qrels) -> dict[str, str]:
     """{query: the document that answers it, of several the best one}: what queries of one text have in common where nothing else is known."""
-    return {query: min(grades, key=lambda document: (-grades[document], document)) for query, grades in qrels.items()}
+    return {
+        query: min(grades, key=lambda document: (-grades[document], document))
+        for query, grades in qrels.items()
+    }
 
 
 def read_corpus(path) -> dict[str, str]:
@@ -82,9 +104,15 @@ def _read_texts(path, titled: bool) -> dict[str, str]:
         except ValueError as error:
             raise DataError(f'{where}: broken JSON: {error}') from None
         title = entry.get('title') or '' if titled else ''
-        for name, value in (('_id', entry.get('_id')), ('text', entry.get('text')), ('title', title)):
+        for name, value in (
+            ('_id', entry.get('_id')),
+            ('text', entry.get('text')),
+            ('title', title),
+        ):
             if not isinstance(value, str):
-                raise DataError(f'{where}: {name!r} is {value!r:.40}: expected a string; a line is {{"_id": "1", "text": "..."}}')
+                raise DataError(
+                    f'{where}: {name!r} is {value!r:.40}: expected a string; a line is {{"_id": "1", "text": "..."}}'
+                )
         if entry['_id'] in found:
             raise DataError(f'{where}: the id {entry["_id"]!r} is there before')
         found[entry['_id']] = f'{title}\n{entry["text"]}' if title else entry['text']
@@ -104,16 +132,26 @@ def read_qrels(path) -> dict[str, dict[str, int]]:
         except (IndexError, ValueError):
             grade = None
         if grade is None or len(columns) not in (3, 4):
-            raise DataError(f'{where}: found {" ".join(columns)!r:.60}: expected query, document and a whole number, or TREC\'s four columns')
+            raise DataError(
+                f"{where}: found {' '.join(columns)!r:.60}: expected query, document and a whole number, or TREC's four columns"
+            )
         if (before := found.setdefault(query, {}).setdefault(document, grade)) != grade:
-            raise DataError(f'{where}: {document!r} has the grade {grade} for the query {query!r}, and {before} before')
+            raise DataError(
+                f'{where}: {document!r} has the grade {grade} for the query {query!r}, and {before} before'
+            )
     return _some(found, path)
 
 
 def write_qrels(path: pathlib.Path, qrels: Qrels) -> None:
     """Judgements in TREC's four columns, as trec_eval reads them beside a run file; ids as there."""
-    write_atomically(path, ''.join(f'{_column(query)} 0 {_column(document)} {grade}\n'
-                                   for query in sorted(qrels) for document, grade in sorted(qrels[query].items())))
+    write_atomically(
+        path,
+        ''.join(
+            f'{_column(query)} 0 {_column(document)} {grade}\n'
+            for query in sorted(qrels)
+            for document, grade in sorted(qrels[query].items())
+        ),
+    )
 
 
 def write_run(path: pathlib.Path, run: Run, tag: str) -> None:
@@ -126,7 +164,9 @@ def write_run(path: pathlib.Path, run: Run, tag: str) -> None:
         for rank, document in enumerate(order(run[query]), 1):
             score = np.float32(run[query][document])
             if not np.isfinite(score):
-                raise DataError(f'{path}: the score of {document!r} for {query!r} is {score}: expected a finite number')
+                raise DataError(
+                    f'{path}: the score of {document!r} for {query!r} is {score}: expected a finite number'
+                )
             last = min(score, np.nextafter(last, np.float32(-np.inf)))
             lines.append(f'{_column(query)} Q0 {_column(document)} {rank} {last} {tag}\n')
     write_atomically(path, ''.join(lines))
@@ -147,7 +187,9 @@ def read_run(path) -> dict[str, dict[str, float]]:
         except (IndexError, ValueError):
             score = math.nan
         if len(columns) != 6 or not math.isfinite(score):
-            raise DataError(f'{where}: found {" ".join(columns)!r:.60}: expected six columns: query, Q0, document, rank, score and a tag')
+            raise DataError(
+                f'{where}: found {" ".join(columns)!r:.60}: expected six columns: query, Q0, document, rank, score and a tag'
+            )
         if columns[2] in found.setdefault(columns[0], {}):
             raise DataError(f'{where}: {columns[2]!r} is there before for the query {columns[0]!r}')
         found[columns[0]][columns[2]] = score
@@ -162,7 +204,9 @@ def _lines(path) -> Iterator[tuple[str, bytes]]:
     with path.open('rb') as file:
         for number, line in enumerate(bounded.lines(file, bounded.LINE), 1):
             if line is None:
-                raise DataError(f'{path}:{number}: a line of more than {bounded.size(bounded.LINE)}')
+                raise DataError(
+                    f'{path}:{number}: a line of more than {bounded.size(bounded.LINE)}'
+                )
             if line.strip():
                 yield f'{path}:{number}', line
 

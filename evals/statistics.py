@@ -1,4 +1,5 @@
 """Statistics of a study: everything paired by task and seed, every figure with its interval."""
+
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -7,14 +8,17 @@ import numpy as np
 from scipy import optimize, stats
 
 _DRAWS = 4000
-_FEWEST = 5              # items that a verdict needs
-_RNG = lambda: np.random.default_rng(0)      # the same draws for the same values: a report can be made again
+_FEWEST = 5  # items that a verdict needs
+_RNG = lambda: np.random.default_rng(
+    0
+)  # the same draws for the same values: a report can be made again
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
     """A figure, and the same figure of each bootstrap sample, `draws` [4000]. Two of the same items draw the same samples: their difference
     and their ratio are paired."""
+
     value: float
     draws: np.ndarray
 
@@ -37,25 +41,35 @@ def mean(values: Sequence[float]) -> Estimate:
     x = np.asarray(values, float)
     if not len(x):
         return Estimate(float('nan'), np.full(_DRAWS, np.nan))
-    return Estimate(float(x.mean()), np.concatenate([x[drawn].mean(1) for drawn in _samples(len(x))]))
+    return Estimate(
+        float(x.mean()), np.concatenate([x[drawn].mean(1) for drawn in _samples(len(x))])
+    )
 
 
 def spearman(x: Sequence[float], y: Sequence[float]) -> Estimate:
     """Spearman's rank correlation, ties sharing their mean rank; nan where all of x or of y is alike. Pairs are drawn, and ranked anew."""
-    sides = [(np.argsort(v, kind='stable'), *np.unique(v, return_inverse=True, return_counts=True)[1:]) for v in (np.asarray(x, float), np.asarray(y, float))]
+    sides = [
+        (np.argsort(v, kind='stable'), *np.unique(v, return_inverse=True, return_counts=True)[1:])
+        for v in (np.asarray(x, float), np.asarray(y, float))
+    ]
 
     def of(count_RxN):
         centred = []
         for order, group, sizes in sides:
-            until = np.cumsum(count_RxN[:, order], axis=1)[:, np.cumsum(sizes) - 1]      # how many are drawn up to each value
+            until = np.cumsum(count_RxN[:, order], axis=1)[
+                :, np.cumsum(sizes) - 1
+            ]  # how many are drawn up to each value
             rank = (until - (np.diff(until, axis=1, prepend=0) - 1) / 2)[:, group]
             centred.append(rank - (count_RxN * rank).mean(1, keepdims=True))
         weigh = lambda i, j: np.einsum('rn,rn,rn->r', count_RxN, centred[i], centred[j])
         with np.errstate(invalid='ignore'):
             return weigh(0, 1) / np.sqrt(weigh(0, 0) * weigh(1, 1))
+
     n, draws = len(x), []
     for drawn in _samples(n):
-        flat = np.bincount((drawn + n * np.arange(len(drawn))[:, None]).ravel(), minlength=drawn.size)
+        flat = np.bincount(
+            (drawn + n * np.arange(len(drawn))[:, None]).ravel(), minlength=drawn.size
+        )
         draws.append(of(flat.reshape(drawn.shape).astype(float)))
     return Estimate(float(of(np.ones((1, n)))[0]), np.concatenate(draws))
 
@@ -71,6 +85,7 @@ def _samples(count: int):
 class Contrast:
     """The mean of a figure over tasks. `low`, `high`: its interval; `p`: two-sided, that it is 0; `error`, `freedom`: of the t-test;
     `pairs`, `wins`, `losses`: seeds in all, above 0 and below; `items`: the pieces that chance dealt."""
+
     mean: float
     low: float = math.nan
     high: float = math.nan
@@ -85,19 +100,31 @@ class Contrast:
     def decided(self, p: float) -> str:
         """'holds' or 'reversed' where `p`, the contrast's own after a correction, is below 0.05 and there are at least 5 items: fewer of one
         sign come about by chance too often (4: 1 in 8) for a spread as small as theirs to mean anything; else 'undecided'."""
-        return 'undecided' if not p < 0.05 or self.items < _FEWEST else 'holds' if self.mean > 0 else 'reversed'
+        return (
+            'undecided'
+            if not p < 0.05 or self.items < _FEWEST
+            else 'holds'
+            if self.mean > 0
+            else 'reversed'
+        )
 
     def smallest(self, level: float = 0.05, power: float = 0.8) -> float:
         """The mean that the t-test at `level` would find with probability `power`, from this many items of this spread; nan without a spread."""
         if not self.error > 0:
             return math.nan
         critical = stats.t.ppf(1 - level / 2, self.freedom)
-        spread = critical * np.sqrt(stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, self.freedom) / self.freedom)    # scipy's nct is nan at few degrees
-        found = lambda shift: np.mean(stats.norm.sf(spread - shift) + stats.norm.cdf(-spread - shift)) - power
+        spread = critical * np.sqrt(
+            stats.chi2.ppf((np.arange(2000) + 0.5) / 2000, self.freedom) / self.freedom
+        )  # scipy's nct is nan at few degrees
+        found = lambda shift: (
+            np.mean(stats.norm.sf(spread - shift) + stats.norm.cdf(-spread - shift)) - power
+        )
         return float(optimize.brentq(found, 0, 10 * critical + 10) * self.error)
 
 
-def contrast(tasks: Sequence[Sequence[Sequence[float]]], level: float = 0.95, successes: bool = False) -> Contrast:
+def contrast(
+    tasks: Sequence[Sequence[Sequence[float]]], level: float = 0.95, successes: bool = False
+) -> Contrast:
     """The mean of the tasks' means, each task counting the same; the tasks are those there are, what is drawn inside them is chance.
 
     tasks: of each its sources of chance, the differences by seed and, for text, by document (each with the task's mean). A task with one
@@ -113,16 +140,22 @@ def contrast(tasks: Sequence[Sequence[Sequence[float]]], level: float = 0.95, su
     every = np.concatenate([np.asarray(t[0], float) for t in held])
     mean = float(np.mean([np.mean(t[0]) for t in held]))
     sources = [np.asarray(x, float) for t in several for x in t if len(x) > 1]
-    known = dict(mean=mean, pairs=len(every), wins=int((every > 0).sum()), losses=int((every < 0).sum()), items=sum(len(x) for t in held for x in t))
+    known = dict(
+        mean=mean,
+        pairs=len(every),
+        wins=int((every > 0).sum()),
+        losses=int((every < 0).sum()),
+        items=sum(len(x) for t in held for x in t),
+    )
     if not sources or not np.isfinite(mean):
         return Contrast(**known)
-    variance = np.array([x.var(ddof=1) / len(x) for x in sources]) / len(held)**2
+    variance = np.array([x.var(ddof=1) / len(x) for x in sources]) / len(held) ** 2
     error = math.sqrt(variance.sum())
     moved = known['wins'] + known['losses']
     sign = float(stats.binomtest(known['wins'], moved).pvalue) if moved else 1.0
     if error < 1e-12:
         return Contrast(**known, low=mean, high=mean, p=sign, error=0.0)
-    freedom = variance.sum()**2 / sum(v * v / (len(x) - 1) for v, x in zip(variance, sources))
+    freedom = variance.sum() ** 2 / sum(v * v / (len(x) - 1) for v, x in zip(variance, sources))
     rng, deviation = _RNG(), 0.0
     for x in sources:
         drawn = x[rng.integers(len(x), size=(_DRAWS, len(x)))].mean(1) - x.mean()
@@ -132,7 +165,9 @@ def contrast(tasks: Sequence[Sequence[Sequence[float]]], level: float = 0.95, su
     if successes:
         low, high = max(low, -1.0), min(high, 1.0)
     p = sign if successes else 2 * stats.t.sf(abs(mean) / error, freedom)
-    return Contrast(**known, low=float(low), high=float(high), p=float(p), error=error, freedom=float(freedom))
+    return Contrast(
+        **known, low=float(low), high=float(high), p=float(p), error=error, freedom=float(freedom)
+    )
 
 
 def wilson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
@@ -169,4 +204,8 @@ def friedman(blocks: np.ndarray) -> tuple[float, float]:
     if count < 2 or arms < 3 or np.all(blocks == blocks[:, :1]):
         return float('nan'), float('nan')
     p = stats.friedmanchisquare(*blocks.T).pvalue
-    return float(p), float(stats.studentized_range.ppf(0.95, arms, np.inf) / np.sqrt(2) * np.sqrt(arms * (arms + 1) / (6 * count)))
+    return float(p), float(
+        stats.studentized_range.ppf(0.95, arms, np.inf)
+        / np.sqrt(2)
+        * np.sqrt(arms * (arms + 1) / (6 * count))
+    )

@@ -7,6 +7,7 @@ with more seeds, a study goes on with the cells that are not there yet. On CPU o
 core; on an accelerator one process runs them all. `--together=5` trains five seeds of a cell in one program: on a GPU, say so, with
 `--workers=8`, since processes take turns on it but draw data side by side (`python -m benchmarks.seeds` measures where you are).
 """
+
 import concurrent.futures
 import ctypes
 import json
@@ -44,26 +45,37 @@ def read(folder: pathlib.Path) -> list[dict]:
 def _start_worker(started, pinned: bool, folder: pathlib.Path) -> None:
     """In a new process, before JAX is: its own core, and an end with the one that started it."""
     if sys.platform == 'linux':
-        ctypes.CDLL(None).prctl(1, signal.SIGTERM)                   # PR_SET_PDEATHSIG: else it would finish its cell for nobody
+        ctypes.CDLL(None).prctl(
+            1, signal.SIGTERM
+        )  # PR_SET_PDEATHSIG: else it would finish its cell for nobody
     with started.get_lock():
         number = started.value
         started.value += 1
     if pinned and hasattr(os, 'sched_setaffinity'):
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {allowed[number % len(allowed)]})
-    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_multi_thread_eigen=false'
+    os.environ['XLA_FLAGS'] = (
+        f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_multi_thread_eigen=false'
+    )
     door.settle()
     loop.keep_compiled(str(folder))
 
 
 def _pool(count: int, folder: pathlib.Path) -> concurrent.futures.ProcessPoolExecutor:
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')        # else the first process takes most of a GPU's memory
+    os.environ.setdefault(
+        'XLA_PYTHON_CLIENT_PREALLOCATE', 'false'
+    )  # else the first process takes most of a GPU's memory
     context = multiprocessing.get_context('spawn')
-    return concurrent.futures.ProcessPoolExecutor(count, context, _start_worker, (context.Value('i', 0), not _accelerated(), folder))
+    return concurrent.futures.ProcessPoolExecutor(
+        count, context, _start_worker, (context.Value('i', 0), not _accelerated(), folder)
+    )
 
 
-def run_cells(config, todo: list[list[cells.Cell]], folder: pathlib.Path, workers: int, show) -> None:
+def run_cells(
+    config, todo: list[list[cells.Cell]], folder: pathlib.Path, workers: int, show
+) -> None:
     """Runs groups of cells and appends their records as they end."""
+
     def keep(records):
         with open(folder / _LINES, 'a') as file:
             file.writelines(json.dumps(record) + '\n' for record in records)
@@ -83,8 +95,10 @@ def run_cells(config, todo: list[list[cells.Cell]], folder: pathlib.Path, worker
             for future in concurrent.futures.as_completed(running):
                 keep(future.result())
         except concurrent.futures.process.BrokenProcessPool:
-            raise RunError(f'a process of the study died (killed, or out of memory); {folder / _LINES} holds what was measured, '
-                           f'start again to go on, with fewer --workers if memory was short') from None
+            raise RunError(
+                f'a process of the study died (killed, or out of memory); {folder / _LINES} holds what was measured, '
+                f'start again to go on, with fewer --workers if memory was short'
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -110,30 +124,42 @@ def measured_speed(config, workers: int) -> float:
 
 def plan(config, records: list[dict], workers: int, speed: float = 0.0) -> str:
     """What `--dry_run` prints: cells, tokens and the time to expect, from records or else from the tokens a second that a process trains."""
-    swept, rates = cells.sweep_cells(config), {arm: dict.fromkeys(config.tasks, config.optimizer.lr) for arm in cells.arms(config)}
+    swept, rates = (
+        cells.sweep_cells(config),
+        {arm: dict.fromkeys(config.tasks, config.optimizer.lr) for arm in cells.arms(config)},
+    )
     compared = cells.study_cells(config, rates)
     seconds = [r['seconds'] for r in records]
     tokens = 0
-    lines = [f'{config.title}: {len(cells.arms(config))} encodings x {len(config.tasks)} tasks x {config.seeds} seeds = {len(compared)} '
-             f'cells, {len(swept)} to choose learning rates, {len(records)} records there']
+    lines = [
+        f'{config.title}: {len(cells.arms(config))} encodings x {len(config.tasks)} tasks x {config.seeds} seeds = {len(compared)} '
+        f'cells, {len(swept)} to choose learning rates, {len(records)} records there'
+    ]
     for task in config.tasks:
         each, count = _tokens(config, task), len([c for c in (*swept, *compared) if c.task == task])
         tokens += each * count
-        lines.append(f'  {task}: {count} cells of {each / 1e6:.2f}M tokens (rows of {_row(config, task)})')
+        lines.append(
+            f'  {task}: {count} cells of {each / 1e6:.2f}M tokens (rows of {_row(config, task)})'
+        )
     lines.append(f'{tokens / 1e6:.0f}M tokens in all')
     if seconds:
         todo = max(0, len(swept) + len(compared) - len(records))
-        lines.append(f'{statistics.mean(seconds):.0f} s a cell so far: about {todo * statistics.mean(seconds) / max(workers, 1) / 60:.0f} '
-                     f'minutes for the {todo} left on {max(workers, 1)} processes')
+        lines.append(
+            f'{statistics.mean(seconds):.0f} s a cell so far: about {todo * statistics.mean(seconds) / max(workers, 1) / 60:.0f} '
+            f'minutes for the {todo} left on {max(workers, 1)} processes'
+        )
     elif speed:
-        lines.append(f'{speed:,.0f} tokens a second in training here, one process: about {tokens / speed / max(workers, 1) / 60:.1f} minutes on '
-                     f'{max(workers, 1)} processes, and the measuring of each cell')
+        lines.append(
+            f'{speed:,.0f} tokens a second in training here, one process: about {tokens / speed / max(workers, 1) / 60:.1f} minutes on '
+            f'{max(workers, 1)} processes, and the measuring of each cell'
+        )
     return '\n'.join(lines)
 
 
 def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
     """The whole study, up to `together` seeds of a cell in one program. Returns the summary that the report shows."""
     from evals import report
+
     folder.mkdir(parents=True, exist_ok=True)
     cells.check(config)
     write_atomically(folder / 'config.json', json.dumps(config.to_dict(), indent=1))
@@ -141,9 +167,16 @@ def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
 
     def show(record):
         count[0] += 1
-        score = ', '.join(f'{what} {record[what]:.3f}' for what in ('inside', 'beyond') if record.get(what) is not None)
-        print(f'[{count[0]}, {(time.perf_counter() - began) / 60:.1f} min] {record["arm"]} / {record["task"]} / seed {record["seed"]} / '
-              f'lr {record["lr"]:g}: {score or "loss " + format(record["validation_nats"], ".3f")}', flush=True)
+        score = ', '.join(
+            f'{what} {record[what]:.3f}'
+            for what in ('inside', 'beyond')
+            if record.get(what) is not None
+        )
+        print(
+            f'[{count[0]}, {(time.perf_counter() - began) / 60:.1f} min] {record["arm"]} / {record["task"]} / seed {record["seed"]} / '
+            f'lr {record["lr"]:g}: {score or "loss " + format(record["validation_nats"], ".3f")}',
+            flush=True,
+        )
 
     def missing(wanted):
         there = {r['key'] for r in read(folder)}
@@ -156,13 +189,20 @@ def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
     wanted = cells.study_cells(config, rates)
     run_cells(config, missing(wanted), folder, workers, show)
     by_key = {r['key']: r for r in read(folder)}
-    summary = report.write(config, cells.arms(config), rates, [by_key[cells.key(config, c)] for c in wanted],
-                           [by_key[cells.key(config, c)] for c in cells.sweep_cells(config)], folder)
+    summary = report.write(
+        config,
+        cells.arms(config),
+        rates,
+        [by_key[cells.key(config, c)] for c in wanted],
+        [by_key[cells.key(config, c)] for c in cells.sweep_cells(config)],
+        folder,
+    )
     return summary
 
 
 def _accelerated() -> bool:
     import jax
+
     return os.environ.get('JAX_PLATFORMS', '') != 'cpu' and jax.default_backend() != 'cpu'
 
 
@@ -182,15 +222,23 @@ def main() -> None:
     if flags.FLAGS.dry_run:
         cells.check(config)
         records = read(folder)
-        print(plan(config, records, _workers(), 0.0 if records else measured_speed(config, _workers())))
+        print(
+            plan(
+                config, records, _workers(), 0.0 if records else measured_speed(config, _workers())
+            )
+        )
         return
     run(config, folder, _workers(), flags.FLAGS.together)
     print(f'{folder}/report/index.html')
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME')
-    flags.DEFINE_integer('workers', -1, 'Processes; -1: one a core on CPU; 0: all cells in this process', -1)
+    flags.DEFINE_string(
+        'out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME'
+    )
+    flags.DEFINE_integer(
+        'workers', -1, 'Processes; -1: one a core on CPU; 0: all cells in this process', -1
+    )
     flags.DEFINE_integer('together', 1, 'Seeds of a cell that one program trains', 1)
     flags.DEFINE_bool('dry_run', False, 'Print cells, tokens and the time to expect, and stop')
     configs.define_flag()

@@ -2,6 +2,7 @@
 
 Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes,regions-zones} and, for GKE, kubernetes-engine/docs/concepts/plan-tpus.
 """
+
 import dataclasses
 import math
 import re
@@ -10,12 +11,24 @@ from model.errors import nearest
 from train.errors import RunError
 
 _SQUARE = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
-_CUBE = ('2x2x1', '2x2x2', '2x2x4', '2x4x4', '4x4x4', '4x4x8', '4x8x8', '8x8x8', '8x8x16', '8x16x16')
+_CUBE = (
+    '2x2x1',
+    '2x2x2',
+    '2x2x4',
+    '2x4x4',
+    '4x4x4',
+    '4x4x8',
+    '4x8x8',
+    '8x8x8',
+    '8x8x16',
+    '8x16x16',
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Family:
     """`unit`: what the number in a type's name counts, per chip (v4, v5p and tpu7x count cores). `runtime`: none where only GKE has it."""
+
     prefix: str
     unit: int
     topologies: tuple[str, ...]
@@ -26,11 +39,38 @@ class Family:
 
 FAMILIES = {
     'v4': Family('v4', 2, _CUBE, 'tpu-ubuntu2204-base', 'tpu-v4-podslice', ('us-central2-b',)),
-    'v5e': Family('v5litepod', 1, _SQUARE, 'v2-alpha-tpuv5-lite', 'tpu-v5-lite-podslice',
-                  ('us-central1-a', 'us-south1-a', 'us-west1-c', 'us-west4-a', 'europe-west4-b')),
-    'v5p': Family('v5p', 2, (*_CUBE, '16x16x16'), 'v2-alpha-tpuv5', 'tpu-v5p-slice', ('us-central1-a', 'us-east5-a', 'europe-west4-b')),
-    'v6e': Family('v6e', 1, _SQUARE, 'v2-alpha-tpuv6e', 'tpu-v6e-slice',
-                  ('us-central1-b', 'us-east1-d', 'us-east5-a', 'us-east5-b', 'europe-west4-a', 'asia-northeast1-b', 'southamerica-west1-a')),
+    'v5e': Family(
+        'v5litepod',
+        1,
+        _SQUARE,
+        'v2-alpha-tpuv5-lite',
+        'tpu-v5-lite-podslice',
+        ('us-central1-a', 'us-south1-a', 'us-west1-c', 'us-west4-a', 'europe-west4-b'),
+    ),
+    'v5p': Family(
+        'v5p',
+        2,
+        (*_CUBE, '16x16x16'),
+        'v2-alpha-tpuv5',
+        'tpu-v5p-slice',
+        ('us-central1-a', 'us-east5-a', 'europe-west4-b'),
+    ),
+    'v6e': Family(
+        'v6e',
+        1,
+        _SQUARE,
+        'v2-alpha-tpuv6e',
+        'tpu-v6e-slice',
+        (
+            'us-central1-b',
+            'us-east1-d',
+            'us-east5-a',
+            'us-east5-b',
+            'europe-west4-a',
+            'asia-northeast1-b',
+            'southamerica-west1-a',
+        ),
+    ),
     'tpu7x': Family('tpu7x', 2, (*_CUBE, '16x16x16'), '', 'tpu7x', ('us-central1-c',)),
 }
 
@@ -38,47 +78,65 @@ FAMILIES = {
 @dataclasses.dataclass(frozen=True)
 class Slice:
     """One TPU type. `hosts`: virtual machines of a Cloud TPU VM; `pods`: of GKE, whose machines have at most four chips."""
+
     type: str
     family: str
     topology: str
 
     chips = property(lambda self: math.prod(int(n) for n in self.topology.split('x')))
-    hosts = property(lambda self: 1 if self.chips <= 8 and self.topology.count('x') == 1 else self.pods)
+    hosts = property(
+        lambda self: 1 if self.chips <= 8 and self.topology.count('x') == 1 else self.pods
+    )
     pods = property(lambda self: max(1, self.chips // 4))
     runtime = property(lambda self: FAMILIES[self.family].runtime)
     gke = property(lambda self: FAMILIES[self.family].gke)
     zones = property(lambda self: FAMILIES[self.family].zones)
 
 
-TYPES = {s.type: s for name, f in FAMILIES.items() for t in f.topologies
-         for s in [Slice(f'{f.prefix}-{math.prod(map(int, t.split("x"))) * f.unit}', name, t)]}
+TYPES = {
+    s.type: s
+    for name, f in FAMILIES.items()
+    for t in f.topologies
+    for s in [Slice(f'{f.prefix}-{math.prod(map(int, t.split("x"))) * f.unit}', name, t)]
+}
 
 
 def find(name: str) -> Slice:
     """Raises RunError with the nearest type where there is none of this name."""
     if name not in TYPES:
-        meant = re.sub(r'^v5(e|lite)-', 'v5litepod-', name.lower())         # what people call it
+        meant = re.sub(r'^v5(e|lite)-', 'v5litepod-', name.lower())  # what people call it
         sizes = [t for t in TYPES if t.startswith(meant.split('-')[0] + '-')]
         size = re.search(r'-(\d+)$', meant)
         if sizes and size:
-            close = min(sizes, key=lambda t: abs(math.log(int(t.split('-')[1]) / max(1, int(size[1])))))
-            raise RunError(f'--type={name}: no such TPU type; did you mean {close!r}? (valid: {", ".join(sizes)})')
+            close = min(
+                sizes, key=lambda t: abs(math.log(int(t.split('-')[1]) / max(1, int(size[1]))))
+            )
+            raise RunError(
+                f'--type={name}: no such TPU type; did you mean {close!r}? (valid: {", ".join(sizes)})'
+            )
         close = nearest(meant, TYPES).split('(')[0]
-        raise RunError(f'--type={name or "(empty)"}: no such TPU type; {close}(valid: '
-                       f'{", ".join(f"{f.prefix}-N" for f in FAMILIES.values())})')
+        raise RunError(
+            f'--type={name or "(empty)"}: no such TPU type; {close}(valid: '
+            f'{", ".join(f"{f.prefix}-N" for f in FAMILIES.values())})'
+        )
     return TYPES[name]
 
 
 def check_zone(zone: str) -> str:
     """The form only: which zones have which TPUs changes, and the service knows."""
     if not re.fullmatch(r'[a-z]+-[a-z]+\d+-(ai\d+)?[a-z]', zone):
-        raise RunError(f'--zone={zone or "(empty)"}: expected a zone; ' + nearest(zone, sorted({z for f in FAMILIES.values() for z in f.zones})))
+        raise RunError(
+            f'--zone={zone or "(empty)"}: expected a zone; '
+            + nearest(zone, sorted({z for f in FAMILIES.values() for z in f.zones}))
+        )
     return zone
 
 
 def check_name(name: str, flag: str = '--name', longest: int = 60) -> str:
     """RFC 1035, with room for the number of a slice. What passes needs no quoting anywhere."""
     if not re.fullmatch(rf'[a-z]([-a-z0-9]{{0,{longest - 2}}}[a-z0-9])?', name):
-        raise RunError(f'{flag}={name or "(empty)"}: expected 1 to {longest} lower-case letters, digits and hyphens, the first a letter, '
-                       f'the last no hyphen')
+        raise RunError(
+            f'{flag}={name or "(empty)"}: expected 1 to {longest} lower-case letters, digits and hyphens, the first a letter, '
+            f'the last no hyphen'
+        )
     return name

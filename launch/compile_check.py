@@ -6,6 +6,7 @@
 Needs the extra `tpu-compile` and no TPU. Times are predictions, good to about 15 %; memory is the compiler's own count. All budgets that are
 kept are checked by `python -m launch.check_budgets`.
 """
+
 import json
 import logging
 
@@ -21,10 +22,24 @@ _GIB = topologies.GIB
 _LOG = logging.getLogger('ordem')
 
 
-def check(config, topology: str, slices: int = 1, rows: int = 0, which: tuple = PROGRAMS, batch: int = 16, context: int = 0) -> dict:
+def check(
+    config,
+    topology: str,
+    slices: int = 1,
+    rows: int = 0,
+    which: tuple = PROGRAMS,
+    batch: int = 16,
+    context: int = 0,
+) -> dict:
     """The summaries of an experiment's programs on a slice. One that does not fit is a line under 'refused'."""
     chip, devices = topologies.chip(topology), topologies.devices(topology, slices)
-    found = {'topology': topology, 'slices': slices, 'devices': len(devices), 'programs': {}, 'refused': {}}
+    found = {
+        'topology': topology,
+        'slices': slices,
+        'devices': len(devices),
+        'programs': {},
+        'refused': {},
+    }
     if 'train' in which:
         found['programs']['train'] = programs.train(config, chip, devices, slices, rows)
     wanted = [name for name in ('prefill', 'decode') if name in which]
@@ -32,7 +47,9 @@ def check(config, topology: str, slices: int = 1, rows: int = 0, which: tuple = 
         single = topologies.devices(f'{chip.name}:{"x".join("1" * chip.dims)}')[0]
         for name in wanted:
             try:
-                found['programs'][name] = programs.generation(config, chip, single, name, batch, context)
+                found['programs'][name] = programs.generation(
+                    config, chip, single, name, batch, context
+                )
             except programs.DoesNotFit as error:
                 found['refused'][name] = str(error)
     return found
@@ -42,32 +59,58 @@ def lines(found: dict) -> list[str]:
     """The summary for a person."""
     chip = topologies.chip(found['topology'])
     slices = f', {found["slices"]} slices' if found['slices'] > 1 else ''
-    out = [f'{found["topology"]}{slices}: {found["devices"]} devices of {chip.limit / _GIB:.2f} GiB']
+    out = [
+        f'{found["topology"]}{slices}: {found["devices"]} devices of {chip.limit / _GIB:.2f} GiB'
+    ]
     for name, p in found['programs'].items():
-        out += ['', *(_train_lines(p) if name == 'train' else _generation_lines(name, p)), *_shared_lines(p)]
+        out += [
+            '',
+            *(_train_lines(p) if name == 'train' else _generation_lines(name, p)),
+            *_shared_lines(p),
+        ]
     out += ['', *(f'{line}' for line in found['refused'].values())] if found['refused'] else []
     return out
 
 
 def _train_lines(p: dict) -> list[str]:
-    state, mesh = p['state_bytes'], ' x '.join(f'{a} {n}' for a, n in p['mesh'].items() if n > 1) or 'one device'
+    state, mesh = (
+        p['state_bytes'],
+        ' x '.join(f'{a} {n}' for a, n in p['mesh'].items() if n > 1) or 'one device',
+    )
     micro = f' in each of {p["accumulation"]} microbatches' if p['accumulation'] > 1 else ''
-    fused = 'a fused kernel: ' + ', '.join(f'{n} x{c}' for n, c in p['kernels'].items()) if p['fused_attention'] else 'not fused'
-    squares = ', '.join(p['square_buffers']) if p['square_buffers'] else 'none' if p['square_buffers'] is not None else 'not looked for'
+    fused = (
+        'a fused kernel: ' + ', '.join(f'{n} x{c}' for n, c in p['kernels'].items())
+        if p['fused_attention']
+        else 'not fused'
+    )
+    squares = (
+        ', '.join(p['square_buffers'])
+        if p['square_buffers']
+        else 'none'
+        if p['square_buffers'] is not None
+        else 'not looked for'
+    )
     return [
         f'train step (pretraining and post-training): {mesh}; {p["batch_size"]} rows of {p["seq_len"]}, {p["rows_a_device"]} a device{micro}; '
         f'remat {p["remat"]}',
         f'  on each device        parameters {state["parameters"] / _GIB:.3f} GiB, optimizer {state["optimizer"] / _GIB:.3f} GiB',
         *(f'  {line}' for line in p['attention']),
         f'  attention is          {fused}',
-        f'  [T,T] buffers         {squares}']
+        f'  [T,T] buffers         {squares}',
+    ]
 
 
 def _generation_lines(name: str, p: dict) -> list[str]:
-    each = f'; a token of every row in {p["token_seconds"] * 1e3:.2f} ms, {p["token_bytes"] / 1e9:.2f} GB' if 'token_seconds' in p else ''
-    return [f'{name}: {p["batch"]} rows, context {p["context"]}, on one device{each}',
-            f'  held                  weights {p["weight_bytes"] / _GIB:.3f} GiB, cache {p["cache_bytes"] / _GIB:.3f} GiB, '
-            f'temporary {p["temporary_bytes"] / _GIB:.3f} GiB']
+    each = (
+        f'; a token of every row in {p["token_seconds"] * 1e3:.2f} ms, {p["token_bytes"] / 1e9:.2f} GB'
+        if 'token_seconds' in p
+        else ''
+    )
+    return [
+        f'{name}: {p["batch"]} rows, context {p["context"]}, on one device{each}',
+        f'  held                  weights {p["weight_bytes"] / _GIB:.3f} GiB, cache {p["cache_bytes"] / _GIB:.3f} GiB, '
+        f'temporary {p["temporary_bytes"] / _GIB:.3f} GiB',
+    ]
 
 
 def _shared_lines(p: dict) -> list[str]:
@@ -78,15 +121,22 @@ def _shared_lines(p: dict) -> list[str]:
         f'  FLOPs                 model {p["model_flops"]:.3e}, executed {p["executed_flops"]:.3e}',
         f'  predicted time        {p["step_seconds"] * 1e3:.1f} ms, within about {band:.0%} (not measured); ms bound by: {bounds}',
         f'  predicted MFU         {p["mfu"]:.3f} ({p["mfu"] * (1 - band):.2f} to {p["mfu"] * (1 + band):.2f})',
-        f'  elementwise           {p["elementwise_seconds"] * 1e3:.1f} ms more by the compiler\'s own estimate of vector arithmetic, not counted']
+        f"  elementwise           {p['elementwise_seconds'] * 1e3:.1f} ms more by the compiler's own estimate of vector arithmetic, not counted",
+    ]
     for kind, m in p['collectives'].items():
         hidden = 1 - m['exposed'] / m['seconds'] if m['seconds'] else 1.0
-        rows.append(f'  {kind:<21} {m["count"]}, {m["bytes"] / 1e9:.3f} GB sent by each device, {m["seconds"] * 1e3:.1f} ms on the links, '
-                    f'{hidden:.0%} hidden')
+        rows.append(
+            f'  {kind:<21} {m["count"]}, {m["bytes"] / 1e9:.3f} GB sent by each device, {m["seconds"] * 1e3:.1f} ms on the links, '
+            f'{hidden:.0%} hidden'
+        )
     for loop in p['loops']:
-        rows.append(f'  loop                  {loop["trips"]} rounds ({loop["how"]}): {loop["loop"]}')
+        rows.append(
+            f'  loop                  {loop["trips"]} rounds ({loop["how"]}): {loop["loop"]}'
+        )
     if p['kernels_without_cost']:
-        rows.append(f'  kernels without cost  {p["kernels_without_cost"]}, counted by their memory alone')
+        rows.append(
+            f'  kernels without cost  {p["kernels_without_cost"]}, counted by their memory alone'
+        )
     return [*rows, f'  compiled in           {p["compile_seconds"]:.1f} s']
 
 
@@ -99,10 +149,20 @@ def main() -> None:
     if flag.rows < 0 or flag.batch < 1 or flag.context < 0:
         raise RunError('--rows, --batch and --context: expected positive numbers')
     if flag.fit:
-        found = fitting.fit(config, flag.topology, flag.slices, progress=lambda line: _LOG.info('%s', line))
+        found = fitting.fit(
+            config, flag.topology, flag.slices, progress=lambda line: _LOG.info('%s', line)
+        )
         print(json.dumps(found, indent=1) if flag.json else '\n'.join(fitting.lines(found)))
         return
-    found = check(config, flag.topology, flag.slices, flag.rows, tuple(flag.programs), flag.batch, flag.context)
+    found = check(
+        config,
+        flag.topology,
+        flag.slices,
+        flag.rows,
+        tuple(flag.programs),
+        flag.batch,
+        flag.context,
+    )
     print(json.dumps(found, indent=1) if flag.json else '\n'.join(lines(found)))
     if flag.save:
         print(f'saved: {budgets_io.save(configs.file(), found)}')
@@ -111,13 +171,21 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('topology', 'v5e:4x4', 'The slice to compile for, for example v5e:4x4 or v5p:2x2x4')
+    flags.DEFINE_string(
+        'topology', 'v5e:4x4', 'The slice to compile for, for example v5e:4x4 or v5p:2x2x4'
+    )
     flags.DEFINE_integer('slices', 1, 'How many of them')
-    flags.DEFINE_integer('rows', 0, 'Rows on each device in each microbatch; 0: as config.data.batch_size says')
+    flags.DEFINE_integer(
+        'rows', 0, 'Rows on each device in each microbatch; 0: as config.data.batch_size says'
+    )
     flags.DEFINE_list('programs', list(PROGRAMS), 'Which programs: train, prefill, decode')
     flags.DEFINE_integer('batch', 16, 'Rows of prefill and decode')
-    flags.DEFINE_integer('context', 0, 'Context of prefill and decode; 0: the model\'s')
-    flags.DEFINE_bool('fit', False, 'Find the largest batch and the cheapest remat policy that fit, and rank meshes')
+    flags.DEFINE_integer('context', 0, "Context of prefill and decode; 0: the model's")
+    flags.DEFINE_bool(
+        'fit',
+        False,
+        'Find the largest batch and the cheapest remat policy that fit, and rank meshes',
+    )
     flags.DEFINE_bool('save', False, 'Keep the summary as a budget under launch/budgets/')
     flags.DEFINE_bool('json', False, 'Print the summary as JSON')
     configs.define_flag()

@@ -2,6 +2,7 @@
 
 Memory grows linearly with the rows on a device, so that two compilations tell where it ends; the answer is compiled again.
 """
+
 import math
 
 from launch import programs, topologies
@@ -9,7 +10,7 @@ from model.config import REMAT
 from train.errors import RunError
 
 
-_MOST = 4096        # rows on a device that are looked for
+_MOST = 4096  # rows on a device that are looked for
 
 
 def _needed(config, chip, devices, rows: int) -> float:
@@ -35,7 +36,11 @@ def largest(chip, needed) -> int:
         if there < math.inf:
             slope = (there - needed(low)) / (high - low)
         # A line tells where to look; not much further than what is known, and where one end is unknown, in the middle.
-        rows = low + math.floor((chip.limit - needed(low)) / slope) if there < math.inf or high > _MOST else (low + high) // 2
+        rows = (
+            low + math.floor((chip.limit - needed(low)) / slope)
+            if there < math.inf or high > _MOST
+            else (low + high) // 2
+        )
         rows = min(max(rows, low + 1), high - 1, 16 * low)
         if needed(rows) <= chip.limit:
             low = rows
@@ -48,8 +53,12 @@ def meshes(config, count: int) -> list[dict]:
     """The shapes of data x fsdp x tensor (at most 4) that a number of devices can take, with the config's own context."""
     rest = count // max(1, config.mesh.context)
     powers = [2**i for i in range(rest.bit_length())]
-    return [{'data': d, 'fsdp': rest // (d * t), 'tensor': t, 'context': config.mesh.context}
-            for t in powers[:3] for d in powers if not rest % (d * t) and not config.model.num_heads % t]
+    return [
+        {'data': d, 'fsdp': rest // (d * t), 'tensor': t, 'context': config.mesh.context}
+        for t in powers[:3]
+        for d in powers
+        if not rest % (d * t) and not config.model.num_heads % t
+    ]
 
 
 def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> dict:
@@ -60,8 +69,15 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
     def row(changed, rows):
         p = programs.train(changed, chip, devices, slices, rows, squares=False)
         tokens = p['batch_size'] * p['seq_len']
-        return {'remat': p['remat'], 'mesh': p['mesh'], 'rows_a_device': rows, 'peak_bytes': p['peak_bytes'], 'step_seconds': p['step_seconds'],
-                'tokens_per_second': tokens / p['step_seconds'], 'mfu': p['mfu']}
+        return {
+            'remat': p['remat'],
+            'mesh': p['mesh'],
+            'rows_a_device': rows,
+            'peak_bytes': p['peak_bytes'],
+            'step_seconds': p['step_seconds'],
+            'tokens_per_second': tokens / p['step_seconds'],
+            'mfu': p['mfu'],
+        }
 
     for policy in REMAT:
         changed = config.copy_and_resolve_references()
@@ -71,14 +87,18 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
         def needed(rows):
             if rows not in seen:
                 seen[rows] = _needed(changed, chip, devices, rows)
-                progress(f'remat {policy}, {rows} rows a device: {seen[rows] / topologies.GIB:.2f} GiB of {chip.limit / topologies.GIB:.2f}')
+                progress(
+                    f'remat {policy}, {rows} rows a device: {seen[rows] / topologies.GIB:.2f} GiB of {chip.limit / topologies.GIB:.2f}'
+                )
             return seen[rows]
 
         rows = largest(chip, needed)
         if rows:
             found['policies'].append(row(changed, rows))
     if not found['policies']:
-        raise RunError(f'nothing fits {topology}: not one row a device with any config.model.remat; take a larger slice')
+        raise RunError(
+            f'nothing fits {topology}: not one row a device with any config.model.remat; take a larger slice'
+        )
     found['best'] = max(found['policies'], key=lambda p: p['tokens_per_second'])
     for shape in meshes(config, len(devices)):
         changed = config.copy_and_resolve_references()
@@ -95,11 +115,16 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
 
 def lines(found: dict) -> list[str]:
     """The answer for a person."""
-    told = lambda p: (f'  {p["remat"]:<10} {" x ".join(f"{a} {n}" for a, n in p["mesh"].items() if n > 1) or "one device":<28} '
-                      f'{p["rows_a_device"]:>5} rows  {p["peak_bytes"] / topologies.GIB:6.2f} GiB  {p["tokens_per_second"]:>12,.0f} tokens/s  '
-                      f'{p["mfu"]:.3f} MFU')
+    told = lambda p: (
+        f'  {p["remat"]:<10} {" x ".join(f"{a} {n}" for a, n in p["mesh"].items() if n > 1) or "one device":<28} '
+        f'{p["rows_a_device"]:>5} rows  {p["peak_bytes"] / topologies.GIB:6.2f} GiB  {p["tokens_per_second"]:>12,.0f} tokens/s  '
+        f'{p["mfu"]:.3f} MFU'
+    )
     best = found['best']
-    return [f'{found["topology"]}: the largest batch of each remat policy (predictions, within about {topologies.BAND:.0%})',
-            *map(told, found['policies']),
-            f'the cheapest that fits: --config.model.remat={best["remat"]} --rows={best["rows_a_device"]}',
-            'meshes at that batch, the fastest first', *map(told, found['meshes'])]
+    return [
+        f'{found["topology"]}: the largest batch of each remat policy (predictions, within about {topologies.BAND:.0%})',
+        *map(told, found['policies']),
+        f'the cheapest that fits: --config.model.remat={best["remat"]} --rows={best["rows_a_device"]}',
+        'meshes at that batch, the fastest first',
+        *map(told, found['meshes']),
+    ]

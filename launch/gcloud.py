@@ -1,4 +1,5 @@
 """The commands of `gcloud` that a TPU needs, and what went wrong with one, in a line that says what to do."""
+
 import dataclasses
 import json
 import re
@@ -10,23 +11,57 @@ from train.errors import RunError
 
 # What gcloud says -> (kind, what to do). The first that is found in its stderr counts.
 _KNOWN = (
-    (r'active account selected|gcloud auth login|Reauthentication|invalid_grant', 'login', 'not logged in to Google Cloud: run `gcloud auth login`'),
-    (r'find attribute \[project\]|property \[project\] is not', 'project',
-     'no Google Cloud project is chosen: give --project=ID, or run `gcloud config set project ID`'),
-    (r'SERVICE_DISABLED|has not been used in project|API .*not enabled', 'api',
-     'the Cloud TPU API is off in this project: run `gcloud services enable tpu.googleapis.com`'),
-    (r'ALREADY_EXISTS|already exists', 'exists', '{name} exists already in {zone}: choose another --name, go on with it by `run`, or `delete` it first'),
-    (r'zonal accelerator configurations|zone .* is not supported|was not found in zone|LOCATION_POLICY_VIOLATED', 'zone',
-     '{zone} does not offer this type ({said}): zones that do are listed at https://cloud.google.com/tpu/docs/regions-zones'),
-    (r'NOT_FOUND|was not found', 'missing', 'there is no queued resource {name} in {zone}: make it by `create`, or look for it in another --zone'),
+    (
+        r'active account selected|gcloud auth login|Reauthentication|invalid_grant',
+        'login',
+        'not logged in to Google Cloud: run `gcloud auth login`',
+    ),
+    (
+        r'find attribute \[project\]|property \[project\] is not',
+        'project',
+        'no Google Cloud project is chosen: give --project=ID, or run `gcloud config set project ID`',
+    ),
+    (
+        r'SERVICE_DISABLED|has not been used in project|API .*not enabled',
+        'api',
+        'the Cloud TPU API is off in this project: run `gcloud services enable tpu.googleapis.com`',
+    ),
+    (
+        r'ALREADY_EXISTS|already exists',
+        'exists',
+        '{name} exists already in {zone}: choose another --name, go on with it by `run`, or `delete` it first',
+    ),
+    (
+        r'zonal accelerator configurations|zone .* is not supported|was not found in zone|LOCATION_POLICY_VIOLATED',
+        'zone',
+        '{zone} does not offer this type ({said}): zones that do are listed at https://cloud.google.com/tpu/docs/regions-zones',
+    ),
+    (
+        r'NOT_FOUND|was not found',
+        'missing',
+        'there is no queued resource {name} in {zone}: make it by `create`, or look for it in another --zone',
+    ),
     (r'[Qq]uota .*per minute', 'other', '{said}'),
-    (r'[Qq]uota|RESOURCE_EXHAUSTED', 'quota', 'the quota of the project does not allow it ({said}): choose a smaller --type, another --zone or '
-     '--spot, delete queued resources that are suspended or failed, or ask for more at https://console.cloud.google.com/iam-admin/quotas'),
-    (r'SSH Key is not present in the SSH agent', 'agent',
-     'several workers need the key in the ssh agent: run `eval $(ssh-agent); ssh-add ~/.ssh/google_compute_engine` and try again'),
-    (r'terminal state|cannot be currently connected to', 'gone', '{name} is preempted or stopped ({said})'),
+    (
+        r'[Qq]uota|RESOURCE_EXHAUSTED',
+        'quota',
+        'the quota of the project does not allow it ({said}): choose a smaller --type, another --zone or '
+        '--spot, delete queued resources that are suspended or failed, or ask for more at https://console.cloud.google.com/iam-admin/quotas',
+    ),
+    (
+        r'SSH Key is not present in the SSH agent',
+        'agent',
+        'several workers need the key in the ssh agent: run `eval $(ssh-agent); ssh-add ~/.ssh/google_compute_engine` and try again',
+    ),
+    (
+        r'terminal state|cannot be currently connected to',
+        'gone',
+        '{name} is preempted or stopped ({said})',
+    ),
 )
-_STATUS = re.compile(r'#####|SSH: |SCP: |Using (ssh|scp) batch|Retrying: |Completed execution|Finished preparing|Failed to execute command on|WARNING: ')
+_STATUS = re.compile(
+    r'#####|SSH: |SCP: |Using (ssh|scp) batch|Retrying: |Completed execution|Finished preparing|Failed to execute command on|WARNING: '
+)
 
 
 class GcloudError(RunError):
@@ -41,6 +76,7 @@ class GcloudError(RunError):
 @dataclasses.dataclass(frozen=True)
 class Request:
     """What is asked of the queue."""
+
     type: str
     runtime: str
     slices: int = 1
@@ -51,19 +87,33 @@ class Request:
         """From `queued-resources describe`; with several slices there is one entry, or one for each."""
         specs = described['tpu']['nodeSpec']
         count = sum(int(s.get('multisliceParams', {}).get('nodeCount', 1)) for s in specs)
-        return cls(specs[0]['node']['acceleratorType'], specs[0]['node']['runtimeVersion'], count, 'spot' in described)
+        return cls(
+            specs[0]['node']['acceleratorType'],
+            specs[0]['node']['runtimeVersion'],
+            count,
+            'spot' in described,
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Gcloud:
     """One queued resource. With `dry_run` commands are printed, fit for a shell, and taken to have succeeded."""
+
     name: str
     zone: str
     project: str = ''
     dry_run: bool = False
 
     def _words(self, *words: str) -> list[str]:
-        return ['gcloud', 'compute', 'tpus', *words, f'--zone={self.zone}', *([f'--project={self.project}'] if self.project else []), '--quiet']
+        return [
+            'gcloud',
+            'compute',
+            'tpus',
+            *words,
+            f'--zone={self.zone}',
+            *([f'--project={self.project}'] if self.project else []),
+            '--quiet',
+        ]
 
     def _call(self, words: list[str], name: str, echo: bool = False) -> str:
         """Stdout of a command; with `echo` it is shown as it comes. Raises GcloudError."""
@@ -72,29 +122,54 @@ class Gcloud:
             return ''
         with tempfile.TemporaryFile() as told:
             try:
-                process = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told)
+                process = subprocess.Popen(
+                    words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told
+                )
             except FileNotFoundError:
-                raise GcloudError('absent', 'gcloud is not installed, or not on PATH: see https://cloud.google.com/sdk/docs/install') from None
+                raise GcloudError(
+                    'absent',
+                    'gcloud is not installed, or not on PATH: see https://cloud.google.com/sdk/docs/install',
+                ) from None
             out = []
             with process:
-                for raw in process.stdout:          # by \n alone: a progress bar's \r ends no line, and lines are counted
+                for raw in (
+                    process.stdout
+                ):  # by \n alone: a progress bar's \r ends no line, and lines are counted
                     line = raw.decode(errors='replace')
                     out.append(line)
                     if echo:
                         print(line, end='', flush=True)
             told.seek(0)
             err = told.read().decode(errors='replace')
-        if process.returncode and not (echo and process.returncode == 255):         # a connection that ends is no error while following
+        if process.returncode and not (
+            echo and process.returncode == 255
+        ):  # a connection that ends is no error while following
             raise _error(process.returncode, err, name, self.zone)
         return ''.join(out)
 
     def create(self, request: Request) -> None:
-        nodes = [f'--node-id={self.name}'] if request.slices == 1 else [f'--node-count={request.slices}', f'--node-prefix={self.name}']
-        self._call(self._words('queued-resources', 'create', self.name, *nodes, f'--accelerator-type={request.type}',
-                               f'--runtime-version={request.runtime}', *(['--spot'] if request.spot else [])), self.name)
+        nodes = (
+            [f'--node-id={self.name}']
+            if request.slices == 1
+            else [f'--node-count={request.slices}', f'--node-prefix={self.name}']
+        )
+        self._call(
+            self._words(
+                'queued-resources',
+                'create',
+                self.name,
+                *nodes,
+                f'--accelerator-type={request.type}',
+                f'--runtime-version={request.runtime}',
+                *(['--spot'] if request.spot else []),
+            ),
+            self.name,
+        )
 
     def describe(self) -> dict:
-        found = self._call(self._words('queued-resources', 'describe', self.name, '--format=json'), self.name)
+        found = self._call(
+            self._words('queued-resources', 'describe', self.name, '--format=json'), self.name
+        )
         return json.loads(found) if found else {'state': {'state': 'ACTIVE'}}
 
     def delete(self) -> None:
@@ -102,12 +177,24 @@ class Gcloud:
 
     def node_state(self, node: str) -> str:
         """READY, PREEMPTED, ... of one slice."""
-        return self._call(self._words('tpu-vm', 'describe', node, '--format=value(state)'), node).strip()
+        return self._call(
+            self._words('tpu-vm', 'describe', node, '--format=value(state)'), node
+        ).strip()
 
     def ssh(self, node: str, command: str, worker: str = 'all', echo: bool = False) -> str:
         """Runs `command` in the shell of the workers. A connection to a machine that vanished ends after a minute and a half."""
-        return self._call(self._words('tpu-vm', 'ssh', node, f'--worker={worker}', f'--command={command}', '--ssh-flag=-oServerAliveInterval=30'),
-                          node, echo)
+        return self._call(
+            self._words(
+                'tpu-vm',
+                'ssh',
+                node,
+                f'--worker={worker}',
+                f'--command={command}',
+                '--ssh-flag=-oServerAliveInterval=30',
+            ),
+            node,
+            echo,
+        )
 
     def send(self, node: str, path: str) -> None:
         """A file to the home directory of all workers."""
@@ -115,13 +202,28 @@ class Gcloud:
 
 
 def _error(code: int, stderr: str, name: str, zone: str) -> GcloudError:
-    lines = [line.strip() for line in stderr.splitlines() if line.strip() and not _STATUS.match(line.strip())]
+    lines = [
+        line.strip()
+        for line in stderr.splitlines()
+        if line.strip() and not _STATUS.match(line.strip())
+    ]
     own = next((i for i, line in enumerate(lines) if line.startswith('ERROR: (gcloud')), None)
-    said = re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own:own + 4])) if own is not None else lines[-1] if lines else f'exit code {code}'
+    said = (
+        re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
+        if own is not None
+        else lines[-1]
+        if lines
+        else f'exit code {code}'
+    )
     for pattern, kind, advice in _KNOWN if own is not None else ():
         if re.search(pattern, said):
             return GcloudError(kind, advice.format(name=name, zone=zone, said=said))
     if code == 255:
-        return GcloudError('ssh', f'ssh to {name} was refused ({said}): see that a firewall rule lets port 22 in '
-                                  f'(`gcloud compute firewall-rules list`) and that the machine is up (`status`), then give the command again')
-    return GcloudError('other' if own is not None else 'remote', f'{name}: {said.removeprefix("error: ")}')
+        return GcloudError(
+            'ssh',
+            f'ssh to {name} was refused ({said}): see that a firewall rule lets port 22 in '
+            f'(`gcloud compute firewall-rules list`) and that the machine is up (`status`), then give the command again',
+        )
+    return GcloudError(
+        'other' if own is not None else 'remote', f'{name}: {said.removeprefix("error: ")}'
+    )

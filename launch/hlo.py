@@ -3,6 +3,7 @@
 Nothing here knows of time: `launch/schedule.py` does. Bytes are those of the main memory (HBM), with the padding of tiles; arrays that the
 compiler keeps on the chip (`S(1)` in a layout) move nothing.
 """
+
 import dataclasses
 import functools
 import math
@@ -15,15 +16,43 @@ _COMMENT = re.compile(r'/\*.*?\*/')
 _SHAPE = re.compile(r'([a-z]\w*)\[([\d,<=]*)\](?:\{([^{}]*)\})?')
 _HEAD = re.compile(r'^(ENTRY )?%?([\w.\-]+) \(.*\{\s*$')
 _NAME = re.compile(r'^\s+(ROOT )?%([\w.\-]+) = ')
-COLLECTIVES = ('all-gather', 'all-reduce', 'reduce-scatter', 'all-to-all', 'collective-permute', 'ragged-all-to-all', 'collective-broadcast')
-FREE = {'parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'after-all', 'partition-id', 'replica-id', 'opt-barrier', 'domain',
-        'add-dependency', 'iota'}
-_FREE_CALLS = {'AssumeGatherIndicesInBound', 'AllocateBuffer', 'ConcatBitcast', 'SliceId', 'Sharding', 'ZeroCrop'}
+COLLECTIVES = (
+    'all-gather',
+    'all-reduce',
+    'reduce-scatter',
+    'all-to-all',
+    'collective-permute',
+    'ragged-all-to-all',
+    'collective-broadcast',
+)
+FREE = {
+    'parameter',
+    'constant',
+    'tuple',
+    'get-tuple-element',
+    'bitcast',
+    'after-all',
+    'partition-id',
+    'replica-id',
+    'opt-barrier',
+    'domain',
+    'add-dependency',
+    'iota',
+}
+_FREE_CALLS = {
+    'AssumeGatherIndicesInBound',
+    'AllocateBuffer',
+    'ConcatBitcast',
+    'SliceId',
+    'Sharding',
+    'ZeroCrop',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
     """An array as the compiler laid it out. `order`: dimensions, the fastest first; `space`: 0 is the main memory."""
+
     dtype: str
     dims: tuple[int, ...]
     order: tuple[int, ...] = ()
@@ -38,7 +67,11 @@ class Shape:
     def width(self) -> float:
         """Bytes of an element."""
         bits = _BITS.get(self.dtype)
-        return (bits if bits is not None else int(re.sub(r'\D.*$', '', self.dtype.lstrip('bfcsuel')) or 8)) / 8
+        return (
+            bits
+            if bits is not None
+            else int(re.sub(r'\D.*$', '', self.dtype.lstrip('bfcsuel')) or 8)
+        ) / 8
 
     @property
     def bytes(self) -> float:
@@ -48,8 +81,12 @@ class Shape:
     @functools.cached_property
     def padded(self) -> float:
         """Bytes in memory: the fastest dimensions are rounded up to the tile's."""
-        dims = [self.dims[i] for i in reversed(self.order)] if len(self.order) == len(self.dims) else list(self.dims)
-        for i, t in enumerate(reversed(self.tile[-len(dims):] if dims else ())):
+        dims = (
+            [self.dims[i] for i in reversed(self.order)]
+            if len(self.order) == len(self.dims)
+            else list(self.dims)
+        )
+        for i, t in enumerate(reversed(self.tile[-len(dims) :] if dims else ())):
             dims[-1 - i] = -(-dims[-1 - i] // t) * t
         return math.prod(dims) * self.width
 
@@ -63,10 +100,10 @@ class Shape:
 class Op:
     name: str
     kind: str
-    shapes: list[Shape]           # of the result; a tuple's leaves
+    shapes: list[Shape]  # of the result; a tuple's leaves
     operands: list[str]
-    rest: str                     # attributes, as they stand
-    inside: str                   # between the brackets of the operation
+    rest: str  # attributes, as they stand
+    inside: str  # between the brackets of the operation
     root: bool
 
     def attribute(self, name: str) -> str:
@@ -113,7 +150,9 @@ class Computation:
 
     @functools.cached_property
     def parameters(self) -> list[Op]:
-        return sorted((op for op in self.ops if op.kind == 'parameter'), key=lambda op: int(op.inside))
+        return sorted(
+            (op for op in self.ops if op.kind == 'parameter'), key=lambda op: int(op.inside)
+        )
 
     def operand(self, op: Op, index: int) -> Op | None:
         return self.by_name.get(op.operands[index]) if index < len(op.operands) else None
@@ -139,8 +178,15 @@ def shapes(text: str) -> list[Shape]:
         order, _, rest = layout.partition(':')
         tile = re.match(r'T\(([\d,]+)\)', rest)
         space = re.search(r'S\((\d+)\)', rest)
-        found.append(Shape(dtype, tuple(int(d.lstrip('<=')) for d in dims.split(',') if d), tuple(int(i) for i in order.split(',') if i.isdigit()),
-                           tuple(int(t) for t in tile[1].split(',')) if tile else (), int(space[1]) if space else 0))
+        found.append(
+            Shape(
+                dtype,
+                tuple(int(d.lstrip('<=')) for d in dims.split(',') if d),
+                tuple(int(i) for i in order.split(',') if i.isdigit()),
+                tuple(int(t) for t in tile[1].split(',')) if tile else (),
+                int(space[1]) if space else 0,
+            )
+        )
     return found
 
 
@@ -165,8 +211,16 @@ def _operation(line: str) -> Op | None:
         return None
     opened = end + kind.end() - 1
     closed = _balanced(line, opened)
-    inside = line[opened + 1:closed - 1]
-    return Op(head[2], kind[1], shapes(line[start:end]), re.findall(r'%([\w.\-]+)', inside), line[closed:], inside, bool(head[1]))
+    inside = line[opened + 1 : closed - 1]
+    return Op(
+        head[2],
+        kind[1],
+        shapes(line[start:end]),
+        re.findall(r'%([\w.\-]+)', inside),
+        line[closed:],
+        inside,
+        bool(head[1]),
+    )
 
 
 def parse(text: str) -> Program:
@@ -199,6 +253,7 @@ def parse(text: str) -> Program:
 
 # What an operation computes.
 
+
 def flops(program: Program, computation: Computation, op: Op) -> float:
     """Of matrix multiplications, inside fusions too, loops not counted; 2 a multiply-add. Windows beyond an array's edge count nothing."""
     if op.kind == 'dot':
@@ -209,7 +264,11 @@ def flops(program: Program, computation: Computation, op: Op) -> float:
         return _convolution(computation, op)
     if op.kind == 'fusion' or op.kind.startswith('async-'):
         inner = program.inner(op)
-        return sum(flops(program, inner, o) for o in inner.ops) if inner and op.kind in ('fusion', 'async-start') else 0.0
+        return (
+            sum(flops(program, inner, o) for o in inner.ops)
+            if inner and op.kind in ('fusion', 'async-start')
+            else 0.0
+        )
     return 0.0
 
 
@@ -222,23 +281,35 @@ def _convolution(computation: Computation, op: Op) -> float:
     for d in range(sum(c.isdigit() for c in labels[3])):
         value = lambda name, default: fields[name].split('x')[d] if name in fields else default
         low = int(str(value('pad', '0_0')).split('_')[0])
-        result *= _pairs(lhs[labels[1].index(str(d))], rhs[labels[2].index(str(d))], out[labels[3].index(str(d))], low,
-                         int(value('stride', 1)), int(value('lhs_dilate', 1)), int(value('rhs_dilate', 1)))
+        result *= _pairs(
+            lhs[labels[1].index(str(d))],
+            rhs[labels[2].index(str(d))],
+            out[labels[3].index(str(d))],
+            low,
+            int(value('stride', 1)),
+            int(value('lhs_dilate', 1)),
+            int(value('rhs_dilate', 1)),
+        )
     return result
 
 
 @functools.cache
-def _pairs(size: int, kernel: int, out: int, low: int, stride: int, lhs_dilate: int, rhs_dilate: int) -> int:
+def _pairs(
+    size: int, kernel: int, out: int, low: int, stride: int, lhs_dilate: int, rhs_dilate: int
+) -> int:
     """Pairs of an output's place and a window's place that meet an element of the input."""
     place = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * rhs_dilate - low
-    return int(((place >= 0) & (place <= (size - 1) * lhs_dilate) & (place % lhs_dilate == 0)).sum())
+    return int(
+        ((place >= 0) & (place <= (size - 1) * lhs_dilate) & (place % lhs_dilate == 0)).sum()
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
     """A Pallas kernel's work. `logits`: elements of attention's square that it visits; 0 where it is no attention kernel."""
+
     flops: float
-    wide_flops: float       # with head sizes rounded up to 128, as the matrix unit does
+    wide_flops: float  # with head sizes rounded up to 128, as the matrix unit does
     logits: float
     known: bool
 
@@ -253,20 +324,29 @@ def kernel(computation: Computation, op: Op) -> Kernel:
     operands = [computation.by_name[o].shapes[0] for o in op.operands]
     q, _, v = [s for s in operands if s.dtype in ('bf16', 'f32') and len(s.dims) >= 3][:3]
     grid = next((s for s in operands if s.dtype in ('s8', 's32', 's16')), None)
-    part = '_dkv' if 'dkv' in op.name + op.op_name else '_dq' if '_dq' in op.name + op.op_name else ''
+    part = (
+        '_dkv' if 'dkv' in op.name + op.op_name else '_dq' if '_dq' in op.name + op.op_name else ''
+    )
     rows, columns = int(blocks[f'block_q{part}']), int(blocks[f'block_kv{part}'])
     time = q.dims[-2]
-    width = grid.dims[-1] if grid is not None and not part else time // columns     # fewer blocks where there is a window
+    width = (
+        grid.dims[-1] if grid is not None and not part else time // columns
+    )  # fewer blocks where there is a window
     visited = sum(min(-(-(i + 1) * rows // columns), width) for i in range(time // rows))
     logits = math.prod(q.dims[:-2]) * visited * rows * columns
     wide = lambda d: -(-d // 128) * 128
-    also_dq = any(s.dims[-2:] == q.dims[-2:] and len(s.dims) > len(q.dims) for s in op.shapes)      # the fused backward: a part for each block
+    also_dq = any(
+        s.dims[-2:] == q.dims[-2:] and len(s.dims) > len(q.dims) for s in op.shapes
+    )  # the fused backward: a part for each block
     count = {'': (1, 1), '_dkv': (3, 2) if also_dq else (2, 2), '_dq': (2, 1)}[part]
     work = lambda d, e: 2.0 * logits * (count[0] * d + count[1] * e)
-    return Kernel(work(q.dims[-1], v.dims[-1]), work(wide(q.dims[-1]), wide(v.dims[-1])), logits, True)
+    return Kernel(
+        work(q.dims[-1], v.dims[-1]), work(wide(q.dims[-1]), wide(v.dims[-1])), logits, True
+    )
 
 
 # What an operation moves.
+
 
 def moved(program: Program, computation: Computation, op: Op) -> float:
     """Bytes read from and written to the main memory. A slice taken or put in place inside a fusion moves the slice alone."""
@@ -279,12 +359,18 @@ def moved(program: Program, computation: Computation, op: Op) -> float:
         return 2 * inputs[1].shapes[0].moved
     inner = program.inner(op) if op.kind == 'fusion' else None
     if inner is None:
-        return sum(s.moved for i in inputs if i is not None for s in i.shapes) + sum(s.moved for s in op.shapes)
+        return sum(s.moved for i in inputs if i is not None for s in i.shapes) + sum(
+            s.moved for s in op.shapes
+        )
     read = 0.0
     for source, parameter in zip(inputs, inner.parameters):
         if source is not None and source.shapes and sum(s.moved for s in source.shapes):
             read += min(_read(program, inner, parameter), sum(s.moved for s in source.shapes))
-    return read + sum(w for w, s in zip(_written(program, inner, inner.root, len(op.shapes)), op.shapes) if s.space == 0)
+    return read + sum(
+        w
+        for w, s in zip(_written(program, inner, inner.root, len(op.shapes)), op.shapes)
+        if s.space == 0
+    )
 
 
 def _read(program: Program, inner: Computation, source: Op) -> float:
@@ -296,16 +382,28 @@ def _read(program: Program, inner: Computation, source: Op) -> float:
             total += _read(program, inner, user)
         elif user.kind in ('dynamic-slice', 'slice', 'gather') and first:
             total += user.shapes[0].padded
-        elif user.kind == 'dynamic-update-slice' and first or user.kind in COLLECTIVES or user.kind == 'tuple' and user.root:
+        elif (
+            user.kind == 'dynamic-update-slice'
+            and first
+            or user.kind in COLLECTIVES
+            or user.kind == 'tuple'
+            and user.root
+        ):
             total += 0.0
         elif user.kind == 'custom-call' and user.target.startswith('AsyncCollective'):
             total += 0.0
         elif user.kind == 'fusion' and program.inner(user):
             nested = program.inner(user)
-            if nested.root.kind in ('bitcast', 'reshape') and len(nested.parameters) == 1:     # another name for the same array
+            if (
+                nested.root.kind in ('bitcast', 'reshape') and len(nested.parameters) == 1
+            ):  # another name for the same array
                 total += _read(program, inner, user)
             else:
-                total += sum(_read(program, nested, nested.parameters[i]) for i, o in enumerate(user.operands) if o == source.name)
+                total += sum(
+                    _read(program, nested, nested.parameters[i])
+                    for i, o in enumerate(user.operands)
+                    if o == source.name
+                )
         else:
             return math.inf
     return total
@@ -320,7 +418,12 @@ def _written(program: Program, inner: Computation, root: Op, count: int) -> list
     for leaf in leaves:
         while leaf.kind == 'bitcast' and leaf.operands[0] in inner.by_name:
             leaf = inner.by_name[leaf.operands[0]]
-        if leaf.kind == 'parameter' or leaf.kind in COLLECTIVES or leaf.kind == 'custom-call' and leaf.target.startswith('AsyncCollective'):
+        if (
+            leaf.kind == 'parameter'
+            or leaf.kind in COLLECTIVES
+            or leaf.kind == 'custom-call'
+            and leaf.target.startswith('AsyncCollective')
+        ):
             found += [0.0] * max(1, count if len(leaves) == 1 else 1)
         elif leaf.kind == 'dynamic-update-slice':
             found.append(inner.operand(leaf, 1).shapes[0].padded)

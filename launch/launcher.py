@@ -1,4 +1,5 @@
 """The life of a run on Cloud TPU VMs: queued, active, run, preempted, made anew, resumed, ended. The door is `launch/tpu_vm.py`."""
+
 import dataclasses
 import pathlib
 import re
@@ -14,24 +15,27 @@ from train.errors import RunError
 
 _QUEUED = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING', 'STATE_UNSPECIFIED')
 _GONE = ('SUSPENDING', 'SUSPENDED')
-_RESULT = "if [ -f ordem/worker.sh ]; then sh ordem/worker.sh result; else echo worker $(hostname): idle; fi"
-_ATTEMPTS = 3       # of a command that fails for no known reason, and looks at the state before a failure counts as none of the machines'
+_RESULT = 'if [ -f ordem/worker.sh ]; then sh ordem/worker.sh result; else echo worker $(hostname): idle; fi'
+_ATTEMPTS = 3  # of a command that fails for no known reason, and looks at the state before a failure counts as none of the machines'
 
 
 class Preempted(RunError):
     """The machines were taken away."""
 
     def __init__(self, name: str):
-        super().__init__(f'{name} was preempted, and what was on its disks is gone: `delete` it, `create` it and `run` the same command again, '
-                         f'or let `run --keep_going` do so')
+        super().__init__(
+            f'{name} was preempted, and what was on its disks is gone: `delete` it, `create` it and `run` the same command again, '
+            f'or let `run --keep_going` do so'
+        )
 
 
 @dataclasses.dataclass
 class Launcher:
     """The life of one queued resource. Seconds: `wait`, how long to stay in the queue; `poll`, between two looks."""
+
     gcloud: Gcloud
     slices: int = 1
-    workers: int = 0            # of all slices together; 0: not known
+    workers: int = 0  # of all slices together; 0: not known
     wait: float = 6 * 3600
     poll: float = 30
     sleep: Callable[[float], None] = time.sleep
@@ -77,13 +81,24 @@ class Launcher:
             if state in _GONE:
                 raise Preempted(self.name)
             if state == 'FAILED':
-                why = found['state'].get('failedData', {}).get('error', {}).get('message', 'the service gives no reason')
-                raise RunError(f'{self.name} failed ({why}): `delete` it, then `create` it again, in another --zone if it was for lack of room')
+                why = (
+                    found['state']
+                    .get('failedData', {})
+                    .get('error', {})
+                    .get('message', 'the service gives no reason')
+                )
+                raise RunError(
+                    f'{self.name} failed ({why}): `delete` it, then `create` it again, in another --zone if it was for lack of room'
+                )
             if state not in _QUEUED:
-                raise RunError(f'{self.name} is {state}: wait until it is gone (`status`), then `create` it again')
+                raise RunError(
+                    f'{self.name} is {state}: wait until it is gone (`status`), then `create` it again'
+                )
             if self.clock() - began >= self.wait:
-                raise RunError(f'{self.name} is still {state} after {self.wait / 60:.0f} minutes and stays in the queue: `run` goes on waiting, '
-                               f'`delete` gives it up; --spot, a smaller --type or another --zone may come sooner')
+                raise RunError(
+                    f'{self.name} is still {state} after {self.wait / 60:.0f} minutes and stays in the queue: `run` goes on waiting, '
+                    f'`delete` gives it up; --spot, a smaller --type or another --zone may come sooner'
+                )
             self.sleep(self.poll)
 
     def _read(self, found: dict) -> None:
@@ -91,7 +106,11 @@ class Launcher:
         if 'tpu' in found:
             request = Request.of(found)
             self.slices = request.slices
-            self.workers = request.slices * accelerators.TYPES[request.type].hosts if request.type in accelerators.TYPES else 0
+            self.workers = (
+                request.slices * accelerators.TYPES[request.type].hosts
+                if request.type in accelerators.TYPES
+                else 0
+            )
 
     def create(self, request: Request) -> None:
         self.slices = request.slices
@@ -102,33 +121,48 @@ class Launcher:
         """call(node) for each slice; at once, except where the order is to be read."""
         if self.gcloud.dry_run or len(self.nodes) == 1:
             return [call(node) for node in self.nodes]
-        import concurrent.futures               # here: it takes longer to import than the rest of a launcher
+        import concurrent.futures  # here: it takes longer to import than the rest of a launcher
+
         with concurrent.futures.ThreadPoolExecutor(min(16, len(self.nodes))) as pool:
             return list(pool.map(call, self.nodes))
 
     def install(self, archive: str, commit: str) -> None:
         """The code of `commit`, and its environment, on all workers. Done again it is quick."""
         code = f'ordem/code-{commit[:12]}'
-        words = [['mkdir', '-p', code], ['tar', '-xzf', pathlib.Path(archive).name, '-C', code], ['ln', '-sfn', f'code-{commit[:12]}', 'ordem/code'],
-                 ['cp', 'ordem/code/launch/worker.sh', 'ordem/worker.sh'], ['sh', 'ordem/worker.sh', 'install']]
+        words = [
+            ['mkdir', '-p', code],
+            ['tar', '-xzf', pathlib.Path(archive).name, '-C', code],
+            ['ln', '-sfn', f'code-{commit[:12]}', 'ordem/code'],
+            ['cp', 'ordem/code/launch/worker.sh', 'ordem/worker.sh'],
+            ['sh', 'ordem/worker.sh', 'install'],
+        ]
 
         def one(node: str) -> None:
             self._insist(lambda: self.gcloud.send(node, archive))
             self.gcloud.ssh(node, ' && '.join(map(shlex.join, words)))
+
         self.note(f'installing commit {commit[:12]}')
         self._on_all(one)
 
     def worker(self, *words: str) -> None:
         """`sh worker.sh WORDS` on all workers; the words arrive as they are, whatever is in them."""
-        self._on_all(lambda node: self.gcloud.ssh(node, shlex.join(['sh', 'ordem/worker.sh', *words])))
+        self._on_all(
+            lambda node: self.gcloud.ssh(node, shlex.join(['sh', 'ordem/worker.sh', *words]))
+        )
 
     def results(self) -> list[tuple[str, str]]:
         """(worker, 'idle', 'running' or 'exit N') for all workers. Raises GcloudError where one does not answer."""
         told = self._on_all(lambda node: self.gcloud.ssh(node, _RESULT))
-        found = [(f'{node} {host}', state) for node, lines in zip(self.nodes, told)
-                 for host, state in re.findall(r'^worker (\S+): (idle|running|exit \d+)$', lines, re.M)]
+        found = [
+            (f'{node} {host}', state)
+            for node, lines in zip(self.nodes, told)
+            for host, state in re.findall(r'^worker (\S+): (idle|running|exit \d+)$', lines, re.M)
+        ]
         if len(found) < self.workers:
-            raise GcloudError('ssh', f'{len(found)} of {self.workers} workers of {self.name} answer: see `status`, and give the command again')
+            raise GcloudError(
+                'ssh',
+                f'{len(found)} of {self.workers} workers of {self.name} answer: see `status`, and give the command again',
+            )
         return found
 
     def follow(self, worker: str = '0') -> int:
@@ -136,7 +170,12 @@ class Launcher:
         seen, refused, late = 0, 0, 0
         while True:
             try:
-                seen += self.gcloud.ssh(self.nodes[0], shlex.join(['sh', 'ordem/worker.sh', 'follow', str(seen)]), worker, echo=True).count('\n')
+                seen += self.gcloud.ssh(
+                    self.nodes[0],
+                    shlex.join(['sh', 'ordem/worker.sh', 'follow', str(seen)]),
+                    worker,
+                    echo=True,
+                ).count('\n')
                 found = self.results()
                 refused = 0
             except GcloudError as error:
@@ -153,14 +192,20 @@ class Launcher:
                 return 0
             codes = {who: int(state.split()[1]) for who, state in found if state.startswith('exit')}
             late += bool(codes)
-            if len(codes) == len(found) or late > 10:       # where one has failed, the others should not be long
+            if (
+                len(codes) == len(found) or late > 10
+            ):  # where one has failed, the others should not be long
                 failed = {who: code for who, code in codes.items() if code}
                 for who, code in failed.items():
                     self.note(f'{who}: exit code {code}')
                 if late > 10:
                     self.note('other workers still run; stopping them')
                     self.worker('stop')
-                return guard.MISTAKE if guard.MISTAKE in failed.values() else next(iter(failed.values()), 0)
+                return (
+                    guard.MISTAKE
+                    if guard.MISTAKE in failed.values()
+                    else next(iter(failed.values()), 0)
+                )
             self.sleep(self.poll)
 
     def is_preempted(self) -> bool:
@@ -168,7 +213,10 @@ class Launcher:
         if self.describe()['state']['state'] in _GONE:
             return True
         try:
-            return any(self._insist(lambda: self.gcloud.node_state(node)) in ('PREEMPTED', 'TERMINATED') for node in self.nodes)
+            return any(
+                self._insist(lambda: self.gcloud.node_state(node)) in ('PREEMPTED', 'TERMINATED')
+                for node in self.nodes
+            )
         except GcloudError as error:
             return error.kind == 'missing'
 
@@ -185,16 +233,23 @@ class Launcher:
         began = self.clock()
         while self.describe()['state']['state'] == 'SUSPENDING':
             if self.clock() - began >= self.wait:
-                raise RunError(f'{self.name} is still SUSPENDING after {self.wait / 60:.0f} minutes: `delete` it, `create` it and `run` again')
+                raise RunError(
+                    f'{self.name} is still SUSPENDING after {self.wait / 60:.0f} minutes: `delete` it, `create` it and `run` again'
+                )
             self.sleep(self.poll)
-        for call, done in ((self.gcloud.delete, 'missing'), (lambda: self.gcloud.create(request), 'exists')):
+        for call, done in (
+            (self.gcloud.delete, 'missing'),
+            (lambda: self.gcloud.create(request), 'exists'),
+        ):
             try:
                 self._insist(call)
             except GcloudError as error:
-                if error.kind != done:          # an attempt that seemed to fail had done it
+                if error.kind != done:  # an attempt that seemed to fail had done it
                     raise
 
-    def run(self, command: list[str], commit: str, archive: str, keep_going: bool, retries: int) -> int:
+    def run(
+        self, command: list[str], commit: str, archive: str, keep_going: bool, retries: int
+    ) -> int:
         """Starts the command, or goes on following it where it runs already. Returns its exit code."""
         request = None if self.gcloud.dry_run else Request.of(self.describe())
         failures = 0
@@ -206,11 +261,15 @@ class Launcher:
                     self.note('a command runs there already: going on with it')
                 else:
                     self.install(archive, commit)
-                if 'running' not in states or len(states) == 1:     # where some have ended, the others will too: none is begun beside them
+                if (
+                    'running' not in states or len(states) == 1
+                ):  # where some have ended, the others will too: none is begun beside them
                     self.worker('start', *command)
                 code = self.follow()
                 if self.gcloud.dry_run and keep_going:
-                    print('# after a preemption: `delete` and `create` as before, then these commands again')
+                    print(
+                        '# after a preemption: `delete` and `create` as before, then these commands again'
+                    )
                 if not keep_going or self.gcloud.dry_run or code in (0, guard.MISTAKE):
                     return code
                 if self._preempted_soon():
@@ -234,7 +293,13 @@ class Launcher:
         """Prints the queue's state and, where there are machines, theirs and what runs on them."""
         found = self.describe()
         state = found['state']['state']
-        asked = '' if 'tpu' not in found else ', {0.type} x {0.slices}{1}'.format(Request.of(found), ', spot' if 'spot' in found else '')
+        asked = (
+            ''
+            if 'tpu' not in found
+            else ', {0.type} x {0.slices}{1}'.format(
+                Request.of(found), ', spot' if 'spot' in found else ''
+            )
+        )
         lines = [f'{self.name}: {state}{asked}']
         if state == 'ACTIVE':
             self._read(found)

@@ -5,6 +5,7 @@
 Each line of output begins with its process's number. When one process fails, all are ended, and the exit code is the first one's. A signal
 is passed on to all of them.
 """
+
 import itertools
 import os
 import queue
@@ -20,17 +21,30 @@ from absl import flags
 from train import door
 from train.errors import RunError
 
-_GRACE = 5.0        # seconds in which the other processes may end by themselves and say why, and again until they are killed
-_SAVING = 120.0     # the same after a signal that was passed on: they save first; a second signal kills them
+_GRACE = 5.0  # seconds in which the other processes may end by themselves and say why, and again until they are killed
+_SAVING = (
+    120.0  # the same after a signal that was passed on: they save first; a second signal kills them
+)
 
 
-def variables(process: int, processes: int, port: int, devices: int = 0, xla_flags: str = '') -> dict[str, str]:
+def variables(
+    process: int, processes: int, port: int, devices: int = 0, xla_flags: str = ''
+) -> dict[str, str]:
     """The environment of one process, beside what it inherits. `devices`: forced CPU devices each; 0: what the machine has."""
-    found = dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), RANK=str(process))
+    found = dict(
+        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), RANK=str(process)
+    )
     if devices:
-        kept = [f for f in xla_flags.split() if not f.startswith('--xla_force_host_platform_device_count')]
-        return found | dict(JAX_PLATFORMS='cpu', XLA_FLAGS=' '.join([*kept, f'--xla_force_host_platform_device_count={devices}']))
-    return found | dict(LOCAL_RANK=str(process))                        # its GPU
+        kept = [
+            f
+            for f in xla_flags.split()
+            if not f.startswith('--xla_force_host_platform_device_count')
+        ]
+        return found | dict(
+            JAX_PLATFORMS='cpu',
+            XLA_FLAGS=' '.join([*kept, f'--xla_force_host_platform_device_count={devices}']),
+        )
+    return found | dict(LOCAL_RANK=str(process))  # its GPU
 
 
 def free_port() -> int:
@@ -41,7 +55,7 @@ def free_port() -> int:
 
 def run(command: list[str], environments: list[dict[str, str]]) -> int:
     """Runs `command` once in each environment. Returns 0, or the exit code of the first that failed."""
-    ended: queue.SimpleQueue = queue.SimpleQueue()                      # which a signal's handler may use
+    ended: queue.SimpleQueue = queue.SimpleQueue()  # which a signal's handler may use
     children: list[subprocess.Popen] = []
 
     def send(number: int) -> None:
@@ -49,29 +63,46 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
             if child.poll() is None:
                 os.killpg(child.pid, number)
 
-    def forward(number: int, _) -> None:                                # to be sent when all have started: none is missed
+    def forward(number: int, _) -> None:  # to be sent when all have started: none is missed
         ended.put((None, number))
 
     def follow(number: int, child: subprocess.Popen) -> None:
-        streams = [threading.Thread(target=_copy, args=(number, source, to)) for source, to in
-                   ((child.stdout, sys.stdout), (child.stderr, sys.stderr))]
+        streams = [
+            threading.Thread(target=_copy, args=(number, source, to))
+            for source, to in ((child.stdout, sys.stdout), (child.stderr, sys.stderr))
+        ]
         for thread in streams:
             thread.start()
         ended.put((child.wait(), 0))
         for thread in streams:
             thread.join()
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}     # none is inherited as ignored
+    before = {
+        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)
+    }  # none is inherited as ignored
     try:
         for e in environments:
-            children.append(subprocess.Popen(command, env={**os.environ, 'PYTHONUNBUFFERED': '1', **e}, stdout=subprocess.PIPE,
-                                             stderr=subprocess.PIPE, text=True, errors='replace', start_new_session=True))
+            children.append(
+                subprocess.Popen(
+                    command,
+                    env={**os.environ, 'PYTHONUNBUFFERED': '1', **e},
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                    errors='replace',
+                    start_new_session=True,
+                )
+            )
     except OSError as error:
         raise RunError(f'{command[0]}: cannot be started ({error.strerror})') from None
     followers = [threading.Thread(target=follow, args=pair) for pair in enumerate(children)]
     for thread in followers:
         thread.start()
-    first, ending, harder = 0, False, itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL))
+    first, ending, harder = (
+        0,
+        False,
+        itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL)),
+    )
     left, told = len(children), False
     while left:
         try:
@@ -79,13 +110,15 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
         except queue.Empty:
             send(next(harder))
             continue
-        ending = ending or code != 0                                    # None: a signal came
+        ending = ending or code != 0  # None: a signal came
         if code is None:
             send(signal.SIGKILL if told else signalled)
             told = True
             continue
         left -= 1
-        first = first or (code if code >= 0 else 128 - code)            # as a shell says that a signal ended it
+        first = first or (
+            code if code >= 0 else 128 - code
+        )  # as a shell says that a signal ended it
     for thread in followers:
         thread.join()
     for number, handler in before.items():
@@ -101,11 +134,14 @@ def _copy(number: int, source, to) -> None:
 
 def main() -> None:
     f = flags.FLAGS
-    command = sys.argv[sys.argv.index('--') + 1:] if '--' in sys.argv else []
+    command = sys.argv[sys.argv.index('--') + 1 :] if '--' in sys.argv else []
     if not command:
         raise RunError('no command: expected python -m launch.local --processes=4 -- COMMAND ...')
     port = free_port()
-    environments = [variables(i, f.processes, port, f.devices, os.environ.get('XLA_FLAGS', '')) for i in range(f.processes)]
+    environments = [
+        variables(i, f.processes, port, f.devices, os.environ.get('XLA_FLAGS', ''))
+        for i in range(f.processes)
+    ]
     if f.dry_run:
         for e in environments:
             print(shlex.join(['env', *(f'{name}={value}' for name, value in e.items()), *command]))
@@ -115,6 +151,11 @@ def main() -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_integer('processes', 2, 'How many', 1)
-    flags.DEFINE_integer('devices', 0, 'Forced CPU devices of each process; 0: the devices of the machine, one GPU each', 0)
+    flags.DEFINE_integer(
+        'devices',
+        0,
+        'Forced CPU devices of each process; 0: the devices of the machine, one GPU each',
+        0,
+    )
     flags.DEFINE_bool('dry_run', False, 'Print the exact commands, and stop')
     door.run(main)

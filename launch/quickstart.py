@@ -6,6 +6,7 @@ Trains a tokenizer and a small model on the atlas, lets it continue questions, p
 countries, asks again, and runs two controls: the most frequent answer, and post-training from random weights. Everything in
 the table is computed from the runs it leaves in `--out`; started again it goes on where it was.
 """
+
 import json
 import pathlib
 import time
@@ -67,44 +68,76 @@ def measure(experiments: dict, pre: ConfigDict) -> dict:
     """What each model says to the questions about the held-out countries."""
     asked = evaluation.questions(pre.data.atlas)
     texts = [q['question'] for q in asked]
-    found: dict = {'questions': len(asked), 'countries': len({q['code'] for q in asked}), 'accuracy': {}, 'continuations': {},
-                   'samples': {}}
+    found: dict = {
+        'questions': len(asked),
+        'countries': len({q['code'] for q in asked}),
+        'accuracy': {},
+        'continuations': {},
+        'samples': {},
+    }
     frequent = evaluation.most_frequent(pre.data.atlas)
-    found['accuracy']['most frequent'] = evaluation.accuracy(asked, [frequent[q['lang'], q['relation']] for q in asked])
+    found['accuracy']['most frequent'] = evaluation.accuracy(
+        asked, [frequent[q['lang'], q['relation']] for q in asked]
+    )
     for name, e in experiments.items():
         model, params, tokenizer = e.model, e.state['params'], e.tokenizer
-        found['samples'][name] = dict(zip(ASK, (evaluation.continuations if name == 'base' else evaluation.answer)(
-            model, params, tokenizer, list(ASK))))
+        found['samples'][name] = dict(
+            zip(
+                ASK,
+                (evaluation.continuations if name == 'base' else evaluation.answer)(
+                    model, params, tokenizer, list(ASK)
+                ),
+            )
+        )
         if name != 'scratch':
             bare = evaluation.continuations(model, params, tokenizer, texts, seed=pre.seed)
             found['continuations'][name] = evaluation.continues(asked, bare)
-        found['accuracy'][name] = evaluation.accuracy(asked, evaluation.answer(model, params, tokenizer, texts))
+        found['accuracy'][name] = evaluation.accuracy(
+            asked, evaluation.answer(model, params, tokenizer, texts)
+        )
     return found
 
 
 def table(found: dict) -> str:
     """The report as text."""
-    names = {'answers': 'pretrained, then post-trained', 'base': 'pretrained only', 'scratch': 'post-trained from random weights',
-             'most frequent': 'most frequent answer'}
+    names = {
+        'answers': 'pretrained, then post-trained',
+        'base': 'pretrained only',
+        'scratch': 'post-trained from random weights',
+        'most frequent': 'most frequent answer',
+    }
     columns = ['all', 'pt', 'en', *atlas.RELATIONS]
     rows = [f'{"exactly right, %":34}' + ''.join(f'{c:>10}' for c in columns)]
-    rows += [f'{label:34}' + ''.join(f'{100 * found["accuracy"][name][c]:10.1f}' for c in columns)
-             for name, label in names.items()]
+    rows += [
+        f'{label:34}' + ''.join(f'{100 * found["accuracy"][name][c]:10.1f}' for c in columns)
+        for name, label in names.items()
+    ]
     base = found['continuations']['base']
-    rows += ['', f'The pretrained model, given a bare question, goes on with more questions {base["questions"]:.0%} of the time '
-                 f'and gives the answer {base["answers"]:.0%} of the time.']
+    rows += [
+        '',
+        f'The pretrained model, given a bare question, goes on with more questions {base["questions"]:.0%} of the time '
+        f'and gives the answer {base["answers"]:.0%} of the time.',
+    ]
     for question in ASK:
-        rows += ['', question, f'   pretrained:    {found["samples"]["base"][question].strip()[:100]!r}',
-                 f'   post-trained:  {found["samples"]["answers"][question]!r}']
+        rows += [
+            '',
+            question,
+            f'   pretrained:    {found["samples"]["base"][question].strip()[:100]!r}',
+            f'   post-trained:  {found["samples"]["answers"][question]!r}',
+        ]
     return '\n'.join(rows)
 
 
 def plot(out: pathlib.Path, found: dict) -> None:
     """Loss of both phases, and answers before and after post-training, per relation."""
     import matplotlib
+
     matplotlib.use('Agg')
     from matplotlib import pyplot
-    figure, axes = pyplot.subplots(1, 3, figsize=(15, 4.5), width_ratios=[1, 1, 1.6], layout='constrained')
+
+    figure, axes = pyplot.subplots(
+        1, 3, figsize=(15, 4.5), width_ratios=[1, 1, 1.6], layout='constrained'
+    )
     for axis, phase, title in zip(axes, ('base', 'answers'), ('pretraining', 'post-training')):
         lines = [m for m in metrics.read(Run(epath.Path(out) / phase)) if 'loss' in m]
         axis.plot([m['step'] for m in lines], [m['loss'] for m in lines])
@@ -113,8 +146,12 @@ def plot(out: pathlib.Path, found: dict) -> None:
     bars = ['answers', 'base', 'scratch', 'most frequent']
     columns = ['all', *atlas.RELATIONS]
     for i, name in enumerate(bars):
-        axes[2].bar([x + 0.8 * i / len(bars) for x in range(len(columns))], [found['accuracy'][name][c] for c in columns],
-                    width=0.8 / len(bars), label=name)
+        axes[2].bar(
+            [x + 0.8 * i / len(bars) for x in range(len(columns))],
+            [found['accuracy'][name][c] for c in columns],
+            width=0.8 / len(bars),
+            label=name,
+        )
     axes[2].set(title='exactly right, countries never asked about in post-training', ylim=(0, 1.05))
     axes[2].set_xticks([x + 0.3 for x in range(len(columns))], columns)
     axes[2].legend(loc='upper right', bbox_to_anchor=(1, -0.1), ncols=len(bars), frameon=False)
@@ -126,16 +163,20 @@ def main() -> None:
     out = pathlib.Path(flags.FLAGS.out)
     found = run(out, *configs(flags.FLAGS.seed, flags.FLAGS.shuffle_facts))
     print('\n' + table(found))
-    print(f'\n{found["minutes"]:.1f} minutes; {found["questions"]} questions about {found["countries"]} countries that post-training '
-          f'never saw. Picture: {out}/report/report.png\n\nNext:\n'
-          f'  python -m apps.generate --run={out}/answers --chat\n'
-          f'  python -m apps.generate --run={out}/base --prompt="A capital do Brasil"\n'
-          f'  python -m train.pretrain --config=configs/atlas.py --config.model.positions=alibi --run=runs/alibi\n'
-          f'  tensorboard --logdir={out}')
+    print(
+        f'\n{found["minutes"]:.1f} minutes; {found["questions"]} questions about {found["countries"]} countries that post-training '
+        f'never saw. Picture: {out}/report/report.png\n\nNext:\n'
+        f'  python -m apps.generate --run={out}/answers --chat\n'
+        f'  python -m apps.generate --run={out}/base --prompt="A capital do Brasil"\n'
+        f'  python -m train.pretrain --config=configs/atlas.py --config.model.positions=alibi --run=runs/alibi\n'
+        f'  tensorboard --logdir={out}'
+    )
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('out', 'runs/quickstart', 'Where the runs and the report go')
     flags.DEFINE_integer('seed', 0, 'Of parameters, data order and sampling')
-    flags.DEFINE_bool('shuffle_facts', False, 'Control: permute the facts over the countries before pretraining')
+    flags.DEFINE_bool(
+        'shuffle_facts', False, 'Control: permute the facts over the countries before pretraining'
+    )
     door.run(main)

@@ -8,6 +8,7 @@ with --collection once more on those texts, without any question. Then all phase
 (evals/retrieval.py). Started again it goes on where it was; encodings trained by other commands with the same --out are measured too where
 --positions names them. --train_only: measures nothing.
 """
+
 import pathlib
 import shlex
 import sys
@@ -22,13 +23,19 @@ from train import door, loop, posttrain
 from train.errors import RunError
 from train.runs import Run
 
-MODULES = 150       # of Python's documentation that are read where no other texts are given; the rest is what is measured on
+MODULES = 150  # of Python's documentation that are read where no other texts are given; the rest is what is measured on
 PHASES = ('base', 'answers', 'search', 'collection')
 
 
-def experiments(positions: str, texts: str, answers: str, collection: str, seed: int, pooling: str = '') -> dict[str, ConfigDict]:
+def experiments(
+    positions: str, texts: str, answers: str, collection: str, seed: int, pooling: str = ''
+) -> dict[str, ConfigDict]:
     """The phases of one encoding, in order. `pooling`: of search; '': as configs/search.py says."""
-    found = {'base': search_base.get_config(), 'answers': search_answers.get_config(), 'search': search.get_config()}
+    found = {
+        'base': search_base.get_config(),
+        'answers': search_answers.get_config(),
+        'search': search.get_config(),
+    }
     read = {'base': texts, 'answers': answers, 'search': texts}
     if collection:
         found['collection'], read['collection'] = search.get_config(), collection
@@ -64,29 +71,61 @@ def main() -> None:
     if not names or len(set(names)) != len(names):
         raise RunError(f'--positions={",".join(names)}: expected encodings, each once')
     if len(names) > 1 and f.pooling == 'bag':
-        raise RunError(f'--pooling=bag: no encoding enters a bag of tokens: --positions={",".join(names)} would be alike; expected bag+mean or another')
-    out, phases = pathlib.Path(f.out), {n: experiments(n, f.texts, f.answers, f.collection, f.seed, f.pooling) for n in names}
+        raise RunError(
+            f'--pooling=bag: no encoding enters a bag of tokens: --positions={",".join(names)} would be alike; expected bag+mean or another'
+        )
+    out, phases = (
+        pathlib.Path(f.out),
+        {n: experiments(n, f.texts, f.answers, f.collection, f.seed, f.pooling) for n in names},
+    )
     report = None if f.train_only else retrieval.new_folder(str(out / 'report'))
     given = f.squad or f.beir or f.sts or f.pydoc
-    sets = retrieval.sets_of(f) if given or f.texts else [retrieval.search_sets.pydoc(trained=MODULES)]
+    sets = (
+        retrieval.sets_of(f) if given or f.texts else [retrieval.search_sets.pydoc(trained=MODULES)]
+    )
     for name in names:
         train(out, name, phases[name])
     if report:
-        runs = {f'{name}-{phase}': Run.parse(str(out / f'{name}-{phase}')) for name in names for phase in phases[name]}
-        retrieval.report(sets, runs, report, str(out / 'cache'), shlex.join(['python', '-m', 'launch.retrieval', *sys.argv[1:]]),
-                         allow_leaks=f.allow_leaks)
+        runs = {
+            f'{name}-{phase}': Run.parse(str(out / f'{name}-{phase}'))
+            for name in names
+            for phase in phases[name]
+        }
+        retrieval.report(
+            sets,
+            runs,
+            report,
+            str(out / 'cache'),
+            shlex.join(['python', '-m', 'launch.retrieval', *sys.argv[1:]]),
+            allow_leaks=f.allow_leaks,
+        )
         print(f'{report}/report.md, index.html, results.json')
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('out', 'runs/retrieval', 'Where the runs and the report go')
     flags.DEFINE_list('positions', ['rope'], 'Positional encodings, separated by commas')
-    flags.DEFINE_string('texts', '', "What is read and searched in training: files, globs and directories. Default: Python's documentation")
+    flags.DEFINE_string(
+        'texts',
+        '',
+        "What is read and searched in training: files, globs and directories. Default: Python's documentation",
+    )
     flags.DEFINE_string('answers', '', 'Questions with answers. Default: those of the atlas')
-    flags.DEFINE_string('collection', '', 'Texts that will be searched, to be learned from without questions')
-    flags.DEFINE_enum('pooling', None, POOLINGS, 'How search makes a vector of a text. Default: as configs/search.py says')
+    flags.DEFINE_string(
+        'collection', '', 'Texts that will be searched, to be learned from without questions'
+    )
+    flags.DEFINE_enum(
+        'pooling',
+        None,
+        POOLINGS,
+        'How search makes a vector of a text. Default: as configs/search.py says',
+    )
     flags.DEFINE_integer('seed', 0, 'Of parameters and data order')
     flags.DEFINE_bool('train_only', False, 'Measure nothing')
-    flags.DEFINE_bool('allow_leaks', False, 'Go on where a phase was trained on text of the sets; results and report say so')
+    flags.DEFINE_bool(
+        'allow_leaks',
+        False,
+        'Go on where a phase was trained on text of the sets; results and report say so',
+    )
     retrieval.define_sets()
     door.run(main)

@@ -5,6 +5,7 @@ collective, a copy into the chip's own memory) goes on beside the operations tha
 be done: only the waiting counts. Loop bodies count as often as they run. What is left out: the launch of operations, elementwise
 arithmetic outside of attention kernels (`vector`, by the compiler's own estimate, is told beside), and the host.
 """
+
 import collections
 import dataclasses
 import re
@@ -13,7 +14,7 @@ from launch import hlo
 from launch.trips import trips as trips_of
 from launch.topologies import Chip
 
-_HOP = 1e-6             # seconds for a message to the next chip
+_HOP = 1e-6  # seconds for a message to the next chip
 _NETWORK_DELAY = 50e-6  # seconds for a message to another slice
 # Vector operations for an element of attention's square: mask, segments, maximum, exponential, sum, conversions; and their like backward.
 _VECTOR = {'forward': 8, 'backward': 12}
@@ -22,6 +23,7 @@ _VECTOR = {'forward': 8, 'backward': 12}
 @dataclasses.dataclass
 class Moved:
     """Collectives of one kind: how many, bytes that a device sends, seconds on the links, and seconds that nothing hides."""
+
     count: int = 0
     bytes: float = 0.0
     seconds: float = 0.0
@@ -38,6 +40,7 @@ class Moved:
 class Estimate:
     """Of a computation, its loops unrolled. `bounds`: seconds by what they are bound by; `vector`: seconds by which the compiler's own
     estimate of elementwise operations is above ours; `loops`: (name, trips, how they are known)."""
+
     seconds: float = 0.0
     flops: float = 0.0
     kernel_flops: float = 0.0
@@ -63,6 +66,7 @@ class Estimate:
 @dataclasses.dataclass
 class _Started:
     """Something under way: `left` seconds on the links, or bytes of the memory."""
+
     name: str
     left: float
     kind: str = ''
@@ -88,9 +92,18 @@ class _Run:
     """One computation: the clock, and what is under way on the links, between slices and to the memory, each a queue."""
 
     def __init__(self, replay: _Replay, computation: hlo.Computation):
-        self.replay, self.program, self.chip, self.computation = replay, replay.program, replay.chip, computation
+        self.replay, self.program, self.chip, self.computation = (
+            replay,
+            replay.program,
+            replay.chip,
+            computation,
+        )
         self.estimate = Estimate()
-        self.queues = {'links': collections.deque(), 'network': collections.deque(), 'memory': collections.deque()}
+        self.queues = {
+            'links': collections.deque(),
+            'network': collections.deque(),
+            'memory': collections.deque(),
+        }
         for op in computation.ops:
             self.step(op)
         for queue in self.queues:
@@ -127,27 +140,45 @@ class _Run:
             self.estimate.bounds['memory' if queue == 'memory' else 'links'] += seconds
             if kind:
                 self.estimate.collectives[kind].exposed += seconds
-            for other in self.queues:       # a queue is served by its own waiting, and the others go on
+            for other in self.queues:  # a queue is served by its own waiting, and the others go on
                 if other != queue:
                     self.serve(other, seconds * (self.chip.memory if other == 'memory' else 1.0))
 
     def step(self, op: hlo.Op) -> None:
         kind = op.kind
-        inner = self.program.inner(op) if kind in ('fusion', 'async-start', 'async-update', 'async-done') else None
+        inner = (
+            self.program.inner(op)
+            if kind in ('fusion', 'async-start', 'async-update', 'async-done')
+            else None
+        )
         part = _async_part(inner)
         if kind == 'while':
             self.loop(op)
         elif kind == 'conditional':
-            names = re.findall(r'%([\w.\-]+)', (re.search(r'branch_computations=\{([^}]*)\}', op.rest) or [op.rest, ''])[1]) or [
-                op.attribute('true_computation'), op.attribute('false_computation')]
-            self.nested(max((self.replay.run(self.program.computations[n]) for n in names), key=lambda e: e.seconds), 1)
+            names = re.findall(
+                r'%([\w.\-]+)',
+                (re.search(r'branch_computations=\{([^}]*)\}', op.rest) or [op.rest, ''])[1],
+            ) or [op.attribute('true_computation'), op.attribute('false_computation')]
+            self.nested(
+                max(
+                    (self.replay.run(self.program.computations[n]) for n in names),
+                    key=lambda e: e.seconds,
+                ),
+                1,
+            )
         elif kind == 'call':
-            self.nested(self.replay.run(self.program.called(op, 'to_apply') or self.program.called(op)), 1)
+            self.nested(
+                self.replay.run(self.program.called(op, 'to_apply') or self.program.called(op)), 1
+            )
         elif part == 'AsyncCollectiveStart' or kind == 'async-start' and part:
-            self.collective(inner, next(o for o in inner.ops if o.kind in hlo.COLLECTIVES), started=str(self.channel(inner)))
+            self.collective(
+                inner,
+                next(o for o in inner.ops if o.kind in hlo.COLLECTIVES),
+                started=str(self.channel(inner)),
+            )
         elif part == 'AsyncCollectiveDone' or kind == 'async-done' and part:
             self.wait('links', str(self.channel(inner)))
-        elif kind == 'call-start':      # tpu7x: on cores of its own
+        elif kind == 'call-start':  # tpu7x: on cores of its own
             self.started(op, self.program.called(op, 'to_apply') or self.program.inner(op))
         elif kind == 'call-done':
             self.wait('links', self.source(op))
@@ -164,7 +195,9 @@ class _Run:
         elif kind in hlo.COLLECTIVES:
             self.collective(self.computation, op)
         elif kind in ('copy-start', 'slice-start'):
-            target = op.shapes[0 if kind == 'copy-start' else -2]      # (to, from, context); (from, to, context)
+            target = op.shapes[
+                0 if kind == 'copy-start' else -2
+            ]  # (to, from, context); (from, to, context)
             self.estimate.bytes += target.padded
             self.queues['memory'].append(_Started(op.name, target.padded))
         elif kind in ('copy-done', 'slice-done'):
@@ -179,7 +212,10 @@ class _Run:
             work = hlo.kernel(self.computation, op)
             flops = work.flops
             backward = 'dkv' in op.name + op.op_name or 'dq' in op.name
-            matrix = work.wide_flops / self.chip.matrix + work.logits * _VECTOR['backward' if backward else 'forward'] / self.chip.vector
+            matrix = (
+                work.wide_flops / self.chip.matrix
+                + work.logits * _VECTOR['backward' if backward else 'forward'] / self.chip.vector
+            )
             self.estimate.kernel_flops += flops
             self.estimate.kernels[re.sub(r'[.\d]+$', '', op.name)] += 1
             self.estimate.unknown_kernels += not work.known
@@ -191,8 +227,12 @@ class _Run:
         memory = moved / self.chip.memory
         seconds = max(matrix, memory)
         self.estimate.vector += max(0.0, cycles - seconds)
-        if inner is not None and _whole_collective(inner):      # a reduction that XLA fused with the slice that follows it
-            self.collective(inner, next(o for o in inner.ops if o.kind in hlo.COLLECTIVES), scattered=True)
+        if inner is not None and _whole_collective(
+            inner
+        ):  # a reduction that XLA fused with the slice that follows it
+            self.collective(
+                inner, next(o for o in inner.ops if o.kind in hlo.COLLECTIVES), scattered=True
+            )
         if seconds:
             self.advance(seconds, moved, 'matrix unit' if matrix >= memory else 'memory')
 
@@ -216,7 +256,9 @@ class _Run:
         self.serve('network', times * inner.seconds)
         self.serve('memory', times * max(0.0, inner.seconds * self.chip.memory - inner.bytes))
 
-    def collective(self, computation: hlo.Computation, op: hlo.Op, started: str = '', scattered: bool = False) -> None:
+    def collective(
+        self, computation: hlo.Computation, op: hlo.Op, started: str = '', scattered: bool = False
+    ) -> None:
         kind = 'reduce-scatter' if scattered else op.kind.removesuffix('-start')
         sent, seconds = link_time(computation, op, kind, self.chip)
         moved = self.estimate.collectives.setdefault(kind, Moved())
@@ -253,12 +295,16 @@ def _async_part(inner: hlo.Computation | None) -> str:
 def _whole_collective(inner: hlo.Computation) -> bool:
     """A collective inside a fusion that is no part of an asynchronous one: those go on beside the fusion's own work."""
     found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
-    return bool(found) and 'chain_id' not in found[0].rest and not inner.name.startswith('async_collective_fusion')
+    return (
+        bool(found)
+        and 'chain_id' not in found[0].rest
+        and not inner.name.startswith('async_collective_fusion')
+    )
 
 
 def group_size(op: hlo.Op) -> int:
     """Devices that a collective is over: three ways of writing them."""
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", op.rest)
+    mesh = re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', op.rest)
     if mesh:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
         n = 1
@@ -272,19 +318,30 @@ def group_size(op: hlo.Op) -> int:
     return int(tiled[2]) if tiled else 1
 
 
-def link_time(computation: hlo.Computation, op: hlo.Op, kind: str, chip: Chip) -> tuple[float, float]:
+def link_time(
+    computation: hlo.Computation, op: hlo.Op, kind: str, chip: Chip
+) -> tuple[float, float]:
     """(bytes that a device sends, seconds), of a collective over n devices.
 
     Rings: a gather sends n - 1 times its part, a scatter the same, a reduction twice that. How many links work at once is what the
     compiler says of its own algorithm (colors; both directions unless it says one); without a word, the two directions of one axis.
     """
     n = group_size(op)
-    own = sum(s.bytes for o in op.operands if o in computation.by_name for s in computation.by_name[o].shapes)
+    own = sum(
+        s.bytes
+        for o in op.operands
+        if o in computation.by_name
+        for s in computation.by_name[o].shapes
+    )
     if kind == 'collective-permute':
         return own, own / chip.link + _HOP
     if n == 1:
         return 0.0, 0.0
-    sent = {'all-gather': own * (n - 1), 'all-reduce': 2 * own * (n - 1) / n}.get(kind, own * (n - 1) / n)
+    sent = {'all-gather': own * (n - 1), 'all-reduce': 2 * own * (n - 1) / n}.get(
+        kind, own * (n - 1) / n
+    )
     colors = re.search(r'colors:([1-9]\d*)', op.rest)
     links = int(colors[1]) * (1 if 'UniDirection' in op.rest else 2) if colors else 2
-    return sent, sent / (chip.link * links) + _HOP * (n - 1 if not colors else 2 * (n ** (1 / chip.dims)) * chip.dims)
+    return sent, sent / (chip.link * links) + _HOP * (
+        n - 1 if not colors else 2 * (n ** (1 / chip.dims)) * chip.dims
+    )

@@ -7,6 +7,7 @@ each GPU, as JAX expects under Slurm. Before the time limit, and when the job is
 job is queued again: the same command resumes it from its newest checkpoint. A user's mistake (exit code 2) ends the job for good; another
 failure is tried again `--retries` times. `--dry_run` prints the commands and the script.
 """
+
 import pathlib
 import re
 import shlex
@@ -18,7 +19,7 @@ from model.errors import nearest
 from train import guard
 from train.errors import RunError
 
-SCRIPT = '''#!/bin/bash
+SCRIPT = """#!/bin/bash
 #SBATCH --job-name={name}
 #SBATCH --nodes={nodes}
 #SBATCH --ntasks-per-node={tasks}
@@ -48,38 +49,83 @@ if [ -n "$stopped" ] || [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]; then
     scontrol requeue "$SLURM_JOB_ID" && exit 0
 fi
 exit "$code"
-'''
+"""
 
 
-def script(name: str, command: list[str], folder: str, code: str, *, nodes: int = 1, gpus_per_node: int = 0, time: str = '24:00:00', partition: str = '',
-           account: str = '', notice: int = 120, retries: int = 3) -> str:
+def script(
+    name: str,
+    command: list[str],
+    folder: str,
+    code: str,
+    *,
+    nodes: int = 1,
+    gpus_per_node: int = 0,
+    time: str = '24:00:00',
+    partition: str = '',
+    account: str = '',
+    notice: int = 120,
+    retries: int = 3,
+) -> str:
     """The text of the sbatch script. `folder` and `code` are absolute paths."""
     if not re.fullmatch(r'[\w ./+@,=~-]+', folder):
-        raise RunError(f'--folder={folder}: expected a path without quotes, % and the like, which sbatch would read in the path of its log')
+        raise RunError(
+            f'--folder={folder}: expected a path without quotes, % and the like, which sbatch would read in the path of its log'
+        )
     options = dict(gpus_per_node=gpus_per_node or '', partition=partition, account=account)
-    lines = ''.join(f'#SBATCH --{key.replace("_", "-")}={value}\n' for key, value in options.items() if value)
-    return SCRIPT.format(name=name, nodes=nodes, tasks=max(1, gpus_per_node), options=lines, time=time, log=shlex.quote(f'{folder}/log'), notice=notice,
-                         code=shlex.quote(code), extras='gpu' if gpus_per_node else 'test', env=shlex.quote(f'{folder}/env'),
-                         command=shlex.join(command), retries=retries)
+    lines = ''.join(
+        f'#SBATCH --{key.replace("_", "-")}={value}\n' for key, value in options.items() if value
+    )
+    return SCRIPT.format(
+        name=name,
+        nodes=nodes,
+        tasks=max(1, gpus_per_node),
+        options=lines,
+        time=time,
+        log=shlex.quote(f'{folder}/log'),
+        notice=notice,
+        code=shlex.quote(code),
+        extras='gpu' if gpus_per_node else 'test',
+        env=shlex.quote(f'{folder}/env'),
+        command=shlex.join(command),
+        retries=retries,
+    )
 
 
 def main(words: list[str]) -> None:
     f = flags.FLAGS
     verb, command = (words[0], words[1:]) if words else ('', [])
     if verb not in ('script', 'submit'):
-        raise RunError(f'{verb or "no command"}: expected one of the commands; {nearest(verb, ("script", "submit"))}')
+        raise RunError(
+            f'{verb or "no command"}: expected one of the commands; {nearest(verb, ("script", "submit"))}'
+        )
     if not command:
-        raise RunError(f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m train.pretrain --config=... --run=...`')
+        raise RunError(
+            f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m train.pretrain --config=... --run=...`'
+        )
     accelerators.check_name(f.name)
-    for flag, form, expected in (('time', r'(\d+-)?\d+(:\d+){0,2}', 'minutes, HH:MM:SS or D-HH:MM:SS'), ('partition', r'[\w.,-]*', 'names of partitions'),
-                                 ('account', r'[\w.-]*', 'an account')):
+    for flag, form, expected in (
+        ('time', r'(\d+-)?\d+(:\d+){0,2}', 'minutes, HH:MM:SS or D-HH:MM:SS'),
+        ('partition', r'[\w.,-]*', 'names of partitions'),
+        ('account', r'[\w.-]*', 'an account'),
+    ):
         if not re.fullmatch(form, f[flag].value):
             raise RunError(f'--{flag}={f[flag].value}: expected {expected}')
     folder = pathlib.Path(f.folder or f'runs/slurm/{f.name}').absolute()
     commit = snapshot.pin(f.commit)
     code = f'{folder}/code-{commit[:12]}'
-    text = script(f.name, command, str(folder), code, nodes=f.nodes, gpus_per_node=f.gpus_per_node, time=f.time, partition=f.partition,
-                  account=f.account, notice=f.notice, retries=f.retries)
+    text = script(
+        f.name,
+        command,
+        str(folder),
+        code,
+        nodes=f.nodes,
+        gpus_per_node=f.gpus_per_node,
+        time=f.time,
+        partition=f.partition,
+        account=f.account,
+        notice=f.notice,
+        retries=f.retries,
+    )
     path = folder / 'job.sh'
     steps = snapshot.unpack(commit, code)
     submit = ['sbatch', str(path)]
@@ -97,19 +143,45 @@ def main(words: list[str]) -> None:
     try:
         snapshot.execute([submit], show=True)
     except FileNotFoundError:
-        raise RunError(f'sbatch is not installed here: copy {path} to a machine of the cluster that sees {folder}, and submit it there') from None
+        raise RunError(
+            f'sbatch is not installed here: copy {path} to a machine of the cluster that sees {folder}, and submit it there'
+        ) from None
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('name', '', 'Name of the job')
-    flags.DEFINE_string('folder', '', 'Where code, environment and log lie, on a shared disk; default: runs/slurm/NAME')
+    flags.DEFINE_string(
+        'folder',
+        '',
+        'Where code, environment and log lie, on a shared disk; default: runs/slurm/NAME',
+    )
     flags.DEFINE_integer('nodes', 1, 'Nodes', lower_bound=1)
-    flags.DEFINE_integer('gpus_per_node', 0, 'GPUs of each node, one task each; 0: CPU, one task a node', lower_bound=0)
-    flags.DEFINE_string('time', '24:00:00', 'Time limit of one stay in the cluster; the job is queued again after it')
+    flags.DEFINE_integer(
+        'gpus_per_node',
+        0,
+        'GPUs of each node, one task each; 0: CPU, one task a node',
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        'time',
+        '24:00:00',
+        'Time limit of one stay in the cluster; the job is queued again after it',
+    )
     flags.DEFINE_string('partition', '', 'Partition')
     flags.DEFINE_string('account', '', 'Account')
-    flags.DEFINE_integer('notice', 120, 'Seconds before the time limit at which the run is told to end', lower_bound=1)
-    flags.DEFINE_integer('retries', 3, 'How often a command that fails is tried again', lower_bound=0)
-    flags.DEFINE_string('commit', '', 'Commit whose code runs; default: the last one, when the working tree holds nothing else')
+    flags.DEFINE_integer(
+        'notice',
+        120,
+        'Seconds before the time limit at which the run is told to end',
+        lower_bound=1,
+    )
+    flags.DEFINE_integer(
+        'retries', 3, 'How often a command that fails is tried again', lower_bound=0
+    )
+    flags.DEFINE_string(
+        'commit',
+        '',
+        'Commit whose code runs; default: the last one, when the working tree holds nothing else',
+    )
     flags.DEFINE_bool('dry_run', False, 'Print the commands instead')
     guard.run(main, words=True)

@@ -1,4 +1,5 @@
 """The code of a run, pinned: an archive of a commit, not the working tree at some later moment. All is said from the repository's root."""
+
 import pathlib
 import subprocess
 
@@ -9,7 +10,9 @@ def _git(*words: str) -> str:
     try:
         done = subprocess.run(['git', *words], capture_output=True, text=True)
     except FileNotFoundError:
-        raise RunError('git is not installed: the code that is sent is an archive of a commit') from None
+        raise RunError(
+            'git is not installed: the code that is sent is an archive of a commit'
+        ) from None
     if done.returncode:
         raise RunError(f'git {" ".join(words)}: {done.stderr.strip() or "failed"}')
     return done.stdout.rstrip('\n')
@@ -20,21 +23,29 @@ def pin(commit: str = '') -> str:
     if not commit:
         changed = [line[3:] for line in _git('status', '--porcelain').splitlines()]
         if changed:
-            raise RunError(f'the working tree has changes that no commit holds ({", ".join(changed[:3])}{", ..." if len(changed) > 3 else ""}): '
-                           f'commit them, or send the last commit without them by --commit=HEAD')
+            raise RunError(
+                f'the working tree has changes that no commit holds ({", ".join(changed[:3])}{", ..." if len(changed) > 3 else ""}): '
+                f'commit them, or send the last commit without them by --commit=HEAD'
+            )
     return _git('rev-parse', '--verify', '--end-of-options', f'{commit or "HEAD"}^{{commit}}')
 
 
 def commands(commit: str, archive: str) -> list[list[str]]:
     """What writes `archive`. The same commit gives the same bytes."""
-    return [['mkdir', '-p', str(pathlib.Path(archive).parent)],
-            ['git', 'archive', '--format=tar.gz', f'--output={archive}', commit]]
+    return [
+        ['mkdir', '-p', str(pathlib.Path(archive).parent)],
+        ['git', 'archive', '--format=tar.gz', f'--output={archive}', commit],
+    ]
 
 
 def unpack(commit: str, folder: str) -> list[list[str]]:
     """What lays the code out in `folder`, for clusters that share a disk with this machine or send a folder."""
     archive = f'{folder}.tar.gz'
-    return [['mkdir', '-p', folder], *commands(commit, archive)[1:], ['tar', '-xzf', archive, '-C', folder]]
+    return [
+        ['mkdir', '-p', folder],
+        *commands(commit, archive)[1:],
+        ['tar', '-xzf', archive, '-C', folder],
+    ]
 
 
 def execute(commands: list[list[str]], show: bool = False) -> None:

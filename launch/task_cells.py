@@ -1,4 +1,5 @@
 """A cell whose task is algorithmic: trained on short examples, measured length by length."""
+
 from data.records import DataError
 from data.tasks import TaskBatches, build
 from evals import attention, lengths
@@ -9,7 +10,13 @@ def batches_of(config, task: str, seed: int) -> TaskBatches:
     """The data's seed is apart from that of the parameters. Raises RunError where the task cannot be made."""
     t = config.tasks[task]
     try:
-        return TaskBatches(build(t.task, t.task_args.to_dict()), tuple(t.train), config.train.batch_size, 1000 + seed, t.scheme)
+        return TaskBatches(
+            build(t.task, t.task_args.to_dict()),
+            tuple(t.train),
+            config.train.batch_size,
+            1000 + seed,
+            t.scheme,
+        )
     except DataError as error:
         raise RunError(f'config.tasks.{task}: {error}') from None
 
@@ -18,19 +25,27 @@ def _test_lengths(config, task: str) -> list[int]:
     first, last, step = config.tasks[task].test
     found = list(range(first, last + 1, step))
     if not found:
-        raise RunError(f'config.tasks.{task}.test is {(first, last, step)}: expected (first, last, step) with a length between')
+        raise RunError(
+            f'config.tasks.{task}.test is {(first, last, step)}: expected (first, last, step) with a length between'
+        )
     return found
 
 
 def sizes(config, task: str) -> tuple[int, int, int]:
     """Symbols, tokens of a row of training, and of the longest row of the test."""
     batches = batches_of(config, task, 0)
-    return len(batches.task.vocabulary), batches.seq_len, batches.task.size(_test_lengths(config, task)[-1]) + 2
+    return (
+        len(batches.task.vocabulary),
+        batches.seq_len,
+        batches.task.size(_test_lengths(config, task)[-1]) + 2,
+    )
 
 
 def training(config, group) -> tuple[tuple[int, int, int], list[TaskBatches]]:
     """The sizes of the model, and the batches of each cell."""
-    return sizes(config, group[0].task), [batches_of(config, cell.task, cell.seed) for cell in group]
+    return sizes(config, group[0].task), [
+        batches_of(config, cell.task, cell.seed) for cell in group
+    ]
 
 
 def measured(config, cell, model, rows: TaskBatches, params, found: dict) -> dict:
@@ -42,5 +57,11 @@ def measured(config, cell, model, rows: TaskBatches, params, found: dict) -> dic
     if cell.seed == 1:
         found['attention'] = attention.by_distance(model, params, rows.test(tested[-1], 8))
     mean = lambda values, what: sum(v[what] for v in values) / len(values) if values else None
-    return {'data': rows.hash, **found, 'validation_nats': mean(inside, 'nats'), 'inside': mean(inside, 'exact'),
-            'beyond': mean(beyond, 'exact'), 'by_length': {str(n): v for n, v in by_length.items()}}
+    return {
+        'data': rows.hash,
+        **found,
+        'validation_nats': mean(inside, 'nats'),
+        'inside': mean(inside, 'exact'),
+        'beyond': mean(beyond, 'exact'),
+        'by_length': {str(n): v for n, v in by_length.items()},
+    }

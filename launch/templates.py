@@ -9,6 +9,7 @@ restarts resume the run; a user's mistake (exit code 2) is not tried again. `xpk
 The file goes to runs/launch/NAME and the commands are printed; with `--dry_run` the file is printed too, and not written. The code is that
 of a commit: SkyPilot sends it as a folder, GKE has it in an image tagged with it.
 """
+
 import pathlib
 import re
 import shlex
@@ -27,7 +28,10 @@ class _Dumper(yaml.SafeDumper):
     """Scripts as blocks of lines, keys in the order they are written here."""
 
 
-_Dumper.add_representer(str, lambda d, s: d.represent_scalar('tag:yaml.org,2002:str', s, style='|' if '\n' in s else None))
+_Dumper.add_representer(
+    str,
+    lambda d, s: d.represent_scalar('tag:yaml.org,2002:str', s, style='|' if '\n' in s else None),
+)
 
 
 def dump(content: dict) -> str:
@@ -39,51 +43,138 @@ def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[
     return {
         'name': name,
         'workdir': code,
-        'resources': {'infra': f'gcp/{zone.rpartition("-")[0]}/{zone}', 'accelerators': f'tpu-{kind.type}:1',
-                      'accelerator_args': {'tpu_vm': True, 'runtime_version': kind.runtime}, 'use_spot': spot},
+        'resources': {
+            'infra': f'gcp/{zone.rpartition("-")[0]}/{zone}',
+            'accelerators': f'tpu-{kind.type}:1',
+            'accelerator_args': {'tpu_vm': True, 'runtime_version': kind.runtime},
+            'use_spot': spot,
+        },
         'setup': 'mkdir -p ~/ordem\nln -sfn "$PWD" ~/ordem/code\ncp launch/worker.sh ~/ordem\nsh ~/ordem/worker.sh install\n',
-        'run': f'exec sh ~/ordem/worker.sh exec {shlex.join(command)}\n'}
+        'run': f'exec sh ~/ordem/worker.sh exec {shlex.join(command)}\n',
+    }
 
 
-def jobset(name: str, kind: Slice, slices: int, spot: bool, image: str, restarts: int, command: list[str]) -> dict:
+def jobset(
+    name: str, kind: Slice, slices: int, spot: bool, image: str, restarts: int, command: list[str]
+) -> dict:
     """cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice and jobset.sigs.k8s.io/docs/reference. GKE tells each pod its place
     (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads."""
-    words = [w.replace('$(', '$$(') for w in command]            # Kubernetes would put a variable there
+    words = [w.replace('$(', '$$(') for w in command]  # Kubernetes would put a variable there
     pod = {
         'restartPolicy': 'Never',
         'hostNetwork': True,
         'dnsPolicy': 'ClusterFirstWithHostNet',
-        'nodeSelector': {'cloud.google.com/gke-tpu-accelerator': kind.gke, 'cloud.google.com/gke-tpu-topology': kind.topology,
-                         **({'cloud.google.com/gke-spot': 'true'} if spot else {})},
-        **({'tolerations': [{'key': 'cloud.google.com/gke-spot', 'operator': 'Equal', 'value': 'true', 'effect': 'NoSchedule'}]} if spot else {}),
-        'containers': [{
-            'name': 'ordem', 'image': image, 'command': ['sh', 'launch/env.sh', *words],
-            'ports': [{'containerPort': 8471}, {'containerPort': 8080}, {'containerPort': 8431}],
-            'securityContext': {'privileged': True},
-            'resources': {'requests': {'google.com/tpu': min(4, kind.chips)}, 'limits': {'google.com/tpu': min(4, kind.chips)}}}]}
+        'nodeSelector': {
+            'cloud.google.com/gke-tpu-accelerator': kind.gke,
+            'cloud.google.com/gke-tpu-topology': kind.topology,
+            **({'cloud.google.com/gke-spot': 'true'} if spot else {}),
+        },
+        **(
+            {
+                'tolerations': [
+                    {
+                        'key': 'cloud.google.com/gke-spot',
+                        'operator': 'Equal',
+                        'value': 'true',
+                        'effect': 'NoSchedule',
+                    }
+                ]
+            }
+            if spot
+            else {}
+        ),
+        'containers': [
+            {
+                'name': 'ordem',
+                'image': image,
+                'command': ['sh', 'launch/env.sh', *words],
+                'ports': [
+                    {'containerPort': 8471},
+                    {'containerPort': 8080},
+                    {'containerPort': 8431},
+                ],
+                'securityContext': {'privileged': True},
+                'resources': {
+                    'requests': {'google.com/tpu': min(4, kind.chips)},
+                    'limits': {'google.com/tpu': min(4, kind.chips)},
+                },
+            }
+        ],
+    }
     job = {
-        'parallelism': kind.pods, 'completions': kind.pods, 'backoffLimit': 0,
-        'podFailurePolicy': {'rules': [{'action': 'FailJob', 'onExitCodes': {'containerName': 'ordem', 'operator': 'In', 'values': [guard.MISTAKE]}}]},
-        'template': {'spec': pod}}
+        'parallelism': kind.pods,
+        'completions': kind.pods,
+        'backoffLimit': 0,
+        'podFailurePolicy': {
+            'rules': [
+                {
+                    'action': 'FailJob',
+                    'onExitCodes': {
+                        'containerName': 'ordem',
+                        'operator': 'In',
+                        'values': [guard.MISTAKE],
+                    },
+                }
+            ]
+        },
+        'template': {'spec': pod},
+    }
     return {
-        'apiVersion': 'jobset.x-k8s.io/v1alpha2', 'kind': 'JobSet',
-        'metadata': {'name': name, 'annotations': {'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'}},
-        'spec': {'failurePolicy': {'maxRestarts': restarts, 'rules': [{'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}]},
-                 'replicatedJobs': [{'name': 'slice', 'replicas': slices, 'template': {'spec': job}}]}}
+        'apiVersion': 'jobset.x-k8s.io/v1alpha2',
+        'kind': 'JobSet',
+        'metadata': {
+            'name': name,
+            'annotations': {
+                'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'
+            },
+        },
+        'spec': {
+            'failurePolicy': {
+                'maxRestarts': restarts,
+                'rules': [{'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}],
+            },
+            'replicatedJobs': [{'name': 'slice', 'replicas': slices, 'template': {'spec': job}}],
+        },
+    }
 
 
-def xpk(name: str, kind: Slice, slices: int, spot: bool, image: str, restarts: int, cluster: str, zone: str, project: str, command: list[str]) -> list[str]:
+def xpk(
+    name: str,
+    kind: Slice,
+    slices: int,
+    spot: bool,
+    image: str,
+    restarts: int,
+    cluster: str,
+    zone: str,
+    project: str,
+    command: list[str],
+) -> list[str]:
     """github.com/AI-Hypercomputer/xpk: `xpk workload create`."""
     if any('\n' in w for w in command):
         raise RunError('xpk puts the command into one line of a file: it cannot hold a line break')
-    return ['xpk', 'workload', 'create', f'--workload={name}', f'--cluster={cluster}', f'--zone={zone}', *([f'--project={project}'] if project else []),
-            f'--tpu-type={kind.type}', f'--num-slices={slices}', f'--docker-image={image}', f'--max-restarts={restarts}', *(['--spot'] if spot else []),
-            f'--command={shlex.join(["sh", "launch/env.sh", *command])}']
+    return [
+        'xpk',
+        'workload',
+        'create',
+        f'--workload={name}',
+        f'--cluster={cluster}',
+        f'--zone={zone}',
+        *([f'--project={project}'] if project else []),
+        f'--tpu-type={kind.type}',
+        f'--num-slices={slices}',
+        f'--docker-image={image}',
+        f'--max-restarts={restarts}',
+        *(['--spot'] if spot else []),
+        f'--command={shlex.join(["sh", "launch/env.sh", *command])}',
+    ]
 
 
 def _image(image: str, commit: str) -> str:
     if not re.fullmatch(r'[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?', image):
-        raise RunError(f'--image={image or "(empty)"}: expected the name of an image, for example us-docker.pkg.dev/PROJECT/ordem/ordem')
+        raise RunError(
+            f'--image={image or "(empty)"}: expected the name of an image, for example us-docker.pkg.dev/PROJECT/ordem/ordem'
+        )
     return image if ':' in image.rpartition('/')[2] else f'{image}:{commit[:12]}'
 
 
@@ -91,30 +182,53 @@ def main(words: list[str]) -> None:
     f = flags.FLAGS
     verb, command = (words[0], words[1:]) if words else ('', [])
     if verb not in ('sky', 'gke', 'xpk'):
-        raise RunError(f'{verb or "no launcher"}: expected one of the launchers; {nearest(verb, ("sky", "gke", "xpk"))}')
+        raise RunError(
+            f'{verb or "no launcher"}: expected one of the launchers; {nearest(verb, ("sky", "gke", "xpk"))}'
+        )
     if not command:
-        raise RunError(f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m train.pretrain --config=... --run=gs://...`')
-    accelerators.check_name(f.name, longest=40)             # pods get names made from it
+        raise RunError(
+            f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m train.pretrain --config=... --run=gs://...`'
+        )
+    accelerators.check_name(f.name, longest=40)  # pods get names made from it
     kind, commit = accelerators.find(f.type), snapshot.pin(f.commit)
     folder = pathlib.Path('runs/launch') / f.name
     steps, text, path, then = [], '', folder / f'{verb}.yaml', []
     if verb == 'sky':
         if not kind.runtime or f.slices != 1:
-            raise RunError(f'--type={f.type} --slices={f.slices}: SkyPilot makes single slices of TPU VMs: take `launch.tpu_vm` or `gke`')
+            raise RunError(
+                f'--type={f.type} --slices={f.slices}: SkyPilot makes single slices of TPU VMs: take `launch.tpu_vm` or `gke`'
+            )
         code = str(folder / f'code-{commit[:12]}')
         steps = snapshot.unpack(commit, code)
         text = dump(sky(f.name, kind, accelerators.check_zone(f.zone), f.spot, code, command))
         then = [shlex.join(['sky', 'jobs', 'launch', f'--name={f.name}', str(path)])]
     else:
         image = _image(f.image, commit)
-        then = [f'git archive --format=tar {commit} | docker build --tag={image} --file=launch/Dockerfile -', f'docker push {image}']
+        then = [
+            f'git archive --format=tar {commit} | docker build --tag={image} --file=launch/Dockerfile -',
+            f'docker push {image}',
+        ]
         if verb == 'gke':
             text = dump(jobset(f.name, kind, f.slices, f.spot, image, f.max_restarts, command))
             then.append(f'kubectl apply --filename={path}')
         else:
             accelerators.check_zone(f.zone)
-            then.append(shlex.join(xpk(f.name, kind, f.slices, f.spot, image, f.max_restarts, accelerators.check_name(f.cluster, '--cluster', 40), f.zone,
-                                       f.project, command)))
+            then.append(
+                shlex.join(
+                    xpk(
+                        f.name,
+                        kind,
+                        f.slices,
+                        f.spot,
+                        image,
+                        f.max_restarts,
+                        accelerators.check_name(f.cluster, '--cluster', 40),
+                        f.zone,
+                        f.project,
+                        command,
+                    )
+                )
+            )
     if f.dry_run:
         for step in steps or ([['mkdir', '-p', str(folder)]] if text else []):
             print(shlex.join(step))
@@ -135,8 +249,19 @@ if __name__ == '__main__':
     flags.DEFINE_string('zone', '', 'Zone, for example us-west4-a')
     flags.DEFINE_string('project', '', "Google Cloud project (xpk); default: gcloud's own")
     flags.DEFINE_string('cluster', '', 'Name of the cluster (xpk)')
-    flags.DEFINE_string('image', '', 'Image to build and run (gke, xpk); without a tag it gets that of the commit')
-    flags.DEFINE_integer('max_restarts', 100, 'How often the run is resumed after preemptions and failures (gke, xpk)', lower_bound=0)
-    flags.DEFINE_string('commit', '', 'Commit whose code runs; default: the last one, when the working tree holds nothing else')
+    flags.DEFINE_string(
+        'image', '', 'Image to build and run (gke, xpk); without a tag it gets that of the commit'
+    )
+    flags.DEFINE_integer(
+        'max_restarts',
+        100,
+        'How often the run is resumed after preemptions and failures (gke, xpk)',
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        'commit',
+        '',
+        'Commit whose code runs; default: the last one, when the working tree holds nothing else',
+    )
     flags.DEFINE_bool('dry_run', False, 'Print the file too, and write none')
     guard.run(main, words=True)

@@ -1,4 +1,5 @@
 """A cell whose task is text: trained on short texts, measured on long ones."""
+
 import hashlib
 
 import numpy as np
@@ -9,8 +10,8 @@ from evals import attention, perplexity
 from train import loop
 from train.errors import RunError
 
-_GAPS = (1, 4, 16, 64)       # ids that a gap leaves out
-_DISTANCES = 256             # at which attention is kept
+_GAPS = (1, 4, 16, 64)  # ids that a gap leaves out
+_DISTANCES = 256  # at which attention is kept
 
 
 def obtained(config, task: str):
@@ -33,7 +34,9 @@ def training(config, group) -> tuple[tuple[int, int, int], list[batches.Batches]
     tokenizer, held = obtained(config, group[0].task)
     data = t.data.copy_and_resolve_references()
     data.update(seq_len=t.train_len, batch_size=config.train.batch_size)
-    return (tokenizer.vocab_size, *sizes(config, group[0].task)[1:]), [batches.Batches(held.split('train'), data, 1000 + cell.seed) for cell in group]
+    return (tokenizer.vocab_size, *sizes(config, group[0].task)[1:]), [
+        batches.Batches(held.split('train'), data, 1000 + cell.seed) for cell in group
+    ]
 
 
 def measured(config, cell, model, rows, params, found: dict) -> dict:
@@ -44,28 +47,52 @@ def measured(config, cell, model, rows, params, found: dict) -> dict:
     split, longest = held.split('validation'), max(t.test_lens)
     documents = [np.asarray(split.document(i), np.int32) for i in range(len(split.lengths))]
     chosen = perplexity.targets(documents, longest, t.windows, t.scored)
-    kinds = {'non_overlapping': perplexity.non_overlapping(model, params, chosen, t.test_lens),
-             'sliding': perplexity.sliding(model, params, chosen, t.test_lens, t.stride),
-             'fixed': perplexity.fixed(model, params, chosen, t.test_lens)}
-    digest = hashlib.sha256(b''.join(rows(step, slice(0, 4))['tokens'].tobytes() for step in (0, 1, 1000))).hexdigest()[:16]
+    kinds = {
+        'non_overlapping': perplexity.non_overlapping(model, params, chosen, t.test_lens),
+        'sliding': perplexity.sliding(model, params, chosen, t.test_lens, t.stride),
+        'fixed': perplexity.fixed(model, params, chosen, t.test_lens),
+    }
+    digest = hashlib.sha256(
+        b''.join(rows(step, slice(0, 4))['tokens'].tobytes() for step in (0, 1, 1000))
+    ).hexdigest()[:16]
     shuffled = perplexity.shuffle_sensitivity(model, params, chosen, t.train_len, t.beyond)
-    gaps = [g for g in _GAPS if t.train_len + g <= longest]                # no id is beyond those that the model has
+    gaps = [
+        g for g in _GAPS if t.train_len + g <= longest
+    ]  # no id is beyond those that the model has
     if cell.seed == 1:
-        few = _rows(chosen.tokens[:2, :min(2 * t.train_len, longest)])
-        found['attention'] = attention.by_distance(model, params, few, min(2 * t.train_len, _DISTANCES))
-    return {'data': f'{held.hash[:8]}-{digest}', **found, 'validation_nats': kinds['fixed'][t.train_len].mean,
-            'perplexity': {kind: {str(n): round(x.perplexity, 4) for n, x in losses.items()} for kind, losses in kinds.items()},
-            'by_document': {str(d): v for d, v in kinds['fixed'][longest].by_document.items()},
-            'by_position': perplexity.by_position(model, params, chosen, t.train_len, longest // t.train_len),
-            'effective_context': perplexity.effective_context(kinds['fixed']),
-            'usable_length': perplexity.max_usable_length(kinds['fixed'], t.train_len),
-            'shuffled': {str(k): round(x.mean, 5) for k, x in shuffled.items()},
-            'gap': {str(g): round(x.mean, 5) for g, x in perplexity.gap_sensitivity(model, params, chosen, t.train_len, gaps).items()}}
+        few = _rows(chosen.tokens[:2, : min(2 * t.train_len, longest)])
+        found['attention'] = attention.by_distance(
+            model, params, few, min(2 * t.train_len, _DISTANCES)
+        )
+    return {
+        'data': f'{held.hash[:8]}-{digest}',
+        **found,
+        'validation_nats': kinds['fixed'][t.train_len].mean,
+        'perplexity': {
+            kind: {str(n): round(x.perplexity, 4) for n, x in losses.items()}
+            for kind, losses in kinds.items()
+        },
+        'by_document': {str(d): v for d, v in kinds['fixed'][longest].by_document.items()},
+        'by_position': perplexity.by_position(
+            model, params, chosen, t.train_len, longest // t.train_len
+        ),
+        'effective_context': perplexity.effective_context(kinds['fixed']),
+        'usable_length': perplexity.max_usable_length(kinds['fixed'], t.train_len),
+        'shuffled': {str(k): round(x.mean, 5) for k, x in shuffled.items()},
+        'gap': {
+            str(g): round(x.mean, 5)
+            for g, x in perplexity.gap_sensitivity(model, params, chosen, t.train_len, gaps).items()
+        },
+    }
 
 
 def _rows(tokens: np.ndarray) -> dict:
     """Tokens [B,T], each row the beginning of a text, as a batch."""
-    return dict(tokens=tokens, positions=np.tile(np.arange(tokens.shape[1], dtype=np.int32), (len(tokens), 1)), segment_ids=np.ones_like(tokens))
+    return dict(
+        tokens=tokens,
+        positions=np.tile(np.arange(tokens.shape[1], dtype=np.int32), (len(tokens), 1)),
+        segment_ids=np.ones_like(tokens),
+    )
 
 
 def check(config, task: str) -> None:
@@ -75,4 +102,9 @@ def check(config, task: str) -> None:
         raise RunError(f'config.tasks.{task}.test_lens lacks train_len ({t.train_len})')
     _, held = obtained(config, task)
     split = held.split('validation')
-    perplexity.targets([split.document(i) for i in range(len(split.lengths))], max(t.test_lens), t.windows, t.scored)
+    perplexity.targets(
+        [split.document(i) for i in range(len(split.lengths))],
+        max(t.test_lens),
+        t.windows,
+        t.scored,
+    )

@@ -12,6 +12,7 @@ Exit codes of `run` and `logs` are those of the trained process (see `launch/wor
 the launcher's own, told in one line: no use trying again; 130 and 143 stopped; anything else a failure. JAX finds the other workers,
 and with --slices the other slices (MEGASCALE_*), in the machines' metadata: nothing is passed for it.
 """
+
 import re
 import shlex
 import sys
@@ -28,11 +29,22 @@ from train.errors import RunError
 
 def _check_command(command: list[str], keep_going: bool) -> None:
     if not command:
-        raise RunError('run: no command: give it after --, as in `run --name=... --zone=... -- python -m train.pretrain --config=... --run=gs://...`')
-    run = next((w.partition('=')[2] or after for w, after in zip(command, (*command[1:], '')) if re.match(r'--?run(=|$)', w)), '')
+        raise RunError(
+            'run: no command: give it after --, as in `run --name=... --zone=... -- python -m train.pretrain --config=... --run=gs://...`'
+        )
+    run = next(
+        (
+            w.partition('=')[2] or after
+            for w, after in zip(command, (*command[1:], ''))
+            if re.match(r'--?run(=|$)', w)
+        ),
+        '',
+    )
     if keep_going and not run.startswith('gs://'):
-        raise RunError(f'--keep_going resumes a run whose machines are gone, so that its directory must be in a bucket: expected '
-                       f'--run=gs://BUCKET/..., found {"--run=" + run if run else "no --run="}')
+        raise RunError(
+            f'--keep_going resumes a run whose machines are gone, so that its directory must be in a bucket: expected '
+            f'--run=gs://BUCKET/..., found {"--run=" + run if run else "no --run="}'
+        )
 
 
 def main(words: list[str]) -> None:
@@ -40,18 +52,27 @@ def main(words: list[str]) -> None:
     commands = ('create', 'run', 'logs', 'status', 'stop', 'delete')
     verb, rest = (words[0], words[1:]) if words else ('', [])
     if verb not in commands:
-        raise RunError(f'{verb or "no command"}: expected one of the commands; {nearest(verb, commands)}')
+        raise RunError(
+            f'{verb or "no command"}: expected one of the commands; {nearest(verb, commands)}'
+        )
     if rest and verb != 'run':
         raise RunError(f'{verb}: unexpected {rest[0]!r}')
     accelerators.check_zone(f.zone)
-    gcloud = Gcloud(accelerators.check_name(f.name), f.zone, accelerators.check_name(f.project, '--project', 30) if f.project else '', f.dry_run)
+    gcloud = Gcloud(
+        accelerators.check_name(f.name),
+        f.zone,
+        accelerators.check_name(f.project, '--project', 30) if f.project else '',
+        f.dry_run,
+    )
     if f.slices < 1:
         raise RunError(f'--slices={f.slices}: expected at least 1')
     launcher = Launcher(gcloud, f.slices, wait=f.wait_minutes * 60, poll=f.poll_seconds)
     if verb == 'create':
         found = accelerators.find(f.type)
         if not found.runtime:
-            raise RunError(f'--type={f.type}: only on GKE, not as a TPU VM: see `python -m launch.templates gke`')
+            raise RunError(
+                f'--type={f.type}: only on GKE, not as a TPU VM: see `python -m launch.templates gke`'
+            )
         launcher.create(Request(found.type, f.runtime_version or found.runtime, f.slices, f.spot))
         launcher.note('costs money until it is deleted')
     elif verb == 'run':
@@ -60,8 +81,12 @@ def main(words: list[str]) -> None:
         archive = f'runs/launch/{f.name}/ordem-{commit[:12]}.tar.gz'
         for words in snapshot.commands(commit, archive):
             print(shlex.join(words)) if f.dry_run else snapshot.execute([words])
-        code = _watched(launcher, lambda: launcher.run(rest, commit, archive, f.keep_going, f.retries))
-        launcher.note(f'{"finished" if code == 0 else f"ended with exit code {code}"}; `delete` it when it is no longer needed')
+        code = _watched(
+            launcher, lambda: launcher.run(rest, commit, archive, f.keep_going, f.retries)
+        )
+        launcher.note(
+            f'{"finished" if code == 0 else f"ended with exit code {code}"}; `delete` it when it is no longer needed'
+        )
         sys.exit(code)
     elif verb == 'logs':
         launcher.wait_until_active()
@@ -81,7 +106,9 @@ def _watched(launcher: Launcher, call) -> int:
     try:
         return call()
     except KeyboardInterrupt:
-        launcher.note('no longer watching; what runs there runs on: `logs` shows it, the same `run` watches over it again, `stop` ends it')
+        launcher.note(
+            'no longer watching; what runs there runs on: `logs` shows it, the same `run` watches over it again, `stop` ends it'
+        )
         raise
 
 
@@ -92,10 +119,20 @@ if __name__ == '__main__':
     flags.DEFINE_string('type', '', 'TPU type, for example v5litepod-16')
     flags.DEFINE_integer('slices', 1, 'Slices of that type, joined by the data center network')
     flags.DEFINE_bool('spot', False, 'Cheaper machines that may be taken away')
-    flags.DEFINE_string('runtime_version', '', 'Software version of the machines; default: the one documented for the type')
-    flags.DEFINE_string('commit', '', 'Commit whose code is sent; default: the last one, when the working tree holds nothing else')
+    flags.DEFINE_string(
+        'runtime_version',
+        '',
+        'Software version of the machines; default: the one documented for the type',
+    )
+    flags.DEFINE_string(
+        'commit',
+        '',
+        'Commit whose code is sent; default: the last one, when the working tree holds nothing else',
+    )
     flags.DEFINE_bool('keep_going', False, 'After a preemption make the machines anew and resume')
-    flags.DEFINE_integer('retries', 3, 'With --keep_going: how often a command that fails is started again')
+    flags.DEFINE_integer(
+        'retries', 3, 'With --keep_going: how often a command that fails is started again'
+    )
     flags.DEFINE_string('worker', '0', 'Whose log `logs` shows')
     flags.DEFINE_float('wait_minutes', 360, 'How long to wait in the queue')
     flags.DEFINE_float('poll_seconds', 30, 'Between two looks at the state')

@@ -1,4 +1,5 @@
 """How often the loops of a compiled program run: what the compiler says, or what the loop's condition and counter tell."""
+
 import dataclasses
 import re
 
@@ -8,6 +9,7 @@ from launch.hlo import Computation, Op, Program
 @dataclasses.dataclass(frozen=True)
 class Trips:
     """How often a loop runs. `how`: known (the compiler says it), inferred (from the condition; `at most` where it can end before), unknown."""
+
     count: int
     how: str
 
@@ -25,8 +27,20 @@ def trips(program: Program, computation: Computation, op: Op) -> Trips:
     step = _step(body, index)
     if first is None or not step:
         return Trips(1, 'unknown')
-    reach = {'LT': bound - first, 'LE': bound - first + 1, 'GT': first - bound, 'GE': first - bound + 1, 'NE': abs(bound - first)}.get(direction)
-    if reach is None or (direction in ('LT', 'LE')) and step < 0 or (direction in ('GT', 'GE')) and step > 0:
+    reach = {
+        'LT': bound - first,
+        'LE': bound - first + 1,
+        'GT': first - bound,
+        'GE': first - bound + 1,
+        'NE': abs(bound - first),
+    }.get(direction)
+    if (
+        reach is None
+        or (direction in ('LT', 'LE'))
+        and step < 0
+        or (direction in ('GT', 'GE'))
+        and step > 0
+    ):
         return Trips(1, 'unknown')
     return Trips(max(0, -(-reach // abs(step))), 'inferred, at most' if early else 'inferred')
 
@@ -39,7 +53,9 @@ def _comparison(program, inner: Computation, op: Op, given: dict):
     if op.kind == 'fusion':
         nested = program.inner(op)
         bound = {p.name: inner.by_name[o] for p, o in zip(nested.parameters, op.operands)}
-        return _comparison(program, nested, nested.root, {n: (inner, o, given) for n, o in bound.items()})
+        return _comparison(
+            program, nested, nested.root, {n: (inner, o, given) for n, o in bound.items()}
+        )
     if op.kind == 'and':
         found = [_comparison(program, inner, inner.by_name[o], given)[0] for o in op.operands]
         return next((f for f in found if f), None), True
@@ -72,10 +88,22 @@ def _resolved(inner: Computation, op: Op, given: dict):
 
 def _entry_value(computation: Computation, op: Op, index: int) -> int | None:
     state = computation.operand(op, 0)
-    value = computation.operand(state, index) if state is not None and state.kind == 'tuple' else None
-    while value is not None and value.kind in ('copy', 'bitcast', 'convert', 'copy-done', 'copy-start'):
+    value = (
+        computation.operand(state, index) if state is not None and state.kind == 'tuple' else None
+    )
+    while value is not None and value.kind in (
+        'copy',
+        'bitcast',
+        'convert',
+        'copy-done',
+        'copy-start',
+    ):
         value = computation.operand(value, 0)
-    return int(value.inside) if value is not None and value.kind == 'constant' and re.fullmatch(r'-?\d+', value.inside) else None
+    return (
+        int(value.inside)
+        if value is not None and value.kind == 'constant' and re.fullmatch(r'-?\d+', value.inside)
+        else None
+    )
 
 
 def _step(body: Computation, index: int) -> int | None:
@@ -87,4 +115,10 @@ def _step(body: Computation, index: int) -> int | None:
         return None
     sides = [_resolved(body, body.by_name[o], {}) for o in value.operands]
     constant = next((s[1] for s in sides if s and s[0] == 'constant'), None)
-    return None if constant is None or ('index', index) not in sides else constant if value.kind == 'add' else -constant
+    return (
+        None
+        if constant is None or ('index', index) not in sides
+        else constant
+        if value.kind == 'add'
+        else -constant
+    )

@@ -2,6 +2,7 @@
 
 Dimensions: B batch, T queries, S keys, D width, H heads, K key-value heads, d head size.
 """
+
 import dataclasses
 
 import flax.struct
@@ -26,6 +27,7 @@ class Place:
 
     `positions` count tokens in their document, `ids` are what the encoding sees; they differ where it has ids of its own.
     """
+
     positions: jax.Array
     segment_ids: jax.Array
     ids: jax.Array
@@ -34,22 +36,39 @@ class Place:
     k_ids: jax.Array
     row_keys: jax.Array | None
     task_ids: jax.Array | None
-    consecutive: bool = flax.struct.field(pytree_node=False, default=False)   # see Site
-    column: jax.Array | None = None   # first column of the cache that the new tokens take; None: no cache
+    consecutive: bool = flax.struct.field(pytree_node=False, default=False)  # see Site
+    column: jax.Array | None = (
+        None  # first column of the cache that the new tokens take; None: no cache
+    )
 
     def site(self, param, shared=None, x=None) -> Site:
         """What an encoding sees of this place."""
-        return Site(param, self.ids, self.positions, self.segment_ids, self.row_keys, self.task_ids, self.k_ids, self.k_positions,
-                    self.k_segment_ids, shared, x, consecutive=self.consecutive)
+        return Site(
+            param,
+            self.ids,
+            self.positions,
+            self.segment_ids,
+            self.row_keys,
+            self.task_ids,
+            self.k_ids,
+            self.k_positions,
+            self.k_segment_ids,
+            shared,
+            x,
+            consecutive=self.consecutive,
+        )
 
 
 class Parameters(nn.Module):
     """The scope that a positional encoding declares its parameters in."""
+
     param_dtype: str
 
     @nn.compact
     def __call__(self, name, init, shape, axes):
-        return self.param(name, nn.with_partitioning(init, axes), shape, jnp.dtype(self.param_dtype))
+        return self.param(
+            name, nn.with_partitioning(init, axes), shape, jnp.dtype(self.param_dtype)
+        )
 
 
 class Attention(nn.Module):
@@ -57,31 +76,58 @@ class Attention(nn.Module):
     encoding: PositionalEncoding
 
     @nn.compact
-    def __call__(self, x_BxTxD: jax.Array, place: Place, shared, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+    def __call__(
+        self, x_BxTxD: jax.Array, place: Place, shared, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
         c, encoding = self.config, self.encoding
-        project = lambda heads, axis, name: jnp.einsum('btd,dhk->bhtk', x_BxTxD, c.weight(
-            (c.width, heads, c.head_dim), ('embed', axis, None), fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)), name)())
+        project = lambda heads, axis, name: jnp.einsum(
+            'btd,dhk->bhtk',
+            x_BxTxD,
+            c.weight(
+                (c.width, heads, c.head_dim),
+                ('embed', axis, None),
+                fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)),
+                name,
+            )(),
+        )
         q_BxHxTxd = project(c.num_heads, 'heads', 'query')
-        k_BxKxTxd, v_BxKxTxd = project(c.num_kv_heads, 'kv_heads', 'key'), project(c.num_kv_heads, 'kv_heads', 'value')
+        k_BxKxTxd, v_BxKxTxd = (
+            project(c.num_kv_heads, 'kv_heads', 'key'),
+            project(c.num_kv_heads, 'kv_heads', 'value'),
+        )
         if c.qk_norm:
-            q_BxHxTxd, k_BxKxTxd = Norm('rmsnorm', name='query_norm')(q_BxHxTxd), Norm('rmsnorm', name='key_norm')(k_BxKxTxd)
+            q_BxHxTxd, k_BxKxTxd = (
+                Norm('rmsnorm', name='query_norm')(q_BxHxTxd),
+                Norm('rmsnorm', name='key_norm')(k_BxKxTxd),
+            )
 
         site = place.site(Parameters(c.param_dtype, name='positions'), shared, x_BxTxD)
-        pairs = visible(place.positions, place.segment_ids, place.k_positions, place.k_segment_ids, c.window, c.causal)
+        pairs = visible(
+            place.positions,
+            place.segment_ids,
+            place.k_positions,
+            place.k_segment_ids,
+            c.window,
+            c.causal,
+        )
         further, count = encoding.mask(site), place.positions[:, None] + 1
         if further is not None:
             pairs &= further
         if further is not None or c.window:
             count = jnp.maximum(pairs.sum(-1), 1)
-        site = dataclasses.replace(site, visible=pairs, keys_seen=count)      # compiled only for what asks for them: a ring has no [T,S]
+        site = dataclasses.replace(
+            site, visible=pairs, keys_seen=count
+        )  # compiled only for what asks for them: a ring has no [T,S]
         q_BxHxTxd, k_BxKxTxd = encoding.rotate(site, q_BxHxTxd, k_BxKxTxd)
         q_BxHxTxd = encoding.scale(site, q_BxHxTxd)
         state, carried, kernel = encoding.key_state(site), {}, 'reference'
         if cache is not None:
-            carried = {n.removeprefix('carried_'): a for n, a in cache.items() if n.startswith('carried_')}
+            carried = {
+                n.removeprefix('carried_'): a for n, a in cache.items() if n.startswith('carried_')
+            }
             new = {'k': k_BxKxTxd, 'v': v_BxKxTxd, **{f'state_{n}': s for n, s in state.items()}}
             cache = _written(cache, new, place.column, place.k_ids.shape[1])
-            k_BxKxTxd, v_BxKxTxd = cache['k'], cache['v']                     # from here on T is S for them
+            k_BxKxTxd, v_BxKxTxd = cache['k'], cache['v']  # from here on T is S for them
             state = {n: cache[f'state_{n}'] for n in state}
         elif context_parts() > 1:
             kernel, _ = over_context(c, encoding)
@@ -102,21 +148,33 @@ class Attention(nn.Module):
         else:
             out_BxHxTxd = fused(kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, site, c)
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
-        out = c.weight((c.num_heads, c.head_dim, c.width), ('heads', None, 'embed'),
-                       fan_in(c.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2), 'out')()
-        return checkpoint_name(jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, out), 'attention_out'), cache
+        out = c.weight(
+            (c.num_heads, c.head_dim, c.width),
+            ('heads', None, 'embed'),
+            fan_in(c.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2),
+            'out',
+        )()
+        return checkpoint_name(
+            jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, out), 'attention_out'
+        ), cache
 
-    def _reference(self, site: Site, v_BxKxSxd: jax.Array, cache: Cache | None) -> tuple[jax.Array, Cache | None]:
+    def _reference(
+        self, site: Site, v_BxKxSxd: jax.Array, cache: Cache | None
+    ) -> tuple[jax.Array, Cache | None]:
         """Attention written out, every place of entry honoured: [B,H,T,d]."""
         c, encoding = self.config, self.encoding
-        z_BxHxTxS = capped(encoding.product(dataclasses.replace(site, z=products(site.q, site.k, c))), c)
+        z_BxHxTxS = capped(
+            encoding.product(dataclasses.replace(site, z=products(site.q, site.k, c))), c
+        )
         bias = encoding.additive(site)
         if bias is not None:
             z_BxHxTxS += bias
         site = dataclasses.replace(site, z=z_BxHxTxS)
         logits, carried = encoding.logits_and_carried(site)
         weights = encoding.softmax(site, logits, site.visible)
-        self.sow('intermediates', 'attention', weights)        # [B,H,T,S]; kept only where 'intermediates' are asked for
+        self.sow(
+            'intermediates', 'attention', weights
+        )  # [B,H,T,S]; kept only where 'intermediates' are asked for
         if cache is not None:
             cache |= {f'carried_{n}': a for n, a in carried.items()}
         out_BxHxTxd = weighted(weights.astype(c.dtype), v_BxKxSxd)
@@ -126,10 +184,12 @@ class Attention(nn.Module):
 
 def _written(cache: Cache, new: Cache, column: jax.Array, columns: int) -> Cache:
     """The cache with `new` from `column` on; an array not yet there is made. Keys are axis 2 of k and v, the last of states."""
+
     def put(name, x):
         axis = 2 if name in ('k', 'v') else x.ndim - 1
         old = cache.get(name)
         if old is None:
-            old = jnp.zeros((*x.shape[:axis], columns, *x.shape[axis + 1:]), x.dtype)
+            old = jnp.zeros((*x.shape[:axis], columns, *x.shape[axis + 1 :]), x.dtype)
         return jax.lax.dynamic_update_slice_in_dim(old, x, column, axis)
+
     return {name: put(name, x) for name, x in new.items()}

@@ -2,6 +2,7 @@
 
 Dimensions: N texts, T tokens, D width.
 """
+
 import dataclasses
 import functools
 
@@ -16,7 +17,7 @@ from model.transformer import Transformer, keys_of_rows
 
 POOLINGS = ('mean', 'last', 'weighted', 'bag', 'bag+mean')
 
-_TOGETHER = 4096     # tokens of one forward pass
+_TOGETHER = 4096  # tokens of one forward pass
 
 
 def check(pooling: str, model: ModelConfig, field: str = 'config.embedding.pooling') -> None:
@@ -24,8 +25,10 @@ def check(pooling: str, model: ModelConfig, field: str = 'config.embedding.pooli
     if pooling not in POOLINGS:
         raise ModelError(f'{field} is {pooling!r}: {nearest(pooling, POOLINGS)}')
     if 'bag' in pooling and not model.bag:
-        raise ModelError(f"{field} is {pooling!r}: this model has no vectors for a bag of tokens; expected config.model.bag=True in training, or "
-                         f"'mean', 'last' or 'weighted'")
+        raise ModelError(
+            f'{field} is {pooling!r}: this model has no vectors for a bag of tokens; expected config.model.bag=True in training, or '
+            f"'mean', 'last' or 'weighted'"
+        )
 
 
 def sizes(text: str, width: int) -> list[int]:
@@ -35,7 +38,9 @@ def sizes(text: str, width: int) -> list[int]:
     except (ValueError, AttributeError):
         found = [0]
     if found and not 1 <= found[0] <= found[-1] <= width:
-        raise ModelError(f'config.embedding.sizes is {text!r}: expected numbers from 1 to {width} (config.model.width), separated by commas')
+        raise ModelError(
+            f'config.embedding.sizes is {text!r}: expected numbers from 1 to {width} (config.model.width), separated by commas'
+        )
     return found
 
 
@@ -51,19 +56,31 @@ def pool(hidden_NxTxD: jax.Array, valid_NxT: jax.Array, pooling: str) -> jax.Arr
     mean: of all tokens. last: the last one, an end mark. weighted: the i-th of n counts i times (Muennighoff 2022, arXiv 2202.08904,
     equation 2): with causal attention later tokens have seen more.
     """
-    place_NxT = jnp.cumsum(valid_NxT, axis=1)                  # 1 at the first valid token
-    weights_NxT = {'mean': valid_NxT, 'weighted': place_NxT * valid_NxT,
-                   'last': valid_NxT & (place_NxT == place_NxT[:, -1:])}[pooling].astype(jnp.float32)
+    place_NxT = jnp.cumsum(valid_NxT, axis=1)  # 1 at the first valid token
+    weights_NxT = {
+        'mean': valid_NxT,
+        'weighted': place_NxT * valid_NxT,
+        'last': valid_NxT & (place_NxT == place_NxT[:, -1:]),
+    }[pooling].astype(jnp.float32)
     weights_NxT /= jnp.maximum(weights_NxT.sum(1, keepdims=True), 1)
     return jnp.einsum('ntd,nt->nd', hidden_NxTxD.astype(jnp.float32), weights_NxT)
 
 
 def unit(vectors_NxD: jax.Array) -> jax.Array:
     """Scaled to length 1."""
-    return vectors_NxD * jax.lax.rsqrt(jnp.maximum(jnp.square(vectors_NxD).sum(-1, keepdims=True), 1e-12))
+    return vectors_NxD * jax.lax.rsqrt(
+        jnp.maximum(jnp.square(vectors_NxD).sum(-1, keepdims=True), 1e-12)
+    )
 
 
-def embed(model: Transformer, params, tokens_NxT: jax.Array, valid_NxT: jax.Array, pooling: str, row_keys: jax.Array | None = None) -> jax.Array:
+def embed(
+    model: Transformer,
+    params,
+    tokens_NxT: jax.Array,
+    valid_NxT: jax.Array,
+    pooling: str,
+    row_keys: jax.Array | None = None,
+) -> jax.Array:
     """Texts, one a row, padded on either side -> their vectors [N,D] float32, not yet of length 1. `row_keys`: see Transformer.
 
     mean, last, weighted: see `pool`. bag: of the tokens between the two marks alone, without the layers (`Bag`). bag+mean: of both, so that words
@@ -72,19 +89,34 @@ def embed(model: Transformer, params, tokens_NxT: jax.Array, valid_NxT: jax.Arra
     """
     if 'bag' in pooling:
         place_NxT = jnp.cumsum(valid_NxT, axis=1)
-        bag_NxD, gate = Bag(model.config).apply({'params': params['bag']}, tokens_NxT, (place_NxT > 1) & (place_NxT < place_NxT[:, -1:]))
+        bag_NxD, gate = Bag(model.config).apply(
+            {'params': params['bag']}, tokens_NxT, (place_NxT > 1) & (place_NxT < place_NxT[:, -1:])
+        )
         if pooling == 'bag':
             return bag_NxD
     segments = valid_NxT.astype(jnp.int32)
     positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0) * segments
-    hidden, _ = model.apply({'params': params}, tokens_NxT, positions, segments, row_keys=row_keys, logits=False)
+    hidden, _ = model.apply(
+        {'params': params}, tokens_NxT, positions, segments, row_keys=row_keys, logits=False
+    )
     if pooling == 'bag+mean':
-        return bag_NxD + gate * hidden.shape[-1]**-0.5 * pool(hidden, valid_NxT, 'mean')
+        return bag_NxD + gate * hidden.shape[-1] ** -0.5 * pool(hidden, valid_NxT, 'mean')
     return pool(hidden, valid_NxT, pooling)
 
 
-_units = jax.jit(lambda model, params, tokens, lengths, pooling: unit(
-    embed(model, params, tokens, jnp.arange(tokens.shape[1]) < lengths[:, None], pooling, keys_of_rows(0 * lengths))), static_argnums=(0, 4))
+_units = jax.jit(
+    lambda model, params, tokens, lengths, pooling: unit(
+        embed(
+            model,
+            params,
+            tokens,
+            jnp.arange(tokens.shape[1]) < lengths[:, None],
+            pooling,
+            keys_of_rows(0 * lengths),
+        )
+    ),
+    static_argnums=(0, 4),
+)
 
 
 class Embedder:
@@ -101,10 +133,12 @@ class Embedder:
     def __init__(self, model: Transformer, params, pooling: str = 'mean', size: int = 0):
         check(pooling, model.config)
         if not 0 <= size <= model.config.width:
-            raise ModelError(f'a size of {size} dimensions: expected at most {model.config.width}, the width of the model')
+            raise ModelError(
+                f'a size of {size} dimensions: expected at most {model.config.width}, the width of the model'
+            )
         self.size = size or model.config.width
         self.longest = model.config.max_len
-        if model.config.attention == 'splash':           # texts have lengths that it does not take
+        if model.config.attention == 'splash':  # texts have lengths that it does not take
             model = Transformer(dataclasses.replace(model.config, attention='auto'))
         self._units = functools.partial(_units, model, params)
         self._pooling = pooling
@@ -118,11 +152,14 @@ class Embedder:
             columns = _columns(len(texts[order[0]]))
             rows = max(1, _TOGETHER // columns)
             now = [i for i in order[:rows] if len(texts[i]) <= columns]
-            order = order[len(now):]
-            tokens, lengths = np.zeros((1 << (len(now) - 1).bit_length(), columns), np.int32), np.zeros(1 << (len(now) - 1).bit_length(), np.int32)
+            order = order[len(now) :]
+            tokens, lengths = (
+                np.zeros((1 << (len(now) - 1).bit_length(), columns), np.int32),
+                np.zeros(1 << (len(now) - 1).bit_length(), np.int32),
+            )
             for row, i in enumerate(now):
-                tokens[row, :len(texts[i])], lengths[row] = texts[i], len(texts[i])
-            found = np.asarray(self._units(tokens, lengths, self._pooling))[:len(now), :self.size]
+                tokens[row, : len(texts[i])], lengths[row] = texts[i], len(texts[i])
+            found = np.asarray(self._units(tokens, lengths, self._pooling))[: len(now), : self.size]
             out[now] = found / np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-6)
         return out
 

@@ -3,6 +3,7 @@ keys rides on extra columns of queries and keys, so that a kernel without biases
 
 Dimensions: B batch, T queries = keys, H heads, K key-value heads, d head size.
 """
+
 import dataclasses
 import functools
 
@@ -16,8 +17,8 @@ from model.sharding import RULES
 
 KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
 CONTEXT = ('auto', 'ring', 'gather')
-_MULTIPLE = {'splash': 128, 'cudnn': 2}     # of lengths
-_PARTS = 3       # columns that a bias of the keys takes in bfloat16: with the third the error is below float32's at any length
+_MULTIPLE = {'splash': 128, 'cudnn': 2}  # of lengths
+_PARTS = 3  # columns that a bias of the keys takes in bfloat16: with the third the error is below float32's at any length
 
 
 def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
@@ -72,13 +73,17 @@ def check(kernel: str, encodings, dims, dtype: str, logit_cap: float) -> None:
     for encoding in encodings:
         why = '' if kernel == 'auto' else refusal(kernel, encoding, dims, dtype, logit_cap)
         if why:
-            raise ModelError(f"config.model.attention is {kernel!r}: {why}; expected 'reference' or 'auto'")
+            raise ModelError(
+                f"config.model.attention is {kernel!r}: {why}; expected 'reference' or 'auto'"
+            )
 
 
 def platform() -> str:
     """What is compiled for: the platform of the mesh in force, whose devices need not be here; without one, JAX's default."""
     device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
-    return getattr(device, 'platform', None) or ('tpu' if 'TPU' in getattr(device, 'device_kind', '') else jax.default_backend())
+    return getattr(device, 'platform', None) or (
+        'tpu' if 'TPU' in getattr(device, 'device_kind', '') else jax.default_backend()
+    )
 
 
 def choose(config, encoding, length: int = 0) -> tuple[str, str]:
@@ -96,31 +101,54 @@ def _choose(config, encoding, backend: str, length: int) -> tuple[str, str]:
     why = refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
     if length % _MULTIPLE[wanted]:
         why = why or f'it takes lengths that are multiples of {_MULTIPLE[wanted]} (here {length})'
-    return ('reference', f'not {wanted}: {why}') if why else (wanted, f'the fastest on {backend} that can carry it')
+    return (
+        ('reference', f'not {wanted}: {why}')
+        if why
+        else (wanted, f'the fastest on {backend} that can carry it')
+    )
 
 
 def over_context(config, encoding) -> tuple[str, str]:
     """How attention crosses the `context` axis, and why: 'ring', where keys and values travel round it, or 'gather', where each device
     takes all of them. Raises ModelError where an encoding can do neither, or not what config.model.context_attention asks for."""
     if encoding.carries():
-        raise ModelError(f'config.mesh.context: {encoding.spec.title} adds up what earlier queries saw, which the parts of a text would '
-                         f'have to wait for; expected 1, or another encoding')
+        raise ModelError(
+            f'config.mesh.context: {encoding.spec.title} adds up what earlier queries saw, which the parts of a text would '
+            f'have to wait for; expected 1, or another encoding'
+        )
     if config.attention not in ('auto', 'reference'):
-        raise ModelError(f"config.model.attention is {config.attention!r}: no kernel crosses the mesh's context axis; expected 'auto'")
+        raise ModelError(
+            f"config.model.attention is {config.attention!r}: no kernel crosses the mesh's context axis; expected 'auto'"
+        )
     enters = encoding.enters()
-    why = (f'{encoding.spec.title} changes the logits by what they are' if encoding.kernel() == 'reference' else
-           f'{encoding.spec.title} turns keys by the length of the whole text' if 'read' in enters else '')
+    why = (
+        f'{encoding.spec.title} changes the logits by what they are'
+        if encoding.kernel() == 'reference'
+        else f'{encoding.spec.title} turns keys by the length of the whole text'
+        if 'read' in enters
+        else ''
+    )
     if config.context_attention == 'ring' and why:
-        raise ModelError(f"config.model.context_attention is 'ring': {why}; expected 'auto' or 'gather'")
+        raise ModelError(
+            f"config.model.context_attention is 'ring': {why}; expected 'auto' or 'gather'"
+        )
     if config.context_attention != 'auto':
         return config.context_attention, 'as config.model.context_attention says'
-    return ('gather', f'not ring: {why}') if why else ('ring', 'it holds the keys of two parts at a time')
+    return (
+        ('gather', f'not ring: {why}')
+        if why
+        else ('ring', 'it holds the keys of two parts at a time')
+    )
 
 
 def paths(config, context: int = 1) -> list[str]:
     """A line for the log for each encoding of a model: which attention it takes, and why. `context`: size of that axis of the mesh."""
     chosen = functools.partial(over_context if context > 1 else choose, config)
-    return [f'attention with {e.spec.title}: {name} ({why})' for e in config.distinct for name, why in [chosen(e)]]
+    return [
+        f'attention with {e.spec.title}: {name} ({why})'
+        for e in config.distinct
+        for name, why in [chosen(e)]
+    ]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -128,17 +156,24 @@ def split(x: jax.Array, parts: int, dtype) -> jax.Array:
     """x [...] float32 -> [..., parts] in `dtype`, which sum to x: what bfloat16 rounds off goes into the next part."""
     found, rest, kind = [], x, jnp.finfo(dtype)
     for _ in range(parts):
-        rounded = jax.lax.reduce_precision(rest, kind.nexp, kind.nmant)    # a cast there and back XLA may leave out, and with it the rest
+        rounded = jax.lax.reduce_precision(
+            rest, kind.nexp, kind.nmant
+        )  # a cast there and back XLA may leave out, and with it the rest
         found.append(rounded.astype(dtype))
         rest = rest - rounded
     return jnp.stack(found, -1)
 
 
 # Each part has the gradient of the sum: rounding is passed through.
-split.defvjp(lambda x, parts, dtype: (split(x, parts, dtype), None), lambda parts, dtype, _, g: (g[..., 0].astype(jnp.float32),))
+split.defvjp(
+    lambda x, parts, dtype: (split(x, parts, dtype), None),
+    lambda parts, dtype, _, g: (g[..., 0].astype(jnp.float32),),
+)
 
 
-def with_columns(q: jax.Array, k: jax.Array, key_bias: jax.Array, scale: float, parts: int = 0) -> tuple[jax.Array, jax.Array]:
+def with_columns(
+    q: jax.Array, k: jax.Array, key_bias: jax.Array, scale: float, parts: int = 0
+) -> tuple[jax.Array, jax.Array]:
     """q [B,H,T,d], k [B,K,S,d] and a bias of the keys [B or 1,H,S] -> q', k' with scale q'.k' = scale q.k + bias.
 
     Each head of a group has its own columns in the key that the group shares, and picks them with ones. `parts`: columns that the bias is
@@ -170,7 +205,9 @@ def named(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
 def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
     """Attention of queries to the keys of the same call: q [B,H,T,d], k, v [B,K,T,d] -> [B,H,T,d of v]."""
     if (length := q.shape[2]) % _MULTIPLE.get(kernel, 1):
-        raise ModelError(f"config.data.seq_len is {length}: config.model.attention={kernel!r} needs a multiple of {_MULTIPLE[kernel]}")
+        raise ModelError(
+            f'config.data.seq_len is {length}: config.model.attention={kernel!r} needs a multiple of {_MULTIPLE[kernel]}'
+        )
     bias, scale = None, config.head_dim**-0.5
     if _by_columns(encoding):
         q, k = with_columns(q, k, encoding.key_bias(site), scale)
@@ -180,11 +217,15 @@ def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
     if kernel == 'splash':
         return _splash(q, k, v, site.segment_ids, config)
     size, values = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8, v.shape[-1]
-    widened = lambda x: jnp.pad(x, ((0, 0),) * 3 + ((0, size - x.shape[-1]),))       # cudnn wants one size for all, a multiple of 8
+    widened = lambda x: jnp.pad(
+        x, ((0, 0),) * 3 + ((0, size - x.shape[-1]),)
+    )  # cudnn wants one size for all, a multiple of 8
     q, k, v = (jnp.moveaxis(widened(x), 1, 2) for x in (q, k, v))
     if bias is not None and kernel == 'cudnn':
         bias = narrowed(jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1])), q.dtype)
-    out = jax.nn.dot_product_attention(q, k, v, bias, site.visible, scale=scale, implementation=kernel)
+    out = jax.nn.dot_product_attention(
+        q, k, v, bias, site.visible, scale=scale, implementation=kernel
+    )
     return jnp.moveaxis(out, 2, 1)[..., :values]
 
 
@@ -192,19 +233,36 @@ def _splash(q, k, v, segment_ids, config) -> jax.Array:
     """JAX's splash attention, for TPUs; interpreted elsewhere. Inside documents. `q` is scaled."""
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
     length, group = q.shape[2], q.shape[1] // k.shape[1]
     square, back = (length, length), config.window - 1
-    one = (masks.LocalMask(square, (back, 0 if config.causal else back), 0) if config.window else
-           masks.CausalMask(square) if config.causal else masks.FullMask(square))
+    one = (
+        masks.LocalMask(square, (back, 0 if config.causal else back), 0)
+        if config.window
+        else masks.CausalMask(square)
+        if config.causal
+        else masks.FullMask(square)
+    )
     # The largest block that divides: 1024 is the fastest (4 % of a step against 512), float32 and wide heads do not fit with it.
     block = 1024 if q.dtype == jnp.bfloat16 and max(q.shape[-1], v.shape[-1]) <= 128 else 512
     size = next(b for b in (block, 512, 256, 128) if not length % b)
-    sizes = kernels.BlockSizes(**{f.name: size for f in dataclasses.fields(kernels.BlockSizes) if f.name.startswith('block') and
-                                  not f.name.endswith('_dq')}, use_fused_bwd_kernel=True)
+    sizes = kernels.BlockSizes(
+        **{
+            f.name: size
+            for f in dataclasses.fields(kernels.BlockSizes)
+            if f.name.startswith('block') and not f.name.endswith('_dq')
+        },
+        use_fused_bwd_kernel=True,
+    )
 
     def local(q, k, v, ids):
-        run = kernels.make_splash_mqa_single_device(masks.MultiHeadMask([one] * group), block_sizes=sizes, interpret=platform() != 'tpu',
-                                                    attn_logits_soft_cap=config.logit_cap or None, residual_checkpoint_name='attention_residuals')
+        run = kernels.make_splash_mqa_single_device(
+            masks.MultiHeadMask([one] * group),
+            block_sizes=sizes,
+            interpret=platform() != 'tpu',
+            attn_logits_soft_cap=config.logit_cap or None,
+            residual_checkpoint_name='attention_residuals',
+        )
         ids = kernels.SegmentIds(ids, ids)
         grouped = q.reshape(q.shape[0], k.shape[1], group, *q.shape[2:])
         per_row = jax.vmap(lambda q, k, v, ids: jax.vmap(run, (0, 0, 0, None))(q, k, v, ids))
@@ -218,10 +276,20 @@ def _on_each_device(local, q, k, v, segment_ids) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         return local(q, k, v, segment_ids)
-    cut = lambda axis, size: axis if axis not in mesh.manual_axes and not size % mesh.shape[axis] else None
+    cut = lambda axis, size: (
+        axis if axis not in mesh.manual_axes and not size % mesh.shape[axis] else None
+    )
     rows, heads = cut(RULES['batch'], q.shape[0]), cut(RULES['kv_heads'], k.shape[1])
-    if mesh.manual_axes:    # residuals cannot leave a shard_map inside another: it computes them again
+    if (
+        mesh.manual_axes
+    ):  # residuals cannot leave a shard_map inside another: it computes them again
         local = jax.checkpoint(local)
     free = set(mesh.axis_names) - set(mesh.manual_axes)
-    mapped = jax.shard_map(local, axis_names=free, in_specs=(P(rows, heads),) * 3 + (P(rows),), out_specs=P(rows, heads), check_vma=False)
+    mapped = jax.shard_map(
+        local,
+        axis_names=free,
+        in_specs=(P(rows, heads),) * 3 + (P(rows),),
+        out_specs=P(rows, heads),
+        check_vma=False,
+    )
     return mapped(q, k, v, segment_ids)

@@ -5,6 +5,7 @@ maximum and sum of the softmax, and hands the keys on. What is random access to 
 
 Dimensions: B batch, T queries, S keys, H heads, K key-value heads, d head size.
 """
+
 import dataclasses
 
 import jax
@@ -34,7 +35,9 @@ def weighted(weights_BxHxTxS: jax.Array, v_BxKxSxd: jax.Array) -> jax.Array:
     return jnp.einsum('bkgts,bksd->bkgtd', grouped, v_BxKxSxd).reshape(b, heads, t, -1)
 
 
-def visible(positions, segment_ids, k_positions, k_segment_ids, window: int, causal: bool) -> jax.Array:
+def visible(
+    positions, segment_ids, k_positions, k_segment_ids, window: int, causal: bool
+) -> jax.Array:
     """[B,1,T,S]: keys of the same document, not later where `causal`, and inside the window (0: none). Padding (segment 0) is never seen."""
     ahead = positions[:, :, None] - k_positions[:, None, :]
     seen = (segment_ids[:, :, None] == k_segment_ids[:, None, :]) & (k_segment_ids[:, None, :] > 0)
@@ -53,14 +56,28 @@ def ring(site, v_BxKxTxd: jax.Array, encoding, config) -> jax.Array:
     key_bias = encoding.key_bias(site)
     onward = [(i, (i + 1) % parts) for i in range(parts)]
 
-    @jax.checkpoint      # the logits of a block are computed again in the backward pass: none is kept
+    @jax.checkpoint  # the logits of a block are computed again in the backward pass: none is kept
     def block(q, k, v, turn, total, top, out):
-        of_block = lambda x, axis: jax.lax.dynamic_slice_in_dim(x, (here - turn) % parts * length, length, axis)
-        fields = {f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')}
+        of_block = lambda x, axis: jax.lax.dynamic_slice_in_dim(
+            x, (here - turn) % parts * length, length, axis
+        )
+        fields = {
+            f: of_block(getattr(site, f), 1) for f in ('k_positions', 'k_places', 'k_segment_ids')
+        }
         at = dataclasses.replace(site, q=q, k=k, visible=None, **fields)
-        seen = visible(site.positions, site.segment_ids, at.k_places, at.k_segment_ids, config.window, config.causal)
+        seen = visible(
+            site.positions,
+            site.segment_ids,
+            at.k_places,
+            at.k_segment_ids,
+            config.window,
+            config.causal,
+        )
         z_BxHxTxS = capped(products(q, k, config), config)
-        for bias in (encoding.pair_bias(at), None if key_bias is None else of_block(key_bias, 2)[:, :, None]):
+        for bias in (
+            encoding.pair_bias(at),
+            None if key_bias is None else of_block(key_bias, 2)[:, :, None],
+        ):
             if bias is not None:
                 z_BxHxTxS += bias
         further = encoding.mask(at)
@@ -76,6 +93,12 @@ def ring(site, v_BxKxTxd: jax.Array, encoding, config) -> jax.Array:
         return (*jax.lax.ppermute((k, v), CONTEXT, onward), *sums), None
 
     zero = jnp.zeros(site.q.shape[:3], jnp.float32)
-    begin = (site.k, v_BxKxTxd, zero, zero + _LOWEST, jnp.zeros((*zero.shape, v_BxKxTxd.shape[3]), jnp.float32))
+    begin = (
+        site.k,
+        v_BxKxTxd,
+        zero,
+        zero + _LOWEST,
+        jnp.zeros((*zero.shape, v_BxKxTxd.shape[3]), jnp.float32),
+    )
     (_, _, total, _, out), _ = jax.lax.scan(turn, begin, jnp.arange(parts))
     return (out / total[..., None]).astype(site.q.dtype)

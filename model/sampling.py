@@ -1,4 +1,5 @@
 """From logits to the next token."""
+
 import dataclasses
 
 import jax
@@ -12,6 +13,7 @@ class Sampling:
     """How the next token is drawn. In this order: repetition penalty (Keskar et al. 2019, arXiv 1909.05858, equation 2:
     logits of tokens already there are divided by it, multiplied where negative), temperature (0: greedy), top_k (0: all),
     top_p (Holtzman et al. 2020, arXiv 1904.09751), min_p (share of the most likely one's probability; 2407.01082)."""
+
     temperature: float = 1.0
     top_k: int = 0
     top_p: float = 1.0
@@ -21,9 +23,12 @@ class Sampling:
     def check(self) -> None:
         """Raises ModelError naming the first field out of its range."""
         for name, right, expected in (
-                ('temperature', self.temperature >= 0, 'at least 0'), ('top_k', self.top_k >= 0, 'at least 0'),
-                ('top_p', 0 < self.top_p <= 1, 'above 0, at most 1'), ('min_p', 0 <= self.min_p <= 1, 'from 0 to 1'),
-                ('repetition_penalty', self.repetition_penalty > 0, 'above 0')):
+            ('temperature', self.temperature >= 0, 'at least 0'),
+            ('top_k', self.top_k >= 0, 'at least 0'),
+            ('top_p', 0 < self.top_p <= 1, 'above 0, at most 1'),
+            ('min_p', 0 <= self.min_p <= 1, 'from 0 to 1'),
+            ('repetition_penalty', self.repetition_penalty > 0, 'above 0'),
+        ):
             if not right:
                 raise ModelError(f'{name} is {getattr(self, name)}: expected {expected}')
 
@@ -38,11 +43,16 @@ def filtered(logits: jax.Array, top_k, top_p, min_p) -> jax.Array:
     place all stay."""
     vocab = logits.shape[-1]
     ordered = -jnp.sort(-logits, axis=-1)
-    kth = jnp.take_along_axis(ordered, jnp.broadcast_to(jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab) - 1,
-                                                        (logits.shape[0], 1)), -1)
+    kth = jnp.take_along_axis(
+        ordered,
+        jnp.broadcast_to(
+            jnp.where(top_k > 0, jnp.minimum(top_k, vocab), vocab) - 1, (logits.shape[0], 1)
+        ),
+        -1,
+    )
     ordered = jnp.where(ordered >= kth, ordered, -jnp.inf)
     probs = jax.nn.softmax(ordered, axis=-1)
-    before = jnp.cumsum(probs, axis=-1) - probs                      # what the more likely ones hold together
+    before = jnp.cumsum(probs, axis=-1) - probs  # what the more likely ones hold together
     inside = (before < top_p) & (probs >= min_p * probs[:, :1]) & (ordered > -jnp.inf)
     lowest = jnp.min(jnp.where(inside, ordered, jnp.inf), axis=-1, keepdims=True)
     return jnp.where(logits >= lowest, logits, -jnp.inf)

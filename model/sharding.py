@@ -1,18 +1,25 @@
 """Logical axes: the one table that says which mesh axis each named dimension lies on; and the axis that cuts time."""
+
 import jax
 from jax.sharding import PartitionSpec as P
 
-RULES = {           # logical axis -> mesh axis; a name not here is not sharded
-    'batch': 'fsdp',        # inside the step, where `data` and `context` are manual (train/step.py)
-    'embed': 'fsdp',        # of parameters: width
-    'vocab': 'tensor', 'heads': 'tensor', 'kv_heads': 'tensor', 'mlp': 'tensor'}
+RULES = {  # logical axis -> mesh axis; a name not here is not sharded
+    'batch': 'fsdp',  # inside the step, where `data` and `context` are manual (train/step.py)
+    'embed': 'fsdp',  # of parameters: width
+    'vocab': 'tensor',
+    'heads': 'tensor',
+    'kv_heads': 'tensor',
+    'mlp': 'tensor',
+}
 CONTEXT = 'context'
 
 
 def spec(mesh, shape: tuple[int, ...], names: tuple[str | None, ...]) -> P:
     """Logical names of the dimensions of an array -> its PartitionSpec. A dimension that cannot be cut evenly is not cut."""
     axes = [RULES.get(n) for n in names]
-    return P(*(a if a and not size % mesh.shape.get(a, 1) else None for a, size in zip(axes, shape)))
+    return P(
+        *(a if a and not size % mesh.shape.get(a, 1) else None for a, size in zip(axes, shape))
+    )
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:
@@ -37,5 +44,10 @@ def gathered(x: jax.Array, axis: int) -> jax.Array:
 def own_part(x: jax.Array, axis: int) -> jax.Array:
     """Of an array that is whole along `axis`: the part that this device has of the context."""
     parts = context_parts()
-    return x if parts == 1 else jax.lax.dynamic_slice_in_dim(x, jax.lax.axis_index(CONTEXT) * (x.shape[axis] // parts),
-                                                             x.shape[axis] // parts, axis)
+    return (
+        x
+        if parts == 1
+        else jax.lax.dynamic_slice_in_dim(
+            x, jax.lax.axis_index(CONTEXT) * (x.shape[axis] // parts), x.shape[axis] // parts, axis
+        )
+    )

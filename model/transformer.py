@@ -2,6 +2,7 @@
 
 Dimensions: B batch, T time, S keys, D width, V vocabulary.
 """
+
 import math
 
 import jax
@@ -15,18 +16,24 @@ from model.layers import Bag, FeedForward, Norm, dropped, fan_in
 from model.positions import PositionalEncoding, Site
 from model.sharding import constrain, context_parts, gathered, own_part
 
-CacheState = dict   # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
+CacheState = dict  # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
 
 
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm)."""
+
     config: ModelConfig
     encoding: PositionalEncoding
 
     @nn.compact
     def __call__(self, x_BxTxD, place: Place, shared, layer, cache: Cache | None = None):
-        c, drop = self.config, lambda x, i: dropped(x, self.config.dropout, place.row_keys, 2 * layer + i)
-        y, cache = Attention(c, self.encoding, name='attention')(Norm(c.norm, name='attention_norm')(x_BxTxD), place, shared, cache)
+        c, drop = (
+            self.config,
+            lambda x, i: dropped(x, self.config.dropout, place.row_keys, 2 * layer + i),
+        )
+        y, cache = Attention(c, self.encoding, name='attention')(
+            Norm(c.norm, name='attention_norm')(x_BxTxD), place, shared, cache
+        )
         x_BxTxD = constrain(x_BxTxD + drop(y, 1), 'batch', None, None)
         y = FeedForward(c, name='feed_forward')(Norm(c.norm, name='feed_forward_norm')(x_BxTxD))
         return constrain(x_BxTxD + drop(y, 2), 'batch', None, None), cache
@@ -34,14 +41,16 @@ class Block(nn.Module):
 
 class Group(nn.Module):
     """The layers of one period of the pattern of encodings: what is compiled once and looped over."""
+
     config: ModelConfig
 
     @nn.compact
     def __call__(self, x_BxTxD, place: Place, shared, group):
         c = self.config
         for i in range(c.period):
-            x_BxTxD, _ = _block(c)(c, c.encodings[i], name=f'layer_{i}')(x_BxTxD, place, shared[c.distinct.index(c.encodings[i])],
-                                                                         group * c.period + i)
+            x_BxTxD, _ = _block(c)(c, c.encodings[i], name=f'layer_{i}')(
+                x_BxTxD, place, shared[c.distinct.index(c.encodings[i])], group * c.period + i
+            )
         return x_BxTxD, None
 
 
@@ -59,19 +68,33 @@ def _block(config: ModelConfig):
 
 _POLICIES = {
     'full': jax.checkpoint_policies.nothing_saveable,
-    'attention': jax.checkpoint_policies.save_only_these_names('attention_residuals', 'attention_out'),
-    'minimal': jax.checkpoint_policies.save_only_these_names('attention_residuals', 'attention_out', 'query', 'key', 'value', 'up', 'gate')}
+    'attention': jax.checkpoint_policies.save_only_these_names(
+        'attention_residuals', 'attention_out'
+    ),
+    'minimal': jax.checkpoint_policies.save_only_these_names(
+        'attention_residuals', 'attention_out', 'query', 'key', 'value', 'up', 'gate'
+    ),
+}
 
 
 class Transformer(nn.Module):
     """`training`: whether `row_keys` are for all that is random; else, as in any evaluation, only for ids that an encoding draws at test, too."""
+
     config: ModelConfig
     training: bool = False
 
     @nn.compact
-    def __call__(self, tokens: jax.Array, positions: jax.Array, segment_ids: jax.Array, ids: jax.Array | None = None, *,
-                 row_keys: jax.Array | None = None, cache: CacheState | None = None, logits: bool = True
-                 ) -> tuple[jax.Array, CacheState | None]:
+    def __call__(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        ids: jax.Array | None = None,
+        *,
+        row_keys: jax.Array | None = None,
+        cache: CacheState | None = None,
+        logits: bool = True,
+    ) -> tuple[jax.Array, CacheState | None]:
         """Logits of the next token.
 
         Args:
@@ -85,14 +108,20 @@ class Transformer(nn.Module):
         """
         c = self.config
         place, cache = self._placed(tokens, positions, segment_ids, ids, row_keys, cache)
-        table_VxD = self.param('embedding', nn.with_partitioning(nn.initializers.normal(c.width**-0.5), ('vocab', 'embed')),
-                               (c.vocab_size, c.width), jnp.dtype(c.param_dtype)).astype(c.dtype)
+        table_VxD = self.param(
+            'embedding',
+            nn.with_partitioning(nn.initializers.normal(c.width**-0.5), ('vocab', 'embed')),
+            (c.vocab_size, c.width),
+            jnp.dtype(c.param_dtype),
+        ).astype(c.dtype)
         # Gathered before the lookup: a gather from a table sharded over two automatic axes aborts XLA.
         x_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
-        if c.scale_embedding:                    # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
+        if c.scale_embedding:  # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
             x_BxTxD = x_BxTxD * jnp.asarray(c.width**0.5, x_BxTxD.dtype)
         if not self.training and any('position_ids' in part.enters() for part in c.parts):
-            lacks_id = (place.ids < 0) & (place.segment_ids > 0)              # beyond config.model.max_len or what ids are drawn from
+            lacks_id = (place.ids < 0) & (
+                place.segment_ids > 0
+            )  # beyond config.model.max_len or what ids are drawn from
             x_BxTxD = jnp.where(lacks_id[..., None], jnp.nan, x_BxTxD)
         of_part = {}
         for part in c.parts:
@@ -103,47 +132,110 @@ class Transformer(nn.Module):
         x_BxTxD = constrain(dropped(x_BxTxD, c.dropout, place.row_keys, 0), 'batch', None, None)
         if c.scan_layers:
             if cache is not None:
-                raise ModelError('a cache needs unrolled layers: use `unrolled` (model/generate.py)')
-            layers = nn.scan(Group, variable_axes={'params': 0}, split_rngs={'params': True}, length=c.num_layers // c.period,
-                             in_axes=(nn.broadcast, nn.broadcast, 0), metadata_params={nn.PARTITION_NAME: None})
-            x_BxTxD, _ = layers(c, name='layers')(x_BxTxD, place, shared, jnp.arange(c.num_layers // c.period))
+                raise ModelError(
+                    'a cache needs unrolled layers: use `unrolled` (model/generate.py)'
+                )
+            layers = nn.scan(
+                Group,
+                variable_axes={'params': 0},
+                split_rngs={'params': True},
+                length=c.num_layers // c.period,
+                in_axes=(nn.broadcast, nn.broadcast, 0),
+                metadata_params={nn.PARTITION_NAME: None},
+            )
+            x_BxTxD, _ = layers(c, name='layers')(
+                x_BxTxD, place, shared, jnp.arange(c.num_layers // c.period)
+            )
         else:
             for i, encoding in enumerate(c.encodings):
                 old = None if cache is None else cache['layers'][i]
-                x_BxTxD, new = _block(c)(c, encoding, name=f'layer_{i}')(x_BxTxD, place, shared[c.distinct.index(encoding)], i, old)
+                x_BxTxD, new = _block(c)(c, encoding, name=f'layer_{i}')(
+                    x_BxTxD, place, shared[c.distinct.index(encoding)], i, old
+                )
                 if cache is not None:
                     cache['layers'][i] = new
         x_BxTxD = Norm(c.norm, name='final_norm')(x_BxTxD)
-        if c.logit_scale:       # what similarities of embeddings are multiplied by, its logarithm (Radford et al. 2021, arXiv 2103.00020)
-            self.param('logit_scale', nn.initializers.constant(math.log(20)), (), jnp.dtype(c.param_dtype))
-        if c.bag and self.is_initializing():        # model/embed.py applies it
+        if c.logit_scale:  # what similarities of embeddings are multiplied by, its logarithm (Radford et al. 2021, arXiv 2103.00020)
+            self.param(
+                'logit_scale', nn.initializers.constant(math.log(20)), (), jnp.dtype(c.param_dtype)
+            )
+        if c.bag and self.is_initializing():  # model/embed.py applies it
             Bag(c, name='bag')(tokens, segment_ids > 0)
         if c.tied:
             output = constrain(table_VxD, 'vocab', None)
         else:
-            output = c.weight((c.width, c.vocab_size), ('embed', 'vocab'), fan_in(1.0, 'fan_in', 'normal'), 'output')()
+            output = c.weight(
+                (c.width, c.vocab_size),
+                ('embed', 'vocab'),
+                fan_in(1.0, 'fan_in', 'normal'),
+                'output',
+            )()
         return (unembed(x_BxTxD, output, c.tied) if logits else x_BxTxD), cache
 
     def _placed(self, tokens, positions, segment_ids, task_ids, row_keys, cache):
         """Where the tokens stand, the ids that the encodings see, and the cache with those entered."""
         c = self.config
-        here = (positions, segment_ids, task_ids)                          # of this device's part of the context; below: of the whole
+        here = (
+            positions,
+            segment_ids,
+            task_ids,
+        )  # of this device's part of the context; below: of the whole
         positions, segment_ids, task_ids = (x if x is None else gathered(x, 1) for x in here)
         ids = positions
         for e in c.parts:
             if e.spec.task_ids and task_ids is None:
-                raise ModelError(f'{e.spec.title} needs position ids from the data ({e.spec.task_ids!r}): this data gives none')
-            ids = e.position_ids(Site(None, ids, positions, segment_ids, row_keys if self.training or e.drawn_at_test else None, task_ids))
+                raise ModelError(
+                    f'{e.spec.title} needs position ids from the data ({e.spec.task_ids!r}): this data gives none'
+                )
+            ids = e.position_ids(
+                Site(
+                    None,
+                    ids,
+                    positions,
+                    segment_ids,
+                    row_keys if self.training or e.drawn_at_test else None,
+                    task_ids,
+                )
+            )
         row_keys = row_keys if self.training else None
         if cache is None:
-            consecutive = context_parts() == 1 and not any('position_ids' in e.enters() for e in c.parts)
-            return Place(here[0], here[1], own_part(ids, 1), positions, segment_ids, ids, row_keys, here[2], consecutive), None
+            consecutive = context_parts() == 1 and not any(
+                'position_ids' in e.enters() for e in c.parts
+            )
+            return Place(
+                here[0],
+                here[1],
+                own_part(ids, 1),
+                positions,
+                segment_ids,
+                ids,
+                row_keys,
+                here[2],
+                consecutive,
+            ), None
         column = cache['column']
-        put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(cache[name].astype(new.dtype), new, column, 1)
-        cache = dict(layers=list(cache['layers']), positions=put('positions', positions), ids=put('ids', ids),
-                     segment_ids=put('segment_ids', segment_ids), column=column + tokens.shape[1])
-        return Place(positions, segment_ids, ids, cache['positions'], cache['segment_ids'], cache['ids'], row_keys, task_ids, False,
-                     column), cache
+        put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(
+            cache[name].astype(new.dtype), new, column, 1
+        )
+        cache = dict(
+            layers=list(cache['layers']),
+            positions=put('positions', positions),
+            ids=put('ids', ids),
+            segment_ids=put('segment_ids', segment_ids),
+            column=column + tokens.shape[1],
+        )
+        return Place(
+            positions,
+            segment_ids,
+            ids,
+            cache['positions'],
+            cache['segment_ids'],
+            cache['ids'],
+            row_keys,
+            task_ids,
+            False,
+            column,
+        ), cache
 
 
 def keys_of_rows(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
@@ -160,4 +252,9 @@ def output_of(config: ModelConfig, params) -> jax.Array:
 
 def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
     """What `Transformer` gives with `logits=False` -> logits [B,T,V] float32; any part of the tokens."""
-    return jnp.einsum('btd,vd->btv' if tied else 'btd,dv->btv', x_BxTxD, output, preferred_element_type=jnp.float32)
+    return jnp.einsum(
+        'btd,vd->btv' if tied else 'btd,dv->btv',
+        x_BxTxD,
+        output,
+        preferred_element_type=jnp.float32,
+    )

@@ -1,7 +1,8 @@
 """Settings of all tests: eight forced CPU devices, the door's numeric settings, and one store of compiled programs. On a GPU:
 
-    ORDEM_TEST_PLATFORM=cuda,cpu python -m pytest -n4 tests/model
+ORDEM_TEST_PLATFORM=cuda,cpu python -m pytest -n4 tests/model
 """
+
 import atexit
 import os
 import pathlib
@@ -9,12 +10,22 @@ import shutil
 import sys
 import tempfile
 
-os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+os.environ['XLA_FLAGS'] = (
+    os.environ.get('XLA_FLAGS', '')
+    + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
+)
 os.environ['JAX_PLATFORMS'] = os.environ.get('ORDEM_TEST_PLATFORM', 'cpu')
 if os.environ['JAX_PLATFORMS'] != 'cpu':
-    os.environ.update(JAX_DEFAULT_MATMUL_PRECISION='float32', XLA_PYTHON_CLIENT_PREALLOCATE='false')      # several processes on one GPU
-if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:       # what one test compiles serves the others, and the processes that they start
-    os.environ.update(JAX_COMPILATION_CACHE_DIR=tempfile.mkdtemp(prefix='compiled-'), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0')
+    os.environ.update(
+        JAX_DEFAULT_MATMUL_PRECISION='float32', XLA_PYTHON_CLIENT_PREALLOCATE='false'
+    )  # several processes on one GPU
+if (
+    'JAX_COMPILATION_CACHE_DIR' not in os.environ
+):  # what one test compiles serves the others, and the processes that they start
+    os.environ.update(
+        JAX_COMPILATION_CACHE_DIR=tempfile.mkdtemp(prefix='compiled-'),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+    )
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -43,6 +54,7 @@ def tiny():
 
 def _tiny(cache):
     from configs import base
+
     c = base.get_config()
     c.data.update(seq_len=32, batch_size=8, cache=cache)
     c.data.atlas.update(countries=6, editions=4)

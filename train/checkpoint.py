@@ -1,4 +1,5 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
+
 import collections
 import contextlib
 import functools
@@ -37,18 +38,26 @@ _ITEMS = ('params', 'rest')
 def checksums(tree) -> dict[str, jax.Array]:
     """Path -> uint32 [2] for each array: the sum of its words, each times an odd number hashed from its place. Integer sums
     come out the same under any sharding, and a changed bit always changes them."""
+
     def one(x):
-        bits = jax.lax.bitcast_convert_type(x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]).astype(jnp.uint32)
+        bits = jax.lax.bitcast_convert_type(
+            x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        ).astype(jnp.uint32)
         place, stride = jnp.zeros(x.shape, jnp.uint32), 1
         for axis in reversed(range(x.ndim)):
-            place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
+            place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(
+                stride % 2**32
+            )
             stride *= x.shape[axis]
+
         def lane(salt):
             h = place + jnp.uint32(salt)
-            for shift, factor in ((16, 0x85ebca6b), (13, 0xc2b2ae35)):     # MurmurHash3's finalizer
+            for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # MurmurHash3's finalizer
                 h = (h ^ (h >> shift)) * jnp.uint32(factor)
             return (bits * (h | 1)).sum(dtype=jnp.uint32)
-        return jnp.stack([lane(1), lane(0x9e3779b9)])
+
+        return jnp.stack([lane(1), lane(0x9E3779B9)])
+
     return {path(p): one(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
@@ -59,7 +68,10 @@ def path(keys) -> str:
 
 def describe(tree) -> dict[str, str]:
     """Path -> 'float32[192,6,32]'."""
-    return {path(p): f'{x.dtype}{list(x.shape)}'.replace(' ', '') for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        path(p): f'{x.dtype}{list(x.shape)}'.replace(' ', '')
+        for p, x in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def named(paths, most: int = 4) -> str:
@@ -84,16 +96,27 @@ class Checkpoints:
         _quiet()
         if after is not None:
             _set_aside(run, after)
-        keep = [] if config is None else [LatestN(max(1, config.keep_last)),
-                                          BestN(get_metric_fn=lambda m: -m['validation_nats'], n=config.keep_best)]
+        keep = (
+            []
+            if config is None
+            else [
+                LatestN(max(1, config.keep_last)),
+                BestN(get_metric_fn=lambda m: -m['validation_nats'], n=config.keep_best),
+            ]
+        )
         _check_descriptions(run)
         try:
             self.manager = ocp.CheckpointManager(
-                run.checkpoints.resolve(), item_names=(*_ITEMS, 'meta'),
+                run.checkpoints.resolve(),
+                item_names=(*_ITEMS, 'meta'),
                 options=ocp.CheckpointManagerOptions(
-                    create=config is not None, read_only=config is None, cleanup_tmp_directories=config is not None,
-                    preservation_policy=AnyPreservationPolicy(keep) if keep else None))
-        except (ValueError, RecursionError) as error:       # of JSON in any of them
+                    create=config is not None,
+                    read_only=config is None,
+                    cleanup_tmp_directories=config is not None,
+                    preservation_policy=AnyPreservationPolicy(keep) if keep else None,
+                ),
+            )
+        except (ValueError, RecursionError) as error:  # of JSON in any of them
             raise RunError(f'{run.checkpoints}: cannot be read ({_first_line(error)})') from None
 
     def save(self, state: dict, validation_nats: float | None, rollbacks: list[dict] = ()) -> None:
@@ -101,10 +124,22 @@ class Checkpoints:
         sums = {k: [int(n) for n in v] for k, v in jax.device_get(checksums(state)).items()}
         params, rest = _parts(state)
         step = int(state['step'])
-        meta = dict(format=FORMAT, step=step, rollbacks=list(rollbacks), arrays={k: [v, sums[k]] for k, v in describe(state).items()})
+        meta = dict(
+            format=FORMAT,
+            step=step,
+            rollbacks=list(rollbacks),
+            arrays={k: [v, sums[k]] for k, v in describe(state).items()},
+        )
         metrics = {'validation_nats': 1e30 if validation_nats is None else validation_nats}
-        self.manager.save(step, metrics=metrics, args=ocp.args.Composite(
-            params=ocp.args.StandardSave(params), rest=ocp.args.StandardSave(rest), meta=ocp.args.JsonSave(meta)))
+        self.manager.save(
+            step,
+            metrics=metrics,
+            args=ocp.args.Composite(
+                params=ocp.args.StandardSave(params),
+                rest=ocp.args.StandardSave(rest),
+                meta=ocp.args.JsonSave(meta),
+            ),
+        )
 
     def wait(self) -> None:
         self.manager.wait_until_finished()
@@ -121,7 +156,9 @@ class Checkpoints:
         `abstract`: the state expected, as shapes. `every`: only of steps that this divides, where there are such.
         Raises RunError where none is whole, or its arrays are not those expected. A checkpoint that is passed over is reported with the reason.
         """
-        steps = json.loads(distributed.decide('steps', json.dumps(self.steps()), lambda said: said[0]))      # a shared disk may show each another list
+        steps = json.loads(
+            distributed.decide('steps', json.dumps(self.steps()), lambda said: said[0])
+        )  # a shared disk may show each another list
         if not steps:
             raise RunError(f'{self.run.path}: has no checkpoint')
         if self.run.step is not None:
@@ -135,12 +172,16 @@ class Checkpoints:
             except _Damaged as error:
                 state, fault = None, f'step {step}: {error}'
             try:
-                fault = distributed.decide('restore', fault, lambda said: next(filter(None, said), ''))   # one fault counts for all
+                fault = distributed.decide(
+                    'restore', fault, lambda said: next(filter(None, said), '')
+                )  # one fault counts for all
             except Absent:
                 if not fault:
-                    raise           # Orbax keeps those that read their part waiting for this one: the next start must not meet it again
-                raise Absent(f'{self.run.path}: checkpoint passed over, {fault}; moved to {_move(self.run, step)}: the same command goes on from the '
-                             f'one before it') from None
+                    raise  # Orbax keeps those that read their part waiting for this one: the next start must not meet it again
+                raise Absent(
+                    f'{self.run.path}: checkpoint passed over, {fault}; moved to {_move(self.run, step)}: the same command goes on from the '
+                    f'one before it'
+                ) from None
             if not fault:
                 return state
             faults.append(fault)
@@ -164,9 +205,15 @@ class Checkpoints:
             there = (self.run.checkpoints / str(step) / item).resolve()
             with ocp.PyTreeCheckpointer() as reader:
                 try:
-                    leaves, tree = jax.tree_util.tree_flatten_with_path(reader.metadata(there).item_metadata.tree)
-                except Exception:       # whatever a damaged file makes the reader raise
-                    known = {name: v for name, v in known.items() if name.startswith('params/') != (item == 'params')}
+                    leaves, tree = jax.tree_util.tree_flatten_with_path(
+                        reader.metadata(there).item_metadata.tree
+                    )
+                except Exception:  # whatever a damaged file makes the reader raise
+                    known = {
+                        name: v
+                        for name, v in known.items()
+                        if name.startswith('params/') != (item == 'params')
+                    }
                     yield item, None, 'has no list of its arrays'
                     continue
                 for place, (keys, x) in enumerate(leaves):
@@ -176,30 +223,46 @@ class Checkpoints:
                     only[place] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
                     target = jax.tree_util.tree_unflatten(tree, only)
                     try:
-                        found = jax.tree_util.tree_leaves(reader.restore(there, ocp.args.PyTreeRestore(
-                            target, restore_args=ocp.checkpoint_utils.construct_restore_args(target))))[place]
+                        found = jax.tree_util.tree_leaves(
+                            reader.restore(
+                                there,
+                                ocp.args.PyTreeRestore(
+                                    target,
+                                    restore_args=ocp.checkpoint_utils.construct_restore_args(
+                                        target
+                                    ),
+                                ),
+                            )
+                        )[place]
                     except Exception:
                         yield name, None, 'cannot be read'
                         continue
-                    same = saved == (describe(found)[''], tuple(int(n) for n in jax.device_get(checksums(found))['']))
+                    same = saved == (
+                        describe(found)[''],
+                        tuple(int(n) for n in jax.device_get(checksums(found))['']),
+                    )
                     yield name, found, '' if same else 'has another checksum than was saved with it'
         for name in known:
             yield name, None, 'is not there'
 
     def _meta(self, step: int) -> dict:
         described = self.run.checkpoints / str(step) / 'meta' / 'metadata'
-        bounded.parse(bounded.file(described, bounded.JSON))        # Orbax would read any number of bytes
-        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))['meta']
+        bounded.parse(bounded.file(described, bounded.JSON))  # Orbax would read any number of bytes
+        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
+            'meta'
+        ]
 
     def _described(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Path -> (type and shape, checksum) of each array, as it was saved. Raises _Damaged."""
         try:
             meta = self._meta(step)
             known = {k: (v[0], tuple(v[1])) for k, v in meta['arrays'].items()}
-        except Exception as error:      # whatever a damaged file makes the reader raise
+        except Exception as error:  # whatever a damaged file makes the reader raise
             raise _Damaged(f'its description cannot be read ({_first_line(error)})') from None
         if meta.get('format') != FORMAT:
-            raise _Damaged(f'its format is {meta.get("format")}, expected {FORMAT}: made by another version of Ordem, or damaged')
+            raise _Damaged(
+                f'its format is {meta.get("format")}, expected {FORMAT}: made by another version of Ordem, or damaged'
+            )
         return known
 
     def _restore(self, step, abstract, shardings, only_params):
@@ -207,11 +270,19 @@ class Checkpoints:
         if only_params:
             known = {k: v for k, v in known.items() if k.startswith('params/')}
         wanted = describe(abstract)
-        wrong = [f'{k}: {known[k][0] if k in known else "absent"}, expected {wanted.get(k, "nothing")}'
-                 for k in sorted({*known, *wanted}) if k not in known or k not in wanted or known[k][0] != wanted[k]]
+        wrong = [
+            f'{k}: {known[k][0] if k in known else "absent"}, expected {wanted.get(k, "nothing")}'
+            for k in sorted({*known, *wanted})
+            if k not in known or k not in wanted or known[k][0] != wanted[k]
+        ]
         if wrong:
-            raise _Damaged(f'not the arrays of this config; {"; ".join(wrong[:4])}' + (f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''))
-        target = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings)
+            raise _Damaged(
+                f'not the arrays of this config; {"; ".join(wrong[:4])}'
+                + (f' and {len(wrong) - 4} more' if len(wrong) > 4 else '')
+            )
+        target = jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
+        )
         params, rest = _parts(target)
         items = {'params': ocp.args.StandardRestore(params)}
         if not only_params:
@@ -238,7 +309,11 @@ def _set_aside(run: Run, after: int) -> None:
 def _move(run: Run, step: int) -> epath.Path:
     """Out of the way, without losing it."""
     run.damaged.mkdir(parents=True, exist_ok=True)
-    new = next(n for n in (run.damaged / f'{step}{f".{i}" if i else ""}' for i in itertools.count()) if not n.exists())
+    new = next(
+        n
+        for n in (run.damaged / f'{step}{f".{i}" if i else ""}' for i in itertools.count())
+        if not n.exists()
+    )
     (run.checkpoints / str(step)).rename(new)
     _LOG.warning('%s: moved to %s', run.checkpoints / str(step), new)
     return new
@@ -248,14 +323,25 @@ def _check_descriptions(run: Run) -> None:
     """Raises RunError where a file that Orbax reads whole, as JSON, is larger than such a file can be (on disks; a bucket says no sizes for free)."""
     if '://' in os.fspath(run.checkpoints):
         return
-    for name in ('_CHECKPOINT_METADATA', '*/_METADATA', '*/_sharding', '*/array_metadatas/*', '*/metadata', '*/metrics'):
+    for name in (
+        '_CHECKPOINT_METADATA',
+        '*/_METADATA',
+        '*/_sharding',
+        '*/array_metadatas/*',
+        '*/metadata',
+        '*/metrics',
+    ):
         for path in pathlib.Path(run.checkpoints).glob(f'[0-9]*/{name}'):
             try:
                 found = path.stat()
-            except FileNotFoundError:           # the run goes on elsewhere, and has removed an old checkpoint
+            except (
+                FileNotFoundError
+            ):  # the run goes on elsewhere, and has removed an old checkpoint
                 continue
             if not stat.S_ISREG(found.st_mode) or found.st_size > bounded.JSON:
-                raise RunError(f'{path}: larger than {bounded.size(bounded.JSON)}, or no regular file: not what was saved; remove that checkpoint')
+                raise RunError(
+                    f'{path}: larger than {bounded.size(bounded.JSON)}, or no regular file: not what was saved; remove that checkpoint'
+                )
 
 
 @functools.cache
@@ -263,11 +349,15 @@ def _quiet() -> None:
     """Arrays are read and written together, and the first that fails ends it, which is told. The others find their event loop closed, and
     tensorstore's threads would print that, each with a traceback, through sys.unraisablehook."""
     shown = sys.unraisablehook
-    sys.unraisablehook = lambda found: None if str(found.exc_value) == 'Event loop is closed' else shown(found)
+    sys.unraisablehook = lambda found: (
+        None if str(found.exc_value) == 'Event loop is closed' else shown(found)
+    )
 
 
 def _no_such_step(run: Run, steps: list[int]) -> RunError:
-    return RunError(f'{run.path}: has no checkpoint of step {run.step}; it has {", ".join(map(str, steps))}')
+    return RunError(
+        f'{run.path}: has no checkpoint of step {run.step}; it has {", ".join(map(str, steps))}'
+    )
 
 
 class _Damaged(Exception):
@@ -300,7 +390,13 @@ def model_of(run: Run):
     """The model that a run trained, from its config.json and tokenizer, without its weights."""
     config, tokenizer = run.config(), run.tokenizer()
     with _as_stated(run):
-        return Transformer(model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)), tokenizer, config
+        return (
+            Transformer(
+                model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
+            ),
+            tokenizer,
+            config,
+        )
 
 
 @contextlib.contextmanager
@@ -338,7 +434,9 @@ def load(run: Run, shardings=None):
     return model, state['params'], tokenizer, config
 
 
-def plan(theirs: dict[str, str], ours: dict[str, str], same=lambda name: True) -> tuple[list[str], list[str], list[str]]:
+def plan(
+    theirs: dict[str, str], ours: dict[str, str], same=lambda name: True
+) -> tuple[list[str], list[str], list[str]]:
     """Parameters of a parent and of its child, as `describe` tells them -> which are taken, which are new in the child, which of the parent's
     are dropped.
 
@@ -347,22 +445,43 @@ def plan(theirs: dict[str, str], ours: dict[str, str], same=lambda name: True) -
     `same`: whether a name of theirs and ours belongs to the same encoding in both; else it is dropped and new.
     Raises RunError for all else that differs.
     """
-    optional = lambda name: name == 'logit_scale' or any(part == 'bag' or part.startswith('positions') for part in name.split('/'))
-    other = {name for name in {*theirs, *ours} if optional(name) and not (name in theirs and name in ours and same(name))}
-    wrong = [name for name in sorted({*theirs, *ours} - other) if theirs.get(name) != ours.get(name)]
+    optional = lambda name: (
+        name == 'logit_scale'
+        or any(part == 'bag' or part.startswith('positions') for part in name.split('/'))
+    )
+    other = {
+        name
+        for name in {*theirs, *ours}
+        if optional(name) and not (name in theirs and name in ours and same(name))
+    }
+    wrong = [
+        name for name in sorted({*theirs, *ours} - other) if theirs.get(name) != ours.get(name)
+    ]
     if wrong:
-        raise RunError('; '.join(f'{name} is {theirs.get(name, "absent")} there, {ours.get(name, "absent")} here' for name in wrong[:4])
-                       + (f'; and {len(wrong) - 4} more' if len(wrong) > 4 else '') + ': expected the same parameters but for a positional '
-                       'encoding\'s, tables of one size, and with config.model.scan_layers patterns of one length in both phases')
-    return [name for name in ours if name not in other], [name for name in ours if name in other], [name for name in theirs if name in other]
+        raise RunError(
+            '; '.join(
+                f'{name} is {theirs.get(name, "absent")} there, {ours.get(name, "absent")} here'
+                for name in wrong[:4]
+            )
+            + (f'; and {len(wrong) - 4} more' if len(wrong) > 4 else '')
+            + ': expected the same parameters but for a positional '
+            "encoding's, tables of one size, and with config.model.scan_layers patterns of one length in both phases"
+        )
+    return (
+        [name for name in ours if name not in other],
+        [name for name in ours if name in other],
+        [name for name in theirs if name in other],
+    )
 
 
 def same_encoding(old: tuple, new: tuple):
     """Encodings of the layers of a parent and of its child -> `same` of `plan`. Paths in a layer say which part of several an array is of, but not
     which encoding where there is one alone ('layer_0/attention/positions/table')."""
+
     def same(name: str) -> bool:
         layer = re.search(r'(?<=layer_)\d+(?=/attention/positions/)', name)
         return layer is None or type(old[int(layer[0])]) is type(new[int(layer[0])])
+
     return same
 
 
@@ -372,17 +491,41 @@ def adopted(parent: Run, params, shardings, encodings: tuple):
     Raises RunError, before anything is read, where the plan has no place for an array.
     """
     model, _, _ = model_of(parent)
-    abstract, ours = nn.meta.unbox(abstract_params(model)), dict(jax.tree_util.tree_leaves_with_path(shardings))
+    abstract, ours = (
+        nn.meta.unbox(abstract_params(model)),
+        dict(jax.tree_util.tree_leaves_with_path(shardings)),
+    )
     try:
-        taken, new, dropped = plan(describe(abstract), describe(params), same_encoding(model.config.encodings, encodings))
+        taken, new, dropped = plan(
+            describe(abstract), describe(params), same_encoding(model.config.encodings, encodings)
+        )
     except RunError as error:
         raise RunError(f'{parent.path}: {error}') from None
-    _LOG.info('%s@%s: %s parameters are taken over; optimizer, step and random keys begin anew', parent.path, parent.step,
-              f'{len(taken)} of the {len(taken) + len(new)}' if new else f'all {len(taken)}')
+    _LOG.info(
+        '%s@%s: %s parameters are taken over; optimizer, step and random keys begin anew',
+        parent.path,
+        parent.step,
+        f'{len(taken)} of the {len(taken) + len(new)}' if new else f'all {len(taken)}',
+    )
     if new or dropped:
-        _LOG.info('%s', '; '.join(f'{what}: {named(names, len(names))}' for what, names in
-                                  (('new, from config.seed', new), ("dropped of the parent's", dropped)) if names))
+        _LOG.info(
+            '%s',
+            '; '.join(
+                f'{what}: {named(names, len(names))}'
+                for what, names in (
+                    ('new, from config.seed', new),
+                    ("dropped of the parent's", dropped),
+                )
+                if names
+            ),
+        )
     whole = jax.sharding.NamedSharding(next(iter(ours.values())).mesh, jax.sharding.PartitionSpec())
-    theirs = jax.tree_util.tree_map_with_path(lambda keys, _: whole if path(keys) in dropped else ours[keys], abstract)
-    found = {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(load(parent, theirs)[1])}
-    return jax.tree_util.tree_map_with_path(lambda keys, fresh: fresh if path(keys) in new else found[path(keys)], params)
+    theirs = jax.tree_util.tree_map_with_path(
+        lambda keys, _: whole if path(keys) in dropped else ours[keys], abstract
+    )
+    found = {
+        path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(load(parent, theirs)[1])
+    }
+    return jax.tree_util.tree_map_with_path(
+        lambda keys, fresh: fresh if path(keys) in new else found[path(keys)], params
+    )

@@ -2,6 +2,7 @@
 
 Dimensions: b examples of this device, B of the global batch, G documents an example (the positive, then hard negatives), T tokens, D width.
 """
+
 import dataclasses
 
 import jax
@@ -24,11 +25,20 @@ class Contrastive:
     A negative of a query is each other text of the global batch, once however often it is there, but for the query's own text and those
     known to belong to it.
     """
+
     pooling: str
     temperature: float
-    sizes: tuple[int, ...]           # leading dimensions, the whole width among them
+    sizes: tuple[int, ...]  # leading dimensions, the whole width among them
 
-    def __call__(self, model: Transformer, params, batch: dict, row_keys: jax.Array | None, axes: tuple[str, ...], chunks: int) -> tuple[jax.Array, dict]:
+    def __call__(
+        self,
+        model: Transformer,
+        params,
+        batch: dict,
+        row_keys: jax.Array | None,
+        axes: tuple[str, ...],
+        chunks: int,
+    ) -> tuple[jax.Array, dict]:
         """The loss of this device's examples, against those of all devices along the manual `axes`.
 
         The texts are embedded in so many `chunks`, one after the other, and again in the backward pass: of what lies between tokens and
@@ -42,22 +52,48 @@ class Contrastive:
             vectors = of_chunk(parts)
         else:
             # Dealt like cards, as the step deals microbatches, so that each chunk stays spread over `fsdp`.
-            deal = lambda x: jnp.swapaxes(x.reshape(x.shape[0] // chunks, chunks, *x.shape[1:]), 0, 1)
+            deal = lambda x: jnp.swapaxes(
+                x.reshape(x.shape[0] // chunks, chunks, *x.shape[1:]), 0, 1
+            )
             vectors = jax.lax.map(jax.checkpoint(of_chunk), jax.tree.map(deal, parts))
-            vectors = jax.tree.map(lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), vectors)
-        scale = jnp.exp(jnp.minimum(params['logit_scale'], jnp.log(100.0))) if model.config.logit_scale else 1 / self.temperature
+            vectors = jax.tree.map(
+                lambda x: jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[2:]), vectors
+            )
+        scale = (
+            jnp.exp(jnp.minimum(params['logit_scale'], jnp.log(100.0)))
+            if model.config.logit_scale
+            else 1 / self.temperature
+        )
         there = _Pairs(batch, axes)
-        losses, correct = zip(*(there.loss(*(unit(v[..., :size]) for v in vectors), scale) for size in self.sizes))
+        losses, correct = zip(
+            *(there.loss(*(unit(v[..., :size]) for v in vectors), scale) for size in self.sizes)
+        )
         here = there.weights
         total = sum(losses) / len(losses)
-        return (total * here).sum(), {'nll': (total * here).sum(), 'weight': here.sum(), 'correct': (correct[-1] * here).sum()}
+        return (total * here).sum(), {
+            'nll': (total * here).sum(),
+            'weight': here.sum(),
+            'correct': (correct[-1] * here).sum(),
+        }
 
     def _vectors(self, model, params, texts: dict, row_keys) -> tuple[jax.Array, jax.Array]:
         """Queries [b,D] and documents [b,G,D] float32, not of length 1. Each text has random keys of its own, by its row and place."""
         rows, group, columns = texts['documents'].shape
-        keys = [None] * 2 if row_keys is None else jnp.split(jax.vmap(lambda key: jax.random.split(key, 1 + group))(row_keys), [1], axis=1)
-        of = lambda tokens, lengths, keys: embed(model, params, tokens, jnp.arange(tokens.shape[1]) < lengths.reshape(-1, 1), self.pooling,
-                                                 None if keys is None else keys.reshape(-1))
+        keys = (
+            [None] * 2
+            if row_keys is None
+            else jnp.split(
+                jax.vmap(lambda key: jax.random.split(key, 1 + group))(row_keys), [1], axis=1
+            )
+        )
+        of = lambda tokens, lengths, keys: embed(
+            model,
+            params,
+            tokens,
+            jnp.arange(tokens.shape[1]) < lengths.reshape(-1, 1),
+            self.pooling,
+            None if keys is None else keys.reshape(-1),
+        )
         queries = of(texts['queries'], texts['lengths'][:, 0], keys[0])
         documents = of(texts['documents'].reshape(-1, columns), texts['lengths'][:, 1:], keys[1])
         return queries, documents.reshape(rows, group, -1)
@@ -75,14 +111,25 @@ class _Pairs:
         self.weights = (batch['lengths'][:, 0] > 0).astype(jnp.float32)
         self._own = jnp.arange(rows) + (jax.lax.axis_index(axes) * rows if axes else 0)
         self._own_document = self._own * group
-        belongs = (documents[None, :, None] == known[:, None]).any(-1) | (documents == ids[:, :1])              # [b,B*G]
-        self._documents = ~belongs & _first(documents) | (jnp.arange(documents.size) == self._own_document[:, None])
-        belongs = (ids[:, 1, None, None] == all_known[None]).any(-1) | (query == ids[:, 1:2])                     # [b,B]
+        belongs = (documents[None, :, None] == known[:, None]).any(-1) | (
+            documents == ids[:, :1]
+        )  # [b,B*G]
+        self._documents = ~belongs & _first(documents) | (
+            jnp.arange(documents.size) == self._own_document[:, None]
+        )
+        belongs = (ids[:, 1, None, None] == all_known[None]).any(-1) | (
+            query == ids[:, 1:2]
+        )  # [b,B]
         self._queries = ~belongs & _first(query) | (jnp.arange(query.size) == self._own[:, None])
 
-    def loss(self, queries_bxD: jax.Array, documents_bxGxD: jax.Array, scale) -> tuple[jax.Array, jax.Array]:
+    def loss(
+        self, queries_bxD: jax.Array, documents_bxGxD: jax.Array, scale
+    ) -> tuple[jax.Array, jax.Array]:
         """Of each example, float32 [b]: the loss, and whether its document is the nearest."""
-        all_queries, all_documents = self._everywhere(queries_bxD), self._everywhere(documents_bxGxD)
+        all_queries, all_documents = (
+            self._everywhere(queries_bxD),
+            self._everywhere(documents_bxGxD),
+        )
         all_documents = all_documents.reshape(-1, all_documents.shape[-1])
         there, best = _nll(queries_bxD, all_documents, self._documents, self._own_document, scale)
         back, _ = _nll(documents_bxGxD[:, 0], all_queries, self._queries, self._own, scale)
@@ -91,23 +138,40 @@ class _Pairs:
 
 def _nll(vectors_bxD, others_NxD, compared_bxN, own_b, scale) -> tuple[jax.Array, jax.Array]:
     """-log softmax at each one's own among those it is compared with, and whether that is larger than all others."""
-    logits = jnp.where(compared_bxN, scale * jnp.einsum('bd,nd->bn', vectors_bxD, others_NxD, precision=jax.lax.Precision.HIGHEST), -jnp.inf)
+    logits = jnp.where(
+        compared_bxN,
+        scale
+        * jnp.einsum('bd,nd->bn', vectors_bxD, others_NxD, precision=jax.lax.Precision.HIGHEST),
+        -jnp.inf,
+    )
     own = jnp.take_along_axis(logits, own_b[:, None], axis=1)[:, 0]
-    return jax.nn.logsumexp(logits, axis=1) - own, ((logits >= own[:, None]).sum(1) == 1).astype(jnp.float32)
+    return jax.nn.logsumexp(logits, axis=1) - own, ((logits >= own[:, None]).sum(1) == 1).astype(
+        jnp.float32
+    )
 
 
 def _first(ids_N: jax.Array) -> jax.Array:
     """[N] bool: a text that is there (not -1), where it stands first."""
     order = jnp.argsort(ids_N, stable=True)
     found = ids_N[order]
-    return jnp.zeros(ids_N.shape, bool).at[order].set((found != jnp.roll(found, 1)) | (jnp.arange(found.size) == 0)) & (ids_N >= 0)
+    return jnp.zeros(ids_N.shape, bool).at[order].set(
+        (found != jnp.roll(found, 1)) | (jnp.arange(found.size) == 0)
+    ) & (ids_N >= 0)
 
 
 def make(config, model: ModelConfig) -> Contrastive:
     """`config`: the `embedding` part of an experiment. Raises RunError or ModelError where a field has no valid value."""
     check(config.pooling, model)
     if model.bag and 'bag' not in config.pooling:
-        raise RunError(f"config.model.bag is True: it has no effect with config.embedding.pooling={config.pooling!r}; expected False, or 'bag+mean' or 'bag'")
+        raise RunError(
+            f"config.model.bag is True: it has no effect with config.embedding.pooling={config.pooling!r}; expected False, or 'bag+mean' or 'bag'"
+        )
     if not 0 < config.temperature < float('inf'):
-        raise RunError(f'config.embedding.temperature is {config.temperature}: expected more than 0')
-    return Contrastive(config.pooling, config.temperature, tuple(sorted({*sizes(config.sizes, model.width), model.width})))
+        raise RunError(
+            f'config.embedding.temperature is {config.temperature}: expected more than 0'
+        )
+    return Contrastive(
+        config.pooling,
+        config.temperature,
+        tuple(sorted({*sizes(config.sizes, model.width), model.width})),
+    )

@@ -3,6 +3,7 @@
 
 class RunError(ValueError):
     """A run that cannot start or go on as asked: the same command would end the same way."""
+
     code = 2
 
 
@@ -16,11 +17,13 @@ class Problems(RunError):
 
 class NoRoom(RunError):
     """The disk is full: worth trying again once there is room (EX_IOERR)."""
+
     code = 74
 
 
 class Absent(RunError):
     """Another process that did not come in time: nobody's mistake in the command, so a launcher may try again (EX_TEMPFAIL)."""
+
     code = 75
 
 
@@ -32,4 +35,4 @@ class Stopped(Exception):
         self.code = 128 + number
 
 
-STALLED = 76      # exit code of a process that made no progress for config.log.stall seconds, and ended itself
+STALLED = 76  # exit code of a process that made no progress for config.log.stall seconds, and ended itself

@@ -1,4 +1,5 @@
 """Flags, and one clear line for a user's mistake: the part of a door that does not need JAX (0.1 s instead of seconds)."""
+
 import re
 import sys
 import traceback
@@ -12,9 +13,13 @@ from train.errors import RunError, Stopped
 MISTAKE = RunError.code
 # What Python says of a value that does not fit a flag -> what was expected.
 _EXPECTED = (
-    (r'invalid literal for int\(\) with base 10: .*', 'expected a whole number'), (r'could not convert string to float: .*', 'expected a number'),
-    (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'), (r'\S+ is not number >= (\S+)', r'expected at least \1'),
-    (r'\S+ is not a positive integer', 'expected at least 1'), (r'\S+ is not a non-negative integer', 'expected at least 0'))
+    (r'invalid literal for int\(\) with base 10: .*', 'expected a whole number'),
+    (r'could not convert string to float: .*', 'expected a number'),
+    (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'),
+    (r'\S+ is not number >= (\S+)', r'expected at least \1'),
+    (r'\S+ is not a positive integer', 'expected at least 1'),
+    (r'\S+ is not a non-negative integer', 'expected at least 0'),
+)
 
 
 def run(main, words: bool = False) -> None:
@@ -30,14 +35,18 @@ def _parse(argv):
         return flags.FLAGS(argv)
     except flags.Error as error:
         message = str(error)
-    except Exception as error:                  # whatever a config file raises
+    except Exception as error:  # whatever a config file raises
         where = next((word for word in argv if re.match('--?config=', word)), '--config')
-        what = f'no field {error.args[0]}' if isinstance(error, KeyError) and error.args else f'{type(error).__name__}: {error}'
+        what = (
+            f'no field {error.args[0]}'
+            if isinstance(error, KeyError) and error.args
+            else f'{type(error).__name__}: {error}'
+        )
         message = f'{where}: {what}'
     message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
     for found, expected in _EXPECTED:
         message = re.sub(found, expected, message)
-    fail(message.replace("Unknown command line flag", 'unknown flag'))
+    fail(message.replace('Unknown command line flag', 'unknown flag'))
 
 
 def _guarded(main) -> None:
@@ -50,7 +59,9 @@ def _guarded(main) -> None:
 def told(error: BaseException) -> tuple[int, str]:
     """Prints what ended the program, a mistake in one line and anything else with its traceback. Returns exit code and line."""
     if isinstance(error, PermissionError):
-        error = RunError(f'{error.filename}: {error.strerror}; expected a place that this user may read and write')
+        error = RunError(
+            f'{error.filename}: {error.strerror}; expected a place that this user may read and write'
+        )
     message = ' '.join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return 130, 'interrupted'

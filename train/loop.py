@@ -1,4 +1,5 @@
 """One run from its config to its last checkpoint: what pretraining and post-training share."""
+
 import collections
 import contextlib
 import dataclasses
@@ -26,13 +27,14 @@ from train.watch import Signals, Watchdog
 
 _LOG = logging.getLogger('ordem')
 
-_SKIPS = 10      # steps in a row that may be skipped, and times that a run may go back, before something is wrong with it
-_BEHIND = 2      # metrics are read this many steps late, so that the host never waits for the step it has just started
+_SKIPS = 10  # steps in a row that may be skipped, and times that a run may go back, before something is wrong with it
+_BEHIND = 2  # metrics are read this many steps late, so that the host never waits for the step it has just started
 
 
 @dataclasses.dataclass
 class Experiment:
     """Everything a run needs, made and checked before anything is written."""
+
     run: Run
     config: object
     tokenizer: tokenizers.Tokenizer
@@ -46,8 +48,8 @@ class Experiment:
     shardings: dict
     train_step: object
     eval_step: object
-    rollbacks: list[dict]                   # see Run.rollbacks
-    beat: object = lambda step=None: None   # tells the watchdog that something moved
+    rollbacks: list[dict]  # see Run.rollbacks
+    beat: object = lambda step=None: None  # tells the watchdog that something moved
 
 
 def obtain_tokenizer(config) -> tokenizers.Tokenizer:
@@ -59,7 +61,9 @@ def obtain_tokenizer(config) -> tokenizers.Tokenizer:
         found = tokenizers.train(store.training_texts(config.data), config.tokenizer)
         cache = pathlib.Path(config.data.cache)
         cache.mkdir(parents=True, exist_ok=True)
-        runs.write_atomically(cache / f'tokenizer-{store.tokenizer_key(config)}-{found.hash[:16]}.model', found.proto)
+        runs.write_atomically(
+            cache / f'tokenizer-{store.tokenizer_key(config)}-{found.hash[:16]}.model', found.proto
+        )
     return found
 
 
@@ -70,8 +74,14 @@ def keep_compiled(cache: str) -> None:
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache) / 'compiled'))
 
 
-def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, tried: preflight.Tried | None = None,
-            conversations: bool = False) -> Experiment:
+def prepare(
+    config,
+    directory: str,
+    tokenizer=None,
+    parent: Run | None = None,
+    tried: preflight.Tried | None = None,
+    conversations: bool = False,
+) -> Experiment:
     """Builds the experiment. Each part of its state comes from the first of these that has it:
 
     resume: `directory` has checkpoints: everything from the newest whole one, nothing from the parent;
@@ -87,73 +97,145 @@ def prepare(config, directory: str, tokenizer=None, parent: Run | None = None, t
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f'{run.path}: a file; expected the directory of the run')
     resuming, tried = runs.is_started(run.path), tried or preflight.Tried()
-    distributed.agree({**{f'config.{k}': v for k, v in runs.flat(config).items() if k != 'data.cache'},
-                       '--run': directory, 'a run to resume': resuming,
-                       'the devices': f'{jax.local_device_count()} of kind {jax.local_devices()[0].device_kind}'})
+    distributed.agree(
+        {
+            **{f'config.{k}': v for k, v in runs.flat(config).items() if k != 'data.cache'},
+            '--run': directory,
+            'a run to resume': resuming,
+            'the devices': f'{jax.local_device_count()} of kind {jax.local_devices()[0].device_kind}',
+        }
+    )
     if resuming:
-        theirs = functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
-        tried(distributed.first_then_others, 'mend', lambda: runs.mend(run, config, theirs, distributed.is_first()))
+        theirs = (
+            functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
+        )
+        tried(
+            distributed.first_then_others,
+            'mend',
+            lambda: runs.mend(run, config, theirs, distributed.is_first()),
+        )
         if not tried.found:
             tried(runs.check_resumable, run, config)
             tokenizer = tried(run.tokenizer)
     mesh = preflight.check(tried, config, run, tokenizer)
     tried.end()
     keep_compiled(config.data.cache)
-    tokenizer = tokenizer or distributed.first_then_others('tokenizer', lambda: obtain_tokenizer(config))
+    tokenizer = tokenizer or distributed.first_then_others(
+        'tokenizer', lambda: obtain_tokenizer(config)
+    )
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
     prompt = 1 + len(tokenizer.encode(config.sample.prompt))
     if config.sample.every and prompt >= architecture.max_len:
-        raise RunError(f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})')
+        raise RunError(
+            f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})'
+        )
     of_pairs = config.train.objective == 'contrastive'
     kept, rows_of = objectives.of(config.train.objective)
-    data = distributed.first_then_others('data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress))
+    data = distributed.first_then_others(
+        'data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress)
+    )
     if conversations and not of_pairs and not data.manifest['conversations']:
-        raise RunError(f'config.data.source is {config.data.source!r}: post-training needs conversations '
-                       f'({{"question", "answer"}} or {{"messages"}}), found texts')
+        raise RunError(
+            f'config.data.source is {config.data.source!r}: post-training needs conversations '
+            f'({{"question", "answer"}} or {{"messages"}}), found texts'
+        )
     training = rows_of(data.split('train'), config.data, config.seed)
     held_out = data.split('validation')
     # Pairs are each other's negatives, and in the store's order a batch of them is of one text and one kind.
-    validation = rows_of(held_out, config.data, config.seed, shuffle=of_pairs) if len(held_out.tokens) else None
+    validation = (
+        rows_of(held_out, config.data, config.seed, shuffle=of_pairs)
+        if len(held_out.tokens)
+        else None
+    )
     if training.dropped:
-        _LOG.warning('%d training documents are longer than a row (config.data.seq_len is %d) and left out',
-                        training.dropped, config.data.seq_len)
+        _LOG.warning(
+            '%d training documents are longer than a row (config.data.seq_len is %d) and left out',
+            training.dropped,
+            config.data.seq_len,
+        )
 
     check_model(mesh, architecture, config.data.seq_len, config.train.loss_chunks)
     for line in kernels.paths(architecture, mesh.shape['context']):
         _LOG.info('%s', line)
-    lineage = runs.lineage(config, data, tokenizer, None if parent is None else {'run': str(parent.path), 'step': parent.step})
+    lineage = runs.lineage(
+        config,
+        data,
+        tokenizer,
+        None if parent is None else {'run': str(parent.path), 'step': parent.step},
+    )
     distributed.agree({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:
         runs.check_lineage(run, lineage)
-    model, optimizer = Transformer(architecture), make_optimizer(config.optimizer, config.train.steps)
+    model, optimizer = (
+        Transformer(architecture),
+        make_optimizer(config.optimizer, config.train.steps),
+    )
     rollbacks: list[dict] = []
     if resuming:
-        abstract, shardings = steps.abstract_state(model, optimizer, mesh, config.train.spike > 0)      # no second state beside the one that is read
+        abstract, shardings = steps.abstract_state(
+            model, optimizer, mesh, config.train.spike > 0
+        )  # no second state beside the one that is read
         reader = checkpoint.Checkpoints(run)
         state = reader.restore(abstract, shardings)
-        rollbacks = json.loads(distributed.decide('rollbacks', json.dumps(_rollbacks(run, reader.rollbacks(int(state['step'])))), lambda said: said[0]))
+        rollbacks = json.loads(
+            distributed.decide(
+                'rollbacks',
+                json.dumps(_rollbacks(run, reader.rollbacks(int(state['step'])))),
+                lambda said: said[0],
+            )
+        )
         reader.close()
         _LOG.info('%s: goes on from step %d', run.path, int(state['step']))
     else:
-        state, shardings = steps.init_state(model, optimizer, config.seed, mesh, config.train.spike > 0)
+        state, shardings = steps.init_state(
+            model, optimizer, config.seed, mesh, config.train.spike > 0
+        )
         if parent is not None:
-            state['params'] = checkpoint.adopted(parent, state['params'], shardings['params'], architecture.encodings)
+            state['params'] = checkpoint.adopted(
+                parent, state['params'], shardings['params'], architecture.encodings
+            )
         if distributed.is_first():
             if run.config_path.exists():
-                _LOG.warning('%s: was started before and has no checkpoint: begins at step 0', run.path)
+                _LOG.warning(
+                    '%s: was started before and has no checkpoint: begins at step 0', run.path
+                )
             runs.create(run, config, tokenizer, lineage)
     loss, measured = losses.of(config, architecture)
-    return Experiment(run, config, tokenizer, data, training, validation, model, mesh, optimizer, state, shardings,
-                      steps.make_step(model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks, config.train.spike,
-                                      config.train.on_spike == 'skip'),
-                      steps.make_eval_step(model, measured, mesh, shardings, config.train.loss_chunks, config.train.accumulation), rollbacks)
+    return Experiment(
+        run,
+        config,
+        tokenizer,
+        data,
+        training,
+        validation,
+        model,
+        mesh,
+        optimizer,
+        state,
+        shardings,
+        steps.make_step(
+            model,
+            optimizer,
+            loss,
+            mesh,
+            shardings,
+            config.train.accumulation,
+            config.train.loss_chunks,
+            config.train.spike,
+            config.train.on_spike == 'skip',
+        ),
+        steps.make_eval_step(
+            model, measured, mesh, shardings, config.train.loss_chunks, config.train.accumulation
+        ),
+        rollbacks,
+    )
 
 
 def _rollbacks(run: Run, saved: list[dict]) -> list[dict]:
     """Where the run went back: as rollbacks.json says, which begins with what its checkpoint says, or is damaged and written anew."""
     try:
         found = run.rollbacks()
-        if found[:len(saved)] == saved:
+        if found[: len(saved)] == saved:
             return found
         error = f'{run.rollbacks_path}: damaged: it lacks what the checkpoint was saved with'
     except RunError as damaged:
@@ -168,7 +250,9 @@ def evaluate(e: Experiment, params) -> dict:
     """Loss on held-out text: nats per token and bits per byte of the text; on pairs: nats, and how often the positive is the nearest."""
     total = collections.Counter()
     size = e.config.data.batch_size
-    for number, batch in enumerate(e.validation.once(e.config.eval.batches, local_rows(e.mesh, size))):
+    for number, batch in enumerate(
+        e.validation.once(e.config.eval.batches, local_rows(e.mesh, size))
+    ):
         sums = e.eval_step(params, to_devices(e.mesh, batch, size), number * size)
         total.update({k: float(v) for k, v in jax.device_get(sums).items()})
         e.beat()
@@ -178,7 +262,9 @@ def evaluate(e: Experiment, params) -> dict:
     if 'correct' in total:
         found['validation_accuracy'] = total['correct'] / max(total['weight'], 1)
     elif not e.store.manifest['conversations']:
-        found['validation_bits_per_byte'] = metrics.bits_per_byte(nats, split['tokens'] - split['documents'], split['bytes'])
+        found['validation_bits_per_byte'] = metrics.bits_per_byte(
+            nats, split['tokens'] - split['documents'], split['bytes']
+        )
     return found
 
 
@@ -190,8 +276,15 @@ def sample(e: Experiment, params) -> dict:
         if not distributed.is_first():
             return {}
     here = jax.device_put(params, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-    out = generate.generate(e.model, here, [[e.tokenizer.bos, *e.tokenizer.encode(text)]], e.config.sample.tokens,
-                            generate.Sampling(temperature=0.8, top_k=50), seed=e.config.seed, end=(e.tokenizer.eos, e.tokenizer.end))
+    out = generate.generate(
+        e.model,
+        here,
+        [[e.tokenizer.bos, *e.tokenizer.encode(text)]],
+        e.config.sample.tokens,
+        generate.Sampling(temperature=0.8, top_k=50),
+        seed=e.config.seed,
+        end=(e.tokenizer.eos, e.tokenizer.end),
+    )
     return {'sample': text + e.tokenizer.decode(out[0])}
 
 
@@ -209,17 +302,25 @@ def train(e: Experiment) -> dict:
     Raises Stopped after a signal, with everything saved, NoRoom where the disk is full, and RunError where the loss is not finite.
     """
     first: dict = {}
-    with (runs.in_use(e.run) if distributed.is_first() else contextlib.nullcontext(), runs.room_in(e.run), Signals() as signals,
-          Watchdog(e.config.log.stall, str(e.run.path)) as watchdog):
+    with (
+        runs.in_use(e.run) if distributed.is_first() else contextlib.nullcontext(),
+        runs.room_in(e.run),
+        Signals() as signals,
+        Watchdog(e.config.log.stall, str(e.run.path)) as watchdog,
+    ):
         e.beat = watchdog.beat
         if distributed.is_first():
-            runs.check_resumable(e.run, e.config)       # nobody began another run here since it was prepared
+            runs.check_resumable(
+                e.run, e.config
+            )  # nobody began another run here since it was prepared
         while True:
             try:
                 return _train(e, signals, first)
             except _Spike as found:
                 step, message = found.step, str(found)
-            first = _roll_back(e, step, message)        # out of the handler, whose traceback holds the state
+            first = _roll_back(
+                e, step, message
+            )  # out of the handler, whose traceback holds the state
 
 
 def _roll_back(e: Experiment, spike: int, message: str) -> dict:
@@ -230,13 +331,22 @@ def _roll_back(e: Experiment, spike: int, message: str) -> dict:
         raise RunError(f'{message}; there is no checkpoint to go back to')
     if len(e.rollbacks) >= _SKIPS:
         raise RunError(f'{message}; it went back {_SKIPS} times already')
-    abstract, e.state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), e.state), None
+    abstract, e.state = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), e.state),
+        None,
+    )
     e.state = reader.restore(abstract, e.shardings, every=e.config.checkpoint.every or 1)
     reader.close()
     back, last = int(e.state['step']), batch_of(e.rollbacks, spike - 1)
     e.rollbacks = [r for r in e.rollbacks if r['step'] <= back]
     passed = last + 1 - batch_of(e.rollbacks, back)
-    _LOG.warning('%s; goes back to step %d and passes over batches %d to %d', message, back, last + 1 - passed, last)
+    _LOG.warning(
+        '%s; goes back to step %d and passes over batches %d to %d',
+        message,
+        back,
+        last + 1 - passed,
+        last,
+    )
     e.rollbacks.append({'step': back, 'batches': passed})
     if distributed.is_first():
         e.run.write_rollbacks(e.rollbacks)
@@ -247,9 +357,18 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
     """`first`: what metrics say of the step that it begins after."""
     c, state = e.config, e.state
     start, stop = int(state['step']), min(c.train.stop_at or c.train.steps, c.train.steps)
-    log = metrics.Metrics(e.run, start, c.train.steps, c.log, dict(
-        flops_per_token=metrics.flops_per_token(state['params'], e.model.config, c.data.seq_len, c.train.objective == 'tokens'),
-        tokens_per_step=c.data.batch_size * objectives.row_tokens(c.train.objective, c.data)))
+    log = metrics.Metrics(
+        e.run,
+        start,
+        c.train.steps,
+        c.log,
+        dict(
+            flops_per_token=metrics.flops_per_token(
+                state['params'], e.model.config, c.data.seq_len, c.train.objective == 'tokens'
+            ),
+            tokens_per_step=c.data.batch_size * objectives.row_tokens(c.train.objective, c.data),
+        ),
+    )
     checkpoints = checkpoint.Checkpoints(e.run, c.checkpoint, after=start)
     schedule = make_schedule(c.optimizer, c.train.steps)
     last: dict = {}
@@ -270,25 +389,34 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
             if done % c.log.every == 0:
                 log.train(done, values, float(schedule(done - 1)))
             return
-        found = (f'{e.run.path}: loss is {values["loss"]} and gradient norm {values["grad_norm"]} at step {done}'
-                 + (f', more than {c.train.spike:g} times its running mean' if finite else ''))
+        found = (
+            f'{e.run.path}: loss is {values["loss"]} and gradient norm {values["grad_norm"]} at step {done}'
+            + (f', more than {c.train.spike:g} times its running mean' if finite else '')
+        )
         if c.train.on_spike == 'rollback':
             raise _Spike(done, found)
         if c.train.on_spike == 'skip' and skipped < _SKIPS:
             skipped += 1
             _LOG.warning('%s: skipped', found)
-            log.write(done, {k: v if math.isfinite(v) else None for k, v in values.items()} | {'skipped': 1.0})
+            log.write(
+                done,
+                {k: v if math.isfinite(v) else None for k, v in values.items()} | {'skipped': 1.0},
+            )
             return
         checkpoints.wait()
         good = checkpoints.steps()
-        raise RunError(f'{found}; last good checkpoint: {good[-1] if good else "none"}; the batch is batch({batch_of(e.rollbacks, done - 1)}) of '
-                       f'data {e.store.hash[:12]}, seed {c.seed}. Lower config.optimizer.lr, look at that batch (python -m apps.inspect --run={e.run.path} '
-                       f'--batch={done - 1}), or choose config.train.on_spike')
+        raise RunError(
+            f'{found}; last good checkpoint: {good[-1] if good else "none"}; the batch is batch({batch_of(e.rollbacks, done - 1)}) of '
+            f'data {e.store.hash[:12]}, seed {c.seed}. Lower config.optimizer.lr, look at that batch (python -m apps.inspect --run={e.run.path} '
+            f'--batch={done - 1}), or choose config.train.on_spike'
+        )
 
     due = lambda done, every, end=c.train.steps: every > 0 and (done % every == 0 or done == end)
     try:
         rows = local_rows(e.mesh, c.data.batch_size)
-        prepared = batches.prefetched(lambda step: e.training(batch_of(e.rollbacks, step), rows), start, stop, c.data.prefetch)
+        prepared = batches.prefetched(
+            lambda step: e.training(batch_of(e.rollbacks, step), rows), start, stop, c.data.prefetch
+        )
         for done, batch in enumerate(prepared, start + 1):
             batch = to_devices(e.mesh, batch, c.data.batch_size)
             with jax.transfer_guard('disallow'):
@@ -316,9 +444,15 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
                 log.pause(time.perf_counter() - began)
             if ending:
                 checkpoints.wait()
-                raise Stopped(f'{e.run.path}: ended after step {done}, as {signal.Signals(signals.number).name} asked'
-                              + (', and saved; the same command goes on from there' if saving else '; nothing was saved (config.checkpoint.every is 0)'),
-                              signals.number)
+                raise Stopped(
+                    f'{e.run.path}: ended after step {done}, as {signal.Signals(signals.number).name} asked'
+                    + (
+                        ', and saved; the same command goes on from there'
+                        if saving
+                        else '; nothing was saved (config.checkpoint.every is 0)'
+                    ),
+                    signals.number,
+                )
         while pending:
             note(*pending.popleft())
     finally:
@@ -332,9 +466,15 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
 
 def report(e: Experiment, last: dict) -> None:
     """Prints what a person wants to read at the end."""
-    held_out = ''.join(f', {name.replace("_", " ")} {last[key]:.3f}' for name, key in
-                       (('held-out nats', 'validation_nats'), ('bits per byte', 'validation_bits_per_byte'),
-                        ('accuracy', 'validation_accuracy')) if key in last)
+    held_out = ''.join(
+        f', {name.replace("_", " ")} {last[key]:.3f}'
+        for name, key in (
+            ('held-out nats', 'validation_nats'),
+            ('bits per byte', 'validation_bits_per_byte'),
+            ('accuracy', 'validation_accuracy'),
+        )
+        if key in last
+    )
     loss = f'loss {last["loss"]:.3f}{held_out}' if last else 'nothing left to do'
     if distributed.is_first():
         print(f'{e.run.path}: step {int(e.state["step"])}, {loss}')

@@ -1,4 +1,5 @@
 """Objectives. A loss maps (logits, batch) to sums over tokens, so that shards and microbatches add up exactly."""
+
 import functools
 
 import jax
@@ -16,7 +17,9 @@ def cross_entropy(logits_BxTxV: jax.Array, targets_BxT: jax.Array) -> tuple[jax.
     return log_z - jnp.where(label, logits, 0).sum(-1), log_z
 
 
-def weighted_token_loss(logits: jax.Array, batch: dict, z_loss: float = 0.0) -> tuple[jax.Array, dict]:
+def weighted_token_loss(
+    logits: jax.Array, batch: dict, z_loss: float = 0.0
+) -> tuple[jax.Array, dict]:
     """Next-token and answer-only training alike: `loss_weights` say which targets count.
 
     Returns (the sum to minimise, {'nll', 'weight'}: sums over the weighted targets). z-loss: z_loss * log(Z)^2
@@ -24,7 +27,9 @@ def weighted_token_loss(logits: jax.Array, batch: dict, z_loss: float = 0.0) -> 
     """
     weights = batch['loss_weights']
     nll, log_z = cross_entropy(logits, batch['targets'])
-    total = ((nll + z_loss * jnp.square(log_z)) * weights).sum() if z_loss else (nll * weights).sum()
+    total = (
+        ((nll + z_loss * jnp.square(log_z)) * weights).sum() if z_loss else (nll * weights).sum()
+    )
     return total, {'nll': (nll * weights).sum(), 'weight': weights.sum()}
 
 
@@ -35,7 +40,9 @@ def of(config, model):
     return functools.partial(weighted_token_loss, z_loss=config.train.z_loss), weighted_token_loss
 
 
-def in_chunks(loss, logits_of, hidden_BxTxD: jax.Array, batch: dict, chunks: int) -> tuple[jax.Array, dict]:
+def in_chunks(
+    loss, logits_of, hidden_BxTxD: jax.Array, batch: dict, chunks: int
+) -> tuple[jax.Array, dict]:
     """The loss with the logits of T / chunks columns at a time. They are computed again in the backward pass, so that no more of them
     are ever held. `logits_of`: hidden states -> logits."""
     if chunks == 1:
@@ -51,4 +58,6 @@ def chunks_for(columns: int, logits_bytes: int, wanted: int) -> int:
     has at most 1 GiB. In chunks they cost one more matmul (predicted on a v5e: 2 % of a step at a vocabulary of 32k)."""
     if wanted or logits_bytes <= 4 * 2**30:
         return wanted or 1
-    return next((n for n in range(1, columns + 1) if not columns % n and logits_bytes <= n * 2**30), columns)
+    return next(
+        (n for n in range(1, columns + 1) if not columns % n and logits_bytes <= n * 2**30), columns
+    )

@@ -1,4 +1,5 @@
 """metrics.jsonl, TensorBoard events, the progress bar, and a few sums."""
+
 import json
 import logging
 import math
@@ -17,17 +18,35 @@ from train.runs import Run, write_atomically
 _LOG = logging.getLogger('ordem')
 
 # bf16 peak of one device in FLOP/s, by `device_kind`; a device not here has no known peak and MFU is n/a.
-PEAKS = {'TPU v4': 275e12, 'TPU v5 lite': 197e12, 'TPU v5e': 197e12, 'TPU v5p': 459e12, 'TPU v5': 459e12, 'TPU v6 lite': 918e12,
-         'TPU v6e': 918e12, 'TPU7x': 1153e12, 'NVIDIA A100-SXM4-40GB': 312e12, 'NVIDIA A100-SXM4-80GB': 312e12, 'NVIDIA H100 80GB HBM3': 989e12,
-         'NVIDIA H200': 989e12}
+PEAKS = {
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5e': 197e12,
+    'TPU v5p': 459e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+    'TPU v6e': 918e12,
+    'TPU7x': 1153e12,
+    'NVIDIA A100-SXM4-40GB': 312e12,
+    'NVIDIA A100-SXM4-80GB': 312e12,
+    'NVIDIA H100 80GB HBM3': 989e12,
+    'NVIDIA H200': 989e12,
+}
 
 
 def flops_per_token(params, config, seq_len: int, logits: bool = True) -> float:
     """Forward and backward of one token: 6 a parameter in a matmul, and 6 T H d a layer for causal attention (both matmuls,
     half of the square). The embedding lookup counts only where its table is the output too (PaLM, 2022, appendix B). `logits`: whether they are
     computed."""
-    matmul = sum(x.size for p, x in jax.tree_util.tree_leaves_with_path(params)
-                 if p[-1].key == 'kernel' and (logits or p[0].key != 'output') or p[-1].key == 'embedding' and config.tied and logits)
+    matmul = sum(
+        x.size
+        for p, x in jax.tree_util.tree_leaves_with_path(params)
+        if p[-1].key == 'kernel'
+        and (logits or p[0].key != 'output')
+        or p[-1].key == 'embedding'
+        and config.tied
+        and logits
+    )
     return 6.0 * matmul + 6.0 * config.num_layers * seq_len * config.num_heads * config.head_dim
 
 
@@ -57,16 +76,27 @@ class Metrics:
         self.path, before = self.folder / 'metrics.jsonl', run.path / 'metrics.jsonl'
         lines = []
         if writes and before.exists():
-            lines = [json.dumps(line) + '\n' for line in bounded.objects(before) if isinstance(line.get('step'), int) and line['step'] <= start]
+            lines = [
+                json.dumps(line) + '\n'
+                for line in bounded.objects(before)
+                if isinstance(line.get('step'), int) and line['step'] <= start
+            ]
         if writes:
             write_atomically(self.path, ''.join(lines))
         self.file = open(self.path if writes else os.devnull, 'a', buffering=1)
         self.events = None
         if config.tensorboard and writes:
             from tensorboardX import SummaryWriter
+
             self.events = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
-        self.bar = tqdm(total=total, initial=start, disable=not (config.progress and writes), unit=' steps', dynamic_ncols=True,
-                        mininterval=1.0)
+        self.bar = tqdm(
+            total=total,
+            initial=start,
+            disable=not (config.progress and writes),
+            unit=' steps',
+            dynamic_ncols=True,
+            mininterval=1.0,
+        )
         self.flops, self.seq_tokens = seed_line['flops_per_token'], seed_line['tokens_per_step']
         self.last = (time.perf_counter(), start)
         self.copied = time.monotonic()
@@ -76,8 +106,13 @@ class Metrics:
         speed = (step - self.last[1]) * self.seq_tokens / max(now - self.last[0], 1e-9)
         self.last = (now, step)
         used = mfu(speed * self.flops)
-        self.write(step, {**values, 'learning_rate': learning_rate, 'tokens_per_second': speed, 'mfu': used})
-        self.bar.set_postfix_str(f"loss {values['loss']:.3f}, {speed:,.0f} tokens/s, MFU {'n/a' if used is None else f'{used:.1%}'}")
+        self.write(
+            step,
+            {**values, 'learning_rate': learning_rate, 'tokens_per_second': speed, 'mfu': used},
+        )
+        self.bar.set_postfix_str(
+            f'loss {values["loss"]:.3f}, {speed:,.0f} tokens/s, MFU {"n/a" if used is None else f"{used:.1%}"}'
+        )
 
     def pause(self, seconds: float) -> None:
         """Leaves evaluation and checkpoints out of the speed."""
@@ -104,8 +139,14 @@ class Metrics:
         try:
             for path in self.folder.iterdir():
                 (self.store / path.name).write_bytes(path.read_bytes())
-        except Exception as error:      # a store that fails for a while is no reason to stop training
-            _LOG.warning('%s: metrics were not copied (%s: %s); they lie in %s', self.store, type(error).__name__, error, self.folder)
+        except Exception as error:  # a store that fails for a while is no reason to stop training
+            _LOG.warning(
+                '%s: metrics were not copied (%s: %s); they lie in %s',
+                self.store,
+                type(error).__name__,
+                error,
+                self.folder,
+            )
             return False
         return True
 
@@ -114,7 +155,7 @@ class Metrics:
         self.file.close()
         if self.events:
             self.events.close()
-        if self.store and self.copy():          # else what could not be copied stays on this machine
+        if self.store and self.copy():  # else what could not be copied stays on this machine
             self.folder.rmtree()
 
 

@@ -1,4 +1,5 @@
 """The optimizer: AdamW with clipping, a schedule, and weight decay on matrices only."""
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -15,9 +16,13 @@ def make_schedule(config, steps: int):
     """`config`: the `optimizer` part. Warm-up from 0 over `warmup` steps, then as named; wsd: constant, then linear decay
     over the last `decay` share of the steps (Hu et al. 2024, arXiv 2404.06395). Step -> learning rate, float32."""
     if config.schedule not in SCHEDULES:
-        raise RunError(f'config.optimizer.schedule is {config.schedule!r}: expected one of {", ".join(SCHEDULES)}')
+        raise RunError(
+            f'config.optimizer.schedule is {config.schedule!r}: expected one of {", ".join(SCHEDULES)}'
+        )
     if not 0 <= config.warmup < steps:
-        raise RunError(f'config.optimizer.warmup is {config.warmup}: expected at least 0, and less than config.train.steps ({steps})')
+        raise RunError(
+            f'config.optimizer.warmup is {config.warmup}: expected at least 0, and less than config.train.steps ({steps})'
+        )
     peak, final, after = config.lr, config.lr * config.final, steps - config.warmup
     if config.schedule == 'cosine':
         main = optax.cosine_decay_schedule(peak, after, config.final)
@@ -27,7 +32,10 @@ def make_schedule(config, steps: int):
         main = optax.constant_schedule(peak)
     else:
         decay = max(1, round(steps * config.decay))
-        main = optax.join_schedules([optax.constant_schedule(peak), optax.linear_schedule(peak, final, decay)], [max(0, after - decay)])
+        main = optax.join_schedules(
+            [optax.constant_schedule(peak), optax.linear_schedule(peak, final, decay)],
+            [max(0, after - decay)],
+        )
     # The first step already learns: a warm-up that starts at 0 would waste it.
     warm = lambda step: peak * (step + 1) / (config.warmup + 1)
     return optax.join_schedules([warm, main], [config.warmup]) if config.warmup else main
@@ -35,7 +43,13 @@ def make_schedule(config, steps: int):
 
 def decays(params):
     """Which parameters decay: kernels and the embedding; no norm, no bias, nothing of a positional encoding."""
-    return _where(lambda names, _: names[-1] in ('kernel', 'embedding') and not any(n.startswith('positions') for n in names), params)
+    return _where(
+        lambda names, _: (
+            names[-1] in ('kernel', 'embedding')
+            and not any(n.startswith('positions') for n in names)
+        ),
+        params,
+    )
 
 
 def is_embedding(params):
@@ -44,13 +58,21 @@ def is_embedding(params):
 
 def matrices(params):
     """Which axes of each weight of a layer Muon takes as the rows and columns of a matrix; None: the parameter is left to Adam."""
+
     def of(names, x):
-        if names[-1] != 'kernel' or names[0] == 'output' or any(n.startswith('positions') for n in names):
+        if (
+            names[-1] != 'kernel'
+            or names[0] == 'output'
+            or any(n.startswith('positions') for n in names)
+        ):
             return None
-        inward = 2 if names[-2] == 'out' else 1                       # heads and their dimensions are read together
-        first = x.ndim - (3 if names[-2] in ('query', 'key', 'value', 'out') else 2)     # axes before are those of stacked layers
+        inward = 2 if names[-2] == 'out' else 1  # heads and their dimensions are read together
+        first = x.ndim - (
+            3 if names[-2] in ('query', 'key', 'value', 'out') else 2
+        )  # axes before are those of stacked layers
         axes = tuple(range(first, x.ndim))
         return optax.contrib.MuonDimensionNumbers(axes[:inward], axes[inward:])
+
     return _where(of, params)
 
 
@@ -68,9 +90,26 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     schedule = make_schedule(config, steps)
     if config.kind == 'adamw':
-        main = optax.adamw(schedule, config.b1, config.b2, config.eps, mu_dtype=jnp.float32, weight_decay=config.weight_decay, mask=decays)
+        main = optax.adamw(
+            schedule,
+            config.b1,
+            config.b2,
+            config.eps,
+            mu_dtype=jnp.float32,
+            weight_decay=config.weight_decay,
+            mask=decays,
+        )
     else:
-        main = optax.contrib.muon(schedule, beta=0.95, eps=config.eps, mu_dtype=jnp.float32, weight_decay=config.weight_decay,
-                                  weight_decay_mask=decays, adam_b1=config.b1, adam_b2=config.b2, consistent_rms=0.2,
-                                  muon_weight_dimension_numbers=matrices)
+        main = optax.contrib.muon(
+            schedule,
+            beta=0.95,
+            eps=config.eps,
+            mu_dtype=jnp.float32,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=decays,
+            adam_b1=config.b1,
+            adam_b2=config.b2,
+            consistent_rms=0.2,
+            muon_weight_dimension_numbers=matrices,
+        )
     return optax.chain(clip, main, optax.masked(optax.scale(config.embedding_scale), is_embedding))

@@ -4,6 +4,7 @@ Parameters and tokenizer from the parent, a fresh optimizer, and the loss on ans
 `--config.train.objective=contrastive`, on pairs of texts that belong together (train/contrastive.py). The positional encoding may be another
 than the parent's.
 """
+
 import logging
 
 from absl import flags
@@ -18,33 +19,69 @@ from train.runs import Run, differences
 
 # What two phases may do differently with the same parameters. Another positional encoding is a recipe of its own: what it does not
 # share with the parent's begins anew, and the log says so.
-_FREE = ('dtype', 'remat', 'max_len', 'window', 'attention', 'causal', 'logit_scale', 'bag', 'dropout', 'positions', 'positions_args.')
+_FREE = (
+    'dtype',
+    'remat',
+    'max_len',
+    'window',
+    'attention',
+    'causal',
+    'logit_scale',
+    'bag',
+    'dropout',
+    'positions',
+    'positions_args.',
+)
 _LOG = logging.getLogger('ordem')
 
 
 def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
     """The parent's tokenizer. Raises RunError where `config` asks for another tokenizer or architecture, naming what differs."""
     theirs, tokenizer = parent.config(), parent.tokenizer()
-    changed = [d.replace('config.', 'config.model.', 1) for d in differences(theirs.model, config.model, _FREE)]
+    changed = [
+        d.replace('config.', 'config.model.', 1)
+        for d in differences(theirs.model, config.model, _FREE)
+    ]
     if changed:
-        raise RunError(f'{parent.path}: the parent has another architecture (parent -> here): {"; ".join(changed)}')
+        raise RunError(
+            f'{parent.path}: the parent has another architecture (parent -> here): {"; ".join(changed)}'
+        )
     if config.tokenizer.path:
         if tokenizers.load(config.tokenizer.path, 'config.tokenizer.path').hash != tokenizer.hash:
-            raise RunError(f'config.tokenizer.path is {config.tokenizer.path}: another tokenizer than the parent\'s '
-                           f'({parent.tokenizer_path}); leave the field empty to use that one')
+            raise RunError(
+                f"config.tokenizer.path is {config.tokenizer.path}: another tokenizer than the parent's "
+                f'({parent.tokenizer_path}); leave the field empty to use that one'
+            )
     else:
-        changed = [d.replace('config.', 'config.tokenizer.', 1) for d in
-                   differences(theirs.tokenizer, config.tokenizer, ('path', 'train_megabytes'))] if not theirs.tokenizer.path else []
+        changed = (
+            [
+                d.replace('config.', 'config.tokenizer.', 1)
+                for d in differences(
+                    theirs.tokenizer, config.tokenizer, ('path', 'train_megabytes')
+                )
+            ]
+            if not theirs.tokenizer.path
+            else []
+        )
         if changed:
-            raise RunError(f'{parent.path}: the parent has another tokenizer (parent -> here): {"; ".join(changed)}')
-    encodings = [f'{m.positions} {dict(m.positions_args) or ""}'.strip() for m in (theirs.model, config.model)]
+            raise RunError(
+                f'{parent.path}: the parent has another tokenizer (parent -> here): {"; ".join(changed)}'
+            )
+    encodings = [
+        f'{m.positions} {dict(m.positions_args) or ""}'.strip()
+        for m in (theirs.model, config.model)
+    ]
     if encodings[0] != encodings[1]:
         _LOG.info('the positional encoding changes: %s -> %s', *encodings)
     context = theirs.model.max_len or theirs.data.seq_len
-    longest = max(context, config.model.max_len)                     # longer where it is asked for, as encodings that scale do
+    longest = max(
+        context, config.model.max_len
+    )  # longer where it is asked for, as encodings that scale do
     if config.data.seq_len > longest:
-        raise RunError(f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context of {context}; lower it, or raise '
-                       f'config.model.max_len with an encoding that can be longer')
+        raise RunError(
+            f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context of {context}; lower it, or raise '
+            f'config.model.max_len with an encoding that can be longer'
+        )
     config.model.max_len = longest
     _check_encodings(parent, config, tokenizer.vocab_size)
     return tokenizer
@@ -56,32 +93,45 @@ def _check_encodings(parent: Run, config, vocab_size: int) -> None:
     where queries and keys would turn in other pairs of dimensions."""
     resolved = lambda: model_config.resolve(config.model, vocab_size, config.data.seq_len).encodings
     trained = checkpoint.model_of(parent)[0].config.encodings
-    of_part = lambda encoding, field: next((getattr(p, field) for p in encoding.parts if hasattr(p, field)), None)
+    of_part = lambda encoding, field: next(
+        (getattr(p, field) for p in encoding.parts if hasattr(p, field)), None
+    )
     if any(of_part(e, 'length') == 0 for e in resolved()):
         config.model.positions_args.length = _trained_length(parent)
-        _LOG.info('config.model.positions_args.length is %d, what the parent was trained on', config.model.positions_args.length)
+        _LOG.info(
+            'config.model.positions_args.length is %d, what the parent was trained on',
+            config.model.positions_args.length,
+        )
     for old, new in zip(trained, resolved()):
         before, now = of_part(old, 'layout'), of_part(new, 'layout')
         if before and now and before != now:
-            raise RunError(f'config.model.positions is {config.model.positions!r}: it pairs dimensions in the layout {now!r}, the parent {parent.path} '
-                           f'was trained with {before!r}, and its queries and keys would turn wrongly; expected config.model.positions_args.layout={before!r}')
+            raise RunError(
+                f'config.model.positions is {config.model.positions!r}: it pairs dimensions in the layout {now!r}, the parent {parent.path} '
+                f'was trained with {before!r}, and its queries and keys would turn wrongly; expected config.model.positions_args.layout={before!r}'
+            )
         if of_part(new, 'idle') and not (of_part(new, 'stretch') or of_part(old, 'idle')):
-            raise RunError(f'config.model.max_len is {config.model.max_len}: {new.spec.title} would stretch nothing, the parent {parent.path} was '
-                           f'trained on {of_part(new, "trained")} tokens; expected a longer context, or config.model.positions_args.stretch')
+            raise RunError(
+                f'config.model.max_len is {config.model.max_len}: {new.spec.title} would stretch nothing, the parent {parent.path} was '
+                f'trained on {of_part(new, "trained")} tokens; expected a longer context, or config.model.positions_args.stretch'
+            )
 
 
 def _trained_length(run: Run) -> int:
     """The longest rows that a run or one of those before it was trained on; of one that is not there any more nothing is known."""
     config, parent = run.config(), run.lineage().get('parent')
     before = Run.parse(parent['run']) if parent and epath.Path(parent['run']).exists() else None
-    return config.model.positions_args.get('length') or max(config.data.seq_len, _trained_length(before) if before else 0)
+    return config.model.positions_args.get('length') or max(
+        config.data.seq_len, _trained_length(before) if before else 0
+    )
 
 
 def prepare(config, directory: str, conversations: bool = False) -> loop.Experiment:
     if not config.parent:
         if not config.tokenizer.path:
-            raise RunError('config.parent is empty: expected RUN or RUN@step; for random weights (a control) give '
-                           'config.tokenizer.path')
+            raise RunError(
+                'config.parent is empty: expected RUN or RUN@step; for random weights (a control) give '
+                'config.tokenizer.path'
+            )
         return loop.prepare(config, directory, conversations=conversations)
     parent = checkpoint.pinned(Run.parse(config.parent))
     tried = preflight.Tried()

@@ -1,4 +1,5 @@
 """What can be known before the first step, in seconds: every problem in one list, not one a run."""
+
 import math
 import os
 import pathlib
@@ -22,17 +23,38 @@ from train.step import abstract_state
 ON_SPIKE = ('stop', 'skip', 'rollback')
 # What numbers may be, where nothing else says it: (in words, test, fields).
 _RANGES = (
-    ('expected at least 0', lambda x: x >= 0, 'data.prefetch data.atlas.seed data.pydoc.modules train.z_loss optimizer.weight_decay '
-     'optimizer.embedding_scale eval.batches checkpoint.keep_best'),
-    ('expected at least 0, and 0 means never', lambda x: x >= 0, 'train.stop_at log.stall eval.every sample.every checkpoint.every'),
+    (
+        'expected at least 0',
+        lambda x: x >= 0,
+        'data.prefetch data.atlas.seed data.pydoc.modules train.z_loss optimizer.weight_decay '
+        'optimizer.embedding_scale eval.batches checkpoint.keep_best',
+    ),
+    (
+        'expected at least 0, and 0 means never',
+        lambda x: x >= 0,
+        'train.stop_at log.stall eval.every sample.every checkpoint.every',
+    ),
     ('expected at least 0, and 0 means none', lambda x: x >= 0, 'optimizer.clip'),
     ('expected from 0 to 4294967295', lambda x: 0 <= x < 2**32, 'seed'),
-    ('expected at least 1', lambda x: x >= 1, 'data.seq_len data.atlas.editions tokenizer.vocab_size train.steps train.accumulation log.every '
-     'sample.tokens checkpoint.keep_last seeds test_rows train.batch_size'),
-    ('expected more than 0', lambda x: x > 0, 'tokenizer.train_megabytes optimizer.lr optimizer.eps'),
-    ('expected from 0 to 1', lambda x: 0 <= x <= 1, 'data.atlas.held_out optimizer.decay optimizer.final'),
+    (
+        'expected at least 1',
+        lambda x: x >= 1,
+        'data.seq_len data.atlas.editions tokenizer.vocab_size train.steps train.accumulation log.every '
+        'sample.tokens checkpoint.keep_last seeds test_rows train.batch_size',
+    ),
+    (
+        'expected more than 0',
+        lambda x: x > 0,
+        'tokenizer.train_megabytes optimizer.lr optimizer.eps',
+    ),
+    (
+        'expected from 0 to 1',
+        lambda x: 0 <= x <= 1,
+        'data.atlas.held_out optimizer.decay optimizer.final',
+    ),
     ('expected at least 0 and less than 1', lambda x: 0 <= x < 1, 'optimizer.b1 optimizer.b2'),
-    ('expected more than 1, or 0', lambda x: x == 0 or x > 1, 'train.spike'))
+    ('expected more than 1, or 0', lambda x: x == 0 or x > 1, 'train.spike'),
+)
 
 
 class Tried:
@@ -46,7 +68,9 @@ class Tried:
         try:
             return check(*args)
         except (RunError, ModelError, DataError) as error:
-            self.found += [line for line in getattr(error, 'found', [str(error)]) if line not in self.found]
+            self.found += [
+                line for line in getattr(error, 'found', [str(error)]) if line not in self.found
+            ]
 
     def end(self) -> None:
         """Raises Problems where anything was found."""
@@ -58,7 +82,7 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     """All that the config, the machine and the run directory tell without reading the text; returns the mesh."""
     mesh = tried(make_mesh, config.mesh)
     tried(numbers, config)
-    if mesh and config.train.accumulation > 0:         # else told by numbers
+    if mesh and config.train.accumulation > 0:  # else told by numbers
         tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     tried(_choices, config)
     if mesh and config.train.objective == 'contrastive':
@@ -69,11 +93,17 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     tried(records.fingerprint, config.data)
     tried(_name, run.path)
     tried(writable, run.path, '--run', 'the directory of the run')
-    if not pathlib.Path(config.data.cache).is_dir():            # one that is there may hold all that is needed
+    if not pathlib.Path(
+        config.data.cache
+    ).is_dir():  # one that is there may hold all that is needed
         tried(writable, config.data.cache, 'config.data.cache', 'a directory')
-    steps = config.train.steps if config.train.steps > 0 else config.optimizer.warmup + 1      # that there are none is told once
+    steps = (
+        config.train.steps if config.train.steps > 0 else config.optimizer.warmup + 1
+    )  # that there are none is told once
     optimizer = tried(make_optimizer, config.optimizer, steps)
-    pieces = tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)       # until the tokenizer is trained
+    pieces = (
+        tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)
+    )  # until the tokenizer is trained
     architecture = tried(model_config.resolve, config.model, pieces, config.data.seq_len)
     if not (mesh and architecture and optimizer) or tried.found:
         return mesh
@@ -82,7 +112,9 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     if config.train.objective == 'contrastive':
         tried(contrastive.make, config.embedding, architecture)
     if not tried.found:
-        state, _ = abstract_state(Transformer(architecture), optimizer, mesh, config.train.spike > 0)
+        state, _ = abstract_state(
+            Transformer(architecture), optimizer, mesh, config.train.spike > 0
+        )
         tried(memory, state, jax.local_devices()[0])
         tried(room, run.path, state, config.checkpoint)
     return mesh
@@ -92,39 +124,58 @@ def numbers(config) -> None:
     """Raises Problems with each number of `config`, an experiment or a study, that is not in its range."""
     fields, found = flat(config), []
     for expected, right, names in _RANGES:
-        found += [f'config.{name} is {fields[name]}: {expected}' for name in names.split()
-                  if name in fields and not (math.isfinite(fields[name]) and right(fields[name]))]
+        found += [
+            f'config.{name} is {fields[name]}: {expected}'
+            for name in names.split()
+            if name in fields and not (math.isfinite(fields[name]) and right(fields[name]))
+        ]
     if found:
         raise Problems(found)
 
 
 def _uncut(mesh) -> None:
     if mesh.shape['context'] > 1:
-        raise RunError(f'config.mesh.context is {mesh.shape["context"]}: expected 1, since a contrastive objective cuts no text over devices')
+        raise RunError(
+            f'config.mesh.context is {mesh.shape["context"]}: expected 1, since a contrastive objective cuts no text over devices'
+        )
 
 
 def _choices(config) -> None:
     if config.train.on_spike not in ON_SPIKE:
-        raise RunError(f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}')
+        raise RunError(
+            f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}'
+        )
     if config.train.objective not in OBJECTIVES:
-        raise RunError(f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}')
+        raise RunError(
+            f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}'
+        )
     if config.train.objective == 'contrastive' and 'same' in pairs.made(config.data):
         if not config.model.dropout:
-            raise RunError("config.model.dropout is 0.0: nothing else tells a text from itself (config.data.pairs.kind 'same'); expected more than 0")
+            raise RunError(
+                "config.model.dropout is 0.0: nothing else tells a text from itself (config.data.pairs.kind 'same'); expected more than 0"
+            )
         if 0 < config.data.pairs.query_len < config.data.seq_len:
-            raise RunError(f'config.data.pairs.query_len is {config.data.pairs.query_len}: texts would be compared with their beginnings '
-                           f"(config.data.pairs.kind 'same'); expected 0")
+            raise RunError(
+                f'config.data.pairs.query_len is {config.data.pairs.query_len}: texts would be compared with their beginnings '
+                f"(config.data.pairs.kind 'same'); expected 0"
+            )
     if config.sample.every and not config.model.causal:
-        raise RunError('config.sample.every: a model that sees both ways (config.model.causal) writes no text; expected 0')
+        raise RunError(
+            'config.sample.every: a model that sees both ways (config.model.causal) writes no text; expected 0'
+        )
     if config.train.objective == 'tokens' and not config.model.causal:
-        raise RunError("config.model.causal is False: the next token would be seen; expected config.train.objective='contrastive'")
+        raise RunError(
+            "config.model.causal is False: the next token would be seen; expected config.train.objective='contrastive'"
+        )
 
 
 def _ids(architecture) -> None:
     wanted = next((e.spec for e in architecture.parts if e.spec.task_ids), None)
     if wanted:
-        raise RunError(f'config.model.positions: {wanted.title} needs position ids from the data ({wanted.task_ids!r}), which texts do not give: '
-                       f'compare it on tasks (launch.ablate), or choose another encoding')
+        raise RunError(
+            f'config.model.positions: {wanted.title} needs position ids from the data ({wanted.task_ids!r}), which texts do not give: '
+            f'compare it on tasks (launch.ablate), or choose another encoding'
+        )
 
 
 def _name(path) -> None:
@@ -132,7 +183,9 @@ def _name(path) -> None:
     whole = os.fspath(path.resolve())
     found = [c for c in '[]*?' if c in whole]
     if found:
-        raise RunError(f'--run is {path}: expected a path without [, ], * and ?, under which checkpoints could not be read, found {" ".join(found)} in {whole}')
+        raise RunError(
+            f'--run is {path}: expected a path without [, ], * and ?, under which checkpoints could not be read, found {" ".join(found)} in {whole}'
+        )
 
 
 def writable(path, field: str, what: str) -> None:
@@ -155,10 +208,15 @@ def memory(state, device) -> None:
     found = footprint.state_bytes(state)
     least = found['parameters'] + found['optimizer'] + found['parameters']
     if limit is None and device.platform == 'cpu':
-        limit, least = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'), least * jax.local_device_count()
+        limit, least = (
+            os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'),
+            least * jax.local_device_count(),
+        )
     if limit and least > limit:
-        raise RunError(f'parameters, optimizer state and gradients take {_gib(least)} of {_gib(limit)} on each '
-                       f'{"machine" if device.platform == "cpu" else "device"}: raise config.mesh.fsdp or config.mesh.tensor, or choose a smaller model')
+        raise RunError(
+            f'parameters, optimizer state and gradients take {_gib(least)} of {_gib(limit)} on each '
+            f'{"machine" if device.platform == "cpu" else "device"}: raise config.mesh.fsdp or config.mesh.tensor, or choose a smaller model'
+        )
 
 
 def room(path, state, config) -> None:
@@ -167,15 +225,21 @@ def room(path, state, config) -> None:
         return
     there = pathlib.Path(path)
     kept = there / 'checkpoints'
-    have = sum(os.path.getsize(p) for p in kept.rglob('*') if os.path.isfile(p)) if kept.exists() else 0
+    have = (
+        sum(os.path.getsize(p) for p in kept.rglob('*') if os.path.isfile(p))
+        if kept.exists()
+        else 0
+    )
     while not there.exists():
         there = there.parent
     each = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     wanted = each * (max(1, config.keep_last) + config.keep_best + 1)
     free = shutil.disk_usage(there).free
     if wanted > free + have:
-        raise RunError(f'{path}: {_gib(free + have)} free for checkpoints, and {max(1, config.keep_last) + config.keep_best + 1} of {_gib(each)} are asked '
-                       f'for: make room, choose another --run, or lower config.checkpoint.keep_last or keep_best')
+        raise RunError(
+            f'{path}: {_gib(free + have)} free for checkpoints, and {max(1, config.keep_last) + config.keep_best + 1} of {_gib(each)} are asked '
+            f'for: make room, choose another --run, or lower config.checkpoint.keep_last or keep_best'
+        )
 
 
 def _gib(size: float) -> str:

@@ -3,6 +3,7 @@
 Started again with the same command it resumes from its newest checkpoint. With `--config.parent=RUN` it goes on from the parameters of
 another run, on other text, at another learning rate, or with another positional encoding.
 """
+
 from absl import flags
 
 from train import config as configs
@@ -13,7 +14,9 @@ from train.errors import RunError
 def main() -> None:
     config = configs.get()
     if config.train.objective == 'contrastive':
-        raise RunError("config.train.objective is 'contrastive': expected python -m train.posttrain, whose model has read before")
+        raise RunError(
+            "config.train.objective is 'contrastive': expected python -m train.posttrain, whose model has read before"
+        )
     experiment = (posttrain if config.parent else loop).prepare(config, flags.FLAGS.run)
     loop.report(experiment, loop.train(experiment))
 

@@ -3,6 +3,7 @@
 config.json (resolved), lineage.json (where it comes from), tokenizer.model, checkpoints/<step>, metrics.jsonl, events, report/; and where there was
 cause, rollbacks.json and damaged/<step>.
 """
+
 import contextlib
 import dataclasses
 import difflib
@@ -25,19 +26,46 @@ from train.errors import NoRoom, RunError
 
 _LOG = logging.getLogger('ordem')
 
-FORMAT = 1      # of the directory; another one is refused (BUILD_NOTES, contract 3)
+FORMAT = 1  # of the directory; another one is refused (BUILD_NOTES, contract 3)
 # Fields that a resumed run may change: they say what is watched and kept, not what is computed.
-HARMLESS = ('log.', 'eval.', 'sample.', 'checkpoint.', 'data.cache', 'data.prefetch', 'train.stop_at', 'train.on_spike', 'mesh.', 'parent')
+HARMLESS = (
+    'log.',
+    'eval.',
+    'sample.',
+    'checkpoint.',
+    'data.cache',
+    'data.prefetch',
+    'train.stop_at',
+    'train.on_spike',
+    'mesh.',
+    'parent',
+)
 # Fields younger than runs and results that are kept, with the value that those were made with.
-YOUNGER = {'model.dropout': 0.0, 'train.on_spike': 'stop', 'train.spike': 0.0, 'log.stall': 1800.0, 'train.objective': 'tokens', 'model.causal': True,
-           'model.logit_scale': False, 'model.bag': False, 'model.scale_embedding': False, 'embedding.pooling': 'mean', 'embedding.temperature': 0.05, 'embedding.sizes': '', 'data.pairs.kind': 'given',
-           'data.pairs.words': 64, 'data.pairs.negatives': 0, 'data.pairs.query_len': 0}
+YOUNGER = {
+    'model.dropout': 0.0,
+    'train.on_spike': 'stop',
+    'train.spike': 0.0,
+    'log.stall': 1800.0,
+    'train.objective': 'tokens',
+    'model.causal': True,
+    'model.logit_scale': False,
+    'model.bag': False,
+    'model.scale_embedding': False,
+    'embedding.pooling': 'mean',
+    'embedding.temperature': 0.05,
+    'embedding.sizes': '',
+    'data.pairs.kind': 'given',
+    'data.pairs.words': 64,
+    'data.pairs.negatives': 0,
+    'data.pairs.query_len': 0,
+}
 _YOUNGER_GROUPS = ('embedding', 'pairs')
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
     """A run directory, and the step that was asked for (None: the newest)."""
+
     path: epath.Path
     step: int | None = None
 
@@ -52,33 +80,55 @@ class Run:
         try:
             run = cls(epath.Path(head if at else text).expanduser(), int(step) if at else None)
             there = run.path.exists()
-        except (ImportError, KeyError) as error:         # gs:// without its extra, or a kind of store that nobody knows
-            raise RunError(f'{text}: expected a run directory, on a disk or gs:// ({type(error).__name__}: {error})') from None
+        except (
+            ImportError,
+            KeyError,
+        ) as error:  # gs:// without its extra, or a kind of store that nobody knows
+            raise RunError(
+                f'{text}: expected a run directory, on a disk or gs:// ({type(error).__name__}: {error})'
+            ) from None
         if not there:
-            beside = [p.name for p in run.path.parent.iterdir() if (p / 'config.json').exists()] if run.path.parent.is_dir() else []
+            beside = (
+                [p.name for p in run.path.parent.iterdir() if (p / 'config.json').exists()]
+                if run.path.parent.is_dir()
+                else []
+            )
             close = difflib.get_close_matches(run.path.name, beside, 1)
-            raise RunError(f'{run.path}: no such run directory' + (f'; did you mean {close[0]!r}?' if close else ''))
+            raise RunError(
+                f'{run.path}: no such run directory'
+                + (f'; did you mean {close[0]!r}?' if close else '')
+            )
         if not run.config_path.exists():
-            raise RunError(f'{run.path}: not a run directory, or a half-written one: it has no config.json')
+            raise RunError(
+                f'{run.path}: not a run directory, or a half-written one: it has no config.json'
+            )
         return run
 
     config_path = property(lambda self: self.path / 'config.json')
     tokenizer_path = property(lambda self: self.path / 'tokenizer.model')
     checkpoints = property(lambda self: self.path / 'checkpoints')
     report = property(lambda self: self.path / 'report')
-    damaged = property(lambda self: self.path / 'damaged')           # checkpoints that were passed over
+    damaged = property(lambda self: self.path / 'damaged')  # checkpoints that were passed over
     rollbacks_path = property(lambda self: self.path / 'rollbacks.json')
 
     def steps(self) -> list[int]:
         """Of the checkpoints that are there, whole or not."""
-        return sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal()) if self.checkpoints.exists() else []
+        return (
+            sorted(int(p.name) for p in self.checkpoints.iterdir() if p.name.isdecimal())
+            if self.checkpoints.exists()
+            else []
+        )
 
     def config(self) -> ConfigDict:
         """As the run was started; fields that came later have the value that was meant before. Raises RunError where it is damaged."""
         try:
             found = ConfigDict(_read_json(self.config_path))
-        except (ValueError, AttributeError) as error:       # names that no field can have
-            raise error if isinstance(error, RunError) else RunError(f'{self.config_path}: damaged ({error})') from None
+        except (ValueError, AttributeError) as error:  # names that no field can have
+            raise (
+                error
+                if isinstance(error, RunError)
+                else RunError(f'{self.config_path}: damaged ({error})')
+            ) from None
         for name, value in YOUNGER.items():
             *groups, field = name.split('.')
             there = found
@@ -86,7 +136,9 @@ class Run:
                 if group in _YOUNGER_GROUPS and group not in there:
                     there[group] = ConfigDict()
                 if not isinstance(there.get(group), ConfigDict):
-                    raise RunError(f'{self.config_path}: damaged (expected a group of fields {group!r})')
+                    raise RunError(
+                        f'{self.config_path}: damaged (expected a group of fields {group!r})'
+                    )
                 there = there[group]
             if field not in there:
                 there[field] = value
@@ -97,8 +149,12 @@ class Run:
         """Raises RunError where the directory has a format that this version does not read."""
         found = _read_json(self.path / 'lineage.json')
         if found.get('format') != FORMAT:
-            raise RunError(f'{self.path}: a run directory of format {found.get("format")}; this version reads {FORMAT}')
-        lacking = [name for name in ('config_hash', 'data_hash', 'tokenizer_hash') if name not in found]
+            raise RunError(
+                f'{self.path}: a run directory of format {found.get("format")}; this version reads {FORMAT}'
+            )
+        lacking = [
+            name for name in ('config_hash', 'data_hash', 'tokenizer_hash') if name not in found
+        ]
         if lacking:
             raise RunError(f'{self.path / "lineage.json"}: damaged (it lacks {", ".join(lacking)})')
         return found
@@ -114,7 +170,9 @@ class Run:
         return found
 
     def write_rollbacks(self, found: list[dict]) -> None:
-        write_atomically(self.rollbacks_path, json.dumps({'rollbacks': found, 'check': _check_of(found)}))
+        write_atomically(
+            self.rollbacks_path, json.dumps({'rollbacks': found, 'check': _check_of(found)})
+        )
 
     def tokenizer(self) -> tokenizers.Tokenizer:
         """Raises RunError where it is damaged, DataError where it is missing or no tokenizer."""
@@ -125,7 +183,9 @@ class Run:
     def _check(self, path, name: str, now: str) -> None:
         then = self.lineage()[name]
         if then != now:
-            raise RunError(f'{path}: damaged, or of another run: {name} is {now[:12]}, lineage.json says {str(then)[:12]}; restore that file')
+            raise RunError(
+                f'{path}: damaged, or of another run: {name} is {now[:12]}, lineage.json says {str(then)[:12]}; restore that file'
+            )
 
 
 def _check_of(found) -> str:
@@ -146,7 +206,7 @@ def _read_json(path: epath.Path) -> dict:
 def write_atomically(path: epath.Path, data: bytes | str) -> None:
     """A reader, or a crash, finds the old file or the new one, never half of it."""
     temporary = path.parent / f'.{path.name}.{os.getpid()}'
-    temporary.unlink(missing_ok=True)            # it may be a link, left by whoever made the directory
+    temporary.unlink(missing_ok=True)  # it may be a link, left by whoever made the directory
     temporary.write_bytes(data.encode() if isinstance(data, str) else data)
     temporary.replace(path)
 
@@ -165,13 +225,21 @@ def flat(config, prefix: str = '') -> dict:
 def differences(old, new, ignore: tuple[str, ...] = ()) -> list[str]:
     """'config.a.b: old -> new' for each field that differs, those that begin with an entry of `ignore` left out."""
     a, b = flat(old), flat(new)
-    return [f'config.{k}: {a.get(k, "absent")!r} -> {b.get(k, "absent")!r}' for k in sorted({*a, *b})
-            if a.get(k, '\0') != b.get(k, '\0') and not any(k == i or (i.endswith('.') and k.startswith(i)) for i in ignore)]
+    return [
+        f'config.{k}: {a.get(k, "absent")!r} -> {b.get(k, "absent")!r}'
+        for k in sorted({*a, *b})
+        if a.get(k, '\0') != b.get(k, '\0')
+        and not any(k == i or (i.endswith('.') and k.startswith(i)) for i in ignore)
+    ]
 
 
 def config_hash(config) -> str:
     """Of the fields that determine the result."""
-    kept = {k: v for k, v in flat(config).items() if not any(k.startswith(h) for h in HARMLESS) and YOUNGER.get(k, '\0') != v}
+    kept = {
+        k: v
+        for k, v in flat(config).items()
+        if not any(k.startswith(h) for h in HARMLESS) and YOUNGER.get(k, '\0') != v
+    }
     return _check_of(kept)
 
 
@@ -202,14 +270,21 @@ def _mend(run: Run, config, tokenizer) -> None:
         except (RunError, DataError) as error:
             found, content = now()
             if found != run.lineage().get(what):
-                raise RunError(f'{error}; what this command gives is another one: restore {path.name}, or choose another --run') from None
+                raise RunError(
+                    f'{error}; what this command gives is another one: restore {path.name}, or choose another --run'
+                ) from None
             write_atomically(path, content)
-            _LOG.warning('%s; written anew from this command: its hash is the one in lineage.json', error)
+            _LOG.warning(
+                '%s; written anew from this command: its hash is the one in lineage.json', error
+            )
 
     def trained():
         made = tokenizer()
         return made.hash, made.proto
-    renew(run.config_path, run.config, 'config_hash', lambda: (config_hash(config), _as_json(config)))
+
+    renew(
+        run.config_path, run.config, 'config_hash', lambda: (config_hash(config), _as_json(config))
+    )
     renew(run.tokenizer_path, run.tokenizer, 'tokenizer_hash', trained)
 
 
@@ -217,8 +292,10 @@ def check_resumable(run: Run, config) -> None:
     """Raises RunError where `config` would change the result of a started run; names each field."""
     changed = differences(run.config(), config, HARMLESS)
     if changed:
-        raise RunError(f'{run.path}: was started with another config and would not give its result; choose another --run or '
-                       f'undo {"; ".join(changed)}')
+        raise RunError(
+            f'{run.path}: was started with another config and would not give its result; choose another --run or '
+            f'undo {"; ".join(changed)}'
+        )
 
 
 def _as_json(config) -> str:
@@ -243,10 +320,28 @@ def cores() -> int:
 
 def lineage(config, store, tokenizer, parent: dict | None) -> dict:
     """What a result depends on: parent, hashes, versions, and the cores, which XLA:CPU's bits depend on."""
-    versions = {p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'orbax-checkpoint', 'numpy',
-                                                           'sentencepiece', 'grain')}
-    return dict(format=FORMAT, parent=parent, config_hash=config_hash(config), data_hash=store.hash, tokenizer_hash=tokenizer.hash,
-                versions={'python': platform.python_version(), **versions}, cores=cores())
+    versions = {
+        p: importlib.metadata.version(p)
+        for p in (
+            'jax',
+            'jaxlib',
+            'flax',
+            'optax',
+            'orbax-checkpoint',
+            'numpy',
+            'sentencepiece',
+            'grain',
+        )
+    }
+    return dict(
+        format=FORMAT,
+        parent=parent,
+        config_hash=config_hash(config),
+        data_hash=store.hash,
+        tokenizer_hash=tokenizer.hash,
+        versions={'python': platform.python_version(), **versions},
+        cores=cores(),
+    )
 
 
 def check_lineage(run: Run, now: dict) -> None:
@@ -255,12 +350,18 @@ def check_lineage(run: Run, now: dict) -> None:
     then = run.lineage()
     for what in ('data_hash', 'tokenizer_hash'):
         if then.get(what) != now[what]:
-            raise RunError(f'{run.path}: {what} is {now[what][:12]}, the run was started with {str(then.get(what))[:12]}; '
-                           f'the text has changed')
+            raise RunError(
+                f'{run.path}: {what} is {now[what][:12]}, the run was started with {str(then.get(what))[:12]}; '
+                f'the text has changed'
+            )
     for what in ('versions', 'cores'):
         if then.get(what) != now[what]:
-            _LOG.warning('%s differ from when the run was started (%s, now %s): it goes on to rounding, not bit for bit',
-                            what, then.get(what), now[what])
+            _LOG.warning(
+                '%s differ from when the run was started (%s, now %s): it goes on to rounding, not bit for bit',
+                what,
+                then.get(what),
+                now[what],
+            )
 
 
 @contextlib.contextmanager
@@ -270,13 +371,16 @@ def in_use(run: Run):
         yield
         return
     import fcntl
+
     _check_links(run)
     with open(run.path / '.lock', 'a') as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RunError(f'{run.path}: another process trains in this directory; wait for it, or choose another --run') from None
-        except OSError:                          # a file system without locks
+            raise RunError(
+                f'{run.path}: another process trains in this directory; wait for it, or choose another --run'
+            ) from None
+        except OSError:  # a file system without locks
             pass
         yield
 
@@ -286,8 +390,10 @@ def _check_links(run: Run) -> None:
     here = pathlib.Path(run.path).resolve()
     for path in (*here.iterdir(), *(here / 'checkpoints').glob('*')):
         if path.is_symlink() and not path.resolve().is_relative_to(here):
-            raise RunError(f'{path}: a link to {path.resolve()}, outside the run directory, where nothing is written; put what it leads to '
-                           f'in its place')
+            raise RunError(
+                f'{path}: a link to {path.resolve()}, outside the run directory, where nothing is written; put what it leads to '
+                f'in its place'
+            )
 
 
 @contextlib.contextmanager
@@ -299,9 +405,15 @@ def room_in(run: Run):
         if not _is_full(error):
             raise
         whole = run.steps()
-        free = '' if '://' in os.fspath(run.path) else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
-        raise NoRoom(f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
-                     f'Make room: the same command then goes on from there') from None
+        free = (
+            ''
+            if '://' in os.fspath(run.path)
+            else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
+        )
+        raise NoRoom(
+            f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
+            f'Make room: the same command then goes on from there'
+        ) from None
 
 
 def _is_full(error: BaseException | None) -> bool:
@@ -309,7 +421,10 @@ def _is_full(error: BaseException | None) -> bool:
     while error is not None:
         if getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             return True
-        if any(words in str(error) for words in ('No space left on device', 'Disk quota exceeded', 'File too large')):
+        if any(
+            words in str(error)
+            for words in ('No space left on device', 'Disk quota exceeded', 'File too large')
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False

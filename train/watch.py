@@ -1,4 +1,5 @@
 """What watches over a training process: signals that tell it to end, and a clock that ends it when nothing moves."""
+
 import faulthandler
 import os
 import signal
@@ -29,7 +30,7 @@ class Signals:
         self.before: dict = {}
 
     def __enter__(self):
-        if threading.current_thread() is threading.main_thread():       # no other may set handlers
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
             taken = SIGNALS if self.alone else (signal.SIGINT,)
             self.before = {number: signal.signal(number, self._told) for number in taken}
         return self
@@ -82,13 +83,17 @@ class Watchdog:
         woke = time.monotonic()
         while not self.done.wait(tick):
             late = time.monotonic() - woke - tick
-            if late > tick:                     # the whole process stood still (Ctrl-Z, a paused machine), not its main thread
+            if (
+                late > tick
+            ):  # the whole process stood still (Ctrl-Z, a paused machine), not its main thread
                 self.last += late
             woke = time.monotonic()
             quiet = woke - self.last
             if quiet > self.seconds:
                 faulthandler.dump_traceback(all_threads=True)
-                message = (f'{self.name}: no progress for {quiet:.0f} s after step {self.step} (config.log.stall is {self.seconds:g}); '
-                           f'above is where each thread stands. The same command goes on from the newest checkpoint')
+                message = (
+                    f'{self.name}: no progress for {quiet:.0f} s after step {self.step} (config.log.stall is {self.seconds:g}); '
+                    f'above is where each thread stands. The same command goes on from the newest checkpoint'
+                )
                 print(printable(f'error: {message}'), file=sys.stderr, flush=True)
                 distributed.end_all(STALLED, message)

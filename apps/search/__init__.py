@@ -6,4 +6,4 @@ engine.py joins them, show.py prints and judged.py measures.
 
 MODES = ('hybrid', 'semantic', 'lexical')
 FUSIONS = ('scores', 'ranks')
-WEIGHT = 0.1        # of meaning beside words where none is asked for: small, since words alone find more than a small model does
+WEIGHT = 0.1  # of meaning beside words where none is asked for: small, since words alone find more than a small model does

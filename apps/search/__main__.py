@@ -8,6 +8,7 @@ index: text, Markdown, source code, HTML, JSON lines (a record each, its id in `
 what the index already holds. Run it again after changes: only changed files are embedded. A further PATH is added, --remove takes one out.
 query: without words it reads queries from stdin, one a line.
 """
+
 import json
 import os
 import signal
@@ -28,47 +29,104 @@ COMMANDS = ('index', 'query', 'eval')
 
 def define_flags() -> None:
     flags.DEFINE_string('index', '', 'Folder of the index')
-    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index')
+    flags.DEFINE_string(
+        'run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index'
+    )
     flags.DEFINE_bool('progress', None, 'Show progress bars. Default: on a terminal')
-    flags.DEFINE_integer('chunk', None, "index: tokens of a chunk at most. Default: 256, or what the run was trained with", lower_bound=32)
-    flags.DEFINE_integer('overlap', None, 'index: tokens that a chunk shares with the one before. Default: an eighth of a chunk', lower_bound=0)
-    flags.DEFINE_string('pooling', None, 'index: mean, last, weighted, bag or bag+mean. Default: as the run was trained')
-    flags.DEFINE_integer('size', None, 'index: leading dimensions of vectors that are kept. Default: all', lower_bound=1)
-    flags.DEFINE_string('text_field', None, 'index: which field of a JSON record holds the text. Default: text')
-    flags.DEFINE_string('language', None, 'index: whose endings of words do not count (Snowball), or none. Default: english')
-    flags.DEFINE_multi_string('remove', [], 'index: take out this file or folder; may be given again')
+    flags.DEFINE_integer(
+        'chunk',
+        None,
+        'index: tokens of a chunk at most. Default: 256, or what the run was trained with',
+        lower_bound=32,
+    )
+    flags.DEFINE_integer(
+        'overlap',
+        None,
+        'index: tokens that a chunk shares with the one before. Default: an eighth of a chunk',
+        lower_bound=0,
+    )
+    flags.DEFINE_string(
+        'pooling',
+        None,
+        'index: mean, last, weighted, bag or bag+mean. Default: as the run was trained',
+    )
+    flags.DEFINE_integer(
+        'size',
+        None,
+        'index: leading dimensions of vectors that are kept. Default: all',
+        lower_bound=1,
+    )
+    flags.DEFINE_string(
+        'text_field', None, 'index: which field of a JSON record holds the text. Default: text'
+    )
+    flags.DEFINE_string(
+        'language',
+        None,
+        'index: whose endings of words do not count (Snowball), or none. Default: english',
+    )
+    flags.DEFINE_multi_string(
+        'remove', [], 'index: take out this file or folder; may be given again'
+    )
     flags.DEFINE_enum('mode', 'hybrid', MODES, 'query, eval: by meaning, by words (BM25), or both')
-    flags.DEFINE_float('weight', WEIGHT, 'query, eval: of meaning in --mode=hybrid; words have the rest of 1. Try some with eval',
-                       lower_bound=0, upper_bound=1)
-    flags.DEFINE_enum('fusion', 'scores', FUSIONS, 'query, eval: what --mode=hybrid adds up, weighted scores or reciprocal ranks')
-    flags.DEFINE_integer('k', 10, 'query: results; in --mode=hybrid of the best 1,000 by meaning and by words', lower_bound=1)
+    flags.DEFINE_float(
+        'weight',
+        WEIGHT,
+        'query, eval: of meaning in --mode=hybrid; words have the rest of 1. Try some with eval',
+        lower_bound=0,
+        upper_bound=1,
+    )
+    flags.DEFINE_enum(
+        'fusion',
+        'scores',
+        FUSIONS,
+        'query, eval: what --mode=hybrid adds up, weighted scores or reciprocal ranks',
+    )
+    flags.DEFINE_integer(
+        'k',
+        10,
+        'query: results; in --mode=hybrid of the best 1,000 by meaning and by words',
+        lower_bound=1,
+    )
     flags.DEFINE_bool('json', False, 'query, eval: one JSON object a line')
-    flags.DEFINE_multi_string('path', [], "query: only files that match, or are in this folder, like 'docs/*.md' or docs; may be given again")
+    flags.DEFINE_multi_string(
+        'path',
+        [],
+        "query: only files that match, or are in this folder, like 'docs/*.md' or docs; may be given again",
+    )
     flags.DEFINE_string('queries', '', 'eval: queries.jsonl of BEIR, {"_id", "text"} a line')
     flags.DEFINE_string('qrels', '', 'eval: judgements of BEIR or TREC')
-    flags.DEFINE_string('out', '', 'eval: write a TREC run file here, and the judgements beside it as OUT.qrels; spaces of ids become %20')
+    flags.DEFINE_string(
+        'out',
+        '',
+        'eval: write a TREC run file here, and the judgements beside it as OUT.qrels; spaces of ids become %20',
+    )
 
 
 def index(folder: Folder, paths: list[str], progress: bool) -> None:
     from apps.search.reader import Reader
     from apps.search.update import Update
+
     f, made = flags.FLAGS, (folder.manifest() or {}).get('made', {})
     run = Run.parse(f.run or (f'{made["run"]}@{made["step"]}' if made else ''))
-    reader = Reader(run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0), folder.path, made)
+    reader = Reader(
+        run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0), folder.path, made
+    )
     settings = {name: f[name].value for name in ('chunk', 'overlap', 'text_field', 'language')}
     print(printable(Update(folder, reader, settings, progress).run(paths, f.remove)))
 
 
 def _engine(folder: Folder):
     from apps.search.engine import Engine
+
     f = flags.FLAGS
     return Engine(folder, f.run, f.weight, f.fusion)
 
 
 def query(folder: Folder, words: list[str]) -> None:
     from apps.search import show
+
     f, engine = flags.FLAGS, _engine(folder)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)        # `| head`
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head`
     terminal = sys.stdin.isatty() and not words
     if not words and hasattr(sys.stdin, 'reconfigure'):
         sys.stdin.reconfigure(errors='replace')
@@ -80,7 +138,12 @@ def query(folder: Folder, words: list[str]) -> None:
     for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
         if text.strip():
             hits = engine.search(text.strip(), f.k, f.mode, f.path)
-            print(show.as_json(text.strip(), f.mode, hits) if f.json else show.told(hits, sys.stdout.isatty()), flush=True)
+            print(
+                show.as_json(text.strip(), f.mode, hits)
+                if f.json
+                else show.told(hits, sys.stdout.isatty()),
+                flush=True,
+            )
 
 
 def _line(terminal: bool) -> str:
@@ -91,28 +154,40 @@ def _line(terminal: bool) -> str:
 
 def evaluate(folder: Folder, progress: bool) -> None:
     from apps.search import judged
+
     f = flags.FLAGS
     if not (f.queries and f.qrels):
         raise RunError('eval expects --queries and --qrels')
     out = f.out and os.path.expanduser(f.out)
     for path in (out, f'{out}.qrels') if out else ():
         if os.path.exists(path):
-            raise RunError(f'--out={f.out}: {"" if path == out else f"{path} "}is there already; nothing is written over it')
+            raise RunError(
+                f'--out={f.out}: {"" if path == out else f"{path} "}is there already; nothing is written over it'
+            )
     if out and not os.path.isdir(os.path.dirname(out) or '.'):
         raise RunError(f'--out={f.out}: {os.path.dirname(out)} is no directory')
     found = judged.measure(_engine(folder), f.queries, f.qrels, f.mode, out, progress)
     if f.json:
         print(json.dumps(found))
         return
-    print(f'{found.pop("queries")} queries, {f.mode}; judged documents that are not indexed: {found.pop("lacking")}')
-    print('\n'.join(f'{name:8}{mean:.4f}  [{low:.4f}, {high:.4f}]' for name, (mean, low, high) in found.items()))
+    print(
+        f'{found.pop("queries")} queries, {f.mode}; judged documents that are not indexed: {found.pop("lacking")}'
+    )
+    print(
+        '\n'.join(
+            f'{name:8}{mean:.4f}  [{low:.4f}, {high:.4f}]'
+            for name, (mean, low, high) in found.items()
+        )
+    )
 
 
 def main(words: list[str]) -> None:
     f = flags.FLAGS
     command, *words = words or ['']
     if command not in COMMANDS:
-        raise RunError(f'{command or "no command"}: {nearest(command, COMMANDS)}; python -m apps.search --help')
+        raise RunError(
+            f'{command or "no command"}: {nearest(command, COMMANDS)}; python -m apps.search --help'
+        )
     folder = Folder(f.index)
     progress = sys.stderr.isatty() if f.progress is None else f.progress
     if words and command == 'eval':

@@ -2,6 +2,7 @@
 
 A cut has one of four strengths: 3 after a paragraph, 2 after a line or sentence, 1 after a word, 0 inside a word, where nothing else is left.
 """
+
 import itertools
 import re
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 # A word with the space before it; what is longer than 24 characters without a space (a URL, base64, or text of a script without spaces) is several.
 _WORD = re.compile(r'\s*+(?:[^\s。！？]{1,24}+[。！？]*+|[。！？]++)')
 _SENTENCE = re.compile(r'[.!?…:;][\'")\]»”’]*$')
-_KEPT = 500_000     # words whose tokens are remembered
+_KEPT = 500_000  # words whose tokens are remembered
 
 
 class Splitter:
@@ -23,18 +24,26 @@ class Splitter:
       overlap: tokens at the end of a chunk that the next begins with, at most: whole sentences where they fit.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Sequence[Sequence[int]]], most: int, overlap: int = 0):
-        self._encode, self._most, self._overlap = encode, most - 3, overlap     # two marks, and a space that encoding puts before a text
+    def __init__(
+        self, encode: Callable[[list[str]], Sequence[Sequence[int]]], most: int, overlap: int = 0
+    ):
+        self._encode, self._most, self._overlap = (
+            encode,
+            most - 3,
+            overlap,
+        )  # two marks, and a space that encoding puts before a text
         self._known: dict[str, int] = {}
 
     def chunks(self, text: str) -> list[tuple[int, int]]:
         """(first character, end) of each chunk, without space around it."""
         begins, ends, tokens, strengths = self._words(text)
-        before = np.concatenate([[0], np.cumsum(tokens)])           # tokens before each word, and in all
+        before = np.concatenate([[0], np.cumsum(tokens)])  # tokens before each word, and in all
         cuts = [np.flatnonzero(strengths >= least) + 1 for least in (3, 2, 1)]
         found, first = [], 0
         while first < len(ends):
-            last = max(first + 1, int(np.searchsorted(before, before[first] + self._most, 'right')) - 1)
+            last = max(
+                first + 1, int(np.searchsorted(before, before[first] + self._most, 'right')) - 1
+            )
             if last < len(ends):
                 half = int(np.searchsorted(before, before[first] + self._most / 2))
                 for least, places in zip((half, half, first), cuts):
@@ -46,8 +55,16 @@ class Splitter:
             if last >= len(ends):
                 break
             back = int(np.searchsorted(before, before[last] - self._overlap))
-            sentence = cuts[1][np.searchsorted(cuts[1], back)] if len(cuts[1]) and back <= cuts[1][-1] else last
-            word = cuts[2][np.searchsorted(cuts[2], back)] if len(cuts[2]) and back <= cuts[2][-1] else last
+            sentence = (
+                cuts[1][np.searchsorted(cuts[1], back)]
+                if len(cuts[1]) and back <= cuts[1][-1]
+                else last
+            )
+            word = (
+                cuts[2][np.searchsorted(cuts[2], back)]
+                if len(cuts[2]) and back <= cuts[2][-1]
+                else last
+            )
             first = max(first + 1, min(last, int(sentence if sentence < last else word)))
         return found
 
@@ -59,9 +76,11 @@ class Splitter:
         ends = np.fromiter(itertools.accumulate(map(len, words)), np.int64, len(words))
         sizes = np.diff(ends, prepend=0)
         space, end = codes & 3, codes >> 2 & 3
-        follows = np.append(space[1:], 3)[:len(words)]
-        strengths = np.where((end == 2) | (end == 1) & (follows > 0), np.maximum(follows, 2), follows)
-        return ends - sizes + (codes >> 4 & 0xffff), ends, codes >> 20, strengths
+        follows = np.append(space[1:], 3)[: len(words)]
+        strengths = np.where(
+            (end == 2) | (end == 1) & (follows > 0), np.maximum(follows, 2), follows
+        )
+        return ends - sizes + (codes >> 4 & 0xFFFF), ends, codes >> 20, strengths
 
     def _learn(self, words: list[str]) -> None:
         """Tokens never go over a space, so that the tokens of a text are those of its words, and most words come again and again."""
@@ -70,15 +89,19 @@ class Splitter:
         new = list({word for word in words if word not in self._known})
         for word, ids in zip(new, self._encode(new)):
             body = word.lstrip()
-            space = word[:len(word) - len(body)]
+            space = word[: len(word) - len(body)]
             strength = 3 if space.count('\n') > 1 else 2 if '\n' in space else 1 if space else 0
             end = 2 if body[-1] in '。！？' else 1 if _SENTENCE.search(body) else 0
-            self._known[word] = len(ids) << 20 | min(len(space), 0xffff) << 4 | end << 2 | strength
+            self._known[word] = len(ids) << 20 | min(len(space), 0xFFFF) << 4 | end << 2 | strength
 
 
 def passages(text: str, most: int) -> list[tuple[int, int]]:
     """(first character, end) of the windows of a chunk: from the begin of each sentence on as many whole ones as fit into `most` words, or one."""
     begins, ends, _, strengths = Splitter(lambda words: [(0,)] * len(words), most)._words(text)
     cuts = np.unique([0, *(np.flatnonzero(strengths >= 2) + 1), len(ends)])
-    lasts = np.maximum(np.searchsorted(cuts, cuts[:-1] + most, 'right') - 1, np.arange(1, len(cuts)))
-    return [(int(begins[first]), int(ends[cuts[last] - 1])) for first, last in zip(cuts[:-1], lasts)]
+    lasts = np.maximum(
+        np.searchsorted(cuts, cuts[:-1] + most, 'right') - 1, np.arange(1, len(cuts))
+    )
+    return [
+        (int(begins[first]), int(ends[cuts[last] - 1])) for first, last in zip(cuts[:-1], lasts)
+    ]

@@ -1,4 +1,5 @@
 """Answers from an index: chunks by meaning, by words, or by both, each with the passage of it that is nearest to the query."""
+
 import dataclasses
 import functools
 import glob
@@ -18,17 +19,18 @@ from train.errors import RunError
 from train.runs import Run
 
 _AMONG = 'IN (SELECT value FROM json_each(?))'
-_FEW = 20_000       # chunks of the files that are asked for, at most, that are compared one by one
-_AT_LEAST = 64      # vectors that the graph is asked for: their order by float16 is a rough one
-_FUSED = 1000       # places of each ranking that count in a hybrid one, however many are asked for: so that all see the same one
-_PASSAGE = 24       # words of a passage, of whole sentences
-_WINDOW = 48        # tokens that it is judged by: all of one length, so that they are one compilation
+_FEW = 20_000  # chunks of the files that are asked for, at most, that are compared one by one
+_AT_LEAST = 64  # vectors that the graph is asked for: their order by float16 is a rough one
+_FUSED = 1000  # places of each ranking that count in a hybrid one, however many are asked for: so that all see the same one
+_PASSAGE = 24  # words of a passage, of whole sentences
+_WINDOW = 48  # tokens that it is judged by: all of one length, so that they are one compilation
 
 
 @dataclasses.dataclass(frozen=True)
 class Hit:
     """A chunk: of the file `path`, of lines `line` to `end_line` (pages, in a PDF) and characters `start` to `end`; `record`: its id or None.
     `passage`: (first character, end) in `text`."""
+
     path: str
     record: str | None
     line: int
@@ -51,20 +53,30 @@ class Engine:
       RunError: no index there, or a damaged one; or the run is not the one that made it.
     """
 
-    def __init__(self, folder: Folder, run: str = '', weight: float = WEIGHT, fusion: str = FUSIONS[0]):
+    def __init__(
+        self, folder: Folder, run: str = '', weight: float = WEIGHT, fusion: str = FUSIONS[0]
+    ):
         self.folder, self._run, self._weight, self._fusion = folder, run, weight, fusion
         while True:
             self.manifest, self._db = folder.open()
             try:
-                self._lexical = self._whole('lexical', lambda: lexical.Lexical(folder.part(self.manifest, 'lexical')))
-                self._graph = self._whole('vectors', lambda: vectors.view(folder.part(self.manifest, 'vectors')))
+                self._lexical = self._whole(
+                    'lexical', lambda: lexical.Lexical(folder.part(self.manifest, 'lexical'))
+                )
+                self._graph = self._whole(
+                    'vectors', lambda: vectors.view(folder.part(self.manifest, 'vectors'))
+                )
                 break
             except RunError:
-                if folder.manifest() == self.manifest:       # else a newer state has just taken its place
+                if (
+                    folder.manifest() == self.manifest
+                ):  # else a newer state has just taken its place
                     raise
         self._words = lexical.Words(self.manifest['settings']['language'])
         self._reader: Reader | None = None
-        self._vector = functools.lru_cache(1)(lambda query: self.reader.embed(self.reader.encode([query], self.reader.trained))[0])
+        self._vector = functools.lru_cache(1)(
+            lambda query: self.reader.embed(self.reader.encode([query], self.reader.trained))[0]
+        )
 
     def search(self, query: str, count: int, mode: str, paths: list[str]) -> list[Hit]:
         """The best chunks, best first; of files that one of `paths` names or, as a glob pattern, matches, or the folder of which it does: a whole name,
@@ -72,9 +84,14 @@ class Engine:
         found = self.rank(query, count, mode, paths)
         wanted = self._chunks('name, record, line, end_line, start, "end", text', found)
         passages = self._passages(query, mode, [wanted[key][-1] for key, _ in found])
-        return [Hit(*wanted[key][:-1], score, wanted[key][-1], passage) for (key, score), passage in zip(found, passages)]
+        return [
+            Hit(*wanted[key][:-1], score, wanted[key][-1], passage)
+            for (key, score), passage in zip(found, passages)
+        ]
 
-    def rank(self, query: str, count: int, mode: str, paths: list[str] = ()) -> list[tuple[int, float]]:
+    def rank(
+        self, query: str, count: int, mode: str, paths: list[str] = ()
+    ) -> list[tuple[int, float]]:
         """(id of a chunk, score), best first: the cosine of the angle to the query, BM25, or a sum of both over the best 1,000 of each, of which there are
         at most 2,000: the weighted one of scores moved to 0 .. 1, or that of reciprocal ranks."""
         where, names = self._where(paths)
@@ -95,7 +112,13 @@ class Engine:
 
     def lacking(self, documents: set[str]) -> int:
         """How many of these documents are not indexed."""
-        return len(documents - {name for name, in self._rows('SELECT record FROM chunks UNION SELECT name FROM files')})
+        return len(
+            documents
+            - {
+                name
+                for (name,) in self._rows('SELECT record FROM chunks UNION SELECT name FROM files')
+            }
+        )
 
     @property
     def reader(self) -> Reader:
@@ -103,12 +126,24 @@ class Engine:
         if self._reader is None:
             made = self.manifest['made']
             try:
-                self._reader = Reader(Run.parse(self._run or f'{made["run"]}@{made["step"]}'), made['pooling'], made['size'], self.folder.path, made)
+                self._reader = Reader(
+                    Run.parse(self._run or f'{made["run"]}@{made["step"]}'),
+                    made['pooling'],
+                    made['size'],
+                    self.folder.path,
+                    made,
+                )
             except Other:
                 raise
             except RunError as error:
-                raise error if self._run else RunError(f'{error}: the run that {self.folder.path} was indexed with; --run says where it is now, and '
-                                                       f'--mode=lexical needs none') from None
+                raise (
+                    error
+                    if self._run
+                    else RunError(
+                        f'{error}: the run that {self.folder.path} was indexed with; --run says where it is now, and '
+                        f'--mode=lexical needs none'
+                    )
+                ) from None
             check_same(self.folder.path, made, self._reader.made)
         return self._reader
 
@@ -116,7 +151,15 @@ class Engine:
         """Does something with a part of the index; raises RunError in place of whatever it raises where it is damaged."""
         try:
             return work()
-        except (RuntimeError, ValueError, OSError, LookupError, TypeError, MemoryError, OverflowError) as error:
+        except (
+            RuntimeError,
+            ValueError,
+            OSError,
+            LookupError,
+            TypeError,
+            MemoryError,
+            OverflowError,
+        ) as error:
             raise self.folder.damaged(f'{part}: {" ".join(str(error).split())}') from None
 
     def _rows(self, sql: str, *values) -> list[tuple]:
@@ -127,9 +170,16 @@ class Engine:
 
     def _chunks(self, columns: str, found: list[tuple[int, float]]) -> dict[int, list]:
         """{id: these columns} of ranked chunks."""
-        rows = {key: rest for key, *rest in self._rows(
-            f'SELECT chunks.id, {columns} FROM chunks JOIN files ON file = files.id WHERE chunks.id {_AMONG}', json.dumps([key for key, _ in found]))}
-        if len(rows) < len(found):                          # the graph may name some that are gone, and they are passed over
+        rows = {
+            key: rest
+            for key, *rest in self._rows(
+                f'SELECT chunks.id, {columns} FROM chunks JOIN files ON file = files.id WHERE chunks.id {_AMONG}',
+                json.dumps([key for key, _ in found]),
+            )
+        }
+        if len(rows) < len(
+            found
+        ):  # the graph may name some that are gone, and they are passed over
             raise self.folder.damaged('lexical: it names chunks that there are not, or one twice')
         return rows
 
@@ -137,34 +187,69 @@ class Engine:
         """The condition that a chunk's file is one of those asked for, and its values. Raises RunError where none is."""
         conditions, names = [], []
         for path in paths:
-            name, end = 'name' if path.endswith('/') else "name || '/'", os.path.normpath(path)           # with the '/' a file is like a folder
-            conditions.append(f'{name} GLOB ? OR {name} GLOB ? OR instr({name}, ?) = 1 OR instr({name}, ?)')
-            names += [name_of(os.path.join(glob.escape(os.getcwd()), path)).rstrip('/') + '/*', f'*/{end}/*', name_of(path).rstrip('/') + '/', f'/{end}/']
+            name, end = (
+                'name' if path.endswith('/') else "name || '/'",
+                os.path.normpath(path),
+            )  # with the '/' a file is like a folder
+            conditions.append(
+                f'{name} GLOB ? OR {name} GLOB ? OR instr({name}, ?) = 1 OR instr({name}, ?)'
+            )
+            names += [
+                name_of(os.path.join(glob.escape(os.getcwd()), path)).rstrip('/') + '/*',
+                f'*/{end}/*',
+                name_of(path).rstrip('/') + '/',
+                f'/{end}/',
+            ]
         where = f'file IN (SELECT id FROM files WHERE {" OR ".join(conditions)})' if names else '1'
         if names and not self._rows(f'SELECT 1 FROM chunks WHERE {where} LIMIT 1', *names):
-            raise RunError(f'--path={" --path=".join(paths)}: matches no file that is indexed; expected a pattern like \'docs/*.md\'')
+            raise RunError(
+                f"--path={' --path='.join(paths)}: matches no file that is indexed; expected a pattern like 'docs/*.md'"
+            )
         return where, names
 
-    def _semantic(self, query: str, count: int, where: str, names: list[str]) -> list[tuple[int, float]]:
+    def _semantic(
+        self, query: str, count: int, where: str, names: list[str]
+    ) -> list[tuple[int, float]]:
         """From the graph, where some are gone or of other files, more and more until there are `count`; from few all of them."""
         vector, most = self._vector(query), len(self._graph)
-        chosen = f'SELECT chunks.id, data FROM chunks JOIN vectors ON vector = vectors.id WHERE {where}'
+        chosen = (
+            f'SELECT chunks.id, data FROM chunks JOIN vectors ON vector = vectors.id WHERE {where}'
+        )
         asked = min(max(_AT_LEAST, 2 * count), most)
         if names and self._rows(f'SELECT count(*) FROM chunks WHERE {where}', *names)[0][0] <= _FEW:
             found = self._rows(chosen, *names)
         else:
             while True:
-                near = self._whole('vectors', lambda: vectors.nearest(self._graph, vector, asked)) if asked else []
+                near = (
+                    self._whole('vectors', lambda: vectors.nearest(self._graph, vector, asked))
+                    if asked
+                    else []
+                )
                 found = self._rows(f'{chosen} AND vectors.id {_AMONG}', *names, json.dumps(near))
                 if len(found) >= count or asked == most:
                     break
                 asked = min(4 * asked, most)
         scores = vectors.cosines([data for _, data in found], vector)
-        return sorted(((key, float(score)) for (key, _), score in zip(found, scores)), key=lambda one: (-one[1], one[0]))[:count]
+        return sorted(
+            ((key, float(score)) for (key, _), score in zip(found, scores)),
+            key=lambda one: (-one[1], one[0]),
+        )[:count]
 
-    def _lexically(self, query: str, count: int, where: str, names: list[str]) -> list[tuple[int, float]]:
-        terms = [key for key, in self._rows('SELECT terms.id FROM json_each(?) JOIN terms ON term = value', json.dumps(self._words(query)))]
-        allowed = np.array(self._rows(f'SELECT id FROM chunks WHERE {where} ORDER BY id', *names))[:, 0] if names else None
+    def _lexically(
+        self, query: str, count: int, where: str, names: list[str]
+    ) -> list[tuple[int, float]]:
+        terms = [
+            key
+            for (key,) in self._rows(
+                'SELECT terms.id FROM json_each(?) JOIN terms ON term = value',
+                json.dumps(self._words(query)),
+            )
+        ]
+        allowed = (
+            np.array(self._rows(f'SELECT id FROM chunks WHERE {where} ORDER BY id', *names))[:, 0]
+            if names
+            else None
+        )
         return self._whole('lexical', lambda: self._lexical.nearest(terms, count, allowed))
 
     def _passages(self, query: str, mode: str, texts: list[str]) -> list[tuple[int, int]]:
@@ -172,16 +257,24 @@ class Engine:
         found = [passages(text, _PASSAGE) for text in texts]
         if mode == 'lexical':
             wanted = set(self._words(query))
-            scores = [[lexical.closeness(self._words(text[begin:end]), wanted) for begin, end in some] for text, some in zip(texts, found)]
+            scores = [
+                [lexical.closeness(self._words(text[begin:end]), wanted) for begin, end in some]
+                for text, some in zip(texts, found)
+            ]
             return [some[score.index(max(score))] for some, score in zip(found, scores)]
         windows = [self._windows(text, some) for text, some in zip(texts, found)]
         embedded = self.reader.embed([ids for some in windows for ids in some])
         places = np.cumsum([0, *map(len, windows)])
-        scores = [embedded[first:last] @ self._vector(query) for first, last in zip(places, places[1:])]
+        scores = [
+            embedded[first:last] @ self._vector(query) for first, last in zip(places, places[1:])
+        ]
         return [some[int(np.argmax(score))] for some, score in zip(found, scores)]
 
     def _windows(self, text: str, found: list[tuple[int, int]]) -> list[list[int]]:
         """What each passage is judged by: so many tokens from its begin on, or up to the end of the text."""
         first, *body, last = self.reader.encode([text])[0]
-        places = [len(body) - max(_WINDOW - 2, len(rest) - 2) for rest in self.reader.encode([text[begin:] for begin, _ in found])]
-        return [[first, *body[max(0, at):][:_WINDOW - 2], last] for at in places]
+        places = [
+            len(body) - max(_WINDOW - 2, len(rest) - 2)
+            for rest in self.reader.encode([text[begin:] for begin, _ in found])
+        ]
+        return [[first, *body[max(0, at) :][: _WINDOW - 2], last] for at in places]

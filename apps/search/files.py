@@ -1,4 +1,5 @@
 """Files as a person has them: found once each, and read in bounded memory as parts of text that know their lines."""
+
 import codecs
 import dataclasses
 import difflib
@@ -21,14 +22,21 @@ from data import bounded, sources
 from data.records import Broken, DataError
 from model.errors import nearest
 
-_PASSED_OVER = ('__pycache__', 'node_modules')      # and what is hidden
-_BLOCK = 1 << 20        # bytes of text read at a time
-_LINE = 4 << 20         # bytes of one line
-_WHOLE = 64 << 20       # bytes of a file that is parsed as a whole: HTML, PDF
+_PASSED_OVER = ('__pycache__', 'node_modules')  # and what is hidden
+_BLOCK = 1 << 20  # bytes of text read at a time
+_LINE = 4 << 20  # bytes of one line
+_WHOLE = 64 << 20  # bytes of a file that is parsed as a whole: HTML, PDF
 # The longer ones first: they begin with the shorter.
-_MARKS = {codecs.BOM_UTF32_LE: 'utf-32-le', codecs.BOM_UTF32_BE: 'utf-32-be', codecs.BOM_UTF16_LE: 'utf-16-le', codecs.BOM_UTF16_BE: 'utf-16-be'}
+_MARKS = {
+    codecs.BOM_UTF32_LE: 'utf-32-le',
+    codecs.BOM_UTF32_BE: 'utf-32-be',
+    codecs.BOM_UTF16_LE: 'utf-16-le',
+    codecs.BOM_UTF16_BE: 'utf-16-be',
+}
 _CHARSET = re.compile(rb'<meta\s[^>]*?charset\s*=\s*["\']?\s*([\w.:-]+)', re.IGNORECASE)
-_SETTLED = 2 * 10**9    # ns: what was written later than that before it was looked at may be written again within one tick of its clock
+_SETTLED = (
+    2 * 10**9
+)  # ns: what was written later than that before it was looked at may be written again within one tick of its clock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +44,7 @@ class Part:
     """A piece of a document. `lines[i]` is the line of the file in which the i-th line of `text` stands (a page, in a PDF), or where there are `begins`
     what begins with character `begins[i]` of it; `offset` is the character of the whole document with which `text` begins; `record` is the id of a
     JSON record, which has its own lines and offsets."""
+
     text: str
     lines: Sequence[int]
     offset: int = 0
@@ -46,6 +55,7 @@ class Part:
 @dataclasses.dataclass(frozen=True)
 class File:
     """`name`: what the index knows it by; `size` in bytes and `mtime` in ns, by which an unchanged one is known (0: only by its content)."""
+
     name: str
     size: int
     mtime: int
@@ -113,7 +123,10 @@ class Walk:
         for path in roots:
             if not exists(path):
                 close = difflib.get_close_matches(os.path.basename(path), _beside(path), 1)
-                raise DataError(f'{path}: no such file or folder' + (f'; did you mean {close[0]!r}?' if close else ''))
+                raise DataError(
+                    f'{path}: no such file or folder'
+                    + (f'; did you mean {close[0]!r}?' if close else '')
+                )
         paths = roots[::-1]
         while paths:
             paths = self._visit(paths)
@@ -146,7 +159,11 @@ class Walk:
 
 def _beside(path: str) -> list[str]:
     folder = os.path.dirname(os.path.abspath(path))
-    return [name for name in os.listdir(folder) if os.path.exists(os.path.join(folder, name))] if os.access(folder, os.R_OK | os.X_OK) else []
+    return (
+        [name for name in os.listdir(folder) if os.path.exists(os.path.join(folder, name))]
+        if os.access(folder, os.R_OK | os.X_OK)
+        else []
+    )
 
 
 def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
@@ -186,7 +203,10 @@ def _utf8(file):
     """The file, or where a byte-order mark says that it is UTF-16 or UTF-32 what is in it."""
     first = file.read(4)
     file.seek(0)
-    return next((_Recoded(file, encoding) for mark, encoding in _MARKS.items() if first.startswith(mark)), file)
+    return next(
+        (_Recoded(file, encoding) for mark, encoding in _MARKS.items() if first.startswith(mark)),
+        file,
+    )
 
 
 def _whole(file) -> bytes:
@@ -203,7 +223,7 @@ def _decoded(raw: bytes, line: int) -> str:
         text = raw.decode('utf-8-sig' if line == 1 else 'utf-8')
     except UnicodeDecodeError as error:
         raise DataError(f'invalid UTF-8 in line {line + raw.count(10, 0, error.start)}') from None
-    return text.replace('\r\n', ' \n').replace('\r', '\n')          # the same number of characters
+    return text.replace('\r\n', ' \n').replace('\r', '\n')  # the same number of characters
 
 
 def _text(file) -> Iterator[Part]:
@@ -228,33 +248,74 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
                 found = bounded.parse(raw)
                 text, key = found.get(field), found.get('_id')
                 if not isinstance(text, str):
-                    raise ValueError(f'{field!r} is {text!r:.40}, expected text' + ('' if field in found else f'; {nearest(field, list(found)[:9])}'))
+                    raise ValueError(
+                        f'{field!r} is {text!r:.40}, expected text'
+                        + ('' if field in found else f'; {nearest(field, list(found)[:9])}')
+                    )
                 if isinstance(found.get('title'), str):
                     text = f'{found["title"]}\n{text}'
                 text.encode(), str(key).encode()
-            except ValueError as error:         # half of a surrogate pair among them
+            except ValueError as error:  # half of a surrogate pair among them
                 yield Broken(where, f'broken record: {error}')
             else:
-                yield Part(text.replace('\0', ' '), [number] * (text.count('\n') + 1), 0, key if key is None else str(key))
+                yield Part(
+                    text.replace('\0', ' '),
+                    [number] * (text.count('\n') + 1),
+                    0,
+                    key if key is None else str(key),
+                )
 
 
 class _Page(html.parser.HTMLParser):
     """Collects what a reader sees: `found`, (line of the file, text) of pieces that make the whole text."""
+
     HIDDEN = ('script', 'style', 'template', 'noscript', 'svg')
-    FLOWING = ('a', 'abbr', 'b', 'cite', 'code', 'del', 'dfn', 'em', 'font', 'i', 'ins', 'kbd', 'label', 'mark', 'q', 's', 'samp', 'small', 'span',
-               'strong', 'sub', 'sup', 'time', 'tt', 'u', 'var', 'wbr')      # do not end a line
+    FLOWING = (
+        'a',
+        'abbr',
+        'b',
+        'cite',
+        'code',
+        'del',
+        'dfn',
+        'em',
+        'font',
+        'i',
+        'ins',
+        'kbd',
+        'label',
+        'mark',
+        'q',
+        's',
+        'samp',
+        'small',
+        'span',
+        'strong',
+        'sub',
+        'sup',
+        'time',
+        'tt',
+        'u',
+        'var',
+        'wbr',
+    )  # do not end a line
 
     def __init__(self):
         super().__init__()
         self.found: list[tuple[int, str]] = []
-        self._now: list[tuple[int, str]] = []           # of the paragraph, as they are in the file
+        self._now: list[tuple[int, str]] = []  # of the paragraph, as they are in the file
         self._at = self._hidden = self._kept = 0
 
     def _end(self) -> None:
         """Of a paragraph, which an empty line follows; of a line where they are kept."""
         now, self._now = self._now, []
         if self._kept:
-            self.found.append((next((line for line, text in now if text.strip()), self._at), ''.join(text for _, text in now).rstrip() + '\n'))
+            self.found.append(
+                (
+                    next((line for line, text in now if text.strip()), self._at),
+                    ''.join(text for _, text in now).rstrip() + '\n',
+                )
+            )
             return
         space, before = '', len(self.found)
         for line, text in now:
@@ -294,9 +355,15 @@ def _declared(raw: bytes) -> bytes:
     """A page as UTF-8, where it declares another encoding that it is of; the declaration stands in the first 1,024 bytes (WHATWG HTML, 4.2.5.4)."""
     found = _CHARSET.search(raw[:1024])
     try:
-        name = codecs.lookup(found[1].decode()).name if found and not raw.startswith(codecs.BOM_UTF8) else 'utf-8'
-        return raw if name.startswith('utf') else raw.decode(name).encode()         # it was read as ASCII: UTF-16 it cannot be
-    except (LookupError, ValueError):           # no encoding of text, or not that of this one
+        name = (
+            codecs.lookup(found[1].decode()).name
+            if found and not raw.startswith(codecs.BOM_UTF8)
+            else 'utf-8'
+        )
+        return (
+            raw if name.startswith('utf') else raw.decode(name).encode()
+        )  # it was read as ASCII: UTF-16 it cannot be
+    except (LookupError, ValueError):  # no encoding of text, or not that of this one
         return raw
 
 
@@ -313,7 +380,8 @@ def _html(raw: bytes) -> Part:
 
 
 def _pdf(raw: bytes) -> Iterator[Part]:
-    import pypdf                                        # slow to import, and rarely needed
+    import pypdf  # slow to import, and rarely needed
+
     logging.getLogger('pypdf').setLevel(logging.CRITICAL)
     offset = 0
     try:
@@ -322,5 +390,7 @@ def _pdf(raw: bytes) -> Iterator[Part]:
             text = page.extract_text().encode(errors='replace').decode().replace('\0', ' ')
             yield Part(text, [number] * (text.count('\n') + 1), offset)
             offset += len(text)
-    except Exception as error:                          # whatever a damaged file makes the reader raise
-        raise DataError(f'broken PDF: {" ".join(str(error).split()) or type(error).__name__}') from None
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise DataError(
+            f'broken PDF: {" ".join(str(error).split()) or type(error).__name__}'
+        ) from None

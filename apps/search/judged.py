@@ -1,4 +1,5 @@
 """An index measured with judged queries, in the files of BEIR."""
+
 import pathlib
 
 from tqdm import tqdm
@@ -7,7 +8,7 @@ from apps.search.engine import Engine
 from data.records import DataError
 from evals import ranking
 
-_DEEP = 1000        # chunks that are ranked for a query; their documents are what is measured
+_DEEP = 1000  # chunks that are ranked for a query; their documents are what is measured
 
 
 def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progress: bool) -> dict:
@@ -17,13 +18,25 @@ def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progr
     texts, judged = ranking.read_queries(queries), ranking.read_qrels(qrels)
     unknown = sorted(judged.keys() - texts.keys())
     if unknown:
-        raise DataError(f'{qrels}: judges {len(unknown)} queries that {queries} lacks, the first {unknown[0]!r}')
+        raise DataError(
+            f'{qrels}: judges {len(unknown)} queries that {queries} lacks, the first {unknown[0]!r}'
+        )
     measured = {query: grades for query, grades in judged.items() if max(grades.values()) > 0}
     if not measured:
         raise DataError(f'{qrels}: no document is relevant to any query: expected grades above 0')
-    found = {query: engine.documents(texts[query], _DEEP, mode) for query in tqdm(sorted(judged), 'queries', disable=not progress, leave=False)}
+    found = {
+        query: engine.documents(texts[query], _DEEP, mode)
+        for query in tqdm(sorted(judged), 'queries', disable=not progress, leave=False)
+    }
     if out:
         ranking.write_run(pathlib.Path(out), found, f'ordem-{mode}')
         ranking.write_qrels(pathlib.Path(f'{out}.qrels'), judged)
-    measures = {name: list(ranking.with_interval(values, ranking.clusters(measured))) for name, values in ranking.measure(measured, found).items()}
-    return {'queries': len(measured), 'lacking': engine.lacking({name for grades in judged.values() for name in grades}), **measures}
+    measures = {
+        name: list(ranking.with_interval(values, ranking.clusters(measured)))
+        for name, values in ranking.measure(measured, found).items()
+    }
+    return {
+        'queries': len(measured),
+        'lacking': engine.lacking({name for grades in judged.values() for name in grades}),
+        **measures,
+    }

@@ -1,4 +1,5 @@
 """Words that a query and a chunk share: BM25 by bm25s (Lù 2024, arXiv 2407.03618), its scores memory-mapped."""
+
 import array
 import logging
 import pathlib
@@ -14,7 +15,7 @@ from model.errors import nearest
 from train.errors import RunError
 
 logging.getLogger('bm25s').setLevel(logging.WARNING)
-_WORD = re.compile(r'[^\W_]+')      # of read_csv two words
+_WORD = re.compile(r'[^\W_]+')  # of read_csv two words
 
 
 class Words:
@@ -42,18 +43,22 @@ def closeness(words: list[str], wanted: set[str]) -> tuple[int, int, int]:
     return best
 
 
-def build(texts: Iterable[str], ids: np.ndarray, words: Words, folder: pathlib.Path) -> dict[str, int]:
+def build(
+    texts: Iterable[str], ids: np.ndarray, words: Words, folder: pathlib.Path
+) -> dict[str, int]:
     """Writes the scores of chunks with these `ids` [N] into a folder. Returns the number of each term."""
     folder.mkdir()
     np.save(folder / 'ids.npy', ids, allow_pickle=False)
     if not len(ids):
         return {}
-    tokenizer = bm25s.tokenization.Tokenizer(splitter=_WORD.findall, stopwords=None, stemmer=words.stem)
+    tokenizer = bm25s.tokenization.Tokenizer(
+        splitter=_WORD.findall, stopwords=None, stemmer=words.stem
+    )
     found = [array.array('I', row) for row in tokenizer.streaming_tokenize(texts)]
     terms = tokenizer.get_vocab_dict()
     scores = bm25s.BM25(csc_backend='scipy')
     scores.index((found, terms), show_progress=False)
-    scores.vocab_dict = {}                                      # terms are looked up in the database
+    scores.vocab_dict = {}  # terms are looked up in the database
     scores.save(folder, show_progress=False)
     return terms
 
@@ -63,9 +68,13 @@ class Lexical:
 
     def __init__(self, folder: pathlib.Path):
         self.ids = np.load(folder / 'ids.npy', mmap_mode='r', allow_pickle=False)
-        self.scores = bm25s.BM25.load(folder, mmap=True, load_vocab=False) if len(self.ids) else None
+        self.scores = (
+            bm25s.BM25.load(folder, mmap=True, load_vocab=False) if len(self.ids) else None
+        )
 
-    def nearest(self, terms: list[int], count: int, allowed: np.ndarray | None) -> list[tuple[int, float]]:
+    def nearest(
+        self, terms: list[int], count: int, allowed: np.ndarray | None
+    ) -> list[tuple[int, float]]:
         """(id, score) of the best chunks that have one of the terms, best first, of equal ones the lower id first; of those `allowed` (ids, ascending)
         only. A term that is there twice counts twice."""
         if not terms or self.scores is None:
@@ -75,4 +84,6 @@ class Lexical:
             kept = np.zeros(len(scores), bool)
             kept[np.searchsorted(self.ids, allowed)] = True
             scores[~kept] = 0
-        return [(int(self.ids[i]), float(scores[i])) for i in mining.best(scores, scores > 0, count)]
+        return [
+            (int(self.ids[i]), float(scores[i])) for i in mining.best(scores, scores > 0, count)
+        ]

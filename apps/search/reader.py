@@ -1,4 +1,5 @@
 """The model of an index: texts become vectors, and an index knows which model made its own."""
+
 import hashlib
 import json
 import os
@@ -12,8 +13,14 @@ from train import checkpoint
 from train.errors import RunError
 from train.runs import Run, config_hash
 
-VERSION = 1     # of how texts are cut (chunks.py) and become vectors (model/embed.py): raised where the same run and settings would give others
-_SAID = {'config_hash': 'config', 'step': 'step', 'params': 'parameters', 'tokenizer_hash': 'tokenizer', 'version': 'version of pooling and chunks'}
+VERSION = 1  # of how texts are cut (chunks.py) and become vectors (model/embed.py): raised where the same run and settings would give others
+_SAID = {
+    'config_hash': 'config',
+    'step': 'step',
+    'params': 'parameters',
+    'tokenizer_hash': 'tokenizer',
+    'version': 'version of pooling and chunks',
+}
 
 
 class Other(RunError):
@@ -30,11 +37,21 @@ class Reader:
         """`pooling`: '': as config.embedding says. `size`: dimensions, 0: all. `then`: what the index in this folder was made with."""
         run = checkpoint.pinned(run)
         model, params, self.tokenizer, config = checkpoint.load(run)
-        sums = {name: [int(n) for n in v] for name, v in jax.device_get(checkpoint.checksums({'params': params})).items()}
+        sums = {
+            name: [int(n) for n in v]
+            for name, v in jax.device_get(checkpoint.checksums({'params': params})).items()
+        }
         where = os.fspath(run.path)
-        self.made = dict(run=where if '://' in where else os.path.abspath(where), step=run.step, config_hash=config_hash(config),
-                         params=hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(), tokenizer_hash=self.tokenizer.hash)
-        check_same(index, then or {}, self.made)            # first: another model may have no such pooling, or size
+        self.made = dict(
+            run=where if '://' in where else os.path.abspath(where),
+            step=run.step,
+            config_hash=config_hash(config),
+            params=hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(),
+            tokenizer_hash=self.tokenizer.hash,
+        )
+        check_same(
+            index, then or {}, self.made
+        )  # first: another model may have no such pooling, or size
         if pooling:
             check(pooling, model.config, '--pooling')
         pooling = pooling or config.embedding.pooling
@@ -53,12 +70,17 @@ class Reader:
 
 def check_same(folder, then: dict, now: dict) -> None:
     """Raises Other where an index was made with something else than what is asked for now, as far as that is said."""
-    then = {'version': 1, **then} if 'run' in then else then           # indexes older than the field
-    differ = [f'{_SAID.get(name, name)} {_short(then[name])} there, {_short(now[name])} here' for name in then
-              if name != 'run' and name in now and then[name] != now[name]]
+    then = {'version': 1, **then} if 'run' in then else then  # indexes older than the field
+    differ = [
+        f'{_SAID.get(name, name)} {_short(then[name])} there, {_short(now[name])} here'
+        for name in then
+        if name != 'run' and name in now and then[name] != now[name]
+    ]
     if differ:
         of = f' (that of --run={then["run"]}@{then["step"]})' if 'run' in then else ''
-        raise Other(f'{folder}: was indexed with something else: {"; ".join(differ)}. Ask for the same{of}, or index into another folder')
+        raise Other(
+            f'{folder}: was indexed with something else: {"; ".join(differ)}. Ask for the same{of}, or index into another folder'
+        )
 
 
 def _short(value) -> str:

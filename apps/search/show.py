@@ -1,4 +1,5 @@
 """Hits as a person reads them, and as JSON."""
+
 import dataclasses
 import json
 import os
@@ -8,7 +9,7 @@ import textwrap
 from apps.search.engine import Hit
 from data.records import printable
 
-_AROUND = 160       # characters shown before and after the passage, at most
+_AROUND = 160  # characters shown before and after the passage, at most
 _MARKS = '\ue000\ue001'
 
 
@@ -25,7 +26,11 @@ def told(hits: list[Hit], color: bool) -> str:
     for number, hit in enumerate(hits, 1):
         record = f'  {hit.record}' if hit.record is not None else ''
         where = printable(f'{place(hit)}{record}')
-        shown.append(f'{number}. \x1b[1m{where}\x1b[0m  {hit.score:.4f}' if color else f'{number}. {where}  {hit.score:.4f}')
+        shown.append(
+            f'{number}. \x1b[1m{where}\x1b[0m  {hit.score:.4f}'
+            if color
+            else f'{number}. {where}  {hit.score:.4f}'
+        )
         text = textwrap.indent(_snippet(hit), '   ')
         for mark, command in zip(_MARKS, ('\x1b[33m', '\x1b[0m') if color else ('', '')):
             text = text.replace(mark, command)
@@ -46,5 +51,21 @@ def _snippet(hit: Hit) -> str:
 
 def as_json(query: str, mode: str, hits: list[Hit]) -> str:
     """One object in a line: what was asked, and the hits, best first; the passage with its place in the document."""
-    passages = [dict(start=hit.start + hit.passage[0], end=hit.start + hit.passage[1], text=hit.text[slice(*hit.passage)]) for hit in hits]
-    return json.dumps(dict(query=query, mode=mode, results=[{**dataclasses.asdict(hit), 'passage': passage} for hit, passage in zip(hits, passages)]))
+    passages = [
+        dict(
+            start=hit.start + hit.passage[0],
+            end=hit.start + hit.passage[1],
+            text=hit.text[slice(*hit.passage)],
+        )
+        for hit in hits
+    ]
+    return json.dumps(
+        dict(
+            query=query,
+            mode=mode,
+            results=[
+                {**dataclasses.asdict(hit), 'passage': passage}
+                for hit, passage in zip(hits, passages)
+            ],
+        )
+    )

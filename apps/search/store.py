@@ -7,6 +7,7 @@ lexical-G/         BM25 (lexical.py)
 
 A process that reads holds the files open, and keeps its state when they are removed.
 """
+
 import contextlib
 import fcntl
 import hashlib
@@ -21,7 +22,7 @@ from train.errors import RunError
 from train.runs import write_atomically
 
 FORMAT = 1
-_OWN = ('.lock', '.manifest.json.')         # what is there before the manifest
+_OWN = ('.lock', '.manifest.json.')  # what is there before the manifest
 PARTS = {'chunks': '.db', 'vectors': '.usearch', 'lexical': ''}
 _SCHEMA = """
 CREATE TABLE files (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, size INTEGER, mtime INTEGER, hash TEXT, fault TEXT NOT NULL);
@@ -42,7 +43,14 @@ class Folder:
             raise RunError('--index is empty: expected the folder of an index')
         self.path = pathlib.Path(path).expanduser()
         self._manifest = self.path / 'manifest.json'
-        if self.path.exists() and not self._manifest.exists() and (not self.path.is_dir() or any(not p.name.startswith(_OWN) for p in self.path.iterdir())):
+        if (
+            self.path.exists()
+            and not self._manifest.exists()
+            and (
+                not self.path.is_dir()
+                or any(not p.name.startswith(_OWN) for p in self.path.iterdir())
+            )
+        ):
             raise RunError(f'{self.path}: expected an index or an empty folder, found neither')
 
     def manifest(self) -> dict | None:
@@ -52,11 +60,17 @@ class Folder:
         except FileNotFoundError:
             return None
         except ValueError as error:
-            raise RunError(f'{self._manifest}: damaged ({error}); remove {self.path} and index again') from None
+            raise RunError(
+                f'{self._manifest}: damaged ({error}); remove {self.path} and index again'
+            ) from None
         if found.get('format') != FORMAT:
-            raise RunError(f'{self.path}: an index of format {found.get("format")}, this version reads {FORMAT}; index into another folder')
+            raise RunError(
+                f'{self.path}: an index of format {found.get("format")}, this version reads {FORMAT}; index into another folder'
+            )
         if found.pop('check', '') != _check(found):
-            raise RunError(f'{self._manifest}: damaged (not as it was written); remove {self.path} and index again')
+            raise RunError(
+                f'{self._manifest}: damaged (not as it was written); remove {self.path} and index again'
+            )
         if 'excluded' not in found:
             raise RunError(f'{self.path}: expected an index, found the manifest of something else')
         return found
@@ -83,8 +97,10 @@ class Folder:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise RunError(f'{self.path}: another process indexes into this folder; wait for it, or choose another --index') from None
-            except OSError:                          # a file system without locks
+                raise RunError(
+                    f'{self.path}: another process indexes into this folder; wait for it, or choose another --index'
+                ) from None
+            except OSError:  # a file system without locks
                 pass
             yield
 
@@ -93,7 +109,7 @@ class Folder:
         path, made = self.next(manifest, 'chunks'), fresh(self.path / '.making')
         if not path.exists():
             try:
-                if manifest.pop('begun', None):                 # its numbers are those of a database that is gone
+                if manifest.pop('begun', None):  # its numbers are those of a database that is gone
                     self.write_manifest(manifest)
                 if manifest['files']:
                     shutil.copyfile(self.part(manifest, 'chunks'), made)
@@ -104,18 +120,24 @@ class Folder:
                     log.unlink()
                 _sync(made)
                 made.rename(path)
-            except OSError as error:                    # not of the file that is read meanwhile
+            except OSError as error:  # not of the file that is read meanwhile
                 raise self.unwritable(error) from None
         db = sqlite3.connect(path)
         db.execute('PRAGMA journal_mode = WAL')
-        db.execute('PRAGMA synchronous = FULL')                 # what is committed outlives a loss of power, as what is built by its numbers does
+        db.execute(
+            'PRAGMA synchronous = FULL'
+        )  # what is committed outlives a loss of power, as what is built by its numbers does
         return db
 
     def publish(self, manifest: dict, db: sqlite3.Connection, parts: list[pathlib.Path]) -> None:
         """Makes `db` and the other `parts` the newest state; older ones are removed."""
         db.execute('PRAGMA journal_mode = DELETE')
         db.close()
-        manifest = {**manifest, 'generation': manifest['generation'] + 1, 'files': self.written([self.next(manifest, 'chunks'), *parts])}
+        manifest = {
+            **manifest,
+            'generation': manifest['generation'] + 1,
+            'files': self.written([self.next(manifest, 'chunks'), *parts]),
+        }
         manifest.pop('begun', None)
         self.write_manifest(manifest)
         self.clean(manifest)
@@ -125,14 +147,19 @@ class Folder:
         kept = {name.partition('/')[0] for name in manifest['files']}
         for part in PARTS:
             for path in self.path.glob(f'{part}-*'):
-                if path.name not in kept and not path.name.startswith(self.next(manifest, part).stem):
+                if path.name not in kept and not path.name.startswith(
+                    self.next(manifest, part).stem
+                ):
                     fresh(path)
         for path in self.path.glob(f'{_OWN[-1]}*'):
             path.unlink()
 
     def keep(self, manifest: dict, part: str, path: pathlib.Path, **numbers) -> None:
         """Notes what is built of a part of the next state, for who goes on where this process is interrupted."""
-        manifest['begun'] = {**manifest.get('begun', {}), part: dict(files=self.written([path]), **numbers)}
+        manifest['begun'] = {
+            **manifest.get('begun', {}),
+            part: dict(files=self.written([path]), **numbers),
+        }
         self.write_manifest(manifest)
 
     def kept(self, manifest: dict, part: str) -> dict | None:
@@ -145,21 +172,26 @@ class Folder:
         paths = [p for part in parts for p in (sorted(part.iterdir()) if part.is_dir() else [part])]
         for path in (*paths, *(part for part in parts if part.is_dir()), self.path):
             _sync(path)
-        return {str(p.relative_to(self.path)): [p.stat().st_size, p.stat().st_mtime_ns, _digest(p)] for p in paths}
+        return {
+            str(p.relative_to(self.path)): [p.stat().st_size, p.stat().st_mtime_ns, _digest(p)]
+            for p in paths
+        }
 
     def open(self) -> tuple[dict, sqlite3.Connection]:
         """(manifest, database) of the newest state, to read: nothing is locked, nothing read through. Raises RunError where there is none."""
         while True:
             manifest = self.manifest()
             if manifest is None or not manifest['files']:
-                raise RunError(f'{self.path}: {"nothing is indexed here" if manifest is None else "its first indexing did not end, or goes on"}; '
-                               f'python -m apps.search index --index={self.path} --run=RUN PATH... does it')
+                raise RunError(
+                    f'{self.path}: {"nothing is indexed here" if manifest is None else "its first indexing did not end, or goes on"}; '
+                    f'python -m apps.search index --index={self.path} --run=RUN PATH... does it'
+                )
             try:
                 if damage := self.damage(manifest):
                     raise self.damaged(damage)
                 return manifest, self.read(manifest)
             except RunError:
-                if self.manifest() == manifest:      # else a newer state has just taken its place
+                if self.manifest() == manifest:  # else a newer state has just taken its place
                     raise
 
     def read(self, manifest: dict) -> sqlite3.Connection:
@@ -178,7 +210,7 @@ class Folder:
             return []
         with contextlib.closing(self.read(manifest)) as db:
             try:
-                return [name for name, in db.execute('SELECT name FROM files')]
+                return [name for (name,) in db.execute('SELECT name FROM files')]
             except sqlite3.Error as error:
                 raise self.damaged(f'chunks: {error}') from None
 
@@ -197,11 +229,19 @@ class Folder:
 
     def unwritable(self, error: Exception) -> RunError:
         """Of a full disk, among others."""
-        return RunError(f'{self.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove {self.path} and index again')
+        return RunError(
+            f'{self.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove {self.path} and index again'
+        )
 
     def damaged(self, what: str) -> RunError:
-        return RunError(f'{self.path}: a damaged index: {what}; ' + (f'remove {self.path} and index again' if what.startswith('chunks')
-                                                                    else 'the command that indexed it mends it'))
+        return RunError(
+            f'{self.path}: a damaged index: {what}; '
+            + (
+                f'remove {self.path} and index again'
+                if what.startswith('chunks')
+                else 'the command that indexed it mends it'
+            )
+        )
 
 
 def fresh(path: pathlib.Path) -> pathlib.Path:

@@ -4,6 +4,7 @@ Three steps, each of which goes on where it was interrupted: changed files are r
 a vector are embedded, those of a file in a transaction; what is searched is built from them, the graph of the vectors with a copy now and then,
 and takes the place of the older state at once.
 """
+
 import bisect
 import contextlib
 import hashlib
@@ -27,11 +28,11 @@ from data.records import Broken, DataError
 from train.errors import RunError, Stopped
 
 _LOG = logging.getLogger('ordem')
-_TOGETHER = 1_000       # chunks that are embedded at a time, at most: all of a file, for no more than one to be lost
-_ADDED = 5_000          # vectors that are put into the graph at a time
-_SAVED = 100_000        # after which it is saved
+_TOGETHER = 1_000  # chunks that are embedded at a time, at most: all of a file, for no more than one to be lost
+_ADDED = 5_000  # vectors that are put into the graph at a time
+_SAVED = 100_000  # after which it is saved
 _KEPT = 'what is indexed of it is kept'
-_TOLD = 100             # files and records passed over that are named; all are counted
+_TOLD = 100  # files and records passed over that are named; all are counted
 
 
 @contextlib.contextmanager
@@ -46,8 +47,12 @@ def stoppable(what) -> Iterator[Callable[[], None]]:
 
     def check():
         if numbers:
-            raise Stopped(f'{what}: stopped by {signal.Signals(numbers[0]).name}; what was read and embedded is kept, and the same command goes on '
-                          f'from there', numbers[0])
+            raise Stopped(
+                f'{what}: stopped by {signal.Signals(numbers[0]).name}; what was read and embedded is kept, and the same command goes on '
+                f'from there',
+                numbers[0],
+            )
+
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield check
@@ -85,8 +90,16 @@ class Update:
     def _update(self, paths: list[str], remove: list[str]) -> str:
         folder = self._folder
         pydoc = str(folder.path.resolve() / 'pydoc')
-        manifest = folder.manifest() or dict(format=FORMAT, generation=0, roots=[] if paths else [pydoc], excluded=[], files={}, last=0,
-                                             made=self._reader.made, settings={})
+        manifest = folder.manifest() or dict(
+            format=FORMAT,
+            generation=0,
+            roots=[] if paths else [pydoc],
+            excluded=[],
+            files={},
+            last=0,
+            made=self._reader.made,
+            settings={},
+        )
         check_same(folder.path, manifest['made'], self._reader.made)
         self._settings = self._resolved(manifest['settings'])
         check_same(folder.path, manifest['settings'], self._settings)
@@ -95,7 +108,9 @@ class Update:
         self._manifest = manifest | dict(made=self._reader.made, settings=self._settings)
         folder.clean(manifest)
         if pydoc in roots:
-            folder.write_manifest(self._manifest)           # before what would make the folder one of something else
+            folder.write_manifest(
+                self._manifest
+            )  # before what would make the folder one of something else
             files.write_pydoc(folder.path / 'pydoc')
         away = [] if paths else [r for r in roots if not files.exists(r)]
         walk = files.Walk([r for r in roots if r not in away], folder.path)
@@ -104,10 +119,19 @@ class Update:
         removed = [files.name_of(os.path.expanduser(p)) for p in remove]
         known = folder.names(manifest) if remove else []
         for path, name in zip(remove, removed):
-            if not any(files.is_under(other, [name]) for other in (*names.values(), *walk.files, *known)):
+            if not any(
+                files.is_under(other, [name]) for other in (*names.values(), *walk.files, *known)
+            ):
                 raise DataError(f'--remove={path}: nothing of it is indexed')
-        asked = [names[r] for r in roots] if paths else []          # what is asked for again is no longer left out
-        excluded = [e for e in {*manifest['excluded'], *removed} if e in removed or not any(files.is_under(a, [e]) or files.is_under(e, [a]) for a in asked)]
+        asked = (
+            [names[r] for r in roots] if paths else []
+        )  # what is asked for again is no longer left out
+        excluded = [
+            e
+            for e in {*manifest['excluded'], *removed}
+            if e in removed
+            or not any(files.is_under(a, [e]) or files.is_under(e, [a]) for a in asked)
+        ]
         kept = [r for r, name in names.items() if not files.is_under(name, removed)]
         self._manifest |= dict(roots=kept, excluded=sorted(excluded))
         folder.write_manifest(self._manifest)
@@ -121,14 +145,25 @@ class Update:
             yield one
 
     def _resolved(self, before: dict) -> dict:
-        chosen = {'text_field': 'text', 'language': 'english', **before, **{name: value for name, value in self._asked.items() if value is not None}}
+        chosen = {
+            'text_field': 'text',
+            'language': 'english',
+            **before,
+            **{name: value for name, value in self._asked.items() if value is not None},
+        }
         if self._reader.longest < 32:
-            raise RunError(f'{self._reader.made["run"]}: its model reads {self._reader.longest} tokens: expected one of at least 32')
+            raise RunError(
+                f'{self._reader.made["run"]}: its model reads {self._reader.longest} tokens: expected one of at least 32'
+            )
         chunk = chosen.setdefault('chunk', min(256, self._reader.trained))
         if not 32 <= chunk <= self._reader.longest:
-            raise RunError(f'--chunk is {chunk}: expected 32 to {self._reader.longest}, the context of the model')
+            raise RunError(
+                f'--chunk is {chunk}: expected 32 to {self._reader.longest}, the context of the model'
+            )
         if not 0 <= chosen.setdefault('overlap', chunk // 8) <= chunk // 2:
-            raise RunError(f'--overlap is {chosen["overlap"]}: expected 0 to {chunk // 2}, half of --chunk')
+            raise RunError(
+                f'--overlap is {chosen["overlap"]}: expected 0 to {chunk // 2}, half of --chunk'
+            )
         return chosen
 
     def _run(self, walk: files.Walk, roots: list[str], excluded: list[str]) -> int:
@@ -136,22 +171,40 @@ class Update:
         self._db, touched, damage = None, [], self._folder.damage(self._manifest, through=True)
         if damage.startswith('chunks'):
             raise self._folder.damaged(damage)
-        db = self._writing() if damage or self._folder.next(self._manifest, 'chunks').exists() or not self._manifest['files'] else \
-            self._folder.read(self._manifest)
+        db = (
+            self._writing()
+            if damage
+            or self._folder.next(self._manifest, 'chunks').exists()
+            or not self._manifest['files']
+            else self._folder.read(self._manifest)
+        )
         try:
-            known = {name: rest for name, *rest in db.execute('SELECT name, id, size, mtime, hash, fault FROM files')}
+            known = {
+                name: rest
+                for name, *rest in db.execute(
+                    'SELECT name, id, size, mtime, hash, fault FROM files'
+                )
+            }
             held = [name for name, (*_, fault) in known.items() if not fault]
             for broken in walk.broken:
                 name = files.name_of(broken.where)
                 kept = name in walk.unread and any(files.is_under(other, [name]) for other in held)
                 self._skip(Broken(broken.where, f'{broken.reason}; {_KEPT}') if kept else broken)
             for name in known:
-                gone = name not in walk.files and files.is_under(name, roots) and not files.is_under(name, walk.unread)
+                gone = (
+                    name not in walk.files
+                    and files.is_under(name, roots)
+                    and not files.is_under(name, walk.unread)
+                )
                 if gone or files.is_under(name, excluded):
                     with self._writing():
                         self._forget(known[name][0])
                     self._counts['removed'] += 1
-            splitter = Splitter(lambda words: self._reader.tokenizer.encode_batch(words, 1), self._settings['chunk'], self._settings['overlap'])
+            splitter = Splitter(
+                lambda words: self._reader.tokenizer.encode_batch(words, 1),
+                self._settings['chunk'],
+                self._settings['overlap'],
+            )
             for name, file in self._each(walk.files.items(), 'reading', len(walk.files)):
                 if not files.is_under(name, excluded):
                     touched += self._read(file, known.get(name), splitter)
@@ -182,22 +235,31 @@ class Update:
                     if now == hash_:
                         touched = [(file.size, file.mtime, key)]
                     else:
-                        kind, fault = 'changed' if known else 'new', self._store(file, now, opened, key, splitter)
+                        kind, fault = (
+                            'changed' if known else 'new',
+                            self._store(file, now, opened, key, splitter),
+                        )
         except (OSError, DataError) as error:
-            fault = f'cannot be read: {getattr(error, "strerror", error)}' + f'; {_KEPT}' * (known is not None and not fault)
+            fault = f'cannot be read: {getattr(error, "strerror", error)}' + f'; {_KEPT}' * (
+                known is not None and not fault
+            )
         if fault:
             self._skip(Broken(file.name, fault))
         else:
             self._counts[kind] += 1
         return touched
 
-    def _store(self, file: files.File, hash_: str, opened, key: int | None, splitter: Splitter) -> str:
+    def _store(
+        self, file: files.File, hash_: str, opened, key: int | None, splitter: Splitter
+    ) -> str:
         """Replaces a file and its chunks. Returns why it has none, or ''."""
         fault = ''
         with self._writing() as db:
             self._forget(key)
-            key = db.execute('INSERT INTO files (name, size, mtime, hash, fault) VALUES (?, ?, ?, ?, ?)',
-                             (file.name, file.size, file.mtime, hash_, '')).lastrowid
+            key = db.execute(
+                'INSERT INTO files (name, size, mtime, hash, fault) VALUES (?, ?, ?, ?, ?)',
+                (file.name, file.size, file.mtime, hash_, ''),
+            ).lastrowid
             try:
                 for part in files.read(file.name, opened, self._settings['text_field']):
                     self._check_stop()
@@ -206,8 +268,11 @@ class Update:
                     for row in () if isinstance(part, Broken) else _cut(part, splitter):
                         same = hashlib.sha256(row[-1].encode()).digest()[:16]
                         db.execute('INSERT OR IGNORE INTO vectors (hash) VALUES (?)', (same,))
-                        db.execute('INSERT INTO chunks (file, record, line, end_line, start, "end", text, vector) '
-                                   'SELECT ?, ?, ?, ?, ?, ?, ?, id FROM vectors WHERE hash = ?', (key, *row, same))
+                        db.execute(
+                            'INSERT INTO chunks (file, record, line, end_line, start, "end", text, vector) '
+                            'SELECT ?, ?, ?, ?, ?, ?, ?, id FROM vectors WHERE hash = ?',
+                            (key, *row, same),
+                        )
                 if not db.execute('SELECT 1 FROM chunks WHERE file = ?', (key,)).fetchone():
                     raise DataError('no text in it' if file.size else 'an empty file')
             except DataError as error:
@@ -235,15 +300,24 @@ class Update:
 
         def embedded():
             last = 0
-            while found := self._db.execute('SELECT vectors.id, text, min(file) FROM vectors JOIN chunks ON vector = vectors.id WHERE data IS NULL AND vectors.id > ? '
-                                            'GROUP BY vectors.id ORDER BY vectors.id LIMIT ?', (last, _TOGETHER)).fetchall():
+            while found := self._db.execute(
+                'SELECT vectors.id, text, min(file) FROM vectors JOIN chunks ON vector = vectors.id WHERE data IS NULL AND vectors.id > ? '
+                'GROUP BY vectors.id ORDER BY vectors.id LIMIT ?',
+                (last, _TOGETHER),
+            ).fetchall():
                 last = found[-1][0]
                 for _, rows in itertools.groupby(found, lambda row: row[-1]):
                     keys, texts, _ = zip(*rows)
-                    made = self._reader.embed(self._reader.encode(texts, self._settings['chunk'])).astype(np.float16)
+                    made = self._reader.embed(
+                        self._reader.encode(texts, self._settings['chunk'])
+                    ).astype(np.float16)
                     with self._db:
-                        self._db.executemany('UPDATE vectors SET data = ? WHERE id = ?', ((v.tobytes(), key) for key, v in zip(keys, made)))
+                        self._db.executemany(
+                            'UPDATE vectors SET data = ? WHERE id = ?',
+                            ((v.tobytes(), key) for key, v in zip(keys, made)),
+                        )
                     yield from keys
+
         for _ in self._each(embedded(), 'embedding', total):
             pass
 
@@ -253,19 +327,28 @@ class Update:
         ids = self._ids('chunks')
         parts = [self._lexical(ids, damage), self._vectors(damage)]
         self._check_stop()
-        self._manifest['last'] = self._db.execute('SELECT coalesce(max(id), 0) FROM vectors').fetchone()[0]     # not before: it is that of the last state
+        self._manifest['last'] = self._db.execute(
+            'SELECT coalesce(max(id), 0) FROM vectors'
+        ).fetchone()[0]  # not before: it is that of the last state
         self._folder.publish(self._manifest, self._db, parts)
         return len(ids)
 
     def _ids(self, table: str) -> np.ndarray:
-        return np.fromiter((key for key, in self._db.execute(f'SELECT id FROM {table} ORDER BY id')), np.int64)
+        return np.fromiter(
+            (key for (key,) in self._db.execute(f'SELECT id FROM {table} ORDER BY id')), np.int64
+        )
 
     def _lexical(self, ids: np.ndarray, damage: bool) -> pathlib.Path:
         """The words of chunks with these ids."""
         folder, manifest = self._folder, self._manifest
-        of, now = self._db.execute('PRAGMA user_version').fetchone()[0], manifest['generation'] + 1     # `of`: the generation whose terms the database has
+        of, now = (
+            self._db.execute('PRAGMA user_version').fetchone()[0],
+            manifest['generation'] + 1,
+        )  # `of`: the generation whose terms the database has
         found, made = folder.path / f'lexical-{of}', folder.next(manifest, 'lexical')
-        usable = of and (folder.kept(manifest, 'lexical') if of == now else manifest['files'] and not damage)
+        usable = of and (
+            folder.kept(manifest, 'lexical') if of == now else manifest['files'] and not damage
+        )
         if usable and np.array_equal(ids, np.load(found / 'ids.npy', allow_pickle=False)):
             return found
 
@@ -274,9 +357,12 @@ class Update:
                 self._db.execute('DELETE FROM terms')
                 self._db.executemany('INSERT INTO terms VALUES (?, ?)', sorted(terms.items()))
                 self._db.execute(f'PRAGMA user_version = {generation}')
-        set_terms({}, 0)                        # while files of an interrupted process are replaced
-        texts = self._each(self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', len(ids))
-        set_terms(lexical.build((text for text, in texts), ids, self._words, fresh(made)), now)
+
+        set_terms({}, 0)  # while files of an interrupted process are replaced
+        texts = self._each(
+            self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', len(ids)
+        )
+        set_terms(lexical.build((text for (text,) in texts), ids, self._words, fresh(made)), now)
         folder.keep(manifest, 'lexical', made)
         return made
 
@@ -292,7 +378,9 @@ class Update:
         for path, last in known:
             count, held = len(vectors.view(path)), int((ids <= last).sum())
             if count - held <= vectors.STALE * count:
-                if held == len(ids) and path.suffix == made.suffix:             # nothing is lacking, and it was saved as a whole
+                if (
+                    held == len(ids) and path.suffix == made.suffix
+                ):  # nothing is lacking, and it was saved as a whole
                     return path
                 graph, live = vectors.load(path), held
                 break
@@ -301,13 +389,31 @@ class Update:
         return made
 
     def _add(self, graph, new: np.ndarray) -> None:
-        cursor = self._db.execute('SELECT id, data FROM vectors WHERE id >= ? ORDER BY id', (int(new[0]),)) if len(new) else None
+        cursor = (
+            self._db.execute(
+                'SELECT id, data FROM vectors WHERE id >= ? ORDER BY id', (int(new[0]),)
+            )
+            if len(new)
+            else None
+        )
         saved = len(graph)
-        for found in self._each(iter(lambda: cursor.fetchmany(_ADDED), []) if cursor else (), 'graph', -(-len(new) // _ADDED)):
-            vectors.add(graph, np.array([key for key, _ in found]), vectors.unpacked([data for _, data in found], self._reader.size))
+        for found in self._each(
+            iter(lambda: cursor.fetchmany(_ADDED), []) if cursor else (),
+            'graph',
+            -(-len(new) // _ADDED),
+        ):
+            vectors.add(
+                graph,
+                np.array([key for key, _ in found]),
+                vectors.unpacked([data for _, data in found], self._reader.size),
+            )
             if len(graph) - saved >= _SAVED:
                 saved, last = len(graph), found[-1][0]
-                self._save(graph, self._folder.next(self._manifest, 'vectors').with_suffix(f'.{last}'), last)
+                self._save(
+                    graph,
+                    self._folder.next(self._manifest, 'vectors').with_suffix(f'.{last}'),
+                    last,
+                )
 
     def _save(self, graph, path: pathlib.Path, last: int) -> None:
         """A graph of the vectors up to this id, in place of what was saved of it before."""

@@ -2,15 +2,18 @@
 
 A vector that is gone stays in the graph as a way to others, and is passed over by who searches, until every fifth is one.
 """
+
 import pathlib
 
 import numpy as np
 from usearch.index import Index
 
-STALE = 0.2         # share of vectors that are gone with which a graph is built anew
+STALE = 0.2  # share of vectors that are gone with which a graph is built anew
 _FEW = 10_000
 FORM = dict(metric='l2sq', dtype='f16')
-SETTINGS = dict(connectivity=16, expansion_add=96, expansion_search=128, enable_key_lookups=False)     # a lookup would read every node on opening
+SETTINGS = dict(
+    connectivity=16, expansion_add=96, expansion_search=128, enable_key_lookups=False
+)  # a lookup would read every node on opening
 
 
 def make(size: int) -> Index:

@@ -9,6 +9,7 @@ What differs from the paper: 3 layers of width 128 instead of 16 of 1,024, Sente
 megabytes. The claims below were written down before the study was run.
 About 4 core-hours (one thread a core).
 """
+
 from configs.ablations import base
 
 
@@ -18,16 +19,24 @@ def get_config():
     c.model.update(width=128, num_layers=3)
     c.train.update(steps=1000, batch_size=16)
     c.optimizer.update(warmup=100, schedule='cosine', final=0.05)
-    c.arms = dict(alibi=dict(positions='alibi'), t5=dict(positions='t5'), rope=dict(positions='rope'), sinusoidal=dict(positions='sinusoidal'),
-                  none=dict(positions='none'))
+    c.arms = dict(
+        alibi=dict(positions='alibi'),
+        t5=dict(positions='t5'),
+        rope=dict(positions='rope'),
+        sinusoidal=dict(positions='sinusoidal'),
+        none=dict(positions='none'),
+    )
     c.tasks = dict(machado=base.text(128, (64, 128, 192, 256, 512, 1024, 2048), source='files'))
     c.tasks.machado.data.files.paths = 'machado'
     c.seeds = 3
     c.sweep.update(lrs=(1e-3, 2e-3, 4e-3), tasks=dict(machado=('machado',)))
-    claim = lambda text, better, worse: dict(text=text, better=better, worse=worse, tasks=('machado',))
+    claim = lambda text, better, worse: dict(
+        text=text, better=better, worse=worse, tasks=('machado',)
+    )
     c.claims = (
         claim('beyond the length of training ALiBi above T5', ('alibi',), ('t5',)),
         claim('T5 above rotary', ('t5',), ('rope',)),
         claim('rotary above sinusoidal', ('rope',), ('sinusoidal',)),
-        claim('ALiBi above no positions', ('alibi',), ('none',)))
+        claim('ALiBi above no positions', ('alibi',), ('none',)),
+    )
     return c

@@ -5,12 +5,15 @@
 The encodings and claims of `alibi.py`, tested on up to 8,192 tokens. The paper's model has adaptive inputs and a vocabulary of words; here
 the input is SentencePiece pieces. It was not run.
 """
+
 from configs.ablations import alibi, base
 
 
 def get_config():
     c = alibi.get_config()
-    c.title = 'Press et al. 2022: train on 512 tokens, test on up to 8,192; 16 layers of width 1,024'
+    c.title = (
+        'Press et al. 2022: train on 512 tokens, test on up to 8,192; 16 layers of width 1,024'
+    )
     c.model.update(width=1024, num_layers=16, num_heads=8, num_kv_heads=8, dtype='bfloat16')
     c.train.update(steps=100000, batch_size=64)
     c.optimizer.update(warmup=4000)

@@ -8,6 +8,7 @@ is in how many of them the longer sums are right. A seed succeeds where at least
 digit. The claims were written down before the study was run, as claims about the score; that they are about success, as the sentences above said
 then too, came after it. About 6 core-hours (one thread a core).
 """
+
 from configs.ablations import base
 
 
@@ -17,11 +18,20 @@ def get_config():
     c.model.update(width=128, num_layers=3, head_dim=64)
     c.train.update(steps=2400, batch_size=32)
     c.optimizer.update(lr=2e-3, warmup=100, weight_decay=0.0)
-    c.arms = dict(coupling=dict(positions='coupling', positions_args=dict(rows=160, offsets=70)), none=dict(positions='none'),
-                  rope=dict(positions='rope'))
-    c.tasks = dict(addition=base.task('addition_reversed', (1, 20), (5, 45, 1), scheme='coupling', padded=True))
+    c.arms = dict(
+        coupling=dict(positions='coupling', positions_args=dict(rows=160, offsets=70)),
+        none=dict(positions='none'),
+        rope=dict(positions='rope'),
+    )
+    c.tasks = dict(
+        addition=base.task('addition_reversed', (1, 20), (5, 45, 1), scheme='coupling', padded=True)
+    )
     c.seeds, c.beyond, c.success = 10, 41, 0.9
-    claim = lambda text, better, worse: dict(text=text, better=better, worse=worse, tasks=('addition',), of='success')
-    c.claims = (claim('position coupling above no positions', ('coupling',), ('none',)),
-                claim('position coupling above RoPE', ('coupling',), ('rope',)))
+    claim = lambda text, better, worse: dict(
+        text=text, better=better, worse=worse, tasks=('addition',), of='success'
+    )
+    c.claims = (
+        claim('position coupling above no positions', ('coupling',), ('none',)),
+        claim('position coupling above RoPE', ('coupling',), ('rope',)),
+    )
     return c

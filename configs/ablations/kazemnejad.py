@@ -11,10 +11,20 @@ by 1/sqrt(d), 100 words where theirs are more (copy_same draws its one word from
 draw both lengths. The paper makes the first five claims; those on RoPE of the whole head and learned positions are ours. All were written down before
 the study was run. About 12 core-hours (one thread a core).
 """
+
 from configs.ablations import base
 
 STEPS = dict(reverse=5000, reverse_twice=7000, reverse_copy=7000)
-COPY = ('copy', 'copy_twice', 'copy_same', 'copy_same_twice', 'copy_replaced', 'reverse', 'reverse_twice', 'reverse_copy')
+COPY = (
+    'copy',
+    'copy_twice',
+    'copy_same',
+    'copy_same_twice',
+    'copy_replaced',
+    'reverse',
+    'reverse_twice',
+    'reverse_copy',
+)
 REPEAT = ('copy_same', 'copy_same_twice', 'copy_replaced')
 ALL = (*COPY, 'addition')
 
@@ -23,15 +33,28 @@ def get_config():
     c = base.get_config()
     c.title = 'Kazemnejad et al. 2023: length generalization of decoders, 3 layers of width 64'
     c.model.num_layers = 3
-    c.train.update(steps=2400, batch_size=16)                        # rows of two examples
+    c.train.update(steps=2400, batch_size=16)  # rows of two examples
     c.optimizer.update(warmup=100, schedule='cosine', final=0.05)
-    c.arms = dict(none=dict(positions='none'), t5=dict(positions='t5'), alibi=dict(positions='alibi'), rope=dict(positions='rope'),
-                  rope_25=dict(positions='rope_partial'), sinusoidal=dict(positions='sinusoidal'), learned=dict(positions='learned'))
-    c.tasks = {name: base.task(name, (1, 20), (1, 40, 1), steps=STEPS.get(name, 0)) for name in COPY}
+    c.arms = dict(
+        none=dict(positions='none'),
+        t5=dict(positions='t5'),
+        alibi=dict(positions='alibi'),
+        rope=dict(positions='rope'),
+        rope_25=dict(positions='rope_partial'),
+        sinusoidal=dict(positions='sinusoidal'),
+        learned=dict(positions='learned'),
+    )
+    c.tasks = {
+        name: base.task(name, (1, 20), (1, 40, 1), steps=STEPS.get(name, 0)) for name in COPY
+    }
     c.tasks.addition = base.task('addition', (1, 3), (1, 6, 1), steps=8000)
     c.seeds = 5
-    c.sweep.update(lrs=(1e-3, 2e-3, 4e-3), tasks=dict(copy=COPY[:5], reverse=COPY[5:], addition=('addition',)))
-    claim = lambda text, better, worse, tasks=ALL: dict(text=text, better=better, worse=worse, tasks=tasks)
+    c.sweep.update(
+        lrs=(1e-3, 2e-3, 4e-3), tasks=dict(copy=COPY[:5], reverse=COPY[5:], addition=('addition',))
+    )
+    claim = lambda text, better, worse, tasks=ALL: dict(
+        text=text, better=better, worse=worse, tasks=tasks
+    )
     c.claims = (
         claim('NoPE and T5 above ALiBi', ('none', 't5'), ('alibi',)),
         claim('NoPE and T5 above rotary and sinusoidal', ('none', 't5'), ('rope_25', 'sinusoidal')),
@@ -39,5 +62,6 @@ def get_config():
         claim('NoPE above T5', ('none',), ('t5',)),
         claim('NoPE above ALiBi where one word is repeated', ('none',), ('alibi',), REPEAT),
         claim('NoPE above RoPE on the whole head', ('none',), ('rope',)),
-        claim('NoPE above learned positions', ('none',), ('learned',)))
+        claim('NoPE above learned positions', ('none',), ('learned',)),
+    )
     return c

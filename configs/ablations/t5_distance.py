@@ -8,6 +8,7 @@ The three tasks of the Kazemnejad study that repeat a word, at the learning rate
 two arms have the same keys as there, so that its raw lines serve here too. The claims were written down after T5's failure was seen, and two
 cells of the new arm; before the study was run. About 20 core-minutes beside those lines (one thread a core).
 """
+
 from configs.ablations import kazemnejad
 
 
@@ -16,9 +17,17 @@ def get_config():
     c.title = 'T5 with every distance in a bucket that was trained: the repeated words of Kazemnejad et al.'
     c.optimizer.lr = 4e-3
     c.sweep.lrs, c.sweep.tasks = (), {}
-    c.arms = dict(t5=dict(positions='t5'), t5_20=dict(positions='t5', positions_args=dict(max_distance=20)), none=dict(positions='none'))
+    c.arms = dict(
+        t5=dict(positions='t5'),
+        t5_20=dict(positions='t5', positions_args=dict(max_distance=20)),
+        none=dict(positions='none'),
+    )
     c.tasks = {name: c.tasks[name] for name in kazemnejad.REPEAT}
-    claim = lambda text, better, worse: dict(text=text, better=better, worse=worse, tasks=kazemnejad.REPEAT)
-    c.claims = (claim('T5 with all distances trained above T5', ('t5_20',), ('t5',)),
-                claim('NoPE above T5 with all distances trained', ('none',), ('t5_20',)))
+    claim = lambda text, better, worse: dict(
+        text=text, better=better, worse=worse, tasks=kazemnejad.REPEAT
+    )
+    c.claims = (
+        claim('T5 with all distances trained above T5', ('t5_20',), ('t5',)),
+        claim('NoPE above T5 with all distances trained', ('none',), ('t5_20',)),
+    )
     return c

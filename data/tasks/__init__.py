@@ -1,4 +1,5 @@
 """The registry of algorithmic tasks. A name is a task, or a task with some of its parameters set, as the papers name it."""
+
 import difflib
 
 from data.records import DataError
@@ -6,34 +7,79 @@ from data.tasks.base import Example, Task, TaskBatches
 from data.tasks.addition import Addition
 from data.tasks.arithmetic import Lego, Parity, Polynomial, Summation
 from data.tasks.chomsky import (
-    BinaryAddition, BinaryMultiplication, BucketSort, ComputeSqrt, CycleNavigation, DuplicateString, EvenPairs,
-    MissingDuplicateString, ModularArithmetic, ModularArithmeticBrackets, OddsFirst, ParityCheck, ReverseString, SolveEquation,
-    StackManipulation)
+    BinaryAddition,
+    BinaryMultiplication,
+    BucketSort,
+    ComputeSqrt,
+    CycleNavigation,
+    DuplicateString,
+    EvenPairs,
+    MissingDuplicateString,
+    ModularArithmetic,
+    ModularArithmeticBrackets,
+    OddsFirst,
+    ParityCheck,
+    ReverseString,
+    SolveEquation,
+    StackManipulation,
+)
 from data.tasks.grammars import Pcfg, Scan
 from data.tasks.memory import (
-    Counting, FlipFlop, IndirectIndexing, InductionHead, MultiQueryRecall, Passkey, SelectiveCopy)
+    Counting,
+    FlipFlop,
+    IndirectIndexing,
+    InductionHead,
+    MultiQueryRecall,
+    Passkey,
+    SelectiveCopy,
+)
 from data.tasks.sequences import Copy, Reverse, Sort
 
 REGISTRY: dict[str, tuple[type[Task], dict]] = {
-    'copy': (Copy, {}), 'copy_twice': (Copy, dict(twice=True)), 'copy_same': (Copy, dict(kind='same')),
-    'copy_same_twice': (Copy, dict(kind='same', twice=True)), 'copy_replaced': (Copy, dict(kind='replaced')),
-    'reverse': (Reverse, {}), 'reverse_twice': (Reverse, dict(then='reversed')), 'reverse_copy': (Reverse, dict(then='copied')),
-    'sort': (Sort, {}), 'sort_digits': (Sort, dict(digits=True)),
-    'addition': (Addition, {}), 'addition_reversed': (Addition, dict(form='reversed')),
+    'copy': (Copy, {}),
+    'copy_twice': (Copy, dict(twice=True)),
+    'copy_same': (Copy, dict(kind='same')),
+    'copy_same_twice': (Copy, dict(kind='same', twice=True)),
+    'copy_replaced': (Copy, dict(kind='replaced')),
+    'reverse': (Reverse, {}),
+    'reverse_twice': (Reverse, dict(then='reversed')),
+    'reverse_copy': (Reverse, dict(then='copied')),
+    'sort': (Sort, {}),
+    'sort_digits': (Sort, dict(digits=True)),
+    'addition': (Addition, {}),
+    'addition_reversed': (Addition, dict(form='reversed')),
     'addition_all_reversed': (Addition, dict(form='all_reversed')),
-    'addition_scratchpad': (Addition, dict(form='scratchpad')), 'addition_hints': (Addition, dict(form='reversed', hints=True)),
-    'summation': (Summation, {}), 'polynomial': (Polynomial, {}), 'parity': (Parity, {}), 'lego': (Lego, {}),
-    'lego_permuted': (Lego, dict(permuted=True)), 'scan': (Scan, {}), 'pcfg': (Pcfg, {}),
-    'flip_flop': (FlipFlop, {}), 'selective_copy': (SelectiveCopy, {}), 'induction_head': (InductionHead, {}),
-    'multi_query_recall': (MultiQueryRecall, {}), 'indirect_indexing': (IndirectIndexing, {}), 'passkey': (Passkey, {}),
+    'addition_scratchpad': (Addition, dict(form='scratchpad')),
+    'addition_hints': (Addition, dict(form='reversed', hints=True)),
+    'summation': (Summation, {}),
+    'polynomial': (Polynomial, {}),
+    'parity': (Parity, {}),
+    'lego': (Lego, {}),
+    'lego_permuted': (Lego, dict(permuted=True)),
+    'scan': (Scan, {}),
+    'pcfg': (Pcfg, {}),
+    'flip_flop': (FlipFlop, {}),
+    'selective_copy': (SelectiveCopy, {}),
+    'induction_head': (InductionHead, {}),
+    'multi_query_recall': (MultiQueryRecall, {}),
+    'indirect_indexing': (IndirectIndexing, {}),
+    'passkey': (Passkey, {}),
     'counting': (Counting, {}),
-    'even_pairs': (EvenPairs, {}), 'modular_arithmetic': (ModularArithmetic, {}), 'parity_check': (ParityCheck, {}),
-    'cycle_navigation': (CycleNavigation, {}), 'stack_manipulation': (StackManipulation, {}),
-    'reverse_string': (ReverseString, {}), 'modular_arithmetic_brackets': (ModularArithmeticBrackets, {}),
-    'solve_equation': (SolveEquation, {}), 'duplicate_string': (DuplicateString, {}),
-    'missing_duplicate_string': (MissingDuplicateString, {}), 'odds_first': (OddsFirst, {}),
-    'binary_addition': (BinaryAddition, {}), 'binary_multiplication': (BinaryMultiplication, {}),
-    'compute_sqrt': (ComputeSqrt, {}), 'bucket_sort': (BucketSort, {}),
+    'even_pairs': (EvenPairs, {}),
+    'modular_arithmetic': (ModularArithmetic, {}),
+    'parity_check': (ParityCheck, {}),
+    'cycle_navigation': (CycleNavigation, {}),
+    'stack_manipulation': (StackManipulation, {}),
+    'reverse_string': (ReverseString, {}),
+    'modular_arithmetic_brackets': (ModularArithmeticBrackets, {}),
+    'solve_equation': (SolveEquation, {}),
+    'duplicate_string': (DuplicateString, {}),
+    'missing_duplicate_string': (MissingDuplicateString, {}),
+    'odds_first': (OddsFirst, {}),
+    'binary_addition': (BinaryAddition, {}),
+    'binary_multiplication': (BinaryMultiplication, {}),
+    'compute_sqrt': (ComputeSqrt, {}),
+    'bucket_sort': (BucketSort, {}),
 }
 
 
@@ -41,12 +87,20 @@ def build(name: str, arguments: dict | None = None) -> Task:
     """Raises DataError for an unknown task or parameter, and a value of another type; names the nearest valid one."""
     if name not in REGISTRY:
         close = difflib.get_close_matches(name, REGISTRY, 1)
-        raise DataError(f'no task {name!r}' + (f'; did you mean {close[0]!r}?' if close else '') + f' (valid: {", ".join(REGISTRY)})')
+        raise DataError(
+            f'no task {name!r}'
+            + (f'; did you mean {close[0]!r}?' if close else '')
+            + f' (valid: {", ".join(REGISTRY)})'
+        )
     kind, preset = REGISTRY[name]
     known = kind.arguments()
     for key, value in (arguments or {}).items():
         if key not in known or type(value) is not type(known[key]):
-            expected = f'one of {", ".join(known) or "none"}' if key not in known else type(known[key]).__name__
+            expected = (
+                f'one of {", ".join(known) or "none"}'
+                if key not in known
+                else type(known[key]).__name__
+            )
             raise DataError(f'task_args.{key}={value!r} of {name}: expected {expected}')
     task = kind(**{**preset, **(arguments or {})})
     task.check()

@@ -1,4 +1,5 @@
 """Addition digit by digit, in the forms that papers compare."""
+
 import dataclasses
 
 from data.records import DataError
@@ -18,6 +19,7 @@ class Addition(Task):
     `padded`: the shorter number and the answer are filled up with zeros, to n and n + 1 digits. `equal`: both have n digits; else one
     has n and the other 1 to n. `hints`: a letter before each digit says its place (Zhou et al. 2023, arXiv 2310.16028).
     """
+
     form: str = 'plain'
     padded: bool = False
     equal: bool = False
@@ -28,7 +30,7 @@ class Addition(Task):
 
     def check(self):
         if self.form not in _FORMS:
-            raise DataError(f"task_args.form is {self.form!r}: expected one of {', '.join(_FORMS)}")
+            raise DataError(f'task_args.form is {self.form!r}: expected one of {", ".join(_FORMS)}')
         if self.hints and self.form == 'scratchpad':
             raise DataError('task_args.hints is True: not defined for the scratchpad')
 
@@ -38,11 +40,17 @@ class Addition(Task):
 
     def size(self, length):
         digits = 3 * length + 1
-        return (2 * digits if self.hints else digits) + 1 + (6 * length + 1 if self.form == 'scratchpad' else 0)
+        return (
+            (2 * digits if self.hints else digits)
+            + 1
+            + (6 * length + 1 if self.form == 'scratchpad' else 0)
+        )
 
     def sample(self, rng, length):
         if self.hints and length + 1 > _HINTS:
-            raise DataError(f'addition with index hints has {_HINTS} of them: expected at most {_HINTS - 1} digits, found {length}')
+            raise DataError(
+                f'addition with index hints has {_HINTS} of them: expected at most {_HINTS - 1} digits, found {length}'
+            )
         a, b = length, length if self.equal else int(rng.integers(1, length + 1))
         if not self.equal and rng.integers(2):
             a, b = b, a
@@ -52,13 +60,20 @@ class Addition(Task):
             a, b = ([0] * (length - len(n)) + n for n in (a, b))
             total = [0] * (length + 1 - len(total)) + total
         shown = total[::-1] if self.form != 'plain' else total
-        answer = self._steps(a, b) + [str(d) for d in shown] if self.form == 'scratchpad' else self._hinted(shown, self.form != 'plain')
+        answer = (
+            self._steps(a, b) + [str(d) for d in shown]
+            if self.form == 'scratchpad'
+            else self._hinted(shown, self.form != 'plain')
+        )
         units_first = self.form == 'all_reversed'
         if units_first:
             a, b = a[::-1], b[::-1]
         prompt = [*self._hinted(a, units_first), '+', *self._hinted(b, units_first)]
-        ids = {} if self.hints or self.form == 'scratchpad' else {
-            'abacus': self._abacus(a, b, shown), 'coupling': self._coupling(a, b, shown)}
+        ids = (
+            {}
+            if self.hints or self.form == 'scratchpad'
+            else {'abacus': self._abacus(a, b, shown), 'coupling': self._coupling(a, b, shown)}
+        )
         return Example(prompt, answer, ids)
 
     def _number(self, rng, digits: int) -> list[int]:
@@ -91,4 +106,11 @@ class Addition(Task):
         rises = lambda digits: list(range(2, len(digits) + 2))
         operand = rises if self.form == 'all_reversed' else lambda digits: rises(digits)[::-1]
         answer = rises(shown) if self.form != 'plain' else rises(shown)[::-1]
-        return [0, *operand(a), 1, *operand(b), 1 if self.form != 'plain' else len(shown) + 2, *answer]
+        return [
+            0,
+            *operand(a),
+            1,
+            *operand(b),
+            1 if self.form != 'plain' else len(shown) + 2,
+            *answer,
+        ]

@@ -1,5 +1,6 @@
 """Sums, polynomials, parity and chains of assignments (Kazemnejad et al. 2023, arXiv 2305.19466, appendix B, and the authors'
 generators, scripts/dataset_builders of McGill-NLP/length-generalization)."""
+
 import dataclasses
 import string
 
@@ -12,6 +13,7 @@ _KAZEMNEJAD = 'Kazemnejad et al. 2023, arXiv 2305.19466, appendix B'
 @dataclasses.dataclass(frozen=True)
 class Summation(Task):
     """`3 + 9 + 4` -> 6: the sum of digits from 1 to 9, mod 10."""
+
     source = _KAZEMNEJAD
     length = 'digits to sum'
 
@@ -33,6 +35,7 @@ class Polynomial(Task):
 
     Coefficients are from -3 to 3, degrees from 0 to 3, x from -2 to 2; a sign is a symbol of its own, and only `-` is written.
     """
+
     source = _KAZEMNEJAD
     length = 'terms'
 
@@ -41,19 +44,23 @@ class Polynomial(Task):
         return (*'0123456789x=-+^', 'in')
 
     def size(self, length):
-        return 6 * length + 5                    # where x and all coefficients are negative
+        return 6 * length + 5  # where x and all coefficients are negative
 
     def sample(self, rng, length):
-        coefficients, degrees = rng.integers(-3, 4, size=length).tolist(), rng.integers(0, 4, size=length).tolist()
+        coefficients, degrees = (
+            rng.integers(-3, 4, size=length).tolist(),
+            rng.integers(0, 4, size=length).tolist(),
+        )
         x = int(rng.integers(-2, 3))
         terms = [f'{c}x^{d}' for c, d in zip(coefficients, degrees)]
-        value = sum(c * x ** d for c, d in zip(coefficients, degrees)) % 10
+        value = sum(c * x**d for c, d in zip(coefficients, degrees)) % 10
         return Example([*f'x={x}', 'in', *'+'.join(terms)], [str(value)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Parity(Task):
     """1 where the number of ones is odd, else 0. (The authors answer No and Yes to whether it is even.)"""
+
     source = _KAZEMNEJAD
     length = 'bits'
 
@@ -76,6 +83,7 @@ class Lego(Task):
     The first variable is +1 or -1, each other one plus or minus the one before it. The variable asked for is in the second half
     of the chain, behind the middle one. `permuted`: the clauses come in random order. (The authors answer +1 or -1.)
     """
+
     permuted: bool = False
     source = f'{_KAZEMNEJAD}; Zhang et al. 2022, arXiv 2206.04301'
     length = 'variables in the chain'
@@ -90,11 +98,16 @@ class Lego(Task):
 
     def sample(self, rng, length):
         if length > 26:
-            raise DataError(f'the chain of assignments has 26 variables: expected at most so many, found {length}')
+            raise DataError(
+                f'the chain of assignments has 26 variables: expected at most so many, found {length}'
+            )
         names = [string.ascii_lowercase[i] for i in rng.permutation(26)[:length]]
         signs = ['-+'[v] for v in rng.integers(2, size=length)]
         clauses = [[names[0], '=', signs[0], '1']]
-        clauses += [[names[i], '=', '+' if signs[i] == signs[i - 1] else '-', names[i - 1]] for i in range(1, length)]
+        clauses += [
+            [names[i], '=', '+' if signs[i] == signs[i - 1] else '-', names[i - 1]]
+            for i in range(1, length)
+        ]
         asked = int(rng.integers((length + 1) // 2, length))
         order = rng.permutation(length) if self.permuted else range(length)
         prompt = [s for i in order for s in (*clauses[i], ',')][:-1]

@@ -5,6 +5,7 @@ A task draws an example of a given length: a prompt and the one right answer, as
 where they stand. As everywhere in `data/`,
 `batch(step)` is a pure function of the task, the seed and the step.
 """
+
 import dataclasses
 import functools
 import hashlib
@@ -15,7 +16,7 @@ import numpy as np
 from data.batches import FIELDS, Batch
 from data.records import DataError
 
-BOS, SEP, EOS = 1, 2, 3      # 0 is padding
+BOS, SEP, EOS = 1, 2, 3  # 0 is padding
 SPECIAL = ('<pad>', '<bos>', '<sep>', '<eos>')
 
 
@@ -24,6 +25,7 @@ class Example:
     """Symbols of the prompt and of the answer. `ids`: for each scheme of task-given position ids that the task knows, one id a
     symbol of prompt and answer together with the special ones: <bos> prompt <sep> answer (ids from 1, 0: none). `asked`: the places of
     the prompt whose symbols are to be predicted from those before them; the answer is empty then, and the loss is on these alone."""
+
     prompt: list[str]
     answer: list[str]
     ids: dict[str, list[int]] = dataclasses.field(default_factory=dict)
@@ -33,9 +35,10 @@ class Example:
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Base of all tasks: a frozen dataclass whose fields are the parameters of the task."""
-    source: ClassVar[str]                 # paper and section, or the code that the definition was read from
-    length: ClassVar[str]                 # what the length of an example counts
-    schemes: ClassVar[tuple[str, ...]] = ()   # the task-given ids that examples carry
+
+    source: ClassVar[str]  # paper and section, or the code that the definition was read from
+    length: ClassVar[str]  # what the length of an example counts
+    schemes: ClassVar[tuple[str, ...]] = ()  # the task-given ids that examples carry
     shortest: ClassVar[int] = 1
 
     @property
@@ -65,7 +68,13 @@ class Task:
     def encoded(self, example: Example) -> tuple[np.ndarray, int]:
         """Token ids of the whole example, int32, and where the answer begins."""
         known = self.vocabulary
-        tokens = [BOS, *(known[s] for s in example.prompt), SEP, *(known[s] for s in example.answer), EOS]
+        tokens = [
+            BOS,
+            *(known[s] for s in example.prompt),
+            SEP,
+            *(known[s] for s in example.answer),
+            EOS,
+        ]
         return np.asarray(tokens, np.int32), len(example.prompt) + 2
 
 
@@ -88,15 +97,30 @@ class TaskBatches:
       DataError: lengths out of order or below what the task can make, or a scheme that the task does not have.
     """
 
-    def __init__(self, task: Task, lengths: tuple[int, int], batch_size: int, seed: int, scheme: str = ''):
+    def __init__(
+        self, task: Task, lengths: tuple[int, int], batch_size: int, seed: int, scheme: str = ''
+    ):
         low, high = lengths
         if not task.shortest <= low <= high:
-            raise DataError(f'lengths are {low} to {high}: {type(task).__name__} needs at least {task.shortest}, shorter ones first')
+            raise DataError(
+                f'lengths are {low} to {high}: {type(task).__name__} needs at least {task.shortest}, shorter ones first'
+            )
         if scheme and scheme not in task.schemes:
-            raise DataError(f'{type(task).__name__} gives no {scheme!r} ids (it gives: {", ".join(task.schemes) or "none"})')
-        self.task, self.low, self.high, self.batch_size, self.seed, self.scheme = task, low, high, batch_size, seed, scheme
+            raise DataError(
+                f'{type(task).__name__} gives no {scheme!r} ids (it gives: {", ".join(task.schemes) or "none"})'
+            )
+        self.task, self.low, self.high, self.batch_size, self.seed, self.scheme = (
+            task,
+            low,
+            high,
+            batch_size,
+            seed,
+            scheme,
+        )
         whole = [task.size(n) + 3 for n in range(low, high + 1)]
-        self.seq_len = max(a + b for a, b in zip(whole, reversed(whole))) - 1      # the last <eos> is only a target
+        self.seq_len = (
+            max(a + b for a, b in zip(whole, reversed(whole))) - 1
+        )  # the last <eos> is only a target
 
     def __call__(self, step: int, rows: slice = slice(None)) -> Batch:
         """The batch of `step`, or only its `rows`."""
@@ -105,18 +129,31 @@ class TaskBatches:
         for i, row in enumerate(places):
             rng = self._generator('train', step, row)
             length = int(rng.integers(self.low, self.high + 1))
-            self._put(batch, i, [self.task.sample(rng, length), self.task.sample(rng, self.low + self.high - length)])
+            self._put(
+                batch,
+                i,
+                [
+                    self.task.sample(rng, length),
+                    self.task.sample(rng, self.low + self.high - length),
+                ],
+            )
         return batch
 
     def test(self, length: int, count: int, index: int = 0) -> Batch:
         """`count` rows of one example each, all of `length`; the same for all models, apart from those of training."""
         batch = self._empty(count, self.task.size(length) + 2)
         for i in range(count):
-            self._put(batch, i, [self.task.sample(self._generator('test', length, index * count + i), length)])
+            self._put(
+                batch,
+                i,
+                [self.task.sample(self._generator('test', length, index * count + i), length)],
+            )
         return batch
 
     def _generator(self, what: str, *key: int) -> np.random.Generator:
-        return np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, *what.encode(), *key])))
+        return np.random.Generator(
+            np.random.Philox(np.random.SeedSequence([self.seed, *what.encode(), *key]))
+        )
 
     def _empty(self, rows: int, columns: int) -> Batch:
         fields = {**FIELDS, 'ids': np.int32} if self.scheme else FIELDS
@@ -129,7 +166,10 @@ class TaskBatches:
             end = at + len(tokens) - 1
             batch['tokens'][row, at:end] = tokens[:-1]
             batch['targets'][row, at:end] = tokens[1:]
-            batch['loss_weights'][row, at + np.asarray(example.asked) if example.asked else slice(at + answer - 1, end)] = 1
+            batch['loss_weights'][
+                row,
+                at + np.asarray(example.asked) if example.asked else slice(at + answer - 1, end),
+            ] = 1
             batch['segment_ids'][row, at:end] = segment
             batch['positions'][row, at:end] = np.arange(end - at)
             if self.scheme:

@@ -3,6 +3,7 @@
 Definitions are those of google-deepmind/neural_networks_chomsky_hierarchy, folder tasks. There, answers are padded, and some are
 ended by a symbol; here <eos> ends them.
 """
+
 import dataclasses
 import math
 
@@ -22,6 +23,7 @@ class _Chomsky(Task):
 
 class _Strings(_Chomsky):
     """Tasks on a random string of the digits below `vocab_size`."""
+
     vocab_size = 2
 
     @property
@@ -36,6 +38,7 @@ class _Strings(_Chomsky):
 @dataclasses.dataclass(frozen=True)
 class _Rearranged(_Strings):
     """Tasks whose answer has the symbols of the prompt in another order."""
+
     vocab_size: int = 2
 
     def check(self):
@@ -81,6 +84,7 @@ class OddsFirst(_Rearranged):
 @dataclasses.dataclass(frozen=True)
 class BucketSort(_Rearranged):
     """The string sorted."""
+
     vocab_size: int = 5
 
     def _answer(self, prompt):
@@ -101,6 +105,7 @@ class DuplicateString(_Rearranged):
 @dataclasses.dataclass(frozen=True)
 class MissingDuplicateString(_Chomsky):
     """`0 1 1 0 0 ? 1 0` -> 1: a string came two times, and one symbol is missing. Odd lengths have a `#` at the end."""
+
     shortest = 2
 
     @property
@@ -154,11 +159,14 @@ class StackManipulation(_Chomsky):
 @dataclasses.dataclass(frozen=True)
 class _Modular(_Chomsky):
     """Arithmetic on the digits below `modulus`."""
+
     modulus: int = 5
 
     def check(self):
         if not 2 <= self.modulus <= 10:
-            raise DataError(f'task_args.modulus is {self.modulus}: expected 2 to 10, values of one digit')
+            raise DataError(
+                f'task_args.modulus is {self.modulus}: expected 2 to 10, values of one digit'
+            )
 
     @property
     def symbols(self):
@@ -171,7 +179,10 @@ class _Modular(_Chomsky):
             text = {1: f'{digit}', 2: f'-{digit}', 3: f'({digit})', 4: f'(-{digit})'}[length]
             return list(text), (-digit if length in (2, 4) else digit) % self.modulus
         left = int(rng.integers(1, length - 3))
-        (a, x), (b, y) = self._expression(rng, left, operations), self._expression(rng, length - left - 3, operations)
+        (a, x), (b, y) = (
+            self._expression(rng, left, operations),
+            self._expression(rng, length - left - 3, operations),
+        )
         operation = operations[rng.integers(len(operations))]
         value = {'+': x + y, '-': x - y, '*': x * y}[operation] % self.modulus
         return ['(', *a, operation, *b, ')'], value
@@ -180,6 +191,7 @@ class _Modular(_Chomsky):
 @dataclasses.dataclass(frozen=True)
 class ModularArithmetic(_Modular):
     """`1 + 2 * 3 - 4` -> 3: the value mod `modulus`, products first."""
+
     length = 'symbols in the prompt; an even length has one less'
 
     def size(self, length):
@@ -201,6 +213,7 @@ class ModularArithmetic(_Modular):
 @dataclasses.dataclass(frozen=True)
 class ModularArithmeticBrackets(_Modular):
     """`( ( 1 - ( - 2 ) ) * 4 )` -> 2: the value mod `modulus`; `products`: with `*` (the paper has them)."""
+
     products: bool = True
 
     def sample(self, rng, length):
@@ -211,6 +224,7 @@ class ModularArithmeticBrackets(_Modular):
 @dataclasses.dataclass(frozen=True)
 class SolveEquation(_Modular):
     """`( x - ( - 2 ) ) = 1` -> 4: the x that solves the equation mod `modulus`. It is one alone, since there are no products."""
+
     shortest = 3
 
     def sample(self, rng, length):
@@ -236,6 +250,7 @@ def _number(units_first: list[str]) -> int:
 
 class _Binary(_Chomsky):
     """Two numbers above 0, units first, filled up with zeros, `operation` between them; the answer is units first, not filled."""
+
     shortest = 3
 
     @property
@@ -249,12 +264,15 @@ class _Binary(_Chomsky):
     def sample(self, rng, length):
         first = int(rng.integers(1, length - 1))
         a, b = _digits(rng, first), _digits(rng, length - 1 - first)
-        return Example([*a, self.operation, *b], list(f'{self._result(_number(a), _number(b)):b}'[::-1]))
+        return Example(
+            [*a, self.operation, *b], list(f'{self._result(_number(a), _number(b)):b}'[::-1])
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class BinaryAddition(_Binary):
     """`0 0 1 + 0 1 1 0 1` -> 0 1 0 1 1: 4 + 22 = 26."""
+
     operation = '+'
 
     def _result(self, a, b):
@@ -264,6 +282,7 @@ class BinaryAddition(_Binary):
 @dataclasses.dataclass(frozen=True)
 class BinaryMultiplication(_Binary):
     """`0 0 1 * 0 1 1 0 1` -> 0 0 0 1 1 0 1: 4 * 22 = 88."""
+
     operation = '*'
 
     def _result(self, a, b):
@@ -283,4 +302,6 @@ class ComputeSqrt(_Chomsky):
 
     def sample(self, rng, length):
         prompt = _digits(rng, length)
-        return Example(prompt, list(f'{math.isqrt(int("".join(prompt), 2)):b}'.zfill((length + 1) // 2)))
+        return Example(
+            prompt, list(f'{math.isqrt(int("".join(prompt), 2)):b}'.zfill((length + 1) // 2))
+        )

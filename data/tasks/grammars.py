@@ -1,4 +1,5 @@
 """Commands of a grammar, and what they mean."""
+
 import dataclasses
 import functools
 import itertools
@@ -14,19 +15,31 @@ _TURNS = {side: (f'I_TURN_{side.upper()}',) for side in ('left', 'right')}
 def _phrases():
     """All phrases of one verb with their actions, once, twice and thrice."""
     verbs = {(verb,): actions for verb, actions in _VERBS.items()}
-    for (verb, actions), (side, turn) in itertools.product([*_VERBS.items(), ('turn', ())], _TURNS.items()):
-        verbs |= {(verb, side): turn + actions, (verb, 'opposite', side): 2 * turn + actions,
-                  (verb, 'around', side): 4 * (turn + actions)}
+    for (verb, actions), (side, turn) in itertools.product(
+        [*_VERBS.items(), ('turn', ())], _TURNS.items()
+    ):
+        verbs |= {
+            (verb, side): turn + actions,
+            (verb, 'opposite', side): 2 * turn + actions,
+            (verb, 'around', side): 4 * (turn + actions),
+        }
     for words, actions in verbs.items():
-        yield from ((words, actions), ((*words, 'twice'), 2 * actions), ((*words, 'thrice'), 3 * actions))
+        yield from (
+            (words, actions),
+            ((*words, 'twice'), 2 * actions),
+            ((*words, 'thrice'), 3 * actions),
+        )
 
 
 @functools.cache
 def _commands() -> dict[int, list[tuple[tuple[str, ...], tuple[str, ...]]]]:
     """All 20,910 commands with their actions, by the number of actions."""
     phrases = list(_phrases())
-    both = [pair for (a, x), (b, y) in itertools.product(phrases, phrases)
-            for pair in ((a + ('and',) + b, x + y), (a + ('after',) + b, y + x))]
+    both = [
+        pair
+        for (a, x), (b, y) in itertools.product(phrases, phrases)
+        for pair in ((a + ('and',) + b, x + y), (a + ('after',) + b, y + x))
+    ]
     groups = {}
     for words, actions in phrases + both:
         groups.setdefault(len(actions), []).append((words, actions))
@@ -39,13 +52,18 @@ class Scan(Task):
 
     All commands of a length are equally likely. A length that no command has is rounded down to the next that some command has.
     """
+
     source = 'Lake and Baroni 2018, arXiv 1711.00350; the same commands and actions as tasks.txt of brendenlake/SCAN'
     length = 'actions of the answer, 48 at most'
 
     @property
     def symbols(self):
         words = ('turn', 'left', 'right', 'opposite', 'around', 'twice', 'thrice', 'and', 'after')
-        return (*_VERBS, *words, *(a for actions in (*_VERBS.values(), *_TURNS.values()) for a in actions))
+        return (
+            *_VERBS,
+            *words,
+            *(a for actions in (*_VERBS.values(), *_TURNS.values()) for a in actions),
+        )
 
     def size(self, length):
         return max(len(words) + len(actions) for words, actions in self._of(length))
@@ -58,15 +76,26 @@ class Scan(Task):
     def _of(self, length: int) -> list:
         groups = _commands()
         if length > max(groups):
-            raise DataError(f'no command of SCAN has more than {max(groups)} actions: found length {length}')
+            raise DataError(
+                f'no command of SCAN has more than {max(groups)} actions: found length {length}'
+            )
         return groups[max(n for n in groups if n <= length)]
 
 
 _UNARY = {
-    'copy': lambda s: s, 'reverse': lambda s: s[::-1], 'shift': lambda s: s[1:] + s[:1], 'echo': lambda s: s + s[-1:],
-    'swap_first_last': lambda s: s[-1:] + s[1:-1] + s[:1], 'repeat': lambda s: s + s}
+    'copy': lambda s: s,
+    'reverse': lambda s: s[::-1],
+    'shift': lambda s: s[1:] + s[:1],
+    'echo': lambda s: s + s[-1:],
+    'swap_first_last': lambda s: s[-1:] + s[1:-1] + s[:1],
+    'repeat': lambda s: s + s,
+}
 _BINARY = {
-    'append': lambda s, t: s + t, 'prepend': lambda s, t: t + s, 'remove_first': lambda s, t: t, 'remove_second': lambda s, t: s}
+    'append': lambda s, t: s + t,
+    'prepend': lambda s, t: t + s,
+    'remove_first': lambda s, t: t,
+    'remove_second': lambda s, t: s,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +106,7 @@ class Pcfg(Task):
     has 2 to 5 letters. (The published data have the functions alike, but trees of the depths and lengths of English sentences.)
     `letters`: how many, A1 B1 .. Z20. `longest`: examples with more symbols in the answer are drawn again.
     """
+
     letters: int = 520
     longest: int = 100
     source = 'Hupkes et al. 2020, arXiv 1908.08351; tasks/default.py and generate.py of MathijsMul/pcfg-set'
@@ -86,7 +116,9 @@ class Pcfg(Task):
         if self.letters < 2:
             raise DataError(f'task_args.letters is {self.letters}: expected 2 or more')
         if self.longest < 10:
-            raise DataError(f'task_args.longest is {self.longest}: expected 10 or more, twice the longest string')
+            raise DataError(
+                f'task_args.longest is {self.longest}: expected 10 or more, twice the longest string'
+            )
 
     @property
     def symbols(self):
@@ -94,7 +126,7 @@ class Pcfg(Task):
 
     def size(self, length):
         """A bound, reached at length 1: binary functions alone make the longest prompt, `repeat` alone the longest answer."""
-        return 7 * length + 5 + min(self.longest, 5 * 2 ** length)
+        return 7 * length + 5 + min(self.longest, 5 * 2**length)
 
     def sample(self, rng, length):
         while True:

@@ -1,4 +1,5 @@
 """Finding and keeping what was read: recall, copying out of noise, needles and registers."""
+
 import dataclasses
 import string
 
@@ -15,14 +16,17 @@ class FlipFlop(Task):
     Each instruction, write, ignore or read, has a bit. The first one is a write, the last a read; between them are ignores with probability
     `ignore`, and writes and reads in equal parts: FFL(`ignore`).
     """
-    ignore: float = .8
+
+    ignore: float = 0.8
     source = 'Liu et al. 2023, arXiv 2306.00946, section 3'
     length = 'instructions, the first write and the last read included'
     shortest = 2
 
     def check(self):
         if not 0 <= self.ignore <= 1:
-            raise DataError(f'task_args.ignore is {self.ignore}: expected a probability, from 0 to 1')
+            raise DataError(
+                f'task_args.ignore is {self.ignore}: expected a probability, from 0 to 1'
+            )
 
     @property
     def symbols(self):
@@ -34,7 +38,11 @@ class FlipFlop(Task):
     def sample(self, rng, length):
         other = (1 - self.ignore) / 2
         prompt, asked, stored = [], [], ''
-        for kind in ['w', *rng.choice(list('wri'), size=length - 2, p=[other, other, self.ignore]).tolist(), 'r']:
+        for kind in [
+            'w',
+            *rng.choice(list('wri'), size=length - 2, p=[other, other, self.ignore]).tolist(),
+            'r',
+        ]:
             bit = stored if kind == 'r' else str(rng.integers(2))
             stored = bit if kind == 'w' else stored
             prompt += [kind, bit]
@@ -45,6 +53,7 @@ class FlipFlop(Task):
 @dataclasses.dataclass(frozen=True)
 class SelectiveCopy(Task):
     """`memorised` words at random places among noise -> the words in their order."""
+
     memorised: int = 16
     words: int = 16
     source = 'Gu and Dao 2023, arXiv 2312.00752, section 4.1.1'
@@ -53,7 +62,9 @@ class SelectiveCopy(Task):
     def check(self):
         for name, least in dict(memorised=1, words=2).items():
             if getattr(self, name) < least:
-                raise DataError(f'task_args.{name} is {getattr(self, name)}: expected {least} or more')
+                raise DataError(
+                    f'task_args.{name} is {getattr(self, name)}: expected {least} or more'
+                )
 
     @property
     def symbols(self):
@@ -65,7 +76,9 @@ class SelectiveCopy(Task):
     def sample(self, rng, length):
         words = [f'w{i}' for i in rng.integers(self.words, size=self.memorised)]
         prompt = ['<noise>'] * (length + self.memorised)
-        for place, word in zip(sorted(rng.choice(len(prompt), self.memorised, replace=False)), words):
+        for place, word in zip(
+            sorted(rng.choice(len(prompt), self.memorised, replace=False)), words
+        ):
             prompt[place] = word
         return Example(prompt, words)
 
@@ -73,6 +86,7 @@ class SelectiveCopy(Task):
 @dataclasses.dataclass(frozen=True)
 class InductionHead(Task):
     """`.. a b .. a` -> b: the word that followed the last one of the prompt where it came before, which it did once."""
+
     words: int = 16
     source = 'Olsson et al. 2022, arXiv 2209.11895; number of words: Gu and Dao 2023, arXiv 2312.00752, section 4.1.2'
     length = 'words in the prompt'
@@ -105,16 +119,19 @@ class MultiQueryRecall(Task):
     each query takes one of the places that are left, two symbols wide, number n with probability in proportion to n^(power - 1): near ones are
     likelier. Noise is any of the words. (In the paper's code the value is the label but not the next input, noise is; here it is both.)
     """
+
     words: int = 8192
     spread: int = 8
-    power: float = .01
+    power: float = 0.01
     source = 'Arora et al. 2023, arXiv 2312.04927; multiquery_ar of HazyResearch/zoology'
     length = 'pairs of a key and a value'
 
     def check(self):
         for name, least in dict(words=2, spread=4).items():
             if getattr(self, name) < least:
-                raise DataError(f'task_args.{name} is {getattr(self, name)}: expected {least} or more')
+                raise DataError(
+                    f'task_args.{name} is {getattr(self, name)}: expected {least} or more'
+                )
         if self.power <= 0:
             raise DataError(f'task_args.power is {self.power}: expected more than 0')
 
@@ -127,15 +144,20 @@ class MultiQueryRecall(Task):
 
     def sample(self, rng, length):
         if length > self.words // 2:
-            raise DataError(f'task_args.words is {self.words}: expected {2 * length} or more for {length} pairs')
-        keys, values = ([f'{kind}{i}' for i in rng.choice(self.words // 2, length, replace=False)] for kind in 'kv')
+            raise DataError(
+                f'task_args.words is {self.words}: expected {2 * length} or more for {length} pairs'
+            )
+        keys, values = (
+            [f'{kind}{i}' for i in rng.choice(self.words // 2, length, replace=False)]
+            for kind in 'kv'
+        )
         prompt = [s for pair in zip(keys, values) for s in pair]
         symbols, left = self.symbols, self.size(length) - len(prompt)
         prompt += [symbols[i] for i in rng.integers(len(symbols), size=left)]
         near = np.arange(1, left // 2 + 1) ** (self.power - 1)
         places = 2 * (length + rng.choice(len(near), length, replace=False, p=near / near.sum()))
         for place, key, value in zip(places, keys, values):
-            prompt[place:place + 2] = key, value
+            prompt[place : place + 2] = key, value
         return Example(prompt, [], asked=sorted(int(place) + 1 for place in places))
 
 
@@ -145,6 +167,7 @@ class IndirectIndexing(Task):
 
     The place of the answer is uniform over all places but that of the named character; offsets are written in digits.
     """
+
     source = 'Gopalakrishnan et al. 2025 (PoPE), arXiv 2509.10534'
     length = 'characters of the string'
     shortest = 2
@@ -175,9 +198,12 @@ class Passkey(Task):
 
     `depth`: the part of the filler that comes before the key, from 0 to 1; -1: random, as in the paper.
     """
-    depth: float = -1.
+
+    depth: float = -1.0
     digits: int = 5
-    source = 'Mohtashami and Jaggi 2023, arXiv 2305.16300; generate_prompt of epfml/landmark-attention'
+    source = (
+        'Mohtashami and Jaggi 2023, arXiv 2305.16300; generate_prompt of epfml/landmark-attention'
+    )
     length = 'words of filler, full stops included'
 
     def check(self):
@@ -188,7 +214,10 @@ class Passkey(Task):
 
     @property
     def symbols(self):
-        return (*string.digits, *dict.fromkeys([*_FILLER, *_NEEDLE.replace('{0}', '').split(), *_QUESTION]))
+        return (
+            *string.digits,
+            *dict.fromkeys([*_FILLER, *_NEEDLE.replace('{0}', '').split(), *_QUESTION]),
+        )
 
     def size(self, length):
         return length + len(_NEEDLE.split()) - 2 + len(_QUESTION) + 3 * self.digits
@@ -197,7 +226,15 @@ class Passkey(Task):
         key = [str(d) for d in rng.integers(10, size=self.digits)]
         before = int(rng.integers(length + 1)) if self.depth == -1 else round(self.depth * length)
         filler = lambda count: (_FILLER * (count // len(_FILLER) + 1))[:count]
-        return Example([*filler(before), *_NEEDLE.format(' '.join(key)).split(), *filler(length - before), *_QUESTION], key)
+        return Example(
+            [
+                *filler(before),
+                *_NEEDLE.format(' '.join(key)).split(),
+                *filler(length - before),
+                *_QUESTION,
+            ],
+            key,
+        )
 
 
 _HIGHEST = 10
@@ -209,6 +246,7 @@ class Counting(Task):
 
     They come in parts 1 : 50 : 7, but no variable goes above 10. The variable asked for is any one that was set.
     """
+
     variables: int = 3
     source = 'Golovneva et al. 2024 (CoPE), arXiv 2405.18719, section 5.2; count_data_gen.py of facebookresearch/RAM'
     length = 'operations'
@@ -219,7 +257,14 @@ class Counting(Task):
 
     @property
     def symbols(self):
-        return (*string.ascii_lowercase[:self.variables], '=0;', '++;', 'pass;', 'print', *map(str, range(_HIGHEST + 1)))
+        return (
+            *string.ascii_lowercase[: self.variables],
+            '=0;',
+            '++;',
+            'pass;',
+            'print',
+            *map(str, range(_HIGHEST + 1)),
+        )
 
     def size(self, length):
         """Reached where no operation is `pass;`."""
@@ -241,7 +286,7 @@ class Counting(Task):
             elif draw < 57:
                 name = list(values)[rng.integers(len(values))] if values else ''
                 if values.get(name, _HIGHEST) == _HIGHEST:
-                    continue                       # nothing to add to: another operation
+                    continue  # nothing to add to: another operation
                 values[name] += 1
                 prompt += [name, '++;']
             else:

@@ -1,4 +1,5 @@
 """Copying, reversing and sorting words (Kazemnejad et al. 2023, arXiv 2305.19466, appendix B, and the authors' generators)."""
+
 import dataclasses
 
 from data.records import DataError
@@ -11,6 +12,7 @@ _KAZEMNEJAD = 'Kazemnejad et al. 2023, arXiv 2305.19466, appendix B'
 class Copy(Task):
     """`kind`: words, random words of the alphabet (cmc); same, one word repeated (rsc); replaced, 'a with b in a a a' -> 'b b b'
     (rdc). `twice`: the answer comes two times, with <next> between (cmc2x), or, for `same`, as 2N words (rsc2x)."""
+
     kind: str = 'words'
     twice: bool = False
     words: int = 100
@@ -19,7 +21,9 @@ class Copy(Task):
 
     def check(self):
         if self.kind not in ('words', 'same', 'replaced'):
-            raise DataError(f"task_args.kind is {self.kind!r}: expected 'words', 'same' or 'replaced'")
+            raise DataError(
+                f"task_args.kind is {self.kind!r}: expected 'words', 'same' or 'replaced'"
+            )
         if self.twice and self.kind == 'replaced':
             raise DataError("task_args.twice is True: not defined for kind 'replaced'")
 
@@ -28,7 +32,10 @@ class Copy(Task):
         return (*letters(self.words), '<next>', '<with>', '<in>')
 
     def size(self, length):
-        return length * (3 if self.twice else 2) + {'words': self.twice, 'same': 0, 'replaced': 4}[self.kind]
+        return (
+            length * (3 if self.twice else 2)
+            + {'words': self.twice, 'same': 0, 'replaced': 4}[self.kind]
+        )
 
     def sample(self, rng, length):
         if self.kind == 'words':
@@ -43,6 +50,7 @@ class Copy(Task):
 @dataclasses.dataclass(frozen=True)
 class Reverse(Task):
     """The words in reverse. `then`: '' (mc), 'reversed', the answer once more (mc2x), or 'copied', the words as they were (mcrv)."""
+
     then: str = ''
     words: int = 100
     source = _KAZEMNEJAD
@@ -61,13 +69,16 @@ class Reverse(Task):
 
     def sample(self, rng, length):
         prompt = [f'w{i}' for i in rng.integers(self.words, size=length)]
-        after = {'': [], 'reversed': ['<next>', *prompt[::-1]], 'copied': ['<next>', *prompt]}[self.then]
+        after = {'': [], 'reversed': ['<next>', *prompt[::-1]], 'copied': ['<next>', *prompt]}[
+            self.then
+        ]
         return Example(prompt, prompt[::-1] + after)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sort(Task):
     """Words of an ordered alphabet (single tokens), or numbers from 10 to 9999 digit by digit (`digits`), in ascending order."""
+
     digits: bool = False
     words: int = 50
     source = _KAZEMNEJAD

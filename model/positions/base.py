@@ -7,6 +7,7 @@ other parameter's initial value depends on which encoding is chosen.
 
 Dimensions: B batch, T queries, S keys (S = T without a cache), H heads, K key-value heads, d head size, D width.
 """
+
 import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -17,15 +18,27 @@ import jax.numpy as jnp
 from model.errors import ModelError
 
 ENTERS = {  # method -> what the documentation calls the place
-    'position_ids': 'position ids', 'embed': 'embedding', 'rotate': 'rotation', 'read': 'rotation when read', 'scale': 'logit scale',
-    'key_state': 'key state', 'product': 'products', 'key_bias': 'key bias', 'bias': 'logit bias', 'logits': 'logits', 'mask': 'mask',
-    'softmax': 'softmax', 'value': 'values'}
+    'position_ids': 'position ids',
+    'embed': 'embedding',
+    'rotate': 'rotation',
+    'read': 'rotation when read',
+    'scale': 'logit scale',
+    'key_state': 'key state',
+    'product': 'products',
+    'key_bias': 'key bias',
+    'bias': 'logit bias',
+    'logits': 'logits',
+    'mask': 'mask',
+    'softmax': 'softmax',
+    'value': 'values',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Dims:
     """What an encoding may need to know of the model. `max_len`: the longest context it is used for; `train_len`: the longest
     it is trained on (0: the same); `ids`: how many ids encodings may see, where some draw from more than max_len (0: the same)."""
+
     width: int
     num_heads: int
     num_kv_heads: int
@@ -47,38 +60,58 @@ class Dims:
 @dataclasses.dataclass(frozen=True)
 class Spec:
     """What the documentation, the compatibility errors and the property tests need to know of an encoding."""
+
     title: str
-    source: str                       # paper and equation
-    shift_invariant: bool             # adding a constant to all positions changes nothing
-    sees_order: bool = True           # False: one layer cannot tell permuted earlier tokens apart
-    limited: bool = False             # positions from max_len on are an error
-    bias_form: str = ''               # of its bias over (query, key): '' none, rank 1, Toeplitz, data (depends on the text), other
-    wraps: bool = False               # changes the ids or logits of another encoding; alone it does nothing
-    task_ids: str = ''                # the scheme of ids that the data has to give
+    source: str  # paper and equation
+    shift_invariant: bool  # adding a constant to all positions changes nothing
+    sees_order: bool = True  # False: one layer cannot tell permuted earlier tokens apart
+    limited: bool = False  # positions from max_len on are an error
+    bias_form: str = ''  # of its bias over (query, key): '' none, rank 1, Toeplitz, data (depends on the text), other
+    wraps: bool = False  # changes the ids or logits of another encoding; alone it does nothing
+    task_ids: str = ''  # the scheme of ids that the data has to give
 
 
 @dataclasses.dataclass(frozen=True)
 class Site:
     """Everything a place of entry can look at. In the model's scope (`position_ids`, `embed`, `share`) nothing of keys is set."""
-    param: Callable[..., jax.Array]            # (name, init, shape, logical axes) -> parameter of this encoding
-    q_positions: jax.Array                     # [B,T] int32 or float32, after `position_ids`
-    positions: jax.Array | None = None         # [B,T] int32, place in the document, whatever the ids
-    segment_ids: jax.Array | None = None       # [B,T] int32, 0: padding
-    row_keys: jax.Array | None = None          # [B] a PRNG key for each row of the global batch; None, as at test: nothing random
-    task_ids: jax.Array | None = None          # [B,T] int32, ids that the data gives
-    k_positions: jax.Array | None = None       # [B,S], after `position_ids`
-    k_places: jax.Array | None = None          # [B,S] int32, place in the document, whatever the ids
-    k_segment_ids: jax.Array | None = None     # [B,S] int32; between two keys of a document there may be padding
-    shared: Any = None                         # what `share` returned
-    x: jax.Array | None = None                 # [B,T,D] what queries and keys are projected from
-    q: jax.Array | None = None                 # [B,H,T,d] after `rotate` and `scale`
-    k: jax.Array | None = None                 # [B,K,S,d] after `rotate`, with what the cache held
-    state: dict[str, jax.Array] = dataclasses.field(default_factory=dict)   # `key_state` of all keys, [B,...,S]
-    carried: dict[str, jax.Array] = dataclasses.field(default_factory=dict)  # what `carry` kept of earlier queries, [B,...,S]
-    visible: jax.Array | None = None           # [B,1 or H,T,S] bool: causal, same document, inside the window, and what `mask` leaves
-    keys_seen: jax.Array | None = None         # [B,1 or H,T] int32: how many keys each query sees, at least 1
-    z: jax.Array | None = None                 # [B,H,T,S] float32: in `product` q.k/sqrt(d), later with the soft cap and biases
-    consecutive: bool = False                  # ids count up by one inside each segment, and keys are the queries' tokens
+
+    param: Callable[
+        ..., jax.Array
+    ]  # (name, init, shape, logical axes) -> parameter of this encoding
+    q_positions: jax.Array  # [B,T] int32 or float32, after `position_ids`
+    positions: jax.Array | None = None  # [B,T] int32, place in the document, whatever the ids
+    segment_ids: jax.Array | None = None  # [B,T] int32, 0: padding
+    row_keys: jax.Array | None = (
+        None  # [B] a PRNG key for each row of the global batch; None, as at test: nothing random
+    )
+    task_ids: jax.Array | None = None  # [B,T] int32, ids that the data gives
+    k_positions: jax.Array | None = None  # [B,S], after `position_ids`
+    k_places: jax.Array | None = None  # [B,S] int32, place in the document, whatever the ids
+    k_segment_ids: jax.Array | None = (
+        None  # [B,S] int32; between two keys of a document there may be padding
+    )
+    shared: Any = None  # what `share` returned
+    x: jax.Array | None = None  # [B,T,D] what queries and keys are projected from
+    q: jax.Array | None = None  # [B,H,T,d] after `rotate` and `scale`
+    k: jax.Array | None = None  # [B,K,S,d] after `rotate`, with what the cache held
+    state: dict[str, jax.Array] = dataclasses.field(
+        default_factory=dict
+    )  # `key_state` of all keys, [B,...,S]
+    carried: dict[str, jax.Array] = dataclasses.field(
+        default_factory=dict
+    )  # what `carry` kept of earlier queries, [B,...,S]
+    visible: jax.Array | None = (
+        None  # [B,1 or H,T,S] bool: causal, same document, inside the window, and what `mask` leaves
+    )
+    keys_seen: jax.Array | None = (
+        None  # [B,1 or H,T] int32: how many keys each query sees, at least 1
+    )
+    z: jax.Array | None = (
+        None  # [B,H,T,S] float32: in `product` q.k/sqrt(d), later with the soft cap and biases
+    )
+    consecutive: bool = (
+        False  # ids count up by one inside each segment, and keys are the queries' tokens
+    )
 
     @property
     def distance(self) -> jax.Array:
@@ -98,12 +131,21 @@ class Site:
     def column_of_query(self) -> jax.Array:
         """[B,T,S] bool: the column of each query's own token among the keys."""
         same = self.segment_ids[:, :, None] == self.k_segment_ids[:, None, :]
-        return same & (self.positions[:, :, None] == self.k_places[:, None, :]) & (self.k_segment_ids[:, None, :] > 0)
+        return (
+            same
+            & (self.positions[:, :, None] == self.k_places[:, None, :])
+            & (self.k_segment_ids[:, None, :] > 0)
+        )
 
     def at_query(self, x: jax.Array) -> jax.Array:
         """x [B,...,S], a float32 of each key -> [B,...,T], that of each query's own token; 0 for padding. The product with zeros and ones is
         exact: by default accelerators cut such sums to bfloat16 or TF32, and their differences from those of keys with them."""
-        return jnp.einsum('bts,b...s->b...t', self.column_of_query.astype(jnp.float32), x, precision=jax.lax.Precision.HIGHEST)
+        return jnp.einsum(
+            'bts,b...s->b...t',
+            self.column_of_query.astype(jnp.float32),
+            x,
+            precision=jax.lax.Precision.HIGHEST,
+        )
 
     @property
     def heads_of_keys(self) -> jax.Array:
@@ -114,6 +156,7 @@ class Site:
 @dataclasses.dataclass(frozen=True)
 class PositionalEncoding:
     """Base of all encodings, and itself the empty one: every place of entry left as it is."""
+
     dims: Dims
     spec: ClassVar[Spec]
 
@@ -123,8 +166,10 @@ class PositionalEncoding:
     def check_use(self) -> None:
         """Raises ModelError where the encoding, or several together, cannot make up a layer."""
         if self.spec.wraps:
-            raise ModelError(f'config.model.positions: {self.spec.title} alone does nothing; expected it beside another encoding, '
-                             f"for example 'rope+...'")
+            raise ModelError(
+                f'config.model.positions: {self.spec.title} alone does nothing; expected it beside another encoding, '
+                f"for example 'rope+...'"
+            )
 
     # Once for the model.
     def position_ids(self, site: Site) -> jax.Array:
@@ -184,7 +229,9 @@ class PositionalEncoding:
         if of_key is None:
             return of_pair
         of_key = of_key[:, :, None]
-        return of_key - jax.lax.stop_gradient(jnp.where(site.visible, of_key, -jnp.inf).max(-1, keepdims=True, initial=-1e30))
+        return of_key - jax.lax.stop_gradient(
+            jnp.where(site.visible, of_key, -jnp.inf).max(-1, keepdims=True, initial=-1e30)
+        )
 
     def logits(self, site: Site) -> jax.Array:
         """`site.z` [B,H,T,S] -> changed, where the change depends on the logits or on q and k."""
@@ -228,13 +275,25 @@ class PositionalEncoding:
         enters = cls.enters()
         if enters & {'product', 'logits', 'softmax', 'value'}:
             return 'reference'
-        return 'bias' if 'bias' in enters and 'key_bias' not in enters else 'mask' if 'mask' in enters else 'any'
+        return (
+            'bias'
+            if 'bias' in enters and 'key_bias' not in enters
+            else 'mask'
+            if 'mask' in enters
+            else 'any'
+        )
 
     @classmethod
     def cache(cls) -> str:
         """What the cache holds beside the values."""
         enters = cls.enters()
-        held = 'keys, turned when read' if 'read' in enters else 'rotated keys' if 'rotate' in enters else 'keys'
+        held = (
+            'keys, turned when read'
+            if 'read' in enters
+            else 'rotated keys'
+            if 'rotate' in enters
+            else 'keys'
+        )
         held += ', a state of each key' if 'key_state' in enters else ''
         return held + (', a sum over queries' if cls.carries() else '')
 

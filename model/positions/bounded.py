@@ -2,6 +2,7 @@
 
 Logits of distances n >= w come from queries and keys turned by other angles. Keys are cached as they are and turned when read.
 """
+
 import dataclasses
 
 import jax
@@ -15,12 +16,15 @@ from model.positions.rope import Lengthened, Rope
 @dataclasses.dataclass(frozen=True)
 class Bounded(Rope):
     """Distances below `w`, which is `within` where that is given, are RoPE's own."""
+
     within: int = 0
 
     def check(self):
         super().check()
         if self.within < 0:
-            raise ModelError(f'config.model.positions_args.within is {self.within}: expected at least 0')
+            raise ModelError(
+                f'config.model.positions_args.within is {self.within}: expected at least 0'
+            )
 
     @property
     def w(self) -> int:
@@ -33,13 +37,20 @@ class Bounded(Rope):
         return q, k
 
     def read(self, site, q, k):
-        return self.rotated(q, *self.turn(site.q_positions)), self.rotated(k, *self.turn(site.k_positions))
+        return self.rotated(q, *self.turn(site.q_positions)), self.rotated(
+            k, *self.turn(site.k_positions)
+        )
 
     def product(self, site):
         """Queries and keys have their own angle already: what is added turns them on to where the far ones stand."""
-        of_query, of_key = self.far(site.q_positions.astype(jnp.float32)), self.far_key(site.k_positions.astype(jnp.float32))
+        of_query, of_key = (
+            self.far(site.q_positions.astype(jnp.float32)),
+            self.far_key(site.k_positions.astype(jnp.float32)),
+        )
         q = self.rotated(site.q, *self.turn(of_query - site.q_positions)).astype(jnp.float32)
-        k = self.rotated(site.heads_of_keys, *self.turn(of_key - site.k_positions)).astype(jnp.float32)
+        k = self.rotated(site.heads_of_keys, *self.turn(of_key - site.k_positions)).astype(
+            jnp.float32
+        )
         far = jnp.einsum('bhtd,bhsd->bhts', q, k) * self.dims.head_dim**-0.5
         return jnp.where((site.distance < self.w)[:, None], site.z, far)
 
@@ -58,7 +69,9 @@ class Rectified(Bounded, Lengthened):
     def check(self):
         super().check()
         if self.w > self.trained:
-            raise ModelError(f'config.model.positions_args.within is {self.within}: expected at most the length of training ({self.trained})')
+            raise ModelError(
+                f'config.model.positions_args.within is {self.within}: expected at most the length of training ({self.trained})'
+            )
 
     @property
     def w(self) -> int:
@@ -68,6 +81,7 @@ class Rectified(Bounded, Lengthened):
 @dataclasses.dataclass(frozen=True)
 class ReRope(Rectified):
     """n -> min(n, w)."""
+
     spec = Spec('ReRoPE', 'Su 2023, Rectified Rotary Position Embeddings', shift_invariant=True)
 
     def far(self, p):
@@ -77,8 +91,11 @@ class ReRope(Rectified):
 @dataclasses.dataclass(frozen=True)
 class LeakyReRope(Rectified):
     """n -> w + (n - w)/s from w on."""
+
     stretch: float = 16.0
-    spec = Spec('Leaky ReRoPE', 'Su 2023, Rectified Rotary Position Embeddings', shift_invariant=True)
+    spec = Spec(
+        'Leaky ReRoPE', 'Su 2023, Rectified Rotary Position Embeddings', shift_invariant=True
+    )
 
     def check(self):
         super().check()
@@ -94,8 +111,11 @@ class LeakyReRope(Rectified):
 @dataclasses.dataclass(frozen=True)
 class SelfExtend(Rectified):
     """n -> floor(i/G) - floor(j/G) + w - floor(w/G) from w on."""
+
     group: int = 8
-    spec = Spec('SelfExtend', 'Jin et al. 2024, arXiv 2401.01325, equation 4', shift_invariant=False)
+    spec = Spec(
+        'SelfExtend', 'Jin et al. 2024, arXiv 2401.01325, equation 4', shift_invariant=False
+    )
 
     def check(self):
         super().check()
@@ -112,6 +132,7 @@ class SelfExtend(Rectified):
 class String(Bounded):
     """n -> n - S + W from S on, S = `within` (0: a third of config.model.max_len), W = `local`. (The authors' code multiplies all logits
     by 1.143 besides, a constant that the paper does not have; it is left out.)"""
+
     local: int = 128
     spec = Spec('STRING', 'An et al. 2024, arXiv 2410.18745, section 4', shift_invariant=True)
 
@@ -133,13 +154,14 @@ class String(Bounded):
 @dataclasses.dataclass(frozen=True)
 class LmInfinite(Rectified):
     """A query sees the w nearest tokens and the first `first` of the document; those stand at distance w for it."""
+
     first: int = 10
-    spec = Spec('LM-Infinite', 'Han et al. 2024, arXiv 2308.16137, section 3', shift_invariant=False)
+    spec = Spec(
+        'LM-Infinite', 'Han et al. 2024, arXiv 2308.16137, section 3', shift_invariant=False
+    )
 
     def far(self, p):
         return jnp.full_like(p, self.w)
 
     def mask(self, site):
         return ((site.distance < self.w) | (site.k_places < self.first)[:, None, :])[:, None]
-
-

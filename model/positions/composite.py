@@ -1,4 +1,5 @@
 """Several encodings in the same layer: 'randomized+rope', 'rope+forgetting', 'none+temperature'."""
+
 import dataclasses
 
 from model.errors import ModelError
@@ -12,6 +13,7 @@ _ALONE = ('position_ids', 'rotate', 'read', 'product', 'softmax')
 class Composite(PositionalEncoding):
     """Each place of entry in a layer is passed through the parts, in the order in which they are named. What happens once for the
     model is done for each part by itself."""
+
     members: tuple[PositionalEncoding, ...] = ()
 
     @property
@@ -25,10 +27,16 @@ class Composite(PositionalEncoding):
     def spec(self):
         specs = [p.spec for p in self.parts]
         forms = {s.bias_form for s in specs} - {''}
-        return Spec(' + '.join(s.title for s in specs), '; '.join(s.source for s in specs),
-                    shift_invariant=all(s.shift_invariant for s in specs), sees_order=any(s.sees_order for s in specs),
-                    limited=any(s.limited for s in specs), bias_form=forms.pop() if len(forms) == 1 else 'other' if forms else '',
-                    wraps=all(s.wraps for s in specs), task_ids=next((s.task_ids for s in specs if s.task_ids), ''))
+        return Spec(
+            ' + '.join(s.title for s in specs),
+            '; '.join(s.source for s in specs),
+            shift_invariant=all(s.shift_invariant for s in specs),
+            sees_order=any(s.sees_order for s in specs),
+            limited=any(s.limited for s in specs),
+            bias_form=forms.pop() if len(forms) == 1 else 'other' if forms else '',
+            wraps=all(s.wraps for s in specs),
+            task_ids=next((s.task_ids for s in specs if s.task_ids), ''),
+        )
 
     @property
     def both_ways(self):
@@ -49,19 +57,38 @@ class Composite(PositionalEncoding):
     def check_use(self):
         super().check_use()
         for place in _ALONE:
-            taken = [p.spec.title for p in self.parts if place in p.enters() and not (place == 'rotate' and p.spec.wraps)]
+            taken = [
+                p.spec.title
+                for p in self.parts
+                if place in p.enters() and not (place == 'rotate' and p.spec.wraps)
+            ]
             if len(taken) > 1:
-                raise ModelError(f'config.model.positions puts {" and ".join(taken)} into one layer: both enter the {place}, expected '
-                                 f'one of them')
+                raise ModelError(
+                    f'config.model.positions puts {" and ".join(taken)} into one layer: both enter the {place}, expected '
+                    f'one of them'
+                )
         if len({p.spec.task_ids for p in self.parts} - {''}) > 1:
-            raise ModelError('config.model.positions asks for two kinds of ids from the data: expected one')
+            raise ModelError(
+                'config.model.positions asks for two kinds of ids from the data: expected one'
+            )
 
     def _each(self, site):
         """The parts, each with the site as its own: its parameters, what it shared, its states."""
         for i, part in enumerate(self.parts):
-            own = lambda held, i=i: {n.split('.', 1)[1]: a for n, a in held.items() if n.startswith(f'{i}.')}
+            own = lambda held, i=i: {
+                n.split('.', 1)[1]: a for n, a in held.items() if n.startswith(f'{i}.')
+            }
             param = lambda name, *rest, part=part: site.param(f'{part.name}_{name}', *rest)
-            yield part, dataclasses.replace(site, param=param, shared=site.shared[i], state=own(site.state), carried=own(site.carried))
+            yield (
+                part,
+                dataclasses.replace(
+                    site,
+                    param=param,
+                    shared=site.shared[i],
+                    state=own(site.state),
+                    carried=own(site.carried),
+                ),
+            )
 
     def rotate(self, site, q, k):
         for part, mine in self._each(site):
@@ -74,7 +101,11 @@ class Composite(PositionalEncoding):
         return q
 
     def key_state(self, site):
-        return {f'{i}.{n}': a for i, (part, mine) in enumerate(self._each(site)) for n, a in part.key_state(mine).items()}
+        return {
+            f'{i}.{n}': a
+            for i, (part, mine) in enumerate(self._each(site))
+            for n, a in part.key_state(mine).items()
+        }
 
     def read(self, site, q, k):
         for part, mine in self._each(site):
@@ -92,7 +123,7 @@ class Composite(PositionalEncoding):
     def bias(self, site):
         return _sum(part.pair_bias(mine) for part, mine in self._each(site))
 
-    pair_bias = bias                     # beside the `key_bias` of other parts; the whole is `additive`
+    pair_bias = bias  # beside the `key_bias` of other parts; the whole is `additive`
 
     def additive(self, site):
         return _sum(part.additive(mine) for part, mine in self._each(site))
@@ -107,7 +138,10 @@ class Composite(PositionalEncoding):
         kept = {}
         for i, (part, mine) in enumerate(self._each(site)):
             z, new = part.logits_and_carried(dataclasses.replace(mine, z=site.z))
-            site, kept = dataclasses.replace(site, z=z), kept | {f'{i}.{n}': a for n, a in new.items()}
+            site, kept = (
+                dataclasses.replace(site, z=z),
+                kept | {f'{i}.{n}': a for n, a in new.items()},
+            )
         return site.z, kept
 
     def mask(self, site):

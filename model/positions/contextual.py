@@ -2,6 +2,7 @@
 
 They need the whole [T,S] array of logits: the reference path of attention only.
 """
+
 import dataclasses
 
 import jax
@@ -20,18 +21,28 @@ class Cope(PositionalEncoding):
 
     `scaled`: the added term has the 1/sqrt(d) of the logits, as in the authors' code by default; without, as in the paper's listing.
     """
+
     places: int = 64
     scaled: bool = True
-    spec = Spec('CoPE', 'Golovneva et al. 2024, arXiv 2405.18719, equations 3 to 5', shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'CoPE',
+        'Golovneva et al. 2024, arXiv 2405.18719, equations 3 to 5',
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def check(self):
         positive('places', self.places)
 
     def logits(self, site):
-        table = site.param('table', nn.initializers.zeros, (self.places, self.dims.head_dim), (None, None)).astype(jnp.float32)
+        table = site.param(
+            'table', nn.initializers.zeros, (self.places, self.dims.head_dim), (None, None)
+        ).astype(jnp.float32)
         gates = jnp.where(site.visible, jax.nn.sigmoid(site.z), 0.0)
         place = jnp.minimum(jax.lax.cumsum(gates, axis=3, reverse=True), self.places - 1.0)
-        products = jnp.einsum('bhtd,rd->bhtr', site.q.astype(jnp.float32), table) * (self.dims.head_dim**-0.5 if self.scaled else 1.0)
+        products = jnp.einsum('bhtd,rd->bhtr', site.q.astype(jnp.float32), table) * (
+            self.dims.head_dim**-0.5 if self.scaled else 1.0
+        )
         below = jnp.floor(place)
         at = lambda p: jnp.take_along_axis(products, p.astype(jnp.int32), axis=-1)
         share = place - below
@@ -41,21 +52,34 @@ class Cope(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class UnscaledCope(Cope):
     """As in the paper's listing."""
+
     scaled: bool = False
-    spec = Spec('CoPE, unscaled term', 'Golovneva et al. 2024, arXiv 2405.18719, appendix listing', shift_invariant=True,
-                bias_form='data')
+    spec = Spec(
+        'CoPE, unscaled term',
+        'Golovneva et al. 2024, arXiv 2405.18719, appendix listing',
+        shift_invariant=True,
+        bias_form='data',
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class Selective(PositionalEncoding):
     """Tokens mask others for later queries: z_ij - sum over l < i of S_lj, S_lj = relu(z_lj) of the first head, 0 for j = l and for the
     first token of the document."""
-    spec = Spec('selective attention', 'Leviathan et al. 2024, arXiv 2410.02703, section 3', shift_invariant=True, bias_form='data')
+
+    spec = Spec(
+        'selective attention',
+        'Leviathan et al. 2024, arXiv 2410.02703, section 3',
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def _said(self, site):
         """S [B,T,S]."""
         same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
-        first = site.k_places == jnp.where(same, site.k_places[:, None, :], jnp.iinfo(jnp.int32).max).min(-1)
+        first = site.k_places == jnp.where(
+            same, site.k_places[:, None, :], jnp.iinfo(jnp.int32).max
+        ).min(-1)
         others = site.visible[:, 0] & ~site.column_of_query & ~first[:, None, :]
         return jnp.where(others, jax.nn.relu(site.z[:, 0]), 0.0)
 
@@ -75,7 +99,10 @@ class Selective(PositionalEncoding):
 class StickBreaking(PositionalEncoding):
     """A_ij = sigmoid(z_ij) times the product over j < l < i of 1 - sigmoid(z_il), j < i: the nearest takes its part of the stick
     first. Nothing is left over for the token itself; a document's first token reads nothing."""
-    spec = Spec('stick-breaking', 'Tan et al. 2025, arXiv 2410.17980, equation 2', shift_invariant=True)
+
+    spec = Spec(
+        'stick-breaking', 'Tan et al. 2025, arXiv 2410.17980, equation 2', shift_invariant=True
+    )
 
     def softmax(self, site, logits, mask):
         mask = mask & ~site.column_of_query[:, None]
@@ -88,25 +115,42 @@ class StickBreaking(PositionalEncoding):
 class Dape(PositionalEncoding):
     """z + b + f([z, b]): b the bias of KERPLE (logarithmic), f across the heads at each pair of query and key, one hidden layer with
     leaky ReLU, in each layer."""
+
     hidden: int = 32
     slope: float = 0.01
-    spec = Spec('DAPE (around KERPLE)', 'Zheng et al. 2024, arXiv 2405.14722, equation 4', shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'DAPE (around KERPLE)',
+        'Zheng et al. 2024, arXiv 2405.14722, equation 4',
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def check(self):
         positive('hidden', self.hidden)
 
     def _both(self, site):
         kerple = KerpleLog(self.dims)
-        b = kerple.bias(dataclasses.replace(site, shared=kerple.share(site)))        # of this layer, as in the authors' code
+        b = kerple.bias(
+            dataclasses.replace(site, shared=kerple.share(site))
+        )  # of this layer, as in the authors' code
         return b, jnp.concatenate([site.z, jnp.broadcast_to(b, site.z.shape)], axis=1)
 
     def logits(self, site):
         b, both = self._both(site)
         heads = self.dims.num_heads
-        make = lambda name, init, shape: site.param(name, init, shape, (None,) * len(shape)).astype(jnp.float32)
-        w1, w2 = (make(n, nn.initializers.lecun_normal(), s) for n, s in (('w1', (2 * heads, self.hidden)), ('w2', (self.hidden, heads))))
-        b1, b2 = (make(n, nn.initializers.zeros, s) for n, s in (('b1', (self.hidden,)), ('b2', (heads,))))
-        hidden = jax.nn.leaky_relu(jnp.einsum('bhts,hr->brts', both, w1) + b1[:, None, None], self.slope)
+        make = lambda name, init, shape: site.param(name, init, shape, (None,) * len(shape)).astype(
+            jnp.float32
+        )
+        w1, w2 = (
+            make(n, nn.initializers.lecun_normal(), s)
+            for n, s in (('w1', (2 * heads, self.hidden)), ('w2', (self.hidden, heads)))
+        )
+        b1, b2 = (
+            make(n, nn.initializers.zeros, s) for n, s in (('b1', (self.hidden,)), ('b2', (heads,)))
+        )
+        hidden = jax.nn.leaky_relu(
+            jnp.einsum('bhts,hr->brts', both, w1) + b1[:, None, None], self.slope
+        )
         return site.z + b + jnp.einsum('brts,rh->bhts', hidden, w2) + b2[:, None, None]
 
 
@@ -114,26 +158,44 @@ class Dape(PositionalEncoding):
 class DapeV2(Dape):
     """f looks at the `taps` nearest keys too: two convolutions along the keys in place of the two matrices. What the query does not
     see is 0 for both, so that a row is the same inside a longer text (in the authors' code a key beyond the query keeps its offset)."""
+
     taps: int = 3
-    spec = Spec('DAPE v2 (around KERPLE)', 'Zheng et al. 2024, arXiv 2410.04798, section 3', shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'DAPE v2 (around KERPLE)',
+        'Zheng et al. 2024, arXiv 2410.04798, section 3',
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def check(self):
         super().check()
         if self.taps < 1 or not self.taps % 2:
-            raise ModelError(f'config.model.positions_args.taps is {self.taps}: expected an odd number')
+            raise ModelError(
+                f'config.model.positions_args.taps is {self.taps}: expected an odd number'
+            )
 
     def logits(self, site):
         b, both = self._both(site)
         same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
-        ahead = site.k_places[:, :, None] - site.k_places[:, None, :]                  # neighbours by place: a cache has gaps
+        ahead = (
+            site.k_places[:, :, None] - site.k_places[:, None, :]
+        )  # neighbours by place: a cache has gaps
 
         def convolved(x, name, width):
-            init = nn.initializers.variance_scaling(1.0, 'fan_in', 'truncated_normal', in_axis=(0, 1), out_axis=2)
-            taps = site.param(f'{name}_taps', init, (self.taps, x.shape[1], width), (None,) * 3).astype(jnp.float32)
-            offset = site.param(f'{name}_offset', nn.initializers.zeros, (width,), (None,)).astype(jnp.float32)
+            init = nn.initializers.variance_scaling(
+                1.0, 'fan_in', 'truncated_normal', in_axis=(0, 1), out_axis=2
+            )
+            taps = site.param(
+                f'{name}_taps', init, (self.taps, x.shape[1], width), (None,) * 3
+            ).astype(jnp.float32)
+            offset = site.param(f'{name}_offset', nn.initializers.zeros, (width,), (None,)).astype(
+                jnp.float32
+            )
             seen, out = jnp.where(site.visible, x, 0.0), offset[:, None, None]
             for i in range(self.taps):
-                near = (same & (ahead == i - self.taps // 2)).astype(jnp.float32)      # [B, neighbour, key]
+                near = (same & (ahead == i - self.taps // 2)).astype(
+                    jnp.float32
+                )  # [B, neighbour, key]
                 out = out + jnp.einsum('bcts,bsu,cw->bwtu', seen, near, taps[i])
             return out
 
@@ -145,18 +207,45 @@ class DapeV2(Dape):
 class Wall(PositionalEncoding):
     """z_ij = sum over c of q_ic k_jc times the product over j < l <= i of g_lc, / sqrt(d), g_l = sigmoid(W x_l + b) for each query head
     and channel, b = 8 at first: what is far fades to a logit of 0, channel by channel."""
+
     initial: float = 8.0
-    spec = Spec('wall attention', 'Tilde Research 2025; flash-linear-attention, layers/wall_attn', shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'wall attention',
+        'Tilde Research 2025; flash-linear-attention, layers/wall_attn',
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def key_state(self, site):
         d = self.dims
-        w = site.param('gate', nn.initializers.normal(0.02), (d.width, d.num_heads, d.head_dim), (None, 'heads', None)).astype(jnp.float32)
-        b = site.param('gate_bias', nn.initializers.constant(self.initial), (d.num_heads, d.head_dim), ('heads', None)).astype(jnp.float32)
-        return {'log_g': jax.nn.log_sigmoid(jnp.einsum('btD,Dhd->bhdt', site.x.astype(jnp.float32), w) + b[..., None])}
+        w = site.param(
+            'gate',
+            nn.initializers.normal(0.02),
+            (d.width, d.num_heads, d.head_dim),
+            (None, 'heads', None),
+        ).astype(jnp.float32)
+        b = site.param(
+            'gate_bias',
+            nn.initializers.constant(self.initial),
+            (d.num_heads, d.head_dim),
+            ('heads', None),
+        ).astype(jnp.float32)
+        return {
+            'log_g': jax.nn.log_sigmoid(
+                jnp.einsum('btD,Dhd->bhdt', site.x.astype(jnp.float32), w) + b[..., None]
+            )
+        }
 
     def product(self, site):
-        total = jnp.cumsum(jnp.where(site.k_segment_ids[:, None, None] > 0, site.state['log_g'], 0.0), axis=-1)      # [B,H,d,S]
-        own = jnp.swapaxes(site.at_query(total), 2, 3)                                                               # [B,H,T,d]
-        fade = jnp.exp(jnp.minimum(own[:, :, :, None] - jnp.swapaxes(total, 2, 3)[:, :, None], 0.0))                 # [B,H,T,S,d]
+        total = jnp.cumsum(
+            jnp.where(site.k_segment_ids[:, None, None] > 0, site.state['log_g'], 0.0), axis=-1
+        )  # [B,H,d,S]
+        own = jnp.swapaxes(site.at_query(total), 2, 3)  # [B,H,T,d]
+        fade = jnp.exp(
+            jnp.minimum(own[:, :, :, None] - jnp.swapaxes(total, 2, 3)[:, :, None], 0.0)
+        )  # [B,H,T,S,d]
         q, k = site.q.astype(jnp.float32), site.heads_of_keys.astype(jnp.float32)
-        return site.z + jnp.einsum('bhtd,bhsd,bhtsd->bhts', q, k, fade - 1.0) * self.dims.head_dim**-0.5
+        return (
+            site.z
+            + jnp.einsum('bhtd,bhsd,bhtsd->bhts', q, k, fade - 1.0) * self.dims.head_dim**-0.5
+        )

@@ -2,6 +2,7 @@
 
 z is what attention computed, q.k/sqrt(d); each adds its own terms, at the scale of its paper.
 """
+
 import dataclasses
 
 import jax
@@ -14,7 +15,9 @@ from model.positions.sinusoidal import sinusoids
 from model.positions.t5 import bucketed
 
 
-def _table(site, name: str, rows: int, width: int, std: float = 0.02, axes=(None, None)) -> jax.Array:
+def _table(
+    site, name: str, rows: int, width: int, std: float = 0.02, axes=(None, None)
+) -> jax.Array:
     return site.param(name, nn.initializers.normal(std), (rows, width), axes).astype(jnp.float32)
 
 
@@ -28,9 +31,14 @@ def _looked_up(products: jax.Array, index: jax.Array) -> jax.Array:
 class Shaw(PositionalEncoding):
     """z_ij = q_i.(k_j + aK_n)/sqrt(d), out_i = sum_j A_ij (v_j + aV_n), n = min(i - j, `clip`); tables of each layer, shared by its
     heads. Of the paper's 2K + 1 rows a decoder uses K + 1."""
+
     clip: int = 16
-    spec = Spec('Shaw relative positions', 'Shaw et al. 2018, arXiv 1803.02155, equations 3 and 4', shift_invariant=True,
-                bias_form='data')
+    spec = Spec(
+        'Shaw relative positions',
+        'Shaw et al. 2018, arXiv 1803.02155, equations 3 and 4',
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def check(self):
         positive('clip', self.clip)
@@ -39,16 +47,23 @@ class Shaw(PositionalEncoding):
         return jnp.clip(site.distance, 0, self.clip)
 
     def _rows(self, site, name):
-        bound = (6 / (2 * self.clip + 1 + self.dims.head_dim))**0.5               # fan_avg of the paper's 2K + 1 rows
+        bound = (
+            6 / (2 * self.clip + 1 + self.dims.head_dim)
+        ) ** 0.5  # fan_avg of the paper's 2K + 1 rows
         init = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-        return site.param(name, init, (self.clip + 1, self.dims.head_dim), (None, None)).astype(jnp.float32)
+        return site.param(name, init, (self.clip + 1, self.dims.head_dim), (None, None)).astype(
+            jnp.float32
+        )
 
     def logits(self, site):
-        products = jnp.einsum('bhtd,rd->bhtr', site.q.astype(jnp.float32), self._rows(site, 'keys')) * self.dims.head_dim**-0.5
+        products = (
+            jnp.einsum('bhtd,rd->bhtr', site.q.astype(jnp.float32), self._rows(site, 'keys'))
+            * self.dims.head_dim**-0.5
+        )
         return site.z + _looked_up(products, self._row(site))
 
     def value(self, site, weights):
-        near = jax.nn.one_hot(self._row(site), self.clip + 1, dtype=jnp.float32)        # [B or 1,T,S,K+1]
+        near = jax.nn.one_hot(self._row(site), self.clip + 1, dtype=jnp.float32)  # [B or 1,T,S,K+1]
         near = jnp.broadcast_to(near, (weights.shape[0], *near.shape[1:]))
         return jnp.einsum('bhts,btsr,rd->bhtd', weights, near, self._rows(site, 'values'))
 
@@ -56,11 +71,19 @@ class Shaw(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class TransformerXl(PositionalEncoding):
     """z_ij = ((q_i + u).k_j + (q_i + v).W_r r_n)/sqrt(d), r_n = [sin; cos] of width D; u, v shared by all layers, W_r of each layer."""
-    spec = Spec('Transformer-XL', 'Dai et al. 2019, arXiv 1901.02860, section 3.3', shift_invariant=True, bias_form='data')
+
+    spec = Spec(
+        'Transformer-XL',
+        'Dai et al. 2019, arXiv 1901.02860, section 3.3',
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def check(self):
         if self.dims.width % 2:
-            raise ModelError(f'config.model.width is {self.dims.width}: Transformer-XL positions need an even width')
+            raise ModelError(
+                f'config.model.width is {self.dims.width}: Transformer-XL positions need an even width'
+            )
 
     def share(self, site):
         shape = (self.dims.num_heads, self.dims.head_dim)
@@ -68,21 +91,38 @@ class TransformerXl(PositionalEncoding):
 
     def logits(self, site):
         d, (u, v) = self.dims, site.shared
-        w_r = site.param('w_r', nn.initializers.normal(0.02), (d.width, d.num_heads, d.head_dim), (None, 'heads', None))
-        r = jnp.einsum('btsD,Dhd->bhtsd', sinusoids(site.reach, d.width, interleaved=False), w_r.astype(jnp.float32))
+        w_r = site.param(
+            'w_r',
+            nn.initializers.normal(0.02),
+            (d.width, d.num_heads, d.head_dim),
+            (None, 'heads', None),
+        )
+        r = jnp.einsum(
+            'btsD,Dhd->bhtsd',
+            sinusoids(site.reach, d.width, interleaved=False),
+            w_r.astype(jnp.float32),
+        )
         q = site.q.astype(jnp.float32)
         content = jnp.einsum('hd,bhsd->bhs', u, site.heads_of_keys.astype(jnp.float32))[:, :, None]
         r = jnp.broadcast_to(r, (q.shape[0], *r.shape[1:]))
-        return site.z + (content + jnp.einsum('bhtd,bhtsd->bhts', q + v[:, None], r)) * d.head_dim**-0.5
+        return (
+            site.z
+            + (content + jnp.einsum('bhtd,bhtsd->bhts', q + v[:, None], r)) * d.head_dim**-0.5
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class Deberta(PositionalEncoding):
     """z_ij = (q_i.k_j + q_i.K_r[n] + k_j.Q_r[n])/sqrt(3d), n = min(i - j, span - 1): content to position and position to content.
     K_r = W_k P, Q_r = W_q P + b in each layer, P [2 span, D] shared by all; a decoder uses the half of P that looks back."""
+
     span: int = 512
-    spec = Spec('DeBERTa disentangled', 'He et al. 2021, arXiv 2006.03654, equation 4, indexed as in the authors\' code',
-                shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'DeBERTa disentangled',
+        "He et al. 2021, arXiv 2006.03654, equation 4, indexed as in the authors' code",
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def check(self):
         positive('span', self.span)
@@ -91,16 +131,35 @@ class Deberta(PositionalEncoding):
         return _table(site, 'table', self.span, self.dims.width)
 
     def scale(self, site, q):
-        return q * 3**-0.5                # the scale counts the terms
+        return q * 3**-0.5  # the scale counts the terms
 
     def logits(self, site):
         d = self.dims
-        project = lambda name: jnp.einsum('rD,Dhd->hrd', site.shared, site.param(
-            name, nn.initializers.normal(0.02), (d.width, d.num_heads, d.head_dim), (None, 'heads', None)).astype(jnp.float32))
-        offset = site.param('query_bias', nn.initializers.zeros, (d.num_heads, d.head_dim), ('heads', None)).astype(jnp.float32)
+        project = lambda name: jnp.einsum(
+            'rD,Dhd->hrd',
+            site.shared,
+            site.param(
+                name,
+                nn.initializers.normal(0.02),
+                (d.width, d.num_heads, d.head_dim),
+                (None, 'heads', None),
+            ).astype(jnp.float32),
+        )
+        offset = site.param(
+            'query_bias', nn.initializers.zeros, (d.num_heads, d.head_dim), ('heads', None)
+        ).astype(jnp.float32)
         row = jnp.clip(site.distance, 0, self.span - 1)
-        of_queries = jnp.einsum('bhtd,hrd->bhtr', site.q.astype(jnp.float32), project('keys'))        # q has 1/sqrt(3) already
-        of_keys = jnp.einsum('bhsd,hrd->bhsr', site.heads_of_keys.astype(jnp.float32), project('queries') + offset[:, None]) * 3**-0.5
+        of_queries = jnp.einsum(
+            'bhtd,hrd->bhtr', site.q.astype(jnp.float32), project('keys')
+        )  # q has 1/sqrt(3) already
+        of_keys = (
+            jnp.einsum(
+                'bhsd,hrd->bhsr',
+                site.heads_of_keys.astype(jnp.float32),
+                project('queries') + offset[:, None],
+            )
+            * 3**-0.5
+        )
         to_content = jnp.swapaxes(_looked_up(of_keys, jnp.swapaxes(row, 1, 2)), 2, 3)
         return site.z + (_looked_up(of_queries, row) + to_content) * d.head_dim**-0.5
 
@@ -110,29 +169,65 @@ class Tupe(PositionalEncoding):
     """z_ij = (q_i.k_j + (U_q p_i).(U_k p_j))/sqrt(2d) + t[bucket(i - j)]: words and positions untied, their product shared by all
     layers; t is T5's causal bias (TUPE-R; `relative=False`: TUPE-A). p is normalised, U_q and U_k have offsets, as in the authors' code;
     its untying of the [CLS] token has no place in a decoder. No position is added to the words."""
+
     relative: bool = True
-    spec = Spec('TUPE', 'Ke et al. 2021, arXiv 2006.15595, equations 6 to 8', shift_invariant=False, limited=True, bias_form='other')
+    spec = Spec(
+        'TUPE',
+        'Ke et al. 2021, arXiv 2006.15595, equations 6 to 8',
+        shift_invariant=False,
+        limited=True,
+        bias_form='other',
+    )
 
     def share(self, site):
         d = self.dims
-        one, zero = ((lambda name, init=init: site.param(name, init, (d.width,), (None,)).astype(jnp.float32))
-                     for init in (nn.initializers.ones, nn.initializers.zeros))
-        p = nn.standardize(_table(site, 'table', d.num_ids, d.width), axis=-1, epsilon=1e-5) * one('norm_scale') + zero('norm_offset')
+        one, zero = (
+            (
+                lambda name, init=init: site.param(name, init, (d.width,), (None,)).astype(
+                    jnp.float32
+                )
+            )
+            for init in (nn.initializers.ones, nn.initializers.zeros)
+        )
+        p = nn.standardize(_table(site, 'table', d.num_ids, d.width), axis=-1, epsilon=1e-5) * one(
+            'norm_scale'
+        ) + zero('norm_offset')
 
         def project(name):
-            u = site.param(name, nn.initializers.normal(0.02), (d.width, d.num_heads, d.head_dim), (None, 'heads', None))
-            offset = site.param(f'{name}_offset', nn.initializers.zeros, (d.num_heads, d.head_dim), ('heads', None))
-            return jnp.einsum('rD,Dhd->hrd', p, u.astype(jnp.float32)) + offset.astype(jnp.float32)[:, None]
+            u = site.param(
+                name,
+                nn.initializers.normal(0.02),
+                (d.width, d.num_heads, d.head_dim),
+                (None, 'heads', None),
+            )
+            offset = site.param(
+                f'{name}_offset', nn.initializers.zeros, (d.num_heads, d.head_dim), ('heads', None)
+            )
+            return (
+                jnp.einsum('rD,Dhd->hrd', p, u.astype(jnp.float32))
+                + offset.astype(jnp.float32)[:, None]
+            )
 
-        products = jnp.einsum('hrd,hsd->hrs', project('queries'), project('keys')) * (2 * d.head_dim)**-0.5
-        return products, _table(site, 'relative', 32, d.num_heads, axes=(None, 'heads')) if self.relative else None
+        products = (
+            jnp.einsum('hrd,hsd->hrs', project('queries'), project('keys'))
+            * (2 * d.head_dim) ** -0.5
+        )
+        return products, _table(
+            site, 'relative', 32, d.num_heads, axes=(None, 'heads')
+        ) if self.relative else None
 
     def scale(self, site, q):
         return q * 2**-0.5
 
     def bias(self, site):
         products, table = site.shared
-        rows = jnp.take(products, site.q_positions, axis=1, mode='fill', fill_value=jnp.nan)          # [H,B,T,R]
-        columns = jnp.broadcast_to(site.k_positions[None, :, None], (*rows.shape[:3], site.k_positions.shape[1]))
-        both = jnp.moveaxis(jnp.take_along_axis(rows, columns, axis=-1, mode='fill', fill_value=jnp.nan), 0, 1)
+        rows = jnp.take(
+            products, site.q_positions, axis=1, mode='fill', fill_value=jnp.nan
+        )  # [H,B,T,R]
+        columns = jnp.broadcast_to(
+            site.k_positions[None, :, None], (*rows.shape[:3], site.k_positions.shape[1])
+        )
+        both = jnp.moveaxis(
+            jnp.take_along_axis(rows, columns, axis=-1, mode='fill', fill_value=jnp.nan), 0, 1
+        )
         return both if table is None else both + bucketed(table, site.distance)

@@ -2,6 +2,7 @@
 
 b_ij = sum of log f_l over j < l <= i = c_i - c_j, c the running sum: a key column and a constant of the row.
 """
+
 import dataclasses
 from typing import ClassVar
 
@@ -16,34 +17,58 @@ from model.positions.base import PositionalEncoding, Spec
 @dataclasses.dataclass(frozen=True)
 class Forgetting(PositionalEncoding):
     """f_t = sigmoid(w_h . x_t + b_h), in each layer."""
-    spec = Spec('FoX (forgetting)', 'Lin et al. 2025, arXiv 2503.02130, equations 6 to 10', shift_invariant=True, bias_form='rank 1')
+
+    spec = Spec(
+        'FoX (forgetting)',
+        'Lin et al. 2025, arXiv 2503.02130, equations 6 to 10',
+        shift_invariant=True,
+        bias_form='rank 1',
+    )
     sign: ClassVar[float] = 1.0
 
     def key_state(self, site):
         d = self.dims
-        w = site.param('gate', nn.initializers.normal(0.02), (d.width, d.num_heads), (None, 'heads')).astype(jnp.float32)
-        b = site.param('gate_bias', nn.initializers.zeros, (d.num_heads,), ('heads',)).astype(jnp.float32)
-        gate = jnp.einsum('btd,dh->bht', site.x.astype(jnp.float32), w, precision=jax.lax.Precision.HIGHEST) + b[:, None]
+        w = site.param(
+            'gate', nn.initializers.normal(0.02), (d.width, d.num_heads), (None, 'heads')
+        ).astype(jnp.float32)
+        b = site.param('gate_bias', nn.initializers.zeros, (d.num_heads,), ('heads',)).astype(
+            jnp.float32
+        )
+        gate = (
+            jnp.einsum(
+                'btd,dh->bht', site.x.astype(jnp.float32), w, precision=jax.lax.Precision.HIGHEST
+            )
+            + b[:, None]
+        )
         return {'log_f': jax.nn.log_sigmoid(self.sign * gate)}
 
     def key_bias(self, site):
         """-c_j, float32; between two keys of a document there may be padding, which forgets nothing."""
-        return -jnp.cumsum(jnp.where(site.k_segment_ids[:, None] > 0, site.state['log_f'], 0.0), axis=-1)
+        return -jnp.cumsum(
+            jnp.where(site.k_segment_ids[:, None] > 0, site.state['log_f'], 0.0), axis=-1
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedForgetting(PositionalEncoding):
     """f_h = sigmoid(b_h), b_h = -log(exp(1/T_h) - 1), so that log f_h is about -1/T_h and further keys fade: ALiBi with slopes
     learned from time constants T_h, spaced evenly in the logarithm from `shortest` to `longest`."""
+
     shortest: float = 2.0
     longest: float = 1024.0
-    spec = Spec('fixed-rate forgetting', 'Lin et al. 2025, arXiv 2503.02130, section 4.5 (data-independent decay)', shift_invariant=True,
-                bias_form='rank 1')
+    spec = Spec(
+        'fixed-rate forgetting',
+        'Lin et al. 2025, arXiv 2503.02130, section 4.5 (data-independent decay)',
+        shift_invariant=True,
+        bias_form='rank 1',
+    )
 
     def _rate(self, site):
         times = np.geomspace(self.shortest, self.longest, self.dims.num_heads)
         init = lambda key, shape, dtype: jnp.asarray(-np.log(np.expm1(1 / times)), dtype)
-        return -jax.nn.log_sigmoid(site.param('gate_bias', init, (self.dims.num_heads,), ('heads',)).astype(jnp.float32))
+        return -jax.nn.log_sigmoid(
+            site.param('gate_bias', init, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
+        )
 
     def bias(self, site):
         return -self._rate(site)[:, None, None] * site.reach[:, None]
@@ -56,5 +81,11 @@ class FixedForgetting(PositionalEncoding):
 class Cable(Forgetting):
     """b_ij = - sum of softplus(w_h . x_l + b_h) over j < l <= i: FoX with the sign of the gate turned. (The stored code
     of the authors leaves the logits unscaled.)"""
-    spec = Spec('Cable', 'Veisi et al. 2025, arXiv 2503.08067, equation 5; the authors\' code', shift_invariant=True, bias_form='rank 1')
+
+    spec = Spec(
+        'Cable',
+        "Veisi et al. 2025, arXiv 2503.08067, equation 5; the authors' code",
+        shift_invariant=True,
+        bias_form='rank 1',
+    )
     sign = -1.0

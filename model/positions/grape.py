@@ -1,4 +1,5 @@
 """GRAPE: group actions as positions (Zhang et al. 2025, arXiv 2512.07805)."""
+
 import dataclasses
 from typing import ClassVar
 
@@ -19,12 +20,18 @@ _GRAPE = 'Zhang et al. 2025, arXiv 2512.07805'
 class GrapeM(Rope):
     """Multiplicative, commuting planes: RoPE whose frequencies are learned, theta_c = exp(l_c / step), one spectrum in each layer.
     RoPE at first. `step` divides what the optimizer moves log theta by; l is float32 whatever the parameters' type, as the authors keep it."""
+
     step: float = 16.0
-    spec = Spec('GRAPE-M', f'{_GRAPE}, section 3; the authors\' code', shift_invariant=True)
+    spec = Spec('GRAPE-M', f"{_GRAPE}, section 3; the authors' code", shift_invariant=True)
 
     def frequencies_of(self, site) -> jax.Array:
-        init = lambda key, shape, dtype: jnp.asarray(self.step * np.log(self.frequencies()), jnp.promote_types(dtype, jnp.float32))
-        return jnp.exp(site.param('log_frequencies', init, (self.rotary_dim // 2,), (None,)).astype(float) / self.step)
+        init = lambda key, shape, dtype: jnp.asarray(
+            self.step * np.log(self.frequencies()), jnp.promote_types(dtype, jnp.float32)
+        )
+        return jnp.exp(
+            site.param('log_frequencies', init, (self.rotary_dim // 2,), (None,)).astype(float)
+            / self.step
+        )
 
     def share(self, site):
         return None
@@ -42,46 +49,72 @@ class GrapeM(Rope):
 @dataclasses.dataclass(frozen=True)
 class ContextualGrapeM(GrapeM):
     """The angle grows by what the tokens say: phase_t = sum of sigmoid((w . x_s + b)/omega_scale) over s < t, in place of t."""
+
     step: float = 1.0
     omega_scale: float = 16.0
-    spec = Spec('GRAPE-M, contextual', f'{_GRAPE}, appendix; the authors\' code', shift_invariant=True)
+    spec = Spec(
+        'GRAPE-M, contextual', f"{_GRAPE}, appendix; the authors' code", shift_invariant=True
+    )
 
     def rotate(self, site, q, k):
         return q, k
 
     def key_state(self, site):
-        w = site.param('omega', nn.initializers.zeros, (self.dims.width,), (None,)).astype(jnp.float32)
-        b = site.param('omega_bias', nn.initializers.constant(float(np.log(np.expm1(1e-3)))), (), ()).astype(jnp.float32)
+        w = site.param('omega', nn.initializers.zeros, (self.dims.width,), (None,)).astype(
+            jnp.float32
+        )
+        b = site.param(
+            'omega_bias', nn.initializers.constant(float(np.log(np.expm1(1e-3)))), (), ()
+        ).astype(jnp.float32)
         return {'omega': jax.nn.sigmoid((site.x.astype(jnp.float32) @ w + b) / self.omega_scale)}
 
     def read(self, site, q, k):
         """Keys are kept as they are: the phase is a running sum over the cache."""
         omega = jnp.where(site.k_segment_ids > 0, site.state['omega'], 0.0)
         before = jnp.cumsum(omega, -1) - omega
-        start = jnp.where(site.k_places == 0, before, 0.0)           # of each document
-        same = (site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]).astype(jnp.float32)
+        start = jnp.where(site.k_places == 0, before, 0.0)  # of each document
+        same = (site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]).astype(
+            jnp.float32
+        )
         phase = before - jnp.einsum('bst,bt->bs', same, start, precision=jax.lax.Precision.HIGHEST)
         own = site.at_query(phase[:, None])
-        return self.rotated(q, *self._turned(site, own)), self.rotated(k, *self._turned(site, phase[:, None]))
+        return self.rotated(q, *self._turned(site, own)), self.rotated(
+            k, *self._turned(site, phase[:, None])
+        )
 
 
 @dataclasses.dataclass(frozen=True)
 class GrapeA(PositionalEncoding):
     """Additive, gated by the key: b_ij = -(i - j) m_h softplus(w_h) softplus(u_h . k_j / sqrt(d)), m the slopes of ALiBi, u of unit
     length. The gate multiplies the distance, so that this is no column of the keys alone."""
+
     gates: ClassVar[tuple[str, ...]] = ('key',)
-    spec = Spec('GRAPE-A, gated by the key', f'{_GRAPE}, section 4; the authors\' code', shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'GRAPE-A, gated by the key',
+        f"{_GRAPE}, section 4; the authors' code",
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def logits(self, site):
         d = self.dims
         init = nn.initializers.constant(float(np.log(np.expm1(1.0))))
-        rate = nn.softplus(site.param('w', init, (d.num_heads,), ('heads',)).astype(jnp.float32)) * jnp.asarray(slopes(d.num_heads), jnp.float32)
+        rate = nn.softplus(
+            site.param('w', init, (d.num_heads,), ('heads',)).astype(jnp.float32)
+        ) * jnp.asarray(slopes(d.num_heads), jnp.float32)
         gate = 0.0
         for side in self.gates:
-            u = site.param(side, nn.initializers.normal(d.head_dim**-0.5), (d.num_heads, d.head_dim), ('heads', None)).astype(jnp.float32)
+            u = site.param(
+                side,
+                nn.initializers.normal(d.head_dim**-0.5),
+                (d.num_heads, d.head_dim),
+                ('heads', None),
+            ).astype(jnp.float32)
             u = u / jnp.maximum(jnp.linalg.norm(u, axis=-1, keepdims=True), 1e-6)
             of = site.heads_of_keys if side == 'key' else site.q
-            opened = nn.softplus(jnp.einsum('hd,bhsd->bhs', u, of.astype(jnp.float32)) * d.head_dim**-0.5)
+            opened = nn.softplus(
+                jnp.einsum('hd,bhsd->bhs', u, of.astype(jnp.float32)) * d.head_dim**-0.5
+            )
             gate += opened[:, :, None] if side == 'key' else opened[..., None]
         return site.z - rate[:, None, None] * site.reach[:, None] * gate
 
@@ -89,31 +122,55 @@ class GrapeA(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class QueryGrapeA(GrapeA):
     """Gated by the query: softplus(v_h . q_i / sqrt(d)) in place of the key's."""
+
     gates = ('query',)
-    spec = Spec('GRAPE-A, gated by the query', f'{_GRAPE}, section 4; the authors\' code', shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'GRAPE-A, gated by the query',
+        f"{_GRAPE}, section 4; the authors' code",
+        shift_invariant=True,
+        bias_form='data',
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class BothGrapeA(GrapeA):
     """The sum of both gates."""
+
     gates = ('query', 'key')
-    spec = Spec('GRAPE-A, gated by both', f'{_GRAPE}, section 4; the authors\' code', shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'GRAPE-A, gated by both',
+        f"{_GRAPE}, section 4; the authors' code",
+        shift_invariant=True,
+        bias_form='data',
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class GrapeAp(PositionalEncoding):
     """Additive along the path: b_ij = m_h sum over j < l <= i of log sigmoid(p_i . R_l rms(p_l) / dp), p = W x of dp dimensions a head,
     R_l a turn of all its planes by l radians. The turn is the key's own place: not the same for shifted texts."""
+
     path_dim: int = 8
-    spec = Spec('GRAPE-AP (path integral)', f'{_GRAPE}, section 4; the authors\' code, v1', shift_invariant=False, bias_form='data')
+    spec = Spec(
+        'GRAPE-AP (path integral)',
+        f"{_GRAPE}, section 4; the authors' code, v1",
+        shift_invariant=False,
+        bias_form='data',
+    )
 
     def check(self):
         if self.path_dim < 2 or self.path_dim % 2:
-            raise ModelError(f'config.model.positions_args.path_dim is {self.path_dim}: expected an even number')
+            raise ModelError(
+                f'config.model.positions_args.path_dim is {self.path_dim}: expected an even number'
+            )
 
     def _p(self, site):
-        w = site.param('w', nn.initializers.normal(0.5 * self.dims.width**-0.5), (self.dims.width, self.dims.num_heads, self.path_dim),
-                       (None, 'heads', None)).astype(jnp.float32)
+        w = site.param(
+            'w',
+            nn.initializers.normal(0.5 * self.dims.width**-0.5),
+            (self.dims.width, self.dims.num_heads, self.path_dim),
+            (None, 'heads', None),
+        ).astype(jnp.float32)
         return jnp.einsum('btD,Dhp->bhtp', site.x.astype(jnp.float32), w)
 
     def key_state(self, site):
@@ -121,11 +178,15 @@ class GrapeAp(PositionalEncoding):
         p = p * jax.lax.rsqrt(jnp.square(p).mean(-1, keepdims=True) + jnp.finfo(jnp.float32).eps)
         angle = site.q_positions[:, None, :, None].astype(jnp.float32)
         a, b = jnp.split(p, 2, axis=-1)
-        turned = jnp.concatenate([a * jnp.cos(angle) + b * jnp.sin(angle), b * jnp.cos(angle) - a * jnp.sin(angle)], -1)
+        turned = jnp.concatenate(
+            [a * jnp.cos(angle) + b * jnp.sin(angle), b * jnp.cos(angle) - a * jnp.sin(angle)], -1
+        )
         return {'turned': jnp.swapaxes(turned, 2, 3)}
 
     def logits(self, site):
-        edge = jax.nn.log_sigmoid(jnp.einsum('bhtp,bhps->bhts', self._p(site), site.state['turned']) / self.path_dim)
+        edge = jax.nn.log_sigmoid(
+            jnp.einsum('bhtp,bhps->bhts', self._p(site), site.state['turned']) / self.path_dim
+        )
         edge = jnp.where(site.visible, edge, 0.0)
-        after = jax.lax.cumsum(edge, axis=3, reverse=True) - edge          # over the keys that come after j
+        after = jax.lax.cumsum(edge, axis=3, reverse=True) - edge  # over the keys that come after j
         return site.z + jnp.asarray(slopes(self.dims.num_heads), jnp.float32)[:, None, None] * after

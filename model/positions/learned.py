@@ -1,4 +1,5 @@
 """Learned absolute position embeddings (GPT-2: Radford et al. 2019)."""
+
 import dataclasses
 
 import jax.numpy as jnp
@@ -11,9 +12,17 @@ from model.positions.base import PositionalEncoding, Spec
 class Learned(PositionalEncoding):
     """x + W[p], W [max_len, D] ~ N(0, std^2), or a row for each id that may be drawn (Ruoss et al. 2023). An id beyond has no row: NaN, never a
     clamped neighbour's."""
+
     std: float = 0.02
     spec = Spec('learned', 'Radford et al. 2019 (GPT-2)', shift_invariant=False, limited=True)
 
     def embed(self, site, x):
-        table = site.param('table', nn.initializers.normal(self.std), (self.dims.num_ids, self.dims.width), (None, None))
-        return x + jnp.take(table, site.q_positions, axis=0, mode='fill', fill_value=jnp.nan).astype(x.dtype)
+        table = site.param(
+            'table',
+            nn.initializers.normal(self.std),
+            (self.dims.num_ids, self.dims.width),
+            (None, None),
+        )
+        return x + jnp.take(
+            table, site.q_positions, axis=0, mode='fill', fill_value=jnp.nan
+        ).astype(x.dtype)

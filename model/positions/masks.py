@@ -1,4 +1,5 @@
 """What a layer sees, and the normalisation of its queries and keys: parts of patterns such as RNoPE-SWA and Llama 4's."""
+
 import dataclasses
 
 import jax
@@ -10,8 +11,11 @@ from model.positions.base import PositionalEncoding, Spec, positive
 @dataclasses.dataclass(frozen=True)
 class Window(PositionalEncoding):
     """A query sees its own token and the `window` - 1 before it, in this layer only; as a whole-model control: `config.model.window`."""
+
     window: int = 4096
-    spec = Spec('sliding window', 'Beltagy et al. 2020, arXiv 2004.05150, section 3.1', shift_invariant=True)
+    spec = Spec(
+        'sliding window', 'Beltagy et al. 2020, arXiv 2004.05150, section 3.1', shift_invariant=True
+    )
 
     def check(self):
         positive('window', self.window)
@@ -23,24 +27,37 @@ class Window(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class Chunk(PositionalEncoding):
     """A query sees the tokens of its own chunk of `chunk` tokens, up to itself (Llama 4, its layers with RoPE)."""
+
     chunk: int = 8192
-    spec = Spec('chunked attention', 'Meta 2025, Llama 4, the released model', shift_invariant=False)
+    spec = Spec(
+        'chunked attention', 'Meta 2025, Llama 4, the released model', shift_invariant=False
+    )
 
     def check(self):
         positive('chunk', self.chunk)
 
     def mask(self, site):
-        return (site.positions[:, :, None] // self.chunk == site.k_places[:, None, :] // self.chunk)[:, None]
+        return (
+            site.positions[:, :, None] // self.chunk == site.k_places[:, None, :] // self.chunk
+        )[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class QkNorm(PositionalEncoding):
     """Root mean square of each query and key set to 1, without a learned scale, after the rotation named before it (Llama 4)."""
+
     eps: float = 1e-5
-    spec = Spec('QK norm', 'Henry et al. 2020, arXiv 2010.04245; Llama 4, the released model', shift_invariant=True, sees_order=False,
-                wraps=True)
+    spec = Spec(
+        'QK norm',
+        'Henry et al. 2020, arXiv 2010.04245; Llama 4, the released model',
+        shift_invariant=True,
+        sees_order=False,
+        wraps=True,
+    )
 
     def rotate(self, site, q, k):
-        unit = lambda x: (x.astype(jnp.float32) * jax.lax.rsqrt(
-            jnp.square(x.astype(jnp.float32)).mean(-1, keepdims=True) + self.eps)).astype(x.dtype)
+        unit = lambda x: (
+            x.astype(jnp.float32)
+            * jax.lax.rsqrt(jnp.square(x.astype(jnp.float32)).mean(-1, keepdims=True) + self.eps)
+        ).astype(x.dtype)
         return unit(q), unit(k)

@@ -1,4 +1,5 @@
 """PaTH: a product of Householder-like reflections on the way from key to query (Yang et al. 2025, arXiv 2505.16381)."""
+
 import dataclasses
 
 import jax
@@ -18,10 +19,16 @@ class Path(PositionalEncoding):
     sigmoid(b . x_t + c). The cache keeps keys as they are, and what w and beta are made from, instead of rewriting all keys at each step.
     `forget`: adds the running sum of log sigmoid(g . x_t + e) over j < t <= i, at the scale of the logits, for each query head.
     """
+
     rank: int = 32
     kernel_size: int = 3
     forget: bool = False
-    spec = Spec('PaTH', 'Yang et al. 2025, arXiv 2505.16381, section 3; the authors\' layer', shift_invariant=True, bias_form='data')
+    spec = Spec(
+        'PaTH',
+        "Yang et al. 2025, arXiv 2505.16381, section 3; the authors' layer",
+        shift_invariant=True,
+        bias_form='data',
+    )
 
     def check(self):
         positive('rank', self.rank)
@@ -29,38 +36,67 @@ class Path(PositionalEncoding):
 
     def key_state(self, site):
         d, x = self.dims, site.x.astype(_F32)
-        make = lambda name, shape, axes: site.param(name, nn.initializers.normal(0.02), shape, axes).astype(_F32)
-        zero = lambda name, heads: site.param(name, nn.initializers.zeros, (heads,), (None,)).astype(_F32)
+        make = lambda name, shape, axes: site.param(
+            name, nn.initializers.normal(0.02), shape, axes
+        ).astype(_F32)
+        zero = lambda name, heads: site.param(
+            name, nn.initializers.zeros, (heads,), (None,)
+        ).astype(_F32)
         low = jnp.einsum('btD,Dr->btr', x, make('w1', (d.width, self.rank), (None, None)))
-        raw = jnp.einsum('btr,rkd->bkdt', low, make('w2', (self.rank, d.num_kv_heads, d.head_dim), (None, 'kv_heads', None)))
-        beta = jnp.einsum('btD,Dk->bkt', x, make('beta', (d.width, d.num_kv_heads), (None, 'kv_heads'))) + zero('beta_bias', d.num_kv_heads)[:, None]
+        raw = jnp.einsum(
+            'btr,rkd->bkdt',
+            low,
+            make('w2', (self.rank, d.num_kv_heads, d.head_dim), (None, 'kv_heads', None)),
+        )
+        beta = (
+            jnp.einsum(
+                'btD,Dk->bkt', x, make('beta', (d.width, d.num_kv_heads), (None, 'kv_heads'))
+            )
+            + zero('beta_bias', d.num_kv_heads)[:, None]
+        )
         state = {'raw': raw, 'beta': 2 * jax.nn.sigmoid(beta)}
         if self.forget:
-            gate = jnp.einsum('btD,Dh->bht', x, make('gate', (d.width, d.num_heads), (None, 'heads'))) + zero('gate_bias', d.num_heads)[:, None]
+            gate = (
+                jnp.einsum('btD,Dh->bht', x, make('gate', (d.width, d.num_heads), (None, 'heads')))
+                + zero('gate_bias', d.num_heads)[:, None]
+            )
             state['log_f'] = jax.nn.log_sigmoid(gate)
         return state
 
     def directions(self, site) -> jax.Array:
         """w [B,K,S,d], unit vectors. The token before is found by its place: in a cache there may be padding between them."""
-        taps = site.param('conv', nn.initializers.normal(0.02), (self.kernel_size, self.dims.num_kv_heads, self.dims.head_dim),
-                          (None, 'kv_heads', None)).astype(_F32)
+        taps = site.param(
+            'conv',
+            nn.initializers.normal(0.02),
+            (self.kernel_size, self.dims.num_kv_heads, self.dims.head_dim),
+            (None, 'kv_heads', None),
+        ).astype(_F32)
         same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
         mixed = 0.0
         for back in range(self.kernel_size):
-            before = (same & (site.k_places[:, :, None] - back == site.k_places[:, None, :])).astype(_F32)
-            mixed += jnp.einsum('bst,bkdt->bksd', before, site.state['raw']) * taps[self.kernel_size - 1 - back][:, None]
+            before = (
+                same & (site.k_places[:, :, None] - back == site.k_places[:, None, :])
+            ).astype(_F32)
+            mixed += (
+                jnp.einsum('bst,bkdt->bksd', before, site.state['raw'])
+                * taps[self.kernel_size - 1 - back][:, None]
+            )
         w = nn.silu(mixed)
         return w * jax.lax.rsqrt(jnp.square(w).sum(-1, keepdims=True) + 1e-6)
 
     def product(self, site):
         groups = site.q.shape[1] // site.k.shape[1]
         of_heads = lambda a: jnp.repeat(a, groups, axis=1)
-        q, k, w = site.q.astype(_F32), site.heads_of_keys.astype(_F32), of_heads(self.directions(site))
+        q, k, w = (
+            site.q.astype(_F32),
+            site.heads_of_keys.astype(_F32),
+            of_heads(self.directions(site)),
+        )
         beta = of_heads(jnp.where(site.k_segment_ids[:, None] > 0, site.state['beta'], 0.0))
 
         def back_one(v, column):
             """v [B,H,T,d]: the query after the reflections of all later tokens; gives its product with this key."""
-            k_t, w_t, beta_t, seen = column                     # [B,H,d], [B,H,d], [B,H], [B,1,T]
+            k_t, w_t, beta_t, seen = column  # [B,H,d], [B,H,d], [B,H], [B,1,T]
             z = jnp.einsum('bhtd,bhd->bht', v, k_t)
             along = jnp.einsum('bhtd,bhd->bht', v, w_t) * beta_t[..., None] * seen
             return v - along[..., None] * w_t[:, :, None], z
@@ -75,4 +111,7 @@ class Path(PositionalEncoding):
         if not self.forget:
             return site.z
         total = jnp.cumsum(jnp.where(site.k_segment_ids[:, None] > 0, site.state['log_f'], 0.0), -1)
-        return site.z + (site.at_query(total)[..., None] - total[:, :, None]) * self.dims.head_dim**-0.5
+        return (
+            site.z
+            + (site.at_query(total)[..., None] - total[:, :, None]) * self.dims.head_dim**-0.5
+        )

@@ -1,4 +1,5 @@
 """PoPE: polar coordinates, what and where apart (Gopalakrishnan et al. 2025, arXiv 2509.10534)."""
+
 import dataclasses
 
 import jax
@@ -14,8 +15,13 @@ class Pope(PositionalEncoding):
     """z_ij = sum over c of softplus(q_c) softplus(k_c) cos((i - j) theta_c - delta_hc) / sqrt(d), theta_c = base^(-c/d) for c < d:
     magnitudes from the words, phases from the places. delta in [-2 pi, 0] is learned for each key-value head, 0 at first, and shared
     by all layers. Queries and keys come out with 2d dimensions, so that any kernel takes them."""
+
     base: float = 10000.0
-    spec = Spec('PoPE (polar)', 'Gopalakrishnan et al. 2025, arXiv 2509.10534, section 3', shift_invariant=True)
+    spec = Spec(
+        'PoPE (polar)',
+        'Gopalakrishnan et al. 2025, arXiv 2509.10534, section 3',
+        shift_invariant=True,
+    )
 
     def check(self):
         positive('base', self.base)
@@ -26,13 +32,17 @@ class Pope(PositionalEncoding):
 
     def share(self, site):
         d = self.dims
-        delta = site.param('delta', nn.initializers.zeros, (d.num_kv_heads, d.head_dim), ('kv_heads', None)).astype(jnp.float32)
+        delta = site.param(
+            'delta', nn.initializers.zeros, (d.num_kv_heads, d.head_dim), ('kv_heads', None)
+        ).astype(jnp.float32)
         delta = delta + jax.lax.stop_gradient(jnp.clip(delta, -2 * np.pi, 0.0) - delta)
         theta = jnp.asarray(self.base ** (-np.arange(d.head_dim) / d.head_dim))
         return site.q_positions[:, None, :, None].astype(float) * theta, delta
 
     def rotate(self, site, q, k):
         angle, delta = site.shared
-        polar = lambda x, phase: jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1) * jnp.tile(
-            nn.softplus(x.astype(jnp.promote_types(x.dtype, jnp.float32))), 2)
+        polar = lambda x, phase: (
+            jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
+            * jnp.tile(nn.softplus(x.astype(jnp.promote_types(x.dtype, jnp.float32))), 2)
+        )
         return polar(q, angle).astype(q.dtype), polar(k, angle + delta[:, None]).astype(k.dtype)

@@ -3,6 +3,7 @@
 Pair c of the rotated dimensions turns by the angle p * theta_c. Frequencies are computed in float64 and angles in float32:
 bfloat16 cannot hold the positions from 257 on.
 """
+
 import dataclasses
 
 import jax
@@ -20,16 +21,21 @@ _ROPE = 'Su et al. 2021, arXiv 2104.09864, equation 34'
 class Rope(PositionalEncoding):
     """theta_c = base^(-2c/d). `layout`: which dimensions pair up, half (c with c + d/2: GPT-NeoX, Llama) or interleaved (2c with
     2c + 1: GPT-J, the paper)."""
+
     base: float = 10000.0
     layout: str = 'half'
     spec = Spec('RoPE', _ROPE, shift_invariant=True)
 
     def check(self):
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.dims.head_dim:
-            raise ModelError(f'config.model.head_dim is {self.dims.head_dim}: {self.spec.title} rotates {self.rotary_dim} of them, '
-                             f'expected an even number')
+            raise ModelError(
+                f'config.model.head_dim is {self.dims.head_dim}: {self.spec.title} rotates {self.rotary_dim} of them, '
+                f'expected an even number'
+            )
         if self.layout not in ('half', 'interleaved'):
-            raise ModelError(f"config.model.positions_args.layout is {self.layout!r}: expected 'half' or 'interleaved'")
+            raise ModelError(
+                f"config.model.positions_args.layout is {self.layout!r}: expected 'half' or 'interleaved'"
+            )
         positive('base', self.base)
 
     @property
@@ -54,37 +60,50 @@ class Rope(PositionalEncoding):
         return self.rotated(q, *site.shared), self.rotated(k, *site.shared)
 
     def turn(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        angle = positions[:, None, :, None].astype(float) * jnp.asarray(self.frequencies())     # float: float32, or 64 under x64
+        angle = positions[:, None, :, None].astype(float) * jnp.asarray(
+            self.frequencies()
+        )  # float: float32, or 64 under x64
         return self.factor * jnp.cos(angle), self.factor * jnp.sin(angle)
 
     def rotated(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
         """x [B,H,T,d] turned, in float32; dimensions that are not rotated stay as they are, bit by bit."""
-        wide = x[..., :self.rotary_dim].astype(jnp.promote_types(x.dtype, jnp.float32))
+        wide = x[..., : self.rotary_dim].astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.layout == 'half' and platform() == 'tpu':
             # The halves change places in a matrix unit, which costs nothing beside them; a TPU's lanes would take longer than the projections.
             swap = jnp.roll(jnp.eye(self.rotary_dim, dtype=x.dtype), self.rotary_dim // 2, 0)
             exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
-            other = jnp.einsum('...d,de->...e', x[..., :self.rotary_dim], swap, precision=exact, preferred_element_type=wide.dtype)
-            out = wide * jnp.concatenate([cos, cos], axis=-1) + other * jnp.concatenate([-sin, sin], axis=-1)
+            other = jnp.einsum(
+                '...d,de->...e',
+                x[..., : self.rotary_dim],
+                swap,
+                precision=exact,
+                preferred_element_type=wide.dtype,
+            )
+            out = wide * jnp.concatenate([cos, cos], axis=-1) + other * jnp.concatenate(
+                [-sin, sin], axis=-1
+            )
         elif self.layout == 'half':
             a, b = jnp.split(wide, 2, axis=-1)
             out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
         else:
             a, b = wide[..., 0::2], wide[..., 1::2]
             out = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(wide.shape)
-        return jnp.concatenate([out.astype(x.dtype), x[..., self.rotary_dim:]], axis=-1)
+        return jnp.concatenate([out.astype(x.dtype), x[..., self.rotary_dim :]], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lengthened(Rope):
     """For texts longer than those of training. `length`: the context of training; 0: config.data.seq_len, in post-training the longest of the
     runs before it."""
+
     length: int = 0
 
     def check(self):
         super().check()
         if self.length < 0:
-            raise ModelError(f'config.model.positions_args.length is {self.length}: expected at least 0')
+            raise ModelError(
+                f'config.model.positions_args.length is {self.length}: expected at least 0'
+            )
 
     @property
     def trained(self) -> int:
@@ -94,15 +113,25 @@ class Lengthened(Rope):
 @dataclasses.dataclass(frozen=True)
 class InterleavedRope(Rope):
     """The pairs of the paper, 2c with 2c + 1: RoPE up to a fixed permutation of the dimensions."""
+
     layout: str = 'interleaved'
-    spec = Spec('RoPE, interleaved pairs', f'{_ROPE}; GPT-J (Wang and Komatsuzaki 2021)', shift_invariant=True)
+    spec = Spec(
+        'RoPE, interleaved pairs',
+        f'{_ROPE}; GPT-J (Wang and Komatsuzaki 2021)',
+        shift_invariant=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class PartialRope(Rope):
     """Rotates the first `fraction` of the dimensions; exponents count the rotated dimensions only (GPT-NeoX, Pythia: 0.25)."""
+
     fraction: float = 0.25
-    spec = Spec('RoPE, partial', 'Black et al. 2022, arXiv 2204.06745, section 2 (GPT-NeoX)', shift_invariant=True)
+    spec = Spec(
+        'RoPE, partial',
+        'Black et al. 2022, arXiv 2204.06745, section 2 (GPT-NeoX)',
+        shift_invariant=True,
+    )
 
     @property
     def rotary_dim(self):
@@ -112,13 +141,20 @@ class PartialRope(Rope):
 @dataclasses.dataclass(frozen=True)
 class ProportionalRope(Rope):
     """Keeps the frequencies of the whole head and zeroes the lowest share 1 - `fraction` of them (p-RoPE)."""
+
     fraction: float = 0.75
-    spec = Spec('p-RoPE (proportional)', 'Barbero et al. 2025, arXiv 2410.06205, section 6', shift_invariant=True)
+    spec = Spec(
+        'p-RoPE (proportional)',
+        'Barbero et al. 2025, arXiv 2410.06205, section 6',
+        shift_invariant=True,
+    )
 
     def check(self):
         super().check()
         if not 0 <= self.fraction <= 1:
-            raise ModelError(f'config.model.positions_args.fraction is {self.fraction}: expected from 0 to 1')
+            raise ModelError(
+                f'config.model.positions_args.fraction is {self.fraction}: expected from 0 to 1'
+            )
 
     def frequencies(self):
         theta = super().frequencies()
@@ -132,25 +168,34 @@ class Xpos(Rope):
     m, the middle of the ids, cancels out of the logits and keeps both factors inside float32; fixed, so that keys can be
     cached rotated.
     """
+
     gamma: float = 0.4
     scale_base: float = 512.0
     spec = Spec('xPos', 'Sun et al. 2022, arXiv 2212.10554, equation 12', shift_invariant=True)
-    both_ways = False                         # what lies ahead would grow with its distance
+    both_ways = False  # what lies ahead would grow with its distance
 
     def check(self):
         super().check()
         positive('gamma', self.gamma)
         positive('scale_base', self.scale_base)
         largest = -np.log(self.gamma / (1 + self.gamma)) * self.dims.num_ids / 2 / self.scale_base
-        if largest > 40:                      # of 88 that float32 holds: products of both sides stay finite
-            where = 'config.model.max_len' if self.dims.num_ids == self.dims.max_len else 'the number of ids that are drawn (config.model.positions_args)'
-            raise ModelError(f'{where} is {self.dims.num_ids}: xPos with scale_base {self.scale_base} would overflow; '
-                             f'expected at most {int(40 * 2 * self.scale_base / -np.log(self.gamma / (1 + self.gamma)))}')
+        if largest > 40:  # of 88 that float32 holds: products of both sides stay finite
+            where = (
+                'config.model.max_len'
+                if self.dims.num_ids == self.dims.max_len
+                else 'the number of ids that are drawn (config.model.positions_args)'
+            )
+            raise ModelError(
+                f'{where} is {self.dims.num_ids}: xPos with scale_base {self.scale_base} would overflow; '
+                f'expected at most {int(40 * 2 * self.scale_base / -np.log(self.gamma / (1 + self.gamma)))}'
+            )
 
     def share(self, site):
         d = self.dims.head_dim
         zeta = (np.arange(0, d, 2) + self.gamma * d) / ((1 + self.gamma) * d)
-        power = (site.q_positions[:, None, :, None].astype(float) - self.dims.num_ids // 2) / self.scale_base
+        power = (
+            site.q_positions[:, None, :, None].astype(float) - self.dims.num_ids // 2
+        ) / self.scale_base
         return *self.turn(site.q_positions), jnp.exp(power * jnp.asarray(np.log(zeta)))
 
     def rotate(self, site, q, k):

@@ -1,4 +1,5 @@
 """RoPE stretched to texts longer than those it was trained on: other frequencies at the same weights."""
+
 import dataclasses
 import math
 
@@ -14,13 +15,16 @@ from model.positions.rope import Lengthened, Rope
 @dataclasses.dataclass(frozen=True)
 class Scaled(Lengthened):
     """What these have in common. `stretch`: how many times longer than `length`; 0: config.model.max_len over it."""
+
     stretch: float = 0.0
 
     def check(self):
         super().check()
         if self.stretch and self.stretch < 1:
-            raise ModelError(f'config.model.positions_args.stretch is {self.stretch}: expected at least 1, or 0 for the ratio of '
-                             f'config.model.max_len to the length of training')
+            raise ModelError(
+                f'config.model.positions_args.stretch is {self.stretch}: expected at least 1, or 0 for the ratio of '
+                f'config.model.max_len to the length of training'
+            )
 
     @property
     def s(self) -> float:
@@ -35,7 +39,12 @@ class Scaled(Lengthened):
 @dataclasses.dataclass(frozen=True)
 class Interpolated(Scaled):
     """Position interpolation: p -> p/s."""
-    spec = Spec('position interpolation (PI)', 'Chen et al. 2023, arXiv 2306.15595, equation 4', shift_invariant=True)
+
+    spec = Spec(
+        'position interpolation (PI)',
+        'Chen et al. 2023, arXiv 2306.15595, equation 4',
+        shift_invariant=True,
+    )
 
     def frequencies(self):
         return super().frequencies() / self.s
@@ -44,7 +53,12 @@ class Interpolated(Scaled):
 @dataclasses.dataclass(frozen=True)
 class Ntk(Scaled):
     """NTK-aware: base * s^(d/(d-2)); the highest frequency stays, the lowest is divided by s."""
-    spec = Spec('NTK-aware scaling', 'bloc97 2023; Peng et al. 2023, arXiv 2309.00071, equation 16', shift_invariant=True)
+
+    spec = Spec(
+        'NTK-aware scaling',
+        'bloc97 2023; Peng et al. 2023, arXiv 2309.00071, equation 16',
+        shift_invariant=True,
+    )
 
     def frequencies(self):
         return _ntk(self, self.s)
@@ -62,19 +76,28 @@ class DynamicNtk(Scaled):
     Keys are cached as they are and rotated when read: one rotated under an earlier, shorter length would be wrong
     (`cached='rotated'` is refused). With `freeze` the length is declared beforehand, and rotated keys can be cached.
     """
+
     cached: str = 'unrotated'
     freeze: int = 0
-    spec = Spec('dynamic NTK', 'emozilla 2023; Peng et al. 2023, arXiv 2309.00071, section 3.3', shift_invariant=False)
+    spec = Spec(
+        'dynamic NTK',
+        'emozilla 2023; Peng et al. 2023, arXiv 2309.00071, section 3.3',
+        shift_invariant=False,
+    )
 
     def check(self):
         super().check()
         if self.cached not in ('unrotated', 'rotated'):
-            raise ModelError(f"config.model.positions_args.cached is {self.cached!r}: expected 'unrotated' or 'rotated'")
+            raise ModelError(
+                f"config.model.positions_args.cached is {self.cached!r}: expected 'unrotated' or 'rotated'"
+            )
         if self.cached == 'rotated' and not self.freeze:
-            raise ModelError("config.model.positions_args.cached is 'rotated': dynamic NTK changes its base as the text grows, and "
-                             "rotated keys of the cache would be wrong; expected 'unrotated', or a length in positions_args.freeze")
+            raise ModelError(
+                "config.model.positions_args.cached is 'rotated': dynamic NTK changes its base as the text grows, and "
+                "rotated keys of the cache would be wrong; expected 'unrotated', or a length in positions_args.freeze"
+            )
 
-    idle = False                # it stretches as the text grows
+    idle = False  # it stretches as the text grows
 
     @property
     def s(self):
@@ -99,14 +122,23 @@ class DynamicNtk(Scaled):
             same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
             of_keys = jnp.where(same, ids[:, None, :], 0).max(-1) + 1
         of_queries = jnp.where(site.column_of_query, of_keys[:, None, :], 1).max(-1)
-        return (self.rotated(q, *self._turn(site.q_positions, of_queries)), self.rotated(k, *self._turn(ids, of_keys)))
+        return (
+            self.rotated(q, *self._turn(site.q_positions, of_queries)),
+            self.rotated(k, *self._turn(ids, of_keys)),
+        )
 
     def _turn(self, positions: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
         """positions, lengths [B,T] -> cos, sin [B,1,T,d/2]. base'^(-2c/d) = base^(-2c/d) * s^(-2c/(d-2))."""
         d = self.rotary_dim
-        s = jnp.maximum(1.0, self.s * lengths.astype(jnp.float32) / self.trained - (self.s - 1))[:, None, :, None]
+        s = jnp.maximum(1.0, self.s * lengths.astype(jnp.float32) / self.trained - (self.s - 1))[
+            :, None, :, None
+        ]
         slower = s ** jnp.asarray(-np.arange(0, d, 2) / (d - 2), jnp.float32)
-        angle = positions[:, None, :, None].astype(jnp.float32) * jnp.asarray(self.frequencies(), jnp.float32) * slower
+        angle = (
+            positions[:, None, :, None].astype(jnp.float32)
+            * jnp.asarray(self.frequencies(), jnp.float32)
+            * slower
+        )
         return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -114,20 +146,30 @@ class DynamicNtk(Scaled):
 class NtkByParts(Scaled):
     """Frequencies of at least `beta_fast` turns in the trained length stay, those of at most `beta_slow` are divided by s, with
     a ramp that is linear in the number of the pair between (floor and ceiling of where they lie), as in the code of YaRN."""
+
     beta_fast: float = 32.0
     beta_slow: float = 1.0
-    spec = Spec('NTK by parts', 'Peng et al. 2023, arXiv 2309.00071, section 3.2', shift_invariant=True)
+    spec = Spec(
+        'NTK by parts', 'Peng et al. 2023, arXiv 2309.00071, section 3.2', shift_invariant=True
+    )
 
     def check(self):
         super().check()
         if not self.beta_fast > self.beta_slow > 0:
-            raise ModelError(f'config.model.positions_args.beta_fast is {self.beta_fast}: expected more than beta_slow '
-                             f'({self.beta_slow}), and that above 0')
+            raise ModelError(
+                f'config.model.positions_args.beta_fast is {self.beta_fast}: expected more than beta_slow '
+                f'({self.beta_slow}), and that above 0'
+            )
 
     def frequencies(self):
         theta, d = super().frequencies(), self.rotary_dim
-        place = lambda turns: d * math.log(self.trained / (turns * 2 * math.pi)) / (2 * math.log(self.base))
-        low, high = max(math.floor(place(self.beta_fast)), 0), min(math.ceil(place(self.beta_slow)), d - 1)
+        place = lambda turns: (
+            d * math.log(self.trained / (turns * 2 * math.pi)) / (2 * math.log(self.base))
+        )
+        low, high = (
+            max(math.floor(place(self.beta_fast)), 0),
+            min(math.ceil(place(self.beta_slow)), d - 1),
+        )
         ramp = np.clip((np.arange(d // 2) - low) / max(high - low, 0.001), 0, 1)
         return theta / self.s * ramp + theta * (1 - ramp)
 
@@ -136,9 +178,12 @@ class NtkByParts(Scaled):
 class Yarn(NtkByParts):
     """NTK by parts, with queries and keys times m(s) = 0.1 `mscale` ln s + 1 (logits times its square), over m at `mscale_all`
     where that is set."""
+
     mscale: float = 1.0
     mscale_all: float = 0.0
-    spec = Spec('YaRN', 'Peng et al. 2023, arXiv 2309.00071, equations 20 to 22', shift_invariant=True)
+    spec = Spec(
+        'YaRN', 'Peng et al. 2023, arXiv 2309.00071, equations 20 to 22', shift_invariant=True
+    )
 
     @property
     def factor(self):
@@ -149,21 +194,30 @@ class Yarn(NtkByParts):
 @dataclasses.dataclass(frozen=True)
 class Llama3(Scaled):
     """Wavelengths above length/`low` are divided by s, those below length/`high` stay, those between are blended."""
+
     base: float = 500000.0
     stretch: float = 8.0
     length: int = 8192
     low: float = 1.0
     high: float = 4.0
-    spec = Spec('Llama 3 scaling', 'Grattafiori et al. 2024, arXiv 2407.21783; the scaling of Llama 3.1', shift_invariant=True)
+    spec = Spec(
+        'Llama 3 scaling',
+        'Grattafiori et al. 2024, arXiv 2407.21783; the scaling of Llama 3.1',
+        shift_invariant=True,
+    )
 
     def check(self):
         super().check()
         if not self.high > self.low:
-            raise ModelError(f'config.model.positions_args.high is {self.high}: expected more than low ({self.low})')
+            raise ModelError(
+                f'config.model.positions_args.high is {self.high}: expected more than low ({self.low})'
+            )
 
     def frequencies(self):
         theta = super().frequencies()
-        smooth = np.clip((self.trained * theta / (2 * np.pi) - self.low) / (self.high - self.low), 0, 1)
+        smooth = np.clip(
+            (self.trained * theta / (2 * np.pi) - self.low) / (self.high - self.low), 0, 1
+        )
         return (1 - smooth) * theta / self.s + smooth * theta
 
 
@@ -175,6 +229,7 @@ class LongRope(Scaled):
     Queries and keys are multiplied by sqrt(1 + ln s / ln length). Empty lists: 1 for short texts, s^(2c/(d-2)) for long ones
     (NTK-aware); the paper searches for them.
     """
+
     short: tuple = ()
     long: tuple = ()
     spec = Spec('LongRoPE', 'Ding et al. 2024, arXiv 2402.13753; Phi-3', shift_invariant=True)
@@ -183,8 +238,10 @@ class LongRope(Scaled):
         super().check()
         for name, factors in (('short', self.short), ('long', self.long)):
             if factors and (len(factors) != self.rotary_dim // 2 or min(factors) <= 0):
-                raise ModelError(f'config.model.positions_args.{name} has {len(factors)} factors: expected {self.rotary_dim // 2}, '
-                                 f'one a pair of dimensions, all above 0')
+                raise ModelError(
+                    f'config.model.positions_args.{name} has {len(factors)} factors: expected {self.rotary_dim // 2}, '
+                    f'one a pair of dimensions, all above 0'
+                )
 
     @property
     def idle(self):
@@ -199,5 +256,3 @@ class LongRope(Scaled):
     @property
     def factor(self):
         return math.sqrt(1 + math.log(self.s) / math.log(self.trained)) if self.s > 1 else 1.0
-
-

@@ -1,4 +1,5 @@
 """Sinusoidal position embeddings (Vaswani et al. 2017, arXiv 1706.03762, section 3.5)."""
+
 import dataclasses
 
 import jax
@@ -10,12 +11,18 @@ from model.errors import ModelError
 from model.positions.base import PositionalEncoding, Spec
 
 
-def sinusoids(positions: jax.Array, width: int, base: float = 10000.0, interleaved: bool = True) -> jax.Array:
+def sinusoids(
+    positions: jax.Array, width: int, base: float = 10000.0, interleaved: bool = True
+) -> jax.Array:
     """positions [...] -> [..., width] float32: sin and cos of p / base^(2c/width), alternating or all sines first."""
     frequency = jnp.asarray(base ** (-np.arange(0, width, 2) / width), jnp.float32)
-    angle = positions[..., None].astype(jnp.float32) * frequency                # float32 throughout
+    angle = positions[..., None].astype(jnp.float32) * frequency  # float32 throughout
     pair = (jnp.sin(angle), jnp.cos(angle))
-    return jnp.stack(pair, -1).reshape(*positions.shape, width) if interleaved else jnp.concatenate(pair, -1)
+    return (
+        jnp.stack(pair, -1).reshape(*positions.shape, width)
+        if interleaved
+        else jnp.concatenate(pair, -1)
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,19 +31,27 @@ class Sinusoidal(PositionalEncoding):
 
     `scale_tokens`: multiply the token embeddings by sqrt(D) first, as the paper's section 3.4 does.
     """
+
     base: float = 10000.0
     scale_tokens: bool = True
     interleaved: bool = True
-    spec = Spec('sinusoidal', 'Vaswani et al. 2017, arXiv 1706.03762, section 3.5', shift_invariant=False)
+    spec = Spec(
+        'sinusoidal', 'Vaswani et al. 2017, arXiv 1706.03762, section 3.5', shift_invariant=False
+    )
 
     def check(self):
         if self.dims.width % 2:
-            raise ModelError(f'config.model.width is {self.dims.width}: sinusoidal positions need an even width')
+            raise ModelError(
+                f'config.model.width is {self.dims.width}: sinusoidal positions need an even width'
+            )
 
     def embed(self, site, x):
         width = self.dims.width
         scaled = x.astype(jnp.float32) * (width**0.5 if self.scale_tokens else 1.0)
-        return (scaled + self.amplitude(site) * sinusoids(site.q_positions, width, self.base, self.interleaved)).astype(x.dtype)
+        return (
+            scaled
+            + self.amplitude(site) * sinusoids(site.q_positions, width, self.base, self.interleaved)
+        ).astype(x.dtype)
 
     def amplitude(self, site):
         return 1.0
@@ -45,16 +60,28 @@ class Sinusoidal(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class ConcatenatedSinusoidal(Sinusoidal):
     """All sines first, then all cosines: the paper's frequencies in the layout of Marian and of Kazemnejad et al. 2023."""
+
     interleaved: bool = False
-    spec = Spec('sinusoidal, concatenated', 'Vaswani et al. 2017, arXiv 1706.03762, section 3.5; Kazemnejad et al. 2023, the code', shift_invariant=False)
+    spec = Spec(
+        'sinusoidal, concatenated',
+        'Vaswani et al. 2017, arXiv 1706.03762, section 3.5; Kazemnejad et al. 2023, the code',
+        shift_invariant=False,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class ScaledSinusoidal(Sinusoidal):
     """x + s e with one learned s, 1/sqrt(D) at first; the words keep their size."""
+
     scale_tokens: bool = False
     interleaved: bool = False
-    spec = Spec('sinusoidal, learned scale', 'Hua et al. 2022, arXiv 2202.10447, appendix B (ScaledSin)', shift_invariant=False)
+    spec = Spec(
+        'sinusoidal, learned scale',
+        'Hua et al. 2022, arXiv 2202.10447, appendix B (ScaledSin)',
+        shift_invariant=False,
+    )
 
     def amplitude(self, site):
-        return site.param('scale', nn.initializers.constant(self.dims.width**-0.5), (), ()).astype(jnp.float32)
+        return site.param('scale', nn.initializers.constant(self.dims.width**-0.5), (), ()).astype(
+            jnp.float32
+        )

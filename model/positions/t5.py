@@ -1,4 +1,5 @@
 """T5's relative position bias (Raffel et al. 2020, arXiv 1910.10683, section 2.1; buckets as in the authors' code)."""
+
 import dataclasses
 
 import jax
@@ -26,30 +27,49 @@ def bucket_bounds(num_buckets: int, max_distance: int) -> np.ndarray:
     return np.asarray(bounds)
 
 
-def bucketed(table: jax.Array, distance: jax.Array, num_buckets: int = 32, max_distance: int = 128) -> jax.Array:
+def bucketed(
+    table: jax.Array, distance: jax.Array, num_buckets: int = 32, max_distance: int = 128
+) -> jax.Array:
     """table [num_buckets, H] looked up at the buckets of distances [B or 1,T,S] -> float32 [B or 1,H,T,S]."""
     bounds = jnp.asarray(bucket_bounds(num_buckets, max_distance), jnp.int32)
-    bucket = (jnp.maximum(distance, 0)[..., None] >= bounds).sum(-1) - 1      # not searchsorted: it fails inside a shard_map (jax 0.10.2)
+    bucket = (jnp.maximum(distance, 0)[..., None] >= bounds).sum(
+        -1
+    ) - 1  # not searchsorted: it fails inside a shard_map (jax 0.10.2)
     return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class T5(PositionalEncoding):
     """b_ij = W[bucket(i - j), h], W [num_buckets, H] shared by all layers."""
+
     num_buckets: int = 32
     max_distance: int = 128
     std: float = 0.02
-    spec = Spec('T5 bias', 'Raffel et al. 2020, arXiv 1910.10683, section 2.1', shift_invariant=True, bias_form='Toeplitz')
+    spec = Spec(
+        'T5 bias',
+        'Raffel et al. 2020, arXiv 1910.10683, section 2.1',
+        shift_invariant=True,
+        bias_form='Toeplitz',
+    )
 
     def check(self):
         if self.num_buckets < 2 or self.num_buckets % 2:
-            raise ModelError(f'config.model.positions_args.num_buckets is {self.num_buckets}: expected an even number')
+            raise ModelError(
+                f'config.model.positions_args.num_buckets is {self.num_buckets}: expected an even number'
+            )
         if self.max_distance <= self.num_buckets // 2:
-            raise ModelError(f'config.model.positions_args.max_distance is {self.max_distance}: expected more than half the '
-                             f'buckets ({self.num_buckets // 2})')
+            raise ModelError(
+                f'config.model.positions_args.max_distance is {self.max_distance}: expected more than half the '
+                f'buckets ({self.num_buckets // 2})'
+            )
 
     def share(self, site):
-        return site.param('table', nn.initializers.normal(self.std), (self.num_buckets, self.dims.num_heads), (None, 'heads'))
+        return site.param(
+            'table',
+            nn.initializers.normal(self.std),
+            (self.num_buckets, self.dims.num_heads),
+            (None, 'heads'),
+        )
 
     def bias(self, site):
         return bucketed(site.shared, site.distance, self.num_buckets, self.max_distance)
@@ -58,8 +78,13 @@ class T5(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class UnscaledT5(T5):
     """With the logits of T5 itself, which are not scaled by 1/sqrt(d)."""
-    spec = Spec('T5 bias, unscaled logits', 'Raffel et al. 2020, arXiv 1910.10683; the authors\' code', shift_invariant=True,
-                bias_form='Toeplitz')
+
+    spec = Spec(
+        'T5 bias, unscaled logits',
+        "Raffel et al. 2020, arXiv 1910.10683; the authors' code",
+        shift_invariant=True,
+        bias_form='Toeplitz',
+    )
 
     def scale(self, site, q):
         return q * self.dims.head_dim**0.5

@@ -1,5 +1,6 @@
 """Learned embeddings of ids that the data gives: which digit of its number a token is. Drawn offsets train ids that texts of the
 training lengths do not have."""
+
 import dataclasses
 
 import jax
@@ -14,25 +15,41 @@ from model.positions.base import PositionalEncoding, Spec
 class Abacus(PositionalEncoding):
     """x + W[id + k], id the place of a digit in its number as written, from 1, k ~ U{0 .. `offsets`} for each document in training and
     0 at test; W[0] for what is no digit. (The authors draw one k for the whole batch.)"""
+
     rows: int = 512
     offsets: int = 99
-    spec = Spec('abacus', 'McLeish et al. 2024, arXiv 2405.17399, section 3', shift_invariant=True, sees_order=False,
-                task_ids='abacus')
+    spec = Spec(
+        'abacus',
+        'McLeish et al. 2024, arXiv 2405.17399, section 3',
+        shift_invariant=True,
+        sees_order=False,
+        task_ids='abacus',
+    )
 
     def check(self):
         if self.offsets < 0 or self.offsets >= self.rows:
-            raise ModelError(f'config.model.positions_args.offsets is {self.offsets}: expected at least 0 and less than rows ({self.rows})')
+            raise ModelError(
+                f'config.model.positions_args.offsets is {self.offsets}: expected at least 0 and less than rows ({self.rows})'
+            )
 
     @property
     def std(self) -> float:
         return self.dims.width**-0.5
 
     def embed(self, site, x):
-        table = site.param('table', nn.initializers.normal(self.std), (self.rows, self.dims.width), (None, None))
+        table = site.param(
+            'table', nn.initializers.normal(self.std), (self.rows, self.dims.width), (None, None)
+        )
         ids = site.task_ids
         if site.row_keys is not None and self.offsets:
+
             def row(key, segments):
-                return jax.vmap(lambda s: jax.random.randint(jax.random.fold_in(key, s), (), 0, self.offsets + 1))(segments)
+                return jax.vmap(
+                    lambda s: jax.random.randint(
+                        jax.random.fold_in(key, s), (), 0, self.offsets + 1
+                    )
+                )(segments)
+
             ids = jnp.where(ids > 0, ids + jax.vmap(row)(site.row_keys, site.segment_ids), 0)
         return x + jnp.take(table, ids, axis=0, mode='fill', fill_value=jnp.nan).astype(x.dtype)
 
@@ -41,6 +58,12 @@ class Abacus(PositionalEncoding):
 class Coupling(Abacus):
     """x + W[id + k]: tokens that belong together, digits of the same significance, share an id. The first id is drawn for each
     document in training and 1 at test."""
+
     offsets: int = 100
-    spec = Spec('position coupling', 'Cho et al. 2024, arXiv 2405.20671, section 3', shift_invariant=True, sees_order=False,
-                task_ids='coupling')
+    spec = Spec(
+        'position coupling',
+        'Cho et al. 2024, arXiv 2405.20671, section 3',
+        shift_invariant=True,
+        sees_order=False,
+        task_ids='coupling',
+    )

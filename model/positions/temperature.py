@@ -1,4 +1,5 @@
 """Scaling of the logits by position or head, beside any encoding ('none+ssmax') or alone."""
+
 import dataclasses
 
 import jax.numpy as jnp
@@ -15,35 +16,58 @@ def _scaled(q, factor):
 @dataclasses.dataclass(frozen=True)
 class ScalableSoftmax(PositionalEncoding):
     """SSMax: logits * s_h ln n_i, n_i the keys that query i sees, in a window those of the window; one learned s a head in each layer."""
+
     initial: float = 0.43
-    spec = Spec('SSMax (scalable softmax)', 'Nakanishi 2025, arXiv 2501.19399, equation 3', shift_invariant=False, sees_order=False)
+    spec = Spec(
+        'SSMax (scalable softmax)',
+        'Nakanishi 2025, arXiv 2501.19399, equation 3',
+        shift_invariant=False,
+        sees_order=False,
+    )
 
     def scale(self, site, q):
-        s = site.param('s', nn.initializers.constant(self.initial), (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
+        s = site.param(
+            's', nn.initializers.constant(self.initial), (self.dims.num_heads,), ('heads',)
+        ).astype(jnp.float32)
         return _scaled(q, s[:, None, None] * jnp.log(site.keys_seen.astype(jnp.float32))[..., None])
 
 
 @dataclasses.dataclass(frozen=True)
 class Temperature(PositionalEncoding):
     """Llama 4: q * (1 + strength ln(floor((p + 1)/floor) + 1)), p the place in the document; 1 up to `floor` tokens."""
+
     strength: float = 0.1
     floor: int = 8192
-    spec = Spec('attention temperature (Llama 4)', 'Meta 2025, the released model; after Nakanishi 2025, arXiv 2501.19399',
-                shift_invariant=False, sees_order=False)
+    spec = Spec(
+        'attention temperature (Llama 4)',
+        'Meta 2025, the released model; after Nakanishi 2025, arXiv 2501.19399',
+        shift_invariant=False,
+        sees_order=False,
+    )
 
     def check(self):
         positive('floor', self.floor)
 
     def scale(self, site, q):
-        steps = ((site.positions + 1) // self.floor).astype(jnp.float32)      # whole numbers before the logarithm
+        steps = ((site.positions + 1) // self.floor).astype(
+            jnp.float32
+        )  # whole numbers before the logarithm
         return _scaled(q, (1 + self.strength * jnp.log1p(steps))[:, None, :, None])
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadScale(PositionalEncoding):
     """A learned factor of the logits of each head, 1 at first; what lets NoPE reach further texts."""
-    spec = Spec('per-head scale', 'Wang et al. 2024, arXiv 2404.12224, section 4', shift_invariant=True, sees_order=False)
+
+    spec = Spec(
+        'per-head scale',
+        'Wang et al. 2024, arXiv 2404.12224, section 4',
+        shift_invariant=True,
+        sees_order=False,
+    )
 
     def scale(self, site, q):
-        s = site.param('s', nn.initializers.ones, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
+        s = site.param('s', nn.initializers.ones, (self.dims.num_heads,), ('heads',)).astype(
+            jnp.float32
+        )
         return _scaled(q, s[:, None, None])

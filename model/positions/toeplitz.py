@@ -1,4 +1,5 @@
 """Biases that are a function of the distance between query and key, n = i - j, in each head."""
+
 import dataclasses
 
 import jax
@@ -18,7 +19,13 @@ def _uniform(high: float):
 @dataclasses.dataclass(frozen=True)
 class KerpleLog(PositionalEncoding):
     """b_n = -p_h log(1 + a_h n), p ~ U(0, 2), a ~ U(0, 1) at first, both kept at 0.01 at least; shared by all layers."""
-    spec = Spec('KERPLE, logarithmic', f'{_KERPLE}, equation 9; the authors\' code', shift_invariant=True, bias_form='Toeplitz')
+
+    spec = Spec(
+        'KERPLE, logarithmic',
+        f"{_KERPLE}, equation 9; the authors' code",
+        shift_invariant=True,
+        bias_form='Toeplitz',
+    )
 
     def share(self, site):
         heads = self.dims.num_heads
@@ -34,13 +41,21 @@ class KerpleLog(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class KerplePower(KerpleLog):
     """b_n = -a_h n^p_h, with p at most 2."""
-    spec = Spec('KERPLE, power', f'{_KERPLE}, equation 9; the authors\' code', shift_invariant=True, bias_form='Toeplitz')
+
+    spec = Spec(
+        'KERPLE, power',
+        f"{_KERPLE}, equation 9; the authors' code",
+        shift_invariant=True,
+        bias_form='Toeplitz',
+    )
 
     def bias(self, site):
         p, a = (x[:, None, None] for x in site.shared)
         p = p + jax.lax.stop_gradient(jnp.minimum(p, 2.0) - p)
         n = site.reach[:, None]
-        return -a * jnp.where(n > 0, jnp.exp(p * jnp.log(jnp.maximum(n, 1.0))), 0.0)      # 0^p has no gradient in p
+        return -a * jnp.where(
+            n > 0, jnp.exp(p * jnp.log(jnp.maximum(n, 1.0))), 0.0
+        )  # 0^p has no gradient in p
 
 
 def _at_least(x):
@@ -52,39 +67,62 @@ def _at_least(x):
 class Fire(PositionalEncoding):
     """b_ij = MLP(psi(i - j) / psi(max(L, i))), psi(x) = log(|c x| + 1); MLP 1 -> hidden -> H with ReLU, in each layer. c and the
     multiplier of L = |m| * threshold are learned."""
+
     hidden: int = 32
     threshold: float = 512.0
     c: float = 0.1
-    spec = Spec('FIRE', 'Li et al. 2024, arXiv 2310.04418, equation 19 and appendix listing', shift_invariant=False, bias_form='other')
+    spec = Spec(
+        'FIRE',
+        'Li et al. 2024, arXiv 2310.04418, equation 19 and appendix listing',
+        shift_invariant=False,
+        bias_form='other',
+    )
 
     def check(self):
         positive('threshold', self.threshold)
         positive('hidden', self.hidden)
 
     def bias(self, site):
-        make = lambda name, init, shape, axes=(None, None): site.param(name, init, shape, axes).astype(jnp.float32)
+        make = lambda name, init, shape, axes=(None, None): site.param(
+            name, init, shape, axes
+        ).astype(jnp.float32)
         scalar = lambda name, value: make(name, nn.initializers.constant(value), (), ())
         c, longest = scalar('c', self.c), jnp.abs(scalar('multiplier', 1.0) * self.threshold)
         w1 = make('w1', nn.initializers.xavier_normal(), (1, self.hidden))
         b1 = make('b1', nn.initializers.zeros, (self.hidden,), (None,))
-        w2 = make('w2', nn.initializers.xavier_normal(), (self.hidden, self.dims.num_heads), (None, 'heads'))
+        w2 = make(
+            'w2',
+            nn.initializers.xavier_normal(),
+            (self.hidden, self.dims.num_heads),
+            (None, 'heads'),
+        )
         b2 = make('b2', nn.initializers.zeros, (self.dims.num_heads,), ('heads',))
         psi = lambda x: jnp.log1p(jnp.abs(c * x))
         i = jnp.maximum(site.q_positions.astype(jnp.float32), longest)
         ratio = psi(site.reach) / (psi(i)[:, :, None] + 1e-6)
         hidden = nn.relu(ratio[..., None] * w1[0] + b1)
-        return jnp.moveaxis(jnp.matmul(hidden, w2, precision=jax.lax.Precision.HIGHEST) + b2, -1, 1)      # hidden is of distances
+        return jnp.moveaxis(
+            jnp.matmul(hidden, w2, precision=jax.lax.Precision.HIGHEST) + b2, -1, 1
+        )  # hidden is of distances
 
 
 @dataclasses.dataclass(frozen=True)
 class Sandwich(PositionalEncoding):
     """b_n = H/(8h) sum_c cos(n / 10000^(2c/bar)), c from 0 to bar/2 - 1, h = 1..H: the inner product of two sinusoidal embeddings.
     Of rank `bar`, since cos(i - j) splits into products."""
+
     bar: int = 128
-    spec = Spec('Sandwich', 'Chi et al. 2023, arXiv 2212.10356, section 4', shift_invariant=True, bias_form='Toeplitz')
+    spec = Spec(
+        'Sandwich',
+        'Chi et al. 2023, arXiv 2212.10356, section 4',
+        shift_invariant=True,
+        bias_form='Toeplitz',
+    )
 
     def bias(self, site):
         theta = jnp.asarray(10000.0 ** (-np.arange(0, self.bar, 2) / self.bar), jnp.float32)
         total = jnp.cos(site.reach[..., None] * theta).sum(-1)
-        heads = jnp.asarray(self.dims.num_heads / (8.0 * np.arange(1, self.dims.num_heads + 1)), jnp.float32)
+        heads = jnp.asarray(
+            self.dims.num_heads / (8.0 * np.arange(1, self.dims.num_heads + 1)), jnp.float32
+        )
         return heads[:, None, None] * total[:, None]

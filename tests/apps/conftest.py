@@ -1,4 +1,5 @@
 """A tiny run that search is tested with, its model, and files."""
+
 import pytest
 
 
@@ -6,6 +7,7 @@ import pytest
 def search_run(tiny, tmp_path_factory):
     """The folder of a run of one step: its vectors tell texts apart, and mean nothing."""
     from train import loop
+
     folder = tmp_path_factory.mktemp('search')
     config = tiny(str(folder / 'cache'))
     config.data.update(seq_len=128, batch_size=2)
@@ -20,6 +22,7 @@ def search_run(tiny, tmp_path_factory):
 def reader(search_run):
     from apps.search.reader import Reader
     from train.runs import Run
+
     return Reader(Run.parse(str(search_run)), '', 0)
 
 
@@ -29,5 +32,10 @@ def notes(tmp_path):
     folder = tmp_path / 'notes'
     folder.mkdir()
     for i in range(6):
-        (folder / f'{i}.txt').write_text(''.join(f'Line {j} of file {i} is about {"abcdef"[i] * 5} and number {i * j}.\n' for j in range(12)))
+        (folder / f'{i}.txt').write_text(
+            ''.join(
+                f'Line {j} of file {i} is about {"abcdef"[i] * 5} and number {i * j}.\n'
+                for j in range(12)
+            )
+        )
     return folder

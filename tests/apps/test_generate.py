@@ -1,4 +1,5 @@
 """The generation app on a tiny run."""
+
 import io
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from train.runs import Run
 @pytest.fixture(scope='module')
 def run(cache, tmp_path_factory):
     from configs import base
+
     c = base.get_config()
     c.data.update(seq_len=48, batch_size=8, cache=cache)
     c.data.atlas.update(countries=6, editions=4)
@@ -37,7 +39,11 @@ def test_streaming_gives_the_same_text_in_pieces(run):
     """Catches lost or repeated pieces, and half a character shown."""
     shown = []
     streamed = writer(run).continue_text(['A capital'], shown.append)
-    assert streamed == writer(run).continue_text(['A capital']) and ''.join(shown) == streamed[0] and len(shown) > 2
+    assert (
+        streamed == writer(run).continue_text(['A capital'])
+        and ''.join(shown) == streamed[0]
+        and len(shown) > 2
+    )
     both = writer(run).continue_text(['A capital', 'The currency of Brazil is'])
     assert both[0] == streamed[0] and len(both) == 2
 
@@ -48,19 +54,26 @@ def test_stop_strings_are_left_out(run, stream):
     whole = writer(run).continue_text(['A capital'])[0]
     stop = whole[7:10]
     shown = []
-    cut = writer(run, stop=(stop,)).continue_text(['A capital'], shown.append if stream else None)[0]
-    assert cut == whole[:whole.index(stop)] and (not stream or ''.join(shown) == cut)
+    cut = writer(run, stop=(stop,)).continue_text(['A capital'], shown.append if stream else None)[
+        0
+    ]
+    assert cut == whole[: whole.index(stop)] and (not stream or ''.join(shown) == cut)
 
 
 def test_chat_keeps_the_conversation_and_forgets_the_oldest(run, monkeypatch, capsys):
     """Catches a chat that overruns the context, and one that ends with a traceback."""
-    monkeypatch.setattr(sys, 'stdin', io.StringIO('Qual é a capital do Brasil?\nE a moeda do Brasil?\nE o domínio?\n'))
+    monkeypatch.setattr(
+        sys,
+        'stdin',
+        io.StringIO('Qual é a capital do Brasil?\nE a moeda do Brasil?\nE o domínio?\n'),
+    )
     app.chat(writer(run, temperature=0.0))
     assert 'the oldest turns are forgotten' in capsys.readouterr().out
 
 
 def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     """Catches generated text that commands the terminal."""
+
     class Hostile:
         fitting = staticmethod(lambda messages: messages)
 
@@ -68,26 +81,42 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
         def answer(conversations, show):
             show('a\x1b[2Jb\tç\n\x07日')
             return ['']
+
     monkeypatch.setattr(sys, 'stdin', io.StringIO('why?\n'))
     app.chat(Hostile())
     assert capsys.readouterr().out == 'a\\x1b[2Jb\tç\n\\x07日\n'
 
 
-@pytest.mark.parametrize('args, message', [
-    (['--prompt=x'], '--run is empty'), (['--run=nowhere', '--prompt=x'], 'nowhere: no such run directory'),
-    (['--run=RUN'], 'expected --prompt, or --chat'), (['--run=RUN', '--prompt= '], '--prompt is empty'),
-    (['--run=RUN', '--prompt=x', '--top_p=3'], 'top_p is 3.0: expected above 0'),
-    (['--run=RUN@9', '--prompt=x'], 'has no checkpoint of step 9; it has 2'),
-    (['--run=RUN', '--prompt=' + 'capital ' * 60], 'tokens, the context of this model 48')])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--prompt=x'], '--run is empty'),
+        (['--run=nowhere', '--prompt=x'], 'nowhere: no such run directory'),
+        (['--run=RUN'], 'expected --prompt, or --chat'),
+        (['--run=RUN', '--prompt= '], '--prompt is empty'),
+        (['--run=RUN', '--prompt=x', '--top_p=3'], 'top_p is 3.0: expected above 0'),
+        (['--run=RUN@9', '--prompt=x'], 'has no checkpoint of step 9; it has 2'),
+        (['--run=RUN', '--prompt=' + 'capital ' * 60], 'tokens, the context of this model 48'),
+    ],
+)
 def test_mistakes(run, args, message):
     """Catches a traceback, or an exit code of 0, for a mistake."""
-    done = subprocess.run([sys.executable, '-m', 'apps.generate', *(a.replace('RUN', str(run)) for a in args)],
-                          capture_output=True, text=True)
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count('\n') == 1, done.stderr
+    done = subprocess.run(
+        [sys.executable, '-m', 'apps.generate', *(a.replace('RUN', str(run)) for a in args)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count('\n') == 1, (
+        done.stderr
+    )
 
 
 def test_a_half_written_run(run, tmp_path):
     """Catches weights looked for in a directory that is no run."""
     (tmp_path / 'checkpoints').mkdir()
-    done = subprocess.run([sys.executable, '-m', 'apps.generate', f'--run={tmp_path}', '--prompt=x'], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'apps.generate', f'--run={tmp_path}', '--prompt=x'],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 2 and 'half-written one: it has no config.json' in done.stderr

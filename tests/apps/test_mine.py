@@ -1,4 +1,5 @@
 """The mining app on a tiny run."""
+
 import json
 import subprocess
 import sys
@@ -12,9 +13,20 @@ from data.pairs import Pair
 from train import loop
 from train.runs import Run
 
-PAIRS = [Pair('', f'Qual é a capital {n}?', (f'A capital {n} é {c}.',), ()) for n, c in
-         [('do Peru', 'Lima'), ('do Chile', 'Santiago'), ('da França', 'Paris'), ('de Cuba', 'Havana'), ('do Japão', 'Tóquio')]]
-PAIRS += [Pair('', 'Qual é  a capital do Peru?', ('É Lima.',), ('A capital do Chile é Santiago.',)), Pair('', 'É Lima. ', ('Lima é bela.',))]
+PAIRS = [
+    Pair('', f'Qual é a capital {n}?', (f'A capital {n} é {c}.',), ())
+    for n, c in [
+        ('do Peru', 'Lima'),
+        ('do Chile', 'Santiago'),
+        ('da França', 'Paris'),
+        ('de Cuba', 'Havana'),
+        ('do Japão', 'Tóquio'),
+    ]
+]
+PAIRS += [
+    Pair('', 'Qual é  a capital do Peru?', ('É Lima.',), ('A capital do Chile é Santiago.',)),
+    Pair('', 'É Lima. ', ('Lima é bela.',)),
+]
 
 
 @pytest.fixture(scope='module')
@@ -35,7 +47,9 @@ def given(tmp_path):
 
 
 def door(*args):
-    return subprocess.run([sys.executable, '-m', 'apps.mine', *map(str, args)], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, '-m', 'apps.mine', *map(str, args)], capture_output=True, text=True
+    )
 
 
 def test_the_door(run, given, tmp_path):
@@ -45,21 +59,36 @@ def test_the_door(run, given, tmp_path):
     assert done.returncode == 0, done.stderr
     mined = list(pairs.read_file(out))
     assert [p.query for p in mined] == [p.query for p in PAIRS[:5]] + ['É Lima. ']
-    assert mined[0].positives == ('A capital do Peru é Lima.', 'É Lima.') and mined[0].negatives[0] == 'A capital do Chile é Santiago.'
-    assert all(len(set(p.negatives)) == len(p.negatives) <= 4 and not {*p.positives, p.query.strip()} & {*p.negatives} for p in mined)
+    assert (
+        mined[0].positives == ('A capital do Peru é Lima.', 'É Lima.')
+        and mined[0].negatives[0] == 'A capital do Chile é Santiago.'
+    )
+    assert all(
+        len(set(p.negatives)) == len(p.negatives) <= 4
+        and not {*p.positives, p.query.strip()} & {*p.negatives}
+        for p in mined
+    )
     total = sum(len(p.negatives) for p in mined)
     assert total > 3
-    assert done.stdout == f'{out}: 6 queries with {total} negatives (before: 1) of 7 documents; 1 broken pairs left out\n'
+    assert (
+        done.stdout
+        == f'{out}: 6 queries with {total} negatives (before: 1) of 7 documents; 1 broken pairs left out\n'
+    )
     assert 'in.jsonl:8: broken JSON' in done.stderr
     before = out.read_bytes()
     again = door(f'--run={run}', f'--pairs={given}', f'--out={out}')
-    assert again.returncode == 2 and 'out.jsonl: is there already; nothing is written over it' in again.stderr and out.read_bytes() == before
+    assert (
+        again.returncode == 2
+        and 'out.jsonl: is there already; nothing is written over it' in again.stderr
+        and out.read_bytes() == before
+    )
 
 
 def test_by_the_model_of_the_run(run):
     """Catches vectors of another pooling or of documents for queries: the ids are those of a plain ranking by the run's own vectors."""
     from model.embed import Embedder
     from train import checkpoint
+
     found = app.Collection(PAIRS[:6])
     model, params, tokenizer, config = checkpoint.load(Run.parse(str(run)))
     embedder = Embedder(model, params, config.embedding.pooling)
@@ -68,7 +97,13 @@ def test_by_the_model_of_the_run(run):
     queries, documents = vectors([a.query for a in found.asked.values()]), vectors(found.documents)
     for query, asked, pair in zip(queries, found.asked.values(), mined):
         scores = documents @ query
-        allowed = [i for i in range(len(documents)) if i not in asked.positives and i not in asked.negatives and scores[i] < min(scores[list(asked.positives)])]
+        allowed = [
+            i
+            for i in range(len(documents))
+            if i not in asked.positives
+            and i not in asked.negatives
+            and scores[i] < min(scores[list(asked.positives)])
+        ]
         nearest = sorted(allowed, key=lambda i: -scores[i])[:2]
         assert pair.negatives == tuple(found.documents[i] for i in (*asked.negatives, *nearest))
 
@@ -76,24 +111,38 @@ def test_by_the_model_of_the_run(run):
 def test_by_words(given, tmp_path):
     """Catches a way that needs a model where it has none."""
     done = door('--by=words', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', '--count=2')
-    assert done.returncode == 0 and done.stderr.count('\n') == 1, done.stderr       # the broken line, and nothing of the library's
+    assert done.returncode == 0 and done.stderr.count('\n') == 1, (
+        done.stderr
+    )  # the broken line, and nothing of the library's
     mined = list(pairs.read_file(tmp_path / 'out.jsonl'))
-    assert all(len(p.negatives) >= 2 for p in mined[:5]) and all('A capital' in n for p in mined[1:5] for n in p.negatives)
+    assert all(len(p.negatives) >= 2 for p in mined[:5]) and all(
+        'A capital' in n for p in mined[1:5] for n in p.negatives
+    )
     found = app.Collection(PAIRS).mined(lambda *given: mining.by_words(*given, 2))
     assert [json.dumps(p.negatives) for p in mined] == [json.dumps(p.negatives) for p in found]
 
 
-@pytest.mark.parametrize('args, message', [
-    (['--by=word'], "--by=word: did you mean 'words'"), (['--by=words', '--run=x'], '--run=x has no effect: it needs --by=vectors'),
-    (['--count=0'], '--count is 0: expected at least 1'), (['--margin=2'], '--margin is 2.0: expected more than 0, at most 1'),
-    (['--out=a.tsv'], '--out=a.tsv: expected the name of a file to write, ending in .jsonl'),
-    (['--out=nowhere/a.jsonl'], '--out=nowhere/a.jsonl: nowhere is no directory'), (['--pairs='], '--pairs is empty: expected files'),
-    (['--pairs=in.jsonk'], 'in.jsonk: no file found (--pairs)'), (['--pairs=setup.py'], 'setup.py: unknown kind of file; expected one of .jsonl'),
-    (['--run='], '--run is empty'), (['--by=words', '--margin=0.9'], '--margin=0.9 has no effect: it needs --by=vectors')])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        (['--by=word'], "--by=word: did you mean 'words'"),
+        (['--by=words', '--run=x'], '--run=x has no effect: it needs --by=vectors'),
+        (['--count=0'], '--count is 0: expected at least 1'),
+        (['--margin=2'], '--margin is 2.0: expected more than 0, at most 1'),
+        (['--out=a.tsv'], '--out=a.tsv: expected the name of a file to write, ending in .jsonl'),
+        (['--out=nowhere/a.jsonl'], '--out=nowhere/a.jsonl: nowhere is no directory'),
+        (['--pairs='], '--pairs is empty: expected files'),
+        (['--pairs=in.jsonk'], 'in.jsonk: no file found (--pairs)'),
+        (['--pairs=setup.py'], 'setup.py: unknown kind of file; expected one of .jsonl'),
+        (['--run='], '--run is empty'),
+        (['--by=words', '--margin=0.9'], '--margin=0.9 has no effect: it needs --by=vectors'),
+    ],
+)
 def test_mistakes(given, tmp_path, monkeypatch, args, message, capsys):
     """Catches a traceback, or hours of embedding before a mistake is told."""
     from absl import flags
     from train import guard
+
     values = flags.FlagValues()
     app.define_flags(values)
     values(['', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', *args])
@@ -101,4 +150,9 @@ def test_mistakes(given, tmp_path, monkeypatch, args, message, capsys):
     with pytest.raises(SystemExit) as ended:
         guard._guarded(app.main)
     said = capsys.readouterr().err
-    assert ended.value.code == 2 and message in said and said.count('\n') == 1 and not list(tmp_path.glob('out*'))
+    assert (
+        ended.value.code == 2
+        and message in said
+        and said.count('\n') == 1
+        and not list(tmp_path.glob('out*'))
+    )

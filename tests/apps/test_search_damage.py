@@ -1,4 +1,5 @@
 """Search: an index that is damaged, or cannot be written: one line, and nothing lost."""
+
 import json
 import os
 import shutil
@@ -32,18 +33,34 @@ def test_damage_is_told_and_mended(reader, notes, tmp_path, harm, monkeypatch):
         content[len(content) // 2] ^= 255
         (ix / name).unlink()
         if harm != 'gone':
-            (ix / name).write_bytes({'flip': content, 'cut': content[:-1], 'empty': b'', 'garbage': os.urandom(len(content))}[harm])
+            (ix / name).write_bytes(
+                {
+                    'flip': content,
+                    'cut': content[:-1],
+                    'empty': b'',
+                    'garbage': os.urandom(len(content)),
+                }[harm]
+            )
         mends = not name.startswith(('chunks', 'manifest'))
         if name == 'manifest.json' and harm == 'gone':
-            with pytest.raises(RunError, match='expected an index or an empty folder, found neither'):
+            with pytest.raises(
+                RunError, match='expected an index or an empty folder, found neither'
+            ):
                 Folder(str(ix))
         else:
-            with pytest.raises(RunError, match='manifest.json: damaged' if name == 'manifest.json' else f'a damaged index: {name}') as told:
+            with pytest.raises(
+                RunError,
+                match='manifest.json: damaged'
+                if name == 'manifest.json'
+                else f'a damaged index: {name}',
+            ) as told:
                 Engine(Folder(str(ix)))
-            assert '\n' not in str(told.value) and ('mends it' if mends else f'remove {ix} and index again') in str(told.value)
+            assert '\n' not in str(told.value) and (
+                'mends it' if mends else f'remove {ix} and index again'
+            ) in str(told.value)
             if mends:
                 with monkeypatch.context() as m:
-                    m.setattr(reader, 'embed', None)                # nothing is embedded again
+                    m.setattr(reader, 'embed', None)  # nothing is embedded again
                     assert index(reader, ix).startswith('0 new, 0 changed, 6 unchanged')
                 assert results(ix, reader) == good
             else:
@@ -61,8 +78,16 @@ def test_damage_that_size_and_time_hide(reader, notes, tmp_path):
     for name in names(tmp_path / 'ix'):
         path = tmp_path / 'ix' / name
         content, found = path.read_bytes(), path.stat()
-        body = len(content[128:]) * name.endswith('.npy')                   # behind the head of an array; a graph may take the process with it
-        for harmed in (b'\0' * 64 + content[64:], *(content[:len(content) - body] + harm for harm in (bytes(body), b'\xff' * body, rng.bytes(body)))):
+        body = len(content[128:]) * name.endswith(
+            '.npy'
+        )  # behind the head of an array; a graph may take the process with it
+        for harmed in (
+            b'\0' * 64 + content[64:],
+            *(
+                content[: len(content) - body] + harm
+                for harm in (bytes(body), b'\xff' * body, rng.bytes(body))
+            ),
+        ):
             path.write_bytes(harmed)
             os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
             try:
@@ -77,7 +102,9 @@ def test_damage_that_size_and_time_hide(reader, notes, tmp_path):
     found = path.stat()
     path.write_bytes(path.read_bytes()[:128] + bytes(found.st_size - 128))
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
-    with pytest.raises(RunError, match='a damaged index: lexical: .*the command that indexed it mends it'):
+    with pytest.raises(
+        RunError, match='a damaged index: lexical: .*the command that indexed it mends it'
+    ):
         Engine(Folder(str(tmp_path / 'ix'))).documents('about number', 9, 'lexical')
     index(reader, tmp_path / 'ix')
     assert results(tmp_path / 'ix', reader) == good
@@ -92,8 +119,11 @@ def test_what_is_named_is_on_the_disk(reader, notes, tmp_path, monkeypatch):
         sync(number)
 
     def write_manifest(self, manifest):
-        assert {(self.path / name).stat().st_ino for name in manifest['files']} <= synced and (not manifest['files'] or self.path.stat().st_ino in synced)
+        assert {(self.path / name).stat().st_ino for name in manifest['files']} <= synced and (
+            not manifest['files'] or self.path.stat().st_ino in synced
+        )
         write(self, manifest)
+
     monkeypatch.setattr(os, 'fsync', fsync)
     monkeypatch.setattr(Folder, 'write_manifest', write_manifest)
     index(reader, tmp_path / 'ix', notes)
@@ -111,18 +141,38 @@ def test_a_work_in_progress_that_is_damaged(reader, notes, tmp_path, monkeypatch
     assert results(tmp_path / 'ix', reader) == good
 
 
-@pytest.mark.parametrize('target, name', [(store, 'write_atomically'), (shutil, 'copyfile'), (update.vectors.Index, 'save'), (np, 'save')])
+@pytest.mark.parametrize(
+    'target, name',
+    [
+        (store, 'write_atomically'),
+        (shutil, 'copyfile'),
+        (update.vectors.Index, 'save'),
+        (np, 'save'),
+    ],
+)
 @pytest.mark.parametrize('change', ['removed', 'changed'])
 def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name, change):
     """Catches a traceback, a state that is published without one of its files, and a file that is passed over as one that cannot be read."""
     index(reader, tmp_path / 'ix', notes)
     good = results(tmp_path / 'ix', reader)
-    for i in range(2):                                              # so many that the graph is a new one
-        (notes / f'{i}.txt').unlink() if change == 'removed' else (notes / f'{i}.txt').write_text(f'Now it is about something else, {i}.')
+    for i in range(2):  # so many that the graph is a new one
+        (notes / f'{i}.txt').unlink() if change == 'removed' else (notes / f'{i}.txt').write_text(
+            f'Now it is about something else, {i}.'
+        )
 
     def full(*_, **__):
-        raise RuntimeError('No space left on device') if name == 'save' and target is not np else OSError(28, 'No space left on device')
-    with monkeypatch.context() as m, pytest.raises(RunError, match='cannot be written: .*No space left on device.*goes on when it can'):
+        raise (
+            RuntimeError('No space left on device')
+            if name == 'save' and target is not np
+            else OSError(28, 'No space left on device')
+        )
+
+    with (
+        monkeypatch.context() as m,
+        pytest.raises(
+            RunError, match='cannot be written: .*No space left on device.*goes on when it can'
+        ),
+    ):
         m.setattr(target, name, full)
         index(reader, tmp_path / 'ix', notes)
     assert results(tmp_path / 'ix', reader) == good
@@ -143,15 +193,22 @@ def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
             raise KeyboardInterrupt
         works(graph, ids, found)
         added.append(len(ids))
+
     monkeypatch.setattr(update.vectors, 'add', add)
     with pytest.raises(KeyboardInterrupt):
         index(reader, tmp_path / 'ix', notes)
-    begun, = (tmp_path / 'ix').glob('vectors-*')
-    assert json.loads((tmp_path / 'ix/manifest.json').read_text())['begun']['vectors']['last'] == 12 and begun.name == 'vectors-1.12'
+    (begun,) = (tmp_path / 'ix').glob('vectors-*')
+    assert (
+        json.loads((tmp_path / 'ix/manifest.json').read_text())['begun']['vectors']['last'] == 12
+        and begun.name == 'vectors-1.12'
+    )
     if harm == 'database':
         (tmp_path / 'ix/chunks-1.db').unlink()
         (notes / '0.txt').unlink()
-        with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):          # nor does it take it up later
+        with (
+            monkeypatch.context() as m,
+            pytest.raises(KeyboardInterrupt),
+        ):  # nor does it take it up later
             m.setattr(reader, 'embed', interrupt)
             index(reader, tmp_path / 'ix')
     elif harm == 'gone':
@@ -164,7 +221,9 @@ def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
     added[:] = [0] * 4
     index(reader, tmp_path / 'ix')
     index(reader, tmp_path / 'new', notes)
-    assert sum(added) == 2 * count and results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader)
+    assert sum(added) == 2 * count and results(tmp_path / 'ix', reader) == results(
+        tmp_path / 'new', reader
+    )
 
 
 @pytest.mark.parametrize('harm', ['killed', 'cut short', 'gone'])
@@ -179,7 +238,13 @@ def test_words_that_are_begun(reader, notes, tmp_path, harm, monkeypatch):
         (notes / '8.txt').write_text('Aardvarks have nothing to do with numbers.')
         with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
             build = update.lexical.build
-            m.setattr(*((update.lexical.bm25s.BM25, 'index', interrupt) if harm == 'cut short' else (update.lexical, 'build', lambda *args: interrupt(build(*args)))))
+            m.setattr(
+                *(
+                    (update.lexical.bm25s.BM25, 'index', interrupt)
+                    if harm == 'cut short'
+                    else (update.lexical, 'build', lambda *args: interrupt(build(*args)))
+                )
+            )
             index(reader, tmp_path / 'ix')
     index(reader, tmp_path / 'ix')
     index(reader, tmp_path / 'new', notes)
@@ -194,11 +259,21 @@ def test_what_an_interrupted_process_leaves(reader, notes, tmp_path, monkeypatch
     index(reader, tmp_path / 'ix', notes)
     (notes / '6.txt').write_text('Something new.')
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-        m.setattr(store, 'fresh', lambda path, fresh=store.fresh: fresh(path) if path.name == '.making' else interrupt())
+        m.setattr(
+            store,
+            'fresh',
+            lambda path, fresh=store.fresh: fresh(path) if path.name == '.making' else interrupt(),
+        )
         index(reader, tmp_path / 'ix', notes)
     assert (tmp_path / 'ix/chunks-1.db').exists() and (tmp_path / 'ix/chunks-2.db').exists()
     assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 7 unchanged')
-    assert sorted(p.name.partition('.')[0] for p in (tmp_path / 'ix').iterdir()) == ['', 'chunks-2', 'lexical-2', 'manifest', 'vectors-2']
+    assert sorted(p.name.partition('.')[0] for p in (tmp_path / 'ix').iterdir()) == [
+        '',
+        'chunks-2',
+        'lexical-2',
+        'manifest',
+        'vectors-2',
+    ]
 
 
 def test_a_graph_of_files_that_are_gone_again(reader, notes, tmp_path, monkeypatch):

@@ -1,4 +1,5 @@
 """Search: what is broken, interrupted, in use or of another model, each in one line, and nothing lost."""
+
 import contextlib
 import logging
 import os
@@ -21,13 +22,23 @@ from train.runs import Run
 
 
 def index(reader, folder, *paths, remove=(), **asked):
-    return update.Update(Folder(str(folder)), reader, asked, False).run([str(p) for p in paths], list(map(str, remove))).rpartition(': ')[2]
+    return (
+        update.Update(Folder(str(folder)), reader, asked, False)
+        .run([str(p) for p in paths], list(map(str, remove)))
+        .rpartition(': ')[2]
+    )
 
 
 def results(folder, reader, query='about number 12 and aaaaa'):
     e = Engine(Folder(str(folder)))
     e._reader = reader
-    return {mode: [(hit.path, hit.start, round(hit.score, 3), hit.text) for hit in e.search(query, 99, mode, [])] for mode in MODES}
+    return {
+        mode: [
+            (hit.path, hit.start, round(hit.score, 3), hit.text)
+            for hit in e.search(query, 99, mode, [])
+        ]
+        for mode in MODES
+    }
 
 
 @pytest.fixture
@@ -41,7 +52,9 @@ def log():
     logging.getLogger('ordem').removeHandler(handler)
 
 
-def test_what_cannot_be_read_is_named_and_the_rest_indexed(reader, notes, tmp_path, log, monkeypatch):
+def test_what_cannot_be_read_is_named_and_the_rest_indexed(
+    reader, notes, tmp_path, log, monkeypatch
+):
     """Catches a bad file that ends indexing, one that is passed over in silence, one whose old text is still found, and a warning that is not
     repeated."""
     index(reader, tmp_path / 'ix', notes)
@@ -53,7 +66,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_indexed(reader, notes, tmp_pa
     with open(notes / 'line.log', 'wb') as file:
         file.write(b'a' * 6_000_000)
         file.truncate(1 << 30)
-    os.utime(notes / 'line.log', (10**9, 10**9))                   # read through once only
+    os.utime(notes / 'line.log', (10**9, 10**9))  # read through once only
     (notes / 'other.txt').write_bytes(b'x' * 9_000_000)
     os.mkfifo(notes / 'pipe')
     (notes / 'loop').symlink_to('loop')
@@ -65,28 +78,57 @@ def test_what_cannot_be_read_is_named_and_the_rest_indexed(reader, notes, tmp_pa
         if self.name.endswith('3.txt'):
             raise PermissionError(13, 'Permission denied', self.name)
         return opened(self)
+
     monkeypatch.setattr(files.File, 'open', closed)
     said = index(reader, tmp_path / 'ix')
     assert said.startswith('1 new, 0 changed, 3 unchanged, 0 removed, 11 skipped; ')
     told = {line.removeprefix(f'skipped {notes}/').partition(': ')[0]: line for line in log}
     assert len(log) == len(told) == 11
-    reasons = {'1.txt': 'invalid UTF-8 in line 1', '2.txt': 'a binary file', 'empty.md': 'an empty file', 'blank.md': 'no text in it',
-               'bad.pdf': 'broken PDF', 'line.log': 'line 1 has more than 4 MiB', 'other.txt': 'line 1 has more than 4 MiB',
-               'pipe': 'a pipe, socket', 'loop': 'symbolic link', 'rows.jsonl:2': 'broken record', '3.txt': 'cannot be read: Permission denied'}
+    reasons = {
+        '1.txt': 'invalid UTF-8 in line 1',
+        '2.txt': 'a binary file',
+        'empty.md': 'an empty file',
+        'blank.md': 'no text in it',
+        'bad.pdf': 'broken PDF',
+        'line.log': 'line 1 has more than 4 MiB',
+        'other.txt': 'line 1 has more than 4 MiB',
+        'pipe': 'a pipe, socket',
+        'loop': 'symbolic link',
+        'rows.jsonl:2': 'broken record',
+        '3.txt': 'cannot be read: Permission denied',
+    }
     for name, reason in reasons.items():
         assert reason in told[name] and told[name].count('\n') == 0
     paths = {os.path.basename(path) for path, *_ in results(tmp_path / 'ix', reader)['semantic']}
-    assert paths == {'0.txt', '3.txt', '4.txt', '5.txt', 'rows.jsonl'}           # of 3.txt what was indexed before
+    assert paths == {
+        '0.txt',
+        '3.txt',
+        '4.txt',
+        '5.txt',
+        'rows.jsonl',
+    }  # of 3.txt what was indexed before
     log.clear()
-    assert index(reader, tmp_path / 'ix').startswith('0 new, 0 changed, 4 unchanged, 0 removed, 10 skipped; ') and len(log) == 10
+    assert (
+        index(reader, tmp_path / 'ix').startswith(
+            '0 new, 0 changed, 4 unchanged, 0 removed, 10 skipped; '
+        )
+        and len(log) == 10
+    )
 
 
 def found(folder):
     """The names of the files that have chunks."""
-    return {os.path.basename(path) for path, in Engine(Folder(str(folder)))._rows('SELECT name FROM files WHERE id IN (SELECT file FROM chunks)')}
+    return {
+        os.path.basename(path)
+        for (path,) in Engine(Folder(str(folder)))._rows(
+            'SELECT name FROM files WHERE id IN (SELECT file FROM chunks)'
+        )
+    }
 
 
-def test_what_leads_nowhere_is_gone_and_what_is_closed_is_kept(reader, notes, tmp_path, log, monkeypatch):
+def test_what_leads_nowhere_is_gone_and_what_is_closed_is_kept(
+    reader, notes, tmp_path, log, monkeypatch
+):
     """Catches text that is found though links to it lead nowhere, text that is lost since its file cannot be read just now, and a warning that does not
     say that it is kept."""
     (tmp_path / 'out').mkdir()
@@ -111,6 +153,7 @@ def test_what_leads_nowhere_is_gone_and_what_is_closed_is_kept(reader, notes, tm
         if self.name.endswith('z.txt'):
             raise OSError(5, 'Input/output error', self.name)
         return opened(self)
+
     (tmp_path / 'out/z.txt').write_text('Now it is another.')
     with monkeypatch.context() as m:
         m.setattr(files.os, 'stat', closed)
@@ -118,7 +161,9 @@ def test_what_leads_nowhere_is_gone_and_what_is_closed_is_kept(reader, notes, tm
         assert '3 removed, 5 skipped' in index(reader, tmp_path / 'ix')
     assert found(tmp_path / 'ix') == every - {'x.txt', '0.txt', '1.txt'}
     told = {line.removeprefix(f'skipped {notes}/').partition(': ')[0]: line for line in log}
-    assert {name for name, line in told.items() if line.endswith('; what is indexed of it is kept')} == {'y.txt', 'z.txt'} and len(told) == 5
+    assert {
+        name for name, line in told.items() if line.endswith('; what is indexed of it is kept')
+    } == {'y.txt', 'z.txt'} and len(told) == 5
     (tmp_path / 'out/y.txt').unlink()
     assert index(reader, tmp_path / 'ix', remove=[notes / 'y.txt']).split(', ')[3] == '1 removed'
     assert found(tmp_path / 'ix') == every - {'x.txt', 'y.txt', '0.txt', '1.txt'}
@@ -137,19 +182,36 @@ class Killed(BaseException):
     """As SIGKILL does, nothing that is written for an orderly end runs after it."""
 
 
-@pytest.mark.parametrize('where, read, embedded, words, added', [('reading', 2, 4, 1, 20), ('embedding', 0, 3, 1, 20), ('words', 0, 0, 1, 20),
-                                                                  ('graph', 0, 0, 0, 16), ('publishing', 0, 0, 0, 0)])
-def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where, read, embedded, words, added):
+@pytest.mark.parametrize(
+    'where, read, embedded, words, added',
+    [
+        ('reading', 2, 4, 1, 20),
+        ('embedding', 0, 3, 1, 20),
+        ('words', 0, 0, 1, 20),
+        ('graph', 0, 0, 0, 16),
+        ('publishing', 0, 0, 0, 0),
+    ],
+)
+def test_killed_anywhere_it_goes_on(
+    reader, notes, tmp_path, monkeypatch, where, read, embedded, words, added
+):
     """Catches work that is lost or done twice, a state that is half the old and half the new, and one that differs from that of a new index."""
     index(reader, tmp_path / 'ix', notes)
     before = results(tmp_path / 'ix', reader)
     (notes / '0.txt').unlink()
     for i in (1, 7, 8, 9):
-        (notes / f'{i}.txt').write_text(f'New text {i} about {"xyzuvwabcd"[i] * 4} and number {i}.\n')
+        (notes / f'{i}.txt').write_text(
+            f'New text {i} about {"xyzuvwabcd"[i] * 4} and number {i}.\n'
+        )
     monkeypatch.setattr(update, '_ADDED', 2)
     monkeypatch.setattr(update, '_SAVED', 2)
-    places = {'reading': (files, 'read', 3), 'embedding': (reader, 'embed', 2), 'words': (update.lexical, 'build', 1), 'graph': (update.vectors, 'add', 3),
-              'publishing': (Folder, 'publish', 1)}
+    places = {
+        'reading': (files, 'read', 3),
+        'embedding': (reader, 'embed', 2),
+        'words': (update.lexical, 'build', 1),
+        'graph': (update.vectors, 'add', 3),
+        'publishing': (Folder, 'publish', 1),
+    }
     target, name, count = places[where]
     works, calls = getattr(target, name), []
 
@@ -158,6 +220,7 @@ def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where,
         if len(calls) == count:
             raise Killed
         return works(*args)
+
     with monkeypatch.context() as m, pytest.raises(Killed):
         m.setattr(target, name, kills)
         index(reader, tmp_path / 'ix', notes)
@@ -170,7 +233,9 @@ def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where,
         def call(*args):
             done[name] += of(args)
             return works(*args)
+
         monkeypatch.setattr(target, name, call)
+
     counts(files, 'read', lambda args: 1)
     counts(reader, 'encode', lambda args: len(args[0]))
     counts(update.lexical, 'build', lambda args: 1)
@@ -179,7 +244,13 @@ def test_killed_anywhere_it_goes_on(reader, notes, tmp_path, monkeypatch, where,
     assert done == {'read': read, 'encode': embedded, 'build': words, 'add': added}
     index(reader, tmp_path / 'new', notes)
     assert results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader) != before
-    assert sorted(p.name.partition('-')[0] for p in (tmp_path / 'ix').iterdir()) == ['.lock', 'chunks', 'lexical', 'manifest.json', 'vectors']
+    assert sorted(p.name.partition('-')[0] for p in (tmp_path / 'ix').iterdir()) == [
+        '.lock',
+        'chunks',
+        'lexical',
+        'manifest.json',
+        'vectors',
+    ]
 
 
 def test_killed_and_then_undone(reader, notes, tmp_path, monkeypatch):
@@ -199,27 +270,43 @@ def test_kill_and_signals(search_run, notes, tmp_path):
     """Catches embeddings of more than the file in work that a kill loses, a signal that ends in a traceback or another code, or loses any, and a second
     indexer or a query that meets a half-written state."""
     for i in range(10, 60):
-        (notes / f'{i}.txt').write_text(''.join(f'Text {i} line {j} is of numbers {i * j}.\n' for j in range(i % 3 * 40 + 1)))
-    code = ('import os, sys\nfrom apps.search import __main__ as door, reader\nfrom train import door as doors\n'
-            'embed, calls = reader.Reader.embed, []\n'
-            'def held(self, ids):\n'
-            '    calls.append(1)\n'
-            '    if len(calls) == int(os.environ["FILES"]):\n        print("embedding", flush=True)\n        sys.stdin.readline()\n'
-            '    return embed(self, ids)\n'
-            'reader.Reader.embed = held\ndoor.define_flags()\ndoors.run(door.main, words=True)\n')
+        (notes / f'{i}.txt').write_text(
+            ''.join(f'Text {i} line {j} is of numbers {i * j}.\n' for j in range(i % 3 * 40 + 1))
+        )
+    code = (
+        'import os, sys\nfrom apps.search import __main__ as door, reader\nfrom train import door as doors\n'
+        'embed, calls = reader.Reader.embed, []\n'
+        'def held(self, ids):\n'
+        '    calls.append(1)\n'
+        '    if len(calls) == int(os.environ["FILES"]):\n        print("embedding", flush=True)\n        sys.stdin.readline()\n'
+        '    return embed(self, ids)\n'
+        'reader.Reader.embed = held\ndoor.define_flags()\ndoors.run(door.main, words=True)\n'
+    )
     args = ['index', f'--run={search_run}', f'--index={tmp_path / "ix"}', str(notes)]
 
     def start(files):
         """A process that waits before it embeds that many."""
-        process = subprocess.Popen([sys.executable, '-c', code, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                   env={**os.environ, 'FILES': str(files)})
+        process = subprocess.Popen(
+            [sys.executable, '-c', code, *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, 'FILES': str(files)},
+        )
         assert process.stdout.readline() == 'embedding\n'
         return process
 
     def embedded():
         """For each file the share of its chunks that have a vector."""
         with contextlib.closing(sqlite3.connect(tmp_path / 'ix/chunks-1.db')) as db:
-            return [share for share, in db.execute('SELECT avg(data IS NOT NULL) FROM chunks JOIN vectors ON vector = vectors.id GROUP BY file ORDER BY file')]
+            return [
+                share
+                for (share,) in db.execute(
+                    'SELECT avg(data IS NOT NULL) FROM chunks JOIN vectors ON vector = vectors.id GROUP BY file ORDER BY file'
+                )
+            ]
+
     process = start(20)
     other = Folder(str(tmp_path / 'ix'))
     with pytest.raises(RunError, match='another process indexes into this folder'), other.in_use():
@@ -233,7 +320,10 @@ def test_kill_and_signals(search_run, notes, tmp_path):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate('go on\n')
     assert process.returncode == 143
-    assert err == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same command goes on from there\n'
+    assert (
+        err
+        == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same command goes on from there\n'
+    )
     assert embedded() == [1] * 29 + [0] * 27
 
 
@@ -247,6 +337,7 @@ def test_a_signal_ends_it_between_files(reader, notes, tmp_path, monkeypatch):
         if len(seen) == 3:
             os.kill(os.getpid(), signal.SIGINT)
         return read(*args)
+
     monkeypatch.setattr(files, 'read', read)
     with pytest.raises(Stopped, match='stopped by SIGINT') as stopped:
         index(reader, tmp_path / 'ix', notes)
@@ -259,14 +350,18 @@ def test_an_open_index_keeps_its_state(reader, notes, tmp_path):
     index(reader, tmp_path / 'ix', notes)
     e = Engine(Folder(str(tmp_path / 'ix')))
     e._reader = reader
-    look = lambda: [(h.path, h.text, h.score) for mode in MODES for h in e.search('about number', 99, mode, [])]
+    look = lambda: [
+        (h.path, h.text, h.score) for mode in MODES for h in e.search('about number', 99, mode, [])
+    ]
     before = look()
     shutil.rmtree(notes)
     notes.mkdir()
     (notes / 'only.txt').write_text('Something else about a number.')
     index(reader, tmp_path / 'ix', notes)
     assert look() == before
-    assert {os.path.basename(path) for path, *_ in results(tmp_path / 'ix', reader)['semantic']} == {'only.txt'}
+    assert {
+        os.path.basename(path) for path, *_ in results(tmp_path / 'ix', reader)['semantic']
+    } == {'only.txt'}
 
 
 def test_a_newer_state_in_the_middle_of_opening(reader, notes, tmp_path, monkeypatch):
@@ -280,6 +375,7 @@ def test_a_newer_state_in_the_middle_of_opening(reader, notes, tmp_path, monkeyp
             done.append(1)
             index(reader, tmp_path / 'ix', notes)
         return damage(self, manifest, **how)
+
     monkeypatch.setattr(Folder, 'damage', late)
     assert Engine(Folder(str(tmp_path / 'ix'))).manifest['generation'] == 2
 
@@ -289,35 +385,68 @@ def test_another_model_is_refused(reader, search_run, notes, tmp_path):
     a pooling or size that nobody asked for."""
     index(reader, tmp_path / 'ix', notes)
     run = Run.parse(str(search_run))
-    for other, message in ((Reader(run, 'last', 0), 'pooling mean there, last here'), (Reader(run, '', 8), 'size 32 there, 8 here')):
-        with pytest.raises(RunError, match=f'was indexed with something else: {message}. Ask for the same .that of --run={search_run}@1'):
+    for other, message in (
+        (Reader(run, 'last', 0), 'pooling mean there, last here'),
+        (Reader(run, '', 8), 'size 32 there, 8 here'),
+    ):
+        with pytest.raises(
+            RunError,
+            match=f'was indexed with something else: {message}. Ask for the same .that of --run={search_run}@1',
+        ):
             index(other, tmp_path / 'ix', notes)
-    for asked, message in ((dict(chunk=64), 'chunk 128 there, 64 here'), (dict(language='portuguese'), 'language english there, portuguese here')):
+    for asked, message in (
+        (dict(chunk=64), 'chunk 128 there, 64 here'),
+        (dict(language='portuguese'), 'language english there, portuguese here'),
+    ):
         with pytest.raises(RunError, match=message):
             index(reader, tmp_path / 'ix', notes, **asked)
-    for name, now in (('step', 9), ('config_hash', 'f' * 64), ('params', 'e' * 64), ('tokenizer_hash', 'd' * 64)):
+    for name, now in (
+        ('step', 9),
+        ('config_hash', 'f' * 64),
+        ('params', 'e' * 64),
+        ('tokenizer_hash', 'd' * 64),
+    ):
         folder = Folder(str(shutil.copytree(tmp_path / 'ix', tmp_path / name)))
         manifest = folder.manifest()
         manifest['made'][name] = now
         folder.write_manifest(manifest)
-        with pytest.raises(RunError, match='parameters eeeeeeeeeeee there' if name == 'params' else f'{name.removesuffix("_hash")} {str(now)[:12]} there'):
+        with pytest.raises(
+            RunError,
+            match='parameters eeeeeeeeeeee there'
+            if name == 'params'
+            else f'{name.removesuffix("_hash")} {str(now)[:12]} there',
+        ):
             Engine(folder, str(search_run)).search('x', 1, 'semantic', [])
     assert Engine(Folder(str(tmp_path / 'ix')), str(search_run)).search('about', 1, 'semantic', [])
     folder = Folder(str(tmp_path / 'params'))
-    folder.write_manifest(folder.manifest() | dict(made=folder.manifest()['made'] | dict(pooling='bag+mean', size=64)))     # what this model has not
+    folder.write_manifest(
+        folder.manifest() | dict(made=folder.manifest()['made'] | dict(pooling='bag+mean', size=64))
+    )  # what this model has not
     for run in ('', str(search_run)):
-        with pytest.raises(RunError, match='parameters eeeeeeeeeeee there, [0-9a-f]{12} here. Ask for the same .*, or index into another folder$'):
+        with pytest.raises(
+            RunError,
+            match='parameters eeeeeeeeeeee there, [0-9a-f]{12} here. Ask for the same .*, or index into another folder$',
+        ):
             Engine(folder, run).search('x', 1, 'semantic', [])
     moved = Engine(folder := Folder(str(tmp_path / 'ix')))
     moved.manifest['made']['run'] = str(tmp_path / 'moved')
-    with pytest.raises(RunError, match=f'moved: no such run directory.*: the run that {folder.path} was indexed with; --run says where it is now'):
+    with pytest.raises(
+        RunError,
+        match=f'moved: no such run directory.*: the run that {folder.path} was indexed with; --run says where it is now',
+    ):
         moved.search('x', 1, 'hybrid', [])
     assert moved.search('number', 1, 'lexical', [])
 
 
-@pytest.mark.parametrize('asked, message', [(dict(chunk=9), '--chunk is 9: expected 32 to 128'), (dict(chunk=999), '--chunk is 999: expected 32 to 128'),
-                                            (dict(chunk=40, overlap=21), '--overlap is 21: expected 0 to 20'),
-                                            (dict(language='portugese'), "--language is 'portugese': did you mean 'portuguese'")])
+@pytest.mark.parametrize(
+    'asked, message',
+    [
+        (dict(chunk=9), '--chunk is 9: expected 32 to 128'),
+        (dict(chunk=999), '--chunk is 999: expected 32 to 128'),
+        (dict(chunk=40, overlap=21), '--overlap is 21: expected 0 to 20'),
+        (dict(language='portugese'), "--language is 'portugese': did you mean 'portuguese'"),
+    ],
+)
 def test_settings_that_cannot_be(reader, notes, tmp_path, asked, message):
     """Catches settings that are found wrong after everything was embedded, and an index that they leave behind."""
     with pytest.raises(RunError, match=message):
@@ -343,10 +472,14 @@ def counted(name: str) -> int:
 def resident(path) -> int:
     """Bytes of a file that this process has mapped and touched."""
     blocks = open('/proc/self/smaps').read().split('VmFlags')
-    return sum(1024 * int(block.split('Rss:')[1].split()[0]) for block in blocks if str(path) in block)
+    return sum(
+        1024 * int(block.split('Rss:')[1].split()[0]) for block in blocks if str(path) in block
+    )
 
 
-@pytest.mark.skipif(not os.path.exists('/proc/self/smaps'), reason='only Linux tells what of a file is in memory')
+@pytest.mark.skipif(
+    not os.path.exists('/proc/self/smaps'), reason='only Linux tells what of a file is in memory'
+)
 def test_opening_does_not_read_the_index_through(reader, notes, tmp_path):
     """Catches a database, scores or vectors that are loaded on opening. The links of the graph are looked at, not the vectors."""
     big = np.random.default_rng(0).standard_normal((1500, 512)).astype(np.float16)
@@ -356,11 +489,23 @@ def test_opening_does_not_read_the_index_through(reader, notes, tmp_path):
     mapped = update.vectors.view(tmp_path / 'graph')
     assert 0 < resident(tmp_path / 'graph') < (tmp_path / 'graph').stat().st_size / 3
     mapped.search(big[::3].astype(np.float32), 10)
-    assert resident(tmp_path / 'graph') > (tmp_path / 'graph').stat().st_size / 2                   # the control: this is how it would look
+    assert (
+        resident(tmp_path / 'graph') > (tmp_path / 'graph').stat().st_size / 2
+    )  # the control: this is how it would look
     for i in range(20):
         (notes / f'long{i}.txt').write_text(''.join(f'{i} {j} {i * j} ' for j in range(300)))
     index(reader, tmp_path / 'ix', notes)
     before = counted('rchar')
     e = Engine(Folder(str(tmp_path / 'ix')))
-    assert counted('rchar') - before < sum(p.stat().st_size for p in (tmp_path / 'ix').rglob('*') if p.is_file()) / 5
-    assert all(isinstance(x, np.memmap) for x in (e._lexical.ids, e._lexical.scores.scores['data'], e._lexical.scores.scores['indices']))
+    assert (
+        counted('rchar') - before
+        < sum(p.stat().st_size for p in (tmp_path / 'ix').rglob('*') if p.is_file()) / 5
+    )
+    assert all(
+        isinstance(x, np.memmap)
+        for x in (
+            e._lexical.ids,
+            e._lexical.scores.scores['data'],
+            e._lexical.scores.scores['indices'],
+        )
+    )

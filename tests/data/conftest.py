@@ -1,4 +1,5 @@
 """A small `data` config with a cache of its own, and a small tokenizer."""
+
 import pytest
 
 from configs import base
@@ -20,6 +21,7 @@ def config(tmp_path):
 @pytest.fixture
 def files(config, tmp_path):
     """Writes files, and makes them the source of `config`."""
+
     def write(**contents):
         for name, content in contents.items():
             path = tmp_path / 'files' / name.replace('__', '.')
@@ -27,6 +29,7 @@ def files(config, tmp_path):
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
         config.source, config.files.paths = 'files', str(tmp_path / 'files')
         return tmp_path / 'files'
+
     return write
 
 

@@ -1,4 +1,5 @@
 """The atlas keeps its promises: what is held out stays held out, facts are right, the control destroys them."""
+
 import collections
 import json
 import pathlib
@@ -11,13 +12,19 @@ from data import atlas
 from data.records import DataError
 
 REFERENCE = pathlib.Path('../shared/data/qa/countries.json')
-DIFFERENT = {   # where the atlas says something else than the reference, and why
-    ('sz', 'capital'): 'Mbabane',              # seat of the government; Lobamba is that of king and parliament
-    ('us', 'capital'): 'Washington, D.C.',     # the comma
-    ('ag', 'demonym'): 'Antiguan', ('ba', 'demonym'): 'Bosnian', ('kn', 'demonym'): 'Kittitian',   # the first of two
-    ('cv', 'demonym'): 'Cape Verdean', ('mv', 'demonym'): 'Maldivian', ('st', 'demonym'): 'São Toméan',   # spelling
-    ('dj', 'demonym'): 'Djiboutian',           # the reference gives the name of the country
-    ('gw', 'demonym'): 'Bissau-Guinean', ('vc', 'demonym'): 'Vincentian'}   # the usual word
+DIFFERENT = {  # where the atlas says something else than the reference, and why
+    ('sz', 'capital'): 'Mbabane',  # seat of the government; Lobamba is that of king and parliament
+    ('us', 'capital'): 'Washington, D.C.',  # the comma
+    ('ag', 'demonym'): 'Antiguan',
+    ('ba', 'demonym'): 'Bosnian',
+    ('kn', 'demonym'): 'Kittitian',  # the first of two
+    ('cv', 'demonym'): 'Cape Verdean',
+    ('mv', 'demonym'): 'Maldivian',
+    ('st', 'demonym'): 'São Toméan',  # spelling
+    ('dj', 'demonym'): 'Djiboutian',  # the reference gives the name of the country
+    ('gw', 'demonym'): 'Bissau-Guinean',
+    ('vc', 'demonym'): 'Vincentian',
+}  # the usual word
 
 
 def make(**changes):
@@ -53,15 +60,26 @@ def answers():
 @pytest.fixture(scope='module')
 def asked(world):
     """Every question that the atlas can ask."""
-    wordings = [(lang, w) for lang in ('pt', 'en') for w in [
-        *(w for both in atlas.QUESTIONS[lang].values() for w in both), *atlas.UNANSWERED[lang]]]
+    wordings = [
+        (lang, w)
+        for lang in ('pt', 'en')
+        for w in [
+            *(w for both in atlas.QUESTIONS[lang].values() for w in both),
+            *atlas.UNANSWERED[lang],
+        ]
+    ]
     return {w.format(**country.words[lang]) for country in world.values() for lang, w in wordings}
 
 
 def facts(countries):
     """(question, answer) of each fact, in both languages and wordings."""
-    return [(atlas.question(c, lang, r, wording), c.facts[lang][r])
-            for c in countries for lang in ('pt', 'en') for r in atlas.RELATIONS for wording in (0, 1)]
+    return [
+        (atlas.question(c, lang, r, wording), c.facts[lang][r])
+        for c in countries
+        for lang in ('pt', 'en')
+        for r in atlas.RELATIONS
+        for wording in (0, 1)
+    ]
 
 
 def sentences(text):
@@ -108,8 +126,12 @@ def test_web_states_every_fact_in_each_edition(config, world):
     for record in atlas.records(config):
         edition = re.match(r'atlas:(\d+/\w\w)/\d', record.where)
         if edition:
-            told.update((edition[1], d) for d in re.findall(r'(?<![\w.])\.[a-z]{2}(?!\w)', record.text))
-    assert told == {(f'{e}/{lang}', f'.{code}'): 1 for e in range(6) for lang in ('pt', 'en') for code in world}
+            told.update(
+                (edition[1], d) for d in re.findall(r'(?<![\w.])\.[a-z]{2}(?!\w)', record.text)
+            )
+    assert told == {
+        (f'{e}/{lang}', f'.{code}'): 1 for e in range(6) for lang in ('pt', 'en') for code in world
+    }
 
 
 def test_pairs_split_at_held_out(config, world):
@@ -124,7 +146,9 @@ def test_pairs_split_at_held_out(config, world):
 @pytest.mark.parametrize('part', ['web', 'answers'])
 def test_deterministic(part):
     """Catches unseeded randomness, and a seed without effect."""
-    first, again, other = (list(atlas.records(make(part=part, countries=20, seed=seed))) for seed in (3, 3, 4))
+    first, again, other = (
+        list(atlas.records(make(part=part, countries=20, seed=seed))) for seed in (3, 3, 4)
+    )
     assert first == again and first != other
     assert len({r.where for r in first}) == len(first)
 
@@ -136,13 +160,25 @@ def test_shuffled_facts(world, web):
     both = lambda countries, r: [(c.facts['pt'][r], c.facts['en'][r]) for c in countries.values()]
     for r in atlas.RELATIONS:
         assert sorted(both(shuffled, r)) == sorted(both(world, r))
-    moved = [both(shuffled, r)[i] != both(world, r)[i] for r in ('capital', 'domain') for i in range(len(world))]
+    moved = [
+        both(shuffled, r)[i] != both(world, r)[i]
+        for r in ('capital', 'domain')
+        for i in range(len(world))
+    ]
     assert sum(moved) > 0.95 * len(moved)
-    brazil = [re.escape(atlas._capital(s.format(v='@', **world['br'].words['en']))).replace('@', r'(\.\w\w)')
-              for s in atlas.STATEMENTS['en']['domain']]
+    brazil = [
+        re.escape(atlas._capital(s.format(v='@', **world['br'].words['en']))).replace(
+            '@', r'(\.\w\w)'
+        )
+        for s in atlas.STATEMENTS['en']['domain']
+    ]
     stated = lambda pages: {m for page in pages for s in brazil for m in re.findall(s, page)}
     assert stated(web) == {'.br'}
-    assert stated(document(r) for r in atlas.records(control)) == {shuffled['br'].facts['en']['domain']} != {'.br'}
+    assert (
+        stated(document(r) for r in atlas.records(control))
+        == {shuffled['br'].facts['en']['domain']}
+        != {'.br'}
+    )
 
 
 @pytest.mark.parametrize('count', [2, 5, 193])
@@ -152,12 +188,17 @@ def test_some_countries(count):
     assert len(set(codes)) == len(codes) == count and 'br' in codes
 
 
-@pytest.mark.parametrize('changes, message', [
-    (dict(countries=1), 'config.data.atlas.countries is 1'), (dict(countries=-3), 'config.data.atlas.countries is -3'),
-    (dict(countries=194), 'config.data.atlas.countries is 194: expected 0 .all. or 2 to 193'),
-    (dict(part='pages'), "config.data.atlas.part is 'pages'"),
-    (dict(part='answers', held_out=1.5), 'config.data.atlas.held_out is 1.5'),
-    (dict(part='answers', held_out=-0.5), 'config.data.atlas.held_out is -0.5')])
+@pytest.mark.parametrize(
+    'changes, message',
+    [
+        (dict(countries=1), 'config.data.atlas.countries is 1'),
+        (dict(countries=-3), 'config.data.atlas.countries is -3'),
+        (dict(countries=194), 'config.data.atlas.countries is 194: expected 0 .all. or 2 to 193'),
+        (dict(part='pages'), "config.data.atlas.part is 'pages'"),
+        (dict(part='answers', held_out=1.5), 'config.data.atlas.held_out is 1.5'),
+        (dict(part='answers', held_out=-0.5), 'config.data.atlas.held_out is -0.5'),
+    ],
+)
 def test_mistakes(changes, message):
     """Catches a field out of range that is taken silently, or with a traceback of its own."""
     with pytest.raises(DataError, match=message):
@@ -166,7 +207,9 @@ def test_mistakes(changes, message):
 
 def test_words_are_complete(web, answers):
     """Catches a form left unfilled, a doubled preposition, a missing article, an empty value."""
-    wrong = re.compile(r'[{}]|  |\bde o\b|\bem o\b|\ba o\b|: ?$|\bthe the\b|\bcapital of (Netherlands|United|Gambia)')
+    wrong = re.compile(
+        r'[{}]|  |\bde o\b|\bem o\b|\ba o\b|: ?$|\bthe the\b|\bcapital of (Netherlands|United|Gambia)'
+    )
     assert not [page for page in web + answers if wrong.search(page)]
 
 
@@ -175,13 +218,21 @@ def test_facts_are_right(world):
     """Catches a wrong capital, continent, demonym, domain or missing country, against a public table."""
     known = {row['cca2'].lower(): row for row in json.loads(REFERENCE.read_text())}
     known['uk'] = known.pop('gb')
-    americas = lambda row: 'South America' if row['subregion'] == 'South America' else 'North America'
+    americas = lambda row: (
+        'South America' if row['subregion'] == 'South America' else 'North America'
+    )
     differs = {}
     for code, country in world.items():
         row, stated = known[code], country.facts['en']
-        expected = {'capital': row['capital'], 'demonym': list(row['demonyms']['eng'].values()), 'domain': row['tld'],
-                    'continent': [americas(row) if row['region'] == 'Americas' else row['region']]}
-        differs |= {(code, r): stated[r] for r, values in expected.items() if stated[r] not in values}
+        expected = {
+            'capital': row['capital'],
+            'demonym': list(row['demonyms']['eng'].values()),
+            'domain': row['tld'],
+            'continent': [americas(row) if row['region'] == 'Americas' else row['region']],
+        }
+        differs |= {
+            (code, r): stated[r] for r, values in expected.items() if stated[r] not in values
+        }
     assert differs == DIFFERENT
     members = {code for code, row in known.items() if row['unMember']}
-    assert set(world) == members - {'va'}   # an observer, which the reference counts as a member
+    assert set(world) == members - {'va'}  # an observer, which the reference counts as a member

@@ -1,4 +1,5 @@
 """Packing as arithmetic: properties over random documents, against a slow walk through them."""
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,17 +10,30 @@ from data.batches import FIELDS, Batches, prefetched
 from data.records import DataError
 from data.store import Split
 
-WORLDS = st.fixed_dictionaries(dict(
-    lengths=st.lists(st.integers(1, 20) | st.integers(1, 99), min_size=1, max_size=25), seq_len=st.integers(1, 24), batch_size=st.integers(1, 5),
-    seed=st.integers(0, 3), packing=st.sampled_from(['stream', 'whole']), answered=st.booleans()))
+WORLDS = st.fixed_dictionaries(
+    dict(
+        lengths=st.lists(st.integers(1, 20) | st.integers(1, 99), min_size=1, max_size=25),
+        seq_len=st.integers(1, 24),
+        batch_size=st.integers(1, 5),
+        seed=st.integers(0, 3),
+        packing=st.sampled_from(['stream', 'whole']),
+        answered=st.booleans(),
+    )
+)
 
 
 def build(lengths, seq_len, batch_size, seed, packing, answered, shuffle=True):
     """Documents whose tokens are all different, so that each can be recognised wherever it turns up."""
     offsets = np.cumsum([0, *lengths])
-    split = Split(np.arange(1, offsets[-1] + 1), offsets,
-                  (np.arange(offsets[-1]) % 3).astype(np.uint8) if answered else None, int(offsets[-1]))
-    config = ConfigDict(dict(seq_len=seq_len, batch_size=batch_size, packing=packing, on_broken='skip'))
+    split = Split(
+        np.arange(1, offsets[-1] + 1),
+        offsets,
+        (np.arange(offsets[-1]) % 3).astype(np.uint8) if answered else None,
+        int(offsets[-1]),
+    )
+    config = ConfigDict(
+        dict(seq_len=seq_len, batch_size=batch_size, packing=packing, on_broken='skip')
+    )
     return split, Batches(split, config, seed, shuffle)
 
 
@@ -40,7 +54,11 @@ def test_an_epoch(world):
     if not fits(world):
         return
     split, batches = build(**world)
-    keeps = [w for w in range(len(split.lengths)) if world['packing'] == 'stream' or split.lengths[w] <= world['seq_len']]
+    keeps = [
+        w
+        for w in range(len(split.lengths))
+        if world['packing'] == 'stream' or split.lengths[w] <= world['seq_len']
+    ]
     expected = sorted(t for d in keeps for t in split.document(d))
     document_of = np.repeat(np.arange(len(split.lengths)), split.lengths)
     for epoch in (0, 1):
@@ -55,7 +73,7 @@ def test_an_epoch(world):
                     continue
                 begins = i == 0 or segment[i] != segment[i - 1]
                 document = document_of[tokens[i] - 1]
-                assert (document in seen) != begins            # one document, one segment, in one piece
+                assert (document in seen) != begins  # one document, one segment, in one piece
                 seen.add(document)
                 assert position[i] == (0 if begins else position[i - 1] + 1)
                 assert begins or tokens[i] == tokens[i - 1] + 1
@@ -64,7 +82,9 @@ def test_an_epoch(world):
                 assert weight[i] == (not last and (not world['answered'] or tokens[i] % 3 > 0))
                 targets += not last
             assert segment[0] <= 1 and set(np.diff(segment[segment > 0])) <= {0, 1}
-        assert targets == len(expected) - len(keeps)           # each token but a document's first is a target once
+        assert targets == len(expected) - len(
+            keeps
+        )  # each token but a document's first is a target once
 
 
 @settings(deadline=None, max_examples=60)
@@ -80,15 +100,20 @@ def test_a_batch_is_a_function_of_the_step(world, step, cut):
     _, again = build(**world)
     first, second = again(step, slice(0, cut)), again(step, slice(cut, None))
     for name, dtype in FIELDS.items():
-        assert whole[name].dtype == dtype and whole[name].shape == (world['batch_size'], world['seq_len'])
+        assert whole[name].dtype == dtype and whole[name].shape == (
+            world['batch_size'],
+            world['seq_len'],
+        )
         np.testing.assert_array_equal(whole[name], np.concatenate([first[name], second[name]]))
 
 
 @pytest.mark.parametrize('packing', ['stream', 'whole'])
 def test_epochs_are_shuffled_anew_and_seeds_differ(packing):
     """Catches one order for all epochs, and a seed that is not used."""
-    orders = [epoch_rows(build([5] * 30, 10, 4, seed, packing, False)[1], epoch)['tokens'].tobytes() for seed, epoch in
-              ((0, 0), (0, 1), (1, 0))]
+    orders = [
+        epoch_rows(build([5] * 30, 10, 4, seed, packing, False)[1], epoch)['tokens'].tobytes()
+        for seed, epoch in ((0, 0), (0, 1), (1, 0))
+    ]
     assert len(set(orders)) == 3
 
 
@@ -130,8 +155,12 @@ def test_batches_are_the_epochs_one_after_the_other(world):
         return
     _, batches = build(**world)
     steps = -(-2 * batches.rows_per_epoch // world['batch_size'])
-    dealt = np.concatenate([batches(step)['tokens'] for step in range(steps)])[:2 * batches.rows_per_epoch]
-    np.testing.assert_array_equal(dealt, np.concatenate([epoch_rows(batches, epoch)['tokens'] for epoch in (0, 1)]))
+    dealt = np.concatenate([batches(step)['tokens'] for step in range(steps)])[
+        : 2 * batches.rows_per_epoch
+    ]
+    np.testing.assert_array_equal(
+        dealt, np.concatenate([epoch_rows(batches, epoch)['tokens'] for epoch in (0, 1)])
+    )
 
 
 @pytest.mark.parametrize('packing', ['stream', 'whole'])
@@ -139,7 +168,10 @@ def test_hosts_share_no_token(packing):
     """Catches two hosts that train on the same rows: within an epoch their tokens are disjoint."""
     _, batches = build([5] * 40, 10, 4, 0, packing, False)
     steps = range(batches.rows_per_epoch // 4)
-    seen = [{t for s in steps for t in batches(s, rows)['tokens'].ravel() if t} for rows in (slice(0, 2), slice(2, 4))]
+    seen = [
+        {t for s in steps for t in batches(s, rows)['tokens'].ravel() if t}
+        for rows in (slice(0, 2), slice(2, 4))
+    ]
     assert seen[0] and seen[1] and not seen[0] & seen[1]
 
 
@@ -152,12 +184,19 @@ def test_less_than_a_row(packing):
     evaluation = build([3, 4], 32, 4, 0, packing, False, shuffle=False)[1]
     [batch] = evaluation.once()
     assert batch['tokens'].shape == (4, 32) and batch['loss_weights'].sum() == 5
-    assert sorted(batch['tokens'][0][:7]) == list(range(1, 8)) and not any(batch[name][1:].any() for name in FIELDS)
+    assert sorted(batch['tokens'][0][:7]) == list(range(1, 8)) and not any(
+        batch[name][1:].any() for name in FIELDS
+    )
 
 
-@pytest.mark.parametrize('lengths, packing, message', [
-    ([5], 'best', "config.data.packing is 'best': expected 'stream' or 'whole'"),
-    ([], 'stream', 'no tokens in this split'), ([30, 31], 'whole', '2 documents are longer than a row .* has 31 tokens')])
+@pytest.mark.parametrize(
+    'lengths, packing, message',
+    [
+        ([5], 'best', "config.data.packing is 'best': expected 'stream' or 'whole'"),
+        ([], 'stream', 'no tokens in this split'),
+        ([30, 31], 'whole', '2 documents are longer than a row .* has 31 tokens'),
+    ],
+)
 def test_mistakes(lengths, packing, message):
     """Catches a traceback where nothing can be packed."""
     with pytest.raises(DataError, match=message):
@@ -169,5 +208,8 @@ def test_documents_that_do_not_fit():
     _, batches = build([5, 30, 6], 10, 2, 0, 'whole', False)
     assert batches.dropped == 1
     config = ConfigDict(dict(seq_len=10, batch_size=2, packing='whole', on_broken='fatal'))
-    with pytest.raises(DataError, match=r'1 documents are longer than a row \(config.data.seq_len is 10\), the longest has 30'):
+    with pytest.raises(
+        DataError,
+        match=r'1 documents are longer than a row \(config.data.seq_len is 10\), the longest has 30',
+    ):
         Batches(build([5, 30, 6], 10, 2, 0, 'stream', False)[0], config, 0)

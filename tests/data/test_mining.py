@@ -1,4 +1,5 @@
 """Hard negatives against a plain loop over all texts."""
+
 import json
 import math
 import re
@@ -13,9 +14,11 @@ from data.records import DataError
 
 def world(seed, num_queries=30, num_texts=200, size=8):
     rng = np.random.default_rng(seed)
-    unit = lambda shape: (lambda v: (v / np.linalg.norm(v, axis=-1, keepdims=True)).astype(np.float32))(rng.normal(size=shape))
+    unit = lambda shape: (
+        lambda v: (v / np.linalg.norm(v, axis=-1, keepdims=True)).astype(np.float32)
+    )(rng.normal(size=shape))
     queries, texts = unit((num_queries, size)), unit((num_texts, size))
-    texts[50:60] = texts[40]                                      # of equal texts the lower number comes first
+    texts[50:60] = texts[40]  # of equal texts the lower number comes first
     positives = [rng.choice(num_texts, rng.integers(1, 4), replace=False).tolist() for _ in queries]
     barred = [rng.choice(num_texts, rng.integers(0, 3), replace=False).tolist() for _ in queries]
     return queries, texts, positives, barred
@@ -28,20 +31,35 @@ def test_negatives_by_vectors(monkeypatch, margin, together):
     monkeypatch.setattr(mining, '_TOGETHER', together)
     queries, texts, positives, barred = world(0)
     found = mining.by_vectors(queries, texts, positives, barred, 5, margin)
-    assert len(found) == 30 and any(len(f) == 5 for f in found) and (margin == 1 or any(len(f) < 5 for f in found))
+    assert (
+        len(found) == 30
+        and any(len(f) == 5 for f in found)
+        and (margin == 1 or any(len(f) < 5 for f in found))
+    )
     below = 0
     for query, own, other, ids in zip(queries, positives, barred, found):
         scores = texts @ query
         least = min(scores[i] for i in own)
         below += least < 0
-        allowed = [i for i in range(200) if i not in own and i not in other and scores[i] < (margin * least if least > 0 else least * (2 - margin))]
+        allowed = [
+            i
+            for i in range(200)
+            if i not in own
+            and i not in other
+            and scores[i] < (margin * least if least > 0 else least * (2 - margin))
+        ]
         assert ids.tolist() == sorted(allowed, key=lambda i: (-scores[i], i))[:5]
     assert 0 < below < 30
 
 
 def test_margin_keeps_what_is_too_near_out():
     """A control: without the margin, a text that nobody marked and that is the positive itself becomes its negative."""
-    queries, texts = np.eye(3, dtype=np.float32)[:1], np.array([[.8, .6, 0], [.8, .6, 0], [.78, 0, .63], [.7, .7, 0], [0, 0, 1]], np.float32)
+    queries, texts = (
+        np.eye(3, dtype=np.float32)[:1],
+        np.array(
+            [[0.8, 0.6, 0], [0.8, 0.6, 0], [0.78, 0, 0.63], [0.7, 0.7, 0], [0, 0, 1]], np.float32
+        ),
+    )
     mined = lambda margin: mining.by_vectors(queries, texts, [[0]], [[]], 9, margin)[0].tolist()
     assert mined(0.95) == [3, 4] and mined(1.0) == [2, 3, 4] and mined(0.5) == [4]
 
@@ -49,15 +67,38 @@ def test_margin_keeps_what_is_too_near_out():
 def test_negatives_by_words():
     """Catches an answer, the query itself or a text without a word in common among the negatives, and an order that is not that of BM25
     (Robertson and Zaragoza 2009, with the inverse document frequency of Lucene; k1 1.5, b 0.75)."""
-    texts = ['A capital do Peru é Lima.', 'A moeda do Peru é o sol.', 'Qual é a capital do Peru?', 'Nothing here.', 'O Peru.', 'A capital do Chile', '...', 'a b']
+    texts = [
+        'A capital do Peru é Lima.',
+        'A moeda do Peru é o sol.',
+        'Qual é a capital do Peru?',
+        'Nothing here.',
+        'O Peru.',
+        'A capital do Chile',
+        '...',
+        'a b',
+    ]
     words = [re.findall(r'\w+', t.lower()) for t in texts]
-    idf = lambda word: (lambda n: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5)))(sum(word in w for w in words))
+    idf = lambda word: (lambda n: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5)))(
+        sum(word in w for w in words)
+    )
     long = lambda w: 1.5 * (0.25 + 0.75 * len(w) / (sum(map(len, words)) / len(texts)))
-    score = lambda query, w: sum(idf(word) * w.count(word) / (w.count(word) + long(w)) for word in re.findall(r'\w+', query.lower()) if word in w)
-    queries, positives, barred = ['Qual é a capital do Peru?', 'sol', '!', 'B', 'Peru'], [[0], [1], [3], [0], [2]], [[2], [], [], [], []]
+    score = lambda query, w: sum(
+        idf(word) * w.count(word) / (w.count(word) + long(w))
+        for word in re.findall(r'\w+', query.lower())
+        if word in w
+    )
+    queries, positives, barred = (
+        ['Qual é a capital do Peru?', 'sol', '!', 'B', 'Peru'],
+        [[0], [1], [3], [0], [2]],
+        [[2], [], [], [], []],
+    )
     for count in (1, 2, 9):
-        for query, own, other, ids in zip(queries, positives, barred, mining.by_words(queries, texts, positives, barred, count)):
-            allowed = [i for i, w in enumerate(words) if score(query, w) > 0 and i not in own + other]
+        for query, own, other, ids in zip(
+            queries, positives, barred, mining.by_words(queries, texts, positives, barred, count)
+        ):
+            allowed = [
+                i for i, w in enumerate(words) if score(query, w) > 0 and i not in own + other
+            ]
             assert ids.tolist() == sorted(allowed, key=lambda i: -score(query, words[i]))[:count]
     assert mining.by_words(['?'], ['...', '!'], [[0]], [[]], 2)[0].tolist() == []
 
@@ -67,7 +108,9 @@ def test_written_pairs_are_read(tmp_path):
     found = [Pair('', 'q "1"\n\u2028', ('p\t', 'olá'), ('n\x1b',)), Pair('', 'q', ('p',))]
     path = tmp_path / 'a.jsonl'
     pairs.write_pairs(path, found)
-    assert [(p.query, p.positives, p.negatives) for p in pairs.read_file(path)] == [(p.query, p.positives, p.negatives) for p in found]
+    assert [(p.query, p.positives, p.negatives) for p in pairs.read_file(path)] == [
+        (p.query, p.positives, p.negatives) for p in found
+    ]
     before = path.read_bytes()
     with pytest.raises(DataError, match='a.jsonl: is there already'):
         pairs.write_pairs(path, found[1:])

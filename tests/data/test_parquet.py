@@ -1,4 +1,5 @@
 """Parquet through the optional extra `hf`."""
+
 import pytest
 
 from configs import base
@@ -11,6 +12,7 @@ parquet = pytest.importorskip('pyarrow.parquet', reason='parquet needs the extra
 def test_parquet_rows_are_records(tmp_path):
     """Catches rows lost, and a broken row that ends the reading."""
     import pyarrow
+
     parquet.write_table(pyarrow.table({'text': ['um', 'dois', '']}), tmp_path / 'a.parquet')
     (tmp_path / 'b.parquet').write_bytes(b'not parquet')
     config = base.get_config().data
@@ -19,4 +21,6 @@ def test_parquet_rows_are_records(tmp_path):
     found = list(sources.read(config))
     assert [r.text for r in found if isinstance(r, Record)] == ['um', 'dois']
     assert [(b.where.rsplit('/', 1)[1], b.reason[:14]) for b in found if isinstance(b, Broken)] == [
-        ('a.parquet:3', 'empty document'), ('b.parquet', 'cannot be read')]
+        ('a.parquet:3', 'empty document'),
+        ('b.parquet', 'cannot be read'),
+    ]

@@ -1,4 +1,5 @@
 """What can be read is read; what cannot is reported with its place and reason."""
+
 import gzip
 import json
 import socket
@@ -10,7 +11,9 @@ from data import sources, store
 from data.records import Broken, DataError, Record
 
 LINES = b'{"text": "one"}\n\n{"text": "two", "id": 2}\n'
-PACKED = b''.join(json.dumps({'text': f'document {i} {i * i}'}).encode() + b'\n' for i in range(500))
+PACKED = b''.join(
+    json.dumps({'text': f'document {i} {i * i}'}).encode() + b'\n' for i in range(500)
+)
 ASK = '{"question": "%s", "answer": "%s"}\n'
 
 
@@ -26,16 +29,37 @@ def read(config):
 def test_every_kind_of_file(config, files):
     """Catches a suffix, a byte order mark, a blank line, or a file of several compressed frames that is misread."""
     folder = files(
-        a__txt='olá\n', b__txt='\ufeffmarked', c__txt__gz=gzip.compress(b'packed'), d__txt__zst=zstandard.compress(b'denser') * 2,
-        e__jsonl=LINES, f__jsonl__gz=gzip.compress(LINES) * 2, g__jsonl__zst=zstandard.compress(LINES) * 2,
-        h__jsonl=b'\xef\xbb\xbf{"text": "first"}', i__jsonl__txt='{not JSON', z__md='not read')
+        a__txt='olá\n',
+        b__txt='\ufeffmarked',
+        c__txt__gz=gzip.compress(b'packed'),
+        d__txt__zst=zstandard.compress(b'denser') * 2,
+        e__jsonl=LINES,
+        f__jsonl__gz=gzip.compress(LINES) * 2,
+        g__jsonl__zst=zstandard.compress(LINES) * 2,
+        h__jsonl=b'\xef\xbb\xbf{"text": "first"}',
+        i__jsonl__txt='{not JSON',
+        z__md='not read',
+    )
     records, broken = read(config)
     lines = [('1', 'one'), ('3', 'two')]
-    assert [(r.where, r.text) for r in records] == [(str(folder / name), text) for name, text in [
-        ('a.txt', 'olá\n'), ('b.txt', 'marked'), ('c.txt.gz', 'packed'), ('d.txt.zst', 'denserdenser'),
-        *[(f'e.jsonl:{n}', text) for n, text in lines],
-        *[(f'{name}:{int(n) + more}', text) for name in ('f.jsonl.gz', 'g.jsonl.zst') for more in (0, 3) for n, text in lines],
-        ('h.jsonl:1', 'first'), ('i.jsonl.txt', '{not JSON')]]
+    assert [(r.where, r.text) for r in records] == [
+        (str(folder / name), text)
+        for name, text in [
+            ('a.txt', 'olá\n'),
+            ('b.txt', 'marked'),
+            ('c.txt.gz', 'packed'),
+            ('d.txt.zst', 'denserdenser'),
+            *[(f'e.jsonl:{n}', text) for n, text in lines],
+            *[
+                (f'{name}:{int(n) + more}', text)
+                for name in ('f.jsonl.gz', 'g.jsonl.zst')
+                for more in (0, 3)
+                for n, text in lines
+            ],
+            ('h.jsonl:1', 'first'),
+            ('i.jsonl.txt', '{not JSON'),
+        ]
+    ]
     assert not broken
 
 
@@ -46,9 +70,18 @@ def test_large_compressed_files(config, files, content):
     assert [r.text.encode() for r in read(config)[0]] == [content, content]
 
 
-@pytest.mark.parametrize('paths, names', [
-    ('{0}/a.txt', 'a'), ('{0}', 'abc'), ('{0}/*.txt', 'ab'), ('{0}/**/*.txt', 'abc'), ('{0}/b.txt, {0}/a.txt ,', 'ab'),
-    ('{0}/a.txt,{0}', 'abc'), ('{0}/[bc].txt,{0}/deep', 'bc')])
+@pytest.mark.parametrize(
+    'paths, names',
+    [
+        ('{0}/a.txt', 'a'),
+        ('{0}', 'abc'),
+        ('{0}/*.txt', 'ab'),
+        ('{0}/**/*.txt', 'abc'),
+        ('{0}/b.txt, {0}/a.txt ,', 'ab'),
+        ('{0}/a.txt,{0}', 'abc'),
+        ('{0}/[bc].txt,{0}/deep', 'bc'),
+    ],
+)
 def test_paths(config, files, tmp_path, paths, names):
     """Catches a pattern or folder not searched, a file read twice, and an order that depends on the disk."""
     folder = files(b__txt='b', a__txt='a', z__md='not read')
@@ -58,10 +91,17 @@ def test_paths(config, files, tmp_path, paths, names):
     assert ''.join(r.text for r in read(config)[0]) == names
 
 
-@pytest.mark.parametrize('paths, message', [
-    ('{0}/machadu.txt', "machadu.txt: no file found .*; did you mean 'machado.txt'"), ('{0}/*.gz', r'\*.gz: no file found'),
-    ('{0}/none/x.txt', 'x.txt: no file found'), ('{0}/machado.txt,{0}/b.txt', 'b.txt: no file found'),
-    ('{0}/notes.md', 'notes.md: unknown kind of file; expected one of .txt, .jsonl'), (' ', 'config.data.files.paths is empty')])
+@pytest.mark.parametrize(
+    'paths, message',
+    [
+        ('{0}/machadu.txt', "machadu.txt: no file found .*; did you mean 'machado.txt'"),
+        ('{0}/*.gz', r'\*.gz: no file found'),
+        ('{0}/none/x.txt', 'x.txt: no file found'),
+        ('{0}/machado.txt,{0}/b.txt', 'b.txt: no file found'),
+        ('{0}/notes.md', 'notes.md: unknown kind of file; expected one of .txt, .jsonl'),
+        (' ', 'config.data.files.paths is empty'),
+    ],
+)
 def test_wrong_paths(config, files, paths, message):
     """Catches a mistyped path that reads nothing and says nothing, or names no neighbour."""
     config.files.paths = paths.format(files(machado__txt='a', notes__md='b'))
@@ -76,39 +116,110 @@ def test_wrong_source(config):
         sources.read(config)
 
 
-BROKEN = {   # name: (file, its content, line or '', reason)
+BROKEN = {  # name: (file, its content, line or '', reason)
     'empty file': ('a.txt', b'', '', 'empty file'),
     'empty lines file': ('a.jsonl', b'', '', 'empty file'),
     'empty when unpacked': ('a.jsonl.gz', gzip.compress(b''), '', 'empty file'),
     'blank': ('a.txt', b' \n\t\n', '', 'empty document'),
     'blank field': ('a.jsonl', LINES + b'{"text": " "}', ':4', 'empty document'),
     'no UTF-8': ('a.txt', b'ol\xe1', '', 'invalid UTF-8 at byte 2'),
-    'no UTF-8 line': ('a.jsonl', LINES + b'{"text": "ol\xe1"}', ':4', 'invalid UTF-8 at byte 12 of the line'),
+    'no UTF-8 line': (
+        'a.jsonl',
+        LINES + b'{"text": "ol\xe1"}',
+        ':4',
+        'invalid UTF-8 at byte 12 of the line',
+    ),
     'half a line': ('a.jsonl', LINES + b'{"text": "on', ':4', 'broken JSON: Unterminated string'),
     'deep': ('a.jsonl', LINES + b'[' * 100000, ':4', 'broken JSON: maximum recursion'),
-    'long number': ('a.jsonl', LINES + b'{"text": "a", "n": ' + b'9' * 5000 + b'}', ':4', 'broken JSON: Exceeds'),
-    'half a pair': ('a.jsonl', LINES + b'{"text": "a \\ud83d b"}', ':4', 'half of a surrogate pair'),
-    'half a pair in an answer': ('a.jsonl', ASK % ('q', '\\udc00'), ':1', 'half of a surrogate pair'),
+    'long number': (
+        'a.jsonl',
+        LINES + b'{"text": "a", "n": ' + b'9' * 5000 + b'}',
+        ':4',
+        'broken JSON: Exceeds',
+    ),
+    'half a pair': (
+        'a.jsonl',
+        LINES + b'{"text": "a \\ud83d b"}',
+        ':4',
+        'half of a surrogate pair',
+    ),
+    'half a pair in an answer': (
+        'a.jsonl',
+        ASK % ('q', '\\udc00'),
+        ':1',
+        'half of a surrogate pair',
+    ),
     'list': ('a.jsonl', LINES + b'["text"]', ':4', 'JSON list, expected an object'),
     'string': ('a.jsonl', LINES + b'"text"', ':4', 'JSON str, expected an object'),
     'number': ('a.jsonl', LINES + b'{"text": 3}', ':4', 'text is int, expected a string'),
     'null': ('a.jsonl', LINES + b'{"text": null}', ':4', 'text is NoneType, expected a string'),
-    'wrong field': ('a.jsonl', LINES + b'{"texts": "a", "id": 3}', ':4', "no field 'text' .*; did you mean 'texts'"),
-    'cut gz': ('a.txt.gz', gzip.compress(PACKED)[:-20], '', 'cannot be read: Compressed file ended'),
+    'wrong field': (
+        'a.jsonl',
+        LINES + b'{"texts": "a", "id": 3}',
+        ':4',
+        "no field 'text' .*; did you mean 'texts'",
+    ),
+    'cut gz': (
+        'a.txt.gz',
+        gzip.compress(PACKED)[:-20],
+        '',
+        'cannot be read: Compressed file ended',
+    ),
     'no gz': ('a.txt.gz', b'plain text', '', 'cannot be read: Not a gzipped file'),
-    'cut zst': ('a.txt.zst', zstandard.compress(PACKED)[:-20], '', 'cannot be read: the file ends inside'),
+    'cut zst': (
+        'a.txt.zst',
+        zstandard.compress(PACKED)[:-20],
+        '',
+        'cannot be read: the file ends inside',
+    ),
     'no zst': ('a.jsonl.zst', b'plain text', ':1', 'cannot be read: zstd'),
-    'then no zst': ('a.jsonl.zst', zstandard.compress(LINES) + b'plain text', ':4', 'cannot be read: zstd'),
-    'no answer': ('a.jsonl', b'{"question": "q"}', ':1', 'no "messages", no "question" and "answer"'),
+    'then no zst': (
+        'a.jsonl.zst',
+        zstandard.compress(LINES) + b'plain text',
+        ':4',
+        'cannot be read: zstd',
+    ),
+    'no answer': (
+        'a.jsonl',
+        b'{"question": "q"}',
+        ':1',
+        'no "messages", no "question" and "answer"',
+    ),
     'empty answer': ('a.jsonl', ASK % ('q', ' '), ':1', 'message 2 is empty or no string'),
-    'number answer': ('a.jsonl', b'{"question": "q", "answer": 4}', ':1', 'message 2 is empty or no string'),
-    'assistant first': ('a.jsonl', chat('assistant', 'user'), ':1', "message 1 has role 'assistant', expected 'user'"),
-    'user twice': ('a.jsonl', chat('user', 'user'), ':1', "message 2 has role 'user', expected 'assistant'"),
-    'system': ('a.jsonl', chat('system', 'user', 'assistant'), ':1', "message 1 has role 'system', expected 'user'"),
+    'number answer': (
+        'a.jsonl',
+        b'{"question": "q", "answer": 4}',
+        ':1',
+        'message 2 is empty or no string',
+    ),
+    'assistant first': (
+        'a.jsonl',
+        chat('assistant', 'user'),
+        ':1',
+        "message 1 has role 'assistant', expected 'user'",
+    ),
+    'user twice': (
+        'a.jsonl',
+        chat('user', 'user'),
+        ':1',
+        "message 2 has role 'user', expected 'assistant'",
+    ),
+    'system': (
+        'a.jsonl',
+        chat('system', 'user', 'assistant'),
+        ':1',
+        "message 1 has role 'system', expected 'user'",
+    ),
     'no reply': ('a.jsonl', chat('user', 'assistant', 'user'), ':1', '3 messages, expected pairs'),
     'no messages': ('a.jsonl', chat(), ':1', '0 messages, expected pairs'),
-    'messages of another form': ('a.jsonl', b'{"messages": ["hello", "hi"]}', ':1', '"messages" is not a list of'),
-    'messages null': ('a.jsonl', b'{"messages": null}', ':1', '"messages" is not a list of')}
+    'messages of another form': (
+        'a.jsonl',
+        b'{"messages": ["hello", "hi"]}',
+        ':1',
+        '"messages" is not a list of',
+    ),
+    'messages null': ('a.jsonl', b'{"messages": null}', ':1', '"messages" is not a list of'),
+}
 
 
 @pytest.mark.parametrize('name, content, line, reason', BROKEN.values(), ids=BROKEN)
@@ -129,16 +240,29 @@ def test_truncated_lines(config, files, pack):
     suffix = 'gz' if pack is gzip.compress else 'zst'
     folder = files(**{f'a__jsonl__{suffix}': pack(PACKED * 20)[:-20]})
     records, [broken] = read(config)
-    assert broken.where == f'{folder}/a.jsonl.{suffix}:{len(records) + 1}' and broken.reason.startswith('cannot be read')
-    assert [r.text for r in records] == [json.loads(line)['text'] for line in (PACKED * 20).splitlines()[:len(records)]]
+    assert (
+        broken.where == f'{folder}/a.jsonl.{suffix}:{len(records) + 1}'
+        and broken.reason.startswith('cannot be read')
+    )
+    assert [r.text for r in records] == [
+        json.loads(line)['text'] for line in (PACKED * 20).splitlines()[: len(records)]
+    ]
 
 
 def test_conversations(config, files):
     """Catches a form of conversation that is not understood, or whose turns are lost."""
-    files(a__jsonl=ASK % ('why?', 'so') + '{"prompt": "p", "answer": "a"}\n' + chat('user', 'assistant', 'user', 'assistant'))
+    files(
+        a__jsonl=ASK % ('why?', 'so')
+        + '{"prompt": "p", "answer": "a"}\n'
+        + chat('user', 'assistant', 'user', 'assistant')
+    )
     records, broken = read(config)
     words = tuple((role, 'words') for role in ('user', 'assistant') * 2)
-    assert [r.messages for r in records] == [(('user', 'why?'), ('assistant', 'so')), (('user', 'p'), ('assistant', 'a')), words]
+    assert [r.messages for r in records] == [
+        (('user', 'why?'), ('assistant', 'so')),
+        (('user', 'p'), ('assistant', 'a')),
+        words,
+    ]
     assert not broken and records[0].parts() == ['why?', 'so']
 
 
@@ -177,8 +301,10 @@ def test_fingerprint_follows_the_files(config, files):
 
 def test_pydoc(config, monkeypatch):
     """Catches documentation that needs the network, is empty, or repeats a module; and an order that changes."""
+
     def refuse(*_, **__):
         raise AssertionError('the network was used')
+
     monkeypatch.setattr(socket.socket, 'connect', refuse)
     config.source, config.pydoc.modules = 'pydoc', 12
     records, broken = read(config)

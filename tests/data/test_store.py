@@ -1,4 +1,5 @@
 """The token store holds exactly the tokens of its records, once."""
+
 import json
 
 import numpy as np
@@ -36,13 +37,17 @@ def test_tokens_are_those_of_the_records(config, files, tokenizer, on_broken):
     files(a__jsonl='\n'.join([*lines[:20], *bad[:1], *lines[20:], *bad[1:]]))
     built = build(config, tokenizer)
     assert built.manifest['records'] == dict(read=60 + len(bad), kept=60, broken=len(bad))
-    assert [b['where'].split(':')[-1] for b in built.manifest['broken']] == ['21', '62'][:len(bad)]
+    assert [b['where'].split(':')[-1] for b in built.manifest['broken']] == ['21', '62'][: len(bad)]
     for name in SPLITS:
         kept = [t for i, t in enumerate(TEXTS) if in_split(i, config) == name]
         split, counted = built.split(name), built.manifest['splits'][name]
-        assert documents(split) == [[tokenizer.bos, *tokenizer.encode(t), tokenizer.eos] for t in kept]
+        assert documents(split) == [
+            [tokenizer.bos, *tokenizer.encode(t), tokenizer.eos] for t in kept
+        ]
         assert split.answered is None
-        assert counted == dict(documents=len(kept), tokens=len(split.tokens), bytes=sum(len(t.encode()) for t in kept))
+        assert counted == dict(
+            documents=len(kept), tokens=len(split.tokens), bytes=sum(len(t.encode()) for t in kept)
+        )
         assert split.num_bytes == counted['bytes'] and split.offsets[-1] == counted['tokens']
 
 
@@ -73,11 +78,24 @@ def test_conversations_answer_for_answers(config, files, tokenizer):
     split = build(config, tokenizer).split('train')
     assert len(split.answered) == len(split.tokens) and len(split.lengths) == len(PAIRS)
     for i, (q, a) in enumerate(PAIRS):
-        ids, mask = split.document(i).tolist(), split.answered[split.offsets[i]:split.offsets[i + 1]].astype(bool)
+        ids, mask = (
+            split.document(i).tolist(),
+            split.answered[split.offsets[i] : split.offsets[i + 1]].astype(bool),
+        )
         asked, said = tokenizer.encode(f' {q}'), tokenizer.encode(f' {a}')
-        assert ids == [tokenizer.bos, tokenizer.user, *asked, tokenizer.assistant, *said, tokenizer.end]
+        assert ids == [
+            tokenizer.bos,
+            tokenizer.user,
+            *asked,
+            tokenizer.assistant,
+            *said,
+            tokenizer.end,
+        ]
         assert np.asarray(ids)[mask].tolist() == [*said, tokenizer.end]
-        assert encode_prompt([('user', q)], tokenizer) == ids[:-len(said) - 1] and decode_answer(said, tokenizer) == a
+        assert (
+            encode_prompt([('user', q)], tokenizer) == ids[: -len(said) - 1]
+            and decode_answer(said, tokenizer) == a
+        )
 
 
 def test_turns(tokenizer):
@@ -85,7 +103,7 @@ def test_turns(tokenizer):
     messages = (('user', 'a'), ('assistant', 'b'), ('user', 'c'), ('assistant', '<|end|>'))
     ids, mask = encode_messages(messages, tokenizer)
     prompt = encode_prompt(messages[:3], tokenizer)
-    assert ids[:len(prompt)] == prompt and not mask[len(prompt) - 1] and all(mask[len(prompt):])
+    assert ids[: len(prompt)] == prompt and not mask[len(prompt) - 1] and all(mask[len(prompt) :])
     assert ids.count(tokenizer.end) == 2 and ids.count(tokenizer.bos) == 1
     assert sum(mask) == sum(len(tokenizer.encode(' ' + c)) + 1 for c in ('b', '<|end|>'))
 
@@ -132,17 +150,30 @@ def flip(path):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize('name, harm', [
-    ('train.tokens', lambda p: p.write_bytes(p.read_bytes()[:-2])), ('validation.offsets', lambda p: p.write_bytes(b'')),
-    ('train.tokens', lambda p: p.unlink()), ('train.tokens', flip), ('manifest.json', flip), ('manifest.json', lambda p: p.write_text('{"sizes"')),
-    ('manifest.json', lambda p: p.write_text('[]')), ('manifest.json', lambda p: p.unlink())])
+@pytest.mark.parametrize(
+    'name, harm',
+    [
+        ('train.tokens', lambda p: p.write_bytes(p.read_bytes()[:-2])),
+        ('validation.offsets', lambda p: p.write_bytes(b'')),
+        ('train.tokens', lambda p: p.unlink()),
+        ('train.tokens', flip),
+        ('manifest.json', flip),
+        ('manifest.json', lambda p: p.write_text('{"sizes"')),
+        ('manifest.json', lambda p: p.write_text('[]')),
+        ('manifest.json', lambda p: p.unlink()),
+    ],
+)
 def test_damaged_store(config, tokenizer, caplog, name, harm):
     """Catches a store that trains on noise, one changed bit among it, damage that is mended without a word, and remains of it."""
     built = build(config, tokenizer)
     before = built.split('train').tokens.tobytes()
     harm(built.path / name)
     again = build(config, tokenizer)
-    assert again.path == built.path and again.hash == built.hash and again.split('train').tokens.tobytes() == before
+    assert (
+        again.path == built.path
+        and again.hash == built.hash
+        and again.split('train').tokens.tobytes() == before
+    )
     assert 'built again' in caplog.text and name in caplog.text
     assert [p.name for p in built.path.parent.iterdir()] == [built.path.name]
 
@@ -156,12 +187,32 @@ def test_broken_is_fatal_in_a_kept_store(config, files, tokenizer):
         build(config, tokenizer)
 
 
-@pytest.mark.parametrize('changes, content, message', [
-    (dict(validation=1.0), LINES, r'all 60 records fell into the held-out split: lower config.data.validation \(1.0\)'),
-    (dict(), '{"text": ""}', 'no usable record in the source .files.: 1 broken, the first .*a.jsonl'),
-    (dict(), '{"text": "a"}\n{"question": "b", "answer": "c"}\n', 'a.jsonl:2: texts and conversations in one source'),
-    (dict(split='ends'), LINES, "config.data.split is 'ends': expected 'documents' or 'tail'"),
-    (dict(on_broken='stop'), LINES, "config.data.on_broken is 'stop': expected 'skip' or 'fatal'")])
+@pytest.mark.parametrize(
+    'changes, content, message',
+    [
+        (
+            dict(validation=1.0),
+            LINES,
+            r'all 60 records fell into the held-out split: lower config.data.validation \(1.0\)',
+        ),
+        (
+            dict(),
+            '{"text": ""}',
+            'no usable record in the source .files.: 1 broken, the first .*a.jsonl',
+        ),
+        (
+            dict(),
+            '{"text": "a"}\n{"question": "b", "answer": "c"}\n',
+            'a.jsonl:2: texts and conversations in one source',
+        ),
+        (dict(split='ends'), LINES, "config.data.split is 'ends': expected 'documents' or 'tail'"),
+        (
+            dict(on_broken='stop'),
+            LINES,
+            "config.data.on_broken is 'stop': expected 'skip' or 'fatal'",
+        ),
+    ],
+)
 def test_mistakes(config, files, tokenizer, tmp_path, changes, content, message):
     """Catches a traceback, an empty store, or the remains of a store that could not be built."""
     files(a__jsonl=content)
@@ -181,9 +232,11 @@ def test_many_records_keep_their_order(config, files, tokenizer):
 
 def test_large_vocabulary(config, files):
     """Catches token ids cut to 16 bits."""
+
     class Large:
         vocab_size, bos, eos, hash = 2**16 + 10, 2**16 + 1, 2**16 + 2, 'large'
         encode_batch = staticmethod(lambda texts: [[2**16 + 3] for _ in texts])
+
     files(a__txt='text')
     config.validation = 0.0
     split = build(config, Large).split('train')

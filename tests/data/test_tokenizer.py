@@ -1,4 +1,5 @@
 """Any text comes back exactly, in every kind of tokenizer."""
+
 import io
 import re
 
@@ -11,8 +12,31 @@ from data import store, tokenizer as tokenizers
 from data.records import DataError
 from data.tokenizer import CONTROL, KINDS
 
-MARKS = (*CONTROL, '<s>', '</s>', '<pad>', '<unk>', '<0x41>', '\u2581', '\0', '\n', '\r\n', '\t', '  ', ' a', '2024', '٣',
-         'é', 'e\u0301', '\ufeff', '\u200d', '\u00a0', '日本', '🏳\ufe0f\u200d🌈', '\U0010ffff')
+MARKS = (
+    *CONTROL,
+    '<s>',
+    '</s>',
+    '<pad>',
+    '<unk>',
+    '<0x41>',
+    '\u2581',
+    '\0',
+    '\n',
+    '\r\n',
+    '\t',
+    '  ',
+    ' a',
+    '2024',
+    '٣',
+    'é',
+    'e\u0301',
+    '\ufeff',
+    '\u200d',
+    '\u00a0',
+    '日本',
+    '🏳\ufe0f\u200d🌈',
+    '\U0010ffff',
+)
 TEXTS = st.text() | st.lists(st.sampled_from(MARKS) | st.text(max_size=3)).map(''.join)
 
 
@@ -48,7 +72,11 @@ def test_any_text_round_trips(trained, text):
     pieces = {trained.piece(i) for i in ids}
     assert not pieces & {*CONTROL, '<s>', '</s>', '<pad>', '<unk>'}
     assert all(0 <= i < trained.vocab_size for i in ids)
-    assert not [p for p in pieces if len(p) > 1 and not p.startswith('<0x') and any(c in '0123456789' for c in p)]
+    assert not [
+        p
+        for p in pieces
+        if len(p) > 1 and not p.startswith('<0x') and any(c in '0123456789' for c in p)
+    ]
 
 
 @settings(deadline=None, max_examples=50)
@@ -85,7 +113,9 @@ def test_deterministic(kind, trained, corpus, monkeypatch):
 def test_reads_no_more_than_asked(kind, corpus):
     """Catches a limit on the training text that does not hold."""
     config = wanted('bpe')
-    config.train_megabytes = sum(len(line.encode()) for t in corpus[:30] for line in t.split('\n')) / 1e6 - 1e-6
+    config.train_megabytes = (
+        sum(len(line.encode()) for t in corpus[:30] for line in t.split('\n')) / 1e6 - 1e-6
+    )
     read = []
     tokenizers.train((read.append(t) or t for t in corpus), config)
     assert len(read) == 30
@@ -98,20 +128,36 @@ def test_held_out_text_has_no_say(config, files, split):
     documents = [f'document {i}: ' + 'palavras e palavras ' * 5 for i in range(40)]
     hidden = [store.in_split(i, config) == 'validation' for i in range(40)]
     train = lambda texts: tokenizers.train(store.training_texts(config), wanted('char')).hash
-    changed = lambda text, held: text[:-10] + 'ŧøþæ' * 2 + 'ŋđ' if split == 'tail' else 'ŧøþæ' if held else text
+    changed = lambda text, held: (
+        text[:-10] + 'ŧøþæ' * 2 + 'ŋđ' if split == 'tail' else 'ŧøþæ' if held else text
+    )
     hashes = []
-    for texts in (documents, [changed(t, h) for t, h in zip(documents, hidden)], [t.replace('a', 'ŧ') for t in documents]):
+    for texts in (
+        documents,
+        [changed(t, h) for t, h in zip(documents, hidden)],
+        [t.replace('a', 'ŧ') for t in documents],
+    ):
         files(**{f'{i:02}__txt': t for i, t in enumerate(texts)})
         hashes.append(train(texts))
     assert hashes[0] == hashes[1] != hashes[2]
     assert split == 'tail' or 0 < sum(hidden) < 40
 
 
-@pytest.mark.parametrize('config, message', [
-    (wanted(vocab_size=100), r'config.tokenizer.vocab_size is 100: .* need at least (\d+)'),
-    (wanted('unigram', 100), r'config.tokenizer.vocab_size is 100: .* need at least (\d+)'),
-    (wanted(vocab_size=50000), r'config.tokenizer.vocab_size is 50000: the text supports at most (\d+)'),
-    (wanted('unigram', 50000), r'config.tokenizer.vocab_size is 50000: the text supports at most (\d+)')])
+@pytest.mark.parametrize(
+    'config, message',
+    [
+        (wanted(vocab_size=100), r'config.tokenizer.vocab_size is 100: .* need at least (\d+)'),
+        (wanted('unigram', 100), r'config.tokenizer.vocab_size is 100: .* need at least (\d+)'),
+        (
+            wanted(vocab_size=50000),
+            r'config.tokenizer.vocab_size is 50000: the text supports at most (\d+)',
+        ),
+        (
+            wanted('unigram', 50000),
+            r'config.tokenizer.vocab_size is 50000: the text supports at most (\d+)',
+        ),
+    ],
+)
 def test_vocabulary_bounds(corpus, config, message):
     """Catches a refusal whose bound is not the bound: the size it names trains, the next one does not."""
     with pytest.raises(DataError, match=message) as refused:
@@ -119,22 +165,36 @@ def test_vocabulary_bounds(corpus, config, message):
     bound = int(re.search(message, str(refused.value))[1])
     assert tokenizers.train(corpus, wanted(config.kind, bound)).vocab_size == bound
     with pytest.raises(DataError, match='config.tokenizer.vocab_size'):
-        tokenizers.train(corpus, wanted(config.kind, bound + (1 if config.vocab_size > bound else -1)))
+        tokenizers.train(
+            corpus, wanted(config.kind, bound + (1 if config.vocab_size > bound else -1))
+        )
 
 
 def test_mistakes(tmp_path, corpus):
     """Catches a traceback for a wrong kind, no text, and a file that is missing, no model, or another's model."""
     foreign = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(corpus), model_writer=foreign, vocab_size=100, model_type='bpe',
-                                             minloglevel=3)
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(corpus),
+        model_writer=foreign,
+        vocab_size=100,
+        model_type='bpe',
+        minloglevel=3,
+    )
     (tmp_path / 'foreign').write_bytes(foreign.getvalue())
     (tmp_path / 'text').write_text('no model at all')
     (tmp_path / 'empty').write_bytes(b'')
-    for name, message in [('foreign', 'lacks pad, user, assistant, end'), ('text', 'not a SentencePiece model'),
-                          ('empty', 'not a SentencePiece model'), ('absent', 'no tokenizer there'), ('', 'no tokenizer there')]:
+    for name, message in [
+        ('foreign', 'lacks pad, user, assistant, end'),
+        ('text', 'not a SentencePiece model'),
+        ('empty', 'not a SentencePiece model'),
+        ('absent', 'no tokenizer there'),
+        ('', 'no tokenizer there'),
+    ]:
         with pytest.raises(DataError, match=f'{tmp_path / name}: {message}'):
             tokenizers.load(tmp_path / name)
-    with pytest.raises(DataError, match="config.tokenizer.kind is 'word': expected one of unigram, bpe, char"):
+    with pytest.raises(
+        DataError, match="config.tokenizer.kind is 'word': expected one of unigram, bpe, char"
+    ):
         tokenizers.train(corpus, wanted('word'))
     with pytest.raises(DataError):
         tokenizers.train(['', '\n'], wanted())
@@ -144,4 +204,6 @@ def test_saved_and_loaded(trained, tmp_path):
     """Catches a file that is not the tokenizer it was written from."""
     (tmp_path / 'tokenizer.model').write_bytes(trained.proto)
     again = tokenizers.load(tmp_path / 'tokenizer.model')
-    assert again.hash == trained.hash and again.encode('A capital do Brasil') == trained.encode('A capital do Brasil')
+    assert again.hash == trained.hash and again.encode('A capital do Brasil') == trained.encode(
+        'A capital do Brasil'
+    )

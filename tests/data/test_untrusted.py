@@ -1,4 +1,5 @@
 """Data that somebody else made: read in bounded memory, told in one line, never executed. Run directories: tests/train/test_untrusted.py."""
+
 import gzip
 import json
 import os
@@ -20,13 +21,40 @@ from data.records import Broken, DataError, Record, printable
 GOLDEN = pathlib.Path('tests/golden/format_1/tokenizer.model')
 FIXED = settings(derandomize=True, deadline=None, max_examples=150)
 PACK = {'': bytes, '.gz': gzip.compress, '.zst': zstandard.compress}
-KEYS = st.sampled_from(['text', 'messages', 'question', 'prompt', 'answer', 'role', 'content', 'texts']) | st.text(max_size=4)
-LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.sampled_from(['user', 'assistant', '\ud800', ' '])
-OBJECTS = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4), max_leaves=8)
-LINES = st.binary(max_size=40) | (OBJECTS | st.dictionaries(KEYS, OBJECTS, max_size=3)).map(lambda found: json.dumps(found).encode())
+KEYS = st.sampled_from(
+    ['text', 'messages', 'question', 'prompt', 'answer', 'role', 'content', 'texts']
+) | st.text(max_size=4)
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(['user', 'assistant', '\ud800', ' '])
+)
+OBJECTS = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=8,
+)
+LINES = st.binary(max_size=40) | (OBJECTS | st.dictionaries(KEYS, OBJECTS, max_size=3)).map(
+    lambda found: json.dumps(found).encode()
+)
 CONTENT = st.lists(LINES, max_size=6).map(b'\n'.join)
-TEXTS = st.text(st.characters(exclude_categories=['Cs']), min_size=1, max_size=30) | st.sampled_from(
-    ['<|user|>', '<|assistant|>x<|end|>', ' \u2581 ', '<s></s><pad>', '\0', '\n \t', '<0x0A>', '<|end|>' * 3])
+TEXTS = st.text(
+    st.characters(exclude_categories=['Cs']), min_size=1, max_size=30
+) | st.sampled_from(
+    [
+        '<|user|>',
+        '<|assistant|>x<|end|>',
+        ' \u2581 ',
+        '<s></s><pad>',
+        '\0',
+        '\n \t',
+        '<0x0A>',
+        '<|end|>' * 3,
+    ]
+)
 
 
 @pytest.fixture(scope='module')
@@ -35,8 +63,16 @@ def folder(tmp_path_factory):
 
 
 @FIXED
-@given(CONTENT, st.sampled_from(['.txt', '.jsonl']), st.sampled_from(list(PACK)), st.integers(-60, 60), st.integers(0, 255))
-@example(b'{"messages": [{"role": ' + b'[' * 900 + b']' * 900 + b', "content": ""}]}', '.jsonl', '', 0, 0)     # its repr is too deep
+@given(
+    CONTENT,
+    st.sampled_from(['.txt', '.jsonl']),
+    st.sampled_from(list(PACK)),
+    st.integers(-60, 60),
+    st.integers(0, 255),
+)
+@example(
+    b'{"messages": [{"role": ' + b'[' * 900 + b']' * 900 + b', "content": ""}]}', '.jsonl', '', 0, 0
+)  # its repr is too deep
 @example(b'\xef\xbb\xbf', '.txt', '.gz', 0, 0)
 def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, byte):
     """Catches bytes that end the reading, are read otherwise the second time, or are told in more than one line; `place` cuts the
@@ -55,21 +91,30 @@ def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, b
         if isinstance(item, Broken):
             assert len(item.reason) < 400 and len(item.reason.splitlines()) == 1
         else:
-            assert isinstance(item, Record) and all(part.strip() and part.encode() for part in item.parts())
-            assert item.messages is None or [role for role, _ in item.messages] == ['user', 'assistant'] * (len(item.messages) // 2)
+            assert isinstance(item, Record) and all(
+                part.strip() and part.encode() for part in item.parts()
+            )
+            assert item.messages is None or [role for role, _ in item.messages] == [
+                'user',
+                'assistant',
+            ] * (len(item.messages) // 2)
     if kind == '.jsonl' and not packed and place == 0:
         assert len(found) == sum(bool(line.strip()) for line in content.split(b'\n')) or not content
 
 
 def read(path):
     from configs import base
+
     config = base.get_config().data
     config.source, config.files.paths = 'files', str(path)
     return list(sources.read(config))
 
 
 @FIXED
-@given(st.dictionaries(KEYS, OBJECTS, max_size=4) | st.lists(st.dictionaries(KEYS, LEAVES, max_size=3), max_size=4).map(lambda m: {'messages': m}))
+@given(
+    st.dictionaries(KEYS, OBJECTS, max_size=4)
+    | st.lists(st.dictionaries(KEYS, LEAVES, max_size=3), max_size=4).map(lambda m: {'messages': m})
+)
 def test_any_object_is_messages_or_a_data_error(found):
     """Catches an object that ends in another exception, and messages whose roles or contents are none."""
     try:
@@ -77,7 +122,9 @@ def test_any_object_is_messages_or_a_data_error(found):
     except DataError as error:
         assert len(str(error)) < 200
         return
-    assert len(messages) % 2 == 0 and all(isinstance(text, str) and text.strip() for _, text in messages)
+    assert len(messages) % 2 == 0 and all(
+        isinstance(text, str) and text.strip() for _, text in messages
+    )
 
 
 @FIXED
@@ -86,17 +133,37 @@ def test_no_text_becomes_a_mark(tokenizer, before, last):
     """Catches text that is read as the template's marks, and an answer that does not come back."""
     messages = [m for text in before for m in (('user', text), ('assistant', text))]
     ids, answered = encode_messages(messages, tokenizer)
-    marks = (tokenizer.pad, tokenizer.bos, tokenizer.eos, tokenizer.user, tokenizer.assistant, tokenizer.end)
+    marks = (
+        tokenizer.pad,
+        tokenizer.bos,
+        tokenizer.eos,
+        tokenizer.user,
+        tokenizer.assistant,
+        tokenizer.end,
+    )
     turn = [tokenizer.user, tokenizer.assistant, tokenizer.end]
-    assert [i for i in ids if i in marks] == [tokenizer.bos] + turn * len(before) and len(ids) == len(answered)
+    assert [i for i in ids if i in marks] == [tokenizer.bos] + turn * len(before) and len(
+        ids
+    ) == len(answered)
     assert [i for i in encode_prompt([*messages, ('user', last)], tokenizer) if i in marks] == [
-        tokenizer.bos, *turn * len(before), tokenizer.user, tokenizer.assistant]
+        tokenizer.bos,
+        *turn * len(before),
+        tokenizer.user,
+        tokenizer.assistant,
+    ]
     at = ids.index(tokenizer.assistant) + 1
-    assert decode_answer(ids[at:ids.index(tokenizer.end)], tokenizer) == before[0]
+    assert decode_answer(ids[at : ids.index(tokenizer.end)], tokenizer) == before[0]
 
 
 @settings(FIXED, max_examples=300)
-@given(st.lists(st.tuples(st.integers(0, GOLDEN.stat().st_size - 1), st.integers(0, 255)), min_size=1, max_size=4), st.integers(0, 5))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, GOLDEN.stat().st_size - 1), st.integers(0, 255)),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(0, 5),
+)
 def test_any_model_is_a_tokenizer_or_a_data_error(changes, cut):
     """Catches a changed tokenizer.model that ends in another exception: SentencePiece quotes bytes that are no text, or gives an id
     that it does not have."""
@@ -104,7 +171,7 @@ def test_any_model_is_a_tokenizer_or_a_data_error(changes, cut):
     for place, byte in changes:
         proto[place] = byte
     try:
-        made = tokenizers.Tokenizer(bytes(proto[:len(proto) - cut]))
+        made = tokenizers.Tokenizer(bytes(proto[: len(proto) - cut]))
     except DataError as error:
         assert 'tokenizer: ' in str(error)
         return
@@ -119,8 +186,14 @@ def test_a_byte_piece_that_is_no_text():
 
 def test_printable():
     """Catches an escape, a control, a turned direction or half a pair that reaches a terminal, and letters that do not."""
-    assert printable('a\x1b]0;x\x07\x9b2J\r\x7f\u202eb\u2066\u2028\udcff') == r'a\x1b]0;x\x07\x9b2J\r\x7f\u202eb\u2066\u2028\udcff'
-    assert printable('olá\n\tمرحبا \u200d日 \U0001f600\\x1b') == 'olá\n\tمرحبا \u200d日 \U0001f600\\x1b'
+    assert (
+        printable('a\x1b]0;x\x07\x9b2J\r\x7f\u202eb\u2066\u2028\udcff')
+        == r'a\x1b]0;x\x07\x9b2J\r\x7f\u202eb\u2066\u2028\udcff'
+    )
+    assert (
+        printable('olá\n\tمرحبا \u200d日 \U0001f600\\x1b')
+        == 'olá\n\tمرحبا \u200d日 \U0001f600\\x1b'
+    )
 
 
 HOSTILE_NAME = 'a\x1b[2J\nerror: b\udcff.txt'
@@ -151,7 +224,9 @@ def test_lines_have_a_bound(monkeypatch, folder):
     monkeypatch.setattr(bounded, '_CHUNK', 8)
     path = folder / 'lines.jsonl'
     fits = b'{"text": "%s"}' % (b'a' * 8)
-    path.write_bytes(b'\n'.join([fits, fits[:-1] + b' }', b'"' * 47, b'x' * 48, fits, fits[:-1] + b' }']))
+    path.write_bytes(
+        b'\n'.join([fits, fits[:-1] + b' }', b'"' * 47, b'x' * 48, fits, fits[:-1] + b' }'])
+    )
     assert len(fits) == 20
     found = read(path)
     assert [type(f) for f in found] == [Record, Broken, Broken, Broken, Record, Broken]
@@ -167,11 +242,16 @@ def test_documents_have_a_bound(monkeypatch, folder):
         path.write_bytes(pack(b'a' * 20))
         assert read(path) == [Record(str(path), 'a' * 20)]
         path.write_bytes(pack(b'a' * 21))
-        assert read(path) == [Broken(str(path), 'more than 20 bytes of text in one file, which is one document: split it into several')]
+        assert read(path) == [
+            Broken(
+                str(path),
+                'more than 20 bytes of text in one file, which is one document: split it into several',
+            )
+        ]
 
 
 # What a process reads, and by how many MiB its memory then grows at most: of the bounds, not of the input. Each input is larger than that, most by far.
-_PEAK = '''
+_PEAK = """
 import itertools, json, sys, resource
 from configs import base
 from data import sources, store, tokenizer
@@ -192,11 +272,13 @@ else:
         if hasattr(item, 'reason') and len(reasons) < 9:
             reasons.append(item.reason)
 print(json.dumps([count, reasons, peak() - before]))
-'''
+"""
 
 
 def peak(path, cache, what='read'):
-    done = subprocess.run([sys.executable, '-c', _PEAK, str(path), str(cache), what], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', _PEAK, str(path), str(cache), what], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -216,15 +298,20 @@ def _zst(path):
             writer.write(bytes(1 << 20))
 
 
-HUGE = {   # name: (how it is made, growth in MiB, reason)
-    'sparse.txt': (_sparse, 700, 'more than 256 MiB of text in one file'), 'bomb.txt.zst': (_zst, 700, 'more than 256 MiB of text in one file'),
-    'line.jsonl.gz': (_gz, 250, 'a line of more than 64 MiB'), 'line.jsonl.zst': (_zst, 250, 'a line of more than 64 MiB'),
-    'deep.jsonl': (lambda path: path.write_bytes(b'[' * (60 << 20)), 250, 'broken JSON: ')}
+HUGE = {  # name: (how it is made, growth in MiB, reason)
+    'sparse.txt': (_sparse, 700, 'more than 256 MiB of text in one file'),
+    'bomb.txt.zst': (_zst, 700, 'more than 256 MiB of text in one file'),
+    'line.jsonl.gz': (_gz, 250, 'a line of more than 64 MiB'),
+    'line.jsonl.zst': (_zst, 250, 'a line of more than 64 MiB'),
+    'deep.jsonl': (lambda path: path.write_bytes(b'[' * (60 << 20)), 250, 'broken JSON: '),
+}
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='peak memory is read from /proc')
 
 
 @linux
-@pytest.mark.parametrize('name, make, growth, reason', [(n, *rest) for n, rest in HUGE.items()], ids=HUGE)
+@pytest.mark.parametrize(
+    'name, make, growth, reason', [(n, *rest) for n, rest in HUGE.items()], ids=HUGE
+)
 def test_huge_input_takes_bounded_memory(tmp_path, name, make, growth, reason):
     """Catches a file, a line or a compressed bomb of GiBs that is held in memory."""
     make(tmp_path / name)
@@ -235,7 +322,9 @@ def test_huge_input_takes_bounded_memory(tmp_path, name, make, growth, reason):
 @linux
 def test_broken_records_without_end(tmp_path):
     """Catches a report of each broken record that is kept in memory (a bomb of lines), and records whose count depends on it."""
-    (tmp_path / 'a.jsonl.gz').write_bytes(gzip.compress(b'{"text": "one"}\n') + gzip.compress(b'x\n' * 150_000))
+    (tmp_path / 'a.jsonl.gz').write_bytes(
+        gzip.compress(b'{"text": "one"}\n') + gzip.compress(b'x\n' * 150_000)
+    )
     count, reasons, grown = peak(tmp_path / 'a.jsonl.gz', tmp_path / 'cache', 'store')
     assert count == 150_001 and len(reasons) == 100 and grown < 40
 
@@ -246,9 +335,14 @@ def test_large_documents_are_not_tokenized_together(config, files, tokenizer, mo
     whole, asked = store.open_or_build(config, tokenizer, progress=False), []
     encode = tokenizer.encode_batch
     monkeypatch.setattr(store, '_TOGETHER', 100)
-    monkeypatch.setattr(tokenizer, 'encode_batch', lambda texts: asked.append(len(''.join(texts))) or encode(texts))
+    monkeypatch.setattr(
+        tokenizer, 'encode_batch', lambda texts: asked.append(len(''.join(texts))) or encode(texts)
+    )
     config.cache += '-again'
-    assert store.open_or_build(config, tokenizer, progress=False).hash == whole.hash and asked == [120] * 4
+    assert (
+        store.open_or_build(config, tokenizer, progress=False).hash == whole.hash
+        and asked == [120] * 4
+    )
 
 
 def test_folders_that_hold_themselves(config, tmp_path):
@@ -258,9 +352,17 @@ def test_folders_that_hold_themselves(config, tmp_path):
         (tmp_path / name).write_text(name)
     for link in ('one', 'two', 'deep/three'):
         (tmp_path / link).symlink_to(tmp_path)
-    found = lambda pattern: [str(p.relative_to(tmp_path)) for p in sources.find_files(f'{tmp_path}/{pattern}')]
-    assert found('**/*.txt') == found('**') == ['a.txt', 'deep/b.txt'] and found('deep/**/*.txt') == ['deep/b.txt']
-    assert found('**/.hidden/*.txt') == ['deep/.hidden/d.txt'] and found('d*/*.txt') == ['deep/b.txt'] and 'deep/b.txt' in found('')
+    found = lambda pattern: [
+        str(p.relative_to(tmp_path)) for p in sources.find_files(f'{tmp_path}/{pattern}')
+    ]
+    assert found('**/*.txt') == found('**') == ['a.txt', 'deep/b.txt'] and found(
+        'deep/**/*.txt'
+    ) == ['deep/b.txt']
+    assert (
+        found('**/.hidden/*.txt') == ['deep/.hidden/d.txt']
+        and found('d*/*.txt') == ['deep/b.txt']
+        and 'deep/b.txt' in found('')
+    )
 
 
 @linux
@@ -274,5 +376,5 @@ def test_a_hundred_thousand_files(tmp_path):
         else:
             (folder / f'{i}.txt').write_text('um')
     count, reasons, grown = peak(folder, tmp_path / 'cache', 'begin')
-    shutil.rmtree(folder)                       # pytest would keep them for three sessions
+    shutil.rmtree(folder)  # pytest would keep them for three sessions
     assert count == 100_000 and not reasons and grown < 150

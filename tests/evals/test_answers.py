@@ -1,9 +1,13 @@
 """Measures, on answers made by hand."""
+
 from configs import atlas
 from evals import answers, heldout
 
-ASKED = [dict(lang='pt', relation='capital', answer='Brasília'), dict(lang='en', relation='capital', answer='Paris'),
-         dict(lang='en', relation='currency', answer='euro')]
+ASKED = [
+    dict(lang='pt', relation='capital', answer='Brasília'),
+    dict(lang='en', relation='capital', answer='Paris'),
+    dict(lang='en', relation='currency', answer='euro'),
+]
 
 
 def test_accuracy():
@@ -14,7 +18,9 @@ def test_accuracy():
 
 def test_continuations():
     """Catches statements counted as questions because one follows later."""
-    found = answers.continues(ASKED, [' Qual é o hino? A moeda.', ' The capital is Paris. What else?', ''])
+    found = answers.continues(
+        ASKED, [' Qual é o hino? A moeda.', ' The capital is Paris. What else?', '']
+    )
     assert found == {'questions': 1 / 3, 'answers': 1 / 3}
 
 
@@ -23,7 +29,9 @@ def test_the_most_frequent_answer_is_counted_without_the_held_out_countries():
     config = atlas.get_config().data.atlas
     frequent = answers.most_frequent(config)
     assert frequent['pt', 'currency'] == 'euro' and len(frequent) == 12
-    assert {q['code'] for q in answers.questions(config)} >= {'br'} and len(answers.questions(config)) == 16 * 12
+    assert {q['code'] for q in answers.questions(config)} >= {'br'} and len(
+        answers.questions(config)
+    ) == 16 * 12
 
 
 def test_xz():

@@ -1,4 +1,5 @@
 """The search for what a model is examined in, in what it was trained on."""
+
 import json
 import os
 import shutil
@@ -13,15 +14,36 @@ from train import runs
 from train.errors import RunError
 from train.runs import Run
 
-PLANTED = {'train': 'Quantas luas tem, afinal, o planeta Marte?', 'validation': 'Quem escreveu este grande romance de amor?'}
+PLANTED = {
+    'train': 'Quantas luas tem, afinal, o planeta Marte?',
+    'validation': 'Quem escreveu este grande romance de amor?',
+}
 
 
 def test_texts_are_found_whole_whatever_their_dress():
     """Catches a search that case, punctuation, line ends or composed accents hide from, and one that finds halves of words or of texts."""
-    documents = ['He asked:\n"WHO  won\nthe great game of 1999?" Nobody knew.', 'uma no\u0301s, duas nozes', 'one two three four five six eight']
-    wanted = ['Who won the great game of 1999', 'nós', 'no', 'one two three four five six seven', 'one two three four five six', 'noz', 'won the', '?']
-    assert leaks.occurring(wanted, documents) == {'who won the great game of 1999', 'nós', 'one two three four five six', 'won the'}
-    assert leaks.occurring(['nobody knew uma'], documents) == set()              # not across documents
+    documents = [
+        'He asked:\n"WHO  won\nthe great game of 1999?" Nobody knew.',
+        'uma no\u0301s, duas nozes',
+        'one two three four five six eight',
+    ]
+    wanted = [
+        'Who won the great game of 1999',
+        'nós',
+        'no',
+        'one two three four five six seven',
+        'one two three four five six',
+        'noz',
+        'won the',
+        '?',
+    ]
+    assert leaks.occurring(wanted, documents) == {
+        'who won the great game of 1999',
+        'nós',
+        'one two three four five six',
+        'won the',
+    }
+    assert leaks.occurring(['nobody knew uma'], documents) == set()  # not across documents
     assert leaks.occurring([], documents) == set() == leaks.occurring(['a b'], [])
 
 
@@ -40,7 +62,12 @@ def started(c, stores, folder, texts) -> Run:
     """A run directory and its store, as training begins with them."""
     tokenizer = tokenizers.train(texts, c.tokenizer)
     run = Run(epath.Path(folder))
-    runs.create(run, c, tokenizer, runs.lineage(c, stores.open_or_build(c.data, tokenizer, progress=False), tokenizer, None))
+    runs.create(
+        run,
+        c,
+        tokenizer,
+        runs.lineage(c, stores.open_or_build(c.data, tokenizer, progress=False), tokenizer, None),
+    )
     return run
 
 
@@ -53,7 +80,9 @@ def trained(tmp_path_factory, tiny):
     c.data.files.paths = str(folder / 'text.jsonl')
     c.tokenizer.kind = 'char'
     split = [store.in_split(i, c.data) for i in range(24)]
-    texts = [f'The paragraph of number {i} tells of {i * i} things that are here.' for i in range(24)]
+    texts = [
+        f'The paragraph of number {i} tells of {i * i} things that are here.' for i in range(24)
+    ]
     for name, question in PLANTED.items():
         texts[split.index(name)] += f' Então perguntou: — {question.upper()} Ninguém sabia.'
     (folder / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
@@ -61,22 +90,43 @@ def trained(tmp_path_factory, tiny):
 
 
 def questions(*texts, documents=()):
-    return Questions('set', {f'q{i}': t for i, t in enumerate(texts)}, {f'd{i}': t for i, t in enumerate(documents)}, {}, {})
+    return Questions(
+        'set',
+        {f'q{i}': t for i, t in enumerate(texts)},
+        {f'd{i}': t for i, t in enumerate(documents)},
+        {},
+        {},
+    )
 
 
 def test_a_planted_question_is_found(trained):
     """Catches a check that passes whatever was trained on, one that also counts held-out text, and pairs of which one half suffices."""
     run, cache, text = trained
-    clean = questions('How many moons has Venus?', PLANTED['validation'], documents=[text, 'another text'])
-    entry, = leaks.check(run, cache, [clean])
+    clean = questions(
+        'How many moons has Venus?', PLANTED['validation'], documents=[text, 'another text']
+    )
+    (entry,) = leaks.check(run, cache, [clean])
     assert entry['checked'] and 0 < entry['documents'] < 24
-    assert entry['sets'] == {'set': {'asked': 2, 'seen': 0, 'examples': [], 'documents': 2, 'documents_seen': 1}}
+    assert entry['sets'] == {
+        'set': {'asked': 2, 'seen': 0, 'examples': [], 'documents': 2, 'documents_seen': 1}
+    }
     leaks.refuse({'x': [entry]})
-    entry, = leaks.check(run, cache, [questions('How many moons has Venus?', PLANTED['train'])])
-    assert entry['sets']['set']['seen'] == 1 and entry['sets']['set']['examples'] == [PLANTED['train']]
-    with pytest.raises(RunError, match='1 of the 2 questions of set stand in the training text of .*--runs=x.*Quantas luas.*--allow_leaks'):
+    (entry,) = leaks.check(run, cache, [questions('How many moons has Venus?', PLANTED['train'])])
+    assert entry['sets']['set']['seen'] == 1 and entry['sets']['set']['examples'] == [
+        PLANTED['train']
+    ]
+    with pytest.raises(
+        RunError,
+        match='1 of the 2 questions of set stand in the training text of .*--runs=x.*Quantas luas.*--allow_leaks',
+    ):
         leaks.refuse({'x': [entry]})
-    pairs = Pairs('pairs', [PLANTED['train'], PLANTED['train']], ['things that are here', 'of Venus'], [1, 2], {})
+    pairs = Pairs(
+        'pairs',
+        [PLANTED['train'], PLANTED['train']],
+        ['things that are here', 'of Venus'],
+        [1, 2],
+        {},
+    )
     assert leaks.check(run, cache, [pairs])[0]['sets']['pairs']['seen'] == 1
 
 
@@ -86,10 +136,21 @@ def test_pairs_are_searched(tiny, tmp_path):
     c.data.update(source='files', validation=0.0)
     c.data.files.paths = str(tmp_path / 'pairs.jsonl')
     c.tokenizer.kind, c.train.objective = 'char', 'contrastive'
-    (tmp_path / 'pairs.jsonl').write_text('\n'.join(json.dumps({'query': f'{PLANTED["train"]} ({i})', 'positive': f'Tem {i}.'}) for i in range(8)))
+    (tmp_path / 'pairs.jsonl').write_text(
+        '\n'.join(
+            json.dumps({'query': f'{PLANTED["train"]} ({i})', 'positive': f'Tem {i}.'})
+            for i in range(8)
+        )
+    )
     run = started(c, pair_store, tmp_path / 'run', PLANTED.values())
-    entry, = leaks.check(run, c.data.cache, [questions(PLANTED['train'], PLANTED['validation'], documents=['Tem 3'])])
-    assert entry['checked'] and entry['documents'] == 16 and entry['sets']['set']['seen'] == entry['sets']['set']['documents_seen'] == 1
+    (entry,) = leaks.check(
+        run, c.data.cache, [questions(PLANTED['train'], PLANTED['validation'], documents=['Tem 3'])]
+    )
+    assert (
+        entry['checked']
+        and entry['documents'] == 16
+        and entry['sets']['set']['seen'] == entry['sets']['set']['documents_seen'] == 1
+    )
 
 
 @pytest.mark.parametrize('split', ['documents', 'tail'])
@@ -101,8 +162,14 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
     c.data.files.paths = str(tmp_path / 'text.jsonl')
     c.data.pairs.update(kind='crops', words=8)
     c.tokenizer.kind, c.train.objective = 'char', 'contrastive'
-    asked = 'where did the nine old sailors of the northern harbour hide all of their silver coins', 'who was the last of the sailors to leave that harbour'
-    texts = [f'It is of number {i} alone. Nobody has {i}. It goes on, long after all that.' for i in range(8)]
+    asked = (
+        'where did the nine old sailors of the northern harbour hide all of their silver coins',
+        'who was the last of the sailors to leave that harbour',
+    )
+    texts = [
+        f'It is of number {i} alone. Nobody has {i}. It goes on, long after all that.'
+        for i in range(8)
+    ]
     texts[6] = f'{texts[6]} {asked[0]}. {texts[5]} {texts[6]}' + f' {asked[1]}.' * (split == 'tail')
     texts[7] += f' {asked[1]}.' * (split == 'documents')
     assert [store.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
@@ -111,9 +178,15 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
     data = pair_store.find(c.data, run.tokenizer()).split('train')
     sets = [questions(*asked, documents=[texts[6]])]
     assert not any(part in run.tokenizer().decode(data.tokens) for part in asked)
-    entry, = leaks.check(run, c.data.cache, sets)
-    assert entry['checked'] and entry['sets']['set']['examples'] == [asked[0]] and entry['sets']['set']['documents_seen'] == (split == 'documents')
-    assert entry['documents'] == (sum(store.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8)
+    (entry,) = leaks.check(run, c.data.cache, sets)
+    assert (
+        entry['checked']
+        and entry['sets']['set']['examples'] == [asked[0]]
+        and entry['sets']['set']['documents_seen'] == (split == 'documents')
+    )
+    assert entry['documents'] == (
+        sum(store.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8
+    )
     os.utime(tmp_path / 'text.jsonl', (1, 1))
     assert not leaks.check(run, c.data.cache, sets)[0]['checked']
 
@@ -130,8 +203,10 @@ def test_parents_are_searched_too(trained, tmp_path):
     asked = [questions(PLANTED['train'])]
     found = [leaks.check(Run.parse(str(path)), cache, asked) for path in children]
     assert [[(e['run'], e['checked']) for e in entries] for entries in found] == [
-        [(str(children[0]), True), (str(run.path), True)], [(str(children[1]), True), (str({'run': str(tmp_path / 'gone'), 'step': 3}), False)],
-        [(str(children[2]), True)]]
+        [(str(children[0]), True), (str(run.path), True)],
+        [(str(children[1]), True), (str({'run': str(tmp_path / 'gone'), 'step': 3}), False)],
+        [(str(children[2]), True)],
+    ]
     assert found[0][1]['sets']['set']['seen'] == 1 and 'no such run directory' in found[1][1]['why']
 
 
@@ -139,8 +214,12 @@ def test_what_cannot_be_searched_is_not_checked(trained, tmp_path):
     """Catches a store that is absent, damaged or of other text and counts as searched."""
     run, cache, _ = trained
     asked = [questions('Who?')]
-    assert leaks.check(run, str(tmp_path), asked)[0] == {'run': str(run.path), 'step': run.step, 'checked': False,
-                                                        'why': f'its token store is not in {tmp_path}'}
+    assert leaks.check(run, str(tmp_path), asked)[0] == {
+        'run': str(run.path),
+        'step': run.step,
+        'checked': False,
+        'why': f'its token store is not in {tmp_path}',
+    }
     other = tmp_path / 'other'
     shutil.copytree(run.path, other)
     lineage = json.loads((other / 'lineage.json').read_text())

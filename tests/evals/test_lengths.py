@@ -1,4 +1,5 @@
 """Accuracy by length and attention by distance, against slow loops and a model whose answers are known."""
+
 import dataclasses
 
 import jax
@@ -15,6 +16,7 @@ from model.transformer import Transformer
 
 class Oracle:
     """Knows the answers of `reverse`, but takes the last word of the alphabet for the first one."""
+
     def __init__(self, batches):
         self.batches, self.targets = batches, {}
 
@@ -33,24 +35,35 @@ def test_accuracy_is_of_whole_answers():
     found = {}
     for n in (2, 5):
         batch = batches.test(n, rows)
-        targets = jnp.asarray(np.pad(batch['targets'], ((0, 0), (0, width - batch['targets'].shape[1]))))
-        found[n] = lengths.accuracy(oracle, {rows: targets}, TestOf(batches, n, width), [n], rows)[n]
+        targets = jnp.asarray(
+            np.pad(batch['targets'], ((0, 0), (0, width - batch['targets'].shape[1])))
+        )
+        found[n] = lengths.accuracy(oracle, {rows: targets}, TestOf(batches, n, width), [n], rows)[
+            n
+        ]
         asked = batch['loss_weights'] > 0
         wrong = (batch['targets'] == batches.task.vocabulary['w3']) & asked
         assert found[n]['exact'] == round(float(1 - wrong.any(1).mean()), 5)
-        assert abs(found[n]['token'] - (1 - wrong.sum() / asked.sum())) < 1e-5 and asked.sum(1).tolist() == [n + 1] * rows
+        assert (
+            abs(found[n]['token'] - (1 - wrong.sum() / asked.sum())) < 1e-5
+            and asked.sum(1).tolist() == [n + 1] * rows
+        )
     assert found[5]['exact'] < found[2]['exact'] < found[2]['token'] < 1
 
 
 class TestOf:
     """The test of one length, as wide as the longest."""
+
     __test__ = False
 
     def __init__(self, batches, length, width):
         self.batches, self.length, self.width = batches, length, width
 
     def test(self, length, count):
-        return {k: np.pad(x, ((0, 0), (0, self.width - x.shape[1]))) for k, x in self.batches.test(length, count).items()}
+        return {
+            k: np.pad(x, ((0, 0), (0, self.width - x.shape[1])))
+            for k, x in self.batches.test(length, count).items()
+        }
 
 
 def test_drawn_ids():
@@ -61,9 +74,16 @@ def test_drawn_ids():
     for name in ('randomized+rope', 'rope'):
         c.positions = name
         model = Transformer(resolve(c, 40, 16))
-        params = nn.meta.unbox(model.init(jax.random.key(0), batch['tokens'], batch['positions'], batch['segment_ids'])['params'])
+        params = nn.meta.unbox(
+            model.init(
+                jax.random.key(0), batch['tokens'], batch['positions'], batch['segment_ids']
+            )['params']
+        )
         nats[name] = [float(lengths._measure(model, params, batch, n)['nats']) for n in (4, 5)]
-    assert nats['rope'][0] == nats['rope'][1] and nats['randomized+rope'][0] != nats['randomized+rope'][1]
+    assert (
+        nats['rope'][0] == nats['rope'][1]
+        and nats['randomized+rope'][0] != nats['randomized+rope'][1]
+    )
 
 
 def test_attention_by_distance():
@@ -72,15 +92,29 @@ def test_attention_by_distance():
     c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=2, positions='alibi')
     model = Transformer(resolve(c, 40, 16))
     batch = TaskBatches(build('reverse', dict(words=30)), (2, 4), 2, 0)(0)
-    params = nn.meta.unbox(model.init(jax.random.key(0), batch['tokens'], batch['positions'], batch['segment_ids'])['params'])
+    params = nn.meta.unbox(
+        model.init(jax.random.key(0), batch['tokens'], batch['positions'], batch['segment_ids'])[
+            'params'
+        ]
+    )
     found = attention.by_distance(model, params, batch, longest=6)
-    _, kept = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'], mutable=['intermediates'])
+    _, kept = model.apply(
+        {'params': params},
+        batch['tokens'],
+        batch['positions'],
+        batch['segment_ids'],
+        mutable=['intermediates'],
+    )
     for layer in range(2):
         weights = np.asarray(kept['intermediates'][f'layer_{layer}']['attention']['attention'][0])
         for head in range(2):
             for distance in range(6):
-                pairs = [weights[b, head, t, t - distance] for b in range(2) for t in range(distance, batch['tokens'].shape[1])
-                         if batch['segment_ids'][b, t] == batch['segment_ids'][b, t - distance] > 0]
+                pairs = [
+                    weights[b, head, t, t - distance]
+                    for b in range(2)
+                    for t in range(distance, batch['tokens'].shape[1])
+                    if batch['segment_ids'][b, t] == batch['segment_ids'][b, t - distance] > 0
+                ]
                 np.testing.assert_allclose(found[layer][head][distance], np.mean(pairs), atol=1e-5)
     assert found[0] != found[1]
     fused = model.clone(config=dataclasses.replace(model.config, attention='xla'))

@@ -6,6 +6,7 @@ Each case is a line of `faults.jsonl` in --out: what was done, how the process e
 table of them. A run that was harmed must end with the arrays (by checksum, optimizer and PRNG included) and the metrics of one that was not.
 `--kinds=hang,signals --cases=2` takes some. About 25 minutes on 2 idle cores.
 """
+
 import collections
 import concurrent.futures
 import functools
@@ -23,8 +24,14 @@ from absl import app, flags
 from tests.faults import kinds, lives
 
 _OUT = flags.DEFINE_string('out', '', 'Where the log and its table go; empty: they are printed')
-_KINDS = flags.DEFINE_list('kinds', ['kills', 'saves', 'signals', 'disk', 'damage', 'processes', 'nan', 'hang'], 'Kinds of faults')
-_CASES = flags.DEFINE_integer('cases', 10, 'Cases of each kind; ten times as many kills, half of them in saves', lower_bound=1)
+_KINDS = flags.DEFINE_list(
+    'kinds',
+    ['kills', 'saves', 'signals', 'disk', 'damage', 'processes', 'nan', 'hang'],
+    'Kinds of faults',
+)
+_CASES = flags.DEFINE_integer(
+    'cases', 10, 'Cases of each kind; ten times as many kills, half of them in saves', lower_bound=1
+)
 _SEED = flags.DEFINE_integer('seed', 0, 'Which random cases')
 _WORKERS = flags.DEFINE_integer('workers', 2, 'Cases at one time', lower_bound=1)
 
@@ -44,27 +51,53 @@ def plan(folder: pathlib.Path, chosen: list[str], cases: int, seed: int, log) ->
     def poisoned(mode):
         """A run with a NaN in it that is not killed, to compare with those that are."""
         number = 9
-        lives.live(made['atlas'].command(folder / mode, {'nan': [number]}, (f'--config.train.on_spike={mode}',)))
+        lives.live(
+            made['atlas'].command(
+                folder / mode, {'nan': [number]}, (f'--config.train.on_spike={mode}',)
+            )
+        )
         return dict(number=number, state=lives.state(folder / mode))
+
     todo, chain = [], 10
     rng = lambda: random.Random(f'{seed} {next(numbers)}')
     for what, in_saves in (('kills', False), ('saves', True)):
         if what in chosen:
             for i in range(0, 5 * cases, chain):
-                todo.append(functools.partial(kinds.kills, case(rng(), [n for n in wanted if n != 'group'][(i // chain) % 4]), min(chain, 5 * cases - i), in_saves))
+                todo.append(
+                    functools.partial(
+                        kinds.kills,
+                        case(rng(), [n for n in wanted if n != 'group'][(i // chain) % 4]),
+                        min(chain, 5 * cases - i),
+                        in_saves,
+                    )
+                )
     for i in range(cases):
         if 'signals' in chosen:
-            todo += [functools.partial(kinds.signals, case(rng()), signal.SIGTERM), functools.partial(kinds.signals, case(rng()), signal.SIGINT)]
+            todo += [
+                functools.partial(kinds.signals, case(rng()), signal.SIGTERM),
+                functools.partial(kinds.signals, case(rng()), signal.SIGINT),
+            ]
         if 'disk' in chosen:
             todo.append(functools.partial(kinds.full_disk, case(rng())))
         if 'damage' in chosen:
             for target in ('checkpoint', 'store', 'tokenizer', 'config'):
                 made_case = case(rng())
-                todo.append(functools.partial(kinds.damage, made_case, folder / 'half' / made_case.experiment.name, target))
+                todo.append(
+                    functools.partial(
+                        kinds.damage, made_case, folder / 'half' / made_case.experiment.name, target
+                    )
+                )
             if 'processes' in chosen and i % 2 == 0:
-                todo.append(functools.partial(kinds.damage, case(rng(), 'group'), folder / 'half' / 'group', 'checkpoint'))
+                todo.append(
+                    functools.partial(
+                        kinds.damage, case(rng(), 'group'), folder / 'half' / 'group', 'checkpoint'
+                    )
+                )
         if 'processes' in chosen:
-            todo += [functools.partial(kinds.lost_process, case(rng(), 'group'), stops) for stops in (False, True)]
+            todo += [
+                functools.partial(kinds.lost_process, case(rng(), 'group'), stops)
+                for stops in (False, True)
+            ]
             todo.append(functools.partial(kinds.signals, case(rng(), 'group'), signal.SIGTERM))
         if 'nan' in chosen:
             todo.append(functools.partial(kinds.not_finite, case(rng()), 'stop', None))
@@ -73,14 +106,21 @@ def plan(folder: pathlib.Path, chosen: list[str], cases: int, seed: int, log) ->
     if 'nan' in chosen:
         for mode in ('skip', 'rollback'):
             found = poisoned(mode)
-            todo += [functools.partial(kinds.not_finite, case(rng(), 'atlas'), mode, found) for _ in range(-(-cases // 2))]
+            todo += [
+                functools.partial(kinds.not_finite, case(rng(), 'atlas'), mode, found)
+                for _ in range(-(-cases // 2))
+            ]
     with concurrent.futures.ThreadPoolExecutor(_WORKERS.value) as pool:
         running = {pool.submit(one): one for one in todo}
         for done in concurrent.futures.as_completed(running):
             try:
                 rows = done.result()
-            except Exception as error:      # of the harness, or of a state that cannot be read: a case that failed
-                rows = dict(kind=running[done].func.__name__, wrong=[f'{type(error).__name__}: {error}'])
+            except (
+                Exception
+            ) as error:  # of the harness, or of a state that cannot be read: a case that failed
+                rows = dict(
+                    kind=running[done].func.__name__, wrong=[f'{type(error).__name__}: {error}']
+                )
             for row in [rows] if isinstance(rows, dict) else rows:
                 log({'wrong': [], **row})
             one = running[done].args[0]
@@ -93,12 +133,20 @@ def table(rows: list[dict], command: str) -> str:
     by_kind = collections.defaultdict(list)
     for row in rows:
         by_kind[row['kind']].append(row)
-    lines = [f'`{command}` harmed {len(rows)} runs; each line of [faults.jsonl](faults.jsonl) is one.', '',
-             '| fault | cases | exit codes | wrong |', '|---|---|---|---|']
+    lines = [
+        f'`{command}` harmed {len(rows)} runs; each line of [faults.jsonl](faults.jsonl) is one.',
+        '',
+        '| fault | cases | exit codes | wrong |',
+        '|---|---|---|---|',
+    ]
     for kind, some in sorted(by_kind.items()):
         codes = collections.Counter(str(row['code']) for row in some if 'code' in row)
-        told = ', '.join(f'{code} ({n})' for code, n in sorted(codes.items())) or ('killed' if kind.startswith('kill') else '0')
-        lines.append(f'| {kind} | {len(some)} | {told} | {sum(bool(row["wrong"]) for row in some)} |')
+        told = ', '.join(f'{code} ({n})' for code, n in sorted(codes.items())) or (
+            'killed' if kind.startswith('kill') else '0'
+        )
+        lines.append(
+            f'| {kind} | {len(some)} | {told} | {sum(bool(row["wrong"]) for row in some)} |'
+        )
     return '\n'.join(lines) + '\n'
 
 
@@ -116,6 +164,7 @@ def main(_) -> None:
         if out:
             with open(out / 'faults.jsonl', 'a') as file:
                 file.write(line + '\n')
+
     folder = pathlib.Path(tempfile.mkdtemp(prefix='faults-'))
     plan(folder, _KINDS.value, _CASES.value, _SEED.value, log)
     found = table(rows, ' '.join(['python -m tests.faults', *sys.argv[1:]]))

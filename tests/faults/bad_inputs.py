@@ -1,9 +1,10 @@
 """The table of bad inputs: each is tried in the real door, and what it says and its exit code become a line of BAD_INPUTS.md.
 
-    python -m tests.faults.bad_inputs            tries all and prints the table
-    python -m tests.faults.bad_inputs --write    writes it to tests/faults/BAD_INPUTS.md
+python -m tests.faults.bad_inputs            tries all and prints the table
+python -m tests.faults.bad_inputs --write    writes it to tests/faults/BAD_INPUTS.md
 """
-from tests import conftest      # first: it sets what JAX reads when it starts  # isort: skip
+
+from tests import conftest  # first: it sets what JAX reads when it starts  # isort: skip
 
 import contextlib
 import dataclasses
@@ -31,13 +32,13 @@ from train.runs import Run
 
 TABLE = pathlib.Path(__file__).with_name('BAD_INPUTS.md')
 GOLDEN = conftest.ROOT / 'tests' / 'golden'
-MINE = '''import json
+MINE = """import json
 from ml_collections import ConfigDict
 
 
 def get_config():
     return ConfigDict(json.load(open('mine.json')))
-'''
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Case:
     what: what was done, for the table; empty: the arguments say it.
     before: called with that folder, does the damage; a context manager that it returns is open while the door runs.
     """
+
     kind: str
     command: str
     what: str = ''
@@ -86,13 +88,23 @@ def tried(case: Case, run: Callable[[list[str]], tuple[int, str]] | None = None)
         with damage if hasattr(damage, '__enter__') else contextlib.nullcontext():
             code, said = (run or in_process)(case.words)
         after = _snapshot(folder)
-        assert after == before, f'{case.done} changed files: {sorted({*after.items()} ^ {*before.items()})[:4]}'
+        assert after == before, (
+            f'{case.done} changed files: {sorted({*after.items()} ^ {*before.items()})[:4]}'
+        )
         return code, normalised(said, folder)
 
 
 def _snapshot(folder: pathlib.Path) -> dict[str, str]:
-    kept = lambda p: p.is_file() and p.name != '.lock' and not {'.cache', 'configs', '__pycache__'} & {*p.relative_to(folder).parts}
-    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in folder.rglob('*') if kept(p)}
+    kept = lambda p: (
+        p.is_file()
+        and p.name != '.lock'
+        and not {'.cache', 'configs', '__pycache__'} & {*p.relative_to(folder).parts}
+    )
+    return {
+        str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest()
+        for p in folder.rglob('*')
+        if kept(p)
+    }
 
 
 def in_process(words: list[str]) -> tuple[int, str]:
@@ -100,12 +112,17 @@ def in_process(words: list[str]) -> tuple[int, str]:
     module, *arguments = words
     known, log, said = set(flags.FLAGS), logging.getLogger('ordem'), io.StringIO()
     level, log.propagate = log.level, False
-    log.setLevel(logging.CRITICAL)                  # warnings are not what ends a program
+    log.setLevel(logging.CRITICAL)  # warnings are not what ends a program
     try:
-        with (mock.patch.object(sys, 'argv', [module, *arguments]), mock.patch.object(door, 'settle', _settle),
-              mock.patch.object(loop, '_train', _began), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()),
-              warnings.catch_warnings()):
-            warnings.simplefilter('ignore')         # runpy's, of a module that is there already
+        with (
+            mock.patch.object(sys, 'argv', [module, *arguments]),
+            mock.patch.object(door, 'settle', _settle),
+            mock.patch.object(loop, '_train', _began),
+            contextlib.redirect_stderr(said),
+            contextlib.redirect_stdout(io.StringIO()),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter('ignore')  # runpy's, of a module that is there already
             runpy.run_module(module, run_name='__main__')
     except SystemExit as end:
         code = end.code or 0
@@ -121,7 +138,7 @@ def in_process(words: list[str]) -> tuple[int, str]:
 
 
 def _settle() -> None:
-    absl_logging.set_verbosity(absl_logging.ERROR)              # of what doors do first, what is seen
+    absl_logging.set_verbosity(absl_logging.ERROR)  # of what doors do first, what is seen
 
 
 def _began(*_):
@@ -130,30 +147,49 @@ def _began(*_):
 
 def normalised(said: str, folder: pathlib.Path) -> str:
     """Without what another machine, time or processor would say otherwise."""
-    for old, new in ((folder.resolve(), '{folder}'), (folder, '{folder}'), (conftest.ROOT, '{ordem}')):
+    for old, new in (
+        (folder.resolve(), '{folder}'),
+        (folder, '{folder}'),
+        (conftest.ROOT, '{ordem}'),
+    ):
         said = said.replace(str(old), new)
-    said = re.sub(r'[^\n]*\r', '', said)           # a progress bar, which has cleared its line
-    said = re.sub(r'(Error reading ")[^)]*', r'\1{array}"', said)      # whichever of them is read first
+    said = re.sub(r'[^\n]*\r', '', said)  # a progress bar, which has cleared its line
+    said = re.sub(r'(Error reading ")[^)]*', r'\1{array}"', said)  # whichever of them is read first
     said = re.sub(r'store-[0-9a-f]{16}', 'store-{hash}', said)
     return re.sub(r'tokenizer-[0-9a-f]{16}', 'tokenizer-{hash}', said)
 
 
 def cases() -> list[Case]:
     from tests.faults import cases_config, cases_data, cases_doors, cases_runs, cases_search
-    return [*cases_config.CASES, *cases_data.CASES, *cases_runs.CASES, *cases_doors.CASES, *cases_search.CASES]
+
+    return [
+        *cases_config.CASES,
+        *cases_data.CASES,
+        *cases_runs.CASES,
+        *cases_doors.CASES,
+        *cases_search.CASES,
+    ]
 
 
 def table(found: list[tuple[Case, int, str]]) -> str:
     """The Markdown page of what trying the cases gave: (case, exit code, stderr)."""
     cell = lambda text: text.replace('|', '\\|').replace('\n', ' ')
     lines = [
-        '# Bad inputs, and what they say', '',
+        '# Bad inputs, and what they say',
+        '',
         'Generated by `python -m tests.faults.bad_inputs --write`, which tries each of them; `tests/faults/test_bad_inputs.py` tries them too, and compares. '
         'Each is tried in a folder with `configs/`, a text (`text.txt`), a run of 4 steps of 6 (`run/`) and the config that goes on with it (`mine.py`); '
-        'after each the files of that folder are what they were.', '', f'{len(found)} cases.']
+        'after each the files of that folder are what they were.',
+        '',
+        f'{len(found)} cases.',
+    ]
     for kind in dict.fromkeys(case.kind for case, *_ in found):
         lines += ['', f'## {kind}', '', '| done | said | exit code |', '|---|---|---|']
-        lines += [f'| {cell(case.done)} | {cell(said.strip().removeprefix("error: "))} | {code} |' for case, code, said in found if case.kind == kind]
+        lines += [
+            f'| {cell(case.done)} | {cell(said.strip().removeprefix("error: "))} | {code} |'
+            for case, code, said in found
+            if case.kind == kind
+        ]
     return '\n'.join(lines) + '\n'
 
 

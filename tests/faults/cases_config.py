@@ -1,4 +1,5 @@
 """Flags, config files, and fields of a config."""
+
 from tests.faults.bad_inputs import Case
 
 PRETRAIN = 'train.pretrain --config=configs/base.py --run=new --config.mesh.data=1'
@@ -6,7 +7,11 @@ MINE = 'train.pretrain --config=mine.py --run=new'
 
 
 def field(*given: str, config: str = PRETRAIN, kind: str = 'fields of the config') -> Case:
-    return Case(kind, ' '.join([config, *(f'--config.{g}' for g in given)]), ', '.join(f'`config.{g}`' for g in given))
+    return Case(
+        kind,
+        ' '.join([config, *(f'--config.{g}' for g in given)]),
+        ', '.join(f'`config.{g}`' for g in given),
+    )
 
 
 def values(kind: str, config: str, listed: str) -> list[Case]:
@@ -21,28 +26,70 @@ FILES = [
     Case('flags and config files', 'train.pretrain --config=configs/base.py --run=new --rum=x'),
     Case('flags and config files', 'train.pretrain --config=configs/base.py --run=text.txt'),
     Case('flags and config files', 'train.pretrain --config=configs --run=new'),
-    Case('flags and config files', 'train.pretrain --config=broken.py --run=new', 'a config file with a syntax error',
-         lambda d: (d / 'broken.py').write_text('def get_config(:\n')),
-    Case('flags and config files', 'train.pretrain --config=empty.py --run=new', 'a config file without `get_config`',
-         lambda d: (d / 'empty.py').write_text('')),
-    Case('flags and config files', 'train.pretrain --config=fails.py --run=new', 'a config file that fails',
-         lambda d: (d / 'fails.py').write_text('import nowhere\n')),
-    Case('flags and config files', 'train.pretrain --config=none.py --run=new', '`get_config` that returns nothing',
-         lambda d: (d / 'none.py').write_text('def get_config():\n    pass\n')),
-    Case('flags and config files', 'train.pretrain --config=mine.py --run=new', 'a config file without the group `optimizer`',
-         lambda d: (d / 'mine.py').write_text('from configs import base\ndef get_config():\n    c = base.get_config()\n    del c.optimizer\n    return c\n')),
-    Case('flags and config files', 'train.pretrain --config=mine.py --run=new', 'a config file with a field that is mistyped',
-         lambda d: (d / 'mine.py').write_text('from configs import base\ndef get_config():\n    c = base.get_config()\n    c.model.widht = 3\n    return c\n')),
+    Case(
+        'flags and config files',
+        'train.pretrain --config=broken.py --run=new',
+        'a config file with a syntax error',
+        lambda d: (d / 'broken.py').write_text('def get_config(:\n'),
+    ),
+    Case(
+        'flags and config files',
+        'train.pretrain --config=empty.py --run=new',
+        'a config file without `get_config`',
+        lambda d: (d / 'empty.py').write_text(''),
+    ),
+    Case(
+        'flags and config files',
+        'train.pretrain --config=fails.py --run=new',
+        'a config file that fails',
+        lambda d: (d / 'fails.py').write_text('import nowhere\n'),
+    ),
+    Case(
+        'flags and config files',
+        'train.pretrain --config=none.py --run=new',
+        '`get_config` that returns nothing',
+        lambda d: (d / 'none.py').write_text('def get_config():\n    pass\n'),
+    ),
+    Case(
+        'flags and config files',
+        'train.pretrain --config=mine.py --run=new',
+        'a config file without the group `optimizer`',
+        lambda d: (d / 'mine.py').write_text(
+            'from configs import base\ndef get_config():\n    c = base.get_config()\n    del c.optimizer\n    return c\n'
+        ),
+    ),
+    Case(
+        'flags and config files',
+        'train.pretrain --config=mine.py --run=new',
+        'a config file with a field that is mistyped',
+        lambda d: (d / 'mine.py').write_text(
+            'from configs import base\ndef get_config():\n    c = base.get_config()\n    c.model.widht = 3\n    return c\n'
+        ),
+    ),
 ]
 NAMES = [
-    field('model.widht=64'), field('modle.width=64'), field('model=64'), field('model.width=wide'), field('model.width=1.5'), field('model.tied=3'),
-    field('data.files.paths=x'), field('optimizer.decay=0.5'), field('sample.prompt=x'), field('optimizer.final=0.5', 'optimizer.schedule=constant'),
-    *values('choices', PRETRAIN, 'model.positions=alibbi model.positions=rope,,none model.positions_args.bse=10 model.positions_args.base=x '
-            'model.dtype=float16 model.param_dtype=fp32 model.remat=some model.attention=flash model.context_attention=rings model.activation=relu '
-            'model.norm=rms optimizer.kind=moun optimizer.schedule=cosin train.on_spike=skp data.source=atlass data.packing=wholly data.split=words '
-            'data.on_broken=fail data.atlas.part=webb tokenizer.kind=wordpiece')]
+    field('model.widht=64'),
+    field('modle.width=64'),
+    field('model=64'),
+    field('model.width=wide'),
+    field('model.width=1.5'),
+    field('model.tied=3'),
+    field('data.files.paths=x'),
+    field('optimizer.decay=0.5'),
+    field('sample.prompt=x'),
+    field('optimizer.final=0.5', 'optimizer.schedule=constant'),
+    *values(
+        'choices',
+        PRETRAIN,
+        'model.positions=alibbi model.positions=rope,,none model.positions_args.bse=10 model.positions_args.base=x '
+        'model.dtype=float16 model.param_dtype=fp32 model.remat=some model.attention=flash model.context_attention=rings model.activation=relu '
+        'model.norm=rms optimizer.kind=moun optimizer.schedule=cosin train.on_spike=skp data.source=atlass data.packing=wholly data.split=words '
+        'data.on_broken=fail data.atlas.part=webb tokenizer.kind=wordpiece',
+    ),
+]
 NUMBERS = values(
-    'numbers', PRETRAIN,
+    'numbers',
+    PRETRAIN,
     'seed=-1 seed=99999999999 data.seq_len=0 data.batch_size=0 data.validation=1.5 data.validation=1.0 data.prefetch=-1 data.atlas.editions=0 data.atlas.countries=-1 '
     'data.atlas.countries=1 data.atlas.countries=999 data.atlas.held_out=1.5 data.atlas.seed=-1 tokenizer.vocab_size=0 tokenizer.train_megabytes=0.0 '
     'model.width=0 model.num_layers=0 model.num_heads=0 model.num_heads=7 model.num_kv_heads=4 '
@@ -51,17 +98,47 @@ NUMBERS = values(
     'train.spike=inf optimizer.lr=-0.001 optimizer.lr=nan optimizer.lr=inf optimizer.lr=0.0 optimizer.b1=1.0 optimizer.b2=-0.5 optimizer.eps=0.0 '
     'optimizer.weight_decay=-0.1 optimizer.clip=-1.0 optimizer.embedding_scale=-1.0 optimizer.warmup=-1 optimizer.warmup=400 '
     'optimizer.final=2.0 log.every=0 log.stall=-1.0 log.stall=nan eval.every=-1 eval.batches=-1 sample.every=-1 checkpoint.every=-1 checkpoint.keep_last=0 '
-    'checkpoint.keep_best=-1') + [
-    field('optimizer.schedule=wsd', 'optimizer.decay=1.5', kind='numbers'), field('sample.every=10', 'sample.tokens=0', kind='numbers'),
+    'checkpoint.keep_best=-1',
+) + [
+    field('optimizer.schedule=wsd', 'optimizer.decay=1.5', kind='numbers'),
+    field('sample.every=10', 'sample.tokens=0', kind='numbers'),
     field('data.source=pydoc', 'data.pydoc.modules=-1', kind='numbers'),
     field('data.split=tail', 'data.validation=1.0', kind='numbers'),
-    field('sample.every=1', 'sample.prompt="the sea and the sea and the sea and the sea and the sea and the sea"', config=MINE, kind='numbers'),
-    field('tokenizer.vocab_size=270', config=MINE, kind='numbers'), field('tokenizer.vocab_size=9000', config=MINE, kind='numbers'),
+    field(
+        'sample.every=1',
+        'sample.prompt="the sea and the sea and the sea and the sea and the sea and the sea"',
+        config=MINE,
+        kind='numbers',
+    ),
+    field('tokenizer.vocab_size=270', config=MINE, kind='numbers'),
+    field('tokenizer.vocab_size=9000', config=MINE, kind='numbers'),
 ]
-MESH = [field(*given.split(), kind='the mesh (8 devices)') for given in (
-    'data.batch_size=7 mesh.data=8', 'mesh.data=16', 'mesh.data=0', 'mesh.data=-2 mesh.fsdp=-2', 'mesh.data=-1 mesh.fsdp=-1', 'mesh.data=-1 mesh.fsdp=3',
-    'mesh.tensor=4', 'mesh.fsdp=5', 'mesh.context=3', 'mesh.context=2 model.positions=selective', 'mesh.context=2 model.attention=xla',
-    'mesh.context=2 model.context_attention=ring model.positions=cope')]
-POSITIONS = [field(*given.split(), kind='encodings that do not fit') for given in (
-    'model.head_dim=31', 'model.positions=rope,rope,none', 'model.positions=coupling', 'model.positions=shaw model.attention=splash', 'model.scale_embedding=True model.positions=sinusoidal', 'model.positions_args.base=-1.0')]
+MESH = [
+    field(*given.split(), kind='the mesh (8 devices)')
+    for given in (
+        'data.batch_size=7 mesh.data=8',
+        'mesh.data=16',
+        'mesh.data=0',
+        'mesh.data=-2 mesh.fsdp=-2',
+        'mesh.data=-1 mesh.fsdp=-1',
+        'mesh.data=-1 mesh.fsdp=3',
+        'mesh.tensor=4',
+        'mesh.fsdp=5',
+        'mesh.context=3',
+        'mesh.context=2 model.positions=selective',
+        'mesh.context=2 model.attention=xla',
+        'mesh.context=2 model.context_attention=ring model.positions=cope',
+    )
+]
+POSITIONS = [
+    field(*given.split(), kind='encodings that do not fit')
+    for given in (
+        'model.head_dim=31',
+        'model.positions=rope,rope,none',
+        'model.positions=coupling',
+        'model.positions=shaw model.attention=splash',
+        'model.scale_embedding=True model.positions=sinusoidal',
+        'model.positions_args.base=-1.0',
+    )
+]
 CASES = [*FILES, *NAMES, *NUMBERS, *MESH, *POSITIONS]

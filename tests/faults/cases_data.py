@@ -1,4 +1,5 @@
 """Texts, conversations, token stores and caches."""
+
 import gzip
 import sys
 from unittest import mock
@@ -8,11 +9,15 @@ import zstandard
 from tests.faults.bad_inputs import Case
 
 FILES = 'train.pretrain --config=mine.py --run=new --config.data.files.paths='
-ANSWERS = 'train.posttrain --config=mine.py --config.parent=run --run=new --config.data.files.paths='
+ANSWERS = (
+    'train.posttrain --config=mine.py --config.parent=run --run=new --config.data.files.paths='
+)
 
 
 def written(name: str, content: bytes | str):
-    return lambda d: (d / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    return lambda d: (d / name).write_bytes(
+        content if isinstance(content, bytes) else content.encode()
+    )
 
 
 def text(what: str, name: str, content: bytes | str, flags: str = '', door: str = FILES) -> Case:
@@ -20,7 +25,7 @@ def text(what: str, name: str, content: bytes | str, flags: str = '', door: str 
 
 
 def cut(packed: bytes) -> bytes:
-    return packed[:len(packed) // 2]
+    return packed[: len(packed) // 2]
 
 
 def without_pyarrow(folder):
@@ -37,42 +42,118 @@ def empty_files(folder):
 LONG = 'one line and another line of text\n' * 200
 PAIR = '{"question": "a b", "answer": "c d"}\n'
 READING = [
-    Case('texts and conversations', f'{FILES}txt.text', '`config.data.files.paths=txt.text`, which is not there'),
-    Case('texts and conversations', f'{FILES}text.tx', '`config.data.files.paths=text.tx`, which is not there'),
+    Case(
+        'texts and conversations',
+        f'{FILES}txt.text',
+        '`config.data.files.paths=txt.text`, which is not there',
+    ),
+    Case(
+        'texts and conversations',
+        f'{FILES}text.tx',
+        '`config.data.files.paths=text.tx`, which is not there',
+    ),
     Case('texts and conversations', FILES, '`config.data.files.paths` is empty'),
-    Case('texts and conversations', f'{FILES}texts', 'a directory without a readable file', lambda d: (d / 'texts').mkdir()),
+    Case(
+        'texts and conversations',
+        f'{FILES}texts',
+        'a directory without a readable file',
+        lambda d: (d / 'texts').mkdir(),
+    ),
     Case('texts and conversations', f'{FILES}texts', 'a directory of empty files', empty_files),
-    Case('texts and conversations', f'{FILES}a.parquet', 'a parquet file without the extra `hf`', without_pyarrow),
-    Case('texts and conversations', f'{FILES}text.txt', 'a text file that cannot be opened',
-         lambda d: mock.patch('data.sources.open', side_effect=PermissionError(13, 'Permission denied'), create=True)),
+    Case(
+        'texts and conversations',
+        f'{FILES}a.parquet',
+        'a parquet file without the extra `hf`',
+        without_pyarrow,
+    ),
+    Case(
+        'texts and conversations',
+        f'{FILES}text.txt',
+        'a text file that cannot be opened',
+        lambda d: mock.patch(
+            'data.sources.open', side_effect=PermissionError(13, 'Permission denied'), create=True
+        ),
+    ),
     text('an unknown suffix', 'a.pdf', 'text'),
     text('an empty file', 'a.txt', ''),
     text('a file of white space', 'a.txt', ' \n\t\n'),
     text('a text that is not UTF-8', 'a.txt', 'canção'.encode('latin-1')),
     text('a file that is no gzip', 'a.txt.gz', 'text'),
     text('a gzip file that was cut off', 'a.txt.gz', cut(gzip.compress(LONG.encode(), mtime=0))),
-    text('a zstandard file that was cut off', 'a.jsonl.zst', cut(zstandard.compress(LONG.encode()))),
-    text('a line of broken JSON, `config.data.on_broken=fatal`', 'a.jsonl', '{"text": "good"}\n{"text": \n', '--config.data.on_broken=fatal'),
-    text('a line that is no object, `config.data.on_broken=fatal`', 'a.jsonl', '{"text": "good"}\n[1]\n', '--config.data.on_broken=fatal'),
+    text(
+        'a zstandard file that was cut off', 'a.jsonl.zst', cut(zstandard.compress(LONG.encode()))
+    ),
+    text(
+        'a line of broken JSON, `config.data.on_broken=fatal`',
+        'a.jsonl',
+        '{"text": "good"}\n{"text": \n',
+        '--config.data.on_broken=fatal',
+    ),
+    text(
+        'a line that is no object, `config.data.on_broken=fatal`',
+        'a.jsonl',
+        '{"text": "good"}\n[1]\n',
+        '--config.data.on_broken=fatal',
+    ),
     text('no field `text`', 'a.jsonl', '{"txt": "a"}\n'),
     text('`text` is a number', 'a.jsonl', '{"text": 3}\n'),
     text('half of a surrogate pair', 'a.jsonl', '{"text": "\\ud800"}\n'),
-    text('texts and conversations in one file', 'a.jsonl', '{"text": "good and long enough"}\n' + PAIR,
-         '--config.tokenizer.vocab_size=290 --config.data.validation=0.0'),
-    text('all records held out', 'a.jsonl', '{"text": "good"}\n', '--config.data.split=documents --config.data.validation=1.0'),
-    text('roles that do not alternate', 'a.jsonl', '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}\n', door=ANSWERS),
-    text('a conversation without an answer', 'a.jsonl', '{"messages": [{"role": "user", "content": "a"}]}\n', door=ANSWERS),
+    text(
+        'texts and conversations in one file',
+        'a.jsonl',
+        '{"text": "good and long enough"}\n' + PAIR,
+        '--config.tokenizer.vocab_size=290 --config.data.validation=0.0',
+    ),
+    text(
+        'all records held out',
+        'a.jsonl',
+        '{"text": "good"}\n',
+        '--config.data.split=documents --config.data.validation=1.0',
+    ),
+    text(
+        'roles that do not alternate',
+        'a.jsonl',
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}\n',
+        door=ANSWERS,
+    ),
+    text(
+        'a conversation without an answer',
+        'a.jsonl',
+        '{"messages": [{"role": "user", "content": "a"}]}\n',
+        door=ANSWERS,
+    ),
     text('an empty answer', 'a.jsonl', '{"question": "a", "answer": " "}\n', door=ANSWERS),
     text('`messages` that is no list', 'a.jsonl', '{"messages": 3}\n', door=ANSWERS),
     text('post-training on texts', 'a.txt', LONG, '--config.data.split=tail', door=ANSWERS),
-    text('answers longer than a row, `packing=whole`', 'a.jsonl', '{"question": "a", "answer": "%s"}\n' % ('c ' * 40), '--config.data.packing=whole --config.data.validation=0.0 --config.data.split=documents',
-         door=ANSWERS),
-    text('no answer but held-out ones', 'a.jsonl', PAIR, '--config.data.split=documents --config.data.validation=1.0', door=ANSWERS),
+    text(
+        'answers longer than a row, `packing=whole`',
+        'a.jsonl',
+        '{"question": "a", "answer": "%s"}\n' % ('c ' * 40),
+        '--config.data.packing=whole --config.data.validation=0.0 --config.data.split=documents',
+        door=ANSWERS,
+    ),
+    text(
+        'no answer but held-out ones',
+        'a.jsonl',
+        PAIR,
+        '--config.data.split=documents --config.data.validation=1.0',
+        door=ANSWERS,
+    ),
 ]
 TOKENIZERS = [
-    Case('tokenizers', 'train.pretrain --config=mine.py --run=new --config.tokenizer.path=no.model'),
-    Case('tokenizers', 'train.pretrain --config=mine.py --run=new --config.tokenizer.path=configs', 'a folder as `config.tokenizer.path`'),
-    Case('tokenizers', 'train.pretrain --config=mine.py --run=new --config.tokenizer.path=text.txt', 'a text as `config.tokenizer.path`'),
+    Case(
+        'tokenizers', 'train.pretrain --config=mine.py --run=new --config.tokenizer.path=no.model'
+    ),
+    Case(
+        'tokenizers',
+        'train.pretrain --config=mine.py --run=new --config.tokenizer.path=configs',
+        'a folder as `config.tokenizer.path`',
+    ),
+    Case(
+        'tokenizers',
+        'train.pretrain --config=mine.py --run=new --config.tokenizer.path=text.txt',
+        'a text as `config.tokenizer.path`',
+    ),
 ]
 
 
@@ -84,8 +165,18 @@ def a_file(folder):
 RESUME = 'train.pretrain --config=mine.py --run=run'
 STORES = [
     Case('stores and caches', RESUME, 'the cache is a file', a_file),
-    Case('stores and caches', RESUME, 'a cache that cannot be written to',
-         lambda d: mock.patch('tempfile.mkdtemp', side_effect=PermissionError(13, 'Permission denied', 'runs/.cache/store'))),
-    Case('stores and caches', 'train.pretrain --config=mine.py --run=new --config.data.cache=text.txt/cache'),
+    Case(
+        'stores and caches',
+        RESUME,
+        'a cache that cannot be written to',
+        lambda d: mock.patch(
+            'tempfile.mkdtemp',
+            side_effect=PermissionError(13, 'Permission denied', 'runs/.cache/store'),
+        ),
+    ),
+    Case(
+        'stores and caches',
+        'train.pretrain --config=mine.py --run=new --config.data.cache=text.txt/cache',
+    ),
 ]
 CASES = [*READING, *TOKENIZERS, *STORES]

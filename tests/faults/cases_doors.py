@@ -1,4 +1,5 @@
 """Generation, evaluations, studies, launchers, several processes."""
+
 import io
 import json
 import os
@@ -9,7 +10,10 @@ from data import store
 from tests.faults.bad_inputs import Case
 from train import runs
 
-WRITE, STUDY = 'apps.generate --run=run', 'launch.ablate --config=configs/ablations/base.py --dry_run --out=study'
+WRITE, STUDY = (
+    'apps.generate --run=run',
+    'launch.ablate --config=configs/ablations/base.py --dry_run --out=study',
+)
 TRAIN = 'train.pretrain --config=mine.py --run=new'
 TPU = 'launch.tpu_vm --zone=us-west4-a --name=first --dry_run'
 SLURM = 'launch.slurm --name=first --dry_run --commit=HEAD'
@@ -32,49 +36,150 @@ def without_held_out_text(folder):
 
 def study(change: str):
     """A study of one's own: configs/ablations/base.py, and a line that changes it."""
-    return lambda d: (d / 'study.py').write_text(f'from configs.ablations import base\n\n\ndef get_config():\n    c = base.get_config()\n    {change}\n    return c\n')
+    return lambda d: (d / 'study.py').write_text(
+        f'from configs.ablations import base\n\n\ndef get_config():\n    c = base.get_config()\n    {change}\n    return c\n'
+    )
 
 
 def changed(what: str, change: str) -> Case:
-    return Case('studies', 'launch.ablate --config=study.py --dry_run --out=study', what, study(change))
+    return Case(
+        'studies', 'launch.ablate --config=study.py --dry_run --out=study', what, study(change)
+    )
 
 
-GENERATION = [Case('generation', f'{WRITE} {flags}', f'`apps.generate {flags}`') for flags in (
-    '--max_new=8', "--prompt=' '", '--prompt=x --temperature=-1', '--prompt=x --temperature=nan', '--prompt=x --top_p=2', '--prompt=x --top_k=-1', '--prompt=x --min_p=-0.1',
-    '--prompt=x --repetition_penalty=0', '--prompt=x --max_new=0', '--prompt=x --temperature=warm', '--prompt=x --chat', '--prompt=x --stop=',
-    '--answer', '--promt=x')] + [
+GENERATION = [
+    Case('generation', f'{WRITE} {flags}', f'`apps.generate {flags}`')
+    for flags in (
+        '--max_new=8',
+        "--prompt=' '",
+        '--prompt=x --temperature=-1',
+        '--prompt=x --temperature=nan',
+        '--prompt=x --top_p=2',
+        '--prompt=x --top_k=-1',
+        '--prompt=x --min_p=-0.1',
+        '--prompt=x --repetition_penalty=0',
+        '--prompt=x --max_new=0',
+        '--prompt=x --temperature=warm',
+        '--prompt=x --chat',
+        '--prompt=x --stop=',
+        '--answer',
+        '--promt=x',
+    )
+] + [
     Case('generation', f'{WRITE} --prompt="{"word " * 40}"', 'a prompt longer than the context'),
-    Case('generation', f'{WRITE} --chat', 'a turn of a chat longer than the context', lambda d: mock.patch.object(sys, 'stdin', io.StringIO('word ' * 40 + '\n')))]
-EVALUATIONS = [
-    Case('evaluations', 'evals.heldout --run=run', 'a run that holds out no text', without_held_out_text),
-    Case('evaluations', 'evals.heldout --run=run', 'the text is gone', lambda d: (d / 'tests' / 'golden' / 'text.txt').unlink()),
-    Case('evaluations', 'evals.answers --run=run', 'questions about the atlas to a model of another text'),
+    Case(
+        'generation',
+        f'{WRITE} --chat',
+        'a turn of a chat longer than the context',
+        lambda d: mock.patch.object(sys, 'stdin', io.StringIO('word ' * 40 + '\n')),
+    ),
 ]
-STUDIES = [Case('studies', f'{STUDY} {flags}', f'`{flags}`') for flags in (
-    '--config.model.positions=rope,alibbi', '--config.model.positions=rope,rope', '--config.model.positions=coupling', '--config.train.stepz=3', '--config.seeds=0',
-    '--config.test_rows=0', '--config.train.batch_size=0', '--config.train.steps=10', '--config.optimizer.lr=-1.0', '--config.model.window=-1', '--config.model.positions_args.base=5.0', '--workers=-2')] + [
+EVALUATIONS = [
+    Case(
+        'evaluations',
+        'evals.heldout --run=run',
+        'a run that holds out no text',
+        without_held_out_text,
+    ),
+    Case(
+        'evaluations',
+        'evals.heldout --run=run',
+        'the text is gone',
+        lambda d: (d / 'tests' / 'golden' / 'text.txt').unlink(),
+    ),
+    Case(
+        'evaluations',
+        'evals.answers --run=run',
+        'questions about the atlas to a model of another text',
+    ),
+]
+STUDIES = [
+    Case('studies', f'{STUDY} {flags}', f'`{flags}`')
+    for flags in (
+        '--config.model.positions=rope,alibbi',
+        '--config.model.positions=rope,rope',
+        '--config.model.positions=coupling',
+        '--config.train.stepz=3',
+        '--config.seeds=0',
+        '--config.test_rows=0',
+        '--config.train.batch_size=0',
+        '--config.train.steps=10',
+        '--config.optimizer.lr=-1.0',
+        '--config.model.window=-1',
+        '--config.model.positions_args.base=5.0',
+        '--workers=-2',
+    )
+] + [
     changed('a task that is not there', "c.tasks = dict(a=base.task('copy_sme'))"),
-    changed('a parameter that the task has not', "c.tasks = dict(a=base.task('copy_same', wordz=3))"),
-    changed('lengths of training out of order', "c.tasks = dict(a=base.task('copy_same', train=(9, 3)))"),
+    changed(
+        'a parameter that the task has not', "c.tasks = dict(a=base.task('copy_same', wordz=3))"
+    ),
+    changed(
+        'lengths of training out of order', "c.tasks = dict(a=base.task('copy_same', train=(9, 3)))"
+    ),
     changed('no length to test', "c.tasks = dict(a=base.task('copy_same', test=(9, 3, 1)))"),
-    changed('no task', 'c.tasks = {}'), changed('no encoding', 'c.arms = {}'),
+    changed('no task', 'c.tasks = {}'),
+    changed('no encoding', 'c.arms = {}'),
     changed('an encoding that is not there', "c.arms = dict(a=dict(positions='ropee'))"),
     changed('an arm without `positions`', 'c.arms = dict(a=dict())'),
-    changed('ids that the task does not give', "c.tasks = dict(a=base.task('copy_same', scheme='coupling'))"),
+    changed(
+        'ids that the task does not give',
+        "c.tasks = dict(a=base.task('copy_same', scheme='coupling'))",
+    ),
     changed('no rates for a task', 'c.sweep.lrs = (1e-3,)'),
-    changed('a claim about an arm that is not there', "c.claims = (dict(text='a', better=('x',), worse=('rope',), tasks=('copy_same',)),)"),
+    changed(
+        'a claim about an arm that is not there',
+        "c.claims = (dict(text='a', better=('x',), worse=('rope',), tasks=('copy_same',)),)",
+    ),
 ]
-LAUNCHERS = [Case('launchers', command) for command in (
-    'launch.tpu_vm', 'launch.tpu_vm craete', f'{TPU} run', f'{TPU} create --type=v5e-17', f'{TPU} create --type=v5litepod-16 --slices=0',
-    f'{TPU} create more --type=v5litepod-16', 'launch.tpu_vm create --name=First --zone=us-west4-a', 'launch.tpu_vm create --name=first --zone=uswest',
-    f'{TPU} run --keep_going --commit=HEAD -- python -m train.pretrain --run=runs/x', 'launch.slurm submitt', f'{SLURM} submit', 'launch.slurm script --name= -- true',
-    f'{SLURM} script --nodes=0 -- true', f'{SLURM} script --time=soon -- true', 'launch.local --processes=2',
-    'launch.local --processes=0 -- true', 'launch.local -- no-such-program', 'launch.templates skye --name=first',
-    'launch.compile_check --config=configs/base.py --topology=v9:2x2', 'launch.compile_check --config=configs/base.py --programs=trian')]
-PROCESSES = [Case('several processes', f'{TRAIN} {flags}', f'`{flags}`') for flags in (
-    '--coordinator=10.0.0.1', '--coordinator=10.0.0.1:99999 --num_processes=2 --process_id=0', '--coordinator=localhost:4321 --num_processes=2 --process_id=2',
-    '--coordinator=localhost:4321 --num_processes=2', '--process_id=1', '--num_processes=0 --coordinator=localhost:4321 --process_id=0', '--join_timeout=0')] + [
-    Case('several processes', TRAIN, "half of torchrun's variables (`WORLD_SIZE=2`, `RANK=0`)", environment(WORLD_SIZE='2', RANK='0')),
-    Case('several processes', TRAIN, '`RANK=first`', environment(WORLD_SIZE='2', RANK='first', MASTER_ADDR='localhost', MASTER_PORT='4321')),
+LAUNCHERS = [
+    Case('launchers', command)
+    for command in (
+        'launch.tpu_vm',
+        'launch.tpu_vm craete',
+        f'{TPU} run',
+        f'{TPU} create --type=v5e-17',
+        f'{TPU} create --type=v5litepod-16 --slices=0',
+        f'{TPU} create more --type=v5litepod-16',
+        'launch.tpu_vm create --name=First --zone=us-west4-a',
+        'launch.tpu_vm create --name=first --zone=uswest',
+        f'{TPU} run --keep_going --commit=HEAD -- python -m train.pretrain --run=runs/x',
+        'launch.slurm submitt',
+        f'{SLURM} submit',
+        'launch.slurm script --name= -- true',
+        f'{SLURM} script --nodes=0 -- true',
+        f'{SLURM} script --time=soon -- true',
+        'launch.local --processes=2',
+        'launch.local --processes=0 -- true',
+        'launch.local -- no-such-program',
+        'launch.templates skye --name=first',
+        'launch.compile_check --config=configs/base.py --topology=v9:2x2',
+        'launch.compile_check --config=configs/base.py --programs=trian',
+    )
+]
+PROCESSES = [
+    Case('several processes', f'{TRAIN} {flags}', f'`{flags}`')
+    for flags in (
+        '--coordinator=10.0.0.1',
+        '--coordinator=10.0.0.1:99999 --num_processes=2 --process_id=0',
+        '--coordinator=localhost:4321 --num_processes=2 --process_id=2',
+        '--coordinator=localhost:4321 --num_processes=2',
+        '--process_id=1',
+        '--num_processes=0 --coordinator=localhost:4321 --process_id=0',
+        '--join_timeout=0',
+    )
+] + [
+    Case(
+        'several processes',
+        TRAIN,
+        "half of torchrun's variables (`WORLD_SIZE=2`, `RANK=0`)",
+        environment(WORLD_SIZE='2', RANK='0'),
+    ),
+    Case(
+        'several processes',
+        TRAIN,
+        '`RANK=first`',
+        environment(WORLD_SIZE='2', RANK='first', MASTER_ADDR='localhost', MASTER_PORT='4321'),
+    ),
 ]
 CASES = [*GENERATION, *EVALUATIONS, *STUDIES, *LAUNCHERS, *PROCESSES]

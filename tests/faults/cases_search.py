@@ -1,25 +1,63 @@
 """Post-training for search, mining, indexing, queries, and how they are measured."""
+
 import json
 
 from tests.faults.bad_inputs import Case
 
 SEARCH = 'train.posttrain --config=mine.py --config.parent=run --run=new --config.train.objective=contrastive --config.mesh.data=1 --config.data.split=documents'
-TRAIN = [Case('pairs and embeddings', f'{SEARCH} {" ".join(f"--config.{g}" for g in given.split())}', ', '.join(f'`config.{g}`' for g in given.split()))
-         for given in ('train.objective=contrastiv', 'data.pairs.kind=givn', 'data.pairs.kind=cloze,given',
-                       'data.pairs.kind=cloze data.pairs.words=0', 'data.pairs.kind=cloze data.pairs.negatives=2',
-                       'data.pairs.kind=same', 'data.pairs.kind=same model.dropout=0.1 data.pairs.query_len=8',
-                       'data.pairs.kind=cloze embedding.pooling=max', 'data.pairs.kind=cloze embedding.pooling=bag', 'data.pairs.kind=cloze model.bag=True',
-                       'data.pairs.kind=cloze embedding.temperature=0.0',
-                       'data.pairs.kind=cloze embedding.sizes=8,999', 'model.logit_scale=True embedding.temperature=0.1', 'data.packing=whole',
-                       'data.pairs.kind=cloze mesh.context=2', 'data.pairs.kind=cloze model.causal=False sample.every=2',
-                       'data.pairs.kind=cloze model.causal=False model.positions=alibi', 'train.objective=tokens model.causal=False')] + [
-    *(Case('pairs and embeddings', f'{SEARCH} --config.data.files.paths=pairs.jsonl --config.{given}', f'`config.{given}`',
-           lambda d: (d / 'pairs.jsonl').write_text('{"query": "a", "positive": "b"}\n')) for given in ('data.pairs.negatives=-1', 'data.pairs.query_len=2')),
+TRAIN = [
+    Case(
+        'pairs and embeddings',
+        f'{SEARCH} {" ".join(f"--config.{g}" for g in given.split())}',
+        ', '.join(f'`config.{g}`' for g in given.split()),
+    )
+    for given in (
+        'train.objective=contrastiv',
+        'data.pairs.kind=givn',
+        'data.pairs.kind=cloze,given',
+        'data.pairs.kind=cloze data.pairs.words=0',
+        'data.pairs.kind=cloze data.pairs.negatives=2',
+        'data.pairs.kind=same',
+        'data.pairs.kind=same model.dropout=0.1 data.pairs.query_len=8',
+        'data.pairs.kind=cloze embedding.pooling=max',
+        'data.pairs.kind=cloze embedding.pooling=bag',
+        'data.pairs.kind=cloze model.bag=True',
+        'data.pairs.kind=cloze embedding.temperature=0.0',
+        'data.pairs.kind=cloze embedding.sizes=8,999',
+        'model.logit_scale=True embedding.temperature=0.1',
+        'data.packing=whole',
+        'data.pairs.kind=cloze mesh.context=2',
+        'data.pairs.kind=cloze model.causal=False sample.every=2',
+        'data.pairs.kind=cloze model.causal=False model.positions=alibi',
+        'train.objective=tokens model.causal=False',
+    )
+] + [
+    *(
+        Case(
+            'pairs and embeddings',
+            f'{SEARCH} --config.data.files.paths=pairs.jsonl --config.{given}',
+            f'`config.{given}`',
+            lambda d: (d / 'pairs.jsonl').write_text('{"query": "a", "positive": "b"}\n'),
+        )
+        for given in ('data.pairs.negatives=-1', 'data.pairs.query_len=2')
+    ),
     Case('pairs and embeddings', SEARCH, 'a text where pairs are expected'),
-    Case('pairs and embeddings', f'{SEARCH} --config.data.files.paths=pairs.jsonl --config.data.on_broken=fatal', 'a pair without a positive',
-         lambda d: (d / 'pairs.jsonl').write_text('{"query": "a"}\n')),
-    Case('pairs and embeddings', 'train.pretrain --config=configs/search.py --run=new', 'pretraining on pairs'),
-    Case('pairs and embeddings', 'train.pretrain --config=configs/base.py --run=new --config.embedding.pooling=last', '`config.embedding.pooling=last` for the next token'),
+    Case(
+        'pairs and embeddings',
+        f'{SEARCH} --config.data.files.paths=pairs.jsonl --config.data.on_broken=fatal',
+        'a pair without a positive',
+        lambda d: (d / 'pairs.jsonl').write_text('{"query": "a"}\n'),
+    ),
+    Case(
+        'pairs and embeddings',
+        'train.pretrain --config=configs/search.py --run=new',
+        'pretraining on pairs',
+    ),
+    Case(
+        'pairs and embeddings',
+        'train.pretrain --config=configs/base.py --run=new --config.embedding.pooling=last',
+        '`config.embedding.pooling=last` for the next token',
+    ),
 ]
 
 
@@ -27,21 +65,76 @@ def pairs(folder):
     (folder / 'pairs.jsonl').write_text(json.dumps({'query': 'a', 'positive': 'b'}) + '\n')
 
 
-MINE = [Case('mining', f'apps.mine {flags}', before=pairs) for flags in (
-    '', '--run=run --pairs=pears.jsonl --out=mined.jsonl', '--run=run --pairs=pairs.jsonl --out=pairs.jsonl', '--run=run --pairs=pairs.jsonl --out=mined.txt',
-    '--by=words --run=run --pairs=pairs.jsonl --out=mined.jsonl', '--by=word --pairs=pairs.jsonl --out=mined.jsonl',
-    '--run=run --pairs=pairs.jsonl --out=mined.jsonl --margin=2', '--by=words --pairs=pairs.jsonl --out=mined.jsonl --count=0')]
-MEASURE = [Case('retrieval', f'evals.retrieval {flags}') for flags in (
-    '', '--out=configs', '--out=new --squad=nowhere.json', '--out=new --squad=text.txt', '--out=new --sts=text.txt', '--out=new --beir=run', '--out=new --runs=run',
-    '--out=new --runs=a=rum', '--out=new --runs=bm25=run', '--out=new --poolings=max', '--out=new --runs=a=run --against=b', '--out=new --runs=a=run --poolings=bag', '--out=new --tune=pydoc')] + [
-    Case('retrieval', f'launch.retrieval {flags}') for flags in ('--out=', '--positions=rope,rope', '--out=new --positions=ropee', '--out=new --positions=rope,none --pooling=bag', '--out=new --texts=nowhere.txt')]
+MINE = [
+    Case('mining', f'apps.mine {flags}', before=pairs)
+    for flags in (
+        '',
+        '--run=run --pairs=pears.jsonl --out=mined.jsonl',
+        '--run=run --pairs=pairs.jsonl --out=pairs.jsonl',
+        '--run=run --pairs=pairs.jsonl --out=mined.txt',
+        '--by=words --run=run --pairs=pairs.jsonl --out=mined.jsonl',
+        '--by=word --pairs=pairs.jsonl --out=mined.jsonl',
+        '--run=run --pairs=pairs.jsonl --out=mined.jsonl --margin=2',
+        '--by=words --pairs=pairs.jsonl --out=mined.jsonl --count=0',
+    )
+]
+MEASURE = [
+    Case('retrieval', f'evals.retrieval {flags}')
+    for flags in (
+        '',
+        '--out=configs',
+        '--out=new --squad=nowhere.json',
+        '--out=new --squad=text.txt',
+        '--out=new --sts=text.txt',
+        '--out=new --beir=run',
+        '--out=new --runs=run',
+        '--out=new --runs=a=rum',
+        '--out=new --runs=bm25=run',
+        '--out=new --poolings=max',
+        '--out=new --runs=a=run --against=b',
+        '--out=new --runs=a=run --poolings=bag',
+        '--out=new --tune=pydoc',
+    )
+] + [
+    Case('retrieval', f'launch.retrieval {flags}')
+    for flags in (
+        '--out=',
+        '--positions=rope,rope',
+        '--out=new --positions=ropee',
+        '--out=new --positions=rope,none --pooling=bag',
+        '--out=new --texts=nowhere.txt',
+    )
+]
 INDEX = 'apps.search index --run=run --index=new'
-APP = [Case('an index', command) for command in (
-    'apps.search', 'apps.search indx', 'apps.search index --run=run', 'apps.search index --index=new text.txt', 'apps.search index --run=rum --index=new',
-    'apps.search index --run=run --index=text.txt', 'apps.search index --run=run --index=configs', f'{INDEX} txt.text', f'{INDEX} --chunk=8 text.txt',
-    f'{INDEX} --chunk=999 text.txt', f'{INDEX} --chunk=32 --overlap=30 text.txt', f'{INDEX} --pooling=max text.txt', f'{INDEX} --size=999 text.txt', f'{INDEX} --language=englisch text.txt',
-    'apps.search query --index=nowhere word', 'apps.search query --index=configs word', 'apps.search query --index=new --mode=both word',
-    'apps.search query --index=new --k=0 word', 'apps.search query --index=new --weight=2 word', 'apps.search query --index=new --mode=lexical --weight=0.3 word',
-    'apps.search query --index=new --fusion=rank word', 'apps.search query --index=new --fusion=ranks --weight=0.3 word', 'apps.search query --index=new --mode=lexical --fusion=ranks word',
-    'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv', 'apps.search eval --index=nowhere', 'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt')]
+APP = [
+    Case('an index', command)
+    for command in (
+        'apps.search',
+        'apps.search indx',
+        'apps.search index --run=run',
+        'apps.search index --index=new text.txt',
+        'apps.search index --run=rum --index=new',
+        'apps.search index --run=run --index=text.txt',
+        'apps.search index --run=run --index=configs',
+        f'{INDEX} txt.text',
+        f'{INDEX} --chunk=8 text.txt',
+        f'{INDEX} --chunk=999 text.txt',
+        f'{INDEX} --chunk=32 --overlap=30 text.txt',
+        f'{INDEX} --pooling=max text.txt',
+        f'{INDEX} --size=999 text.txt',
+        f'{INDEX} --language=englisch text.txt',
+        'apps.search query --index=nowhere word',
+        'apps.search query --index=configs word',
+        'apps.search query --index=new --mode=both word',
+        'apps.search query --index=new --k=0 word',
+        'apps.search query --index=new --weight=2 word',
+        'apps.search query --index=new --mode=lexical --weight=0.3 word',
+        'apps.search query --index=new --fusion=rank word',
+        'apps.search query --index=new --fusion=ranks --weight=0.3 word',
+        'apps.search query --index=new --mode=lexical --fusion=ranks word',
+        'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv',
+        'apps.search eval --index=nowhere',
+        'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt',
+    )
+]
 CASES = [*TRAIN, *MINE, *MEASURE, *APP]

@@ -1,4 +1,5 @@
 """What the faults are done to: small experiments, their processes, and what a run must be at the end."""
+
 import dataclasses
 import json
 import os
@@ -11,27 +12,53 @@ from tests.conftest import _tiny
 from train import metrics, runs
 from train.runs import Run
 
-STEPS, EVERY = 24, 4        # steps of a run, and between its checkpoints
+STEPS, EVERY = 24, 4  # steps of a run, and between its checkpoints
 _CLOCK = ('tokens_per_second', 'mfu')
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
     """A config in a file, with the door that runs it, and how many processes."""
+
     name: str
     door: str
     file: pathlib.Path
     processes: int = 1
 
     def command(self, run, fault: dict | None = None, more=()) -> list[str]:
-        group = [] if self.processes == 1 else [sys.executable, '-m', 'launch.local', f'--processes={self.processes}', '--devices=2', '--']
-        door = [sys.executable, '-m', *(['tests.faults.victim', json.dumps(fault)] if fault else []), self.door]
-        return [*group, *door, f'--config={self.file}', f'--run={run}', *(['--heartbeat_timeout=10', '--join_timeout=30'] if self.processes > 1 else []), *more]
+        group = (
+            []
+            if self.processes == 1
+            else [
+                sys.executable,
+                '-m',
+                'launch.local',
+                f'--processes={self.processes}',
+                '--devices=2',
+                '--',
+            ]
+        )
+        door = [
+            sys.executable,
+            '-m',
+            *(['tests.faults.victim', json.dumps(fault)] if fault else []),
+            self.door,
+        ]
+        return [
+            *group,
+            *door,
+            f'--config={self.file}',
+            f'--run={run}',
+            *(['--heartbeat_timeout=10', '--join_timeout=30'] if self.processes > 1 else []),
+            *more,
+        ]
 
 
 def save(config, file: pathlib.Path) -> pathlib.Path:
     """A config as a file that --config takes."""
-    file.write_text(f'import json\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n')
+    file.write_text(
+        f'import json\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n'
+    )
     return file
 
 
@@ -51,32 +78,92 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
         c.checkpoint.every, c.eval.every, c.eval.batches = EVERY, 2 * EVERY, 1
         c.update_from_flattened_dict({k.replace('__', '.'): v for k, v in fields.items()})
         found[name] = Experiment(name, door, save(c, folder / f'{name}.py'), processes)
-    add('atlas', model__dropout=0.1, mesh__fsdp=4, mesh__data=2, sample__every=2 * EVERY, sample__prompt='A', sample__tokens=4)
-    add('muon', optimizer__kind='muon', optimizer__weight_decay=0.1, train__accumulation=2, model__dropout=0.1, mesh__data=2, mesh__fsdp=2, mesh__tensor=2,
-        data__source='pydoc', data__pydoc__modules=6)
-    add('files', tokenizer__vocab_size=320, data__source='files', data__files__paths=str(texts), data__packing='whole', data__split='documents', data__validation=0.1,
-        data__seq_len=64, model__scan_layers=True, model__dropout=0.1, mesh__data=4, mesh__context=2)
-    add('answers', 'train.posttrain', parent=str(folder / 'straight' / 'atlas'), data__packing='whole', data__validation=0.1, data__atlas__part='answers', model__dropout=0.1,
-        train__accumulation=2, mesh__data=1, mesh__fsdp=4, mesh__tensor=2)
-    add('group', processes=2, mesh__data=1, mesh__fsdp=4, model__dropout=0.1)       # each process reads its part of each array
+
+    add(
+        'atlas',
+        model__dropout=0.1,
+        mesh__fsdp=4,
+        mesh__data=2,
+        sample__every=2 * EVERY,
+        sample__prompt='A',
+        sample__tokens=4,
+    )
+    add(
+        'muon',
+        optimizer__kind='muon',
+        optimizer__weight_decay=0.1,
+        train__accumulation=2,
+        model__dropout=0.1,
+        mesh__data=2,
+        mesh__fsdp=2,
+        mesh__tensor=2,
+        data__source='pydoc',
+        data__pydoc__modules=6,
+    )
+    add(
+        'files',
+        tokenizer__vocab_size=320,
+        data__source='files',
+        data__files__paths=str(texts),
+        data__packing='whole',
+        data__split='documents',
+        data__validation=0.1,
+        data__seq_len=64,
+        model__scan_layers=True,
+        model__dropout=0.1,
+        mesh__data=4,
+        mesh__context=2,
+    )
+    add(
+        'answers',
+        'train.posttrain',
+        parent=str(folder / 'straight' / 'atlas'),
+        data__packing='whole',
+        data__validation=0.1,
+        data__atlas__part='answers',
+        model__dropout=0.1,
+        train__accumulation=2,
+        mesh__data=1,
+        mesh__fsdp=4,
+        mesh__tensor=2,
+    )
+    add(
+        'group', processes=2, mesh__data=1, mesh__fsdp=4, model__dropout=0.1
+    )  # each process reads its part of each array
     return found
 
 
-def untouched(folder: pathlib.Path, names, half=()) -> tuple[dict[str, Experiment], dict[str, dict]]:
+def untouched(
+    folder: pathlib.Path, names, half=()
+) -> tuple[dict[str, Experiment], dict[str, dict]]:
     """The experiments of these names, run in `straight/` with nothing done to them (and to step 16 in `half/`), and how they ended."""
-    os.environ.update(JAX_COMPILATION_CACHE_DIR=str(folder / 'compiled'), JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0')
+    os.environ.update(
+        JAX_COMPILATION_CACHE_DIR=str(folder / 'compiled'),
+        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
+    )
     made = experiments(folder)
     for name in names:
-        for where, more in [('straight', ())] + [('half', ('--config.train.stop_at=16', '--config.checkpoint.keep_last=3'))] * (name in half):
+        for where, more in [('straight', ())] + [
+            ('half', ('--config.train.stop_at=16', '--config.checkpoint.keep_last=3'))
+        ] * (name in half):
             found = live(made[name].command(folder / where / name, more=more))
             if found.returncode:
                 raise RuntimeError(f'a run that nothing is done to failed:\n{found.stdout}')
     return made, {name: state(folder / 'straight' / name) for name in names}
 
 
-def live(command: list[str], after: float | None = None, number: int | None = None, seconds: float = 600) -> subprocess.CompletedProcess:
+def live(
+    command: list[str], after: float | None = None, number: int | None = None, seconds: float = 600
+) -> subprocess.CompletedProcess:
     """Runs a process to its end, or sends it the signal `number` once it has lived `after` seconds. Its stdout and stderr are one text."""
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace', start_new_session=True) as process:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors='replace',
+        start_new_session=True,
+    ) as process:
         try:
             text = process.communicate(timeout=seconds if after is None else after)[0]
         except subprocess.TimeoutExpired:
@@ -90,7 +177,9 @@ def live(command: list[str], after: float | None = None, number: int | None = No
 
 def whole_steps(run: pathlib.Path) -> list[int]:
     folder = run / 'checkpoints'
-    return sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+    return (
+        sorted(int(p.name) for p in folder.iterdir() if p.name.isdigit()) if folder.exists() else []
+    )
 
 
 def resumed_from(text: str) -> int:
@@ -102,9 +191,16 @@ def resumed_from(text: str) -> int:
 def state(run: pathlib.Path) -> dict:
     """What a finished run is: the checksums of every array of its last checkpoint, PRNG and optimizer included, and its metrics without the clock."""
     last = whole_steps(run)[-1]
-    arrays = json.loads((run / 'checkpoints' / str(last) / 'meta' / 'metadata').read_text())['arrays']
-    lines = [{k: v for k, v in line.items() if k not in _CLOCK} for line in metrics.read(Run.parse(str(run)))]
-    return dict(step=last, arrays=arrays, lines=lines, data=runs.Run.parse(str(run)).lineage()['data_hash'])
+    arrays = json.loads((run / 'checkpoints' / str(last) / 'meta' / 'metadata').read_text())[
+        'arrays'
+    ]
+    lines = [
+        {k: v for k, v in line.items() if k not in _CLOCK}
+        for line in metrics.read(Run.parse(str(run)))
+    ]
+    return dict(
+        step=last, arrays=arrays, lines=lines, data=runs.Run.parse(str(run)).lineage()['data_hash']
+    )
 
 
 def differs(found: dict, wanted: dict) -> str:
@@ -113,6 +209,9 @@ def differs(found: dict, wanted: dict) -> str:
         if found['arrays'].get(name) != value:
             return f'array {name} at step {found["step"]}'
     if found['lines'] != wanted['lines']:
-        at = next((i for i, (a, b) in enumerate(zip(found['lines'], wanted['lines'])) if a != b), min(len(found['lines']), len(wanted['lines'])))
+        at = next(
+            (i for i, (a, b) in enumerate(zip(found['lines'], wanted['lines'])) if a != b),
+            min(len(found['lines']), len(wanted['lines'])),
+        )
         return f'line {at + 1} of {len(found["lines"])} in metrics.jsonl'
     return '' if found == wanted else 'step or data'

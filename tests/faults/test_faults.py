@@ -2,6 +2,7 @@
 
 The full log and its table are in `results/`; signals are tried in tests/train/test_watch.py.
 """
+
 import json
 import os
 import random
@@ -37,14 +38,24 @@ def case(alone, folder, request):
     return lambda name='atlas': kinds.Case(made[name], where, random.Random(0), wanted[name])
 
 
-@pytest.mark.parametrize('name, fault', [('atlas', {'save_event': 75}), ('muon', {'line': 11, 'delay': 0.02}), ('files', {'save_event': 100}),
-                                         ('answers', {'line': 18})])
+@pytest.mark.parametrize(
+    'name, fault',
+    [
+        ('atlas', {'save_event': 75}),
+        ('muon', {'line': 11, 'delay': 0.02}),
+        ('files', {'save_event': 100}),
+        ('answers', {'line': 18}),
+    ],
+)
 def test_a_killed_run_goes_on_exactly(case, name, fault):
     """On eight devices: both phases and optimizers, each source, microbatches, dropout; killed in a save and between, gone on in a new process.
     Catches optimizer, PRNG or data order that begin anew, a half-written checkpoint taken for whole, and metrics lost or repeated."""
     c = case(name)
     found = c.live(fault)
-    assert found.returncode == -signal.SIGKILL and max(lives.whole_steps(c.run), default=0) < lives.STEPS
+    assert (
+        found.returncode == -signal.SIGKILL
+        and max(lives.whole_steps(c.run), default=0) < lives.STEPS
+    )
     c.end()
     assert not c.wrong
 
@@ -54,9 +65,12 @@ def test_another_result_is_seen(alone, folder):
     found = alone[1]['atlas']
     assert not lives.differs(found, json.loads(json.dumps(found)))
     name = next(iter(found['arrays']))
-    for changed, said in (({'arrays': {**found['arrays'], name: [found['arrays'][name][0], [0, 0]]}}, name),
-                          ({'lines': found['lines'][:-1]}, 'metrics.jsonl'), ({'lines': [*found['lines'], found['lines'][-1]]}, 'metrics.jsonl'),
-                          ({'data': 'other'}, 'data')):
+    for changed, said in (
+        ({'arrays': {**found['arrays'], name: [found['arrays'][name][0], [0, 0]]}}, name),
+        ({'lines': found['lines'][:-1]}, 'metrics.jsonl'),
+        ({'lines': [*found['lines'], found['lines'][-1]]}, 'metrics.jsonl'),
+        ({'data': 'other'}, 'data'),
+    ):
         assert said in lives.differs({**found, **changed}, found)
     assert lives.differs(alone[1]['muon'], found)
 
@@ -69,7 +83,12 @@ def test_damage(case, folder, target):
 
 def test_a_full_disk(case):
     """Catches a run that cannot go on from a disk that was full, or that ends with a traceback."""
-    if os.geteuid() or subprocess.run(['unshare', '-m', 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt'], capture_output=True).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ['unshare', '-m', 'mount', '-t', 'tmpfs', 'tmpfs', '/mnt'], capture_output=True
+        ).returncode
+    ):
         pytest.skip('a small disk of its own needs root and the right to mount')
     assert not kinds.full_disk(case())['wrong']
 
@@ -96,11 +115,25 @@ def test_a_group_that_loses_a_process(folder, alone, request):
 def test_the_log_is_whole():
     """Catches a table that is not of the log beside it, a log with a case that went wrong, and one with fewer cases than are claimed."""
     from tests.faults.__main__ import table
+
     out = pathlib.Path('tests/faults/results')
     rows = [json.loads(line) for line in (out / 'faults.jsonl').read_text().splitlines()]
     text = (out / 'README.md').read_text()
     assert text == table(rows, text.split('`')[1]) and not [row for row in rows if row['wrong']]
     count = lambda *words: sum(any(row['kind'].startswith(w) for w in words) for row in rows)
     assert count('kill') - count('killed') >= 100 and count('kill in a save') >= 20
-    assert all(count(kind) >= 10 for kind in ('SIGTERM', 'SIGINT', 'full disk', 'damaged checkpoint', 'damaged store', 'damaged tokenizer',
-                                              'damaged config', 'killed process', 'NaN', 'hang'))
+    assert all(
+        count(kind) >= 10
+        for kind in (
+            'SIGTERM',
+            'SIGINT',
+            'full disk',
+            'damaged checkpoint',
+            'damaged store',
+            'damaged tokenizer',
+            'damaged config',
+            'killed process',
+            'NaN',
+            'hang',
+        )
+    )

@@ -8,6 +8,7 @@ the main thread stops for ever; or with "fill": [file, bytes] a file takes all r
 batch: where this training batch is made, the thread that makes it stops for ever. nan: training batches whose weights are NaN.
 rank: only in this process of a group.
 """
+
 import contextlib
 import json
 import os
@@ -27,39 +28,49 @@ def die_in_save(event: int) -> None:
     seen, lock = [0], threading.Lock()
 
     def look(name, args):
-        if not (name in _WRITES or name == 'open' and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        if not (
+            name in _WRITES or name == 'open' and args[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             return
-        if isinstance(args[0], (str, bytes, os.PathLike)) and '/checkpoints/' in os.fsdecode(args[0]):
+        if isinstance(args[0], (str, bytes, os.PathLike)) and '/checkpoints/' in os.fsdecode(
+            args[0]
+        ):
             with lock:
                 seen[0] += 1
                 if seen[0] == event:
                     os.kill(os.getpid(), signal.SIGKILL)
+
     sys.addaudithook(look)
 
 
 def at_line(step: int, act) -> None:
     from train import metrics
+
     write = metrics.Metrics.write
 
     def written(self, done, values):
         write(self, done, values)
         if done == step and 'loss' in values:
             act()
+
     metrics.Metrics.write = written
 
 
 def send(number: int, delay: float = 0) -> None:
-    threading.Timer(delay, os.kill, (os.getpid(), number)).start() if delay else os.kill(os.getpid(), number)
+    threading.Timer(delay, os.kill, (os.getpid(), number)).start() if delay else os.kill(
+        os.getpid(), number
+    )
 
 
 def fill(file: str, left: int) -> None:
     """Takes the room of a disk, but `left` bytes, and what becomes free later: older checkpoints are removed in the background."""
+
     def free() -> int:
         found = os.statvfs(os.path.dirname(file))
         return found.f_bavail * found.f_frsize - left
 
     def take() -> None:
-        with contextlib.suppress(OSError):      # the run itself writes meanwhile
+        with contextlib.suppress(OSError):  # the run itself writes meanwhile
             while free() > 0:
                 taken.write(bytes(min(free(), 2**20)))
 
@@ -67,6 +78,7 @@ def fill(file: str, left: int) -> None:
         while True:
             take()
             time.sleep(0.001)
+
     taken = open(file, 'wb', buffering=0)
     take()
     threading.Thread(target=take_on, daemon=True).start()
@@ -74,13 +86,19 @@ def fill(file: str, left: int) -> None:
 
 def spoil(nan=(), hang=None) -> None:
     from data import batches
+
     make = batches.Batches.__call__
 
     def made(self, number, rows=slice(None)):
         if number == hang:
             stop_for_ever()
         batch = make(self, number, rows)
-        return {**batch, 'loss_weights': batch['loss_weights'] * np.float32('nan')} if number in nan and self.packing.shuffle else batch
+        return (
+            {**batch, 'loss_weights': batch['loss_weights'] * np.float32('nan')}
+            if number in nan and self.packing.shuffle
+            else batch
+        )
+
     batches.Batches.__call__ = made
 
 
@@ -95,8 +113,13 @@ def main() -> None:
         if 'save_event' in fault:
             die_in_save(fault['save_event'])
         if 'line' in fault:
-            act = (stop_for_ever, ()) if fault.get('hang') else (fill, fault['fill']) if 'fill' in fault else \
-                (send, (fault.get('signal', signal.SIGKILL), fault.get('delay', 0)))
+            act = (
+                (stop_for_ever, ())
+                if fault.get('hang')
+                else (fill, fault['fill'])
+                if 'fill' in fault
+                else (send, (fault.get('signal', signal.SIGKILL), fault.get('delay', 0)))
+            )
             at_line(fault['line'], lambda: act[0](*act[1]))
         if 'nan' in fault or 'batch' in fault:
             spoil(fault.get('nan', ()), fault.get('batch'))

@@ -1,4 +1,5 @@
 """A cloud that is a directory: the stand-in for gcloud first on PATH, and a small repository whose code is sent."""
+
 import json
 import os
 import pathlib
@@ -11,26 +12,41 @@ import pytest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # What is "trained": started anew it writes a step and waits, resumed it finishes. $1 is the bucket, the rest is kept as it came.
-TRAIN = '''
+TRAIN = """
 bucket=$1; shift
 printf '%s\\n' "$@" > "$bucket/argument-$(hostname)"
 if [ -f "$bucket/step" ]; then echo "resumed after step $(cat "$bucket/step")"; exit 0; fi
 case $(hostname) in *-w-0) echo 100 > "$bucket/step";; esac
 echo 'step 100'
 sleep 60
-'''
+"""
 
 
 class Cloud:
     def __init__(self, folder):
-        self.folder, self.repository, self.bucket = folder / 'cloud', folder / 'repository', folder / 'bucket'
-        for path in (self.folder / 'bin', self.folder / 'path', self.repository / 'launch', self.bucket):
+        self.folder, self.repository, self.bucket = (
+            folder / 'cloud',
+            folder / 'repository',
+            folder / 'bucket',
+        )
+        for path in (
+            self.folder / 'bin',
+            self.folder / 'path',
+            self.repository / 'launch',
+            self.bucket,
+        ):
             path.mkdir(parents=True)
         self.write({'calls': [], 'resources': {}})
-        self.program(self.folder / 'path' / 'gcloud', f'#!{sys.executable} -IS\n' + (ROOT / 'tests/launch/gcloud_stand_in.py').read_text())
+        self.program(
+            self.folder / 'path' / 'gcloud',
+            f'#!{sys.executable} -IS\n' + (ROOT / 'tests/launch/gcloud_stand_in.py').read_text(),
+        )
         self.program(self.folder / 'bin' / 'hostname', '#!/bin/sh\necho "$WORKER"\n')
         shutil.copy(ROOT / 'launch/worker.sh', self.repository / 'launch')
-        self.program(self.repository / 'launch/env.sh', '#!/bin/sh\necho "$ORDEM_EXTRAS" > "$HOME/extras"\nexec "$@"\n')
+        self.program(
+            self.repository / 'launch/env.sh',
+            '#!/bin/sh\necho "$ORDEM_EXTRAS" > "$HOME/extras"\nexec "$@"\n',
+        )
         (self.repository / 'train.sh').write_text(TRAIN)
         (self.repository / '.gitignore').write_text('/runs/\n')
         self.git('init', '-q')
@@ -42,8 +58,13 @@ class Cloud:
         path.chmod(0o755)
 
     def git(self, *words):
-        return subprocess.run(['git', '-c', 'user.name=n', '-c', 'user.email=e', *words], cwd=self.repository, check=True, capture_output=True,
-                              text=True).stdout.strip()
+        return subprocess.run(
+            ['git', '-c', 'user.name=n', '-c', 'user.email=e', *words],
+            cwd=self.repository,
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout.strip()
 
     def commit(self):
         self.git('add', '-A')
@@ -61,14 +82,24 @@ class Cloud:
     def calls(self, *verb):
         """The calls of one verb, or the verbs of all."""
         calls = self.read()['calls']
-        return [c for c in calls if tuple(c[2:4]) == verb] if verb else [' '.join(c[2:4]) for c in calls]
+        return (
+            [c for c in calls if tuple(c[2:4]) == verb]
+            if verb
+            else [' '.join(c[2:4]) for c in calls]
+        )
 
     def worker(self, node='llama', i=0):
         return self.folder / 'workers' / node / str(i)
 
     def door(self, *words, module='launch.tpu_vm', **env):
-        return subprocess.run([sys.executable, '-m', module, *words], cwd=self.repository, capture_output=True, text=True,
-                              env={**os.environ, 'PYTHONPATH': str(ROOT), **env}, timeout=60)
+        return subprocess.run(
+            [sys.executable, '-m', module, *words],
+            cwd=self.repository,
+            capture_output=True,
+            text=True,
+            env={**os.environ, 'PYTHONPATH': str(ROOT), **env},
+            timeout=60,
+        )
 
 
 @pytest.fixture
@@ -78,7 +109,9 @@ def cloud(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', f'{made.folder / "path"}:{os.environ["PATH"]}')
     monkeypatch.chdir(made.repository)
     yield made
-    for pid in made.folder.glob('workers/*/*/ordem/pid'):            # what a test that failed has left running
+    for pid in made.folder.glob(
+        'workers/*/*/ordem/pid'
+    ):  # what a test that failed has left running
         try:
             os.killpg(int(pid.read_text()), 9)
         except ProcessLookupError:

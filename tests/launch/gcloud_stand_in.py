@@ -5,6 +5,7 @@ looks find, the last of which stays), `quota`, `account`, `project`, `agent`, `a
 `follow`, whether the machines vanish under it), `lag` (the queue does not notice; the slices are PREEMPTED or missing), `fail` (the next commands that fail for no known reason). Every call is recorded in `calls`.
 Workers are directories $STAND_IN/workers/NODE/i; their commands are run by a shell, as sshd does.
 """
+
 import argparse
 import contextlib
 import fcntl
@@ -45,13 +46,17 @@ def fail(message, code=1):
 
 
 def path_of(a):
-    return f"projects/{a.project or 'p'}/locations/{a.zone}/queuedResources/{a.name}"
+    return f'projects/{a.project or "p"}/locations/{a.zone}/queuedResources/{a.name}'
 
 
 def nodes_of(r):
     spec = r['tpu']['nodeSpec'][0]
     params = spec.get('multisliceParams')
-    return [f"{params['nodeIdPrefix']}-{i}" for i in range(params['nodeCount'])] if params else [spec['nodeId']]
+    return (
+        [f'{params["nodeIdPrefix"]}-{i}' for i in range(params['nodeCount'])]
+        if params
+        else [spec['nodeId']]
+    )
 
 
 def kill(node):
@@ -65,20 +70,38 @@ def create(a, s):
     if not re.fullmatch(r'[a-z]([-a-z0-9]{0,61}[a-z0-9])?', a.name):
         fail('INVALID_ARGUMENT: Cloud TPU received a bad request. Invalid resource name')
     if a.node_count is not None and a.node_count <= 1:
-        fail("Invalid value for [--node-count]: Node count must be greater than 1")
+        fail('Invalid value for [--node-count]: Node count must be greater than 1')
     if (a.node_id is None) == (a.node_count is None) or a.node_id and a.node_prefix:
         fail('Exactly one of (--node-id | --node-count : --node-prefix) must be specified.', 2)
     if a.name in s['resources']:
         fail(f"ALREADY_EXISTS: Resource '{path_of(a)}' already exists")
     if a.accelerator_type not in HOSTS:
-        fail(f'INVALID_ARGUMENT: Cloud TPU received a bad request. The requested accelerator configuration for accelerator type, "{a.accelerator_type}", could not be '
-             f'found in the zonal accelerator configurations for "{a.zone}".; the accelerator {a.accelerator_type} was not found in zone {a.zone} [EID: 0x1]')
+        fail(
+            f'INVALID_ARGUMENT: Cloud TPU received a bad request. The requested accelerator configuration for accelerator type, "{a.accelerator_type}", could not be '
+            f'found in the zonal accelerator configurations for "{a.zone}".; the accelerator {a.accelerator_type} was not found in zone {a.zone} [EID: 0x1]'
+        )
     if s.get('quota'):
-        fail(f"RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0 in zone {a.zone}.")
-    spec = dict(parent=f'projects/p/locations/{a.zone}', node=dict(acceleratorType=a.accelerator_type, runtimeVersion=a.runtime_version))
-    spec |= {'nodeId': a.node_id} if a.node_id else {'multisliceParams': dict(nodeCount=a.node_count, nodeIdPrefix=a.node_prefix or a.name)}
+        fail(
+            f"RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0 in zone {a.zone}."
+        )
+    spec = dict(
+        parent=f'projects/p/locations/{a.zone}',
+        node=dict(acceleratorType=a.accelerator_type, runtimeVersion=a.runtime_version),
+    )
+    spec |= (
+        {'nodeId': a.node_id}
+        if a.node_id
+        else {
+            'multisliceParams': dict(nodeCount=a.node_count, nodeIdPrefix=a.node_prefix or a.name)
+        }
+    )
     states = s['create'].pop(0) if s.get('create') else ['ACTIVE']
-    s['resources'][a.name] = {'name': path_of(a), 'tpu': {'nodeSpec': [spec]}, **({'spot': {}} if a.spot else {}), 'states': states}
+    s['resources'][a.name] = {
+        'name': path_of(a),
+        'tpu': {'nodeSpec': [spec]},
+        **({'spot': {}} if a.spot else {}),
+        'states': states,
+    }
     print(f'Create request issued for: [{a.name}]', file=sys.stderr)
 
 
@@ -107,15 +130,23 @@ def describe(a, s):
     now = look(a.name, s)
     shown = {k: v for k, v in r.items() if k not in ('states', 'up')} | {'state': {'state': now}}
     if now == 'FAILED':
-        shown['state']['failedData'] = {'error': {'code': 8, 'message': 'There is no more capacity in the zone "us-west4-a"'}}
+        shown['state']['failedData'] = {
+            'error': {'code': 8, 'message': 'There is no more capacity in the zone "us-west4-a"'}
+        }
     print(now if a.format == 'value(state.state)' else json.dumps(shown))
 
 
 def delete(a, s):
     r = resource(a, s)
     now = look(a.name, s)
-    if now not in ('WAITING_FOR_RESOURCES', 'FAILED', 'SUSPENDED') and not a.force or now == 'SUSPENDING':
-        fail(f'FAILED_PRECONDITION: Queued resource {a.name} is in state {now} and cannot be deleted')
+    if (
+        now not in ('WAITING_FOR_RESOURCES', 'FAILED', 'SUSPENDED')
+        and not a.force
+        or now == 'SUSPENDING'
+    ):
+        fail(
+            f'FAILED_PRECONDITION: Queued resource {a.name} is in state {now} and cannot be deleted'
+        )
     if not a.quiet:
         fail('the prompt would wait for an answer')
     for node in nodes_of(r):
@@ -146,7 +177,9 @@ def describe_node(a, s):
 def chosen(a, hosts, s):
     picked = hosts if a.worker == 'all' else [hosts[int(a.worker)]]
     if len(picked) > 1 and not s.get('agent', True):
-        fail('SSH Key is not present in the SSH agent. Please run "ssh-add /home/me/.ssh/google_compute_engine" to add it, and try again.')
+        fail(
+            'SSH Key is not present in the SSH agent. Please run "ssh-add /home/me/.ssh/google_compute_engine" to add it, and try again.'
+        )
     if s.get('refuse_ssh', 0) > 0:
         s['refuse_ssh'] -= 1
         print(f'{PATH[-1].upper()}: Attempting to connect to worker 0...', file=sys.stderr)
@@ -176,19 +209,35 @@ def ssh(a):
         gone = 'worker.sh follow' in a.command and s.get('preempt') and s['preempt'].pop(0)
     if gone:
         vanish(hosts, name)
-    command = ' '.join(a.command.split(' '))         # gcloud splits, OpenSSH joins
+    command = ' '.join(a.command.split(' '))  # gcloud splits, OpenSSH joins
 
     def one(home):
         print(f'SSH: Attempting to connect to worker {home.name}...', file=sys.stderr)
-        env = dict(HOME=str(home), PATH=f'{HERE}/bin:/usr/bin:/bin', WORKER=f't1v-n-{a.name}-w-{home.name}')
-        done = subprocess.run(['sh', '-c', command], cwd=home, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        env = dict(
+            HOME=str(home), PATH=f'{HERE}/bin:/usr/bin:/bin', WORKER=f't1v-n-{a.name}-w-{home.name}'
+        )
+        done = subprocess.run(
+            ['sh', '-c', command],
+            cwd=home,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
         sys.stdout.write(done.stdout)
         sys.stderr.write(done.stderr)
         if done.returncode and len(hosts) > 1:
-            print(f'##### Command execution on worker {home.name} failed with exit status {done.returncode}. Continuing.', file=sys.stderr)
+            print(
+                f'##### Command execution on worker {home.name} failed with exit status {done.returncode}. Continuing.',
+                file=sys.stderr,
+            )
         return done.returncode
+
     codes = {}
-    threads = [threading.Thread(target=lambda home=home: codes.__setitem__(home, one(home))) for home in hosts]
+    threads = [
+        threading.Thread(target=lambda home=home: codes.__setitem__(home, one(home)))
+        for home in hosts
+    ]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -203,8 +252,14 @@ def scp(a, s):
 
 
 PATH = [w for w in sys.argv[1:6] if not w.startswith('-')][:4]
-VERBS = {('queued-resources', 'create'): create, ('queued-resources', 'describe'): describe, ('queued-resources', 'delete'): delete,
-         ('tpu-vm', 'describe'): describe_node, ('tpu-vm', 'ssh'): ssh, ('tpu-vm', 'scp'): scp}
+VERBS = {
+    ('queued-resources', 'create'): create,
+    ('queued-resources', 'describe'): describe,
+    ('queued-resources', 'delete'): delete,
+    ('tpu-vm', 'describe'): describe_node,
+    ('tpu-vm', 'ssh'): ssh,
+    ('tpu-vm', 'scp'): scp,
+}
 
 
 def main():
@@ -222,8 +277,17 @@ def main():
     if verb is scp:
         p.add_argument('path')
     p.add_argument('name')
-    for flag in ('--zone', '--project', *{create: ('--node-id', '--node-prefix', '--accelerator-type', '--runtime-version'), describe: ('--format',),
-                                        describe_node: ('--format',), ssh: ('--worker', '--command', '--ssh-flag'), scp: ('--worker',)}.get(verb, ())):
+    for flag in (
+        '--zone',
+        '--project',
+        *{
+            create: ('--node-id', '--node-prefix', '--accelerator-type', '--runtime-version'),
+            describe: ('--format',),
+            describe_node: ('--format',),
+            ssh: ('--worker', '--command', '--ssh-flag'),
+            scp: ('--worker',),
+        }.get(verb, ()),
+    ):
         p.add_argument(flag, required=flag in ('--zone', '--accelerator-type', '--runtime-version'))
     for flag in ('--quiet', *{create: ('--spot',), delete: ('--force',)}.get(verb, ())):
         p.add_argument(flag, action='store_true')
@@ -235,12 +299,18 @@ def main():
         assert colon and not rest
     with state() as s:
         if not s.get('account', True):
-            fail('You do not currently have an active account selected.\nPlease run:\n\n  $ gcloud auth login\n\nto obtain new credentials.')
+            fail(
+                'You do not currently have an active account selected.\nPlease run:\n\n  $ gcloud auth login\n\nto obtain new credentials.'
+            )
         if not (a.project or s.get('project', 'p')):
-            fail('Error parsing [queued_resource].\nThe [queued_resource] resource is not properly specified.\nFailed to find attribute [project]. The attribute can be set '
-                 'in the following ways: \n- provide the argument `--project` on the command line\n- set the property `core/project`')
+            fail(
+                'Error parsing [queued_resource].\nThe [queued_resource] resource is not properly specified.\nFailed to find attribute [project]. The attribute can be set '
+                'in the following ways: \n- provide the argument `--project` on the command line\n- set the property `core/project`'
+            )
         if not s.get('api', True):
-            fail('PERMISSION_DENIED: Cloud TPU API has not been used in project p before or it is disabled. reason: SERVICE_DISABLED')
+            fail(
+                'PERMISSION_DENIED: Cloud TPU API has not been used in project p before or it is disabled. reason: SERVICE_DISABLED'
+            )
         if verb is not ssh:
             verb(a, s)
     if verb is ssh:

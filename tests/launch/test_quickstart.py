@@ -1,4 +1,5 @@
 """The quickstart on a smaller world: it must answer, and it must not without post-training."""
+
 import json
 import os
 import subprocess
@@ -28,10 +29,16 @@ def smaller(cache):
 def found(cache, tmp_path_factory):
     """In a process of its own, whose programs are optimized: it trains for longer than they take to compile, unlike other tests."""
     out = tmp_path_factory.mktemp('quickstart')
-    code = ('import pathlib, sys; from launch import quickstart; from tests.launch.test_quickstart import smaller; '
-            'quickstart.run(pathlib.Path(sys.argv[1]), *smaller(sys.argv[2]))')
+    code = (
+        'import pathlib, sys; from launch import quickstart; from tests.launch.test_quickstart import smaller; '
+        'quickstart.run(pathlib.Path(sys.argv[1]), *smaller(sys.argv[2]))'
+    )
     unset = ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')
-    subprocess.run([sys.executable, '-c', code, str(out), cache], check=True, env={k: v for k, v in os.environ.items() if k not in unset} | {'PYTHONPATH': os.getcwd()})
+    subprocess.run(
+        [sys.executable, '-c', code, str(out), cache],
+        check=True,
+        env={k: v for k, v in os.environ.items() if k not in unset} | {'PYTHONPATH': os.getcwd()},
+    )
     return out, json.loads((out / 'report' / 'report.json').read_text())
 
 
@@ -39,7 +46,9 @@ def answers(found):
     """The claim of the quickstart, on a world that is learned only in part: post-training makes it answer what pretraining
     taught, far above the controls."""
     right = {name: r['all'] for name, r in found['accuracy'].items()}
-    return right['answers'] > 0.25 and right['answers'] > 2 * max(right['most frequent'], right['scratch'])
+    return right['answers'] > 0.25 and right['answers'] > 2 * max(
+        right['most frequent'], right['scratch']
+    )
 
 
 def test_it_answers_what_it_was_never_asked(found):
@@ -65,5 +74,8 @@ def test_the_report(found):
     """Catches a table that is not of this run, and a picture that is not drawn."""
     out, report = found
     shown = quickstart.table(report)
-    assert f'{100 * report["accuracy"]["answers"]["capital"]:.1f}' in shown and 'Qual é a capital do Brasil?' in shown
+    assert (
+        f'{100 * report["accuracy"]["answers"]["capital"]:.1f}' in shown
+        and 'Qual é a capital do Brasil?' in shown
+    )
     assert (out / 'report' / 'report.png').read_bytes().startswith(b'\x89PNG')

@@ -1,4 +1,5 @@
 """The README's way to a run on Cloud TPUs."""
+
 import pathlib
 import re
 import subprocess
@@ -8,16 +9,30 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECTION = re.search(r'## On Cloud TPUs\n(.*?)\n## ', (ROOT / 'README.md').read_text(), re.S)[1]
-COMMANDS = [line for block in re.findall(r'```sh\n(.*?)```', SECTION, re.S) for line in block.replace('\\\n', ' ').splitlines()]
+COMMANDS = [
+    line
+    for block in re.findall(r'```sh\n(.*?)```', SECTION, re.S)
+    for line in block.replace('\\\n', ' ').splitlines()
+]
 OURS = [line for line in COMMANDS if line.startswith('python -m launch.')]
 
 
-@pytest.mark.parametrize('command', OURS, ids=[f'{i}-{line.split()[3]}' for i, line in enumerate(OURS)])
+@pytest.mark.parametrize(
+    'command', OURS, ids=[f'{i}-{line.split()[3]}' for i, line in enumerate(OURS)]
+)
 def test_each_command_parses(cloud, command):
     """Catches a command of the README that has a flag no more, or that needs another one."""
     cloud.program(cloud.folder / 'path/python', f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    dry = re.sub(r'^(python -m launch\.\w+ \w+)', rf'cd {cloud.repository}; PYTHONPATH={ROOT} \1 --dry_run', command)
-    done = subprocess.run(['sh', '-c', f'PROJECT=my-project ZONE=us-west4-a BUCKET=my-project-ordem; {dry}'], capture_output=True, text=True)
+    dry = re.sub(
+        r'^(python -m launch\.\w+ \w+)',
+        rf'cd {cloud.repository}; PYTHONPATH={ROOT} \1 --dry_run',
+        command,
+    )
+    done = subprocess.run(
+        ['sh', '-c', f'PROJECT=my-project ZONE=us-west4-a BUCKET=my-project-ordem; {dry}'],
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and done.stderr == '' and done.stdout, done.stderr
     assert cloud.calls() == []
     for config in re.findall(r'--config=(\S+)', command):
@@ -26,8 +41,17 @@ def test_each_command_parses(cloud, command):
 
 def test_the_way_is_whole():
     """Catches a step left out between a project and its plots, and a shell that would not read a line."""
-    steps = ['gcloud auth login', 'gcloud services enable tpu', 'gcloud storage buckets create', 'launch.tpu_vm create', 'launch.tpu_vm run', 'launch.tpu_vm status',
-             'launch.tpu_vm logs', 'tensorboard --logdir', 'launch.tpu_vm delete']
+    steps = [
+        'gcloud auth login',
+        'gcloud services enable tpu',
+        'gcloud storage buckets create',
+        'launch.tpu_vm create',
+        'launch.tpu_vm run',
+        'launch.tpu_vm status',
+        'launch.tpu_vm logs',
+        'tensorboard --logdir',
+        'launch.tpu_vm delete',
+    ]
     found = [next((i for i, line in enumerate(COMMANDS) if step in line), None) for step in steps]
     assert None not in found and found == sorted(found)
     assert subprocess.run(['sh', '-n'], input='\n'.join(COMMANDS), text=True).returncode == 0

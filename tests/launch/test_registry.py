@@ -1,4 +1,5 @@
 """The table of encodings in the documentation, and the encoding that it adds."""
+
 import json
 import runpy
 import sys
@@ -17,8 +18,20 @@ def test_the_table_is_the_registry():
 
 def test_specs_are_exported():
     """Catches a spec that is no JSON, and one that says nothing of cache, kernel or source."""
-    rows = json.loads(json.dumps([registry.row(name) for name in ('rope', 'alibi', 'forgetting', 'selective', 'kerple_log', 'abacus')]))
-    assert [r['cache'] for r in rows[:4]] == ['rotated keys', 'keys', 'keys, a state of each key', 'keys, a sum over queries']
+    rows = json.loads(
+        json.dumps(
+            [
+                registry.row(name)
+                for name in ('rope', 'alibi', 'forgetting', 'selective', 'kerple_log', 'abacus')
+            ]
+        )
+    )
+    assert [r['cache'] for r in rows[:4]] == [
+        'rotated keys',
+        'keys',
+        'keys, a state of each key',
+        'keys, a sum over queries',
+    ]
     assert [r['kernel'] for r in rows] == ['any', 'any', 'any', 'reference', 'bias', 'any']
     assert rows[5]['data'] == 'abacus ids' and all(r['source'] and r['enters'] for r in rows)
 
@@ -30,9 +43,12 @@ def test_adding_an_encoding(tmp_path, monkeypatch, tiny_config):
     file.write_text(registry.EXAMPLE)
     code = [line for line in registry.EXAMPLE.strip().splitlines() if line.strip()]
     assert len(code) < 40
-    monkeypatch.setitem(sys.modules, 'root_encoding', type(sys)('root_encoding'))     # where dataclasses look for its module
+    monkeypatch.setitem(
+        sys.modules, 'root_encoding', type(sys)('root_encoding')
+    )  # where dataclasses look for its module
     found = runpy.run_path(str(file), run_name='root_encoding')
     from train import loop
+
     losses = {}
     for name in ('root', 'none'):
         monkeypatch.setitem(positions.REGISTRY, 'root', found['Root'])

@@ -1,4 +1,5 @@
 """The sbatch script: its head by its fields, its body by running it with stand-ins for srun and scontrol."""
+
 import os
 import re
 import subprocess
@@ -14,21 +15,49 @@ DOOR = dict(module='launch.slurm')
 def slurm(cloud):
     """The repository and PATH of `cloud`, with sbatch, srun and scontrol that write down how they were called."""
     path = cloud.folder / 'path'
-    cloud.program(path / 'sbatch', f'#!/bin/sh\nprintf "%s\\n" "$@" > {cloud.bucket}/sbatch\necho Submitted batch job 42\n')
-    cloud.program(path / 'srun', '#!/bin/sh\nwhile case "$1" in --*) true;; *) false;; esac; do shift; done\nexec "$@"\n')
+    cloud.program(
+        path / 'sbatch',
+        f'#!/bin/sh\nprintf "%s\\n" "$@" > {cloud.bucket}/sbatch\necho Submitted batch job 42\n',
+    )
+    cloud.program(
+        path / 'srun',
+        '#!/bin/sh\nwhile case "$1" in --*) true;; *) false;; esac; do shift; done\nexec "$@"\n',
+    )
     cloud.program(path / 'scontrol', f'#!/bin/sh\necho "$@" > {cloud.bucket}/scontrol\n')
     return cloud
 
 
 def test_submit(slurm):
     """Catches a script that is written but not submitted, submitted without the code it needs, or with fields sbatch does not know."""
-    done = slurm.door('submit', '--name=gpt2', '--nodes=2', '--gpus_per_node=8', '--partition=a,b', '--account=me', '--', 'true', AWKWARD, **DOOR)
+    done = slurm.door(
+        'submit',
+        '--name=gpt2',
+        '--nodes=2',
+        '--gpus_per_node=8',
+        '--partition=a,b',
+        '--account=me',
+        '--',
+        'true',
+        AWKWARD,
+        **DOOR,
+    )
     assert (done.returncode, done.stdout) == (0, 'Submitted batch job 42\n'), done.stderr
     script = (slurm.bucket / 'sbatch').read_text().strip()
     text = open(script).read()
     fields = dict(re.findall(r'^#SBATCH --([\w-]+)(?:=(.*))?$', text, re.M))
-    assert fields == {'job-name': 'gpt2', 'nodes': '2', 'ntasks-per-node': '8', 'gpus-per-node': '8', 'partition': 'a,b', 'account': 'me',
-                      'time': '24:00:00', 'output': f'{os.path.dirname(script)}/log', 'open-mode': 'append', 'requeue': '', 'signal': 'B:TERM@120'}
+    assert fields == {
+        'job-name': 'gpt2',
+        'nodes': '2',
+        'ntasks-per-node': '8',
+        'gpus-per-node': '8',
+        'partition': 'a,b',
+        'account': 'me',
+        'time': '24:00:00',
+        'output': f'{os.path.dirname(script)}/log',
+        'open-mode': 'append',
+        'requeue': '',
+        'signal': 'B:TERM@120',
+    }
     assert 'ORDEM_EXTRAS=gpu' in text
     code = re.search(r'^cd (\S+)', text, re.M)[1]
     assert os.path.exists(f'{code}/train.sh')
@@ -45,11 +74,18 @@ def requeued(slurm):
     return (slurm.bucket / 'scontrol').exists()
 
 
-@pytest.mark.parametrize('code, restarts, ends, again', [(0, 0, 0, False), (2, 0, 2, False), (7, 0, 0, True), (7, 3, 7, False)])
+@pytest.mark.parametrize(
+    'code, restarts, ends, again',
+    [(0, 0, 0, False), (2, 0, 2, False), (7, 0, 0, True), (7, 3, 7, False)],
+)
 def test_how_it_ends(slurm, code, restarts, ends, again):
     """Catches a mistake that is queued for ever, a failure that is not tried again, and arguments split or read by a shell."""
     env = {**os.environ, 'SLURM_JOB_ID': '42', 'SLURM_RESTART_COUNT': str(restarts)}
-    done = subprocess.run(written(slurm, 'sh', '-c', f'printf %s "$0" > {slurm.bucket}/said; exit {code}', AWKWARD), env=env, capture_output=True)
+    done = subprocess.run(
+        written(slurm, 'sh', '-c', f'printf %s "$0" > {slurm.bucket}/said; exit {code}', AWKWARD),
+        env=env,
+        capture_output=True,
+    )
     assert (done.returncode, requeued(slurm)) == (ends, again)
     assert (slurm.bucket / 'said').read_text() == AWKWARD
 
@@ -57,12 +93,20 @@ def test_how_it_ends(slurm, code, restarts, ends, again):
 def test_it_gives_way(slurm):
     """Catches a run that is killed at the time limit without having been told, or told and not queued again."""
     command = f'trap "echo told > {slurm.bucket}/said; exit 143" TERM; echo > {slurm.bucket}/runs; while :; do sleep 0.05; done'
-    job = subprocess.Popen(written(slurm, 'sh', '-c', command), env={**os.environ, 'SLURM_JOB_ID': '42', 'SLURM_RESTART_COUNT': '9'}, stdout=subprocess.DEVNULL)
+    job = subprocess.Popen(
+        written(slurm, 'sh', '-c', command),
+        env={**os.environ, 'SLURM_JOB_ID': '42', 'SLURM_RESTART_COUNT': '9'},
+        stdout=subprocess.DEVNULL,
+    )
     until = time.monotonic() + 20
     while not (slurm.bucket / 'runs').exists() and time.monotonic() < until:
         time.sleep(0.02)
     job.terminate()
-    assert job.wait(20) == 0 and (slurm.bucket / 'said').read_text() == 'told\n' and (slurm.bucket / 'scontrol').read_text() == 'requeue 42\n'
+    assert (
+        job.wait(20) == 0
+        and (slurm.bucket / 'said').read_text() == 'told\n'
+        and (slurm.bucket / 'scontrol').read_text() == 'requeue 42\n'
+    )
 
 
 def test_dry_run_is_what_is_done(slurm):
@@ -74,15 +118,27 @@ def test_dry_run_is_what_is_done(slurm):
     assert printed == open(written(slurm, 'true', AWKWARD)[1]).read()
 
 
-@pytest.mark.parametrize('words, message', [
-    (('sumbit',), "did you mean 'submit'"), (('submit', '--name=x'), 'no command'), (('submit', '--name=A b', '--', 'x'), '--name=A b: expected'),
-    (('submit', '--name=x', '--time=soon', '--', 'x'), '--time=soon: expected minutes'), (('submit', '--name=x', '--nodes=0', '--', 'x'), '--nodes=0'),
-    (('submit', '--name=x', '--folder=/tmp/50%', '--', 'x'), '--folder=/tmp/50%: expected'),
-    (('submit', '--name=x', '--account=a;b', '--', 'x'), '--account=a;b: expected')])
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        (('sumbit',), "did you mean 'submit'"),
+        (('submit', '--name=x'), 'no command'),
+        (('submit', '--name=A b', '--', 'x'), '--name=A b: expected'),
+        (('submit', '--name=x', '--time=soon', '--', 'x'), '--time=soon: expected minutes'),
+        (('submit', '--name=x', '--nodes=0', '--', 'x'), '--nodes=0'),
+        (('submit', '--name=x', '--folder=/tmp/50%', '--', 'x'), '--folder=/tmp/50%: expected'),
+        (('submit', '--name=x', '--account=a;b', '--', 'x'), '--account=a;b: expected'),
+    ],
+)
 def test_mistakes(slurm, words, message):
     """Catches a script with a field of another meaning, and a traceback."""
     done = slurm.door(*words, **DOOR)
-    assert done.returncode == 2 and done.stderr.count('\n') == 1 and message in done.stderr and done.stderr.startswith('error: ')
+    assert (
+        done.returncode == 2
+        and done.stderr.count('\n') == 1
+        and message in done.stderr
+        and done.stderr.startswith('error: ')
+    )
 
 
 def test_no_slurm_here(slurm):

@@ -1,4 +1,5 @@
 """Task files of SkyPilot and GKE, and the command line of xpk: their structure here, and by the packages' own parsers where those are installed."""
+
 import re
 import shlex
 import subprocess
@@ -31,72 +32,145 @@ def test_sky_task(tmp_path):
     """Catches a script that a shell would read otherwise than the command was given, and a file that is not YAML."""
     task = yaml.safe_load(templates.dump(sky_task()))
     assert task == sky_task() and set(task) == {'name', 'workdir', 'resources', 'setup', 'run'}
-    assert task['resources'] == {'infra': 'gcp/us-west4/us-west4-a', 'accelerators': 'tpu-v5litepod-16:1', 'use_spot': True,
-                                 'accelerator_args': {'tpu_vm': True, 'runtime_version': 'v2-alpha-tpuv5-lite'}}
+    assert task['resources'] == {
+        'infra': 'gcp/us-west4/us-west4-a',
+        'accelerators': 'tpu-v5litepod-16:1',
+        'use_spot': True,
+        'accelerator_args': {'tpu_vm': True, 'runtime_version': 'v2-alpha-tpuv5-lite'},
+    }
     (tmp_path / 'ordem').mkdir()
     (tmp_path / 'ordem/worker.sh').write_text('printf "%s\\n" "$@"')
-    said = subprocess.run(['bash', '-c', task['run']], env={'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin'}, capture_output=True, text=True).stdout
+    said = subprocess.run(
+        ['bash', '-c', task['run']],
+        env={'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin'},
+        capture_output=True,
+        text=True,
+    ).stdout
     assert said.splitlines() == ['exec', *COMMAND]
 
 
 def test_sky_parses_it(tmp_path, monkeypatch):
     """Catches fields that SkyPilot does not know, and words it would replace by variables."""
-    sky = pytest.importorskip('sky', reason='SkyPilot is not installed: its own parser cannot be asked')
+    sky = pytest.importorskip(
+        'sky', reason='SkyPilot is not installed: its own parser cannot be asked'
+    )
     path = tmp_path / 'sky.yaml'
     path.write_text(templates.dump(sky_task(code=str(tmp_path))))
     task = sky.Task.from_yaml(str(path))
-    resources, = task.resources
-    assert task.run == sky_task()['run'] and task.setup == sky_task()['setup'] and task.workdir == str(tmp_path)
-    assert resources.accelerators == {'tpu-v5litepod-16': 1} and resources.use_spot and resources.zone == 'us-west4-a'
+    (resources,) = task.resources
+    assert (
+        task.run == sky_task()['run']
+        and task.setup == sky_task()['setup']
+        and task.workdir == str(tmp_path)
+    )
+    assert (
+        resources.accelerators == {'tpu-v5litepod-16': 1}
+        and resources.use_spot
+        and resources.zone == 'us-west4-a'
+    )
     assert resources.accelerator_args['runtime_version'] == 'v2-alpha-tpuv5-lite'
 
 
-@pytest.mark.parametrize('name', ['v5litepod-1', 'v5litepod-8', 'v5litepod-16', 'v5p-32', 'v6e-256', 'tpu7x-128'])
+@pytest.mark.parametrize(
+    'name', ['v5litepod-1', 'v5litepod-8', 'v5litepod-16', 'v5p-32', 'v6e-256', 'tpu7x-128']
+)
 def test_jobset(name):
     """Catches a slice that waits for pods that never come (pods times chips is not its chips), and words Kubernetes would replace."""
     kind = accelerators.find(name)
     text = templates.dump(jobset(kind))
     assert yaml.safe_load(text) == jobset(kind)
-    assert (jobset(kind)['apiVersion'], jobset(kind)['kind']) == ('jobset.x-k8s.io/v1alpha2', 'JobSet')
-    slices, = jobset(kind)['spec']['replicatedJobs']
+    assert (jobset(kind)['apiVersion'], jobset(kind)['kind']) == (
+        'jobset.x-k8s.io/v1alpha2',
+        'JobSet',
+    )
+    (slices,) = jobset(kind)['spec']['replicatedJobs']
     job = slices['template']['spec']
     pod = job['template']['spec']
-    container, = pod['containers']
+    (container,) = pod['containers']
     chips = container['resources']['limits']['google.com/tpu']
-    assert slices['replicas'] == 2 and job['parallelism'] == job['completions'] and job['completions'] * chips == kind.chips
-    assert pod['nodeSelector'] == {'cloud.google.com/gke-tpu-accelerator': kind.gke, 'cloud.google.com/gke-tpu-topology': kind.topology,
-                                   'cloud.google.com/gke-spot': 'true'}
-    assert container['command'] == ['sh', 'launch/env.sh', *COMMAND[:-1], AWKWARD.replace('$(HOME)', '$$(HOME)')]
+    assert (
+        slices['replicas'] == 2
+        and job['parallelism'] == job['completions']
+        and job['completions'] * chips == kind.chips
+    )
+    assert pod['nodeSelector'] == {
+        'cloud.google.com/gke-tpu-accelerator': kind.gke,
+        'cloud.google.com/gke-tpu-topology': kind.topology,
+        'cloud.google.com/gke-spot': 'true',
+    }
+    assert container['command'] == [
+        'sh',
+        'launch/env.sh',
+        *COMMAND[:-1],
+        AWKWARD.replace('$(HOME)', '$$(HOME)'),
+    ]
     # A user's mistake ends the set: the Job fails by its policy, and the set does not start it again. The policy asks for restartPolicy Never.
-    assert job['podFailurePolicy']['rules'][0]['onExitCodes'] == {'containerName': container['name'], 'operator': 'In', 'values': [2]}
-    assert jobset(kind)['spec']['failurePolicy']['rules'][0] == {'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}
-    assert pod['restartPolicy'] == 'Never' and 'tolerations' not in jobset(kind, spot=False)['spec']['replicatedJobs'][0]['template']['spec']['template']['spec']
+    assert job['podFailurePolicy']['rules'][0]['onExitCodes'] == {
+        'containerName': container['name'],
+        'operator': 'In',
+        'values': [2],
+    }
+    assert jobset(kind)['spec']['failurePolicy']['rules'][0] == {
+        'action': 'FailJobSet',
+        'onJobFailureReasons': ['PodFailurePolicy'],
+    }
+    assert (
+        pod['restartPolicy'] == 'Never'
+        and 'tolerations'
+        not in jobset(kind, spot=False)['spec']['replicatedJobs'][0]['template']['spec'][
+            'template'
+        ]['spec']
+    )
 
 
 def unknown_fields(client, content, kind, path=''):
     """Fields of `content` that the Kubernetes type `kind` ('V1JobSpec', 'list[V1Container]', 'dict(str, str)') does not have."""
     if inner := re.fullmatch(r'list\[(.+)\]', kind):
-        return [u for i, c in enumerate(content) for u in unknown_fields(client, c, inner[1], f'{path}[{i}]')]
+        return [
+            u
+            for i, c in enumerate(content)
+            for u in unknown_fields(client, c, inner[1], f'{path}[{i}]')
+        ]
     if not hasattr(client, kind):
         return []
     known = {key: name for name, key in getattr(client, kind).attribute_map.items()}
-    return [u for key, value in content.items() for u in ([f'{path}.{key}'] if key not in known else unknown_fields(
-        client, value, getattr(client, kind).openapi_types[known[key]], f'{path}.{key}'))]
+    return [
+        u
+        for key, value in content.items()
+        for u in (
+            [f'{path}.{key}']
+            if key not in known
+            else unknown_fields(
+                client, value, getattr(client, kind).openapi_types[known[key]], f'{path}.{key}'
+            )
+        )
+    ]
 
 
 def test_kubernetes_knows_the_fields():
     """Catches a mistyped field of the Job and the pod in it, which a cluster would drop without a word."""
-    client = pytest.importorskip('kubernetes.client', reason='the Kubernetes client is not installed: its types cannot be asked')
+    client = pytest.importorskip(
+        'kubernetes.client',
+        reason='the Kubernetes client is not installed: its types cannot be asked',
+    )
     job = jobset()['spec']['replicatedJobs'][0]['template']
     assert unknown_fields(client, job, 'V1JobTemplateSpec') == []
-    assert unknown_fields(client, {'spec': {'paralelism': 1}}, 'V1JobTemplateSpec') == ['.spec.paralelism']
-    assert client.V1JobSpec(**{k: v for k, v in job['spec'].items() if k in ('parallelism', 'completions', 'template')})
+    assert unknown_fields(client, {'spec': {'paralelism': 1}}, 'V1JobTemplateSpec') == [
+        '.spec.paralelism'
+    ]
+    assert client.V1JobSpec(
+        **{k: v for k, v in job['spec'].items() if k in ('parallelism', 'completions', 'template')}
+    )
 
 
 def test_xpk_words():
     """Catches a command that does not survive the two shells behind xpk."""
     words = xpk_words()
-    assert words[:3] == ['xpk', 'workload', 'create'] and '--num-slices=2' in words and '--tpu-type=v5litepod-16' in words
+    assert (
+        words[:3] == ['xpk', 'workload', 'create']
+        and '--num-slices=2' in words
+        and '--tpu-type=v5litepod-16' in words
+    )
     assert shlex.split(words[-1].removeprefix('--command=')) == ['sh', 'launch/env.sh', *COMMAND]
     with pytest.raises(RunError, match='line break'):
         templates.xpk('llama', KIND, 2, True, IMAGE, 7, 'cluster', 'us-west4-a', '', ['a\nb'])
@@ -104,19 +178,36 @@ def test_xpk_words():
 
 def test_xpk_parses_it():
     """Catches flags that xpk does not know."""
-    parser = pytest.importorskip('xpk.parser.core', reason='xpk is not installed: its own parser cannot be asked')
+    parser = pytest.importorskip(
+        'xpk.parser.core', reason='xpk is not installed: its own parser cannot be asked'
+    )
     import argparse
+
     root = argparse.ArgumentParser()
     parser.set_parser(root)
     args = root.parse_args(xpk_words()[1:])
-    assert (args.workload, args.num_slices, args.tpu_type, args.max_restarts, args.spot) == ('llama', 2, 'v5litepod-16', '7', True)
-    assert args.command == shlex.join(['sh', 'launch/env.sh', *COMMAND]) and args.docker_image == IMAGE
+    assert (args.workload, args.num_slices, args.tpu_type, args.max_restarts, args.spot) == (
+        'llama',
+        2,
+        'v5litepod-16',
+        '7',
+        True,
+    )
+    assert (
+        args.command == shlex.join(['sh', 'launch/env.sh', *COMMAND]) and args.docker_image == IMAGE
+    )
 
 
 def test_xpk_counts_as_we_do():
     """Catches a topology or a number of machines other than the one GKE has for a type."""
-    systems = pytest.importorskip('xpk.core.system_characteristics', reason='xpk is not installed: its table cannot be compared')
-    theirs = {k: (v.topology, v.vms_per_slice, v.gke_accelerator) for k, v in systems.UserFacingNameToSystemCharacteristics.items()}
+    systems = pytest.importorskip(
+        'xpk.core.system_characteristics',
+        reason='xpk is not installed: its table cannot be compared',
+    )
+    theirs = {
+        k: (v.topology, v.vms_per_slice, v.gke_accelerator)
+        for k, v in systems.UserFacingNameToSystemCharacteristics.items()
+    }
     ours = {t: (s.topology, s.pods, s.gke) for t, s in accelerators.TYPES.items() if t in theirs}
     assert len(ours) > 35 and ours == {t: theirs[t] for t in ours}
 
@@ -124,7 +215,16 @@ def test_xpk_counts_as_we_do():
 @pytest.mark.parametrize('verb', ['sky', 'gke', 'xpk'])
 def test_the_door(cloud, verb):
     """Catches a dry run that prints another file than is written, or writes one; and an image that is not tagged with its commit."""
-    words = (verb, '--name=llama', '--type=v5litepod-16', '--zone=us-west4-a', '--cluster=c', f'--image={IMAGE}', '--', *COMMAND)
+    words = (
+        verb,
+        '--name=llama',
+        '--type=v5litepod-16',
+        '--zone=us-west4-a',
+        '--cluster=c',
+        f'--image={IMAGE}',
+        '--',
+        *COMMAND,
+    )
     printed = cloud.door(*words[:1], '--dry_run', *words[1:], module='launch.templates')
     assert printed.returncode == 0 and not (cloud.repository / 'runs').exists(), printed.stderr
     done = cloud.door(*words, module='launch.templates')
@@ -134,15 +234,29 @@ def test_the_door(cloud, verb):
         written = (cloud.repository / f'runs/launch/llama/{verb}.yaml').read_text()
         assert written and written in printed.stdout
     assert (f'docker push {IMAGE}:{head[:12]}' in done.stdout) == (verb != 'sky')
-    assert (cloud.repository / f'runs/launch/llama/code-{head[:12]}/train.sh').exists() == (verb == 'sky')
+    assert (cloud.repository / f'runs/launch/llama/code-{head[:12]}/train.sh').exists() == (
+        verb == 'sky'
+    )
 
 
-@pytest.mark.parametrize('words, message', [
-    (('skye', '--', 'x'), "did you mean 'sky'"), (('sky',), 'no command'), (('sky', '--type=v5litepod-16', '--slices=2', '--', 'x'), 'SkyPilot makes single slices'),
-    (('gke', '--type=v5litepod-16', '--image=a b', '--', 'x'), '--image=a b: expected'), (('gke', '--type=v5litpod-16', '--', 'x'), "did you mean 'v5litepod-16'"),
-    (('xpk', '--type=v5litepod-16', '--image=a', '--zone=us-west4-a', '--', 'x'), '--cluster=(empty): expected'),
-    (('sky', '--type=tpu7x-8', '--', 'x'), '--type=tpu7x-8')])
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        (('skye', '--', 'x'), "did you mean 'sky'"),
+        (('sky',), 'no command'),
+        (('sky', '--type=v5litepod-16', '--slices=2', '--', 'x'), 'SkyPilot makes single slices'),
+        (('gke', '--type=v5litepod-16', '--image=a b', '--', 'x'), '--image=a b: expected'),
+        (('gke', '--type=v5litpod-16', '--', 'x'), "did you mean 'v5litepod-16'"),
+        (
+            ('xpk', '--type=v5litepod-16', '--image=a', '--zone=us-west4-a', '--', 'x'),
+            '--cluster=(empty): expected',
+        ),
+        (('sky', '--type=tpu7x-8', '--', 'x'), '--type=tpu7x-8'),
+    ],
+)
 def test_mistakes(cloud, words, message):
     """Catches a traceback, and a file with a hole in it."""
     done = cloud.door(words[0], '--name=llama', *words[1:], module='launch.templates')
-    assert done.returncode == 2 and done.stderr.count('\n') == 1 and message in done.stderr, done.stderr
+    assert done.returncode == 2 and done.stderr.count('\n') == 1 and message in done.stderr, (
+        done.stderr
+    )

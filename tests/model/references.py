@@ -3,6 +3,7 @@
 Every function gives the logits [H,T,T] before the softmax, -inf where nothing is seen, of queries and keys [H,T,d]; `pos` [T] are
 the ids. Matrices are [in, out].
 """
+
 import math
 
 import numpy as np
@@ -28,7 +29,9 @@ def filled(q, k, more=lambda i, j: 0.0, scale=None, seen=lambda i, j: True):
     for i in range(length):
         for j in range(i + 1):
             if seen(i, j):
-                z[:, i, j] = (q[:, i] * k[:, j]).sum(-1) * (d**-0.5 if scale is None else scale) + more(i, j)
+                z[:, i, j] = (q[:, i] * k[:, j]).sum(-1) * (
+                    d**-0.5 if scale is None else scale
+                ) + more(i, j)
     return z
 
 
@@ -39,13 +42,15 @@ def none(q, k):
 
 def slopes(heads):
     """The authors' get_slopes, as GPT-NeoX has it (chuanyang-Zheng/DAPE DAPE.py AliBi._get_slopes)."""
+
     def of_power(n):
         start = 2 ** (-(2 ** -(math.log2(n) - 3)))
         return [start * start**i for i in range(n)]
+
     if math.log2(heads).is_integer():
         return of_power(heads)
     below = 2 ** math.floor(math.log2(heads))
-    return of_power(below) + list(slopes(2 * below))[0::2][:heads - below]
+    return of_power(below) + list(slopes(2 * below))[0::2][: heads - below]
 
 
 def alibi(q, k, pos, m=None):
@@ -69,11 +74,16 @@ def windowed_heads(q, k, pos, count):
 def t5(q, k, pos, table, buckets, longest, scale=None):
     """Raffel et al. 2020, arXiv 1910.10683; transformers 5.23 models/t5/modeling_t5.py _relative_position_bucket, causal.
     table [buckets, H]."""
+
     def bucket(n):
         exact = buckets // 2
         if n < exact:
             return n
-        return min(exact + int(math.log(n / exact) / math.log(longest / exact) * (buckets - exact)), buckets - 1)
+        return min(
+            exact + int(math.log(n / exact) / math.log(longest / exact) * (buckets - exact)),
+            buckets - 1,
+        )
+
     return filled(q, k, lambda i, j: table[bucket(pos[i] - pos[j])], scale)
 
 
@@ -88,7 +98,9 @@ def kerple_log(q, k, pos, p, a):
 
 def kerple_power(q, k, pos, p, a):
     """The same file, ParallelKerplePower: p in [0.01, 2]."""
-    return filled(q, k, lambda i, j: -np.maximum(a, 0.01) * float(pos[i] - pos[j]) ** np.clip(p, 0.01, 2.0))
+    return filled(
+        q, k, lambda i, j: -np.maximum(a, 0.01) * float(pos[i] - pos[j]) ** np.clip(p, 0.01, 2.0)
+    )
 
 
 def fire(q, k, pos, c, longest, w1, b1, w2, b2):
@@ -99,6 +111,7 @@ def fire(q, k, pos, c, longest, w1, b1, w2, b2):
     def bias(i, j):
         ratio = psi(pos[i] - pos[j]) / (psi(max(pos[i], abs(longest))) + 1e-6)
         return np.maximum(ratio * w1[0] + b1, 0) @ w2 + b2
+
     return filled(q, k, bias)
 
 
@@ -114,7 +127,10 @@ def sinusoid(p, width, interleaved):
     out = np.zeros(width)
     for c in range(width // 2):
         s, t = (2 * c, 2 * c + 1) if interleaved else (c, c + width // 2)
-        out[s], out[t] = math.sin(p / 10000 ** (2 * c / width)), math.cos(p / 10000 ** (2 * c / width))
+        out[s], out[t] = (
+            math.sin(p / 10000 ** (2 * c / width)),
+            math.cos(p / 10000 ** (2 * c / width)),
+        )
     return out
 
 
@@ -122,7 +138,11 @@ def shaw(q, k, pos, rows):
     """Shaw et al. 2018, arXiv 1803.02155; tensor2tensor layers/common_attention.py: rows [2K+1, d] by
     clip(j - i, -K, K) + K."""
     last = len(rows) // 2
-    return filled(q, k, lambda i, j: q[:, i] @ rows[max(pos[j] - pos[i], -last) + last] / math.sqrt(q.shape[-1]))
+    return filled(
+        q,
+        k,
+        lambda i, j: q[:, i] @ rows[max(pos[j] - pos[i], -last) + last] / math.sqrt(q.shape[-1]),
+    )
 
 
 def shaw_values(weights, v, pos, rows):
@@ -130,15 +150,19 @@ def shaw_values(weights, v, pos, rows):
     last, out = len(rows) // 2, np.zeros(v.shape)
     for i in range(len(pos)):
         for j in range(i + 1):
-            out[:, i] += weights[:, i, j, None] * (v[:, j] + rows[max(pos[j] - pos[i], -last) + last])
+            out[:, i] += weights[:, i, j, None] * (
+                v[:, j] + rows[max(pos[j] - pos[i], -last) + last]
+            )
     return out
 
 
 def transformer_xl(q, k, pos, u, v, w_r):
     """Dai et al. 2019, arXiv 1901.02860; kimiyoung/transformer-xl pytorch/mem_transformer.py: u, v [H,d], w_r [D,H,d]."""
+
     def more(i, j):
         r = np.einsum('D,Dhd->hd', sinusoid(pos[i] - pos[j], len(w_r), False), w_r)
         return ((u * k[:, j]).sum(-1) + ((q[:, i] + v) * r).sum(-1)) / math.sqrt(q.shape[-1])
+
     return filled(q, k, more)
 
 
@@ -149,7 +173,10 @@ def deberta(q, k, pos, of_keys, of_queries):
 
     def more(i, j):
         row = min(max(pos[i] - pos[j] + half, 0), 2 * half - 1)
-        return ((q[:, i] * of_keys[:, row]).sum(-1) + (k[:, j] * of_queries[:, row]).sum(-1)) * scale
+        return (
+            (q[:, i] * of_keys[:, row]).sum(-1) + (k[:, j] * of_queries[:, row]).sum(-1)
+        ) * scale
+
     return filled(q, k, more, scale)
 
 
@@ -157,7 +184,9 @@ def tupe(q, k, pos, p, buckets=32, longest=128):
     """Ke et al. 2021, arXiv 2006.15595, equations 6 to 8; guolinke/TUPE fairseq/modules/transformer_sentence_encoder.py, without
     what is there for [CLS]; `p`: table [R,D], norm_scale, norm_offset [D], queries, keys [D,H,d] and their offsets [H,d]."""
     d, table = q.shape[-1], p.table
-    normed = (table - table.mean(-1, keepdims=True)) / np.sqrt(table.var(-1, keepdims=True) + 1e-5) * p.norm_scale + p.norm_offset
+    normed = (table - table.mean(-1, keepdims=True)) / np.sqrt(
+        table.var(-1, keepdims=True) + 1e-5
+    ) * p.norm_scale + p.norm_offset
     of_query = np.einsum('rD,Dhd->hrd', normed, p.queries) + p.queries_offset[:, None]
     of_key = np.einsum('rD,Dhd->hrd', normed, p.keys) + p.keys_offset[:, None]
     both = lambda i, j: (of_query[:, pos[i]] * of_key[:, pos[j]]).sum(-1) / math.sqrt(2 * d)
@@ -167,7 +196,9 @@ def tupe(q, k, pos, p, buckets=32, longest=128):
 
 def forgetting(q, k, log_f):
     """FoX (Lin et al. 2025, arXiv 2503.02130); zhixuan-lin/forgetting-transformer: + sum of log f_l, j < l <= i."""
-    return filled(q, k, lambda i, j: sum((log_f[:, t] for t in range(j + 1, i + 1)), np.zeros(len(q))))
+    return filled(
+        q, k, lambda i, j: sum((log_f[:, t] for t in range(j + 1, i + 1)), np.zeros(len(q)))
+    )
 
 
 def cope(q, k, table, scaled):
@@ -233,8 +264,11 @@ def dape_v2(q, k, pos, p, a, w1, b1, w2, b2):
     out = z.copy()
 
     def convolved(rows, w, b):
-        near = lambda j: (rows[j + o] @ w[o + reach] for o in range(-reach, reach + 1) if 0 <= j + o < len(rows))
+        near = lambda j: (
+            rows[j + o] @ w[o + reach] for o in range(-reach, reach + 1) if 0 <= j + o < len(rows)
+        )
         return [sum(near(j), b) for j in range(len(rows))]
+
     for i in range(len(pos)):
         b = [kerple_log_bias(pos[i] - pos[j], p, a) for j in range(i + 1)]
         both = [np.concatenate([z[:, i, j], b[j]]) for j in range(i + 1)]
@@ -289,7 +323,13 @@ def grape_a(q, k, pos, w, key=None, query=None):
     d, m, soft = q.shape[-1], np.asarray(slopes(len(q))), lambda x: np.logaddexp(0.0, x)
     unit = lambda u: u / np.sqrt((u**2).sum(-1, keepdims=True))
     opened = lambda u, of: 0.0 if u is None else soft((unit(u) * of).sum(-1) / math.sqrt(d))
-    return filled(q, k, lambda i, j: -(pos[i] - pos[j]) * soft(w) * m * (opened(key, k[:, j]) + opened(query, q[:, i])))
+    return filled(
+        q,
+        k,
+        lambda i, j: (
+            -(pos[i] - pos[j]) * soft(w) * m * (opened(key, k[:, j]) + opened(query, q[:, i]))
+        ),
+    )
 
 
 def grape_ap(q, k, pos, p):
@@ -302,7 +342,7 @@ def grape_ap(q, k, pos, p):
         turned = []
         for t in range(length):
             unit = p[h, t] / math.sqrt((p[h, t] ** 2).mean() + 1.1920929e-07)
-            pair = (unit[:e // 2] + 1j * unit[e // 2:]) * np.exp(-1j * pos[t])
+            pair = (unit[: e // 2] + 1j * unit[e // 2 :]) * np.exp(-1j * pos[t])
             turned.append(np.concatenate([pair.real, pair.imag]))
         for i in range(length):
             bias = 0.0
@@ -319,7 +359,11 @@ def ssmax(q, k, s):
 
 def temperature(q, k, strength, floor):
     """Llama 4: transformers 5.23 models/llama4/modeling_llama4.py, attn_temperature_tuning."""
-    return none(q * (1 + strength * np.log1p(np.floor((np.arange(q.shape[1]) + 1.0) / floor)))[None, :, None], k)
+    return none(
+        q
+        * (1 + strength * np.log1p(np.floor((np.arange(q.shape[1]) + 1.0) / floor)))[None, :, None],
+        k,
+    )
 
 
 def window(q, k, width):
@@ -354,7 +398,15 @@ def abacus_ids(text):
 
 def coupling_ids(a, b, answer, start=1, units_first=False, answer_units_first=True):
     """Cho et al. 2024, arXiv 2405.20671; HanseulJo/position-coupling src/data/addition.py: ids of a + b = answer."""
+
     def digits(s, units):
         return [start + 1 + (t if units else len(s) - 1 - t) for t in range(len(s))]
+
     equals = start if answer_units_first else start + len(answer) + 1
-    return digits(a, units_first) + [start] + digits(b, units_first) + [equals] + digits(answer, answer_units_first)
+    return (
+        digits(a, units_first)
+        + [start]
+        + digits(b, units_first)
+        + [equals]
+        + digits(answer, answer_units_first)
+    )

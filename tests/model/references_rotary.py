@@ -3,6 +3,7 @@
 Every function gives the logits [H,T,T], -inf where nothing is seen, of queries and keys [H,T,d] at ids [T]; or
 frequencies. Two dimensions of a pair are one complex number, so that a turn is a product: nothing in common with `model/`.
 """
+
 import math
 
 import numpy as np
@@ -74,10 +75,16 @@ def longrope_factor(s, length):
 
 def _complex(x, layout, rotary):
     x = np.asarray(x, np.float64)[..., :rotary]
-    return x[..., :rotary // 2] + 1j * x[..., rotary // 2:] if layout == 'half' else x[..., 0::2] + 1j * x[..., 1::2]
+    return (
+        x[..., : rotary // 2] + 1j * x[..., rotary // 2 :]
+        if layout == 'half'
+        else x[..., 0::2] + 1j * x[..., 1::2]
+    )
 
 
-def turned(q, k, frequencies, angle_of, factor=1.0, layout='half', seen=lambda i, j: True, fade=1.0):
+def turned(
+    q, k, frequencies, angle_of, factor=1.0, layout='half', seen=lambda i, j: True, fade=1.0
+):
     """Logits of pairs turned by `angle_of(i, j)` positions; what the frequencies do not reach stays as it is."""
     (heads, length, d), rotary = q.shape, 2 * len(frequencies)
     a, b = _complex(q, layout, rotary), _complex(k, layout, rotary)
@@ -87,7 +94,9 @@ def turned(q, k, frequencies, angle_of, factor=1.0, layout='half', seen=lambda i
             if seen(i, j):
                 turn = fade ** angle_of(i, j) * np.exp(1j * frequencies * angle_of(i, j))
                 rest = (q[:, i, rotary:] * k[:, j, rotary:]).sum(-1)
-                z[:, i, j] = (factor**2 * np.real((a[:, i] * np.conj(b[:, j]) * turn).sum(-1)) + rest) / math.sqrt(d)
+                z[:, i, j] = (
+                    factor**2 * np.real((a[:, i] * np.conj(b[:, j]) * turn).sum(-1)) + rest
+                ) / math.sqrt(d)
     return z
 
 
@@ -101,7 +110,14 @@ def xpos(q, k, pos, scale_base=512.0, gamma=0.4, layout='interleaved'):
     """Sun et al. 2022, arXiv 2212.10554; microsoft/torchscale component/xpos_relative_position.py (interleaved pairs there)."""
     d = q.shape[-1]
     zeta = np.array([(2 * c + gamma * d) / ((1 + gamma) * d) for c in range(d // 2)])
-    return turned(q, k, rope_frequencies(d), lambda i, j: pos[i] - pos[j], layout=layout, fade=zeta ** (1 / scale_base))
+    return turned(
+        q,
+        k,
+        rope_frequencies(d),
+        lambda i, j: pos[i] - pos[j],
+        layout=layout,
+        fade=zeta ** (1 / scale_base),
+    )
 
 
 def rerope(q, k, pos, w, stretch=math.inf):
@@ -114,9 +130,11 @@ def rerope(q, k, pos, w, stretch=math.inf):
 def self_extend(q, k, pos, group, w):
     """Jin et al. 2024, arXiv 2401.01325, equation 4; datamllab/LongLM self_extend_patch/Llama.py (w/group
     is not rounded there)."""
+
     def far(i, j):
         n = pos[i] - pos[j]
         return n if n < w else pos[i] // group - pos[j] // group + w - w // group
+
     return turned(q, k, rope_frequencies(q.shape[-1]), far)
 
 
@@ -129,8 +147,13 @@ def string(q, k, pos, shift, local, factor=1.0):
 
 def lm_infinite(q, k, pos, w, first):
     """Han et al. 2024, arXiv 2308.16137; Glaciohound/LM-Infinite models/lambda_attention.py."""
-    return turned(q, k, rope_frequencies(q.shape[-1]), lambda i, j: min(pos[i] - pos[j], w),
-                  seen=lambda i, j: pos[i] - pos[j] < w or j < first)
+    return turned(
+        q,
+        k,
+        rope_frequencies(q.shape[-1]),
+        lambda i, j: min(pos[i] - pos[j], w),
+        seen=lambda i, j: pos[i] - pos[j] < w or j < first,
+    )
 
 
 def pope(q, k, pos, delta, base=10000.0):

@@ -1,4 +1,5 @@
 """Encodings together, and each with a soft cap: the logits are those of the papers' parts added up, with a cache as without."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,11 @@ CAP = 1.5
 
 
 def wall(m):
-    return R.wall(m.q, m.k, R.log_sigmoid(np.einsum('tD,Dhd->htd', m.x, m.p.wall_gate) + m.p.wall_gate_bias[:, None]))
+    return R.wall(
+        m.q,
+        m.k,
+        R.log_sigmoid(np.einsum('tD,Dhd->htd', m.x, m.p.wall_gate) + m.p.wall_gate_bias[:, None]),
+    )
 
 
 def gates(m):
@@ -31,29 +36,56 @@ def gates(m):
 ALIBI = lambda m: np.where(np.tri(T) > 0, R.alibi(0 * m.q, m.k, m.pos), 0)
 
 
-@pytest.mark.parametrize('name, arguments, product, bias, cap', [
-    ('rerope+alibi', {'within': 4}, lambda m: Rot.rerope(m.q, m.k, m.pos, 4), ALIBI, 0.0),
-    ('alibi+string', {'within': 5, 'local': 2}, lambda m: Rot.string(m.q, m.k, m.pos, 5, 2), ALIBI, CAP),
-    ('wall+alibi', {}, wall, ALIBI, CAP), ('path', {'forget': True}, path, gates, CAP)])
+@pytest.mark.parametrize(
+    'name, arguments, product, bias, cap',
+    [
+        ('rerope+alibi', {'within': 4}, lambda m: Rot.rerope(m.q, m.k, m.pos, 4), ALIBI, 0.0),
+        (
+            'alibi+string',
+            {'within': 5, 'local': 2},
+            lambda m: Rot.string(m.q, m.k, m.pos, 5, 2),
+            ALIBI,
+            CAP,
+        ),
+        ('wall+alibi', {}, wall, ALIBI, CAP),
+        ('path', {'forget': True}, path, gates, CAP),
+    ],
+)
 def test_products_and_biases(name, arguments, product, bias, cap):
     """Catches a product that takes the place of q.k together with the biases of other parts, and a soft cap of q.k, or of a part of the
     keys, where another product stands, or of what is added to it."""
     m = run(name, arguments, model={'logit_cap': cap})
     z = product(m)
-    close(m.weights, R.softmax((np.where(np.isfinite(z), cap * np.tanh(z / cap), z) if cap else z) + bias(m)))
+    close(
+        m.weights,
+        R.softmax((np.where(np.isfinite(z), cap * np.tanh(z / cap), z) if cap else z) + bias(m)),
+    )
 
 
-SEEN = {'window': np.minimum(PLACES + 1, 3), 'chunk': PLACES % 5 + 1, 'windowed_heads': np.minimum(PLACES + 1, [[1], [2], [3], [99]]),
-        'lm_infinite': np.minimum(PLACES + 1, 4) + np.clip(PLACES - 3, 0, 2)}
+SEEN = {
+    'window': np.minimum(PLACES + 1, 3),
+    'chunk': PLACES % 5 + 1,
+    'windowed_heads': np.minimum(PLACES + 1, [[1], [2], [3], [99]]),
+    'lm_infinite': np.minimum(PLACES + 1, 4) + np.clip(PLACES - 3, 0, 2),
+}
 
 
-@pytest.mark.parametrize('beside, arguments', [
-    ('window', {'window': 3}), ('chunk', {'chunk': 5}), ('windowed_heads', {'heads': 3}), ('lm_infinite', {'within': 4, 'first': 2})])
+@pytest.mark.parametrize(
+    'beside, arguments',
+    [
+        ('window', {'window': 3}),
+        ('chunk', {'chunk': 5}),
+        ('windowed_heads', {'heads': 3}),
+        ('lm_infinite', {'within': 4, 'first': 2}),
+    ],
+)
 def test_ssmax_counts_what_is_seen(beside, arguments):
     """Catches ln of the length of the text where a query sees less of it: SSMax is the same as queries that are longer by s ln n."""
     m = run(f'{beside}+ssmax', arguments)
     factor = m.p.scalablesoftmax_s[:, None] * np.log(np.broadcast_to(SEEN[beside], (HEADS, T)))
-    close(m.weights, run(beside, arguments, query=np.moveaxis(m.q * factor[..., None], 0, 1)).weights)
+    close(
+        m.weights, run(beside, arguments, query=np.moveaxis(m.q * factor[..., None], 0, 1)).weights
+    )
     if beside == 'window':
         given = {'scalablesoftmax_s': m.p.scalablesoftmax_s, 's': m.p.scalablesoftmax_s}
         close(m.weights, run('ssmax', given=given, model={'window': 3}).weights)
@@ -62,18 +94,43 @@ def test_ssmax_counts_what_is_seen(beside, arguments):
 VOCAB, TIME = 17, 14
 
 
-@pytest.mark.parametrize('positions, arguments', [
-    ('alibi+kerple_log,rope+t5,forgetting+fire,rerope+alibi,path+kerple_log', {'threshold': 8.0, 'within': 4}),
-    ('shaw+selective,cope+selective,selective+grape_m_context,dape_v2,rope+ssmax+window', {'clip': 3, 'window': 4})])
+@pytest.mark.parametrize(
+    'positions, arguments',
+    [
+        (
+            'alibi+kerple_log,rope+t5,forgetting+fire,rerope+alibi,path+kerple_log',
+            {'threshold': 8.0, 'within': 4},
+        ),
+        (
+            'shaw+selective,cope+selective,selective+grape_m_context,dape_v2,rope+ssmax+window',
+            {'clip': 3, 'window': 4},
+        ),
+    ],
+)
 def test_cached_in_chunks(positions, arguments):
     """One layer of each; prompts of 5 and 4 tokens, then three at a time. Catches what earlier queries leave behind counted before an
     earlier part changed the logits, a state given to another part, and a chunk whose first token's place is taken for that of all."""
     c = base.get_config().model
-    c.update(width=32, num_layers=5, num_heads=4, num_kv_heads=2, mlp_width=32, max_len=32, positions=positions, positions_args=arguments)
+    c.update(
+        width=32,
+        num_layers=5,
+        num_heads=4,
+        num_kv_heads=2,
+        mlp_width=32,
+        max_len=32,
+        positions=positions,
+        positions_args=arguments,
+    )
     model, rng = Transformer(resolve(c, VOCAB, 8)), np.random.default_rng(0)
-    fields = rng.integers(1, VOCAB, (2, TIME)), np.tile(np.arange(TIME), (2, 1)), np.ones((2, TIME), int)
+    fields = (
+        rng.integers(1, VOCAB, (2, TIME)),
+        np.tile(np.arange(TIME), (2, 1)),
+        np.ones((2, TIME), int),
+    )
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), *fields)['params'])
-    params = jax.tree.map(lambda x: jnp.asarray(0.1 + 0.3 * rng.standard_normal(x.shape), x.dtype), shapes)
+    params = jax.tree.map(
+        lambda x: jnp.asarray(0.1 + 0.3 * rng.standard_normal(x.shape), x.dtype), shapes
+    )
     run = jax.jit(lambda cache, *fields: model.apply({'params': params}, *fields, cache=cache))
     full, _ = run(None, *fields)
     padded = [np.stack([x[0], np.insert(x[1], 4, 0)[:-1]]) for x in fields]
@@ -88,5 +145,7 @@ def test_cached_in_chunks(positions, arguments):
 
 def test_one_product_in_a_layer():
     """Catches two products in place of q.k, of which the second would undo the first or add to it."""
-    with pytest.raises(ModelError, match='puts PaTH and wall attention into one layer: both enter the product'):
+    with pytest.raises(
+        ModelError, match='puts PaTH and wall attention into one layer: both enter the product'
+    ):
         run('path+wall')

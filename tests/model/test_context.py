@@ -1,4 +1,5 @@
 """The `context` axis, for every encoding: a text cut over four devices comes out as on one."""
+
 import jax
 import numpy as np
 import pytest
@@ -13,15 +14,33 @@ from model.positions import REGISTRY
 from model.transformer import Transformer
 
 BATCH, TIME, LAYERS = 2, 32, 7
-NAMES = [n for n, e in REGISTRY.items() if not e.spec.wraps and not e.spec.task_ids and n != 'selective']
-COMPOSITES = ['rope+t5', 'alibi+kerple_log', 'rope+fire', 'forgetting+t5', 'forgetting_fixed+windowed_heads', 'ssmax+windowed_heads', 'rerope+alibi']
-GROUPS = [*(NAMES[i:i + LAYERS] for i in range(0, len(NAMES), LAYERS)), COMPOSITES]
+NAMES = [
+    n for n, e in REGISTRY.items() if not e.spec.wraps and not e.spec.task_ids and n != 'selective'
+]
+COMPOSITES = [
+    'rope+t5',
+    'alibi+kerple_log',
+    'rope+fire',
+    'forgetting+t5',
+    'forgetting_fixed+windowed_heads',
+    'ssmax+windowed_heads',
+    'rerope+alibi',
+]
+GROUPS = [*(NAMES[i : i + LAYERS] for i in range(0, len(NAMES), LAYERS)), COMPOSITES]
 
 
 def model_of(positions, **changes):
     from configs import base
+
     c = base.get_config().model
-    c.update(width=32, num_heads=4, num_kv_heads=2, num_layers=len(positions.split(',')), positions=positions, **changes)
+    c.update(
+        width=32,
+        num_heads=4,
+        num_kv_heads=2,
+        num_layers=len(positions.split(',')),
+        positions=positions,
+        **changes,
+    )
     return Transformer(resolve(c, 50, TIME))
 
 
@@ -33,28 +52,57 @@ def test_a_text_cut_over_devices(names):
     rng = np.random.default_rng(0)
     column = np.arange(TIME)
     segments = np.stack([np.where(column < 13, 1, 2), np.where(column < 25, 1, 0)]).astype(np.int32)
-    positions = np.where(segments == 2, column - 13, np.where(segments == 1, column, 0)).astype(np.int32)
+    positions = np.where(segments == 2, column - 13, np.where(segments == 1, column, 0)).astype(
+        np.int32
+    )
     inputs = rng.integers(0, 50, (BATCH, TIME)).astype(np.int32), positions, segments
     params = nn.meta.unbox(model.init(jax.random.key(0), *inputs)['params'])
     # From where the learned parts of encodings, which often begin at zero, do something.
-    params = jax.tree.map(lambda x: x + 0.1 * np.asarray(rng.standard_normal(x.shape), x.dtype), params)
+    params = jax.tree.map(
+        lambda x: x + 0.1 * np.asarray(rng.standard_normal(x.shape), x.dtype), params
+    )
     mesh = jax.make_mesh((4,), ('context',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
     run = lambda params, *inputs: model.apply({'params': params}, *inputs)[0]
-    cut = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=(P(), *(P(None, 'context'),) * 3), out_specs=P(None, 'context'),
-                                check_vma=False))            # as in the train step
+    cut = jax.jit(
+        jax.shard_map(
+            run,
+            mesh=mesh,
+            in_specs=(P(), *(P(None, 'context'),) * 3),
+            out_specs=P(None, 'context'),
+            check_vma=False,
+        )
+    )  # as in the train step
     seen = segments > 0
-    np.testing.assert_allclose(np.asarray(cut(params, *inputs))[seen], np.asarray(jax.jit(run)(params, *inputs))[seen], atol=2e-4)
+    np.testing.assert_allclose(
+        np.asarray(cut(params, *inputs))[seen],
+        np.asarray(jax.jit(run)(params, *inputs))[seen],
+        atol=2e-4,
+    )
 
 
 def test_which_way_keys_cross():
     """Catches a ring for what needs all logits at once, keys gathered where a ring would do, and an encoding silently wrong."""
-    way = lambda name, **changes: kernels.over_context(m := model_of(name, **changes).config, m.encodings[0])[0]
+    way = lambda name, **changes: kernels.over_context(
+        m := model_of(name, **changes).config, m.encodings[0]
+    )[0]
     assert [way(n) for n in ('rope', 'alibi', 't5', 'forgetting', 'chunk')] == ['ring'] * 5
-    assert [way(n) for n in ('cope', 'stick_breaking', 'path', 'rope_dynamic', 'rerope')] == ['gather'] * 5
+    assert [way(n) for n in ('cope', 'stick_breaking', 'path', 'rope_dynamic', 'rerope')] == [
+        'gather'
+    ] * 5
     assert way('rope', context_attention='gather') == 'gather'
-    assert [way(n) for n in ('rope+t5', 'forgetting+kerple_log', 'alibi+cope')] == ['ring', 'ring', 'gather']
+    assert [way(n) for n in ('rope+t5', 'forgetting+kerple_log', 'alibi+cope')] == [
+        'ring',
+        'ring',
+        'gather',
+    ]
     for name in ('selective', 'rope+selective', 'selective+rope'):
-        with pytest.raises(ModelError, match='config.mesh.context: .*selective attention.* adds up what earlier queries saw'):
+        with pytest.raises(
+            ModelError,
+            match='config.mesh.context: .*selective attention.* adds up what earlier queries saw',
+        ):
             way(name)
-    with pytest.raises(ModelError, match="config.model.context_attention is 'ring': CoPE .* expected 'auto' or 'gather'"):
+    with pytest.raises(
+        ModelError,
+        match="config.model.context_attention is 'ring': CoPE .* expected 'auto' or 'gather'",
+    ):
         way('cope', context_attention='ring')

@@ -1,4 +1,5 @@
 """The contract of positional encodings: each place of entry is honoured, in the full forward, packed, and with a cache."""
+
 import dataclasses
 import functools
 import inspect
@@ -32,12 +33,15 @@ class Toy(PositionalEncoding):
 
 class Ids(Toy):
     """Random, growing ids, drawn for each row of the global batch; bias by their distance."""
+
     drawn_at_test = True
 
     def position_ids(self, site):
         if site.row_keys is None:
             return site.q_positions * 3
-        gaps = jax.vmap(lambda k: jax.random.randint(k, site.q_positions.shape[1:], 1, 5))(site.row_keys)
+        gaps = jax.vmap(lambda k: jax.random.randint(k, site.q_positions.shape[1:], 1, 5))(
+            site.row_keys
+        )
         return jnp.cumsum(gaps, -1)
 
     def bias(self, site):
@@ -46,13 +50,21 @@ class Ids(Toy):
 
 class Embeds(Toy):
     def embed(self, site, x):
-        return x + site.param('shift', nn.initializers.ones, (self.dims.width,), (None,)) * site.q_positions[..., None]
+        return (
+            x
+            + site.param('shift', nn.initializers.ones, (self.dims.width,), (None,))
+            * site.q_positions[..., None]
+        )
 
 
 class Shares(Toy):
     """One table for all layers, of positions, used as the rotation of q and k (here: a scaling by position)."""
+
     def share(self, site):
-        return site.param('rate', nn.initializers.constant(0.1), (), ()) * site.q_positions[:, None, :, None]
+        return (
+            site.param('rate', nn.initializers.constant(0.1), (), ())
+            * site.q_positions[:, None, :, None]
+        )
 
     def rotate(self, site, q, k):
         return q * (1 + site.shared), k * (1 - site.shared)
@@ -65,13 +77,23 @@ class Scales(Toy):
 
 class Forgets(Toy):
     """A gate per token and head, summed along the keys: data-dependent, and kept in the cache (FoX-like)."""
+
     def key_state(self, site):
-        w = site.param('gate', nn.initializers.normal(1.0), (self.dims.width, self.dims.num_heads), (None, 'heads'))
+        w = site.param(
+            'gate',
+            nn.initializers.normal(1.0),
+            (self.dims.width, self.dims.num_heads),
+            (None, 'heads'),
+        )
         return {'log_gate': jax.nn.log_sigmoid(jnp.einsum('btd,dh->bht', site.x, w))}
 
     def bias(self, site):
         total = jnp.cumsum(jnp.where(site.k_positions[:, None] >= 0, site.state['log_gate'], 0), -1)
-        rows = jnp.einsum('bht,bts->bhs', total[..., -site.q.shape[2]:], jnp.zeros((total.shape[0], site.q.shape[2], total.shape[2])))
+        rows = jnp.einsum(
+            'bht,bts->bhs',
+            total[..., -site.q.shape[2] :],
+            jnp.zeros((total.shape[0], site.q.shape[2], total.shape[2])),
+        )
         return rows[:, :, None] - total[:, :, None]
 
 
@@ -87,6 +109,7 @@ class Sigmoid(Toy):
 
 class Reads(Toy):
     """Keys are kept as they are and scaled when read, by a length that grows."""
+
     def read(self, site, q, k):
         return q, k / (1.0 + site.k_places)[:, None, :, None]
 
@@ -98,23 +121,32 @@ class Products(Toy):
 
 class KeyBias(Toy):
     def key_bias(self, site):
-        return jnp.sqrt(1.0 + site.k_positions)[:, None] * jnp.arange(1.0, self.dims.num_heads + 1)[:, None]
+        return (
+            jnp.sqrt(1.0 + site.k_positions)[:, None]
+            * jnp.arange(1.0, self.dims.num_heads + 1)[:, None]
+        )
 
 
 class Logits(Toy):
     """Gated by the logits themselves, summed along the keys (CoPE-like)."""
+
     def logits(self, site):
         return site.z + 0.3 * jnp.cumsum(jnp.where(site.visible, jax.nn.sigmoid(site.z), 0), -1)
 
 
 class Carries(Toy):
     """What earlier queries said of a key (selective-like)."""
+
     def said(self, site):
         return jnp.where(site.visible[:, 0], jax.nn.relu(site.z[:, 0]), 0)
 
     def logits(self, site):
         said = self.said(site)
-        before = site.carried.get('said', jnp.zeros_like(said[:, 0]))[:, None] + jnp.cumsum(said, 1) - said
+        before = (
+            site.carried.get('said', jnp.zeros_like(said[:, 0]))[:, None]
+            + jnp.cumsum(said, 1)
+            - said
+        )
         return site.z - before[:, None]
 
     def carry(self, site):
@@ -125,11 +157,26 @@ class Carries(Toy):
 class Values(Toy):
     def value(self, site, weights):
         near = jnp.where(site.distance[:, None] == 1, weights, 0).sum(-1, keepdims=True)
-        return near * site.param('direction', nn.initializers.normal(1.0), (self.dims.head_dim,), (None,))
+        return near * site.param(
+            'direction', nn.initializers.normal(1.0), (self.dims.head_dim,), (None,)
+        )
 
 
-TOYS = {'reads': Reads, 'products': Products, 'key_bias': KeyBias, 'logits': Logits, 'carries': Carries, 'values': Values,
-        'ids': Ids, 'embeds': Embeds, 'shares': Shares, 'scales': Scales, 'forgets': Forgets, 'masks': Masks, 'sigmoid': Sigmoid}
+TOYS = {
+    'reads': Reads,
+    'products': Products,
+    'key_bias': KeyBias,
+    'logits': Logits,
+    'carries': Carries,
+    'values': Values,
+    'ids': Ids,
+    'embeds': Embeds,
+    'shares': Shares,
+    'scales': Scales,
+    'forgets': Forgets,
+    'masks': Masks,
+    'sigmoid': Sigmoid,
+}
 
 
 @functools.cache
@@ -137,20 +184,37 @@ def built(positions, **changes):
     c = base.get_config().model
     c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=1, positions=positions, **changes)
     model = Transformer(resolve(c, VOCAB, TIME))
-    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), TOKENS, POSITIONS, ONES)['params'])
-    return model, params, jax.jit(lambda p, t, i, s, k=None: model.apply({'params': p}, t, i, s, row_keys=k)[0])
+    params = nn.meta.unbox(
+        jax.jit(model.init)(jax.random.key(0), TOKENS, POSITIONS, ONES)['params']
+    )
+    return (
+        model,
+        params,
+        jax.jit(lambda p, t, i, s, k=None: model.apply({'params': p}, t, i, s, row_keys=k)[0]),
+    )
 
 
 def without(tree, word='positions'):
-    return {'/'.join(k.key for k in path): x for path, x in jax.tree_util.tree_leaves_with_path(tree)
-            if not any(k.key.startswith(word) for k in path)}
+    return {
+        '/'.join(k.key for k in path): x
+        for path, x in jax.tree_util.tree_leaves_with_path(tree)
+        if not any(k.key.startswith(word) for k in path)
+    }
 
 
 def test_every_place_of_entry_has_a_toy():
     """Catches a hook that this file forgets, and one that a composite leaves to the default, which knows of no part."""
     assert set().union(*(t.enters() for t in TOYS.values())) == set(registry.ENTERS)
-    takes_a_site = {n for n, m in vars(PositionalEncoding).items() if inspect.isfunction(m) and 'site' in inspect.signature(m).parameters}
-    assert takes_a_site - set(vars(registry.Composite)) == {'position_ids', 'embed', 'share'}      # asked of the parts themselves
+    takes_a_site = {
+        n
+        for n, m in vars(PositionalEncoding).items()
+        if inspect.isfunction(m) and 'site' in inspect.signature(m).parameters
+    }
+    assert takes_a_site - set(vars(registry.Composite)) == {
+        'position_ids',
+        'embed',
+        'share',
+    }  # asked of the parts themselves
 
 
 @pytest.mark.parametrize('name', TOYS)
@@ -163,11 +227,19 @@ def test_a_place_is_honoured(name, monkeypatch):
     assert not np.allclose(full, plain[2](plain[1], TOKENS, POSITIONS, ONES), atol=1e-3)
     state = decoding.prefill(model, params, jnp.asarray(TOKENS), jnp.array([4, 4]), TIME + 4)
     cache, logits = state['cache'], state['logits']
-    cache['column'] = jnp.int32(4)     # go on where the prompts end: the columns after them are written anew
+    cache['column'] = jnp.int32(
+        4
+    )  # go on where the prompts end: the columns after them are written anew
     cache['segment_ids'] = cache['segment_ids'].at[:, 4:].set(0)
     for at in range(4, TIME):
         np.testing.assert_allclose(logits, full[:, at - 1], rtol=2e-5, atol=2e-5)
-        out, cache = model.apply({'params': params}, TOKENS[:, at:at + 1], POSITIONS[:, at:at + 1], ONES[:, :1], cache=cache)
+        out, cache = model.apply(
+            {'params': params},
+            TOKENS[:, at : at + 1],
+            POSITIONS[:, at : at + 1],
+            ONES[:, :1],
+            cache=cache,
+        )
         logits = out[:, 0]
 
 
@@ -184,38 +256,62 @@ def test_random_ids_are_those_of_the_row(monkeypatch):
 
 def test_keys_at_test_are_for_drawn_ids():
     """Catches dropout, offsets of task ids or a training recipe (PoSE) in an evaluation, whose keys are for ids that are drawn there, too."""
+
     def logits(positions, training, ids=TOKENS % 5, **changes):
         c = base.get_config().model
-        c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=positions, **changes)
+        c.update(
+            width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=positions, **changes
+        )
         model = Transformer(resolve(c, VOCAB, TIME), training)
         keys = keys_of_rows(jnp.arange(2))
-        params = nn.meta.unbox(jax.eval_shape(model.init, keys[0], TOKENS, POSITIONS, ONES, ids)['params'])
+        params = nn.meta.unbox(
+            jax.eval_shape(model.init, keys[0], TOKENS, POSITIONS, ONES, ids)['params']
+        )
         drawn = np.random.default_rng(0)
         params = jax.tree.map(lambda x: jnp.asarray(drawn.normal(size=x.shape), x.dtype), params)
-        return np.asarray(model.apply({'params': params}, TOKENS, POSITIONS, ONES, ids, row_keys=keys)[0])
+        return np.asarray(
+            model.apply({'params': params}, TOKENS, POSITIONS, ONES, ids, row_keys=keys)[0]
+        )
+
     drawn, none = 'abacus+randomized+rope', {'offsets': 0}
     expected = logits(drawn, True, positions_args=none)
     np.testing.assert_array_equal(logits(drawn, False, dropout=0.5), expected)
-    assert not np.allclose(logits(drawn, True), expected) and not np.allclose(logits(drawn, True, dropout=0.5, positions_args=none), expected)
+    assert not np.allclose(logits(drawn, True), expected) and not np.allclose(
+        logits(drawn, True, dropout=0.5, positions_args=none), expected
+    )
     assert not np.allclose(logits('abacus+rope', False), expected)
-    np.testing.assert_array_equal(logits('pose+rope', False, None, positions_args={'target': 60}), logits('rope', False, None))
+    np.testing.assert_array_equal(
+        logits('pose+rope', False, None, positions_args={'target': 60}), logits('rope', False, None)
+    )
 
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
     """Catches initial values that shift with an encoding's own parameters: comparisons would not be paired."""
     reference = without(built('none', scan_layers=scan)[1])
-    for name, toy in {'learned': REGISTRY['learned'], 't5': REGISTRY['t5'], 'rope': REGISTRY['rope'], 'embeds': Embeds, 'forgets': Forgets}.items():
+    for name, toy in {
+        'learned': REGISTRY['learned'],
+        't5': REGISTRY['t5'],
+        'rope': REGISTRY['rope'],
+        'embeds': Embeds,
+        'forgets': Forgets,
+    }.items():
         monkeypatch.setitem(REGISTRY, name, toy)
         found = built(name, scan_layers=scan)[1]
         others = without(found)
         assert others.keys() == reference.keys()
         assert all(np.array_equal(others[k], reference[k]) for k in reference)
-        own = jax.tree.structure(found) != jax.tree.structure(others) and len(jax.tree.leaves(found)) > len(others)
-        assert own == (name in ('learned', 't5', 'embeds', 'forgets'))     # no parameter beyond its own
+        own = jax.tree.structure(found) != jax.tree.structure(others) and len(
+            jax.tree.leaves(found)
+        ) > len(others)
+        assert own == (
+            name in ('learned', 't5', 'embeds', 'forgets')
+        )  # no parameter beyond its own
 
 
-@pytest.mark.parametrize('name', [*(n for n, c in REGISTRY.items() if c.spec.limited), 'randomized+rope'])
+@pytest.mark.parametrize(
+    'name', [*(n for n, c in REGISTRY.items() if c.spec.limited), 'randomized+rope']
+)
 def test_a_position_beyond_a_table_has_no_row(name):
     """Catches the clamped row of another position, which JAX's gathers give by default."""
     c = base.get_config().model
@@ -231,31 +327,49 @@ def test_a_position_beyond_a_table_has_no_row(name):
 def test_tables_have_a_row_for_each_drawn_id(name):
     """Catches a table of max_len rows where ids are drawn from more: the logits were NaN."""
     c = base.get_config().model
-    c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=name, positions_args={'target' if 'pose' in name else 'range': 90})
+    c.update(
+        width=16,
+        num_layers=1,
+        num_heads=2,
+        num_kv_heads=1,
+        positions=name,
+        positions_args={'target' if 'pose' in name else 'range': 90},
+    )
     keys, training = keys_of_rows(jnp.arange(2)), 'pose' in name
     model = Transformer(resolve(c, VOCAB, TIME), training)
     params = nn.meta.unbox(model.init(keys[0], TOKENS, POSITIONS, ONES)['params'])
-    assert params[f'positions_{name[name.index("+") + 1:]}']['table'].shape == (90, 16)
+    assert params[f'positions_{name[name.index("+") + 1 :]}']['table'].shape == (90, 16)
     run = lambda tokens, *rest: model.apply({'params': params}, tokens, *rest, row_keys=keys)[0]
     assert np.isfinite(run(TOKENS, POSITIONS, ONES)).all()
     if name == 'randomized+learned':
-        text = np.stack([np.ones((2, 100), np.int32), np.tile(np.arange(100, dtype=np.int32), (2, 1))])
-        long, padded = (run(text[0], text[1] * seen, seen) for seen in (text[0], (text[1] < 80).astype(np.int32)))
+        text = np.stack(
+            [np.ones((2, 100), np.int32), np.tile(np.arange(100, dtype=np.int32), (2, 1))]
+        )
+        long, padded = (
+            run(text[0], text[1] * seen, seen)
+            for seen in (text[0], (text[1] < 80).astype(np.int32))
+        )
         assert np.isnan(long[:, -1]).all() and np.isfinite(padded[:, :80]).all()
 
 
 def test_xpos_grows_from_the_middle_of_the_ids():
     """Catches growth from the middle of the longest text where ids are drawn from more: on one side it left float32."""
-    xpos = registry.build('randomized+xpos', {'range': 32_000}, Dims(16, 2, 1, 8, 2, 10))[0].parts[1]
+    xpos = registry.build('randomized+xpos', {'range': 32_000}, Dims(16, 2, 1, 8, 2, 10))[0].parts[
+        1
+    ]
     *_, grow = xpos.share(registry.Site(None, jnp.array([[0, 31_999]])))
     assert 1e-18 < grow.min() and grow.max() < 1e18
 
 
-@pytest.mark.parametrize('heads, expected', [
-    (8, [2**-1, 2**-2, 2**-3, 2**-4, 2**-5, 2**-6, 2**-7, 2**-8]),
-    (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
-    (12, [*(2**-k for k in range(1, 9)), 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]),
-    (40, [*(2 ** -(k / 4) for k in range(1, 33)), *(2 ** -(k / 8) for k in range(1, 16, 2))])])
+@pytest.mark.parametrize(
+    'heads, expected',
+    [
+        (8, [2**-1, 2**-2, 2**-3, 2**-4, 2**-5, 2**-6, 2**-7, 2**-8]),
+        (6, [2**-2, 2**-4, 2**-6, 2**-8, 2**-1, 2**-3]),
+        (12, [*(2**-k for k in range(1, 9)), 2**-0.5, 2**-1.5, 2**-2.5, 2**-3.5]),
+        (40, [*(2 ** -(k / 4) for k in range(1, 33)), *(2 ** -(k / 8) for k in range(1, 16, 2))]),
+    ],
+)
 def test_alibi_slopes_are_the_official_ones_in_order(heads, expected):
     """Catches the naive formula for heads that are no power of two, an exponent from 0, and another order."""
     np.testing.assert_allclose(slopes(heads), expected, rtol=1e-12)
@@ -265,7 +379,9 @@ def test_alibi_slopes_are_the_official_ones_in_order(heads, expected):
 def test_t5_buckets(distance, last):
     """Catches a rounding of the logarithm that moves a bucket."""
     bounds = bucket_bounds(32, distance)
-    assert list(bounds[:17]) == list(range(17)) and bounds[-1] == last and (np.diff(bounds) > 0).all()
+    assert (
+        list(bounds[:17]) == list(range(17)) and bounds[-1] == last and (np.diff(bounds) > 0).all()
+    )
 
 
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
@@ -281,15 +397,20 @@ def test_rope(layout):
             site = registry.Site(None, jnp.array([[position]]))
             site = dataclasses.replace(site, shared=encoding.share(site))
             return np.asarray(encoding.rotate(site, x, x)[0], np.float64)
+
         np.testing.assert_array_equal(at(q, 0), q)
         np.testing.assert_allclose(np.linalg.norm(at(q, 37)), np.linalg.norm(q), rtol=1e-6)
         products = [(at(q, 5 + s) * at(k, 2 + s)).sum() for s in (0, 1, 11, 50)]
         np.testing.assert_allclose(products, products[0], rtol=1e-5)
         assert abs((at(q, 5) * at(k, 3)).sum() - products[0]) > 1e-3
         if layout == 'interleaved':
-            order = np.arange(8).reshape(4, 2).T.reshape(-1)           # 0 2 4 6 1 3 5 7: pairs side by side -> halves
+            order = (
+                np.arange(8).reshape(4, 2).T.reshape(-1)
+            )  # 0 2 4 6 1 3 5 7: pairs side by side -> halves
             half = REGISTRY['rope'](dims, layout='half')
-            np.testing.assert_allclose(at(q, 13)[..., order], at(q[..., order], 13, half), rtol=1e-6)
+            np.testing.assert_allclose(
+                at(q, 13)[..., order], at(q[..., order], 13, half), rtol=1e-6
+            )
 
 
 def test_angles_are_wide_in_low_precision():
@@ -300,32 +421,63 @@ def test_angles_are_wide_in_low_precision():
     np.testing.assert_allclose(cos[0, 0, :, 0], np.cos([4095, 4096, 4097]), atol=1e-3)
 
 
-@pytest.mark.parametrize('pattern, arguments, message', [
-    ('ropee', {}, "no encoding 'ropee'; did you mean 'rope'"),
-    ('rope,none,t5', {}, 'config.model.positions has 3 entries, config.model.num_layers is 2'),
-    ('rope', {'bass': 1.0}, "rope has no such parameter; did you mean 'base'"),
-    ('rope', {'base': 'x'}, "config.model.positions_args.base is 'x': expected float"),
-    ('rope', {'layout': 'whole'}, "config.model.positions_args.layout is 'whole'"),
-    ('rope+alibi,none', {'bass': 1.0}, r'rope\+alibi,none has no such parameter'),
-    ('rope+yarn', {}, 'puts RoPE and YaRN into one layer: both enter the rotate'),
-    ('randomized+pose+rope', {}, 'both enter the position_ids'),
-    ('abacus+coupling', {}, 'asks for two kinds of ids from the data'),
-    ('randomized', {}, 'randomized positions alone does nothing'),
-    ('randomized+rope', {'range': 9}, r'positions_args.range is 9: shorter than the longest text \(config.model.max_len is 10\)'),
-    ('rope_dynamic', {'cached': 'rotated'}, "cached is 'rotated': dynamic NTK changes its base as the text grows"),
-    ('yarn', {'beta_fast': 0.5}, 'positions_args.beta_fast is 0.5: expected more than beta_slow'),
-    ('longrope', {'long': (1.0, 2.0)}, 'positions_args.long has 2 factors: expected 4'),
-    ('windowed_heads', {'heads': 3}, 'positions_args.heads is 3: expected 0 to num_heads'),
-    ('rope_partial', {'fraction': 0.4}, 'RoPE, partial rotates 3 of them, expected an even number'),
-    ('xpos', {'scale_base': 0.05}, 'config.model.max_len is 10: xPos with scale_base 0.05 would overflow'),
-    ('randomized+xpos', {'range': 200_000}, 'the number of ids that are drawn .* is 200000: xPos with scale_base 512.0 would overflow'),
-    ('fire', {'hidden': 0}, 'positions_args.hidden is 0: expected more than 0'),
-    ('irope', {}, 'config.model.positions has 4 entries, config.model.num_layers is 2'),
-    ('t5', {'num_buckets': 7}, 'config.model.positions_args.num_buckets is 7'),
-    ('t5', {'max_distance': 9}, 'config.model.positions_args.max_distance is 9')])
+@pytest.mark.parametrize(
+    'pattern, arguments, message',
+    [
+        ('ropee', {}, "no encoding 'ropee'; did you mean 'rope'"),
+        ('rope,none,t5', {}, 'config.model.positions has 3 entries, config.model.num_layers is 2'),
+        ('rope', {'bass': 1.0}, "rope has no such parameter; did you mean 'base'"),
+        ('rope', {'base': 'x'}, "config.model.positions_args.base is 'x': expected float"),
+        ('rope', {'layout': 'whole'}, "config.model.positions_args.layout is 'whole'"),
+        ('rope+alibi,none', {'bass': 1.0}, r'rope\+alibi,none has no such parameter'),
+        ('rope+yarn', {}, 'puts RoPE and YaRN into one layer: both enter the rotate'),
+        ('randomized+pose+rope', {}, 'both enter the position_ids'),
+        ('abacus+coupling', {}, 'asks for two kinds of ids from the data'),
+        ('randomized', {}, 'randomized positions alone does nothing'),
+        (
+            'randomized+rope',
+            {'range': 9},
+            r'positions_args.range is 9: shorter than the longest text \(config.model.max_len is 10\)',
+        ),
+        (
+            'rope_dynamic',
+            {'cached': 'rotated'},
+            "cached is 'rotated': dynamic NTK changes its base as the text grows",
+        ),
+        (
+            'yarn',
+            {'beta_fast': 0.5},
+            'positions_args.beta_fast is 0.5: expected more than beta_slow',
+        ),
+        ('longrope', {'long': (1.0, 2.0)}, 'positions_args.long has 2 factors: expected 4'),
+        ('windowed_heads', {'heads': 3}, 'positions_args.heads is 3: expected 0 to num_heads'),
+        (
+            'rope_partial',
+            {'fraction': 0.4},
+            'RoPE, partial rotates 3 of them, expected an even number',
+        ),
+        (
+            'xpos',
+            {'scale_base': 0.05},
+            'config.model.max_len is 10: xPos with scale_base 0.05 would overflow',
+        ),
+        (
+            'randomized+xpos',
+            {'range': 200_000},
+            'the number of ids that are drawn .* is 200000: xPos with scale_base 512.0 would overflow',
+        ),
+        ('fire', {'hidden': 0}, 'positions_args.hidden is 0: expected more than 0'),
+        ('irope', {}, 'config.model.positions has 4 entries, config.model.num_layers is 2'),
+        ('t5', {'num_buckets': 7}, 'config.model.positions_args.num_buckets is 7'),
+        ('t5', {'max_distance': 9}, 'config.model.positions_args.max_distance is 9'),
+    ],
+)
 def test_mistakes(pattern, arguments, message):
     """Catches an encoding that falls back silently."""
     with pytest.raises(ModelError, match=message):
         registry.build(pattern, arguments, Dims(16, 2, 1, 8, 2, 10))
-    with pytest.raises(ModelError, match='config.model.head_dim is 7: RoPE rotates 7 of them, expected an even number'):
+    with pytest.raises(
+        ModelError,
+        match='config.model.head_dim is 7: RoPE rotates 7 of them, expected an even number',
+    ):
         registry.build('rope', {}, Dims(14, 2, 1, 7, 2, 10))

@@ -1,5 +1,6 @@
 """The decoder: an independent forward pass, generation, scan, remat, low precision. Causality, packing, padding and the cache are tested
 for every encoding in test_properties.py."""
+
 import dataclasses
 import functools
 
@@ -28,25 +29,40 @@ def built(positions='rope', **changes):
     c = base.get_config().model
     c.update(width=24, num_layers=2, num_heads=4, num_kv_heads=2, positions=positions, **changes)
     model = Transformer(resolve(c, VOCAB, TIME))
-    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), TOKENS, POSITIONS, ONES)['params'])
+    params = nn.meta.unbox(
+        jax.jit(model.init)(jax.random.key(1), TOKENS, POSITIONS, ONES)['params']
+    )
     # Away from what initial values make special: unit norms and small tables.
     rng = np.random.default_rng(2)
-    params = jax.tree.map(lambda x: jnp.float32(x + 0.3 * rng.normal(size=x.shape) * (1 if x.ndim == 1 else np.std(x))), params)
+    params = jax.tree.map(
+        lambda x: jnp.float32(
+            x + 0.3 * rng.normal(size=x.shape) * (1 if x.ndim == 1 else np.std(x))
+        ),
+        params,
+    )
     return model, params, jax.jit(lambda p, t, i, s: model.apply({'params': p}, t, i, s)[0])
 
 
 # ---- an independent forward pass, in float64, loop by loop
 
+
 def norm(x, p, kind):
     if kind == 'layernorm':
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p['scale'] + p['bias']
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p[
+            'scale'
+        ] + p['bias']
     return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
 
 
 def rotated(x, position):
     half = len(x) // 2
     angle = position * 10000.0 ** (-np.arange(half) / half)
-    return np.concatenate([x[:half] * np.cos(angle) - x[half:] * np.sin(angle), x[half:] * np.cos(angle) + x[:half] * np.sin(angle)])
+    return np.concatenate(
+        [
+            x[:half] * np.cos(angle) - x[half:] * np.sin(angle),
+            x[half:] * np.cos(angle) + x[:half] * np.sin(angle),
+        ]
+    )
 
 
 def bucket(n):
@@ -60,7 +76,7 @@ def reference(c, p, tokens):
     d, names = c.head_dim, [type(e).__name__.lower() for e in c.encodings]
     x = p['embedding'][tokens] * (np.sqrt(c.width) if c.scale_embedding else 1)
     if 'learned' in names:
-        x = x + p['positions_learned']['table'][:len(x)]
+        x = x + p['positions_learned']['table'][: len(x)]
     if 'sinusoidal' in names:
         angle = np.arange(len(x))[:, None] * 10000.0 ** (-np.arange(0, c.width, 2) / c.width)
         x = x * np.sqrt(c.width) + np.stack([np.sin(angle), np.cos(angle)], -1).reshape(len(x), -1)
@@ -70,20 +86,30 @@ def reference(c, p, tokens):
         mixed = np.zeros_like(x)
         for head in range(c.num_heads):
             group = head // (c.num_heads // c.num_kv_heads)
-            q, k, v = (h @ a[n]['kernel'][:, j] for n, j in (('query', head), ('key', group), ('value', group)))
+            q, k, v = (
+                h @ a[n]['kernel'][:, j]
+                for n, j in (('query', head), ('key', group), ('value', group))
+            )
             if c.qk_norm:
                 q, k = norm(q, a['query_norm'], 'rmsnorm'), norm(k, a['key_norm'], 'rmsnorm')
             if name == 'rope':
                 q, k = (np.stack([rotated(row, t) for t, row in enumerate(y)]) for y in (q, k))
             for t in range(len(x)):
-                seen = range(max(0, t + 1 - c.window) if c.window else 0, t + 1 if c.causal else min(len(x), t + (c.window or len(x))))
+                seen = range(
+                    max(0, t + 1 - c.window) if c.window else 0,
+                    t + 1 if c.causal else min(len(x), t + (c.window or len(x))),
+                )
                 z = np.array([q[t] @ k[s] / np.sqrt(d) for s in seen])
                 if c.logit_cap:
                     z = c.logit_cap * np.tanh(z / c.logit_cap)
                 if name == 'alibi':
-                    z = z - np.array([2.0 ** (-8 * (head + 1) / c.num_heads) * (t - s) for s in seen])
+                    z = z - np.array(
+                        [2.0 ** (-8 * (head + 1) / c.num_heads) * (t - s) for s in seen]
+                    )
                 if name == 't5':
-                    z = z + np.array([p['positions_t5']['table'][bucket(t - s), head] for s in seen])
+                    z = z + np.array(
+                        [p['positions_t5']['table'][bucket(t - s), head] for s in seen]
+                    )
                 w = np.exp(z - z.max())
                 mixed[t] += (w / w.sum()) @ v[list(seen)] @ a['out']['kernel'][head]
         x = x + mixed
@@ -99,17 +125,27 @@ def reference(c, p, tokens):
     return x @ (p['embedding'].T if c.tied else p['output']['kernel'])
 
 
-@pytest.mark.parametrize('positions, changes', [
-    *((p, ()) for p in CORE), ('rope,none', ()), ('rope', (('qk_norm', True), ('window', 4))),
-    ('alibi', (('logit_cap', 2.0), ('tied', False))), ('learned', (('norm', 'layernorm'), ('activation', 'gelu'))),
-    ('rope', (('causal', False), ('scale_embedding', True))), ('learned', (('causal', False), ('window', 3)))])
+@pytest.mark.parametrize(
+    'positions, changes',
+    [
+        *((p, ()) for p in CORE),
+        ('rope,none', ()),
+        ('rope', (('qk_norm', True), ('window', 4))),
+        ('alibi', (('logit_cap', 2.0), ('tied', False))),
+        ('learned', (('norm', 'layernorm'), ('activation', 'gelu'))),
+        ('rope', (('causal', False), ('scale_embedding', True))),
+        ('learned', (('causal', False), ('window', 3))),
+    ],
+)
 def test_the_forward_pass_is_the_papers(positions, changes):
     """Catches a wrong pairing of heads and groups, a misplaced scale, cap, bias or norm, a rotation of the wrong sign, and what lies ahead
     hidden where it is to be seen."""
     model, params, apply = built(positions, **dict(changes))
     found = apply(params, TOKENS, POSITIONS, ONES)
     for row in range(2):
-        np.testing.assert_allclose(found[row], reference(model.config, params, TOKENS[row]), rtol=2e-4, atol=2e-4)
+        np.testing.assert_allclose(
+            found[row], reference(model.config, params, TOKENS[row]), rtol=2e-4, atol=2e-4
+        )
 
 
 @pytest.mark.parametrize('positions', ['learned', 'rope', 'forgetting', 'rope,none'])
@@ -118,12 +154,16 @@ def test_generation(positions):
     model, params, apply = built(positions)
     prompts = [[3, 5, 7], [2, 4, 6, 8, 10]]
     greedy = decoding.generate(model, params, prompts, 5, Sampling(temperature=0.0))
-    assert greedy == decoding.generate(model, params, prompts, 5, Sampling(temperature=0.0), every=2)
+    assert greedy == decoding.generate(
+        model, params, prompts, 5, Sampling(temperature=0.0), every=2
+    )
     for prompt, out in zip(prompts, greedy):
         ids = list(prompt)
         for token in out:
             row = np.pad(ids, (0, TIME - len(ids)))[None].astype(np.int32)
-            logits = apply(params, row, POSITIONS[:1], (np.arange(TIME) < len(ids)).astype(np.int32)[None])
+            logits = apply(
+                params, row, POSITIONS[:1], (np.arange(TIME) < len(ids)).astype(np.int32)[None]
+            )
             assert int(logits[0, len(ids) - 1].argmax()) == token
             ids.append(token)
     drawn = decoding.generate(model, params, prompts, 5, Sampling(), seed=3)
@@ -137,11 +177,17 @@ def test_generation_ends():
     model, params, _ = built()
     whole = decoding.generate(model, params, [[3, 5]], 50, Sampling(temperature=0.0))[0]
     assert len(whole) == TIME - 2
-    cut = decoding.generate(model, params, [[3, 5]], 50, Sampling(temperature=0.0), end=(whole[3],))[0]
-    assert cut == whole[:whole.index(whole[3])]
-    heard = decoding.generate(model, params, [[3, 5]], 50, Sampling(temperature=0.0), watch=lambda rows: True, every=2)[0]
+    cut = decoding.generate(
+        model, params, [[3, 5]], 50, Sampling(temperature=0.0), end=(whole[3],)
+    )[0]
+    assert cut == whole[: whole.index(whole[3])]
+    heard = decoding.generate(
+        model, params, [[3, 5]], 50, Sampling(temperature=0.0), watch=lambda rows: True, every=2
+    )[0]
     assert heard == whole[:2]
-    with pytest.raises(decoding.ModelError, match=f'the prompt has {TIME} tokens, the context of this model {TIME}'):
+    with pytest.raises(
+        decoding.ModelError, match=f'the prompt has {TIME} tokens, the context of this model {TIME}'
+    ):
         decoding.generate(model, params, [[1] * TIME], 5)
 
 
@@ -149,25 +195,40 @@ def test_generation_ends():
 def test_scanned_layers_and_remat_change_nothing(positions):
     """Catches a period of layers in the wrong order, and a policy that changes the gradient."""
     model, params, _ = built(positions, scan_layers=True)
+
     def grad(m, p):
         total = lambda p: jnp.square(m.apply({'params': p}, TOKENS, POSITIONS, ONES)[0]).mean()
         return jax.jit(jax.value_and_grad(total))(p)
+
     value, gradient = grad(model, params)
     flat_model, flat_params = decoding.unrolled(model, params)
     flat_value, flat_gradient = grad(flat_model, flat_params)
     np.testing.assert_allclose(value, flat_value, rtol=1e-5)
-    close = functools.partial(jax.tree.map, lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5))
+    close = functools.partial(
+        jax.tree.map, lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    )
     close(decoding.unrolled(model, gradient)[1], flat_gradient)
     for remat in ('full', 'attention', 'minimal'):
-        close(grad(Transformer(dataclasses.replace(model.config, remat=remat)), params), (value, gradient))
+        close(
+            grad(Transformer(dataclasses.replace(model.config, remat=remat)), params),
+            (value, gradient),
+        )
 
 
 def test_low_precision_keeps_softmax_and_norms_wide():
     """Catches a bfloat16 softmax: its error would be many times the rounding of inputs."""
     model, params, apply = built()
     narrow = Transformer(dataclasses.replace(model.config, dtype='bfloat16'))
-    text = jax.jit(lambda p: narrow.apply({'params': p}, TOKENS, POSITIONS, ONES)[0]).lower(params).as_text()
-    assert not [line for line in text.splitlines() if 'stablehlo.exponential' in line and f'{TIME}x{TIME}xbf16' in line]
+    text = (
+        jax.jit(lambda p: narrow.apply({'params': p}, TOKENS, POSITIONS, ONES)[0])
+        .lower(params)
+        .as_text()
+    )
+    assert not [
+        line
+        for line in text.splitlines()
+        if 'stablehlo.exponential' in line and f'{TIME}x{TIME}xbf16' in line
+    ]
     assert not [line for line in text.splitlines() if 'stablehlo.rsqrt' in line and 'bf16' in line]
     found = narrow.apply({'params': params}, TOKENS, POSITIONS, ONES)[0]
     assert found.dtype == jnp.float32

@@ -3,6 +3,7 @@
 The parameters of an encoding are drawn, never its initial values; what is compared are the weights of attention, of twelve
 tokens, with ids that count up and with drawn ones.
 """
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,7 +20,9 @@ CASES = []
 
 def case(name, reference, given=None, ids=True, scale=0.7, label='', **arguments):
     """reference: what `run` gives -> logits. `ids`: False where the encoding looks at none."""
-    CASES.append(pytest.param(name, arguments, reference, given or {}, ids, scale, id=label or name))
+    CASES.append(
+        pytest.param(name, arguments, reference, given or {}, ids, scale, id=label or name)
+    )
 
 
 def rotary(name, frequencies, factor=1.0, layout='half', **rest):
@@ -27,7 +30,9 @@ def rotary(name, frequencies, factor=1.0, layout='half', **rest):
 
 
 THETA = Rot.rope_frequencies(D)
-FLIPPED = np.where(np.arange(D) < D // 2, 1, -1)       # the authors of GRAPE turn the other way: as with these signs
+FLIPPED = np.where(
+    np.arange(D) < D // 2, 1, -1
+)  # the authors of GRAPE turn the other way: as with these signs
 NEAR, FAR = (1.0, 1.1, 1.2, 1.5), (1.0, 1.5, 2.0, 4.0)
 
 
@@ -49,7 +54,9 @@ def deberta(m):
     of_keys = np.einsum('rD,Dhd->hrd', m.p.table, m.p.keys)
     of_queries = np.einsum('rD,Dhd->hrd', m.p.table, m.p.queries) + m.p.query_bias[:, None]
     ahead = of_keys * np.nan
-    return R.deberta(m.q, m.k, m.pos, np.concatenate([ahead, of_keys], 1), np.concatenate([ahead, of_queries], 1))
+    return R.deberta(
+        m.q, m.k, m.pos, np.concatenate([ahead, of_keys], 1), np.concatenate([ahead, of_queries], 1)
+    )
 
 
 case('none', lambda m: R.none(m.q, m.k))
@@ -58,37 +65,95 @@ rotary('rope', Rot.rope_frequencies(D, 50.0), base=50.0, label='rope, base')
 rotary('rope_interleaved', THETA, layout='interleaved')
 rotary('rope_partial', Rot.rope_frequencies(4), fraction=0.5)
 rotary('rope_proportional', Rot.proportional_frequencies(D, 0.5), fraction=0.5)
-rotary('rope_proportional', Rot.proportional_frequencies(D, 0.75), label='rope_proportional, default')
+rotary(
+    'rope_proportional', Rot.proportional_frequencies(D, 0.75), label='rope_proportional, default'
+)
 case('xpos', lambda m: Rot.xpos(m.q, m.k, m.pos, 16.0, layout='half'), scale_base=16.0)
-case('xpos', lambda m: Rot.xpos(m.q, m.k, m.pos, 16.0), scale_base=16.0, layout='interleaved', label='xpos, interleaved')
+case(
+    'xpos',
+    lambda m: Rot.xpos(m.q, m.k, m.pos, 16.0),
+    scale_base=16.0,
+    layout='interleaved',
+    label='xpos, interleaved',
+)
 rotary('rope_interpolated', THETA / 3)
 rotary('rope_ntk', Rot.ntk_frequencies(D, 5.0), stretch=5.0)
-case('rope_dynamic', lambda m: Rot.rope(m.q, m.k, m.pos, Rot.dynamic_frequencies(D, m.pos.max() + 1, TRAINED, 4.0)), stretch=4.0)
+case(
+    'rope_dynamic',
+    lambda m: Rot.rope(m.q, m.k, m.pos, Rot.dynamic_frequencies(D, m.pos.max() + 1, TRAINED, 4.0)),
+    stretch=4.0,
+)
 rotary('rope_by_parts', Rot.yarn_frequencies(D, 4.0, 256), stretch=4.0, length=256)
 rotary('yarn', Rot.yarn_frequencies(D, 4.0, 4096), Rot.yarn_factor(4.0), stretch=4.0, length=4096)
-rotary('yarn', Rot.yarn_frequencies(D, 3.0, 60, 100.0, 8, 2), Rot.yarn_factor(3.0, 0.7, 1.2), stretch=3.0, length=60, base=100.0,
-       beta_fast=8.0, beta_slow=2.0, mscale=0.7, mscale_all=1.2, label='yarn, mscale')
-rotary('llama3', Rot.llama3_frequencies(D, 100.0, 4.0, 1.0, 3.0, 40), base=100.0, stretch=4.0, high=3.0, length=40)
+rotary(
+    'yarn',
+    Rot.yarn_frequencies(D, 3.0, 60, 100.0, 8, 2),
+    Rot.yarn_factor(3.0, 0.7, 1.2),
+    stretch=3.0,
+    length=60,
+    base=100.0,
+    beta_fast=8.0,
+    beta_slow=2.0,
+    mscale=0.7,
+    mscale_all=1.2,
+    label='yarn, mscale',
+)
+rotary(
+    'llama3',
+    Rot.llama3_frequencies(D, 100.0, 4.0, 1.0, 3.0, 40),
+    base=100.0,
+    stretch=4.0,
+    high=3.0,
+    length=40,
+)
 rotary('longrope', Rot.longrope_frequencies(D, FAR), Rot.longrope_factor(3.0, TRAINED), long=FAR)
-rotary('longrope', Rot.longrope_frequencies(D, NEAR), short=NEAR, length=32, label='longrope, short')
+rotary(
+    'longrope', Rot.longrope_frequencies(D, NEAR), short=NEAR, length=32, label='longrope, short'
+)
 case('rerope', lambda m: Rot.rerope(m.q, m.k, m.pos, 4), within=4)
 case('rerope_leaky', lambda m: Rot.rerope(m.q, m.k, m.pos, 4, 3.0), within=4, stretch=3.0)
 case('self_extend', lambda m: Rot.self_extend(m.q, m.k, m.pos, 2, 4), within=4, group=2)
 case('string', lambda m: Rot.string(m.q, m.k, m.pos, 5, 2), within=5, local=2)
 case('lm_infinite', lambda m: Rot.lm_infinite(m.q, m.k, m.pos, 4, 2), within=4, first=2)
-case('pope', lambda m: Rot.pope(m.q, m.k, m.pos, of_kv(m.p.delta)), given=dict(delta=-np.linspace(-0.5, 7.0, D)))
-case('grape_m', lambda m: Rot.grape_m(m.q * FLIPPED, m.k * FLIPPED, m.pos, m.p.log_frequencies / 16), scale=16)
-case('grape_m_context', lambda m: Rot.grape_m(m.q * FLIPPED, m.k * FLIPPED, Rot.grape_m_phase(m.x, m.p.omega, m.p.omega_bias),
-                                              m.p.log_frequencies), given=dict(omega=np.linspace(-40, 40, T)), ids=False)
+case(
+    'pope',
+    lambda m: Rot.pope(m.q, m.k, m.pos, of_kv(m.p.delta)),
+    given=dict(delta=-np.linspace(-0.5, 7.0, D)),
+)
+case(
+    'grape_m',
+    lambda m: Rot.grape_m(m.q * FLIPPED, m.k * FLIPPED, m.pos, m.p.log_frequencies / 16),
+    scale=16,
+)
+case(
+    'grape_m_context',
+    lambda m: Rot.grape_m(
+        m.q * FLIPPED,
+        m.k * FLIPPED,
+        Rot.grape_m_phase(m.x, m.p.omega, m.p.omega_bias),
+        m.p.log_frequencies,
+    ),
+    given=dict(omega=np.linspace(-40, 40, T)),
+    ids=False,
+)
 case('t5', lambda m: R.t5(m.q, m.k, m.pos, m.p.table, 6, 10), num_buckets=6, max_distance=10)
-case('t5_unscaled', lambda m: R.t5(m.q, m.k, m.pos, m.p.table, 6, 10, scale=1.0), num_buckets=6, max_distance=10)
+case(
+    't5_unscaled',
+    lambda m: R.t5(m.q, m.k, m.pos, m.p.table, 6, 10, scale=1.0),
+    num_buckets=6,
+    max_distance=10,
+)
 case('alibi', lambda m: R.alibi(m.q, m.k, m.pos))
 case('alibi_learned', lambda m: R.alibi(m.q, m.k, m.pos, m.p.slopes))
 case('windowed_heads', lambda m: R.windowed_heads(m.q, m.k, m.pos, 3), heads=3)
 case('kerple_log', lambda m: R.kerple_log(m.q, m.k, m.pos, m.p.p, m.p.a), KERPLE)
 case('kerple_power', lambda m: R.kerple_power(m.q, m.k, m.pos, m.p.p, m.p.a), KERPLE)
-case('fire', lambda m: R.fire(m.q, m.k, m.pos, m.p.c, m.p.multiplier * 9, m.p.w1, m.p.b1, m.p.w2, m.p.b2),
-     dict(c=-0.4, multiplier=-0.9), threshold=9.0)
+case(
+    'fire',
+    lambda m: R.fire(m.q, m.k, m.pos, m.p.c, m.p.multiplier * 9, m.p.w1, m.p.b1, m.p.w2, m.p.b2),
+    dict(c=-0.4, multiplier=-0.9),
+    threshold=9.0,
+)
 case('sandwich', lambda m: R.sandwich(m.q, m.k, m.pos, 16), bar=16)
 case('shaw', lambda m: R.shaw(m.q, m.k, m.pos, shaw_rows(m.p.keys)), clip=4)
 case('transformer_xl', lambda m: R.transformer_xl(m.q, m.k, m.pos, m.p.u, m.p.v, m.p.w_r))
@@ -97,16 +162,45 @@ case('tupe', lambda m: R.tupe(m.q, m.k, m.pos, m.p), scale=0.3)
 case('cope', lambda m: R.cope(m.q, m.k, m.p.table, True), places=4)
 case('cope_unscaled', lambda m: R.cope(m.q, m.k, m.p.table, False), places=4)
 case('selective', lambda m: R.selective(m.q, m.k))
-case('dape', lambda m: R.dape(m.q, m.k, m.pos, m.p.p, m.p.a, m.p.w1, m.p.b1, m.p.w2, m.p.b2), KERPLE, scale=0.3)
-case('dape_v2', lambda m: R.dape_v2(m.q, m.k, m.pos, m.p.p, m.p.a, m.p.inner_taps, m.p.inner_offset, m.p.outer_taps,
-                                    m.p.outer_offset), KERPLE, scale=0.2)
-case('wall', lambda m: R.wall(m.q, m.k, R.log_sigmoid(np.einsum('tD,Dhd->htd', m.x, m.p.gate) + m.p.gate_bias[:, None])))
+case(
+    'dape',
+    lambda m: R.dape(m.q, m.k, m.pos, m.p.p, m.p.a, m.p.w1, m.p.b1, m.p.w2, m.p.b2),
+    KERPLE,
+    scale=0.3,
+)
+case(
+    'dape_v2',
+    lambda m: R.dape_v2(
+        m.q,
+        m.k,
+        m.pos,
+        m.p.p,
+        m.p.a,
+        m.p.inner_taps,
+        m.p.inner_offset,
+        m.p.outer_taps,
+        m.p.outer_offset,
+    ),
+    KERPLE,
+    scale=0.2,
+)
+case(
+    'wall',
+    lambda m: R.wall(
+        m.q, m.k, R.log_sigmoid(np.einsum('tD,Dhd->htd', m.x, m.p.gate) + m.p.gate_bias[:, None])
+    ),
+)
 case('path', path, ids=False)
 case('path', lambda m: path(m, gates(m)), ids=False, forget=True, label='path, forget')
 case('grape_a', lambda m: R.grape_a(m.q, m.k, m.pos, m.p.w, key=m.p.key))
 case('grape_a_query', lambda m: R.grape_a(m.q, m.k, m.pos, m.p.w, query=m.p.query))
 case('grape_a_both', lambda m: R.grape_a(m.q, m.k, m.pos, m.p.w, m.p.key, m.p.query))
-case('grape_ap', lambda m: R.grape_ap(m.q, m.k, m.pos, np.einsum('tD,Dhe->hte', m.x, m.p.w)), scale=2.0, path_dim=6)
+case(
+    'grape_ap',
+    lambda m: R.grape_ap(m.q, m.k, m.pos, np.einsum('tD,Dhe->hte', m.x, m.p.w)),
+    scale=2.0,
+    path_dim=6,
+)
 case('forgetting', lambda m: R.forgetting(m.q, m.k, gates(m)))
 case('forgetting_fixed', lambda m: R.alibi(m.q, m.k, m.pos, -R.log_sigmoid(m.p.gate_bias)))
 case('cable', lambda m: R.forgetting(m.q, m.k, gates(m, -1)))
@@ -128,9 +222,17 @@ def test_reference(name, arguments, reference, given, ids, scale, drawn):
     m = run(name, arguments, DRAWN if drawn else None, given, scale=scale)
     expected = R.softmax(reference(m))
     close(m.weights, expected)
-    read = R.shaw_values(expected, m.v, m.pos, shaw_rows(m.p.values)) if name == 'shaw' else expected @ m.v
-    close(m.out, np.einsum('htd,hdD->tD', read, m.out_kernel), 2e-4)            # sums of 32 products of some size
-    assert name == 'none' or abs(expected - R.softmax(R.none(m.q, m.k))).max() > 1e-2, 'compared at values that do nothing'
+    read = (
+        R.shaw_values(expected, m.v, m.pos, shaw_rows(m.p.values))
+        if name == 'shaw'
+        else expected @ m.v
+    )
+    close(
+        m.out, np.einsum('htd,hdD->tD', read, m.out_kernel), 2e-4
+    )  # sums of 32 products of some size
+    assert name == 'none' or abs(expected - R.softmax(R.none(m.q, m.k))).max() > 1e-2, (
+        'compared at values that do nothing'
+    )
 
 
 def test_stick_breaking():
@@ -147,7 +249,8 @@ EMBEDDED = {
     'sinusoidal': lambda x, p, held: x * T**0.5 + R.sinusoid(p, T, True),
     'sinusoidal_concatenated': lambda x, p, held: x * T**0.5 + R.sinusoid(p, T, False),
     'sinusoidal_scaled': lambda x, p, held: x + held['scale'] * R.sinusoid(p, T, False),
-    **{n: lambda x, p, held: x + held['table'][p] for n in ('learned', 'abacus', 'coupling')}}
+    **{n: lambda x, p, held: x + held['table'][p] for n in ('learned', 'abacus', 'coupling')},
+}
 
 
 @pytest.mark.parametrize('name', EMBEDDED)
@@ -155,7 +258,9 @@ def test_added_to_the_words(name):
     """Catches sines in the place of cosines, another layout or base, words that are not scaled, and the row of another id."""
     rng, held = np.random.default_rng(2), {}
     x, ids = rng.normal(size=(1, T, T)), jnp.asarray(DRAWN)[None]
-    param = lambda n, init, shape, axes: held.setdefault(n, jnp.asarray(rng.normal(size=shape), jnp.float32))
+    param = lambda n, init, shape, axes: held.setdefault(
+        n, jnp.asarray(rng.normal(size=shape), jnp.float32)
+    )
     found = alone(name).embed(Site(param, ids, task_ids=ids), jnp.asarray(x, jnp.float32))
     close(found[0], [EMBEDDED[name](w, p, held) for w, p in zip(x[0], DRAWN)], 1e-5)
 
@@ -170,7 +275,10 @@ def test_ids_of_the_data(form, padded):
         a, b = ''.join(e.prompt).split('+')
         answer = ''.join(e.answer)
         assert e.ids['abacus'] == [0, *R.abacus_ids(f'{a}+{b}={answer}')]
-        assert e.ids['coupling'] == [0, *R.coupling_ids(a, b, answer, 1, form == 'all_reversed', form != 'plain')]
+        assert e.ids['coupling'] == [
+            0,
+            *R.coupling_ids(a, b, answer, 1, form == 'all_reversed', form != 'plain'),
+        ]
 
 
 @pytest.mark.parametrize('name', ['abacus', 'coupling'])
@@ -178,22 +286,32 @@ def test_offsets(name):
     """Catches an offset outside 0 .. `offsets`, one for each token, and one that moves what is no digit."""
     ids, keys = np.array([0, 1, 2, 3, 0, 1, 2]), jax.random.split(jax.random.key(0), 200)
     rows = lambda a: jnp.broadcast_to(jnp.asarray(a), (200, 7))
-    table = lambda name, init, shape, axes: jnp.broadcast_to(jnp.arange(float(shape[0]))[:, None], shape)
+    table = lambda name, init, shape, axes: jnp.broadcast_to(
+        jnp.arange(float(shape[0]))[:, None], shape
+    )
     site = Site(table, rows(ids), rows(ids), rows(np.ones(7, int)), keys, rows(ids))
     found = np.asarray(alone(name, rows=20, offsets=4).embed(site, jnp.zeros((200, 7, 1))))[..., 0]
     offset = found[:, 1] - 1
     np.testing.assert_array_equal(found, np.where(ids > 0, ids + offset[:, None], 0))
     assert set(offset) == {0, 1, 2, 3, 4}
     drawn = np.asarray(alone(name).embed(site, jnp.zeros((200, 7, 1))))[:, 1, 0] - 1
-    assert 90 < drawn.max() <= (99 if name == 'abacus' else 100)      # the authors of abacus draw from 0 to 99
+    assert (
+        90 < drawn.max() <= (99 if name == 'abacus' else 100)
+    )  # the authors of abacus draw from 0 to 99
 
 
 def drawn_ids(name, rows, *lengths, **arguments):
     """Of documents of these lengths, side by side in a row, and padding."""
-    of_row = lambda parts: jnp.broadcast_to(jnp.asarray(np.concatenate(parts), jnp.int32), (rows, sum(lengths) + 2))
+    of_row = lambda parts: jnp.broadcast_to(
+        jnp.asarray(np.concatenate(parts), jnp.int32), (rows, sum(lengths) + 2)
+    )
     places = of_row([*(np.arange(n) for n in lengths), np.zeros(2)])
     segments = of_row([*(np.full(n, 1 + i) for i, n in enumerate(lengths)), np.zeros(2)])
-    ids = np.asarray(alone(name, **arguments).position_ids(Site(None, places, places, segments, jax.random.split(jax.random.key(1), rows))))
+    ids = np.asarray(
+        alone(name, **arguments).position_ids(
+            Site(None, places, places, segments, jax.random.split(jax.random.key(1), rows))
+        )
+    )
     found = np.split(ids, np.cumsum(lengths), axis=1)[:-1]
     return found if len(lengths) > 1 else found[0]
 
@@ -203,7 +321,9 @@ def test_randomized():
     ids = drawn_ids('randomized', 3000, 9, range=40)
     assert (np.diff(ids) > 0).all() and ids.min() == 0 and ids.max() == 39
     close(ids.mean(0), np.arange(1, 10) * 41 / 10 - 1, 0.5)
-    close(run('randomized+rope', dict(range=40), DRAWN).weights, run('rope', ids=DRAWN).weights, 1e-7)
+    close(
+        run('randomized+rope', dict(range=40), DRAWN).weights, run('rope', ids=DRAWN).weights, 1e-7
+    )
 
 
 def test_randomized_documents():
@@ -216,7 +336,10 @@ def test_randomized_documents():
 def test_pose():
     """Catches a cut beyond the first half, a jump past the target, and one of either that is never drawn."""
     found = {tuple(r) for r in drawn_ids('pose', 600, 5, target=9).tolist()}
-    assert found == {tuple(R.pose_ids(5, 9, cut, skip)) for cut in (1, 2, 3) for skip in range(5)} and len(found) == 13
+    assert (
+        found == {tuple(R.pose_ids(5, 9, cut, skip)) for cut in (1, 2, 3) for skip in range(5)}
+        and len(found) == 13
+    )
 
 
 def test_pose_documents():
@@ -225,12 +348,18 @@ def test_pose_documents():
     assert not one.any() and not also_one.any()
     of = lambda ids: {tuple(r) for r in ids.tolist()}
     assert of(three) == {tuple(R.pose_ids(3, 9, cut, skip)) for cut in (1, 2) for skip in range(7)}
-    assert len(of(five)) == 13 and len(of(np.concatenate([five, three], axis=1))) > 150     # of 13 * 13
+    assert (
+        len(of(five)) == 13 and len(of(np.concatenate([five, three], axis=1))) > 150
+    )  # of 13 * 13
 
 
-ELSEWHERE = {**dict.fromkeys(EMBEDDED, test_added_to_the_words), 'stick_breaking': test_stick_breaking,
-             'randomized': test_randomized, 'pose': test_pose}
-EXCEPTIONS = {}                                      # name -> why nothing is compared
+ELSEWHERE = {
+    **dict.fromkeys(EMBEDDED, test_added_to_the_words),
+    'stick_breaking': test_stick_breaking,
+    'randomized': test_randomized,
+    'pose': test_pose,
+}
+EXCEPTIONS = {}  # name -> why nothing is compared
 
 
 def test_every_encoding_is_compared():

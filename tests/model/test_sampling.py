@@ -1,4 +1,5 @@
 """Sampling against a slow reference in numpy."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,7 @@ LOGITS = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32) * 2
 
 def reference(logits, top_k, top_p, min_p):
     """Which tokens stay: walk from the most likely one down."""
-    order = np.argsort(-logits)[:top_k or None]
+    order = np.argsort(-logits)[: top_k or None]
     probs = np.exp(logits[order] - logits[order].max())
     probs /= probs.sum()
     kept, held = set(), 0.0
@@ -23,8 +24,19 @@ def reference(logits, top_k, top_p, min_p):
     return kept
 
 
-@pytest.mark.parametrize('top_k, top_p, min_p', [(0, 1.0, 0.0), (3, 1.0, 0.0), (0, 0.6, 0.0), (0, 1.0, 0.2), (5, 0.8, 0.1),
-                                                 (1, 1.0, 0.0), (99, 1.0, 0.0), (0, 1e-6, 1.0)])
+@pytest.mark.parametrize(
+    'top_k, top_p, min_p',
+    [
+        (0, 1.0, 0.0),
+        (3, 1.0, 0.0),
+        (0, 0.6, 0.0),
+        (0, 1.0, 0.2),
+        (5, 0.8, 0.1),
+        (1, 1.0, 0.0),
+        (99, 1.0, 0.0),
+        (0, 1e-6, 1.0),
+    ],
+)
 def test_filters(top_k, top_p, min_p):
     """Catches a filter off by one, the wrong order of filters, and one that leaves nothing."""
     found = np.asarray(filtered(jnp.asarray(LOGITS), top_k, top_p, min_p))
@@ -41,7 +53,9 @@ def test_draws_follow_the_distribution():
     tokens = np.asarray(draw(logits, keys, seen, Sampling(temperature=2.0)))
     expected = np.exp(LOGITS[0] / 2) / np.exp(LOGITS[0] / 2).sum()
     np.testing.assert_allclose(np.bincount(tokens, minlength=12) / 20000, expected, atol=0.015)
-    assert set(np.asarray(draw(logits, keys, seen, Sampling(temperature=0.0)))) == {int(LOGITS[0].argmax())}
+    assert set(np.asarray(draw(logits, keys, seen, Sampling(temperature=0.0)))) == {
+        int(LOGITS[0].argmax())
+    }
 
 
 def test_repetition_penalty():
@@ -50,8 +64,17 @@ def test_repetition_penalty():
     np.testing.assert_allclose(penalised(logits, seen, 2.0), [[1.0, -4.0, 2.0, -2.0]])
 
 
-@pytest.mark.parametrize('field, value', [('temperature', -1.0), ('top_k', -1), ('top_p', 0.0), ('top_p', 1.5), ('min_p', 2.0),
-                                          ('repetition_penalty', 0.0)])
+@pytest.mark.parametrize(
+    'field, value',
+    [
+        ('temperature', -1.0),
+        ('top_k', -1),
+        ('top_p', 0.0),
+        ('top_p', 1.5),
+        ('min_p', 2.0),
+        ('repetition_penalty', 0.0),
+    ],
+)
 def test_mistakes(field, value):
     """Catches a value that silently gives nonsense."""
     with pytest.raises(ModelError, match=f'{field} is {value}: expected'):

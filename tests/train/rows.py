@@ -1,4 +1,5 @@
 """What the tests of meshes share: packed rows, and the gradient of a step on any mesh."""
+
 import functools
 
 import jax
@@ -24,8 +25,13 @@ def batch_of(step: int) -> dict:
     end = rng.integers(12, TIME + 1, (BATCH, 1))
     segment = np.where(column < cut, 1, np.where(column < end, 2, 0))
     last = (column == cut - 1) | (column >= end - 1)
-    made = dict(tokens=tokens[:, :-1], targets=tokens[:, 1:], loss_weights=~last, segment_ids=segment,
-                positions=np.where(column < cut, column, np.where(segment > 0, column - cut, 0)))
+    made = dict(
+        tokens=tokens[:, :-1],
+        targets=tokens[:, 1:],
+        loss_weights=~last,
+        segment_ids=segment,
+        positions=np.where(column < cut, column, np.where(segment > 0, column - cut, 0)),
+    )
     return {k: made[k].astype(FIELDS[k]) for k in FIELDS}
 
 
@@ -45,8 +51,17 @@ def first_step(config, accumulation: int = 1, loss_chunks: int = 0, **sizes) -> 
 
 def config_of(positions='rope', num_kv_heads=8, **more):
     from configs import base
+
     c = base.get_config()
-    c.model.update(width=32, num_layers=2, num_heads=8, num_kv_heads=num_kv_heads, mlp_width=64, positions=positions, **more)
+    c.model.update(
+        width=32,
+        num_layers=2,
+        num_heads=8,
+        num_kv_heads=num_kv_heads,
+        mlp_width=64,
+        positions=positions,
+        **more,
+    )
     return c
 
 
@@ -55,4 +70,8 @@ def agree(found, expected):
     6e-8 of the largest entry would be 1.2e-5 if all fell one way; 5e-6 of it was never reached (the most seen was 1.6e-6)."""
     assert found[0] == pytest.approx(expected[0], rel=2e-6)
     scale = max(np.abs(g).max() for g in jax.tree.leaves(expected[1]))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-6 * scale), found[1], expected[1])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-6 * scale),
+        found[1],
+        expected[1],
+    )

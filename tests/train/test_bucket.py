@@ -1,4 +1,5 @@
 """A run directory on gs://, against a store in memory that cannot append, as object stores cannot."""
+
 import sys
 import time
 
@@ -33,10 +34,10 @@ def test_metrics_reach_the_bucket(bucket, monkeypatch):
     log = metrics.Metrics(run, 0, 10, how, line)
     for step in (1, 2, 3):
         log.write(step, {'loss': float(step)})
-    log.copy()                                             # as with a checkpoint; then the machine is gone
+    log.copy()  # as with a checkpoint; then the machine is gone
     later = time.monotonic() + 61
     monkeypatch.setattr(metrics.time, 'monotonic', lambda: later)
-    log.write(4, {'loss': 4.0})                            # a minute later
+    log.write(4, {'loss': 4.0})  # a minute later
     assert [m['step'] for m in metrics.read(run)] == [1, 2, 3, 4]
     again = metrics.Metrics(run, 2, 10, how, line)
     again.write(3, {'loss': 30.0})

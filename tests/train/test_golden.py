@@ -2,6 +2,7 @@
 
 `tests/golden/format_N` was made by the command in its config.json's place (BUILD_NOTES, contract 3), stopped at step 4 of 6.
 """
+
 import pathlib
 import shutil
 
@@ -18,7 +19,9 @@ GOLDEN = sorted(pathlib.Path('tests/golden').glob('format_*'))
 
 def test_each_format_has_one():
     """Catches a new format without a directory that keeps it readable."""
-    assert [p.name for p in GOLDEN] == [f'format_{n}' for n in range(1, max(runs.FORMAT, checkpoint.FORMAT) + 1)]
+    assert [p.name for p in GOLDEN] == [
+        f'format_{n}' for n in range(1, max(runs.FORMAT, checkpoint.FORMAT) + 1)
+    ]
 
 
 @pytest.mark.parametrize('path', GOLDEN, ids=lambda p: p.name)
@@ -32,11 +35,22 @@ def test_an_old_run_is_whole(path, tmp_path):
     e = loop.prepare(config, str(run.path))
     assert int(e.state['step']) == 4 and e.store.hash == run.lineage()['data_hash']
     known = [m['validation_nats'] for m in metrics.read(run) if 'validation_nats' in m]
-    assert loop.evaluate(e, e.state['params'])['validation_nats'] == pytest.approx(known[-1], rel=1e-5)    # other versions and cores round otherwise
+    assert loop.evaluate(e, e.state['params'])['validation_nats'] == pytest.approx(
+        known[-1], rel=1e-5
+    )  # other versions and cores round otherwise
     config.train.stop_at = 0
-    assert loop.train(e)['step'] == 6 and [m['step'] for m in metrics.read(run) if 'loss' in m] == [1, 2, 3, 4, 5, 6]
+    assert loop.train(e)['step'] == 6 and [m['step'] for m in metrics.read(run) if 'loss' in m] == [
+        1,
+        2,
+        3,
+        4,
+        5,
+        6,
+    ]
     _, params, tokenizer, _ = checkpoint.load(Run.parse(f'{path}@4'))
-    assert tokenizer.hash == run.lineage()['tokenizer_hash'] and all(np.isfinite(x).all() for x in jax.tree.leaves(params))
+    assert tokenizer.hash == run.lineage()['tokenizer_hash'] and all(
+        np.isfinite(x).all() for x in jax.tree.leaves(params)
+    )
 
 
 def test_a_later_format_is_refused(tmp_path):

@@ -1,4 +1,5 @@
 """Meshes of eight forced CPU devices against one device: all shapes with one encoding."""
+
 import itertools
 
 import jax
@@ -51,4 +52,7 @@ def test_the_step_equals_pmap_on_data(one_device):
     cut = {k: jnp.reshape(v, (8, BATCH // 8, TIME)) for k, v in batch_of(0).items()}
     loss, grads = jax.pmap(on_each, 'data', in_axes=(None, 0))(params, cut)
     agree((float(loss[0]), jax.tree.map(lambda g: np.asarray(g[0]), grads)), one_device)
-    agree(first_step(config_of(), data=8), (float(loss[0]), jax.tree.map(lambda g: np.asarray(g[0]), grads)))
+    agree(
+        first_step(config_of(), data=8),
+        (float(loss[0]), jax.tree.map(lambda g: np.asarray(g[0]), grads)),
+    )

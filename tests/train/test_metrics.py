@@ -1,4 +1,5 @@
 """Figures of speed and loss."""
+
 import math
 
 import jax
@@ -25,7 +26,12 @@ def test_flops_are_those_of_the_matmuls(tiny_config, tied):
     params = checkpoint.abstract_params(model)
     params = nn.meta.unbox(params)
     tokens = jax.ShapeDtypeStruct((4, 64), 'int32')
-    cost = jax.jit(lambda p, t: model.apply({'params': p}, t, t, t)[0]).lower(params, tokens).compile().cost_analysis()
+    cost = (
+        jax.jit(lambda p, t: model.apply({'params': p}, t, t, t)[0])
+        .lower(params, tokens)
+        .compile()
+        .cost_analysis()
+    )
     forward = metrics.flops_per_token(params, model.config, 64) / 3
     # XLA also counts the masked half of attention and everything elementwise.
     masked = 2 * model.config.num_layers * 64 * model.config.width

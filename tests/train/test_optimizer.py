@@ -1,4 +1,5 @@
 """Muon against a direct computation; its work and state on a mesh. Schedules are in test_config."""
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +15,22 @@ from train.optimizer import make_optimizer, matrices
 
 def muon(**sizes):
     config = config_of(scan_layers=True)
-    config.optimizer.update(kind='muon', warmup=0, schedule='constant', lr=0.02, clip=0.0, weight_decay=0.1)
+    config.optimizer.update(
+        kind='muon', warmup=0, schedule='constant', lr=0.02, clip=0.0, weight_decay=0.1
+    )
     config.mesh.update(**{'data': 1, 'fsdp': 1, 'tensor': 1, 'context': 1, **sizes})
     mesh = meshes.make_mesh(config.mesh)
-    model, optimizer = Transformer(resolve(config.model, VOCAB, TIME)), make_optimizer(config.optimizer, 100)
+    model, optimizer = (
+        Transformer(resolve(config.model, VOCAB, TIME)),
+        make_optimizer(config.optimizer, 100),
+    )
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
-    return mesh, optimizer, state, steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings)
+    return (
+        mesh,
+        optimizer,
+        state,
+        steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings),
+    )
 
 
 def orthogonalized(m):
@@ -36,26 +47,52 @@ def test_muon_is_its_equation():
     in its place, and weight decay left out."""
     _, optimizer, state, _ = muon()
     rng = np.random.default_rng(0)
-    grads = jax.tree.map(lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), state['params'])
+    grads = jax.tree.map(
+        lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), state['params']
+    )
     updates, _ = optimizer.update(grads, state['opt_state'], state['params'])
-    for names, sides in ((('attention', 'query'), (32, 32)), (('attention', 'out'), (32, 32)), (('feed_forward', 'up'), (32, 64)),
-                         (('feed_forward', 'down'), (64, 32))):
-        take = lambda tree: np.asarray(tree['layers']['layer_0'][names[0]][names[1]]['kernel'][1]).reshape(sides)
+    for names, sides in (
+        (('attention', 'query'), (32, 32)),
+        (('attention', 'out'), (32, 32)),
+        (('feed_forward', 'up'), (32, 64)),
+        (('feed_forward', 'down'), (64, 32)),
+    ):
+        take = lambda tree: np.asarray(
+            tree['layers']['layer_0'][names[0]][names[1]]['kernel'][1]
+        ).reshape(sides)
         # Nesterov's first step: (beta m + (1 - beta) g) / (1 - beta^2) with m = (1 - beta) g is g, up to a size that does not count.
-        expected = -0.02 * (orthogonalized(take(grads)) * 0.2 * np.sqrt(max(sides)) + 0.1 * take(state['params']))
+        expected = -0.02 * (
+            orthogonalized(take(grads)) * 0.2 * np.sqrt(max(sides)) + 0.1 * take(state['params'])
+        )
         np.testing.assert_allclose(take(updates), expected, atol=2e-5)
-    assert matrices(state['params'])['embedding'] is None and matrices(state['params'])['final_norm']['scale'] is None
+    assert (
+        matrices(state['params'])['embedding'] is None
+        and matrices(state['params'])['final_norm']['scale'] is None
+    )
     adam = optax.adamw(0.02, 0.9, 0.95, nesterov=True, weight_decay=0.0)
-    np.testing.assert_allclose(updates['embedding'], adam.update(grads['embedding'], adam.init(state['params']['embedding']),
-                                                                 state['params']['embedding'])[0], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(
+        updates['embedding'],
+        adam.update(
+            grads['embedding'],
+            adam.init(state['params']['embedding']),
+            state['params']['embedding'],
+        )[0],
+        rtol=1e-4,
+        atol=1e-6,
+    )
 
 
 def test_muon_on_a_mesh():
     """Catches state that every device holds whole, orthogonalisation of parts instead of wholes, and a rate at which nothing is learned."""
     alone, found = muon(), {}
-    for name, (mesh, _, state, step) in {'one': alone, 'mesh': muon(data=2, fsdp=2, tensor=2)}.items():
+    for name, (mesh, _, state, step) in {
+        'one': alone,
+        'mesh': muon(data=2, fsdp=2, tensor=2),
+    }.items():
         if name == 'mesh':
-            held = [x for x in jax.tree.leaves(state['opt_state']) if x.size > 1000]      # all but norms
+            held = [
+                x for x in jax.tree.leaves(state['opt_state']) if x.size > 1000
+            ]  # all but norms
             assert held and all(x.addressable_shards[0].data.size * 2 <= x.size for x in held)
         found[name] = []
         for i in range(12):
@@ -70,11 +107,19 @@ def test_parameters_in_bfloat16_have_float32_gradients_and_moments():
     config = config_of(param_dtype='bfloat16')
     config.mesh.update(data=2, fsdp=2, tensor=1, context=1)
     mesh = meshes.make_mesh(config.mesh)
-    model, optimizer = Transformer(resolve(config.model, VOCAB, TIME)), make_optimizer(config.optimizer, 100)
+    model, optimizer = (
+        Transformer(resolve(config.model, VOCAB, TIME)),
+        make_optimizer(config.optimizer, 100),
+    )
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
     step = steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings, 4)
     batch = meshes.to_devices(mesh, batch_of(0), BATCH)
-    added = [e.outvars[0].aval for e in _equations(jax.make_jaxpr(step)(state, batch).jaxpr) if e.primitive.name == 'psum' for v in e.outvars]
+    added = [
+        e.outvars[0].aval
+        for e in _equations(jax.make_jaxpr(step)(state, batch).jaxpr)
+        if e.primitive.name == 'psum'
+        for v in e.outvars
+    ]
     assert added and all(a.dtype == jnp.float32 for a in added)
     new, _ = step(state, batch)
     of = lambda tree: {x.dtype.name for x in jax.tree.leaves(tree) if x.ndim > 1}
@@ -84,7 +129,9 @@ def test_parameters_in_bfloat16_have_float32_gradients_and_moments():
 def _equations(jaxpr):
     for e in jaxpr.eqns:
         yield e
-        for v in jax.tree.leaves(list(e.params.values()), is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
+        for v in jax.tree.leaves(
+            list(e.params.values()), is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')
+        ):
             v = getattr(v, 'jaxpr', v)
             if hasattr(v, 'eqns'):
                 yield from _equations(v)

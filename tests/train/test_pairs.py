@@ -1,4 +1,5 @@
 """What can be combined with a mesh, two things at a time, on eight forced CPU devices against one."""
+
 import itertools
 
 import jax
@@ -23,7 +24,8 @@ COVER = [
     ((2, 1, 1, 4), 2, 8, 'learned', True, 2),
     ((1, 4, 1, 2), 2, 2, 'rope', True, 2),
     ((4, 1, 1, 2), 1, 8, 'forgetting', False, 1),
-    ((1, 1, 2, 4), 1, 1, 't5', False, 1)]
+    ((1, 1, 2, 4), 1, 1, 't5', False, 1),
+]
 
 
 def test_the_cover_is_pairwise():
@@ -37,7 +39,9 @@ def test_the_cover_is_pairwise():
 @pytest.mark.parametrize('shape, accumulation, kv_heads, positions, scan, chunks', COVER)
 def test_pairs(shape, accumulation, kv_heads, positions, scan, chunks):
     """Catches two features that are right alone and wrong together."""
-    make = lambda: config_of(positions, kv_heads, scan_layers=scan, remat='full' if scan else 'none')
+    make = lambda: config_of(
+        positions, kv_heads, scan_layers=scan, remat='full' if scan else 'none'
+    )
     agree(first_step(make(), accumulation, chunks, **dict(zip(AXES, shape))), first_step(make()))
 
 
@@ -47,12 +51,17 @@ def test_what_needs_the_whole_text_crosses_the_context(positions):
     agree(first_step(config_of(positions), data=2, context=4), first_step(config_of(positions)))
 
 
-@pytest.mark.parametrize('sizes, accumulation', [(dict(data=2, fsdp=2, tensor=2), 2), (dict(data=2, context=4), 1)])
+@pytest.mark.parametrize(
+    'sizes, accumulation', [(dict(data=2, fsdp=2, tensor=2), 2), (dict(data=2, context=4), 1)]
+)
 def test_dropout_is_the_same_on_any_mesh(sizes, accumulation):
     """Catches masks drawn by device, microbatch or part of a text, the same mask in all layers, and dropout that drops nothing."""
     whole = first_step(config_of(dropout=0.2))
     agree(first_step(config_of(dropout=0.2), accumulation, **sizes), whole)
-    agree(first_step(config_of(dropout=0.2, scan_layers=True)), first_step(config_of(dropout=0.2, scan_layers=True), data=2))
+    agree(
+        first_step(config_of(dropout=0.2, scan_layers=True)),
+        first_step(config_of(dropout=0.2, scan_layers=True), data=2),
+    )
     assert whole[0] != pytest.approx(first_step(config_of())[0], rel=2e-5)
 
 
@@ -60,7 +69,11 @@ def test_the_loss_in_chunks():
     """Catches chunks that lose tokens or weights, and logits of a whole row held all the same."""
     agree(first_step(config_of(), loss_chunks=8), first_step(config_of()))
     batch, hidden, w = batch_of(0), jnp.ones((BATCH, TIME, 8)), jnp.ones((8, VOCAB))
-    of = lambda chunks: jax.make_jaxpr(jax.grad(lambda w: in_chunks(weighted_token_loss, lambda x: x @ w, hidden, batch, chunks)[0]))(w)
+    of = lambda chunks: jax.make_jaxpr(
+        jax.grad(
+            lambda w: in_chunks(weighted_token_loss, lambda x: x @ w, hidden, batch, chunks)[0]
+        )
+    )(w)
     whole, part = f'f32[{BATCH},{TIME},{VOCAB}]', f'f32[{BATCH},{TIME // 8},{VOCAB}]'
     assert whole in str(of(1)) and whole not in str(of(8)) and part in str(of(8))
 

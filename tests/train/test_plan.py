@@ -1,4 +1,5 @@
 """The plan of what a run takes from its parent: nothing is dropped or made anew without a word."""
+
 import pytest
 from flax import linen as nn
 
@@ -11,22 +12,34 @@ from train.errors import RunError
 @pytest.fixture
 def tree(tiny_config):
     """Fields of `model` -> its parameters as `describe` tells them, and the encodings of its layers."""
+
     def of(**fields):
         config = tiny_config.copy_and_resolve_references().model
         config.update(fields)
         shape = model_config.resolve(config, 64, 32)
-        return checkpoint.describe(nn.meta.unbox(checkpoint.abstract_params(Transformer(shape)))), shape.encodings
+        return checkpoint.describe(
+            nn.meta.unbox(checkpoint.abstract_params(Transformer(shape)))
+        ), shape.encodings
+
     return of
 
 
 TABLES = {f'layer_{i}/attention/positions/table' for i in (0, 1)}
 
 
-@pytest.mark.parametrize('parent, child, new, dropped', [
-    ('rope', 'none', set(), set()), ('rope+learned', 'none', set(), {'positions_learned/table'}),
-    ('none', 'learned', {'positions_learned/table'}, set()), ('learned', 't5', {'positions_t5/table'}, {'positions_learned/table'}),
-    ('rope', 'cope', TABLES, set()), ('rope+cope', 'xpos+cope', set(), set()), ('rope,cope', 'none', set(), {'layer_1/attention/positions/table'}),
-    ('cope', 'cope_unscaled', TABLES, TABLES)])
+@pytest.mark.parametrize(
+    'parent, child, new, dropped',
+    [
+        ('rope', 'none', set(), set()),
+        ('rope+learned', 'none', set(), {'positions_learned/table'}),
+        ('none', 'learned', {'positions_learned/table'}, set()),
+        ('learned', 't5', {'positions_t5/table'}, {'positions_learned/table'}),
+        ('rope', 'cope', TABLES, set()),
+        ('rope+cope', 'xpos+cope', set(), set()),
+        ('rope,cope', 'none', set(), {'layer_1/attention/positions/table'}),
+        ('cope', 'cope_unscaled', TABLES, TABLES),
+    ],
+)
 def test_a_change_of_encoding(tree, parent, child, new, dropped):
     """Catches a table that is kept, dropped or made anew against the plan."""
     (theirs, old), (ours, encodings) = tree(positions=parent), tree(positions=child)
@@ -41,15 +54,36 @@ def test_a_bag_of_tokens(tree):
     bag = {f'bag/{name}' for name in ('embedding', 'gate', 'weight')}
     same = checkpoint.same_encoding(old, old)
     assert [set(x) for x in checkpoint.plan(ours, ours, same)[1:]] == [set(), set()]
-    assert [set(x) for x in checkpoint.plan(theirs, ours, same)[1:]] == [bag, set()] == [set(x) for x in reversed(checkpoint.plan(ours, theirs, same)[1:])]
+    assert (
+        [set(x) for x in checkpoint.plan(theirs, ours, same)[1:]]
+        == [bag, set()]
+        == [set(x) for x in reversed(checkpoint.plan(ours, theirs, same)[1:])]
+    )
 
 
-@pytest.mark.parametrize('parent, child, wrong', [
-    (dict(tied=False), {}, r'output/kernel is float32\[32,64\] there, absent here'), ({}, dict(tied=False), 'output/kernel is absent there'),
-    (dict(num_layers=3), {}, r'layer_2/attention/key/kernel is float32\[32,2,16\] there, absent here;.* and 5 more'),
-    ({}, dict(width=64), r'embedding is float32\[64,32\] there, float32\[64,64\] here'),
-    ({}, dict(param_dtype='bfloat16'), r'embedding is float32\[64,32\] there, bfloat16\[64,32\] here'),
-    (dict(positions='learned'), dict(positions='learned', max_len=64), r'positions_learned/table is float32\[32,32\] there, float32\[64,32\] here')])
+@pytest.mark.parametrize(
+    'parent, child, wrong',
+    [
+        (dict(tied=False), {}, r'output/kernel is float32\[32,64\] there, absent here'),
+        ({}, dict(tied=False), 'output/kernel is absent there'),
+        (
+            dict(num_layers=3),
+            {},
+            r'layer_2/attention/key/kernel is float32\[32,2,16\] there, absent here;.* and 5 more',
+        ),
+        ({}, dict(width=64), r'embedding is float32\[64,32\] there, float32\[64,64\] here'),
+        (
+            {},
+            dict(param_dtype='bfloat16'),
+            r'embedding is float32\[64,32\] there, bfloat16\[64,32\] here',
+        ),
+        (
+            dict(positions='learned'),
+            dict(positions='learned', max_len=64),
+            r'positions_learned/table is float32\[32,32\] there, float32\[64,32\] here',
+        ),
+    ],
+)
 def test_all_else_is_an_error(tree, parent, child, wrong):
     """Catches an array of the parent that is dropped in silence, and one that is cast or cut to fit."""
     with pytest.raises(RunError, match=wrong) as error:
@@ -60,5 +94,8 @@ def test_all_else_is_an_error(tree, parent, child, wrong):
 def test_names_are_few():
     """Catches a line for each of a hundred layers, and a name that is left out."""
     paths = [f'layer_{i}/attention/positions/bias' for i in range(100)]
-    assert checkpoint.named([*paths, 'layer_3/x', 'y']) == 'layer_*/attention/positions/bias (100 times), layer_3/x, y'
+    assert (
+        checkpoint.named([*paths, 'layer_3/x', 'y'])
+        == 'layer_*/attention/positions/bias (100 times), layer_3/x, y'
+    )
     assert checkpoint.named(list('abcdef')) == 'a, b, c, d and 2 more'

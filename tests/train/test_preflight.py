@@ -1,4 +1,5 @@
 """What is told before the first step: all of it at once, and before anything is written."""
+
 import collections
 import os
 
@@ -19,28 +20,50 @@ def test_all_problems_in_one_list(tiny_config, tmp_path, capsys):
         loop.prepare(tiny_config, str(tmp_path / 'run'))
     assert guard.told(found.value)[0] == 2
     lines = capsys.readouterr().err.splitlines()
-    for field in ('config.data.batch_size is 7', "config.data.split is 'words'", "config.train.on_spike is 'skp'", "'rop'", 'config.optimizer.schedule',
-                  'config.log.stall is -1.0'):
+    for field in (
+        'config.data.batch_size is 7',
+        "config.data.split is 'words'",
+        "config.train.on_spike is 'skp'",
+        "'rop'",
+        'config.optimizer.schedule',
+        'config.log.stall is -1.0',
+    ):
         assert sum(field in line for line in lines) == 1, field
-    assert len(lines) == 6 and all(line.startswith('error: ') for line in lines) and not (tmp_path / 'run').exists()
+    assert (
+        len(lines) == 6
+        and all(line.startswith('error: ') for line in lines)
+        and not (tmp_path / 'run').exists()
+    )
 
 
 def test_a_parent_that_does_not_fit_is_in_the_list(tiny_config, tmp_path):
     """Catches a post-training whose other problems are told after the parent's is mended."""
     from train import posttrain
+
     loop.train(loop.prepare(tiny_config, str(tmp_path / 'base')))
     config = tiny_config.copy_and_resolve_references()
-    config.parent, config.model.mlp_width, config.data.batch_size, config.mesh.data = str(tmp_path / 'base'), 64, 7, 2
+    config.parent, config.model.mlp_width, config.data.batch_size, config.mesh.data = (
+        str(tmp_path / 'base'),
+        64,
+        7,
+        2,
+    )
     with pytest.raises(Problems) as found:
         posttrain.prepare(config, str(tmp_path / 'answers'))
-    assert len(found.value.found) == 2 and 'config.model.mlp_width' in str(found.value) and 'config.data.batch_size is 7' in str(found.value)
+    assert (
+        len(found.value.found) == 2
+        and 'config.model.mlp_width' in str(found.value)
+        and 'config.data.batch_size is 7' in str(found.value)
+    )
 
 
 def test_room_and_rights(tiny_config, tmp_path, monkeypatch):
     """Catches a run that trains for hours and then cannot save."""
     disk = collections.namedtuple('disk', 'total used free')
     monkeypatch.setattr(preflight.shutil, 'disk_usage', lambda _: disk(0, 0, 10**6))
-    with pytest.raises(RunError, match=r'0.00 GiB free for checkpoints, and 4 of 0.00 GiB are asked'):
+    with pytest.raises(
+        RunError, match=r'0.00 GiB free for checkpoints, and 4 of 0.00 GiB are asked'
+    ):
         loop.prepare(tiny_config, str(tmp_path / 'new' / 'run'))
     tiny_config.checkpoint.every = 0
     preflight.room(tmp_path, {}, tiny_config.checkpoint)
@@ -55,8 +78,13 @@ def test_room_and_rights(tiny_config, tmp_path, monkeypatch):
 
 def test_a_model_larger_than_the_device(tiny_config, tmp_path):
     """Catches the out-of-memory error that could have been known."""
-    tiny_config.model.update(width=2**14, num_layers=512, num_heads=128, num_kv_heads=128, scan_layers=True)
+    tiny_config.model.update(
+        width=2**14, num_layers=512, num_heads=128, num_kv_heads=128, scan_layers=True
+    )
     tiny_config.data.seq_len = 16
     tiny_config.checkpoint.every = 0
-    with pytest.raises(RunError, match='parameters, optimizer state and gradients take .* GiB of .* GiB on each machine: raise config.mesh.fsdp'):
+    with pytest.raises(
+        RunError,
+        match='parameters, optimizer state and gradients take .* GiB of .* GiB on each machine: raise config.mesh.fsdp',
+    ):
         loop.prepare(tiny_config, str(tmp_path / 'run'))

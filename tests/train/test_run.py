@@ -1,4 +1,5 @@
 """Whole small runs: resume, lineage, post-training, and what the loop promises."""
+
 import functools
 import json
 import shutil
@@ -23,12 +24,17 @@ def run(config, path, stop_at=0):
 
 
 def same(a, b):
-    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), jax.device_get(a), jax.device_get(b)))
+    return jax.tree.all(
+        jax.tree.map(lambda x, y: np.array_equal(x, y), jax.device_get(a), jax.device_get(b))
+    )
 
 
 def lines(path):
     """metrics.jsonl without what depends on the clock."""
-    return [{k: v for k, v in line.items() if k not in ('tokens_per_second', 'mfu')} for line in metrics.read(Run.parse(str(path)))]
+    return [
+        {k: v for k, v in line.items() if k not in ('tokens_per_second', 'mfu')}
+        for line in metrics.read(Run.parse(str(path)))
+    ]
 
 
 @pytest.fixture
@@ -40,9 +46,13 @@ def base_run(tiny_config, tmp_path):
 def test_stopping_and_resuming_changes_nothing(base_run, tmp_path):
     """Catches a lost optimizer or PRNG state, a data order that restarts, and metrics lines lost or repeated."""
     config, path, straight = base_run
-    assert not same(straight.state['params'], loop.prepare(config, str(tmp_path / 'fresh')).state['params'])   # it did learn
+    assert not same(
+        straight.state['params'], loop.prepare(config, str(tmp_path / 'fresh')).state['params']
+    )  # it did learn
     run(config, tmp_path / 'parts', stop_at=3)
-    with open(tmp_path / 'parts' / 'metrics.jsonl', 'a') as file:    # a killed run wrote a line past its checkpoint, and half a line
+    with open(
+        tmp_path / 'parts' / 'metrics.jsonl', 'a'
+    ) as file:  # a killed run wrote a line past its checkpoint, and half a line
         file.write('{"step": 4, "loss": 1.0}\n{"step": 5, "lo')
     resumed = run(config, tmp_path / 'parts')
     assert same(resumed.state, straight.state)
@@ -50,11 +60,16 @@ def test_stopping_and_resuming_changes_nothing(base_run, tmp_path):
     assert [x['step'] for x in lines(path) if 'loss' in x] == [1, 2, 3, 4, 5, 6]
 
 
-def test_nothing_is_compiled_or_transferred_after_the_first_step(tiny_config, tmp_path, monkeypatch):
+def test_nothing_is_compiled_or_transferred_after_the_first_step(
+    tiny_config, tmp_path, monkeypatch
+):
     """Catches a step that retraces, and host values that leak into it."""
     compiled = []
     jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: compiled.append(name) if name.endswith('backend_compile_duration') else None)
+        lambda name, *_, **__: (
+            compiled.append(name) if name.endswith('backend_compile_duration') else None
+        )
+    )
     tiny_config.eval.every, tiny_config.checkpoint.every = 0, 0
     e = loop.prepare(tiny_config, str(tmp_path / 'run'))
     step, counts = e.train_step, []
@@ -64,11 +79,14 @@ def test_nothing_is_compiled_or_transferred_after_the_first_step(tiny_config, tm
         out = step(state, batch)
         counts.append(len(compiled))
         return out
+
     e.train_step = counted
     loop.train(e)
     assert len(counts) == 6 and counts[0] == counts[-1]
     with jax.transfer_guard('disallow'), pytest.raises(Exception, match='[Dd]isallowed'):
-        step(e.state, {k: np.asarray(v) for k, v in e.training(0).items()})    # the guard does see host values
+        step(
+            e.state, {k: np.asarray(v) for k, v in e.training(0).items()}
+        )  # the guard does see host values
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
@@ -80,10 +98,13 @@ def test_a_step_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
         bad = int(jax.device_get(state['step'])) == 4
         state, values = step(state, batch)
         return state, {**values, 'loss': spoil(values['loss'])} if bad else values
+
     e.train_step = spoiled
     with pytest.raises(RunError) as error:
         loop.train(e)
-    assert all(s in str(error.value) for s in ('at step 5', 'checkpoint: 3', 'batch(4)', e.store.hash[:12]))
+    assert all(
+        s in str(error.value) for s in ('at step 5', 'checkpoint: 3', 'batch(4)', e.store.hash[:12])
+    )
     assert runs.is_started(tmp_path / 'run') and checkpoint.Checkpoints(e.run).steps() == [3]
 
 
@@ -104,11 +125,16 @@ def test_another_config_is_refused_and_harmless_fields_are_not(base_run, caplog)
     with pytest.raises(RunError, match=r'config.optimizer.lr: 0.01 -> 0.005$'):
         loop.prepare(config, str(path))
     config.optimizer.lr = 1e-2
-    assert int(loop.prepare(config, str(path)).state['step']) == 6 and 'to rounding' not in caplog.text
+    assert (
+        int(loop.prepare(config, str(path)).state['step']) == 6 and 'to rounding' not in caplog.text
+    )
     lineage = json.loads((path / 'lineage.json').read_text())
     (path / 'lineage.json').write_text(json.dumps(lineage | {'cores': 99}))
     assert int(loop.prepare(config, str(path)).state['step']) == 6
-    assert f'cores differ from when the run was started (99, now {lineage["cores"]}): it goes on to rounding, not bit for bit' in caplog.text
+    assert (
+        f'cores differ from when the run was started (99, now {lineage["cores"]}): it goes on to rounding, not bit for bit'
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize('name', ['config.json', 'tokenizer.model'])
@@ -116,7 +142,13 @@ def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
     """Catches a restart from zero over a damaged run, a damaged file that is used, and one written anew from another config or tokenizer."""
     config, path, _ = base_run
     file, before = path / name, (path / name).read_bytes()
-    for harm in (file.unlink, lambda: file.write_bytes(before[:-9]), lambda: file.write_bytes(before.replace(b'32', b'33') if name == 'config.json' else before[::-1])):
+    for harm in (
+        file.unlink,
+        lambda: file.write_bytes(before[:-9]),
+        lambda: file.write_bytes(
+            before.replace(b'32', b'33') if name == 'config.json' else before[::-1]
+        ),
+    ):
         caplog.clear()
         harm()
         assert int(loop.prepare(config, str(path)).state['step']) == 6
@@ -125,7 +157,9 @@ def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
     config.optimizer.lr, config.tokenizer.vocab_size = 1.0, 400
     everything = lambda: sorted(p.name for p in path.rglob('*'))
     kept = everything()
-    with pytest.raises(RunError, match=f'{name}.*what this command gives is another one: restore {name}'):
+    with pytest.raises(
+        RunError, match=f'{name}.*what this command gives is another one: restore {name}'
+    ):
         loop.prepare(config, str(path))
     assert everything() == kept
 
@@ -140,7 +174,10 @@ def test_damaged_weights_are_passed_over(base_run, caplog):
     assert int(loop.prepare(config, str(path)).state['step']) == 3
     description = path / 'checkpoints' / '6' / 'meta' / 'metadata'
     whole = description.read_text()
-    for changed in (whole.replace('"format": 1', '"format": 9'), whole.replace('params/embedding', 'params/embeddinh')):
+    for changed in (
+        whole.replace('"format": 1', '"format": 9'),
+        whole.replace('params/embedding', 'params/embeddinh'),
+    ):
         description.write_text(changed)
         assert changed != whole and int(loop.prepare(config, str(path)).state['step']) == 3
     description.write_text(whole)
@@ -164,7 +201,11 @@ def test_lineage_and_loading(base_run):
     config, path, e = base_run
     found = Run.parse(f'{path}@6')
     lineage = found.lineage()
-    assert lineage['data_hash'] == e.store.hash and lineage['tokenizer_hash'] == e.tokenizer.hash and lineage['parent'] is None
+    assert (
+        lineage['data_hash'] == e.store.hash
+        and lineage['tokenizer_hash'] == e.tokenizer.hash
+        and lineage['parent'] is None
+    )
     assert runs.differences(found.config(), config) == []
     _, params, tokenizer, _ = checkpoint.load(found)
     assert same(params, e.state['params']) and tokenizer.hash == e.tokenizer.hash
@@ -194,18 +235,35 @@ def test_posttraining_starts_from_the_parent(base_run, answers_config, tmp_path)
     assert lineage['parent'] == {'run': str(base_run[1]), 'step': 6}
     batch = e.training(0)
     answered = batch['targets'][batch['loss_weights'] > 0]
-    assert e.tokenizer.end in answered and e.tokenizer.user not in answered and e.tokenizer.assistant not in answered
+    assert (
+        e.tokenizer.end in answered
+        and e.tokenizer.user not in answered
+        and e.tokenizer.assistant not in answered
+    )
 
 
 MISFITS = [
     ('model.width', 64, r'config.model.width: 32 -> 64'),
     ('tokenizer.vocab_size', 500, r'config.tokenizer.vocab_size: 420 -> 500'),
     ('data.seq_len', 64, r'config.data.seq_len is 64: the parent .* has a context of 32'),
-    ('model.positions', 'rope_interleaved', r"'rope_interleaved': it pairs dimensions in the layout 'interleaved', the parent .* with 'half'.*layout='half'"),
-    ('model.positions_args.layout', 'interleaved', r"config.model.positions is 'rope': it pairs dimensions in the layout 'interleaved'"),
-    ('model.positions', 'yarn', r'config.model.max_len is 32: YaRN would stretch nothing, the parent .* was trained on 32 tokens'),
+    (
+        'model.positions',
+        'rope_interleaved',
+        r"'rope_interleaved': it pairs dimensions in the layout 'interleaved', the parent .* with 'half'.*layout='half'",
+    ),
+    (
+        'model.positions_args.layout',
+        'interleaved',
+        r"config.model.positions is 'rope': it pairs dimensions in the layout 'interleaved'",
+    ),
+    (
+        'model.positions',
+        'yarn',
+        r'config.model.max_len is 32: YaRN would stretch nothing, the parent .* was trained on 32 tokens',
+    ),
     ('parent', 'nowhere', r'nowhere: no such run directory'),
-    ('parent', '@x', r'expected a step')]
+    ('parent', '@x', r'expected a step'),
+]
 
 
 def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
@@ -213,13 +271,17 @@ def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
     for field, value, message in MISFITS:
         config = answers_config.copy_and_resolve_references()
         *groups, last = field.split('.')
-        functools.reduce(lambda part, group: part[group], groups, config)[last] = config.parent + value if value == '@x' else value
+        functools.reduce(lambda part, group: part[group], groups, config)[last] = (
+            config.parent + value if value == '@x' else value
+        )
         with pytest.raises(RunError, match=message):
             posttrain.prepare(config, str(tmp_path / 'answers'))
         assert not (tmp_path / 'answers').exists(), field
 
 
-@pytest.mark.parametrize('positions, max_len', [('none', 0), ('yarn', 64), ('t5', 0), ('rerope', 64)])
+@pytest.mark.parametrize(
+    'positions, max_len', [('none', 0), ('yarn', 64), ('t5', 0), ('rerope', 64)]
+)
 def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, positions, max_len):
     """Catches a change of encoding that is refused, that begins the other parameters anew, or that is not the one asked for; and one that
     stretches nothing, or bounds other distances, because it takes the length of this phase for that of training."""
@@ -227,9 +289,14 @@ def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, pos
     answers_config.data.seq_len = max(max_len, 32)
     e = posttrain.prepare(answers_config, str(tmp_path / positions))
     theirs, ours = base_run[2].state['params'], e.state['params']
-    assert all(np.array_equal(ours[k], v) if not isinstance(v, dict) else same(ours[k], v) for k, v in theirs.items())
+    assert all(
+        np.array_equal(ours[k], v) if not isinstance(v, dict) else same(ours[k], v)
+        for k, v in theirs.items()
+    )
     assert set(ours) - set(theirs) == ({'positions_t5'} if positions == 't5' else set())
-    assert e.model.config.encodings[0] is not base_run[2].model.config.encodings[0] and e.model.config.max_len == max(max_len, 32)
+    assert e.model.config.encodings[0] is not base_run[2].model.config.encodings[
+        0
+    ] and e.model.config.max_len == max(max_len, 32)
     if positions == 'yarn':
         stored = checkpoint.model_of(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
         assert e.model.config.encodings[0].s == stored.s == 2 and stored.trained == 32
@@ -245,12 +312,24 @@ def test_the_length_of_training_is_that_of_the_lineage(monkeypatch, tmp_path):
     def run(name, seq_len, parent='', **arguments):
         (tmp_path / name).mkdir()
         held[str(tmp_path / name)] = types.SimpleNamespace(
-            config=lambda: ConfigDict(dict(data=dict(seq_len=seq_len), model=dict(positions_args=arguments))),
-            lineage=lambda: {'parent': {'run': str(tmp_path / parent), 'step': 1} if parent else None})
+            config=lambda: ConfigDict(
+                dict(data=dict(seq_len=seq_len), model=dict(positions_args=arguments))
+            ),
+            lineage=lambda: {
+                'parent': {'run': str(tmp_path / parent), 'step': 1} if parent else None
+            },
+        )
         return held[str(tmp_path / name)]
+
     monkeypatch.setattr(posttrain.Run, 'parse', held.__getitem__)
-    base, short, longer = run('base', 256), run('short', 72, 'base'), run('longer', 512, 'short', length=128)
-    assert [posttrain._trained_length(r) for r in (base, short, longer, run('on', 72, 'longer'))] == [256, 256, 128, 128]
+    base, short, longer = (
+        run('base', 256),
+        run('short', 72, 'base'),
+        run('longer', 512, 'short', length=128),
+    )
+    assert [
+        posttrain._trained_length(r) for r in (base, short, longer, run('on', 72, 'longer'))
+    ] == [256, 256, 128, 128]
     assert posttrain._trained_length(run('orphan', 72, 'gone')) == 72
 
 

@@ -1,4 +1,5 @@
 """Losses and gradients that are not finite, or far from what they were: stop, skip, roll back."""
+
 import jax
 import numpy as np
 import pytest
@@ -16,7 +17,12 @@ def poisoned(experiment, *numbers, factor=np.nan):
     def batch(number, rows):
         experiment.trained_on.append(number)
         made = whole(number, rows)
-        return {**made, 'loss_weights': made['loss_weights'] * np.float32(factor)} if number in numbers else made
+        return (
+            {**made, 'loss_weights': made['loss_weights'] * np.float32(factor)}
+            if number in numbers
+            else made
+        )
+
     experiment.training = batch
     return experiment
 
@@ -29,7 +35,9 @@ def prepared(config, path, on_spike, **more):
 
 
 def same(a, b):
-    return jax.tree.all(jax.tree.map(lambda x, y: np.array_equal(x, y), jax.device_get(a), jax.device_get(b)))
+    return jax.tree.all(
+        jax.tree.map(lambda x, y: np.array_equal(x, y), jax.device_get(a), jax.device_get(b))
+    )
 
 
 def test_a_spike_is_skipped(tiny_config, tmp_path):
@@ -46,11 +54,20 @@ def test_a_spike_is_skipped(tiny_config, tmp_path):
     def watched(state, batch):
         before.append(jax.device_get((state['params'], state['opt_state'])))
         return step(state, batch)
+
     e.train_step = watched
     assert loop.train(e)['step'] == 6
-    assert same(before[3], before[4]) and not same(before[2], before[3]) and not same(before[4], before[5])
+    assert (
+        same(before[3], before[4])
+        and not same(before[2], before[3])
+        and not same(before[4], before[5])
+    )
     lines = [m for m in metrics.read(e.run) if 'loss' in m]
-    assert [m['step'] for m in lines if 'skipped' in m] == [4] and lines[3]['loss'] is None and len(lines) == 6
+    assert (
+        [m['step'] for m in lines if 'skipped' in m] == [4]
+        and lines[3]['loss'] is None
+        and len(lines) == 6
+    )
 
 
 def test_skipping_has_an_end(tiny_config, tmp_path, monkeypatch):
@@ -66,21 +83,38 @@ def test_going_back_past_the_batches(tiny_config, tmp_path, caplog):
     tiny_config.train.steps = 9
     e = poisoned(prepared(tiny_config, tmp_path / 'run', 'rollback'), 4)
     loop.train(e)
-    assert e.trained_on[-6:] == [5, 6, 7, 8, 9, 10]           # steps 4 to 9, after the checkpoint of step 3 and batches 3 and 4
+    assert e.trained_on[-6:] == [
+        5,
+        6,
+        7,
+        8,
+        9,
+        10,
+    ]  # steps 4 to 9, after the checkpoint of step 3 and batches 3 and 4
     assert e.run.rollbacks() == [{'step': 3, 'batches': 2}]
     lines = metrics.read(e.run)
-    assert [m['step'] for m in lines if 'loss' in m] == [*range(1, 10)] and all(np.isfinite(m['loss']) for m in lines if 'loss' in m)
-    assert [m for m in lines if 'rolled_back_from' in m] == [{'step': 3, 'rolled_back_from': 5, 'batches_passed_over': 2}]
+    assert [m['step'] for m in lines if 'loss' in m] == [*range(1, 10)] and all(
+        np.isfinite(m['loss']) for m in lines if 'loss' in m
+    )
+    assert [m for m in lines if 'rolled_back_from' in m] == [
+        {'step': 3, 'rolled_back_from': 5, 'batches_passed_over': 2}
+    ]
 
-    parts, stops = tmp_path / 'parts', (4, 5 + 2)              # before the spike, and after the run went back from it
+    parts, stops = (
+        tmp_path / 'parts',
+        (4, 5 + 2),
+    )  # before the spike, and after the run went back from it
     for stop in stops:
         with pytest.raises(Stopped):
             loop.train(signalled(poisoned(prepared(tiny_config, parts, 'rollback'), 4), 15, stop))
     for harm in (lambda path: path.unlink(), lambda path: path.write_text('{"rollbacks": []}')):
-        harm(parts / 'rollbacks.json')                          # the checkpoint knows
+        harm(parts / 'rollbacks.json')  # the checkpoint knows
         caplog.clear()
         again = poisoned(prepared(tiny_config, parts, 'rollback'), 4)
-        assert again.rollbacks == e.rollbacks == again.run.rollbacks() and 'written anew' in caplog.text
+        assert (
+            again.rollbacks == e.rollbacks == again.run.rollbacks()
+            and 'written anew' in caplog.text
+        )
     loop.train(again)
     assert same(again.state, e.state)
 
@@ -89,14 +123,23 @@ def test_going_back_twice(tiny_config, tmp_path):
     """Catches batches that are met again, or passed over twice, where a run goes back behind the step that it went back to before."""
     tiny_config.train.steps = 9
     e = poisoned(prepared(tiny_config, tmp_path / 'run', 'rollback'), 7, 9)
-    loop.train(e)                                               # 8 -> 6, batches 6 and 7 passed over; then step 8 has batch 9
-    assert e.rollbacks == [{'step': 6, 'batches': 2}, {'step': 6, 'batches': 2}] and e.trained_on[-3:] == [10, 11, 12]
+    loop.train(e)  # 8 -> 6, batches 6 and 7 passed over; then step 8 has batch 9
+    assert e.rollbacks == [{'step': 6, 'batches': 2}, {'step': 6, 'batches': 2}] and e.trained_on[
+        -3:
+    ] == [10, 11, 12]
     for step in (6, 9):
         (tmp_path / 'run' / 'checkpoints' / str(step)).rename(tmp_path / str(step))
     again = poisoned(prepared(tiny_config, tmp_path / 'run', 'rollback'), 5)
     assert int(again.state['step']) == 3
-    loop.train(again)                                           # step 6 has batch 5: back to 3, and on with batch 6
-    assert again.rollbacks == [{'step': 3, 'batches': 3}] and again.trained_on[-6:] == [6, 7, 8, 9, 10, 11]
+    loop.train(again)  # step 6 has batch 5: back to 3, and on with batch 6
+    assert again.rollbacks == [{'step': 3, 'batches': 3}] and again.trained_on[-6:] == [
+        6,
+        7,
+        8,
+        9,
+        10,
+        11,
+    ]
 
 
 def test_going_back_has_an_end(tiny_config, tmp_path):
@@ -112,22 +155,28 @@ def test_going_back_has_an_end(tiny_config, tmp_path):
 def test_a_norm_far_above_its_mean_is_a_spike(tiny_config, tmp_path, monkeypatch):
     """Catches a threshold that is not looked at, a mean that a resumed run begins anew, and one that the spike itself moves."""
     from train import step as steps
+
     monkeypatch.setattr(steps, '_SEEN', 3)
     tiny_config.optimizer.lr = 1e-4
     make = lambda name: prepared(tiny_config, tmp_path / name, 'stop', spike=3.0)
     e = make('run')
     whole, e.training = e.training, None
 
-    def one_token(number, rows):                              # a gradient of one token is many times that of a row's mean
+    def one_token(number, rows):  # a gradient of one token is many times that of a row's mean
         made = whole(number, rows)
         only = np.zeros_like(made['loss_weights'])
         only[0, np.flatnonzero(made['loss_weights'][0])[0]] = 1
         return {**made, 'loss_weights': only} if number == 4 else made
+
     e.training = one_token
-    with pytest.raises(RunError, match='at step 5, more than 3 times its running mean; last good checkpoint: 3'):
+    with pytest.raises(
+        RunError, match='at step 5, more than 3 times its running mean; last good checkpoint: 3'
+    ):
         loop.train(e)
     mean, seen = jax.device_get(make('run').state['norms'])
     assert seen == 3 and mean > 0
     assert 'norms' not in loop.prepare(tiny_config, str(tmp_path / 'plain')).state
-    assert runs.differences(e.config, tiny_config, runs.HARMLESS) == ['config.train.spike: 3.0 -> 0.0']
+    assert runs.differences(e.config, tiny_config, runs.HARMLESS) == [
+        'config.train.spike: 3.0 -> 0.0'
+    ]
     assert Run.parse(str(tmp_path / 'run')).rollbacks() == []

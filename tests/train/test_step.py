@@ -1,4 +1,5 @@
 """The train step on meshes of eight forced CPU devices, against one device and against a slow reference."""
+
 import functools
 import re
 import sys
@@ -39,18 +40,24 @@ def losses_of(built, count=3):
 @pytest.fixture(scope='module')
 def one_device():
     from configs import base
+
     c = base.get_config()
     c.model.update(width=32, num_layers=2, num_heads=2, num_kv_heads=1)
     c.optimizer.warmup = 2
     return c, *losses_of(build(c, devices=1))
 
 
-@pytest.mark.parametrize('fsdp, accumulation, scan', [(1, 1, False), (1, 2, True), (2, 2, False), (8, 1, True), (4, 4, True)])
+@pytest.mark.parametrize(
+    'fsdp, accumulation, scan',
+    [(1, 1, False), (1, 2, True), (2, 2, False), (8, 1, True), (4, 4, True)],
+)
 def test_any_mesh_gives_the_losses_of_one_device(one_device, fsdp, accumulation, scan):
     """Catches gradients averaged per shard, weights not summed over microbatches, and randomness that depends on the mesh."""
     config, expected, params = one_device
     config = config.copy_and_resolve_references()
-    if scan:    # the same layers in a loop begin from other draws: compare with one device of their own
+    if (
+        scan
+    ):  # the same layers in a loop begin from other draws: compare with one device of their own
         config.model.scan_layers = True
         expected, params = losses_of(build(config, devices=1))
     devices = 4 if accumulation == 4 else 8
@@ -74,7 +81,9 @@ def test_no_device_holds_a_whole_gradient_between_microbatches(one_device):
     mesh, _, state, step = build(one_device[0].copy_and_resolve_references(), 2, fsdp=8)
     text = step.lower(state, meshes.to_devices(mesh, batch_of(0), BATCH)).compile().as_text()
     carried = ' '.join(re.findall(r'= \(([^)]*)\) while\(', text))
-    assert 'f32[4,96]' in carried and 'f32[32,96]' not in carried      # of the weights [32,96] of the feed-forward
+    assert (
+        'f32[4,96]' in carried and 'f32[32,96]' not in carried
+    )  # of the weights [32,96] of the feed-forward
 
 
 @pytest.mark.parametrize('data, fsdp', [(1, 4), (2, 2)])
@@ -88,7 +97,9 @@ def test_a_kernel_on_a_mesh(one_device, monkeypatch, data, fsdp):
     found = {}
     for attention, devices, sizes in (('reference', 1, {}), ('splash', 4, {'fsdp': fsdp})):
         config.model.attention = attention
-        found[attention], _ = losses_of(build(config.copy_and_resolve_references(), devices=devices, **sizes), count=2)
+        found[attention], _ = losses_of(
+            build(config.copy_and_resolve_references(), devices=devices, **sizes), count=2
+        )
     np.testing.assert_allclose(found['splash'], found['reference'], rtol=1e-4)
 
 
@@ -106,7 +117,9 @@ def test_loss_and_gradient_equal_a_direct_computation(one_device):
     batch = batch_of(0)
 
     def direct(params):
-        logits = model.apply({'params': params}, batch['tokens'], batch['positions'], batch['segment_ids'])[0]
+        logits = model.apply(
+            {'params': params}, batch['tokens'], batch['positions'], batch['segment_ids']
+        )[0]
         log_probs = jax.nn.log_softmax(logits)
         nll = -jnp.take_along_axis(log_probs, batch['targets'][..., None], -1)[..., 0]
         z = jax.nn.logsumexp(logits, -1)
@@ -125,4 +138,8 @@ def test_golden_first_step(one_device):
     np.testing.assert_allclose(found[0], GOLDEN, rtol=1e-4)
 
 
-GOLDEN = [4.567951, 2.119245, 194.0]   # loss, gradient norm, weight of the first step of `one_device`
+GOLDEN = [
+    4.567951,
+    2.119245,
+    194.0,
+]  # loss, gradient norm, weight of the first step of `one_device`

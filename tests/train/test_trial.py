@@ -1,4 +1,5 @@
 """Models trained in memory, several seeds in one program."""
+
 import jax
 import numpy as np
 import pytest
@@ -14,7 +15,9 @@ from train import trial
 def setting():
     """A model whose positions are drawn anew for each row, so that random keys count; its data of three seeds."""
     c = base.get_config()
-    c.model.update(width=16, num_layers=1, num_heads=2, num_kv_heads=2, positions='randomized+rope', max_len=64)
+    c.model.update(
+        width=16, num_layers=1, num_heads=2, num_kv_heads=2, positions='randomized+rope', max_len=64
+    )
     c.optimizer.update(lr=1e-2, warmup=1)
     c.train.update(steps=6, z_loss=0.0)
     batches = [TaskBatches(build('copy', dict(words=8)), (1, 4), 4, seed) for seed in (5, 6, 7)]
@@ -27,8 +30,10 @@ def test_together_is_as_alone(setting):
     together = trial.run(model, config, batches, [1, 2, 3], per_dispatch=2)
     assert len({found['initial'] for _, found in together}) == 3
     for rows, seed, (params, found) in zip(batches, (1, 2, 3), together):
-        (alone, expected), = trial.run(model, config, [rows], [seed], per_dispatch=2)
-        assert found['initial'] == expected['initial'] and found['curve'] == pytest.approx(expected['curve'], abs=2e-4)
+        ((alone, expected),) = trial.run(model, config, [rows], [seed], per_dispatch=2)
+        assert found['initial'] == expected['initial'] and found['curve'] == pytest.approx(
+            expected['curve'], abs=2e-4
+        )
         assert (found['together'], expected['together']) == (3, 1)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params, alone)
 
@@ -39,7 +44,14 @@ def test_a_seed_that_fails_leaves_the_others(setting):
 
     def broken(step):
         batch = batches[1](step)
-        return {**batch, 'loss_weights': np.full_like(batch['loss_weights'], np.nan)} if step == 2 else batch
+        return (
+            {**batch, 'loss_weights': np.full_like(batch['loss_weights'], np.nan)}
+            if step == 2
+            else batch
+        )
+
     (_, good), (_, bad) = trial.run(model, config, [batches[0], broken], [1, 2], per_dispatch=2)
     assert good['finite'] and len(good['curve']) == 6
-    assert not bad['finite'] and len(bad['curve']) == 4        # it is given up after the dispatch in which it failed
+    assert (
+        not bad['finite'] and len(bad['curve']) == 4
+    )  # it is given up after the dispatch in which it failed

@@ -1,4 +1,5 @@
 """Answers of arithmetic, recomputed from the written prompt."""
+
 import numpy as np
 import pytest
 
@@ -37,15 +38,25 @@ def test_polynomial():
                 power *= int(x)
             value += int(coefficient) * power
         assert len(terms.split('+')) == length
-        assert example.answer == [str(value)[-1] if value >= 0 else str(-value % 10 and 10 - -value % 10)]
-    assert seen == {*(('c', v) for v in range(-3, 4)), *(('d', v) for v in range(4)), *(('x', v) for v in range(-2, 3))}
+        assert example.answer == [
+            str(value)[-1] if value >= 0 else str(-value % 10 and 10 - -value % 10)
+        ]
+    assert seen == {
+        *(('c', v) for v in range(-3, 4)),
+        *(('d', v) for v in range(4)),
+        *(('x', v) for v in range(-2, 3)),
+    }
 
 
 def test_parity():
     """Catches the parity of zeros, that of all bits but one, and a constant."""
     for length, example in examples(arithmetic.Parity(), (1, 2, 7, 40)):
         assert len(example.prompt) == length
-        assert example.answer == ['1' if ''.join(example.prompt).replace('0', '') in {'1' * n for n in range(1, 50, 2)} else '0']
+        assert example.answer == [
+            '1'
+            if ''.join(example.prompt).replace('0', '') in {'1' * n for n in range(1, 50, 2)}
+            else '0'
+        ]
 
 
 @pytest.mark.parametrize('permuted', [False, True])
@@ -57,7 +68,7 @@ def test_lego(permuted):
         clauses = [clause.split('=') for clause in clauses.split(',')]
         assert len(dict(clauses)) == len(clauses) == length
         values, chain = {'1': 1}, []
-        while len(chain) < length:                      # solves what can be solved, until all is
+        while len(chain) < length:  # solves what can be solved, until all is
             for name, right in clauses:
                 if name not in values and right[1] in values:
                     values[name] = values[right[1]] * int(f'{right[0]}1')
@@ -66,5 +77,9 @@ def test_lego(permuted):
         place = chain.index(question)
         assert example.answer == ['+' if values[question] == 1 else '-'] and place >= length / 2
         asked.add((length, place))
-    assert {p for n, p in asked if n == 7} == {4, 5, 6} and {p for n, p in asked if n == 6} == {3, 4, 5}
+    assert {p for n, p in asked if n == 7} == {4, 5, 6} and {p for n, p in asked if n == 6} == {
+        3,
+        4,
+        5,
+    }
     assert in_order < 150 if permuted else in_order == 300

@@ -1,4 +1,5 @@
 """The 15 tasks of Deletang et al., each answered once more by another rule than the generator's."""
+
 import fractions
 import re
 
@@ -16,7 +17,7 @@ def examples(task, lengths=(1, 2, 3, 4, 5, 8, 13, 40), count=30):
 
 
 def even_pairs(text):
-    return str(int(text[0] != text[-1]))         # changes come and go
+    return str(int(text[0] != text[-1]))  # changes come and go
 
 
 def parity_check(text):
@@ -28,7 +29,9 @@ def reverse_string(text):
 
 
 def odds_first(text):
-    return ''.join(c for i, c in enumerate(text, 1) if i % 2) + ''.join(c for i, c in enumerate(text, 1) if not i % 2)
+    return ''.join(c for i, c in enumerate(text, 1) if i % 2) + ''.join(
+        c for i, c in enumerate(text, 1) if not i % 2
+    )
 
 
 def bucket_sort(text):
@@ -48,11 +51,21 @@ def missing_duplicate(text):
     return candidates[0]
 
 
-@pytest.mark.parametrize('task, rule', [
-    (chomsky.EvenPairs(), even_pairs), (chomsky.ParityCheck(), parity_check), (chomsky.ReverseString(), reverse_string),
-    (chomsky.ReverseString(vocab_size=7), reverse_string), (chomsky.OddsFirst(), odds_first),
-    (chomsky.OddsFirst(vocab_size=9), odds_first), (chomsky.BucketSort(), bucket_sort),
-    (chomsky.DuplicateString(), duplicate_string), (chomsky.MissingDuplicateString(), missing_duplicate)], ids=lambda v: getattr(v, '__name__', '') or repr(v))
+@pytest.mark.parametrize(
+    'task, rule',
+    [
+        (chomsky.EvenPairs(), even_pairs),
+        (chomsky.ParityCheck(), parity_check),
+        (chomsky.ReverseString(), reverse_string),
+        (chomsky.ReverseString(vocab_size=7), reverse_string),
+        (chomsky.OddsFirst(), odds_first),
+        (chomsky.OddsFirst(vocab_size=9), odds_first),
+        (chomsky.BucketSort(), bucket_sort),
+        (chomsky.DuplicateString(), duplicate_string),
+        (chomsky.MissingDuplicateString(), missing_duplicate),
+    ],
+    ids=lambda v: getattr(v, '__name__', '') or repr(v),
+)
 def test_strings(task, rule):
     """Catches the string as it is, evens first, a constant class, and another length or alphabet than asked for."""
     seen = set()
@@ -63,10 +76,20 @@ def test_strings(task, rule):
     assert seen == {*task.symbols}
 
 
-@pytest.mark.parametrize('kind, text, answer', [      # examples of the authors' code
-    (chomsky.EvenPairs, '001110', '0'), (chomsky.EvenPairs, '0101001', '1'), (chomsky.ParityCheck, '1010100', '1'),
-    (chomsky.ParityCheck, '01111', '0'), (chomsky.ReverseString, '011010', '010110'), (chomsky.OddsFirst, '00110101', '01000111'),
-    (chomsky.OddsFirst, '110', '101'), (chomsky.BucketSort, '10204112', '00111224'), (chomsky.DuplicateString, '101', '101101')])
+@pytest.mark.parametrize(
+    'kind, text, answer',
+    [  # examples of the authors' code
+        (chomsky.EvenPairs, '001110', '0'),
+        (chomsky.EvenPairs, '0101001', '1'),
+        (chomsky.ParityCheck, '1010100', '1'),
+        (chomsky.ParityCheck, '01111', '0'),
+        (chomsky.ReverseString, '011010', '010110'),
+        (chomsky.OddsFirst, '00110101', '01000111'),
+        (chomsky.OddsFirst, '110', '101'),
+        (chomsky.BucketSort, '10204112', '00111224'),
+        (chomsky.DuplicateString, '101', '101101'),
+    ],
+)
 def test_published_examples(kind, text, answer):
     """Catches a definition of which generator and test agree, but not the authors."""
     assert kind()._answer(list(text)) == list(answer)
@@ -75,7 +98,9 @@ def test_published_examples(kind, text, answer):
 def test_bucket_sort_of_many_digits():
     """Catches 10 before 2."""
     for _, example in examples(chomsky.BucketSort(vocab_size=12)):
-        assert example.answer == [str(v) for v in range(12) for _ in range(example.prompt.count(str(v)))]
+        assert example.answer == [
+            str(v) for v in range(12) for _ in range(example.prompt.count(str(v)))
+        ]
 
 
 def test_cycle_navigation():
@@ -95,8 +120,12 @@ def test_stack_manipulation():
     empty = 0
     for length, example in examples(chomsky.StackManipulation(), (1, 2, 3, 6, 20), 80):
         text = ''.join({'pop': '-', 'push0': 'a', 'push1': 'b'}.get(s, s) for s in example.prompt)
-        assert len(text) == length and re.fullmatch('[01]+[-ab]*', text) and (length == 1 or text[-1] in '-ab')
-        while '-' in text:                              # each pop cancels with the symbol before it
+        assert (
+            len(text) == length
+            and re.fullmatch('[01]+[-ab]*', text)
+            and (length == 1 or text[-1] in '-ab')
+        )
+        while '-' in text:  # each pop cancels with the symbol before it
             text = re.sub('[01ab]-|^-', '', text, count=1)
         assert ''.join(example.answer) == text.translate(str.maketrans('ab', '01'))[::-1]
         empty += not example.answer
@@ -115,7 +144,9 @@ def test_modular_arithmetic(modulus):
 def test_modular_arithmetic_with_brackets(products):
     """Catches a lost sign or operand, products where there are to be none, and expressions of another length."""
     seen = ''
-    for length, example in examples(chomsky.ModularArithmeticBrackets(products=products), (1, 2, 3, 4, 5, 6, 9, 16, 40, 150)):
+    for length, example in examples(
+        chomsky.ModularArithmeticBrackets(products=products), (1, 2, 3, 4, 5, 6, 9, 16, 40, 150)
+    ):
         text = ''.join(example.prompt)
         assert len(text) == length
         assert int(example.answer[0]) == eval(text) % 5
@@ -130,14 +161,24 @@ def test_solve_equation(modulus):
     for length, example in examples(chomsky.SolveEquation(modulus=modulus), (3, 4, 6, 7, 10, 30)):
         left, right = ''.join(example.prompt).split('=')
         assert len(example.prompt) == length and left.count('x') == 1
-        solutions = [str(x) for x in range(modulus) if eval(left.replace('x', str(x))) % modulus == int(right)]
+        solutions = [
+            str(x)
+            for x in range(modulus)
+            if eval(left.replace('x', str(x))) % modulus == int(right)
+        ]
         assert solutions == example.answer
         places.add((length, left.index('x')))
     assert len({p for n, p in places if n == 30}) > 5
 
 
-@pytest.mark.parametrize('task, apply', [
-    (chomsky.BinaryAddition(), lambda a, b: a + b), (chomsky.BinaryMultiplication(), lambda a, b: a * b)], ids=lambda v: getattr(v, '__name__', '') or repr(v))
+@pytest.mark.parametrize(
+    'task, apply',
+    [
+        (chomsky.BinaryAddition(), lambda a, b: a + b),
+        (chomsky.BinaryMultiplication(), lambda a, b: a * b),
+    ],
+    ids=lambda v: getattr(v, '__name__', '') or repr(v),
+)
 def test_binary(task, apply):
     """Catches numbers with the units last, an answer filled up with zeros, and numbers of 64 bits."""
     places = set()

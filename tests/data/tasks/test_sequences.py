@@ -1,4 +1,5 @@
 """Copying, reversing, sorting, addition; batches of tasks; the registry."""
+
 import importlib
 import pathlib
 
@@ -12,7 +13,11 @@ from data.tasks.addition import Addition
 
 def examples(name, lengths=range(1, 9), count=5, **arguments):
     task = build(name, arguments)
-    return [(n, task, task.sample(np.random.default_rng([n, i]), n)) for n in lengths for i in range(count)]
+    return [
+        (n, task, task.sample(np.random.default_rng([n, i]), n))
+        for n in lengths
+        for i in range(count)
+    ]
 
 
 def test_every_task_has_a_name():
@@ -24,29 +29,50 @@ def test_every_task_has_a_name():
     assert all(isinstance(build(name), Task) for name in REGISTRY)
 
 
-@pytest.mark.parametrize('name, expected', [
-    ('copy', lambda p: p), ('copy_twice', lambda p: [*p, '<next>', *p]), ('copy_same', lambda p: p), ('copy_same_twice', lambda p: p + p),
-    ('copy_replaced', lambda p: [p[2]] * (len(p) - 4)), ('reverse', lambda p: p[::-1]), ('reverse_twice', lambda p: [*p[::-1], '<next>', *p[::-1]]),
-    ('reverse_copy', lambda p: [*p[::-1], '<next>', *p]), ('sort', lambda p: sorted(p, key=lambda w: int(w[1:])))])
+@pytest.mark.parametrize(
+    'name, expected',
+    [
+        ('copy', lambda p: p),
+        ('copy_twice', lambda p: [*p, '<next>', *p]),
+        ('copy_same', lambda p: p),
+        ('copy_same_twice', lambda p: p + p),
+        ('copy_replaced', lambda p: [p[2]] * (len(p) - 4)),
+        ('reverse', lambda p: p[::-1]),
+        ('reverse_twice', lambda p: [*p[::-1], '<next>', *p[::-1]]),
+        ('reverse_copy', lambda p: [*p[::-1], '<next>', *p]),
+        ('sort', lambda p: sorted(p, key=lambda w: int(w[1:]))),
+    ],
+)
 def test_words(name, expected):
     """Catches an answer in another order, a lost <next>, and a replaced word that is the other one."""
     for n, task, e in examples(name):
         assert e.answer == expected(e.prompt) and len(e.prompt) + len(e.answer) == task.size(n)
         assert len(set(e.prompt)) == 1 if 'same' in name else True
-    assert all(e.prompt[0] != e.prompt[2] and set(e.prompt[4:]) == {e.prompt[0]} for _, _, e in examples('copy_replaced'))
+    assert all(
+        e.prompt[0] != e.prompt[2] and set(e.prompt[4:]) == {e.prompt[0]}
+        for _, _, e in examples('copy_replaced')
+    )
 
 
 def number(symbols, units_first=False):
     return int(''.join(symbols[::-1] if units_first else symbols))
 
 
-@pytest.mark.parametrize('name, arguments', [('addition', {}), ('addition', dict(padded=True, equal=True)), ('addition_reversed', {}),
-                                             ('addition_reversed', dict(padded=True)), ('addition_all_reversed', {})])
+@pytest.mark.parametrize(
+    'name, arguments',
+    [
+        ('addition', {}),
+        ('addition', dict(padded=True, equal=True)),
+        ('addition_reversed', {}),
+        ('addition_reversed', dict(padded=True)),
+        ('addition_all_reversed', {}),
+    ],
+)
 def test_addition(name, arguments):
     """Catches a lost carry, digits in the wrong order, and operands shorter than the length says."""
     for n, task, e in examples(name, **arguments):
         plus, whole = e.prompt.index('+'), name == 'addition_all_reversed'
-        a, b = e.prompt[:plus], e.prompt[plus + 1:]
+        a, b = e.prompt[:plus], e.prompt[plus + 1 :]
         assert number(e.answer, name != 'addition') == number(a, whole) + number(b, whole)
         assert max(len(a), len(b)) == n and len(e.prompt) + len(e.answer) <= task.size(n)
         if arguments.get('padded'):
@@ -57,12 +83,16 @@ def test_hints_and_scratchpad():
     """Catches a hint of another digit's place, and steps whose carry or digit is wrong."""
     for n, _, e in examples('addition_hints'):
         plus = e.prompt.index('+')
-        for part, falling in ((e.prompt[:plus], True), (e.prompt[plus + 1:], True), (e.answer, False)):
+        for part, falling in (
+            (e.prompt[:plus], True),
+            (e.prompt[plus + 1 :], True),
+            (e.answer, False),
+        ):
             places = [int(h[1:]) for h in part[::2]]
             assert places == sorted(range(len(part) // 2), reverse=falling)
     for n, _, e in examples('addition_scratchpad'):
         text = ''.join(e.answer)
-        steps, total = text[:text.rindex(';')].split(';'), text[text.rindex(';') + 2:]
+        steps, total = text[: text.rindex(';')].split(';'), text[text.rindex(';') + 2 :]
         carry = 0
         for place, step in enumerate(steps):
             carry, digit = divmod(int(step[0]) + int(step[1]) + carry, 10)
@@ -84,9 +114,18 @@ def test_batches_are_functions_of_the_step():
         lengths = []
         for segment in (1, 2):
             of = {k: x[row][first['segment_ids'][row] == segment] for k, x in first.items()}
-            tokens, sep = [*of['tokens'], of['targets'][-1]], int(np.flatnonzero(of['tokens'] == base.SEP)[0])
-            assert tokens[0] == base.BOS and tokens[-1] == base.EOS and of['positions'].tolist() == list(range(len(of['tokens'])))
-            assert tokens[sep + 1:-1] == tokens[1:sep][::-1] and np.flatnonzero(of['loss_weights']).tolist() == list(range(sep, len(of['tokens'])))
+            tokens, sep = (
+                [*of['tokens'], of['targets'][-1]],
+                int(np.flatnonzero(of['tokens'] == base.SEP)[0]),
+            )
+            assert (
+                tokens[0] == base.BOS
+                and tokens[-1] == base.EOS
+                and of['positions'].tolist() == list(range(len(of['tokens'])))
+            )
+            assert tokens[sep + 1 : -1] == tokens[1:sep][::-1] and np.flatnonzero(
+                of['loss_weights']
+            ).tolist() == list(range(sep, len(of['tokens'])))
             lengths.append(sep - 1)
         assert sum(lengths) == 8 and min(lengths) >= 2
     assert first['tokens'].shape[1] == batches.seq_len == 8 * 2 + 6 - 1
@@ -104,15 +143,25 @@ def test_task_given_ids_lie_on_their_tokens():
     assert batch['ids'][0][first].tolist() == [0, 4, 3, 2, 1, 4, 3, 2, 1, 2, 3, 4, 5]
 
 
-@pytest.mark.parametrize('make, message', [
-    (lambda: build('revers'), "no task 'revers'; did you mean 'reverse'"),
-    (lambda: build('copy', dict(word=3)), "task_args.word=3 of copy: expected one of kind, twice, words"),
-    (lambda: build('copy', dict(words='x')), "task_args.words='x' of copy: expected int"),
-    (lambda: build('copy', dict(kind='all')), "task_args.kind is 'all'"),
-    (lambda: build('copy_replaced', dict(twice=True)), 'task_args.twice is True'),
-    (lambda: build('addition', dict(form='long')), "task_args.form is 'long'"),
-    (lambda: TaskBatches(build('copy'), (5, 3), 2, 0), 'lengths are 5 to 3'),
-    (lambda: TaskBatches(build('copy'), (1, 3), 2, 0, scheme='abacus'), "Copy gives no 'abacus' ids")])
+@pytest.mark.parametrize(
+    'make, message',
+    [
+        (lambda: build('revers'), "no task 'revers'; did you mean 'reverse'"),
+        (
+            lambda: build('copy', dict(word=3)),
+            'task_args.word=3 of copy: expected one of kind, twice, words',
+        ),
+        (lambda: build('copy', dict(words='x')), "task_args.words='x' of copy: expected int"),
+        (lambda: build('copy', dict(kind='all')), "task_args.kind is 'all'"),
+        (lambda: build('copy_replaced', dict(twice=True)), 'task_args.twice is True'),
+        (lambda: build('addition', dict(form='long')), "task_args.form is 'long'"),
+        (lambda: TaskBatches(build('copy'), (5, 3), 2, 0), 'lengths are 5 to 3'),
+        (
+            lambda: TaskBatches(build('copy'), (1, 3), 2, 0, scheme='abacus'),
+            "Copy gives no 'abacus' ids",
+        ),
+    ],
+)
 def test_mistakes(make, message):
     """Catches a mistyped name that is taken for a default."""
     with pytest.raises(DataError, match=message):
