@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
             positions='rope',  # an encoding, or a pattern over the layers: 'rope,rope,none'
             positions_args=ConfigDict(),  # parameters of the encoding: --config.model.positions_args.base=500000
             dtype='float32',  # of computation: float32 | bfloat16
-            param_dtype='float32',
+            param_dtype='float32',  # float32 | bfloat16, with a float32 copy in the optimizer's state
             scan_layers=False,  # compile one layer and loop over it
             attention='auto',  # auto | reference | xla | cudnn | splash: the kernel; auto takes the fastest that can carry the encoding
             context_attention='auto',  # auto | ring | gather: how keys cross the mesh's context axis; auto: ring where the encoding allows it
@@ -115,10 +115,10 @@ def get_config() -> ConfigDict:
             weight_decay=0.1,
             clip=1.0,
             embedding_scale=1.0,  # learning rate of the embedding, as a multiple of lr
-            schedule='cosine',  # cosine | linear | constant | wsd
+            schedule='cosine',  # cosine | linear | constant | wsd (constant, then a fall)
             warmup=40,  # steps
-            decay=0.2,  # wsd: share of steps that decay at the end
-            final=0.1,  # learning rate at the end, as a share of lr
+            decay=0.2,  # wsd: share of steps that decay at the end, after the warm-up
+            final=0.1,  # learning rate at the end of the last step, as a share of lr; not of constant
         )
     )
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, context=1))  # -1 fills

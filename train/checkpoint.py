@@ -24,7 +24,7 @@ from data import bounded
 from model import config as model_config
 from model.errors import ModelError
 from model.transformer import Transformer
-from train import distributed
+from train import distributed, master
 from train.errors import Absent, RunError
 from train.runs import Run
 
@@ -270,6 +270,15 @@ class Checkpoints:
         if only_params:
             known = {k: v for k, v in known.items() if k.startswith('params/')}
         wanted = describe(abstract)
+        if _has_master(wanted) and not _has_master(known):  # made before there was one
+            of = [master.without(tree) for tree in (abstract, shardings)]
+            state = self._restore(step, *of, only_params)
+            _LOG.warning(
+                '%s: step %d was saved without a float32 copy of its parameters: it begins from them',
+                self.run.path,
+                step,
+            )
+            return master.begun(state, shardings)
         wrong = [
             f'{k}: {known[k][0] if k in known else "absent"}, expected {wanted.get(k, "nothing")}'
             for k in sorted({*known, *wanted})
@@ -296,6 +305,11 @@ class Checkpoints:
             if tuple(int(n) for n in value) != known[name][1]:
                 raise _Damaged(f'the checksum of {name} does not match')
         return state
+
+
+def _has_master(names) -> bool:
+    """Returns whether a float32 copy of the parameters is among the paths of arrays."""
+    return any(name.startswith('opt_state/master/') for name in names)
 
 
 def _set_aside(run: Run, after: int) -> None:

@@ -18,7 +18,7 @@ from data import batches, objectives, store, tokenizer as tokenizers
 from model import config as model_config
 from model import generate, kernels
 from model.transformer import Transformer
-from train import checkpoint, distributed, losses, metrics, preflight, runs, step as steps
+from train import checkpoint, distributed, losses, master, metrics, preflight, runs, step as steps
 from train.errors import RunError, Stopped
 from train.mesh import check_model, local_rows, to_devices
 from train.optimizer import make_optimizer, make_schedule
@@ -191,9 +191,10 @@ def prepare(
             model, optimizer, config.seed, mesh, config.train.spike > 0
         )
         if parent is not None:
-            state['params'] = checkpoint.adopted(
+            params = checkpoint.adopted(
                 parent, state['params'], shardings['params'], architecture.encodings
             )
+            state = master.begun({**state, 'params': params}, shardings)
         if distributed.is_first():
             if run.config_path.exists():
                 _LOG.warning(

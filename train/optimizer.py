@@ -1,4 +1,9 @@
-"""The optimizer: AdamW with clipping, a schedule, and weight decay on matrices only."""
+"""The optimizer: AdamW with clipping, a schedule, and weight decay on matrices only.
+
+Parameters that are narrower than float32 have a float32 copy in its state, which is what moves.
+"""
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +11,7 @@ import optax
 import optax.contrib
 
 from model.errors import nearest
+from train import master
 from train.errors import RunError
 
 SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
@@ -13,15 +19,33 @@ KINDS = ('adamw', 'muon')
 
 
 def make_schedule(config, steps: int):
-    """`config`: the `optimizer` part. Warm-up from 0 over `warmup` steps, then as named; wsd: constant, then linear decay
-    over the last `decay` share of the steps (Hu et al. 2024, arXiv 2404.06395). Step -> learning rate, float32."""
+    """Returns the learning rate as a function of the step.
+
+    Warm-up over `warmup` steps, then as `schedule` says: cosine and linear fall over all steps that
+    are left; wsd stays at `lr` and falls in a line over the last `decay` share of the steps, one at
+    least (Hu et al. 2024, arXiv 2404.06395); constant stays at `lr`, and `final` means nothing to it.
+
+    The rate of step i, the first being 0, is that at its begin. What falls is `final * lr` at the
+    end of the last step, which is the rate at `steps`; the last step that is taken, `steps - 1`,
+    has one step's fall more: (lr - final * lr) / n in a line of n steps.
+
+    Args:
+      config: the `optimizer` part of an experiment.
+      steps: of the whole training.
+    Returns:
+      Step (int, or int32 array) -> learning rate, float32.
+    Raises:
+      RunError: an unknown schedule, a warm-up that leaves no step, or one that reaches into the
+        decay of wsd, so that `final` would not be reached.
+    """
     if config.schedule not in SCHEDULES:
         raise RunError(
             f'config.optimizer.schedule is {config.schedule!r}: expected one of {", ".join(SCHEDULES)}'
         )
     if not 0 <= config.warmup < steps:
         raise RunError(
-            f'config.optimizer.warmup is {config.warmup}: expected at least 0, and less than config.train.steps ({steps})'
+            f'config.optimizer.warmup is {config.warmup}: expected at least 0, and less than '
+            f'config.train.steps ({steps})'
         )
     peak, final, after = config.lr, config.lr * config.final, steps - config.warmup
     if config.schedule == 'cosine':
@@ -31,14 +55,35 @@ def make_schedule(config, steps: int):
     elif config.schedule == 'constant':
         main = optax.constant_schedule(peak)
     else:
-        decay = max(1, round(steps * config.decay))
+        decay = _decay_steps(config, steps)
         main = optax.join_schedules(
             [optax.constant_schedule(peak), optax.linear_schedule(peak, final, decay)],
-            [max(0, after - decay)],
+            [after - decay],
         )
-    # The first step already learns: a warm-up that starts at 0 would waste it.
-    warm = lambda step: peak * (step + 1) / (config.warmup + 1)
-    return optax.join_schedules([warm, main], [config.warmup]) if config.warmup else main
+    if not config.warmup:
+        return main
+
+    def warm(step):
+        # The first step already learns: a warm-up that starts at 0 would waste it.
+        return peak * (step + 1) / (config.warmup + 1)
+
+    return optax.join_schedules([warm, main], [config.warmup])
+
+
+def _decay_steps(config, steps: int) -> int:
+    """Returns over how many steps wsd falls, at least 1. Raises RunError where the warm-up is not
+    over by then, or `decay` is no share."""
+    if not 0 <= config.decay <= 1:
+        raise RunError(f'config.optimizer.decay is {config.decay}: expected from 0 to 1')
+    decay = max(1, round(steps * config.decay))
+    if config.warmup + decay > steps:
+        raise RunError(
+            f'config.optimizer.warmup is {config.warmup} and config.optimizer.decay {config.decay}, '
+            f'{decay} steps: together more than config.train.steps ({steps}); expected a warm-up of '
+            f'at most {steps - decay}, or a decay of at most '
+            f'{math.floor((steps - config.warmup) / steps * 1e4) / 1e4:g}'
+        )
+    return decay
 
 
 def decays(params):
@@ -113,3 +158,30 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
             muon_weight_dimension_numbers=matrices,
         )
     return optax.chain(clip, main, optax.masked(optax.scale(config.embedding_scale), is_embedding))
+
+
+def init(optimizer: optax.GradientTransformation, params):
+    """Returns the state of the optimizer for parameters of any type, itself in float32; with a
+    float32 copy of the parameters where one is needed (train/master.py)."""
+    wide = master.widened(params)
+    inner = optimizer.init(wide)
+    return {'inner': inner, 'master': wide} if master.needed(params) else inner
+
+
+def update(optimizer: optax.GradientTransformation, grads, state, params):
+    """Returns the parameters after a step, each of its type, and the optimizer's state.
+
+    Args:
+      optimizer: of optax.
+      grads: of the loss at `params`, float32.
+      state: as `init` returns it. Where it has a float32 copy of the parameters, the copy is what
+        moves, and the parameters are what it rounds to.
+      params: before the step.
+    """
+    if not master.needed(params):
+        updates, state = optimizer.update(grads, state, params)
+        return optax.apply_updates(params, updates), state
+    updates, inner = optimizer.update(grads, state['inner'], state['master'])
+    moved = optax.apply_updates(state['master'], updates)
+    rounded = jax.tree.map(lambda wide, x: wide.astype(x.dtype), moved, params)
+    return rounded, {'inner': inner, 'master': moved}

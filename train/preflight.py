@@ -97,9 +97,8 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
         config.data.cache
     ).is_dir():  # one that is there may hold all that is needed
         tried(writable, config.data.cache, 'config.data.cache', 'a directory')
-    steps = (
-        config.train.steps if config.train.steps > 0 else config.optimizer.warmup + 1
-    )  # that there are none is told once
+    # That there are no steps is told once: so many leave room for any warm-up and decay.
+    steps = config.train.steps if config.train.steps > 0 else 10**6 * (config.optimizer.warmup + 1)
     optimizer = tried(make_optimizer, config.optimizer, steps)
     pieces = (
         tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)

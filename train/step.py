@@ -12,8 +12,10 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from model.transformer import Transformer, keys_of_rows, output_of, unembed
+from train import optimizer as optimizers
 from train.contrastive import Contrastive
 from train.losses import chunks_for, in_chunks
+from train.master import widened
 from train.mesh import BATCH, MANUAL, state_shardings
 
 State = dict  # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}, and 'norms' [2] where spikes are measured
@@ -56,15 +58,10 @@ def _init(model: Transformer, optimizer, key_data: jax.Array, norms: bool) -> St
     return {
         'step': jnp.zeros((), jnp.int32),
         'params': params,
-        'opt_state': optimizer.init(_wide(params)),
+        'opt_state': optimizers.init(optimizer, params),
         'rng': jax.random.key_data(rng),
         **({'norms': jnp.zeros(2)} if norms else {}),
     }
-
-
-def _wide(tree):
-    """Gradients, and what the optimizer keeps, are float32 whatever the type of the parameters: they are sums of many small terms."""
-    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
 def _key(seed: int | jax.Array) -> jax.Array:
@@ -106,7 +103,7 @@ def make_step(
 
         def gradients(params, micro):
             (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params, micro)
-            return sums, jax.tree.map(_as_stored, _wide(grads), shardings['params'])
+            return sums, jax.tree.map(_as_stored, widened(grads), shardings['params'])
 
         params = state['params']
         if accumulation == 1 or isinstance(loss, Contrastive):
@@ -125,7 +122,7 @@ def make_step(
 
             zero = jax.tree.map(
                 lambda x, s: _as_stored(jnp.zeros_like(x), s),
-                _wide(state['params']),
+                widened(state['params']),
                 shardings['params'],
             )
             grads, sums = jax.lax.scan(add, zero, micros)
@@ -133,13 +130,8 @@ def make_step(
         sums, grads = _summed((sums, grads), manual)
         weight = jnp.maximum(sums['weight'], 1)
         grads = jax.tree.map(lambda g: g / weight, grads)
-        updates, opt_state = optimizer.update(grads, state['opt_state'], _wide(state['params']))
-        new = {
-            **state,
-            'step': state['step'] + 1,
-            'params': optax.apply_updates(state['params'], updates),
-            'opt_state': opt_state,
-        }
+        moved, opt_state = optimizers.update(optimizer, grads, state['opt_state'], state['params'])
+        new = {**state, 'step': state['step'] + 1, 'params': moved, 'opt_state': opt_state}
         values = {
             'loss': sums['nll'] / weight,
             'weight': sums['weight'],

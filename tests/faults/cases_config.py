@@ -101,6 +101,9 @@ NUMBERS = values(
     'checkpoint.keep_best=-1',
 ) + [
     field('optimizer.schedule=wsd', 'optimizer.decay=1.5', kind='numbers'),
+    field('optimizer.schedule=wsd', 'optimizer.warmup=350', kind='numbers'),
+    field('optimizer.schedule=wsd', 'optimizer.decay=1.0', kind='numbers'),
+    field('optimizer.schedule=wsd', 'train.steps=0', kind='numbers'),
     field('sample.every=10', 'sample.tokens=0', kind='numbers'),
     field('data.source=pydoc', 'data.pydoc.modules=-1', kind='numbers'),
     field('data.split=tail', 'data.validation=1.0', kind='numbers'),

@@ -1,0 +1,43 @@
+"""The float32 copy of parameters that are narrower (config.model.param_dtype 'bfloat16').
+
+A bfloat16 tells 8 bits apart: a step of less than 1/512 of a parameter rounds to nothing, each time
+anew. So the optimizer moves a copy in float32 that is part of its state, and the parameters are
+what the copy is rounded to (Micikevicius et al. 2018, arXiv 1710.03740, section 3.1). A state of
+float32 parameters has none. A state (train/step.py) with a copy has
+{'inner': what optax keeps, 'master': the parameters in float32} as its 'opt_state'.
+"""
+
+import jax
+import jax.numpy as jnp
+
+
+def widened(tree):
+    """Returns the tree in float32, wider types as they are: gradients, and what the optimizer keeps,
+    are so whatever the type of the parameters, since they are sums of many small terms."""
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
+
+
+def needed(params) -> bool:
+    """Returns whether any of the parameters, arrays or shapes, is narrower than float32."""
+    return any(x.dtype != jnp.promote_types(x.dtype, jnp.float32) for x in jax.tree.leaves(params))
+
+
+def begun(state: dict, shardings: dict) -> dict:
+    """Returns the state with a copy that begins from its parameters, in place of the one that it
+    has, if any; as it is where none is needed. `shardings`: of the state with its copy."""
+    if not needed(state['params']):
+        return state
+
+    def copied(params):
+        return jax.tree.map(jnp.copy, widened(params))  # no buffer of the parameters is shared
+
+    master = jax.jit(copied, out_shardings=shardings['opt_state']['master'])(state['params'])
+    inner = without(state)['opt_state']
+    return {**state, 'opt_state': {'inner': inner, 'master': master}}
+
+
+def without(state: dict) -> dict:
+    """Returns the state, or its shapes or shardings, as it was kept before there was a copy."""
+    kept = state['opt_state']
+    has = isinstance(kept, dict) and 'master' in kept
+    return {**state, 'opt_state': kept['inner'] if has else kept}
