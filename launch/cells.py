@@ -6,12 +6,15 @@ import importlib.metadata
 import json
 import math
 import platform
+import re
 import resource
 import time
 
 from ml_collections import ConfigDict
 
+from data import tasks
 from model.errors import ModelError
+from model.positions import REGISTRY
 from train import preflight
 from train.errors import RunError
 from train.optimizer import make_schedule
@@ -122,8 +125,22 @@ def key(config, cell: Cell) -> str:
                 del group[field]
                 if not group:  # a group that came later, too
                     del around[part]
+    kept['arm'], kept['task'] = _stated(kept['arm'], kept['task'])
+    if kept['model']['param_dtype'] == 'bfloat16':  # cells before had no float32 copy
+        kept['master'] = 'float32'
     kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def _stated(arm: dict, task: dict) -> tuple[dict, dict]:
+    """Returns arm and task of a key with the arguments whose defaults have changed since results
+    were kept: stated where they are left to the default, left out where they mean what was meant."""
+    names, given = re.split('[+,]', arm['positions']), arm['positions_args']
+    if 'coupling' in map(str.strip, names) and 'offsets' not in given:
+        arm = {**arm, 'positions_args': {**given, 'offsets': REGISTRY['coupling'].offsets}}
+    if task.get('task') in tasks.REGISTRY:
+        task = {**task, 'task_args': tasks.stated(task['task'], task['task_args'])}
+    return arm, task
 
 
 def chosen_rates(config, records: list[dict]) -> dict[str, dict[str, float]]:

@@ -32,13 +32,14 @@ def _test_lengths(config, task: str) -> list[int]:
 
 
 def sizes(config, task: str) -> tuple[int, int, int]:
-    """Symbols, tokens of a row of training, and of the longest row of the test."""
-    batches = batches_of(config, task, 0)
-    return (
-        len(batches.task.vocabulary),
-        batches.seq_len,
-        batches.task.size(_test_lengths(config, task)[-1]) + 2,
-    )
+    """Symbols, tokens of a row of training, and of the longest row of the test. Raises RunError
+    where the task has no example so long."""
+    batches, longest = batches_of(config, task, 0), _test_lengths(config, task)[-1]
+    try:
+        tested = batches.task.size(longest) + 2
+    except DataError as error:
+        raise RunError(f'config.tasks.{task}: {error}') from None
+    return len(batches.task.vocabulary), batches.seq_len, tested
 
 
 def training(config, group) -> tuple[tuple[int, int, int], list[TaskBatches]]:

@@ -24,7 +24,14 @@ def get_config():
         rope=dict(positions='rope'),
     )
     c.tasks = dict(
-        addition=base.task('addition_reversed', (1, 20), (5, 45, 1), scheme='coupling', padded=True)
+        addition=base.task(
+            'addition_reversed',
+            (1, 20),
+            (5, 45, 1),
+            scheme='coupling',
+            padded=True,
+            lengths='longest',
+        )
     )
     c.seeds, c.beyond, c.success = 10, 41, 0.9
     claim = lambda text, better, worse: dict(

@@ -47,7 +47,7 @@ def get_config():
     c.tasks = {
         name: base.task(name, (1, 20), (1, 40, 1), steps=STEPS.get(name, 0)) for name in COPY
     }
-    c.tasks.addition = base.task('addition', (1, 3), (1, 6, 1), steps=8000)
+    c.tasks.addition = base.task('addition', (1, 3), (1, 6, 1), steps=8000, lengths='longest')
     c.seeds = 5
     c.sweep.update(
         lrs=(1e-3, 2e-3, 4e-3), tasks=dict(copy=COPY[:5], reverse=COPY[5:], addition=('addition',))

@@ -47,10 +47,10 @@ REGISTRY: dict[str, tuple[type[Task], dict]] = {
     'sort': (Sort, {}),
     'sort_digits': (Sort, dict(digits=True)),
     'addition': (Addition, {}),
-    'addition_reversed': (Addition, dict(form='reversed')),
+    'addition_reversed': (Addition, dict(form='reversed', lengths='coupling')),
     'addition_all_reversed': (Addition, dict(form='all_reversed')),
     'addition_scratchpad': (Addition, dict(form='scratchpad')),
-    'addition_hints': (Addition, dict(form='reversed', hints=True)),
+    'addition_hints': (Addition, dict(form='reversed', hints=True, lengths='coupling')),
     'summation': (Summation, {}),
     'polynomial': (Polynomial, {}),
     'parity': (Parity, {}),
@@ -105,3 +105,14 @@ def build(name: str, arguments: dict | None = None) -> Task:
     task = kind(**{**preset, **(arguments or {})})
     task.check()
     return task
+
+
+def stated(name: str, arguments: dict) -> dict:
+    """Returns the arguments as the name of a kept result states them: those given, and whatever a
+    younger parameter is by default now; without those that are what they were when there was no
+    such parameter. So neither an old result nor a new one passes for the other."""
+    kind, preset = REGISTRY[name]
+    task = kind(**{**preset, **arguments})
+    found = {key: value for key, value in arguments.items() if key not in task.before}
+    now = {key: getattr(task, key) for key in task.before}
+    return found | {key: value for key, value in now.items() if value != task.before[key]}

@@ -1,11 +1,14 @@
-"""Addition digit by digit, in the forms that papers compare."""
+"""Addition digit by digit, in the forms and with the lengths that papers compare."""
 
 import dataclasses
+
+import numpy as np
 
 from data.records import DataError
 from data.tasks.base import Example, Task, letters
 
 _FORMS = ('plain', 'reversed', 'all_reversed', 'scratchpad')
+LENGTHS = ('kazemnejad', 'coupling', 'longest')
 _HINTS = 128
 
 
@@ -13,17 +16,38 @@ _HINTS = 128
 class Addition(Task):
     """`a + b` -> the sum, one digit a symbol.
 
-    `form`: plain, the most significant digit first (Kazemnejad et al. 2023); reversed, the answer's least significant digit first
-    (Cho et al. 2024, arXiv 2405.20671); all_reversed, that of all three numbers (McLeish et al. 2024, arXiv 2405.17399); scratchpad, the sum of each pair of digits with its carry, then the answer
-    (Nye et al. 2021, arXiv 2112.00114).
-    `padded`: the shorter number and the answer are filled up with zeros, to n and n + 1 digits. `equal`: both have n digits; else one
-    has n and the other 1 to n. `hints`: a letter before each digit says its place (Zhou et al. 2023, arXiv 2310.16028).
+    `form`: plain, the most significant digit first (Kazemnejad et al. 2023); reversed, the answer's
+    least significant digit first (Cho et al. 2024, arXiv 2405.20671); all_reversed, that of all
+    three numbers (McLeish et al. 2024, arXiv 2405.17399); scratchpad, the sum of each pair of
+    digits with its carry, then the answer (Nye et al. 2021, arXiv 2112.00114).
+
+    `lengths`: how many digits a and b have, where training has numbers of low to high digits and
+    the test a length n:
+
+    kazemnejad: in training each pair (digits of a, digits of b) from low to high is alike, so that
+      the longer number has n digits with weight 2n - 1 (low 1); in the test each pair whose longer
+      number has n digits, the other low to n (McGill-NLP/length-generalization 40f8a44,
+      scripts/dataset_builders/make_addition_dataset.py:86-96 and 106-129). So are McLeish et al.'s
+      pairs in training (mcleish7/arithmetic 86022a5, create_data_split.py, `bucket_method_gen`).
+    coupling: in training both are uniform from low to high, each for itself, which is the same; in
+      the test both have n digits (HanseulJo/position-coupling b9cad94, src/data/addition.py:139 and
+      evaluate_model.py:116-119).
+    longest: the longer number has n digits, n uniform in training, the other 1 to n, uniform: short
+      sums come more often than in either source. Results up to b09c89d were made so.
+
+    A digit is uniform, the first of several from 1 on. `equal`: both have n digits, n uniform in
+    training, whatever `lengths` says. `padded`: the shorter number and the answer are filled up
+    with zeros, to the digits of the longer number and one more. `hints`: a letter before each digit
+    says its place (Zhou et al. 2023, arXiv 2310.16028).
+
+    Not taken over: the sources train on a fixed set of examples (100,000), here each is new.
     """
 
     form: str = 'plain'
     padded: bool = False
     equal: bool = False
     hints: bool = False
+    lengths: str = 'kazemnejad'
     source = 'Kazemnejad et al. 2023, arXiv 2305.19466, appendix B; Zhou et al. 2024, arXiv 2402.09371; Cho et al. 2024, arXiv 2405.20671'
     length = 'digits of the longer number'
     schemes = ('abacus', 'coupling')
@@ -31,6 +55,10 @@ class Addition(Task):
     def check(self):
         if self.form not in _FORMS:
             raise DataError(f'task_args.form is {self.form!r}: expected one of {", ".join(_FORMS)}')
+        if self.lengths not in LENGTHS:
+            raise DataError(
+                f'task_args.lengths is {self.lengths!r}: expected one of {", ".join(LENGTHS)}'
+            )
         if self.hints and self.form == 'scratchpad':
             raise DataError('task_args.hints is True: not defined for the scratchpad')
 
@@ -46,14 +74,49 @@ class Addition(Task):
             + (6 * length + 1 if self.form == 'scratchpad' else 0)
         )
 
+    @property
+    def before(self):
+        return {'lengths': self.lengths if self.equal else 'longest'}
+
     def sample(self, rng, length):
+        return self.tested(rng, length, 1)
+
+    def tested(self, rng, length, low):
+        return self._sum(rng, *self._digits(rng, length, min(low, length)))
+
+    def row(self, rng, low, high):
+        """Two sums, each drawn for itself; by length where `equal` or 'longest' asks for it."""
+        if self._by_length:
+            return super().row(rng, low, high)
+        return tuple(self._sum(rng, *rng.integers(low, high + 1, 2).tolist()) for _ in range(2))
+
+    def row_size(self, low, high):
+        return super().row_size(low, high) if self._by_length else 2 * (self.size(high) + 3)
+
+    @property
+    def _by_length(self) -> bool:
+        return self.equal or self.lengths == 'longest'
+
+    def _digits(self, rng: np.random.Generator, length: int, low: int) -> tuple[int, int]:
+        """Returns the digits of a and b in a test of this length."""
+        if self.equal or self.lengths == 'coupling':
+            return length, length
+        if self.lengths == 'longest':
+            other = int(rng.integers(1, length + 1))
+            return (other, length) if rng.integers(2) else (length, other)
+        # The pairs whose longer number has this length, in order: (n, low) .. (n, n), (low, n) ..
+        place = int(rng.integers(2 * (length - low) + 1))
+        beyond = place - (length - low) - 1
+        return (length, low + place) if beyond < 0 else (low + beyond, length)
+
+    def _sum(self, rng: np.random.Generator, a: int, b: int) -> Example:
+        """Returns a sum of numbers of so many digits."""
+        length = max(a, b)
         if self.hints and length + 1 > _HINTS:
             raise DataError(
-                f'addition with index hints has {_HINTS} of them: expected at most {_HINTS - 1} digits, found {length}'
+                f'addition with index hints has {_HINTS} of them: expected at most {_HINTS - 1} '
+                f'digits, found {length}'
             )
-        a, b = length, length if self.equal else int(rng.integers(1, length + 1))
-        if not self.equal and rng.integers(2):
-            a, b = b, a
         a, b = (self._number(rng, n) for n in (a, b))
         total = [int(d) for d in str(int(''.join(map(str, a))) + int(''.join(map(str, b))))]
         if self.padded:

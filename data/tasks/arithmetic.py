@@ -12,7 +12,8 @@ _KAZEMNEJAD = 'Kazemnejad et al. 2023, arXiv 2305.19466, appendix B'
 
 @dataclasses.dataclass(frozen=True)
 class Summation(Task):
-    """`3 + 9 + 4` -> 6: the sum of digits from 1 to 9, mod 10."""
+    """`3 + 9 + 4` -> 6: the sum of digits from 1 to 9, mod 10, as the authors' generator makes it
+    with `--modular` (make_sum_dataset.py, which gives the whole sum without)."""
 
     source = _KAZEMNEJAD
     length = 'digits to sum'
@@ -31,7 +32,8 @@ class Summation(Task):
 
 @dataclasses.dataclass(frozen=True)
 class Polynomial(Task):
-    """`x = - 2 in 3 x ^ 2 + - 1 x ^ 0` -> 1: its value mod 10 (from 0 to 9, and 0^0 is 1).
+    """`x = - 2 in 3 x ^ 2 + - 1 x ^ 0` -> 1: its value mod 10 (from 0 to 9, and 0^0 is 1), as the
+    authors' generator makes it with `--modular` (make_poly_dataset.py; else the value itself).
 
     Coefficients are from -3 to 3, degrees from 0 to 3, x from -2 to 2; a sign is a symbol of its own, and only `-` is written.
     """
@@ -80,8 +82,10 @@ class Parity(Task):
 class Lego(Task):
     """A chain of assignments, `c = - 1 , a = + c , q = - a ? q` -> +: the sign of the variable after `?`.
 
-    The first variable is +1 or -1, each other one plus or minus the one before it. The variable asked for is in the second half
-    of the chain, behind the middle one. `permuted`: the clauses come in random order. (The authors answer +1 or -1.)
+    The first variable is +1 or -1, each other one plus or minus the one before it. The variable
+    asked for is in the second half of the chain, behind the middle one. `permuted`: the clauses
+    come in random order. (The authors answer +1 or -1, and ask each variable of a chain's second
+    half, one example each: make_lego_dataset.py. Here each chain is new and asked once.)
     """
 
     permuted: bool = False

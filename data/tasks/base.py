@@ -9,6 +9,7 @@ where they stand. As everywhere in `data/`,
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -51,7 +52,29 @@ class Task:
         raise NotImplementedError
 
     def sample(self, rng: np.random.Generator, length: int) -> Example:
+        """An example of this length. Raises DataError where there is none."""
         raise NotImplementedError
+
+    def row(self, rng: np.random.Generator, low: int, high: int) -> tuple[Example, Example]:
+        """Returns the two examples of a row of training, of lengths from `low` to `high`: the first
+        uniform, the second `low + high` less that, so that rows are nearly full."""
+        length = int(rng.integers(low, high + 1))
+        return self.sample(rng, length), self.sample(rng, low + high - length)
+
+    def row_size(self, low: int, high: int) -> int:
+        """Returns the most tokens that the two examples of such a row have, special ones included."""
+        whole = [self.size(n) + 3 for n in range(low, high + 1)]
+        return max(a + b for a, b in zip(whole, reversed(whole)))
+
+    def tested(self, rng: np.random.Generator, length: int, low: int) -> Example:
+        """Returns an example of the test of this length; `low`: the least length of training."""
+        return self.sample(rng, length)
+
+    @property
+    def before(self) -> dict[str, Any]:
+        """Parameters that are younger than results that are kept, with the values that those were
+        made with."""
+        return {}
 
     def check(self) -> None:
         """Raises DataError where a parameter has no valid value."""
@@ -86,7 +109,8 @@ def letters(count: int, prefix: str = 'w') -> tuple[str, ...]:
 class TaskBatches:
     """Batches of one task.
 
-    Training rows hold two examples, of lengths l and shortest + longest - l: lengths are uniform and rows nearly full.
+    Training rows hold two examples, in most tasks of lengths l and shortest + longest - l: lengths
+    are uniform and rows nearly full (`Task.row`).
     Args:
       task: the task.
       lengths: (shortest, longest) of training, both included.
@@ -117,10 +141,7 @@ class TaskBatches:
             seed,
             scheme,
         )
-        whole = [task.size(n) + 3 for n in range(low, high + 1)]
-        self.seq_len = (
-            max(a + b for a, b in zip(whole, reversed(whole))) - 1
-        )  # the last <eos> is only a target
+        self.seq_len = task.row_size(low, high) - 1  # the last <eos> is only a target
 
     def __call__(self, step: int, rows: slice = slice(None)) -> Batch:
         """The batch of `step`, or only its `rows`."""
@@ -128,26 +149,15 @@ class TaskBatches:
         batch = self._empty(len(places), self.seq_len)
         for i, row in enumerate(places):
             rng = self._generator('train', step, row)
-            length = int(rng.integers(self.low, self.high + 1))
-            self._put(
-                batch,
-                i,
-                [
-                    self.task.sample(rng, length),
-                    self.task.sample(rng, self.low + self.high - length),
-                ],
-            )
+            self._put(batch, i, self.task.row(rng, self.low, self.high))
         return batch
 
     def test(self, length: int, count: int, index: int = 0) -> Batch:
         """`count` rows of one example each, all of `length`; the same for all models, apart from those of training."""
         batch = self._empty(count, self.task.size(length) + 2)
         for i in range(count):
-            self._put(
-                batch,
-                i,
-                [self.task.sample(self._generator('test', length, index * count + i), length)],
-            )
+            rng = self._generator('test', length, index * count + i)
+            self._put(batch, i, [self.task.tested(rng, length, self.low)])
         return batch
 
     def _generator(self, what: str, *key: int) -> np.random.Generator:
@@ -159,7 +169,7 @@ class TaskBatches:
         fields = {**FIELDS, 'ids': np.int32} if self.scheme else FIELDS
         return {name: np.zeros((rows, columns), dtype) for name, dtype in fields.items()}
 
-    def _put(self, batch: Batch, row: int, examples: list[Example]) -> None:
+    def _put(self, batch: Batch, row: int, examples: Sequence[Example]) -> None:
         at = 0
         for segment, example in enumerate(examples, 1):
             tokens, answer = self.task.encoded(example)

@@ -111,51 +111,95 @@ class InductionHead(Task):
         return Example(prompt, [prompt[place + 1]])
 
 
+_KEYS = ('zoology', 'all')
+
+
 @dataclasses.dataclass(frozen=True)
 class MultiQueryRecall(Task):
-    """MQAR: `k3 v9 k1 v4 .. k1 v4 .. k3 v9`: pairs of a key and its value, then each key once more, with its value, which is asked, among noise.
+    """MQAR: `k3 v9 k1 v4 .. k1 v4 .. k3 v9`: pairs of a key and its value, then each key once more,
+    with its value, which is asked, among noise.
 
-    Keys are all different, and so are values; half of the `words` are keys. The sequence has `spread` symbols a pair, at least 4; after the pairs
-    each query takes one of the places that are left, two symbols wide, number n with probability in proportion to n^(power - 1): near ones are
-    likelier. Noise is any of the words. (In the paper's code the value is the label but not the next input, noise is; here it is both.)
+    Of `words` symbols the first half are keys and the second half values. A sequence has keys that
+    are all different, and so are its values. `keys`: zoology, drawn from 1 to words/2 - 1, and 0 is
+    only noise (HazyResearch/zoology d88d6f5, zoology/data/multiquery_ar.py:98-100); all, from 0 on.
+
+    The number of pairs and of symbols T are free, T at least 4 a pair; one of them is the length:
+    without `pairs` it counts pairs, and T is `tokens`, or `spread` a pair where that is 0 (8, as in
+    the source's defaults: 64 symbols, 8 pairs); with `pairs` there are so many, and it counts T.
+
+    After the pairs each query takes one of the places that are left, two symbols wide, number n
+    with probability in proportion to n^(power - 1): near ones are likelier. Noise is any of the
+    words. Not taken over: there the value is the label but not the next input, noise is (here it
+    is both), and T is even (here an odd one ends with a symbol of noise).
     """
 
     words: int = 8192
     spread: int = 8
     power: float = 0.01
+    keys: str = 'zoology'
+    tokens: int = 0
+    pairs: int = 0
     source = 'Arora et al. 2023, arXiv 2312.04927; multiquery_ar of HazyResearch/zoology'
-    length = 'pairs of a key and a value'
+    length = 'pairs of a key and a value; with `pairs`, symbols'
 
     def check(self):
-        for name, least in dict(words=2, spread=4).items():
-            if getattr(self, name) < least:
+        if self.keys not in _KEYS:
+            raise DataError(f'task_args.keys is {self.keys!r}: expected one of {", ".join(_KEYS)}')
+        least = dict(words=2 if self.keys == 'all' else 4, spread=4, tokens=0, pairs=0)
+        for name, value in least.items():
+            if getattr(self, name) < value:
                 raise DataError(
-                    f'task_args.{name} is {getattr(self, name)}: expected {least} or more'
+                    f'task_args.{name} is {getattr(self, name)}: expected {value} or more'
                 )
+        if self.tokens and self.pairs:
+            raise DataError(
+                f'task_args.tokens is {self.tokens} and task_args.pairs {self.pairs}: expected 0 for '
+                f'one of them, which is the length'
+            )
         if self.power <= 0:
             raise DataError(f'task_args.power is {self.power}: expected more than 0')
+
+    @property
+    def before(self):
+        return {'keys': 'all', 'tokens': 0, 'pairs': 0}
 
     @property
     def symbols(self):
         return (*letters(self.words // 2, 'k'), *letters(self.words // 2, 'v'))
 
+    @property
+    def shortest(self):
+        return 4 * self.pairs or 1
+
     def size(self, length):
-        return self.spread * length
+        """Raises DataError where so many pairs have no room, or there are not so many keys."""
+        pairs, size = self.pairs or length, length if self.pairs else self.tokens
+        if size and size < 4 * pairs:
+            raise DataError(
+                f'task_args.{"pairs" if self.pairs else "tokens"} is {self.pairs or self.tokens}: '
+                f'expected 4 symbols or more for each pair, found {size} for {pairs} pairs'
+            )
+        if pairs > self.words // 2 - self._first:
+            raise DataError(
+                f'task_args.words is {self.words}: expected {2 * (pairs + self._first)} or more for '
+                f'{pairs} pairs'
+            )
+        return size or self.spread * pairs
+
+    @property
+    def _first(self) -> int:
+        return 0 if self.keys == 'all' else 1
 
     def sample(self, rng, length):
-        if length > self.words // 2:
-            raise DataError(
-                f'task_args.words is {self.words}: expected {2 * length} or more for {length} pairs'
-            )
-        keys, values = (
-            [f'{kind}{i}' for i in rng.choice(self.words // 2, length, replace=False)]
-            for kind in 'kv'
-        )
+        size, pairs, first = self.size(length), self.pairs or length, self._first
+        keys = first + rng.choice(self.words // 2 - first, pairs, replace=False)
+        values = rng.choice(self.words // 2, pairs, replace=False)
+        keys, values = [f'k{i}' for i in keys], [f'v{i}' for i in values]
         prompt = [s for pair in zip(keys, values) for s in pair]
-        symbols, left = self.symbols, self.size(length) - len(prompt)
+        symbols, left = self.symbols, size - len(prompt)
         prompt += [symbols[i] for i in rng.integers(len(symbols), size=left)]
         near = np.arange(1, left // 2 + 1) ** (self.power - 1)
-        places = 2 * (length + rng.choice(len(near), length, replace=False, p=near / near.sum()))
+        places = 2 * (pairs + rng.choice(len(near), pairs, replace=False, p=near / near.sum()))
         for place, key, value in zip(places, keys, values):
             prompt[place : place + 2] = key, value
         return Example(prompt, [], asked=sorted(int(place) + 1 for place in places))

@@ -27,10 +27,16 @@ class Abacus(PositionalEncoding):
     )
 
     def check(self):
-        if self.offsets < 0 or self.offsets >= self.rows:
+        if not self.least <= self.offsets < self.rows:
             raise ModelError(
-                f'config.model.positions_args.offsets is {self.offsets}: expected at least 0 and less than rows ({self.rows})'
+                f'config.model.positions_args.offsets is {self.offsets}: expected at least '
+                f'{self.least} and less than rows ({self.rows})'
             )
+
+    @property
+    def least(self) -> int:
+        """The least valid `offsets`."""
+        return 0
 
     @property
     def std(self) -> float:
@@ -43,23 +49,34 @@ class Abacus(PositionalEncoding):
         ids = site.task_ids
         if site.row_keys is not None and self.offsets:
 
-            def row(key, segments):
+            def row(key, segments, most):
                 return jax.vmap(
-                    lambda s: jax.random.randint(
-                        jax.random.fold_in(key, s), (), 0, self.offsets + 1
-                    )
-                )(segments)
+                    lambda s, m: jax.random.randint(jax.random.fold_in(key, s), (), 0, m + 1)
+                )(segments, most)
 
-            ids = jnp.where(ids > 0, ids + jax.vmap(row)(site.row_keys, site.segment_ids), 0)
+            most = self.most(site)
+            ids = jnp.where(ids > 0, ids + jax.vmap(row)(site.row_keys, site.segment_ids, most), 0)
         return x + jnp.take(table, ids, axis=0, mode='fill', fill_value=jnp.nan).astype(x.dtype)
+
+    def most(self, site) -> jax.Array:
+        """Returns the largest offset of each token's document, int32 [B,T]."""
+        return jnp.full_like(site.task_ids, self.offsets)
 
 
 @dataclasses.dataclass(frozen=True)
 class Coupling(Abacus):
-    """x + W[id + k]: tokens that belong together, digits of the same significance, share an id. The first id is drawn for each
-    document in training and 1 at test."""
+    """x + W[id + k]: tokens that belong together, digits of the same significance, share an id. The
+    first id is drawn for each document in training and 1 at test.
 
-    offsets: int = 100
+    `offsets` -1, the authors' rule: k ~ U{0 .. m - the document's largest id}, m = `rows` - 1, so
+    that all that fits is alike and no id is above m; in their code the start is
+    U{1 .. max_position - len(answer)} where the answer has its units first, else one less, and
+    their table has max_position + 1 rows (HanseulJo/position-coupling b9cad94,
+    src/data/addition.py:206, scripts/addition/run_coupling.sh). From 0 on: k ~ U{0 .. `offsets`}
+    for any length.
+    """
+
+    offsets: int = -1
     spec = Spec(
         'position coupling',
         'Cho et al. 2024, arXiv 2405.20671, section 3',
@@ -67,3 +84,17 @@ class Coupling(Abacus):
         sees_order=False,
         task_ids='coupling',
     )
+
+    @property
+    def least(self) -> int:
+        return -1
+
+    def most(self, site):
+        if self.offsets >= 0:
+            return super().most(site)
+
+        def row(ids, segments):
+            return jax.ops.segment_max(ids, segments, num_segments=len(ids) + 1)[segments]
+
+        largest = jax.vmap(row)(site.task_ids, site.segment_ids)
+        return jnp.maximum(self.rows - 1 - largest, 0)

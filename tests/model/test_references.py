@@ -4,6 +4,8 @@ The parameters of an encoding are drawn, never its initial values; what is compa
 tokens, with ids that count up and with drawn ones.
 """
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -294,10 +296,46 @@ def test_offsets(name):
     offset = found[:, 1] - 1
     np.testing.assert_array_equal(found, np.where(ids > 0, ids + offset[:, None], 0))
     assert set(offset) == {0, 1, 2, 3, 4}
-    drawn = np.asarray(alone(name).embed(site, jnp.zeros((200, 7, 1))))[:, 1, 0] - 1
-    assert (
-        90 < drawn.max() <= (99 if name == 'abacus' else 100)
-    )  # the authors of abacus draw from 0 to 99
+    if name == 'abacus':
+        drawn = np.asarray(alone(name).embed(site, jnp.zeros((200, 7, 1))))[:, 1, 0] - 1
+        assert 90 < drawn.max() <= 99  # the authors draw from 0 to 99
+
+
+@pytest.mark.parametrize('units_first', [False, True])
+def test_starts_of_coupling(units_first):
+    """Catches starts that are not those of the authors' code (src/data/addition.py:206, every one
+    alike), one for all documents of a row, and one that depends on a neighbour."""
+    most, count = 13, 3000
+    answers, ids, segments = ('1234', '12'), [], []
+    for document, answer in enumerate(answers, 1):
+        parts = [0, *R.coupling_ids('12', '1', answer, 1, answer_units_first=units_first)]
+        ids += parts
+        segments += [document] * len(parts)
+    ids, segments = np.array([*ids, 0]), np.array([*segments, 0])
+    rows = lambda a: jnp.broadcast_to(jnp.asarray(a), (count, len(ids)))
+    table = lambda name, init, shape, axes: jnp.broadcast_to(
+        jnp.arange(float(shape[0]))[:, None], shape
+    )
+    keys = jax.random.split(jax.random.key(0), count)
+    site = Site(table, rows(ids), rows(ids), rows(segments), keys, rows(ids))
+    encoding = alone('coupling', rows=most + 1)
+    found = np.asarray(encoding.embed(site, jnp.zeros((count, len(ids), 1))))[..., 0].astype(int)
+    moved = found - ids
+    assert not found[:, ids == 0].any()
+    for document, answer in enumerate(answers, 1):
+        here = (segments == document) & (ids > 0)
+        assert (moved[:, here] == moved[:, here][:, :1]).all()
+        start = 1 + moved[:, here][:, 0]
+        last = most - len(answer) + (1 if units_first else 0) - 1  # randint(1, last + 1)
+        times = np.bincount(start, minlength=last + 1)
+        assert times[0] == 0 and len(times) == last + 1
+        assert ((times[1:] - count / last) ** 2 / (count / last)).sum() < 35  # chance: 1 in 1,000
+    starts = [moved[:, np.flatnonzero((segments == n) & (ids > 0))[0]] for n in (1, 2)]
+    assert abs(np.corrcoef(*starts)[0, 1]) < 0.1
+    without = dataclasses.replace(site, row_keys=None)
+    np.testing.assert_array_equal(
+        encoding.embed(without, jnp.zeros((count, len(ids), 1)))[0, :, 0], ids
+    )
 
 
 def drawn_ids(name, rows, *lengths, **arguments):

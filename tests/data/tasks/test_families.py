@@ -27,6 +27,8 @@ TASKS = [
     memory.InductionHead(words=2),
     memory.MultiQueryRecall(words=64),
     memory.MultiQueryRecall(words=64, spread=4),
+    memory.MultiQueryRecall(words=52, tokens=104, keys='all'),
+    memory.MultiQueryRecall(words=64, pairs=1),
     memory.IndirectIndexing(),
     memory.Passkey(),
     memory.Passkey(depth=0.5, digits=1),
@@ -60,7 +62,10 @@ WRONG = [
     (memory.SelectiveCopy, dict(memorised=0)),
     (memory.SelectiveCopy, dict(words=1)),
     (memory.InductionHead, dict(words=1)),
-    (memory.MultiQueryRecall, dict(words=1)),
+    (memory.MultiQueryRecall, dict(words=3)),
+    (memory.MultiQueryRecall, dict(keys='some')),
+    (memory.MultiQueryRecall, dict(tokens=-1)),
+    (memory.MultiQueryRecall, dict(pairs=-1)),
     (memory.MultiQueryRecall, dict(spread=3)),
     (memory.MultiQueryRecall, dict(power=0.0)),
     (memory.Passkey, dict(depth=1.5)),
@@ -175,7 +180,13 @@ def test_parameters_without_a_valid_value(kind, arguments):
 
 @pytest.mark.parametrize(
     'task, length',
-    [(arithmetic.Lego(), 27), (memory.MultiQueryRecall(words=64), 33), (grammars.Scan(), 49)],
+    [
+        (arithmetic.Lego(), 27),
+        (memory.MultiQueryRecall(words=64, keys='all'), 33),
+        (memory.MultiQueryRecall(words=64), 32),
+        (memory.MultiQueryRecall(words=64, tokens=20), 6),
+        (grammars.Scan(), 49),
+    ],
     ids=name,
 )
 def test_lengths_that_cannot_be(task, length):

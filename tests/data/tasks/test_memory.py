@@ -73,7 +73,7 @@ def test_multi_query_recall():
     """Catches a value of another key, a repeated key, one that is not asked for, all queries in the order of the pairs or next to one another, and
     places that are as likely far away as near."""
     gaps, orders = [], 0
-    for length, example in examples(memory.MultiQueryRecall(words=64), (1, 2, 9, 32)):
+    for length, example in examples(memory.MultiQueryRecall(words=66), (1, 2, 9, 32)):
         pairs, rest = example.prompt[: 2 * length], example.prompt[2 * length :]
         assert (
             all(s[0] == 'kv'[i % 2] for i, s in enumerate(pairs))
