@@ -78,7 +78,7 @@ def get_config() -> ConfigDict:
             positions='rope',  # an encoding, or a pattern over the layers: 'rope,rope,none'
             positions_args=ConfigDict(),  # parameters of the encoding: --config.model.positions_args.base=500000
             dtype='float32',  # of computation: float32 | bfloat16
-            param_dtype='float32',  # float32 | bfloat16, with a float32 copy in the optimizer's state
+            param_dtype='float32',  # float32 | bfloat16, with a float32 copy in the optimizer
             scan_layers=False,  # compile one layer and loop over it
             attention='auto',  # auto | reference | xla | cudnn | splash: the kernel; auto takes the fastest that can carry the encoding
             context_attention='auto',  # auto | ring | gather: how keys cross the mesh's context axis; auto: ring where the encoding allows it
@@ -118,7 +118,7 @@ def get_config() -> ConfigDict:
             schedule='cosine',  # cosine | linear | constant | wsd (constant, then a fall)
             warmup=40,  # steps
             decay=0.2,  # wsd: share of steps that decay at the end, after the warm-up
-            final=0.1,  # learning rate at the end of the last step, as a share of lr; not of constant
+            final=0.1,  # learning rate at the end of the last step, as a share of lr
         )
     )
     c.mesh = ConfigDict(dict(data=-1, fsdp=1, tensor=1, context=1))  # -1 fills

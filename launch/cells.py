@@ -134,7 +134,7 @@ def key(config, cell: Cell) -> str:
 
 def _stated(arm: dict, task: dict) -> tuple[dict, dict]:
     """Returns arm and task of a key with the arguments whose defaults have changed since results
-    were kept: stated where they are left to the default, left out where they mean what was meant."""
+    were kept: stated where they are left to the default, left out where they mean what they did."""
     names, given = re.split('[+,]', arm['positions']), arm['positions_args']
     if 'coupling' in map(str.strip, names) and 'offsets' not in given:
         arm = {**arm, 'positions_args': {**given, 'offsets': REGISTRY['coupling'].offsets}}

@@ -274,7 +274,7 @@ class Checkpoints:
             of = [master.without(tree) for tree in (abstract, shardings)]
             state = self._restore(step, *of, only_params)
             _LOG.warning(
-                '%s: step %d was saved without a float32 copy of its parameters: it begins from them',
+                '%s: step %d was saved without a float32 copy of its parameters: begun from them',
                 self.run.path,
                 step,
             )

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 
 def widened(tree):
-    """Returns the tree in float32, wider types as they are: gradients, and what the optimizer keeps,
-    are so whatever the type of the parameters, since they are sums of many small terms."""
+    """Returns the tree in float32, wider types as they are: gradients, and what the optimizer
+    keeps, are so whatever the type of the parameters, since they are sums of many small terms."""
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 

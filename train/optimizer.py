@@ -23,7 +23,7 @@ def make_schedule(config, steps: int):
 
     Warm-up over `warmup` steps, then as `schedule` says: cosine and linear fall over all steps that
     are left; wsd stays at `lr` and falls in a line over the last `decay` share of the steps, one at
-    least (Hu et al. 2024, arXiv 2404.06395); constant stays at `lr`, and `final` means nothing to it.
+    least (Hu et al. 2024, arXiv 2404.06395); constant stays at `lr`: it has no `final`.
 
     The rate of step i, the first being 0, is that at its begin. What falls is `final * lr` at the
     end of the last step, which is the rate at `steps`; the last step that is taken, `steps - 1`,
@@ -78,9 +78,9 @@ def _decay_steps(config, steps: int) -> int:
     decay = max(1, round(steps * config.decay))
     if config.warmup + decay > steps:
         raise RunError(
-            f'config.optimizer.warmup is {config.warmup} and config.optimizer.decay {config.decay}, '
-            f'{decay} steps: together more than config.train.steps ({steps}); expected a warm-up of '
-            f'at most {steps - decay}, or a decay of at most '
+            f'config.optimizer.warmup is {config.warmup} and config.optimizer.decay '
+            f'{config.decay}, {decay} steps: together more than config.train.steps ({steps}); '
+            f'expected a warm-up of at most {steps - decay}, or a decay of at most '
             f'{math.floor((steps - config.warmup) / steps * 1e4) / 1e4:g}'
         )
     return decay

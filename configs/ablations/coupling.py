@@ -3,9 +3,12 @@
     python -m launch.ablate --config=configs/ablations/coupling.py --out=evals/results/coupling
 
 Three layers of width 128 with 4 heads of 64: as many as RoPE needs to learn the lengths of training (one layer does not suffice it, and
-heads of 16 do not tell ids far apart: BUILD_NOTES). Numbers are filled up with zeros, the answer has its units first. Ten seeds: what counts
-is in how many of them the longer sums are right. A seed succeeds where at least 9 of 10 sums of 41 to 45 digits are right to the last
-digit. The claims were written down before the study was run, as claims about the score; that they are about success, as the sentences above said
+heads of 16 do not tell ids far apart: BUILD_NOTES). Numbers are filled up with zeros, the answer
+has its units first. The longer number has each length alike (lengths='longest') and ids begin at 1
+to 71 (offsets=70), where the authors draw both lengths, and any start that fits.
+
+Ten seeds: what counts is in how many of them the longer sums are right. A seed succeeds where at
+least 9 of 10 sums of 41 to 45 digits are right to the last digit. The claims were written down before the study was run, as claims about the score; that they are about success, as the sentences above said
 then too, came after it. About 6 core-hours (one thread a core).
 """
 

@@ -7,9 +7,10 @@ The copy and reverse families, trained on up to 20 words and tested on up to 40,
 learned positions. The learning rate of each is chosen on one seed by the loss inside the lengths of training, for each of the three families.
 What differs from the paper: 3 layers of width 64 instead of 12 of 768, so that a quarter of a head is 4 dimensions and RoPE has 2 frequencies there
 (the paper's 16 have 8), no dropout, a cosine for the learning rate, 32 fresh examples at each step instead of 64 of 100,000 fixed ones, logits scaled
-by 1/sqrt(d), 100 words where theirs are more (copy_same draws its one word from them), and sums whose longer number has each length alike, where theirs
-draw both lengths. The paper makes the first five claims; those on RoPE of the whole head and learned positions are ours. All were written down before
-the study was run. About 12 core-hours (one thread a core).
+by 1/sqrt(d), 100 words where theirs are more (copy_same draws its one word from them), and sums
+whose longer number has each length alike (lengths='longest'), where theirs draw both lengths. The
+paper makes the first five claims; those on RoPE of the whole head and learned positions are ours.
+All were written down before the study was run. About 12 core-hours (one thread a core).
 """
 
 from configs.ablations import base

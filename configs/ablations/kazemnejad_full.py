@@ -2,8 +2,9 @@
 
     python -m launch.ablate --config=configs/ablations/kazemnejad_full.py
 
-The encodings, tasks and claims of `kazemnejad.py`; five seeds, bfloat16 arithmetic. 378 cells: `--dry_run` tells the time that is left once
-the first has run. It was not run.
+The encodings, tasks and claims of `kazemnejad.py`, with lengths of sums drawn as the authors draw
+them; five seeds, bfloat16 arithmetic. 378 cells: `--dry_run` tells the time that is left once the
+first has run. It was not run.
 """
 
 from configs.ablations import base, kazemnejad

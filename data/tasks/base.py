@@ -62,7 +62,7 @@ class Task:
         return self.sample(rng, length), self.sample(rng, low + high - length)
 
     def row_size(self, low: int, high: int) -> int:
-        """Returns the most tokens that the two examples of such a row have, special ones included."""
+        """Returns the most tokens that the two examples of such a row have, special ones too."""
         whole = [self.size(n) + 3 for n in range(low, high + 1)]
         return max(a + b for a, b in zip(whole, reversed(whole)))
 

@@ -153,8 +153,8 @@ class MultiQueryRecall(Task):
                 )
         if self.tokens and self.pairs:
             raise DataError(
-                f'task_args.tokens is {self.tokens} and task_args.pairs {self.pairs}: expected 0 for '
-                f'one of them, which is the length'
+                f'task_args.tokens is {self.tokens} and task_args.pairs {self.pairs}: expected 0 '
+                f'for one of them, which is the length'
             )
         if self.power <= 0:
             raise DataError(f'task_args.power is {self.power}: expected more than 0')
@@ -181,8 +181,8 @@ class MultiQueryRecall(Task):
             )
         if pairs > self.words // 2 - self._first:
             raise DataError(
-                f'task_args.words is {self.words}: expected {2 * (pairs + self._first)} or more for '
-                f'{pairs} pairs'
+                f'task_args.words is {self.words}: expected {2 * (pairs + self._first)} or more '
+                f'for {pairs} pairs'
             )
         return size or self.spread * pairs
 

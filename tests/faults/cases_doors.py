@@ -115,6 +115,35 @@ STUDIES = [
         'a parameter that the task has not', "c.tasks = dict(a=base.task('copy_same', wordz=3))"
     ),
     changed(
+        'lengths that no source draws',
+        "c.tasks = dict(a=base.task('addition', lengths='kazemnajad'))",
+    ),
+    changed(
+        'keys that no source draws',
+        "c.tasks = dict(a=base.task('multi_query_recall', keys='zoolgy'))",
+    ),
+    changed(
+        'symbols and pairs both fixed',
+        "c.tasks = dict(a=base.task('multi_query_recall', tokens=64, pairs=8))",
+    ),
+    changed(
+        'more pairs in the test than have room',
+        "c.tasks = dict(a=base.task('multi_query_recall', test=(8, 24, 8), tokens=64))",
+    ),
+    changed(
+        'fewer words than the pairs of the test need',
+        "c.tasks = dict(a=base.task('multi_query_recall', test=(8, 24, 8), words=32))",
+    ),
+    changed(
+        'offsets below those that mean the rule of the authors',
+        "c.arms = dict(a=dict(positions='coupling', positions_args=dict(offsets=-2))); "
+        "c.tasks = dict(a=base.task('addition', scheme='coupling'))",
+    ),
+    changed(
+        'the decay of a study begins before its warm-up ends',
+        "c.optimizer.update(schedule='wsd', warmup=150)",
+    ),
+    changed(
         'lengths of training out of order', "c.tasks = dict(a=base.task('copy_same', train=(9, 3)))"
     ),
     changed('no length to test', "c.tasks = dict(a=base.task('copy_same', test=(9, 3, 1)))"),

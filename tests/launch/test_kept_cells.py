@@ -19,8 +19,8 @@ def study(name):
 
 @pytest.mark.parametrize('name', ['coupling', 'kazemnejad'])
 def test_every_line_of_addition_is_of_a_cell(name):
-    """Catches a kept line whose key is of no cell any more, and data that a cell with that key would
-    not be trained on now."""
+    """Catches a kept line whose key is of no cell any more, and data that a cell with that key
+    would not be trained on now."""
     config, kept = study(name)
     lines = [record for record in kept if record['task'] == 'addition']
     same = [record for record in lines if record['arm'] not in BEGIN_OTHERWISE]
@@ -48,7 +48,7 @@ def test_the_default_is_no_old_line(name):
 
 
 def test_what_a_key_states():
-    """Catches defaults that have changed and are not in the key, and what is given that counts twice."""
+    """Catches defaults that have changed and are not in the key, and one that counts twice."""
     config = base.get_config()
     config.arms = dict(
         free=dict(positions='coupling'),

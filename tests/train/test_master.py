@@ -1,4 +1,4 @@
-"""Parameters in bfloat16: small steps add up in a float32 copy, which goes wherever the state goes."""
+"""Parameters in bfloat16: small steps add up in a float32 copy that goes where the state goes."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Learning rates: what each schedule is, step by step, and that it ends where it says or is refused."""
+"""Learning rates: what each schedule is at each step, and that it ends where it says."""
 
 import itertools
 

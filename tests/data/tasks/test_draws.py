@@ -43,7 +43,7 @@ def pairs_of_test(task, length, low=1, count=3000):
 @pytest.mark.parametrize('low, high', [(1, 4), (2, 4)])
 @pytest.mark.parametrize('name', ['addition', 'addition_reversed', 'addition_all_reversed'])
 def test_all_pairs_are_alike_in_training(name, low, high):
-    """Catches the longer number drawn first, in either place of a row, pairs of one number only, and
+    """Catches the longer number drawn first, in either place of a row, pairs of one number, and
     digits below the range."""
     alike = dict.fromkeys(itertools.product(range(low, high + 1), repeat=2), 1)
     for counts in pairs_of_rows(build(name), low, high):
@@ -154,7 +154,7 @@ def test_keys_values_and_gaps_are_the_sources():
         ),
         (
             lambda: TaskBatches(build('multi_query_recall', dict(tokens=64)), (1, 17), 1, 0),
-            'task_args.tokens is 64: expected 4 symbols or more for each pair, found 64 for 17 pairs',
+            'task_args.tokens is 64: expected 4 symbols or more for each pair, found 64 for 17',
         ),
         (
             lambda: TaskBatches(build('multi_query_recall', dict(pairs=4)), (15, 20), 1, 0),
@@ -163,6 +163,6 @@ def test_keys_values_and_gaps_are_the_sources():
     ],
 )
 def test_mistakes(make, message):
-    """Catches a source's name that is taken for a default, and lengths without room for the pairs."""
+    """Catches a source's name that is taken for a default, and lengths without room for pairs."""
     with pytest.raises(DataError, match=message):
         make()
