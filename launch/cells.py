@@ -288,7 +288,8 @@ def check(config) -> None:
         raise RunError('config.tasks is empty: expected at least one task')
     preflight.numbers(config)
     for task in config.tasks:
-        make_schedule(config.optimizer, steps_of(config, task))
+        own = f'config.tasks.{task}.steps' if config.tasks[task].steps else 'config.train.steps'
+        make_schedule(config.optimizer, steps_of(config, task), own)
     for of, tasks in config.sweep.tasks.items():
         for task in (of, *tasks):
             if task not in config.tasks:

@@ -18,7 +18,7 @@ SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
 KINDS = ('adamw', 'muon')
 
 
-def make_schedule(config, steps: int):
+def make_schedule(config, steps: int, field: str = 'config.train.steps'):
     """Returns the learning rate as a function of the step.
 
     Warm-up over `warmup` steps, then as `schedule` says: cosine and linear fall over all steps that
@@ -32,6 +32,7 @@ def make_schedule(config, steps: int):
     Args:
       config: the `optimizer` part of an experiment.
       steps: of the whole training.
+      field: where they are from, for messages.
     Returns:
       Step (int, or int32 array) -> learning rate, float32.
     Raises:
@@ -45,7 +46,7 @@ def make_schedule(config, steps: int):
     if not 0 <= config.warmup < steps:
         raise RunError(
             f'config.optimizer.warmup is {config.warmup}: expected at least 0, and less than '
-            f'config.train.steps ({steps})'
+            f'{field} ({steps})'
         )
     peak, final, after = config.lr, config.lr * config.final, steps - config.warmup
     if config.schedule == 'cosine':
@@ -55,7 +56,7 @@ def make_schedule(config, steps: int):
     elif config.schedule == 'constant':
         main = optax.constant_schedule(peak)
     else:
-        decay = _decay_steps(config, steps)
+        decay = _decay_steps(config, steps, field)
         main = optax.join_schedules(
             [optax.constant_schedule(peak), optax.linear_schedule(peak, final, decay)],
             [after - decay],
@@ -70,7 +71,7 @@ def make_schedule(config, steps: int):
     return optax.join_schedules([warm, main], [config.warmup])
 
 
-def _decay_steps(config, steps: int) -> int:
+def _decay_steps(config, steps: int, field: str) -> int:
     """Returns over how many steps wsd falls, at least 1. Raises RunError where the warm-up is not
     over by then, or `decay` is no share."""
     if not 0 <= config.decay <= 1:
@@ -79,7 +80,7 @@ def _decay_steps(config, steps: int) -> int:
     if config.warmup + decay > steps:
         raise RunError(
             f'config.optimizer.warmup is {config.warmup} and config.optimizer.decay '
-            f'{config.decay}, {decay} steps: together more than config.train.steps ({steps}); '
+            f'{config.decay}, {decay} steps: together more than {field} ({steps}); '
             f'expected a warm-up of at most {steps - decay}, or a decay of at most '
             f'{math.floor((steps - config.warmup) / steps * 1e4) / 1e4:g}'
         )

@@ -144,6 +144,10 @@ STUDIES = [
         "c.optimizer.update(schedule='wsd', warmup=150)",
     ),
     changed(
+        'fewer steps on a task than the warm-up has',
+        "c.tasks = dict(a=base.task('copy_same', steps=50))",
+    ),
+    changed(
         'lengths of training out of order', "c.tasks = dict(a=base.task('copy_same', train=(9, 3)))"
     ),
     changed('no length to test', "c.tasks = dict(a=base.task('copy_same', test=(9, 3, 1)))"),
