@@ -246,6 +246,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
                 f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source {config.source!r} makes such a pair'
             )
         raise report.nothing(config, 'pair')
+    passed_over = pairs.passed_over(config)
     kept.write_manifest(
         path,
         [f'{split}.{what}' for split in SPLITS for what in _FILES],
@@ -255,12 +256,12 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             splits=counts,
             **report.facts(),
             equal=dict(records=parting.equal, moved=parting.moved),
-            passed_over=pairs.passed_over(config),
+            passed_over=passed_over,
             tokenizer=tokenizer.hash,
             source=pairs.fingerprint(config),
         ),
     )
-    store.tell(pairs.passed_over(config), parting)
+    store.tell(passed_over, parting)
     _LOG.info(
         'tokenized %d pairs (%d broken, skipped): %d training and %d held-out examples',
         report.kept + report.num_broken,

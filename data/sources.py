@@ -267,8 +267,8 @@ def _check_documented() -> None:
     """Raises DataError where this Python has left its documentation out."""
     if sys.flags.optimize > 1:
         raise DataError(
-            "config.data.source is 'pydoc', and Python runs without documentation strings (-OO, "
-            f'or PYTHONOPTIMIZE={sys.flags.optimize}): expected -O at most'
+            "config.data.source 'pydoc' (search without PATH) has no text: Python runs with -OO, or "
+            f'PYTHONOPTIMIZE={sys.flags.optimize}, which leaves documentation out; expected at most 1'
         )
 
 

@@ -126,8 +126,8 @@ class Parting:
         if not self.equal:
             return ''
         return (
-            f'{self.equal} records are equal to an earlier one: held out with it or not '
-            f'({self.moved} would have been on the other side)'
+            f'{self.equal} records are equal to an earlier one, and on its side of the split '
+            f'({self.moved} would have been on the other)'
         )
 
 
@@ -320,6 +320,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         raise _nothing(config, report)
     for split in SPLITS:
         np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
+    passed_over = sources.passed_over(config)
     kept.write_manifest(
         path,
         [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')],
@@ -330,12 +331,12 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             splits=counts,
             **report.facts(),
             equal=dict(records=parting.equal, moved=parting.moved),
-            passed_over=sources.passed_over(config),
+            passed_over=passed_over,
             tokenizer=tokenizer.hash,
             source=sources.fingerprint(config),
         ),
     )
-    tell(sources.passed_over(config), parting)
+    tell(passed_over, parting)
     _LOG.info(
         'tokenized %d records (%d broken, skipped): %d training and %d held-out tokens',
         report.kept + report.num_broken,

@@ -203,6 +203,7 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
             yield Broken(where, f'a line of more than {bounded.size(_LINE)}')
         elif raw.strip():
             try:
+                texts.decode(raw, what='line')  # which says more of what is none
                 found = bounded.parse(raw)
                 text, key = found.get(field), found.get('_id')
                 if not isinstance(text, str):

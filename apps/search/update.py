@@ -175,7 +175,7 @@ class Update:
         self._db, touched, damage = None, [], self._folder.damage(self._manifest, through=True)
         if damage.startswith('chunks'):
             raise self._folder.damaged(damage)
-        anew = self._manifest.get('reading', 1) != READING and bool(self._manifest['files'])
+        anew = self._manifest.get('reading', 1) != READING
         if anew:
             _LOG.info('%s: was read by earlier rules: its files are read anew', self._folder.path)
         db = (
