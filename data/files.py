@@ -9,6 +9,7 @@ end of a name counts without case. What is passed over is counted.
 
 import collections
 import dataclasses
+import errno
 import fnmatch
 import glob
 import os
@@ -250,11 +251,19 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
 
 
 def _nothing(entry: str, path: str, field: str) -> DataError:
+    """Why there is no file, in a message that proposes one beside it."""
+    name, linked = os.path.basename(path), os.path.islink(path)
     try:
-        beside = os.listdir(os.path.dirname(path) or '.')
+        os.stat(path)
+        return DataError(f'{entry}: a pipe, socket or device, not a regular file ({field})')
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG) or linked:
+            return DataError(f'{entry}: cannot be read ({field}): {error.strerror}')
+    try:
+        beside = [other for other in os.listdir(os.path.dirname(path) or '.') if other != name]
     except OSError:
         beside = []
-    return DataError(f'{entry}: no file found ({field})' + nearest(os.path.basename(path), beside))
+    return DataError(f'{entry}: no file found ({field})' + nearest(name, beside))
 
 
 def _none_readable(entry: str, start_: tuple, suffixes, field: str, passed: Passed) -> DataError:

@@ -10,6 +10,7 @@ import inspect
 import json
 import os
 import pathlib
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 from data import chat, pair_kinds, sources
@@ -152,8 +153,9 @@ def fingerprint(config, reading: int = READING) -> dict:
 
 
 def normal(text: str) -> str:
-    """Texts that are equal in this form are one text: only white space tells them apart."""
-    return ' '.join(text.split())
+    """Texts that are equal in this form are one text: only white space, or the normal form of their
+    characters (NFC), tells them apart."""
+    return ' '.join(unicodedata.normalize('NFC', text).split())
 
 
 def read_file(path: pathlib.Path) -> Iterator[Pair | Broken]:

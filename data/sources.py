@@ -22,6 +22,7 @@ from data.text import fault, line_ends
 SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
 OBJECTS = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.parquet')
 _PACKED = 512  # bytes of .zst that are unpacked at a time
+_OPTIMIZE = sys.flags.optimize  # from 2 on there are no documentation strings
 _MARK = 4  # bytes of the longest byte-order mark
 
 
@@ -265,10 +266,10 @@ def _read_parquet(path, parse) -> Iterator:
 
 def _check_documented() -> None:
     """Raises DataError where this Python has left its documentation out."""
-    if sys.flags.optimize > 1:
+    if _OPTIMIZE > 1:
         raise DataError(
             "config.data.source 'pydoc' (search without PATH) has no text: Python runs with -OO, or "
-            f'PYTHONOPTIMIZE={sys.flags.optimize}, which leaves documentation out; expected at most 1'
+            f'PYTHONOPTIMIZE={_OPTIMIZE}, which leaves documentation out; expected at most 1'
         )
 
 

@@ -149,13 +149,16 @@ def test_a_comma_in_a_name(tmp_path, monkeypatch, paths, wanted):
         ('notes/a.txt,gone,b.txt', r'^gone: no file found'),
         ('~$notes.txt', r'~\$notes.txt: no file found'),
         ('x' * 300 + '.txt', r'xxx.txt: no file found'),
-        ('notes/deep/loop', r'loop: no file found'),
+        ('notes/deep/loop', r'loop: cannot be read .*: Too many levels'),
+        ('notes/gone.txt', r'gone.txt: cannot be read .*: No such file'),
+        ('pipe.txt', r'pipe.txt: a pipe, socket or device'),
     ],
 )
 def test_what_leads_to_nothing_is_said(notes, paths, message):
     """Catches a traceback, and a folder whose files are all passed over without a reason."""
     (notes / 'x.pdf').write_text('x')
     (notes.parent / 'only').mkdir()
+    os.mkfifo(notes.parent / 'pipe.txt')
     (notes.parent / 'only/.a.txt').write_text('x')
     with pytest.raises(DataError, match=message):
         found(paths)
