@@ -140,7 +140,7 @@ def _store(e: Examined) -> store.Store | None:
         DataError
     ):  # the text is somewhere else: then nothing of it can be checked, and nothing is damaged
         return None
-    found = kept.find(e.config.data, e.tokenizer)
+    found = kept.find(e.config.data, e.tokenizer, e.lineage['data_hash'])
     if found is not None and found.hash != e.lineage['data_hash']:
         raise RunError(
             f'{found.path}: data_hash is {found.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'
@@ -251,7 +251,7 @@ def batch(e: Examined, step: int) -> dict:
             f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})'
         )
     kept, rows_of = objectives.of(e.config.train.objective)
-    data = kept.open_or_build(e.config.data, e.tokenizer)
+    data = kept.open_or_build(e.config.data, e.tokenizer, wanted=e.lineage['data_hash'])
     if data.hash != e.lineage['data_hash']:
         raise RunError(
             f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 from absl import flags
 
-from data import mining, pairs, sources
+from data import files, mining, pairs
 from data.kept import Report
 from data.pairs import Pair
 from data.records import printable
@@ -137,13 +137,8 @@ def main() -> None:
             )
         )
     report = Report('skip')
-    found = Collection(
-        report.good(
-            item
-            for path in sources.find_files(f.pairs, pairs.SUFFIXES, '--pairs')
-            for item in pairs.read_file(path)
-        )
-    )
+    paths, passed = files.find(f.pairs, pairs.SUFFIXES, '--pairs')
+    found = Collection(report.good(item for path in paths for item in pairs.read_file(path)))
     if not found.asked:
         raise RunError(f'--pairs={f.pairs}: no usable pair; {report.num_broken} broken')
     mine = (
@@ -161,6 +156,7 @@ def main() -> None:
         printable(
             f'{out}: {len(mined)} queries with {now} negatives (before: {before}) of {len(found.documents)} documents; '
             f'{report.num_broken} broken pairs left out'
+            + (f'; passed over: {passed}' if str(passed) else '')
         )
     )
 

@@ -31,15 +31,41 @@ def content(file, most: int) -> bytearray | None:
 
 
 def lines(file, most: int) -> Iterator[bytes | None]:
-    """The lines of an open file, with their ends; None for one that is longer than `most` bytes."""
-    while line := file.readline(most + 1):
-        if len(line) <= most or line.endswith(b'\n'):
-            yield line
-            continue
-        line = b''  # the rest of it is passed over in pieces
-        while (rest := file.readline(_CHUNK)) and not rest.endswith(b'\n'):
-            pass
-        yield None
+    """The lines of an open file, with their ends (LF, CR LF or CR); None for one that is longer than
+    `most` bytes."""
+    held = b''  # the begin of a line whose end was not read yet
+    while row := file.readline(max(1, most + 1 - len(held))):
+        rows = [row] if not held and _is_one(row) else (held + row).splitlines(True)
+        held = b'' if rows[-1].endswith(b'\n') else rows.pop()
+        if held.endswith(b'\r'):  # LF may follow
+            after = file.readline(1)
+            rows.append(held + after if after == b'\n' else held)
+            held = b'' if after == b'\n' else after
+        yield from rows
+        if len(held) > most:
+            yield None
+            held = _after_line(file)
+    yield from held.splitlines(True)
+
+
+def _is_one(row: bytes) -> bool:
+    """Whether what `readline` gave is one line, or a part of one: no CR ends a line before it."""
+    at = row.find(b'\r')
+    return at < 0 or row[at:] == b'\r\n'
+
+
+def _after_line(file) -> bytes:
+    """Reads on, in pieces, to the end of a line; returns what was read after it."""
+    while rest := file.readline(_CHUNK):
+        at = rest.find(b'\r')
+        if 0 <= at < len(rest) - 1:
+            return rest[at + 1 + (rest[at + 1 : at + 2] == b'\n') :]
+        if at >= 0:  # the piece ends there, inside of CR LF or not
+            after = file.readline(1)
+            return b'' if after == b'\n' else after
+        if rest.endswith(b'\n'):
+            break
+    return b''
 
 
 def file(path, most: int) -> bytearray:

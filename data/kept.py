@@ -111,6 +111,15 @@ def find(path: pathlib.Path, what: str) -> dict | None:
     return _manifest(path)
 
 
+def earlier(path: pathlib.Path, wanted: str) -> dict | None:
+    """The manifest of a folder that was built under earlier rules, where it is there, whole, and the
+    one that is `wanted` by its hash; else None."""
+    if not wanted or not path.exists() or damage(path):
+        return None
+    manifest = _manifest(path)
+    return manifest if manifest['hash'] == wanted else None
+
+
 def obtain(
     path: pathlib.Path, build: Callable[[pathlib.Path], None], what: str, on_broken: str
 ) -> dict:

@@ -2,7 +2,8 @@
 
 A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.offsets` (int64, where each text begins, and the end),
 `<split>.pairs` (int32 [examples, 2], text ids of query and positive), `<split>.negatives` (int32, text ids), `<split>.negative_offsets`
-(int64, where each example's begin, and the end), and `manifest.json`. Texts that only white space tells apart are one text.
+(int64, where each example's begin, and the end), and `manifest.json`. Texts that only white space tells apart are one text
+(`pairs.normal`).
 """
 
 import array
@@ -19,6 +20,7 @@ from data import kept, pairs, store
 from data.pairs import Pair
 from data.records import DataError
 from data.store import SPLITS
+from data.text import READING
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
@@ -88,32 +90,43 @@ class PairStore:
         )
 
 
-def path_of(config, tokenizer: Tokenizer) -> pathlib.Path:
-    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash."""
-    key = kept.digest(
-        [FORMAT, pairs.fingerprint(config), config.validation, config.split, tokenizer.hash]
-    )[:16]
-    return pathlib.Path(config.cache) / f'pairs-{key}'
+def path_of(config, tokenizer: Tokenizer, reading: int = READING) -> pathlib.Path:
+    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash. `reading`:
+    1 for where it was before the rules of reading and parting had numbers."""
+    found = pairs.fingerprint(config, reading)
+    numbered = store.rules(config) if reading > 1 and pairs.made(config) else []
+    key = kept.digest([FORMAT, found, config.validation, config.split, tokenizer.hash, *numbered])
+    return pathlib.Path(config.cache) / f'pairs-{key[:16]}'
 
 
-def find(config, tokenizer: Tokenizer) -> PairStore | None:
-    """The store in the cache, or None: nothing is built. Raises DataError where it is damaged, or where the text is not there."""
+def find(config, tokenizer: Tokenizer, wanted: str = '') -> PairStore | None:
+    """The store in the cache, or None: nothing is built. `wanted`: its hash, where a run says it; one
+    that was made under earlier rules is found by that.
+
+    Raises DataError where it is damaged, or where the text is not there.
+    """
     path = path_of(config, tokenizer)
+    if manifest := kept.earlier(path_of(config, tokenizer, 1), wanted):
+        return PairStore(path_of(config, tokenizer, 1), manifest)
     manifest = kept.find(path, _WHAT)
     return manifest and PairStore(path, manifest)
 
 
-def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> PairStore:
+def open_or_build(
+    config, tokenizer: Tokenizer, progress: bool = True, wanted: str = ''
+) -> PairStore:
     """The store for this `data` config and tokenizer: the one in `config.cache`, or a new one built there. One whose files are not
-    what its manifest states is said to be damaged, and built again.
+    what its manifest states is said to be damaged, and built again. `wanted`: as `find` takes it.
 
     Raises DataError on a broken record under `on_broken='fatal'`, on a source without a single pair, and where `config.pairs.negatives` asks
     for negatives and no training pair has one.
     """
     store.check(config)
     pairs.check(config)
-    path = path_of(config, tokenizer)
-    manifest = kept.obtain(
+    path, before = path_of(config, tokenizer), path_of(config, tokenizer, 1)
+    manifest = kept.earlier(before, wanted)
+    path = before if manifest else path
+    manifest = manifest or kept.obtain(
         path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken
     )
     if config.pairs.negatives and not manifest['splits']['train']['negatives']:
@@ -201,13 +214,15 @@ def _key(text: str) -> bytes:
 
 def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    report, writers = (
-        kept.Report(config.on_broken),
-        {split: _Writer(path, split, dtype) for split in SPLITS},
-    )
+    report, parting = kept.Report(config.on_broken), store.Parting(config)
+    writers = {split: _Writer(path, split, dtype) for split in SPLITS}
     found = iter(
         tqdm(
-            pairs.read(config), desc='tokenizing', unit=' pairs', disable=not progress, leave=False
+            pairs.read(config, parting),
+            desc='tokenizing',
+            unit=' pairs',
+            disable=not progress,
+            leave=False,
         )
     )
     for batch in iter(lambda: list(store.some(found)), []):
@@ -232,6 +247,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
                 f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source {config.source!r} makes such a pair'
             )
         raise report.nothing(config, 'pair')
+    passed_over = pairs.passed_over(config)
     kept.write_manifest(
         path,
         [f'{split}.{what}' for split in SPLITS for what in _FILES],
@@ -240,10 +256,13 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             dtype=np.dtype(dtype).name,
             splits=counts,
             **report.facts(),
+            equal=dict(records=parting.equal, moved=parting.moved),
+            passed_over=passed_over,
             tokenizer=tokenizer.hash,
             source=pairs.fingerprint(config),
         ),
     )
+    store.tell(passed_over, parting)
     _LOG.info(
         'tokenized %d pairs (%d broken, skipped): %d training and %d held-out examples',
         report.kept + report.num_broken,

@@ -10,12 +10,14 @@ import inspect
 import json
 import os
 import pathlib
+import unicodedata
 from collections.abc import Iterable, Iterator
 
 from data import chat, pair_kinds, sources
 from data.pair_kinds import MADE
 from data.records import Broken, DataError, Record
-from data.store import in_split, pieces
+from data.store import Parting, in_split
+from data.text import READING, line_ends
 from data.tokenizer import Tokenizer
 
 GIVEN = 'given'
@@ -88,7 +90,7 @@ def check(config) -> None:
         )
 
 
-def read(config) -> Iterator[Pair | Broken]:
+def read(config, parting: Parting | None = None) -> Iterator[Pair | Broken]:
     """All pairs that `config` (the `data` part of an experiment) names, always in the same order. Raises DataError as `check` does.
 
     Given pairs are held out by their query: all that answers it is known where it stands, and no query is in both splits. Pairs that are
@@ -96,13 +98,12 @@ def read(config) -> Iterator[Pair | Broken]:
     """
     check(config)
     if made(config):
-        yield from _made(config)
+        yield from _made(config, parting or Parting(config))
     else:
         yield from _given(config)
 
 
-def _made(config) -> Iterator[Pair | Broken]:
-    ordinal = 0
+def _made(config, parting: Parting) -> Iterator[Pair | Broken]:
     for record in sources.read(config):
         if isinstance(record, Broken):
             yield record
@@ -111,10 +112,9 @@ def _made(config) -> Iterator[Pair | Broken]:
             raise DataError(
                 f'{record.where}: a conversation; config.data.pairs.kind {config.pairs.kind!r} makes pairs of texts; expected {GIVEN!r}'
             )
-        for split, part in pieces(record, ordinal, config):
+        for split, part in parting.pieces(record):
             for query, positive in pair_kinds.pairs(made(config), part.text, config.pairs.words):
                 yield Pair(record.where, query, (positive,), split=split)
-        ordinal += 1
 
 
 def _given(config) -> Iterator[Pair | Broken]:
@@ -134,22 +134,28 @@ def _given(config) -> Iterator[Pair | Broken]:
         )
 
 
-def fingerprint(config) -> dict:
+def passed_over(config) -> str:
+    """As `sources.passed_over`, of the files that pairs are read from."""
+    return sources.passed_over(config, sources.SUFFIXES if made(config) else SUFFIXES)
+
+
+def fingerprint(config, reading: int = READING) -> dict:
     """What determines the pairs, as `sources.fingerprint` says of records."""
     if not made(config):
-        return {'pairs': GIVEN, **sources.fingerprint(config, SUFFIXES)}
+        return {'pairs': GIVEN, **sources.fingerprint(config, SUFFIXES, reading)}
     code = hashlib.sha256(inspect.getsource(pair_kinds).encode()).hexdigest()
     return {
         'pairs': made(config),
         'words': config.pairs.words,
         'pairs_code': code,
-        **sources.fingerprint(config),
+        **sources.fingerprint(config, reading=reading),
     }
 
 
 def normal(text: str) -> str:
-    """Texts that are equal in this form are one text: only white space tells them apart."""
-    return ' '.join(text.split())
+    """Texts that are equal in this form are one text: only white space, or the normal form of their
+    characters (NFC), tells them apart."""
+    return ' '.join(unicodedata.normalize('NFC', text).split())
 
 
 def read_file(path: pathlib.Path) -> Iterator[Pair | Broken]:
@@ -160,16 +166,16 @@ def read_file(path: pathlib.Path) -> Iterator[Pair | Broken]:
     """
     return (
         sources.lines(path, _from_line)
-        if path.name.endswith(TABLES)
+        if sources.is_kind(path, TABLES)
         else sources.objects(path, _from_object)
     )
 
 
 def _from_line(where: str, line: bytes) -> Pair | Broken:
-    try:
-        cells = line.decode('utf-8-sig').rstrip('\r\n').split('\t')
-    except UnicodeDecodeError as error:
-        return Broken(where, f'invalid UTF-8 at byte {error.start} of the line')
+    text = sources.decoded(where, line)
+    if isinstance(text, Broken):
+        return text
+    cells = text.rstrip('\r\n').split('\t')
     if len(cells) < 2:
         return Broken(where, 'no tab: expected a query, a tab and what answers it')
     return _checked(where, cells[0], cells[1:2], [cell for cell in cells[2:] if cell.strip()])
@@ -215,7 +221,12 @@ def _checked(where: str, query, positives: list, negatives: list) -> Pair | Brok
     known = {normal(text) for text in positives}
     if any(normal(text) in known for text in negatives):
         return Broken(where, 'the same text is a positive and a negative')
-    return Pair(where, query, tuple(positives), tuple(negatives))
+    return Pair(
+        where,
+        line_ends(query),
+        tuple(map(line_ends, positives)),
+        tuple(map(line_ends, negatives)),
+    )
 
 
 def write_pairs(path: pathlib.Path, found: Iterable[Pair]) -> None:

@@ -1,6 +1,7 @@
 """What a source yields: records, and reports of what could not be read."""
 
 import dataclasses
+import difflib
 import re
 
 # Controls but newline and tab, what turns the direction of text, other ends of a line, and halves of pairs.
@@ -37,3 +38,9 @@ class Broken:
 def printable(text: str) -> str:
     """Text of data, of a model or of a file's name as a person may see it: what would command a terminal is spelled out (`\\x1b`)."""
     return _COMMANDS.sub(lambda found: found[0].encode('unicode_escape').decode(), text)
+
+
+def nearest(name: str, choices) -> str:
+    """The end of a message: the choice nearest to `name`, if any is near."""
+    close = difflib.get_close_matches(name, list(choices), 1)
+    return f'; did you mean {close[0]!r}?' if close else ''

@@ -1,6 +1,6 @@
 """Where text comes from: `config.data.source` is atlas, files or pydoc. Each yields Records and Broken reports."""
 
-import difflib
+import dataclasses
 import functools
 import hashlib
 import inspect
@@ -9,21 +9,21 @@ import itertools
 import json
 import pathlib
 import pkgutil
-import re
 import sys
 import zlib
 from collections.abc import Iterator
 
-from data import atlas, atlas_facts, bounded
+from data import atlas, atlas_facts, bounded, files
+from data import text as texts
 from data.chat import parse_messages
-from data.records import Broken, DataError, Record
+from data.records import Broken, DataError, Record, nearest
+from data.text import fault, line_ends
 
 SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
 OBJECTS = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.parquet')
 _PACKED = 512  # bytes of .zst that are unpacked at a time
-_SURROGATE = re.compile(
-    '[\ud800-\udfff]'
-)  # JSON can spell half of a pair, which no encoding can write
+_OPTIMIZE = sys.flags.optimize  # from 2 on there are no documentation strings
+_MARK = 4  # bytes of the longest byte-order mark
 
 
 def read(config) -> Iterator[Record | Broken]:
@@ -33,108 +33,92 @@ def read(config) -> Iterator[Record | Broken]:
     if config.source == 'files':
         return _read_files(config.files)
     if config.source == 'pydoc':
-        return _read_pydoc(config.pydoc)
+        _check_documented()
+        return _read_pydoc(config.pydoc.modules)
     raise DataError(
         f'config.data.source is {config.source!r}: expected one of atlas, files, pydoc'
         + nearest(config.source, ('atlas', 'files', 'pydoc'))
     )
 
 
-def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES) -> dict:
-    """What determines the records of a source: its fields and the state of the files it reads."""
+def find_files(
+    paths: str, suffixes: tuple[str, ...] = SUFFIXES, field: str = 'config.data.files.paths'
+) -> list[pathlib.Path]:
+    """Files, globs and directories with commas between them -> sorted files (`data/files.py`).
+
+    `suffixes`: ends of names that can be read, in small letters; `field`: what names them. Raises
+    DataError where one of them leads to no such file.
+    """
+    return files.find(paths, suffixes, field)[0]
+
+
+def passed_over(config, suffixes: tuple[str, ...] = SUFFIXES) -> str:
+    """What of the files that `config` names was passed over, and why; '' where nothing was."""
+    if config.source != 'files':
+        return ''
+    return str(files.find(config.files.paths, suffixes, 'config.data.files.paths')[1])
+
+
+def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = texts.READING) -> dict:
+    """What determines the records of a source: its fields, the state of the files it reads and
+    under which rules, or its content. `reading`: 1 for what said so before there was that number."""
     found = (
         {'source': config.source, **config[config.source].to_dict()}
         if config.source in config
         else {}
     )
     if config.source == 'files':
-        found['files'] = [
-            (str(p), p.stat().st_size, p.stat().st_mtime_ns)
-            for p in find_files(config.files.paths, suffixes)
-        ]
+        states = ((p, p.stat()) for p in find_files(config.files.paths, suffixes))
+        found['files'] = [(str(p), of.st_size, of.st_mtime_ns) for p, of in states]
+        if reading > 1:
+            found['reading'] = reading
     elif config.source == 'atlas':
         found['code'] = hashlib.sha256(
             (inspect.getsource(atlas) + inspect.getsource(atlas_facts)).encode()
         ).hexdigest()
     else:
         found['python'] = sys.version
+        if reading > 1 and config.source == 'pydoc':
+            _check_documented()
+            found['content'] = _pydoc_hash(config.pydoc.modules)
     return found
-
-
-def find_files(
-    paths: str, suffixes: tuple[str, ...] = SUFFIXES, field: str = 'config.data.files.paths'
-) -> list[pathlib.Path]:
-    """Files, globs and directories (searched through, known suffixes only), separated by commas -> sorted files. `field`: what names them."""
-    files: list[pathlib.Path] = []
-    if not paths.strip():
-        raise DataError(
-            f'{field} is empty: expected files, globs or directories separated by commas'
-        )
-    for entry in (p.strip() for p in paths.split(',') if p.strip()):
-        path = pathlib.Path(entry).expanduser()
-        if path.is_dir():
-            found = [p for p in path.rglob('*') if p.is_file() and p.name.endswith(suffixes)]
-            if not found:
-                raise DataError(
-                    f'{entry}: no file in this directory that can be read ({field}); expected one of {", ".join(suffixes)}'
-                )
-        elif path.is_file():
-            if not path.name.endswith(suffixes):
-                raise DataError(
-                    f'{path}: unknown kind of file; expected one of {", ".join(suffixes)}'
-                )
-            found = [path]
-        else:
-            found = [p for p in _matching(path) if p.is_file() and p.name.endswith(suffixes)]
-        if not found:
-            beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            raise DataError(f'{entry}: no file found ({field})' + nearest(path.name, beside))
-        files += found
-    return sorted(set(files))
-
-
-def _matching(pattern: pathlib.Path) -> Iterator[pathlib.Path]:
-    """What a glob names, without hidden files. ** does not follow links to folders, as `glob.glob` does: of two that lead to where they
-    are it would make paths without end."""
-    import glob
-
-    if '**' not in pattern.parts:
-        return map(pathlib.Path, glob.glob(str(pattern)))
-    first = next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
-    rest = [*pattern.parts[first:], *['*'] * (pattern.name == '**')]
-    found = pathlib.Path(*pattern.parts[:first]).glob('/'.join(rest))
-    return (
-        p
-        for p in found
-        if not any(part.startswith('.') for part in p.parts[first:] if part not in rest)
-    )
-
-
-def nearest(name: str, choices) -> str:
-    """The end of a message: the choice nearest to `name`, if any is near."""
-    close = difflib.get_close_matches(name, list(choices), 1)
-    return f'; did you mean {close[0]!r}?' if close else ''
 
 
 def _read_files(config) -> Iterator[Record | Broken]:
     parse = functools.partial(_from_object, field=config.text_field)
     for path in find_files(config.paths):
-        yield from objects(path, parse) if path.name.endswith(OBJECTS) else [_read_text(path)]
+        found = objects(path, parse) if is_kind(path, OBJECTS) else [_read_text(path)]
+        yield from map(_with_line_ends, found)
+
+
+def _with_line_ends(item: Record | Broken) -> Record | Broken:
+    """A record whose lines all end alike (`data/text.py`)."""
+    if isinstance(item, Broken) or not any('\r' in part for part in item.parts()):
+        return item
+    if item.messages is None:
+        return dataclasses.replace(item, text=line_ends(item.text))
+    messages = tuple((role, line_ends(content)) for role, content in item.messages)
+    return dataclasses.replace(item, messages=messages)
+
+
+def is_kind(path: pathlib.Path, suffixes: tuple[str, ...] | str) -> bool:
+    """Whether a name ends so, without case."""
+    return path.name.lower().endswith(suffixes)
 
 
 def objects(path: pathlib.Path, parse) -> Iterator:
     """What `parse(where, object)` makes of each JSON object of a file (one of OBJECTS); what is none is Broken."""
-    if path.name.endswith('.parquet'):
+    if is_kind(path, '.parquet'):
         return _read_parquet(path, parse)
     return lines(path, functools.partial(_parse_line, parse=parse))
 
 
 def _open(path: pathlib.Path) -> io.BufferedIOBase:
-    if path.suffix == '.gz':
+    if is_kind(path, '.gz'):
         import gzip
 
         return gzip.open(path, 'rb')
-    if path.suffix == '.zst':
+    if is_kind(path, '.zst'):
         return io.BufferedReader(_Chunks(_unpack_zst(path)))
     return open(path, 'rb')
 
@@ -149,11 +133,11 @@ class _Chunks(io.RawIOBase):
         return True
 
     def readinto(self, out):
-        while not self._left:
+        while len(self._left) < _MARK:  # which is looked for in what comes first
             chunk = next(self._chunks, None)
             if chunk is None:
-                return 0
-            self._left = memoryview(chunk)
+                break
+            self._left = memoryview(bytes(self._left) + chunk)
         count = min(len(out), len(self._left))
         out[:count], self._left = self._left[:count], self._left[count:]
         return count
@@ -186,17 +170,21 @@ def _read_text(path) -> Record | Broken:
         return Broken(str(path), 'empty file')
     try:
         with _open(path) as file:
-            found = bounded.content(file, bounded.DOCUMENT)
+            found = bounded.content(texts.utf8(file), bounded.DOCUMENT)
         if found is None:
             return Broken(
                 str(path),
                 f'more than {bounded.size(bounded.DOCUMENT)} of text in one file, which is one document: split it into several',
             )
-        return _checked(str(path), found.decode('utf-8-sig'))
-    except UnicodeDecodeError as error:
-        return Broken(str(path), f'invalid UTF-8 at byte {error.start}')
+        return _checked(str(path), texts.decode(found))
+    except texts.NotText as error:
+        return Broken(str(path), _why(error))
     except _unpack_errors() as error:
         return Broken(str(path), f'cannot be read: {error}')
+
+
+def _why(error: texts.NotText, of: str = '') -> str:
+    return f'{error} at byte {error.at}{of}' if error.at >= 0 else str(error)
 
 
 def _checked(where: str, text) -> Record | Broken:
@@ -204,21 +192,12 @@ def _checked(where: str, text) -> Record | Broken:
     return Broken(where, reason) if reason else Record(where, text)
 
 
-def fault(text) -> str:
-    """Why this is no text to train on; '' where it is one."""
-    if not isinstance(text, str):
-        return f'text is {type(text).__name__}, expected a string'
-    if not text or text.isspace():
-        return 'empty document'
-    return 'half of a surrogate pair, which is no character' if _SURROGATE.search(text) else ''
-
-
 def lines(path: pathlib.Path, parse) -> Iterator:
     """What `parse(where, line)` makes of each line of a file, packed or not, that is not blank; one that cannot be read is Broken."""
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(bounded.lines(file, bounded.LINE), 1):
+            for number, line in enumerate(bounded.lines(texts.utf8(file), bounded.LINE), 1):
                 if line is None:
                     yield Broken(
                         f'{path}:{number}',
@@ -228,15 +207,26 @@ def lines(path: pathlib.Path, parse) -> Iterator:
                     yield parse(f'{path}:{number}', line)
         if not number:
             yield Broken(str(path), 'empty file')
+    except texts.NotText as error:
+        yield Broken(f'{path}:{number + 1}', str(error))
     except _unpack_errors() as error:
         yield Broken(f'{path}:{number + 1}', f'cannot be read: {error}')
 
 
-def _parse_line(where: str, line: bytes, parse):
+def decoded(where: str, line: bytes) -> str | Broken:
+    """A line of a file, which may begin with a mark."""
     try:
-        found = json.loads(line.decode('utf-8-sig'))
-    except UnicodeDecodeError as error:
-        return Broken(where, f'invalid UTF-8 at byte {error.start} of the line')
+        return texts.decode(line, what='line')
+    except texts.NotText as error:
+        return Broken(where, _why(error, ' of the line'))
+
+
+def _parse_line(where: str, line: bytes, parse):
+    text = decoded(where, line)
+    if isinstance(text, Broken):
+        return text
+    try:
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers of more digits than Python reads
         return Broken(where, f'broken JSON: {error}')
     if not isinstance(found, dict):
@@ -274,7 +264,26 @@ def _read_parquet(path, parse) -> Iterator:
         yield Broken(str(path), f'cannot be read as parquet: {error}'.splitlines()[0])
 
 
-def _read_pydoc(config) -> Iterator[Record | Broken]:
+def _check_documented() -> None:
+    """Raises DataError where this Python has left its documentation out."""
+    if _OPTIMIZE > 1:
+        raise DataError(
+            "config.data.source 'pydoc' (search without PATH) has no text: Python runs with -OO, or "
+            f'PYTHONOPTIMIZE={_OPTIMIZE}, which leaves documentation out; expected at most 1'
+        )
+
+
+@functools.cache
+def _pydoc_hash(modules: int) -> str:
+    """Of the documents: which modules can be imported and what they document depends on the
+    machine, on how Python was built and on what is installed."""
+    found = hashlib.sha256()
+    for record in _read_pydoc(modules):
+        found.update(json.dumps([record.where, record.text]).encode())
+    return found.hexdigest()
+
+
+def _read_pydoc(modules: int) -> Iterator[Record | Broken]:
     """The documentation of each standard library module and its public members, one document a module."""
     import contextlib
     import importlib
@@ -312,7 +321,7 @@ def _read_pydoc(config) -> Iterator[Record | Broken]:
         for m in pkgutil.iter_modules(importlib.import_module(n).__path__)
         if not m.name.startswith('_')
     )
-    for name in names[: config.modules or None]:
+    for name in names[: modules or None]:
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter('ignore')

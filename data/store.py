@@ -14,14 +14,16 @@ import numpy as np
 from tqdm import tqdm
 
 from data import kept, sources
+from data import text as texts
 from data import tokenizer as tokenizers
 from data.chat import encode_messages
-from data.records import Broken, DataError, Record
+from data.records import Broken, DataError, Record, printable
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
 
 FORMAT = 3
+PARTING = 2  # of the rules by which records go to a split. 1: equal ones were parted by their place
 SPLITS = ('train', 'validation')
 _WHAT = 'token store'
 _TOGETHER = (
@@ -96,6 +98,39 @@ def pieces(record: Record, ordinal: int, config):
         yield in_split(ordinal, config), record
 
 
+class Parting:
+    """Which split the records of a source belong to, which come one after the other: equal ones
+    (`data/text.py: identity`) where the first of them does. `equal`: how many were like an earlier
+    one, `moved`: of these, how many would have gone to the other split by their place."""
+
+    def __init__(self, config):
+        self.equal = self.moved = 0
+        self._config, self._ordinals = config, itertools.count()
+        self._first: dict[bytes, int] = {}
+
+    def pieces(self, record: Record):
+        """(split, record) pairs, as `pieces` gives them, of the next record."""
+        ordinal, first = next(self._ordinals), None
+        if 0 < self._config.validation < 1:
+            first = self._first.setdefault(texts.identity(record.parts()), ordinal)
+        if first in (None, ordinal):
+            return pieces(record, ordinal, self._config)
+        self.equal += 1
+        if self._config.split == 'documents':
+            here, there = (in_split(number, self._config) for number in (ordinal, first))
+            self.moved += here != there
+        return pieces(record, first, self._config)
+
+    def told(self) -> str:
+        """What to say of equal records; '' where there are none."""
+        if not self.equal:
+            return ''
+        return (
+            f'{self.equal} records are equal to an earlier one, and on its side of the split '
+            f'({self.moved} would have been on the other)'
+        )
+
+
 def check(config) -> None:
     """Raises DataError where a field that says what becomes of records has no valid value."""
     if config.split not in ('documents', 'tail'):
@@ -117,8 +152,9 @@ def training_texts(config):
     """
     check(config)
     report, empty = kept.Report(config.on_broken, quiet=True), True
-    for ordinal, record in enumerate(report.good(sources.read(config))):
-        for split, part in pieces(record, ordinal, config):
+    parting = Parting(config)
+    for record in report.good(sources.read(config)):
+        for split, part in parting.pieces(record):
             if split == 'train':
                 empty = False
                 yield from part.parts()
@@ -143,6 +179,7 @@ def tokenizer_key(config) -> str:
             sources.fingerprint(config.data),
             config.data.validation,
             config.data.split,
+            *rules(config.data),
         ]
     )[:16]
 
@@ -158,29 +195,51 @@ def kept_tokenizer(config) -> Tokenizer | None:
     return None
 
 
-def path_of(config, tokenizer: Tokenizer) -> pathlib.Path:
-    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash."""
+def rules(config) -> list:
+    """What a key has of the rules by which records go to a split; nothing where they are the first."""
+    return [PARTING] if config.split == 'documents' and 0 < config.validation < 1 else []
+
+
+def path_of(config, tokenizer: Tokenizer, reading: int = texts.READING) -> pathlib.Path:
+    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash. `reading`:
+    1 for where it was before the rules of reading and parting had numbers."""
+    found = sources.fingerprint(config, reading=reading)
     key = kept.digest(
-        [FORMAT, sources.fingerprint(config), config.validation, config.split, tokenizer.hash]
+        [
+            FORMAT,
+            found,
+            config.validation,
+            config.split,
+            tokenizer.hash,
+            *(rules(config) if reading > 1 else []),
+        ]
     )[:16]
     return pathlib.Path(config.cache) / f'store-{key}'
 
 
-def find(config, tokenizer: Tokenizer) -> Store | None:
-    """The store in the cache, or None: nothing is built. Raises DataError where it is damaged, or where the text is not there."""
+def find(config, tokenizer: Tokenizer, wanted: str = '') -> Store | None:
+    """The store in the cache, or None: nothing is built. `wanted`: its hash, where a run says it; one
+    that was made under earlier rules is found by that.
+
+    Raises DataError where it is damaged, or where the text is not there.
+    """
     path = path_of(config, tokenizer)
+    if manifest := kept.earlier(path_of(config, tokenizer, 1), wanted):
+        return Store(path_of(config, tokenizer, 1), manifest)
     manifest = kept.find(path, _WHAT)
     return manifest and Store(path, manifest)
 
 
-def open_or_build(config, tokenizer: Tokenizer, progress: bool = True) -> Store:
+def open_or_build(config, tokenizer: Tokenizer, progress: bool = True, wanted: str = '') -> Store:
     """The store for this `data` config and tokenizer: the one in `config.cache`, or a new one built there. One whose files are not
-    what its manifest states is said to be damaged, and built again.
+    what its manifest states is said to be damaged, and built again. `wanted`: as `find` takes it.
 
     Raises DataError on a broken record under `on_broken='fatal'`, and on a source without a single record.
     """
     check(config)
     path = path_of(config, tokenizer)
+    if manifest := kept.earlier(path_of(config, tokenizer, 1), wanted):
+        return Store(path_of(config, tokenizer, 1), manifest)
     return Store(
         path,
         kept.obtain(
@@ -202,11 +261,19 @@ def some(found):
             return
 
 
+def tell(passed_over: str, parting: Parting) -> None:
+    """Logs what was left out of a source, and what was put where its like is."""
+    if passed_over:
+        _LOG.info('passed over: %s', printable(passed_over))
+    if parting.equal:
+        _LOG.info('%s', parting.told())
+
+
 def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     counts = {s: dict(documents=0, tokens=0, bytes=0) for s in SPLITS}
     offsets = {s: [0] for s in SPLITS}
-    report, conversations = kept.Report(config.on_broken), None
+    report, parting, conversations = kept.Report(config.on_broken), Parting(config), None
     files = {
         (s, what): open(path / f'{s}.{what}', 'wb')
         for s in SPLITS
@@ -230,7 +297,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
                 raise DataError(
                     f'{item.where}: texts and conversations in one source; train on one or the other'
                 )
-            good += pieces(item, report.kept - 1, config)
+            good += parting.pieces(item)
         if conversations:
             encoded = [encode_messages(record.messages, tokenizer) for _, record in good]
         else:
@@ -253,6 +320,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         raise _nothing(config, report)
     for split in SPLITS:
         np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
+    passed_over = sources.passed_over(config)
     kept.write_manifest(
         path,
         [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')],
@@ -262,10 +330,13 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             conversations=bool(conversations),
             splits=counts,
             **report.facts(),
+            equal=dict(records=parting.equal, moved=parting.moved),
+            passed_over=passed_over,
             tokenizer=tokenizer.hash,
             source=sources.fingerprint(config),
         ),
     )
+    tell(passed_over, parting)
     _LOG.info(
         'tokenized %d records (%d broken, skipped): %d training and %d held-out tokens',
         report.kept + report.num_broken,

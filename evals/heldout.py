@@ -61,8 +61,9 @@ def measure(run: Run, cache: str) -> dict:
             f'texts, or python -m evals.retrieval'
         )
     config.data.cache = cache
-    data = store.open_or_build(config.data, tokenizer)
-    if data.hash != run.lineage()['data_hash']:
+    wanted = run.lineage()['data_hash']
+    data = store.open_or_build(config.data, tokenizer, wanted=wanted)
+    if data.hash != wanted:
         raise RunError(f'{run.path}: the text of config.data has changed since the run was started')
     held_out = data.split('validation')
     if not len(held_out.tokens):

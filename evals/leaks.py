@@ -117,7 +117,9 @@ def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
     """Each document of a run's training split, in parts. Raises where its store, or the texts that pairs were made of, are not there as they were."""
     config, tokenizer = run.config(), run.tokenizer()
     config.data.cache = cache
-    data = objectives.of(config.train.objective)[0].find(config.data, tokenizer)
+    data = objectives.of(config.train.objective)[0].find(
+        config.data, tokenizer, run.lineage()['data_hash']
+    )
     if data is None:
         raise RunError(f'its token store is not in {cache}')
     if data.hash != run.lineage()['data_hash']:

@@ -131,8 +131,10 @@ def prepare(
         )
     of_pairs = config.train.objective == 'contrastive'
     kept, rows_of = objectives.of(config.train.objective)
+    # A run that goes on keeps a store that was made under earlier rules of reading.
+    then = run.lineage()['data_hash'] if resuming else ''
     data = distributed.first_then_others(
-        'data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress)
+        'data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress, then)
     )
     if conversations and not of_pairs and not data.manifest['conversations']:
         raise RunError(

@@ -19,20 +19,16 @@ from collections.abc import Iterator, Sequence
 from ml_collections import ConfigDict
 
 from data import bounded, sources
+from data import files as walks
+from data import text as texts
 from data.records import Broken, DataError
+from data.text import line_ends
 from model.errors import nearest
 
-_PASSED_OVER = ('__pycache__', 'node_modules')  # and what is hidden
 _BLOCK = 1 << 20  # bytes of text read at a time
 _LINE = 4 << 20  # bytes of one line
 _WHOLE = 64 << 20  # bytes of a file that is parsed as a whole: HTML, PDF
-# The longer ones first: they begin with the shorter.
-_MARKS = {
-    codecs.BOM_UTF32_LE: 'utf-32-le',
-    codecs.BOM_UTF32_BE: 'utf-32-be',
-    codecs.BOM_UTF16_LE: 'utf-16-le',
-    codecs.BOM_UTF16_BE: 'utf-16-be',
-}
+_ENDS = re.compile(rb'\r\n?|\n')  # of lines
 _CHARSET = re.compile(rb'<meta\s[^>]*?charset\s*=\s*["\']?\s*([\w.:-]+)', re.IGNORECASE)
 _SETTLED = (
     2 * 10**9
@@ -42,8 +38,8 @@ _SETTLED = (
 @dataclasses.dataclass(frozen=True)
 class Part:
     """A piece of a document. `lines[i]` is the line of the file in which the i-th line of `text` stands (a page, in a PDF), or where there are `begins`
-    what begins with character `begins[i]` of it; `offset` is the character of the whole document with which `text` begins; `record` is the id of a
-    JSON record, which has its own lines and offsets."""
+    what begins with character `begins[i]` of it; `offset` is the character of the whole document with which `text` begins, where each line ends with
+    one character (as Python's text files are read); `record` is the id of a JSON record, which has its own lines and offsets."""
 
     text: str
     lines: Sequence[int]
@@ -108,18 +104,16 @@ def write_pydoc(folder: pathlib.Path) -> None:
             path.write_text(record.text, 'utf-8')
 
 
-class Walk:
-    """All files under PATHs, each once, whatever links lead to it: `files` {name: File}, `broken`, what is no file or cannot be looked at, and
-    `unread`, names of those that are there, of which and of what is in them nothing is known now. Links are followed after what is there by itself.
-    Hidden entries are passed over."""
+class Walk(walks.Walk):
+    """All files under PATHs, each once, whatever links lead to it (`data/files.py`): `files` {name: File}, `broken`, what is no file or cannot be
+    looked at, `unread`, names of those that are there, of which and of what is in them nothing is known now, and `passed`, what was passed over."""
 
     def __init__(self, roots: list[str], inside: os.PathLike):
         """`inside`: the folder of the index, which is passed over. Raises DataError where there is no such PATH."""
-        self.files: dict[str, File] = {}
+        super().__init__(inside=inside)
         self.broken: list[Broken] = []
         self.unread: list[str] = []
-        self._now = time.time_ns()
-        self._seen = {(os.stat(inside).st_dev, os.stat(inside).st_ino)}
+        now = time.time_ns()
         for path in roots:
             if not exists(path):
                 close = difflib.get_close_matches(os.path.basename(path), _beside(path), 1)
@@ -127,34 +121,18 @@ class Walk:
                     f'{path}: no such file or folder'
                     + (f'; did you mean {close[0]!r}?' if close else '')
                 )
-        paths = roots[::-1]
-        while paths:
-            paths = self._visit(paths)
+        self.go([(path, ()) for path in roots])
+        self.files: dict[str, File] = {}
+        for path, found in self.found.values():
+            mtime = found.st_mtime_ns if found.st_mtime_ns < now - _SETTLED else 0
+            self.files[name_of(path)] = File(name_of(path), found.st_size, mtime, path)
 
-    def _visit(self, paths: list[str]) -> list[str]:
-        """Goes through files and folders; returns the links in them."""
-        links: list[str] = []
-        while paths:
-            path = paths.pop()
-            try:
-                found = os.stat(path)
-                place = found.st_dev, found.st_ino
-                if found.st_ino and place in self._seen:
-                    continue
-                self._seen.add(place)
-                if stat.S_ISDIR(found.st_mode):
-                    for entry in sorted(os.scandir(path), key=lambda e: e.name, reverse=True):
-                        if not entry.name.startswith('.') and entry.name not in _PASSED_OVER:
-                            (links if entry.is_symlink() else paths).append(entry.path)
-                elif stat.S_ISREG(found.st_mode):
-                    mtime = found.st_mtime_ns if found.st_mtime_ns < self._now - _SETTLED else 0
-                    self.files[name_of(path)] = File(name_of(path), found.st_size, mtime, path)
-                else:
-                    self.broken.append(Broken(path, 'a pipe, socket or device, not a regular file'))
-            except OSError as error:
-                self.broken.append(Broken(path, f'cannot be read: {error.strerror}'))
-                self.unread += [name_of(path)] * (not leads_nowhere(error))
-        return links
+    def no_file(self, path: str) -> None:
+        self.broken.append(Broken(path, 'a pipe, socket or device, not a regular file'))
+
+    def cannot_read(self, path: str, error: OSError) -> None:
+        self.broken.append(Broken(path, f'cannot be read: {error.strerror}'))
+        self.unread += [name_of(path)] * (not leads_nowhere(error))
 
 
 def _beside(path: str) -> list[str]:
@@ -169,7 +147,7 @@ def _beside(path: str) -> list[str]:
 def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
     """The parts of an open file by the end of its name, and records of it that are broken. Raises DataError where the file is."""
     kind = pathlib.PurePath(name).suffix.lower()
-    file = file if kind == '.pdf' else _utf8(file)
+    file = file if kind == '.pdf' else texts.utf8(file)
     if kind in ('.jsonl', '.ndjson'):
         yield from _jsonl(name, file, text_field)
     elif kind in ('.html', '.htm', '.xhtml'):
@@ -180,35 +158,6 @@ def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
         yield from _text(file)
 
 
-class _Recoded:
-    """Text of another encoding, read as bytes of UTF-8, its mark too, some characters at a time."""
-
-    def __init__(self, file, encoding: str):
-        self._text, self._encoding = io.TextIOWrapper(file, encoding, newline='\n'), encoding
-
-    def read(self, count: int) -> bytes:
-        return self._bytes(self._text.read, count)
-
-    def readline(self, count: int) -> bytes:
-        return self._bytes(self._text.readline, count)
-
-    def _bytes(self, work, count: int) -> bytes:
-        try:
-            return work(count).encode()
-        except UnicodeDecodeError:
-            raise DataError(f'invalid {self._encoding.upper()}') from None
-
-
-def _utf8(file):
-    """The file, or where a byte-order mark says that it is UTF-16 or UTF-32 what is in it."""
-    first = file.read(4)
-    file.seek(0)
-    return next(
-        (_Recoded(file, encoding) for mark, encoding in _MARKS.items() if first.startswith(mark)),
-        file,
-    )
-
-
 def _whole(file) -> bytes:
     found = bounded.content(file, _WHOLE)
     if found is None:
@@ -216,26 +165,35 @@ def _whole(file) -> bytes:
     return bytes(found)
 
 
-def _decoded(raw: bytes, line: int) -> str:
-    if b'\0' in raw:
-        raise DataError('a binary file')
+def _decoded(raw: bytes, line: int = 1) -> str:
+    """Whole lines, the first of which is that `line` of a file, as text whose lines end alike. Raises
+    DataError where they are none."""
     try:
-        text = raw.decode('utf-8-sig' if line == 1 else 'utf-8')
-    except UnicodeDecodeError as error:
-        raise DataError(f'invalid UTF-8 in line {line + raw.count(10, 0, error.start)}') from None
-    return text.replace('\r\n', ' \n').replace('\r', '\n')  # the same number of characters
+        return line_ends(texts.decode(raw, first=line == 1))
+    except texts.NotText as error:
+        at = line + len(_ENDS.findall(raw, 0, error.at))
+        raise DataError(f'{error} in line {at}' if error.at >= 0 else str(error)) from None
 
 
 def _text(file) -> Iterator[Part]:
-    line, offset = 1, 0
-    while raw := file.read(_BLOCK):
-        rest = b'' if raw.endswith(b'\n') else file.readline(_LINE + 1)
-        if b'\0' not in raw and len(rest) > _LINE:
-            raise DataError(f'line {line + raw.count(10)} has more than {bounded.size(_LINE)}')
-        text = _decoded(raw + rest, line)
-        count = text.count('\n')
-        yield Part(text, range(line, line + count + 1), offset)
-        line, offset = line + count, offset + len(text)
+    line, offset, held = 1, 0, b''
+    while raw := held + file.read(_BLOCK):
+        rest, held = b'' if raw.endswith(b'\n') else file.readline(_LINE + 1), b''
+        if len(rest) > _LINE:
+            # There is no LF in it: it ends with the last CR, which is not the half of CR LF.
+            end = rest.rfind(b'\r', 0, len(rest) - 1) + 1
+            if not end and b'\0' not in raw + rest:
+                number = line + len(_ENDS.findall(raw))
+                raise DataError(f'line {number} has more than {bounded.size(_LINE)}')
+            rest, held = (rest[:end], rest[end:]) if end else (rest, b'')
+        part = _part(raw + rest, line, offset)
+        yield part
+        line, offset = part.lines[-1], offset + len(part.text)
+
+
+def _part(raw: bytes, line: int, offset: int) -> Part:
+    text = _decoded(raw, line)
+    return Part(text, range(line, line + text.count('\n') + 1), offset)
 
 
 def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
@@ -245,6 +203,7 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
             yield Broken(where, f'a line of more than {bounded.size(_LINE)}')
         elif raw.strip():
             try:
+                texts.decode(raw, what='line')  # which says more of what is none
                 found = bounded.parse(raw)
                 text, key = found.get(field), found.get('_id')
                 if not isinstance(text, str):
@@ -255,11 +214,14 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
                 if isinstance(found.get('title'), str):
                     text = f'{found["title"]}\n{text}'
                 text.encode(), str(key).encode()
+                if '\0' in text:
+                    raise ValueError(texts.fault(text))
+                text = line_ends(text)
             except ValueError as error:  # half of a surrogate pair among them
                 yield Broken(where, f'broken record: {error}')
             else:
                 yield Part(
-                    text.replace('\0', ' '),
+                    text,
                     [number] * (text.count('\n') + 1),
                     0,
                     key if key is None else str(key),
@@ -370,7 +332,7 @@ def _declared(raw: bytes) -> bytes:
 def _html(raw: bytes) -> Part:
     page = _Page()
     try:
-        page.feed(_decoded(_declared(raw), 1))
+        page.feed(_decoded(_declared(raw)))
         page.close()
         page._end()
     except (AssertionError, RecursionError) as error:

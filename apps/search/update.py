@@ -24,7 +24,8 @@ from apps.search import files, lexical, vectors
 from apps.search.chunks import Splitter
 from apps.search.reader import Reader, check_same
 from apps.search.store import FORMAT, Folder, fresh
-from data.records import Broken, DataError
+from data.records import Broken, DataError, printable
+from data.text import READING
 from train.errors import RunError, Stopped
 
 _LOG = logging.getLogger('ordem')
@@ -97,6 +98,7 @@ class Update:
             excluded=[],
             files={},
             last=0,
+            reading=READING,
             made=self._reader.made,
             settings={},
         )
@@ -114,6 +116,8 @@ class Update:
             files.write_pydoc(folder.path / 'pydoc')
         away = [] if paths else [r for r in roots if not files.exists(r)]
         walk = files.Walk([r for r in roots if r not in away], folder.path)
+        if str(walk.passed):
+            _LOG.info('passed over: %s', printable(str(walk.passed)))
         walk.broken += [Broken(r, f'is not there; {_KEPT} (--remove takes it out)') for r in away]
         names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
         removed = [files.name_of(os.path.expanduser(p)) for p in remove]
@@ -171,9 +175,13 @@ class Update:
         self._db, touched, damage = None, [], self._folder.damage(self._manifest, through=True)
         if damage.startswith('chunks'):
             raise self._folder.damaged(damage)
+        anew = self._manifest.get('reading', 1) != READING
+        if anew:
+            _LOG.info('%s: was read by earlier rules: its files are read anew', self._folder.path)
         db = (
             self._writing()
             if damage
+            or anew
             or self._folder.next(self._manifest, 'chunks').exists()
             or not self._manifest['files']
             else self._folder.read(self._manifest)
@@ -207,7 +215,7 @@ class Update:
             )
             for name, file in self._each(walk.files.items(), 'reading', len(walk.files)):
                 if not files.is_under(name, excluded):
-                    touched += self._read(file, known.get(name), splitter)
+                    touched += self._read(file, known.get(name), splitter, anew)
             if self._db is None:
                 return db.execute('SELECT count(*) FROM chunks').fetchone()[0]
             with self._db:
@@ -224,21 +232,22 @@ class Update:
         self._db = self._db or self._folder.work(self._manifest)
         return self._db
 
-    def _read(self, file: files.File, known: list | None, splitter: Splitter) -> list[tuple]:
-        """Brings one file up to date. Returns its (size, time, key) where only they have changed."""
+    def _read(
+        self, file: files.File, known: list | None, splitter: Splitter, anew: bool
+    ) -> list[tuple]:
+        """Brings one file up to date, `anew` where it was read by other rules. Returns its (size, time, key) where only they have changed."""
         key, size, mtime, hash_, fault = known or (None, None, 0, '', '')
         touched, kind = [], 'unchanged'
         try:
-            if not mtime or (size, mtime) != (file.size, file.mtime):
+            if anew or not mtime or (size, mtime) != (file.size, file.mtime):
                 with file.open() as opened:
                     now = files.digest(opened)
-                    if now == hash_:
+                    if now == hash_ and not anew:
                         touched = [(file.size, file.mtime, key)]
                     else:
-                        kind, fault = (
-                            'changed' if known else 'new',
-                            self._store(file, now, opened, key, splitter),
-                        )
+                        if now != hash_:
+                            kind = 'changed' if known else 'new'
+                        fault = self._store(file, now, opened, key, splitter)
         except (OSError, DataError) as error:
             fault = f'cannot be read: {getattr(error, "strerror", error)}' + f'; {_KEPT}' * (
                 known is not None and not fault
@@ -327,6 +336,7 @@ class Update:
         ids = self._ids('chunks')
         parts = [self._lexical(ids, damage), self._vectors(damage)]
         self._check_stop()
+        self._manifest['reading'] = READING
         self._manifest['last'] = self._db.execute(
             'SELECT coalesce(max(id), 0) FROM vectors'
         ).fetchone()[0]  # not before: it is that of the last state

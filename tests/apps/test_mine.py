@@ -156,3 +156,22 @@ def test_mistakes(given, tmp_path, monkeypatch, args, message, capsys):
         and said.count('\n') == 1
         and not list(tmp_path.glob('out*'))
     )
+
+
+def test_files_are_found_as_elsewhere(given, tmp_path):
+    """Catches pairs that are mined twice under a link's name, hidden ones, and a comma in a name."""
+    folder = tmp_path / 'pairs, old'
+    (folder / '.git').mkdir(parents=True)
+    given.rename(folder / 'in.JSONL')
+    (folder / '.git/x.jsonl').write_text('{"query": "hidden", "positive": "hidden"}\n')
+    (folder / 'again.jsonl').symlink_to('in.JSONL')
+    (folder / 'notes.md').write_text('no pairs')
+    done = door('--by=words', f'--pairs={folder}', f'--out={tmp_path / "out.jsonl"}')
+    assert done.returncode == 0, done.stderr
+    assert (
+        '; 1 broken pairs left out; passed over: 1 hidden, 1 seen under another name, '
+        in done.stdout
+    )
+    assert done.stdout.endswith('1 of other kinds (.md 1)\n')
+    mined = list(pairs.read_file(tmp_path / 'out.jsonl'))
+    assert mined and not any('hidden' in p.query for p in mined)

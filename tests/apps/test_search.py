@@ -625,3 +625,54 @@ def test_as_a_person_uses_it(search_run, notes, tmp_path):
         and 'docs.jsonl:2  d2  ' in first
         and 'page.html:1' in second
     )
+
+
+def test_an_index_of_earlier_rules_is_read_anew(reader, tmp_path, monkeypatch, caplog):
+    """Catches an index whose files were read by other rules and that stays so since they did not
+    change, one that cannot be searched meanwhile, and vectors that are computed again."""
+    caplog.set_level('INFO', 'ordem')
+    folder, found = tmp_path / 'notes', tmp_path / 'index'
+    folder.mkdir()
+    (folder / 'a.txt').write_text(
+        'The moon circles the earth.\r\nAnd the tea is green.\r\n', newline=''
+    )
+    (folder / 'b.txt').write_text('A lighthouse of the harbour.\n')
+    monkeypatch.setattr(files, 'line_ends', lambda text: text.replace('\r\n', ' \n'))
+    index(reader, found, folder)
+    here = Folder(str(found))
+    old = here.manifest()
+    del old['reading']
+    here.write_manifest(old)
+    monkeypatch.undo()
+    caplog.set_level('INFO', 'ordem')
+    [hit] = opened(found, reader).search('moon tea', 1, 'lexical', [])
+    assert ' \n' in hit.text
+    embedded = []
+    embed = reader.embed
+    monkeypatch.setattr(reader, 'embed', lambda ids: embedded.append(len(ids)) or embed(ids))
+    said = index(reader, found, folder)
+    assert said.startswith('0 new, 0 changed, 2 unchanged, 0 removed') and sum(embedded) == 1
+    assert 'its files are read anew' in caplog.text and here.manifest()['reading'] == 2
+    [hit] = opened(found, reader).search('moon tea', 1, 'lexical', [])
+    assert hit.text == 'The moon circles the earth.\nAnd the tea is green.'
+    before = {p.name: p.stat().st_mtime_ns for p in found.iterdir()}
+    caplog.clear()
+    index(reader, found, folder)
+    after = {p.name: p.stat().st_mtime_ns for p in found.iterdir()}
+    assert {n: t for n, t in after.items() if 'manifest' not in n and n != '.lock'} == {
+        n: t for n, t in before.items() if 'manifest' not in n and n != '.lock'
+    }
+    assert 'read anew' not in caplog.text
+
+
+def test_what_search_passes_over_is_told(reader, tmp_path, caplog):
+    """Catches hidden files and second names that are left out of an index without a word."""
+    caplog.set_level('INFO', 'ordem')
+    folder = tmp_path / 'notes'
+    (folder / '.git').mkdir(parents=True)
+    for name in ('a.txt', '.git/b.txt', '._a.txt'):
+        (folder / name).write_text('some words of a text')
+    (folder / 'again.txt').symlink_to('a.txt')
+    said = index(reader, tmp_path / 'index', folder)
+    assert said.startswith('1 new') and '; 1 chunks' in said
+    assert 'passed over: 2 hidden, 1 seen under another name' in caplog.text

@@ -107,7 +107,7 @@ def test_text_is_read_in_blocks_that_know_their_place(tmp_path, monkeypatch):
             part.lines[0] == 1 + text.count('\n', 0, part.offset)
             and len(part.lines) == part.text.count('\n') + 1
         )
-    assert read(tmp_path, 'b.txt', 'a\r\nb\rc')[0].text == 'a \nb\nc'  # as many characters
+    assert read(tmp_path, 'b.txt', 'a\r\nb\rc')[0].text == 'a\nb\nc'
 
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-be', 'utf-32', 'utf-32-be'])
@@ -126,10 +126,10 @@ def test_text_with_a_mark_of_its_encoding(tmp_path, monkeypatch, encoding):
     assert (
         ''.join(p.text for p in parts)
         == ''.join(p.text for p in expected)
-        == text.replace('\r\n', ' \n')
+        == (text := text.replace('\r\n', '\n'))
     )
     for part in parts:
-        assert text[part.offset : part.offset + len(part.text)].replace('\r\n', ' \n') == part.text
+        assert text[part.offset : part.offset + len(part.text)] == part.text
         assert (
             part.lines[0] == 1 + text.count('\n', 0, part.offset)
             and len(part.lines) == part.text.count('\n') + 1
@@ -380,3 +380,25 @@ def test_passages_are_sentences():
         'word ' * 30 + 'end.',
         'Last one',
     ]
+
+
+def test_lines_of_any_end_have_their_numbers(tmp_path, monkeypatch):
+    """Catches lines that are counted by LF alone, a file of CR that is one line too long to read, and
+    CR LF that is two lines where a block ends in it."""
+    monkeypatch.setattr(files, '_BLOCK', 50)
+    monkeypatch.setattr(files, '_LINE', 120)
+    text = ''.join(f'line {i} of the text\n' for i in range(1, 200)) + 'end'
+    for end in ('\n', '\r\n', '\r'):
+        parts = read(tmp_path, 'a.txt', text.replace('\n', end))
+        assert len(parts) > 5 and ''.join(p.text for p in parts) == text
+        for part in parts:
+            rows = part.text.split('\n')
+            assert len(part.lines) == len(rows) and text[part.offset :].startswith(part.text)
+            for number, row in zip(part.lines, rows):
+                assert not row or row == 'end' or row == f'line {number} of the text'
+        with pytest.raises(DataError, match='^invalid UTF-8 in line 200$'):
+            read(tmp_path, 'b.txt', text.replace('\n', end).encode() + b'\xff')
+        (page,) = read(tmp_path, 'a.html', f'<p>one{end}two{end}<p>three')
+        assert page.text.strip() == 'one two\n\nthree' and line(page, 'three') == 3
+    with pytest.raises(DataError, match='line 3 has more than 120 bytes'):
+        read(tmp_path, 'c.txt', 'a\r\nb\r\n' + 'y' * 300)

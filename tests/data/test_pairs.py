@@ -525,3 +525,66 @@ def test_what_is_cut_alike_is_one_text(config, files, tokenizer):
     assert len({*whole['text_ids'][:, 0]}) == 6 and all(
         {*k} - {-1} == {d} for k, d in zip(whole['known'], whole['text_ids'][:, 1])
     )
+
+
+STORIES = [
+    '. '.join(
+        f'The {i}th story has {w} things in it and a {w} end' for w in 'one two six ten'.split()
+    )
+    for i in range(40)
+]
+
+
+@pytest.mark.parametrize('change', [str, lambda t: t.replace('. ', '.\r\n'), lambda t: t + '\n'])
+def test_equal_texts_make_pairs_on_one_side(config, files, tokenizer, change):
+    """Catches pairs that are held out and trained on, since their text comes twice."""
+    from data.store import in_split
+
+    config.update(validation=0.3)
+    config.pairs.update(kind='cloze', words=40)
+    sides = [in_split(i, config) for i in range(80)]
+    twice = [i for i in range(40) if sides[i] != sides[i + 40]]
+    assert len(twice) > 5
+    files(
+        a__jsonl=''.join(json.dumps({'text': t}) + '\n' for t in [*STORIES, *map(change, STORIES)])
+    )
+    found, broken = read(config)
+    of = {s: {pairs.normal(p.query) for p in found if p.split == s} for s in SPLITS}
+    assert not broken and of['validation'] and not of['train'] & of['validation']
+    built = build(config, tokenizer)
+    assert built.manifest['equal'] == dict(records=40, moved=len(twice))
+
+
+@pytest.mark.parametrize(
+    'again', ['caf\u00e9  au lait', 'cafe\u0301 au lait', 'caf\u00e9\r\nau lait']
+)
+def test_equal_queries_are_on_one_side(config, files, tokenizer, again):
+    """Catches a query that is held out, and trained on in another normal form or with other space."""
+    rows = [('caf\u00e9 au lait', 'a'), (again, 'b'), ('tea', 'c')]
+    files(a__jsonl=''.join(json.dumps(dict(query=q, positive=p)) + '\n' for q, p in rows))
+    config.validation = 0.5
+    found, _ = read(config)
+    assert found[0].split == found[1].split
+    config.validation = 0.0
+    assert build(config, tokenizer).manifest['splits']['train']['texts'] == 5
+
+
+def test_a_pair_store_of_earlier_rules(given, tokenizer):
+    """Catches pairs that were read by other rules, taken for what these make, and a run that no
+    longer finds what it was started with."""
+    before, path = pair_store.path_of(given, tokenizer, 1), pair_store.path_of(given, tokenizer)
+    built = build(given, tokenizer)
+    path.rename(before)
+    assert before != path and pair_store.find(given, tokenizer) is None
+    assert pair_store.find(given, tokenizer, built.hash).path == before
+    assert pair_store.open_or_build(given, tokenizer, False, built.hash).path == before
+    assert build(given, tokenizer).path == path
+
+
+def test_pairs_say_what_was_passed_over(given, files, tokenizer, caplog):
+    """Catches files beside the pairs that are left out without a word."""
+    caplog.set_level(logging.INFO, 'ordem')
+    files(__b__jsonl=LINES, c__md='no pairs')
+    built = build(given, tokenizer)
+    told = '1 hidden, 1 of other kinds (.md 1)'
+    assert built.manifest['passed_over'] == told and f'passed over: {told}' in caplog.text

@@ -2,7 +2,10 @@
 
 import gzip
 import json
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 import zstandard
@@ -312,3 +315,45 @@ def test_pydoc(config, monkeypatch):
     assert len({r.where for r in records}) == len(records)
     text = next(r.text for r in records if r.where == 'pydoc:argparse')
     assert 'argparse.ArgumentParser.parse_known_args' in text or 'argparse.ArgumentParser' in text
+
+
+PYDOC = """
+from ml_collections import ConfigDict
+from data import sources
+from data.records import DataError
+config = ConfigDict(dict(source='pydoc', pydoc=dict(modules=8)))
+try:
+    print(sources.fingerprint(config)['content'])
+    print(len(list(sources.read(config))))
+except DataError as error:
+    print('DataError', error)
+"""
+
+
+def in_python(*flags, **env):
+    done = subprocess.run(
+        [sys.executable, *flags, '-c', PYDOC],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **env},
+    )
+    return done.stdout or done.stderr
+
+
+@pytest.mark.parametrize('flags, env', [(['-OO'], {}), ([], {'PYTHONOPTIMIZE': '2'})])
+def test_documentation_that_is_left_out(flags, env):
+    """Catches a quarter of a corpus, without a word, where Python leaves documentation out."""
+    said = in_python(*flags, **env)
+    assert said.startswith("DataError config.data.source 'pydoc'") and 'expected at most 1' in said
+
+
+def test_documentation_is_its_content(config, monkeypatch):
+    """Catches a key that another environment has for other text, or another key for the same text."""
+    config.source, config.pydoc.modules = 'pydoc', 8
+    here = sources.fingerprint(config)['content']
+    told = in_python('-O', PYTHONHASHSEED='7', LC_ALL='C', HOME='/nowhere', TZ='Asia/Tokyo')
+    assert told.split() == [here, str(len(list(sources.read(config))))]
+    sources._pydoc_hash.cache_clear()
+    monkeypatch.setattr(sources.inspect, 'getdoc', lambda _: 'words ' * 60)
+    assert sources.fingerprint(config)['content'] != here
+    sources._pydoc_hash.cache_clear()

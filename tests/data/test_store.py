@@ -241,3 +241,91 @@ def test_large_vocabulary(config, files):
     config.validation = 0.0
     split = build(config, Large).split('train')
     assert split.tokens.tolist() == [2**16 + i for i in (1, 3, 2)]
+
+
+def two_splits(config):
+    """Two numbers of records on the training side and two held out, and the order they come in."""
+    sides = [in_split(i, config) for i in range(60)]
+    return sides, sides.index('validation'), sides.index('train')
+
+
+@pytest.mark.parametrize(
+    'again',
+    [
+        lambda t: t,
+        lambda t: t + '\n',
+        lambda t: t.replace('\n', '\r\n'),
+        lambda t: t.replace('é', 'e\u0301'),
+        lambda t: '  ' + t.replace(' ', '\t'),
+    ],
+    ids=['the same', 'a line end', 'CR LF', 'decomposed', 'white space'],
+)
+@pytest.mark.parametrize('form', ['texts', 'conversations'])
+def test_equal_documents_stay_together(config, files, tokenizer, caplog, again, form):
+    """Catches a held-out document that is trained on since it comes twice, one that is moved though
+    it comes once, and a vocabulary that has seen it."""
+    caplog.set_level('INFO', 'ordem')
+    config.validation = 0.3
+    found = [f'café {i}\nand words' for i in range(60)]
+    sides, held, trained = two_splits(config)
+    there = [i for i in range(40, 60) if sides[i] == 'train'][0]
+    here = [i for i in range(40, 60) if sides[i] == 'validation'][0]
+    found[there], found[here] = again(found[held]), again(found[trained])
+    row = lambda t: dict(text=t) if form == 'texts' else dict(question=t, answer='yes')
+    files(a__jsonl=''.join(json.dumps(row(t)) + '\n' for t in found))
+    built = build(config, tokenizer)
+    key = lambda t: t.replace('e\u0301', 'é').split()
+    first = {here: trained, there: held}
+    wanted = {
+        name: [key(t) for i, t in enumerate(found) if sides[first.get(i, i)] == name]
+        for name in SPLITS
+    }
+    decoded = {s: [key(tokenizer.decode(d)) for d in documents(built.split(s))] for s in SPLITS}
+    if form == 'texts':
+        assert decoded == wanted
+    hidden = {' '.join(d) for d in decoded['validation']}
+    assert hidden and not hidden & {' '.join(d) for d in decoded['train']}
+    assert built.manifest['equal'] == dict(records=2, moved=2)
+    assert '2 records are equal to an earlier one' in caplog.text
+    assert not hidden & {' '.join(key(t)) for t in store.training_texts(config)}
+
+
+def test_documents_that_differ_stay_where_they_were(config, files, tokenizer):
+    """Catches a split that moves where no document comes twice."""
+    files(a__jsonl=LINES)
+    config.validation = 0.3
+    built = build(config, tokenizer)
+    kept = [t for i, t in enumerate(TEXTS) if in_split(i, config) == 'validation']
+    assert [tokenizer.decode(d) for d in documents(built.split('validation'))] == kept
+    assert built.manifest['equal'] == dict(records=0, moved=0)
+
+
+def test_a_file_under_two_names(config, files, tokenizer, tmp_path):
+    """Catches held-out documents that are trained on under the name of a link."""
+    folder = files(**{f'{i:02}__txt': t for i, t in enumerate(TEXTS[:40])})
+    (tmp_path / 'alias').symlink_to(folder)
+    config.validation = 0.2
+    one = build(config, tokenizer)
+    config.files.paths = f'{folder},{tmp_path / "alias"}'
+    two = build(config, tokenizer)
+    assert two.hash == one.hash and two.manifest['records']['read'] == 40
+    assert two.manifest['passed_over'] == '1 seen under another name'
+
+
+def test_what_is_passed_over_is_told(config, files, tokenizer, caplog):
+    """Catches files that are left out of training without a word."""
+    caplog.set_level('INFO', 'ordem')
+    files(a__txt='text', b__pdf='no', c__pdf='no', d__md='no', __e__txt='hidden')
+    config.validation = 0.0
+    built = build(config, tokenizer)
+    told = '1 hidden, 3 of other kinds (.pdf 2, .md 1)'
+    assert built.manifest['passed_over'] == told and f'passed over: {told}' in caplog.text
+
+
+def test_a_store_says_by_which_rules_it_was_split(config, tokenizer):
+    """Catches a store of any source whose equal documents were split by earlier rules, taken for
+    one of these."""
+    config.validation = 0.2
+    assert store.path_of(config, tokenizer) != store.path_of(config, tokenizer, 1)
+    config.split = 'tail'  # which nothing has changed for
+    assert store.path_of(config, tokenizer) == store.path_of(config, tokenizer, 1)

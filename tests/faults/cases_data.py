@@ -39,6 +39,16 @@ def empty_files(folder):
         (folder / 'texts' / name).write_text('')
 
 
+def git_folder(folder):
+    (folder / 'texts' / '.git').mkdir(parents=True)
+    for name in ('.git/a.txt', '._a.txt', 'b.pdf'):
+        (folder / 'texts' / name).write_text('text')
+
+
+def undocumented(_):
+    return mock.patch('data.sources._OPTIMIZE', 2)
+
+
 LONG = 'one line and another line of text\n' * 200
 PAIR = '{"question": "a b", "answer": "c d"}\n'
 READING = [
@@ -74,10 +84,37 @@ READING = [
             'data.sources.open', side_effect=PermissionError(13, 'Permission denied'), create=True
         ),
     ),
+    Case(
+        'texts and conversations',
+        f'{FILES}texts',
+        'a directory of hidden files and one of another kind',
+        git_folder,
+    ),
+    Case(
+        'texts and conversations',
+        f'{FILES}texts',
+        'a link to itself as `config.data.files.paths`',
+        lambda d: (d / 'texts').symlink_to('texts'),
+    ),
+    text('a comma in a name that is not there', 'a,b.txt', LONG, '', f'{FILES}c,'),
+    Case(
+        'texts and conversations',
+        'train.pretrain --config=mine.py --run=new --config.data.source=pydoc',
+        '`config.data.source=pydoc` with PYTHONOPTIMIZE=2',
+        undocumented,
+    ),
     text('an unknown suffix', 'a.pdf', 'text'),
     text('an empty file', 'a.txt', ''),
     text('a file of white space', 'a.txt', ' \n\t\n'),
     text('a text that is not UTF-8', 'a.txt', 'canção'.encode('latin-1')),
+    text('UTF-16 without a byte-order mark', 'a.txt', LONG.encode('utf-16-le')),
+    text('UTF-16 with a mark, cut off', 'a.txt', LONG.encode('utf-16')[:-1]),
+    text('a text with a NUL', 'a.txt', LONG + '\0'),
+    text('an image', 'a.txt', b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1'),
+    text('control characters', 'a.txt', b'\1\2\3 words' * 40),
+    text('NUL in a string of JSON', 'a.jsonl', '{"text": "a\\u0000b"}\n'),
+    text('UTF-16 without a mark, JSON lines', 'a.jsonl', '{"text": "a"}\n'.encode('utf-16-be')),
+    text('NUL in an answer', 'a.jsonl', '{"question": "a", "answer": "\\u0000b"}\n', door=ANSWERS),
     text('a file that is no gzip', 'a.txt.gz', 'text'),
     text('a gzip file that was cut off', 'a.txt.gz', cut(gzip.compress(LONG.encode(), mtime=0))),
     text(

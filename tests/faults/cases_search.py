@@ -41,6 +41,19 @@ TRAIN = [
         )
         for given in ('data.pairs.negatives=-1', 'data.pairs.query_len=2')
     ),
+    *(
+        Case(
+            'pairs and embeddings',
+            f'{SEARCH} --config.data.files.paths={name}',
+            what,
+            lambda d, name=name, content=content: (d / name).write_bytes(content),
+        )
+        for name, content, what in (
+            ('pairs.tsv', 'a\tb\n'.encode('utf-16-le'), 'pairs in UTF-16 without a mark'),
+            ('pairs.tsv', b'a\tb\0\n', 'a table of pairs with a NUL'),
+            ('pairs.jsonl', b'{"query": "a", "positive": "\\u0000"}\n', 'NUL in a positive'),
+        )
+    ),
     Case('pairs and embeddings', SEARCH, 'a text where pairs are expected'),
     Case(
         'pairs and embeddings',
@@ -61,6 +74,16 @@ TRAIN = [
 ]
 
 
+def hidden_pairs(folder):
+    (folder / 'some' / '.git').mkdir(parents=True)
+    for name in ('.git/a.jsonl', '._a.jsonl', 'notes.md'):
+        (folder / 'some' / name).write_text('{"query": "a", "positive": "b"}\n')
+
+
+def binary_pairs(folder):
+    (folder / 'pairs.tsv').write_bytes(b'a\tb\0\n')
+
+
 def pairs(folder):
     (folder / 'pairs.jsonl').write_text(json.dumps({'query': 'a', 'positive': 'b'}) + '\n')
 
@@ -76,7 +99,21 @@ MINE = [
         '--by=word --pairs=pairs.jsonl --out=mined.jsonl',
         '--run=run --pairs=pairs.jsonl --out=mined.jsonl --margin=2',
         '--by=words --pairs=pairs.jsonl --out=mined.jsonl --count=0',
+        '--by=words --pairs=pairs.jsonl,b,c --out=mined.jsonl',
     )
+] + [
+    Case(
+        'mining',
+        'apps.mine --by=words --pairs=some --out=mined.jsonl',
+        '`--pairs` is a directory of hidden files and one of another kind',
+        hidden_pairs,
+    ),
+    Case(
+        'mining',
+        'apps.mine --by=words --pairs=pairs.tsv --out=mined.jsonl',
+        '`--pairs` is a file with a NUL',
+        binary_pairs,
+    ),
 ]
 MEASURE = [
     Case('retrieval', f'evals.retrieval {flags}')

@@ -1,0 +1,188 @@
+"""Which files a person means is one rule, whoever asks."""
+
+import os
+
+import pytest
+
+from apps.search import files as search_files
+from data import files, sources
+from data.records import DataError
+
+SEEN = ['a.txt', 'b.TXT', 'c.jsonl.GZ', 'deep/d.txt', 'linked/e.txt']
+
+
+@pytest.fixture
+def notes(tmp_path, monkeypatch):
+    """notes/ with what people's folders have besides their texts; the working folder is around it."""
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        'notes/a.txt',
+        'notes/b.TXT',
+        'notes/c.jsonl.GZ',
+        'notes/deep/d.txt',
+        'notes/.git/config.txt',
+        'notes/.ipynb_checkpoints/a.txt',
+        'notes/._a.txt',
+        'notes/deep/.hidden.jsonl',
+        'notes/node_modules/x/licence.txt',
+        'notes/deep/__pycache__/y.txt',
+        'elsewhere/e.txt',
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    for link, to in (
+        ('notes/linked', '../elsewhere'),
+        ('notes/linked2', '../elsewhere'),
+        ('notes/again.txt', 'a.txt'),
+        ('notes/deep/up', '..'),
+        ('notes/deep/loop', 'loop'),
+        ('notes/gone.txt', 'nowhere'),
+    ):
+        (tmp_path / link).symlink_to(to)
+    os.link(tmp_path / 'notes/a.txt', tmp_path / 'notes/hard.txt')
+    return tmp_path / 'notes'
+
+
+def found(paths):
+    return [str(path) for path in sources.find_files(paths)]
+
+
+@pytest.mark.parametrize('paths', ['notes', 'notes/', './notes', 'notes/**', '**'])
+def test_a_folder_is_what_its_pattern_and_search_find(notes, paths):
+    """Catches hidden files that are read, links and suffixes in capitals that are not, and a rule
+    that differs between a folder, a pattern and the search."""
+    outside = ['elsewhere/e.txt'] * (paths == '**')  # which is there by itself then
+    wanted = [n for n in SEEN if not outside or n != 'linked/e.txt']
+    assert found(paths) == sorted([*outside, *(f'notes/{name}' for name in wanted)])
+    walk = search_files.Walk([str(notes)], notes.parent / 'elsewhere/..')
+    assert sorted(os.path.relpath(name, notes) for name in walk.files) == sorted(SEEN)
+
+
+def test_what_is_passed_over_is_counted(notes):
+    """Catches files that are left out without a word."""
+    for name in ('x.pdf', 'y.PDF', 'z'):
+        (notes / name).write_text('x')
+    os.mkfifo(notes / 'pipe.txt')
+    _, passed = files.find('notes', sources.SUFFIXES, 'F')
+    told = str(passed)
+    assert told.startswith('1 as a link to a folder around it, 1 as no regular file, 4 hidden, ')
+    assert '1 named __pycache__, 1 named node_modules, 3 seen under another name' in told
+    assert '3 of other kinds (.pdf 2, none 1)' in told
+    assert '2 that cannot be read (the first notes/gone.txt: No such file' in told
+
+
+@pytest.mark.parametrize(
+    'paths',
+    [
+        'notes,alias',
+        'alias,notes',
+        'alias/a.txt,notes',
+        'notes,notes/a.txt,notes/./a.txt',
+        'hard.txt,notes',
+        'notes/*,notes/deep,notes/linked',
+        'two,one,notes',
+    ],
+)
+def test_a_file_is_read_once(notes, paths):
+    """Catches a file that is read under each of its names: links to it or its folder, links to links,
+    hard links; and a name that depends on the order."""
+    here = notes.parent
+    (here / 'alias').symlink_to('notes')
+    (here / 'one').symlink_to('alias')
+    (here / 'two').symlink_to(here / 'one')
+    os.link(here / 'notes/a.txt', here / 'hard.txt')
+    first = 'hard.txt' if 'hard' in paths else 'notes/a.txt'
+    rest = [f'notes/{name}' for name in SEEN[1:]]
+    assert found(paths) == sorted([first, *rest])
+
+
+@pytest.mark.parametrize(
+    'paths, wanted',
+    [
+        ('notes/.git', ['notes/.git/config.txt']),
+        ('notes/._a.txt', ['notes/._a.txt']),
+        ('notes/.*', ['notes/._a.txt']),
+        ('notes/**/.ipynb*/*.txt', ['notes/.ipynb_checkpoints/a.txt']),
+        ('notes/*/__pycache__/*', ['notes/deep/__pycache__/y.txt']),
+        ('notes/deep/.hidden.jsonl', ['notes/deep/.hidden.jsonl']),
+        ('**/linked/*.txt', ['notes/linked/e.txt']),
+    ],
+)
+def test_what_is_named_is_read(notes, paths, wanted):
+    """Catches a hidden file or folder that is passed over though a person names it, and a link that
+    `**` does not go through where the pattern goes on."""
+    assert found(paths) == wanted
+
+
+COMMAS = ['a,b.txt', 'x, y.txt', ',.txt', 'f,g/h.txt', 'p,q,r.txt', '1,000 days/a.txt', 'c.txt']
+
+
+@pytest.mark.parametrize(
+    'paths, wanted',
+    [
+        ('a,b.txt', ['a,b.txt']),
+        ('a,b.txt,c.txt', ['a,b.txt', 'c.txt']),
+        ('c.txt, x, y.txt ,p,q,r.txt', ['c.txt', 'p,q,r.txt', 'x, y.txt']),
+        (',.txt', [',.txt']),
+        ('f,g', ['f,g/h.txt']),
+        ('f,g/*.txt,c.txt', ['c.txt', 'f,g/h.txt']),
+        ('1,000 days,a,*.txt', ['1,000 days/a.txt', 'a,b.txt']),
+        ('c.txt,', ['c.txt']),
+    ],
+)
+def test_a_comma_in_a_name(tmp_path, monkeypatch, paths, wanted):
+    """Catches a file that is told as not there since its name has a comma."""
+    monkeypatch.chdir(tmp_path)
+    for name in COMMAS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    assert found(paths) == wanted
+
+
+@pytest.mark.parametrize(
+    'paths, message',
+    [
+        ('notes/*.pdf', r"\*.pdf: no file found \(config.data.files.paths\); did you mean 'x.pdf'"),
+        ('notes/*.pdf', r'; passed over: 1 of other kinds \(.pdf 1\)'),
+        ('only', r'only: no file in this directory that can be read .*; passed over: 1 hidden'),
+        ('notes/a.txt,gone,b.txt', r'^gone: no file found'),
+        ('~$notes.txt', r'~\$notes.txt: no file found'),
+        ('x' * 300 + '.txt', r'xxx.txt: no file found'),
+        ('notes/deep/loop', r'loop: cannot be read .*: Too many levels'),
+        ('notes/gone.txt', r'gone.txt: cannot be read .*: No such file'),
+        ('pipe.txt', r'pipe.txt: a pipe, socket or device'),
+    ],
+)
+def test_what_leads_to_nothing_is_said(notes, paths, message):
+    """Catches a traceback, and a folder whose files are all passed over without a reason."""
+    (notes / 'x.pdf').write_text('x')
+    (notes.parent / 'only').mkdir()
+    os.mkfifo(notes.parent / 'pipe.txt')
+    (notes.parent / 'only/.a.txt').write_text('x')
+    with pytest.raises(DataError, match=message):
+        found(paths)
+
+
+@pytest.mark.parametrize('suffix', ['.JSONL', '.Tsv', '.jsonl.GZ', '.TXT.gz', '.txt.ZST'])
+def test_an_end_of_a_name_counts_without_case(config, tmp_path, suffix):
+    """Catches a file that is found by its suffix and then read as one of another kind."""
+    import gzip
+
+    import zstandard
+
+    from data import pairs
+
+    lower, folder = suffix.lower(), tmp_path / 'files'
+    row = 'a\tb\n' if 'tsv' in lower else '{"text": "a", "query": "a", "positive": "b"}\n'
+    pack = {'.gz': gzip.compress, '.zst': zstandard.compress}.get(lower[-4:].lstrip('lt'), bytes)
+    pack = gzip.compress if lower.endswith('gz') else pack
+    folder.mkdir()
+    (folder / f'x{suffix}').write_bytes(pack(row.encode()))
+    config.source, config.files.paths = 'files', str(folder)
+    if 'tsv' not in lower:
+        [record] = sources.read(config)
+        assert record.text == ('a' if 'jsonl' in lower else row)
+    if 'txt' not in lower:
+        [pair] = pairs.read_file(folder / f'x{suffix}')
+        assert pair.query == 'a' and pair.positives == ('b',)
