@@ -12,7 +12,7 @@ import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
-from data import chat, pair_kinds, sources
+from data import chat, pair_kinds, sources, words
 from data.pair_kinds import MADE
 from data.records import Broken, DataError, Record
 from data.store import in_split, pieces
@@ -143,6 +143,7 @@ def fingerprint(config) -> dict:
         'pairs': made(config),
         'words': config.pairs.words,
         'pairs_code': code,
+        'word_rules': words.RULES,
         **sources.fingerprint(config),
     }
 
