@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from data import words
+
 _TOGETHER = 1 << 24  # scores at a time, 64 MiB
 
 
@@ -51,29 +53,26 @@ def by_words(
 ) -> list[np.ndarray]:
     """The same by BM25 (Robertson and Zaragoza 2009), without a model: texts that share words with the query. There is no margin: the scores
     of two texts are no measure of which one answers."""
-    words = _words_of(texts)
+    scores = _scores_of(texts)
     return [
         best(scores_N, _but(scores_N > 0, *own, *other), count)
-        for scores_N, own, other in zip(map(words, queries), positives, barred)
+        for scores_N, own, other in zip(map(scores, queries), positives, barred)
     ]
 
 
-def _words_of(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
+def _scores_of(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
     """A query -> the scores of all texts [N]."""
     import bm25s
 
     logging.getLogger('bm25s').setLevel(logging.WARNING)  # it tells of its insides
-    split = lambda some: bm25s.tokenize(
-        list(some), token_pattern=r'\w+', stopwords=None, return_ids=False, show_progress=False
-    )
-    words, index = split(texts), bm25s.BM25()
-    if not any(words):
+    found, index = [words.terms(text, joined=True) for text in texts], bm25s.BM25()
+    if not any(found):
         return lambda query: np.zeros(len(texts), np.float32)
-    index.index(words, show_progress=False)
+    index.index(found, show_progress=False)
 
     def scores(query: str) -> np.ndarray:
-        [found] = split([query])
-        return index.get_scores(found) if found else np.zeros(len(texts), np.float32)
+        wanted = words.asked(query, joined=True)
+        return index.get_scores(wanted) if wanted else np.zeros(len(texts), np.float32)
 
     return scores
 

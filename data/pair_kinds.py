@@ -1,25 +1,32 @@
 """Pairs made of texts without labels: each kind is a function of a text and of the words that a passage may have -> (query, positive) pairs.
 
-Nothing in them is drawn but by hash: the same text gives the same pairs. A word is what stands between white space; a sentence ends at
-. ! ? … or with its line, where that is not a line of wrapped text.
+Nothing in them is drawn but by hash: the same text gives the same pairs. A word is what stands between white space, and in scripts without
+spaces a letter (data/words.py: pieces); a sentence ends at . ! ? … and what other scripts have for them, or with its line, where that is
+not a line of wrapped text.
 """
 
+import functools
 import hashlib
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from data import words as rules
+
 _LEAST = 3  # words of a sentence or passage; of less, no model can tell what belongs to it
-_TITLE = 8  # words of a heading at most
+_TITLE = 8  # words of a heading at most; letters in scripts without spaces: twice as many
 _KEPT = 0.1  # share of cloze pairs whose sentence stays where it was
 _WRAPPED = range(50, 101)  # characters of a line that may go on in the next one
-_ENDS = '.!?…'
-_CLOSING = '"\'”’»)]'
-_BOUNDARY = re.compile(
-    rf'(?<![{_ENDS}])[{_ENDS}]++[{re.escape(_CLOSING)}]*+\s++'
-)  # nothing is tried twice, whatever the text
+_OWN = '।॥؟۔։።'  # signs that end sentences and nothing else, of scripts with spaces
+_UNSPACED = '。！？｡។။'  # and without: nothing need follow
+_SPACED = '.!?…' + _OWN
+_ENDS = _SPACED + _UNSPACED
+_CLOSING = '"\'”’»)]」』）】》'
+_BOUNDARY = re.compile(  # nothing is tried twice, whatever the text
+    rf'(?<![{_SPACED}])[{_SPACED}]++[{re.escape(_CLOSING)}]*+\s++'
+    rf'|(?<![{_UNSPACED}])[{_UNSPACED}]++[{re.escape(_CLOSING)}]*+\s*+'
+)
 _OPENING = re.compile(r'["\'“‘«(\[—–¿¡\s-]*')
-_ABBREVIATED = re.compile(r'(?:^|\W)(?:Sr|Sra|Srs|Dr|Dra|Mr|Mrs|Ms|St|Prof|[^\W\d_a-z])$')
 _BULLET = re.compile(r'[-*•+>|–—] |\d+[.)] ')
 _STATES = re.compile(r'[,;:=|→»]| [—–-] ')  # in a line that says something: headings only name it
 
@@ -33,7 +40,7 @@ class Sentence(NamedTuple):
 
     @property
     def words(self) -> int:
-        return len(self.text.split())
+        return len(rules.pieces(self.text))
 
     @property
     def asks(self) -> bool:
@@ -53,18 +60,29 @@ def lines_of(text: str) -> list[str]:
     return list(map(' '.join, lines))
 
 
-def _sentences_of(line: str) -> Iterator[str]:
-    begin = 0
+@functools.cache
+def _abbreviated() -> re.Pattern:
+    """A title, or an initial, before which there is no letter and no mark of one."""
+    marks = rules.marks()
+    known = 'Sr|Sra|Srs|Dr|Dra|Mr|Mrs|Ms|St|Prof'
+    return re.compile(rf'(?:^|[^\w{marks}])(?:{known}|[^\W\d_a-z]|[A-Z][{marks}]+)$')
+
+
+def _sentences_of(line: str) -> Iterator[tuple[str, str]]:
+    """(what stands before it in the line, sentence) of each."""
+    begin, before = 0, ' '
     for found in _BOUNDARY.finditer(line):
         after, near = (
             _OPENING.match(line, found.end()).end(),
             line[max(begin, found.start() - 9) : found.start()],
         )
-        if not (near.isdigit() or line[after : after + 1].islower() or _ABBREVIATED.search(near)):
-            yield line[begin : found.end()].strip()
-            begin = found.end()
+        if found[0][0] in _OWN + _UNSPACED or not (
+            near.isdigit() or line[after : after + 1].islower() or _abbreviated().search(near)
+        ):
+            yield before, line[begin : found.end()].strip()
+            begin, before = found.end(), ' ' * found[0][-1].isspace()
     if line[begin:].strip():
-        yield line[begin:].strip()
+        yield before, line[begin:].strip()
 
 
 def sentences(lines: list[str]) -> list[Sentence]:
@@ -74,7 +92,8 @@ def sentences(lines: list[str]) -> list[Sentence]:
         own = list(_sentences_of(line))
         closes = i + 1 == len(lines) or not lines[i + 1]
         found += [
-            Sentence(s, ' ' if n else '\n', closes and n + 1 == len(own)) for n, s in enumerate(own)
+            Sentence(s, before if n else '\n', closes and n + 1 == len(own))
+            for n, (before, s) in enumerate(own)
         ]
     return found
 
@@ -135,6 +154,7 @@ def title(text: str, words: int) -> Iterator[tuple[str, str]]:
 def _names(line: str, following: str = '') -> bool:
     return (
         len(line.split()) <= _TITLE
+        and len(rules.pieces(line)) <= 2 * _TITLE
         and not line.endswith(tuple(_ENDS))
         and not _STATES.search(line)
         and not following[:1].islower()
@@ -177,14 +197,16 @@ def crops(text: str, words: int, share: tuple[int, int] = (0, 1)) -> Iterator[tu
     """Two stretches of a passage, drawn apart, so that they have words in common or not (independent cropping, Izacard et al. 2022, arXiv
     2112.09118, section 3.1): a short one, as queries are, and one of at least half of it."""
     for passage, drawn in _share(text, words, share):
-        whole, found = _joined(passage).split(), []
+        text, found = _joined(passage), []
+        whole = rules.places(text)
         for least, most in (
             (_LEAST, max(_LEAST, len(whole) // 2)),
             (-(-len(whole) // 2), len(whole)),
         ):
             drawn, more = divmod(drawn, most - least + 1)
             drawn, begin = divmod(drawn, len(whole) - least - more + 1)
-            found.append(' '.join(whole[begin : begin + least + more]))
+            first, last = whole[begin][0], whole[begin + least + more - 1][1]
+            found.append(' '.join(text[first:last].split()))
         yield found[0], found[1]
 
 

@@ -13,7 +13,7 @@ import pathlib
 import unicodedata
 from collections.abc import Iterable, Iterator
 
-from data import chat, pair_kinds, sources
+from data import chat, pair_kinds, sources, words
 from data.pair_kinds import MADE
 from data.records import Broken, DataError, Record
 from data.store import Parting, in_split
@@ -148,6 +148,7 @@ def fingerprint(config, reading: int = READING) -> dict:
         'pairs': made(config),
         'words': config.pairs.words,
         'pairs_code': code,
+        'word_rules': words.RULES,
         **sources.fingerprint(config, reading=reading),
     }
 

@@ -1,5 +1,6 @@
 """What finds documents without a trained model: words that are the same (BM25, TF-IDF). Their scores come as rows [documents], one a query."""
 
+import functools
 import logging
 from collections.abc import Iterator
 
@@ -8,6 +9,8 @@ import numpy as np
 import Stemmer
 from bm25s.stopwords import STOPWORDS_EN, STOPWORDS_PORTUGUESE
 from scipy import sparse
+
+from data import words as rules
 
 logging.getLogger('bm25s').setLevel(logging.WARNING)  # it tells of each index
 STOP_WORDS = {'english': STOPWORDS_EN, 'portuguese': STOPWORDS_PORTUGUESE}
@@ -20,15 +23,18 @@ def language(texts: list[str]) -> str:
 
 
 def words(texts: list[str], stemmed: str = '') -> list[list[str]]:
-    """The words (of two characters at least) of each text in lower case; `stemmed`: without the stop words of that language, and each
-    cut to its stem (Snowball)."""
-    return bm25s.tokenize(
-        texts,
-        stopwords=STOP_WORDS[stemmed] if stemmed else [],
-        stemmer=Stemmer.Stemmer(stemmed) if stemmed else None,
-        return_ids=False,
-        show_progress=False,
-    )
+    """The words (data/words.py, of two characters at least) of each text; of scripts without spaces
+    each two letters that are neighbours. `stemmed`: without the stop words of that language, and
+    each cut to its stem (Snowball)."""
+    stop = set(STOP_WORDS[stemmed] if stemmed else ())
+    found = [
+        [word for word in rules.asked(text, joined=True) if len(word) > 1 and word not in stop]
+        for text in texts
+    ]
+    if stemmed:
+        stem = functools.cache(Stemmer.Stemmer(stemmed).stemWord)
+        found = [list(map(stem, text)) for text in found]
+    return found
 
 
 def bm25(queries: list[list[str]], documents: list[list[str]]) -> Iterator[np.ndarray]:

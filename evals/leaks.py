@@ -3,11 +3,9 @@ where pairs were made of texts, of which a store of pairs holds stretches only, 
 
 import collections
 import itertools
-import re
-import unicodedata
 from collections.abc import Iterable, Iterator
 
-from data import objectives, pairs, store
+from data import objectives, pairs, store, words
 from data.records import DataError
 from model.errors import ModelError
 from train.errors import RunError
@@ -20,8 +18,9 @@ _TOLD = 3
 
 
 def normal(text: str) -> str:
-    """Texts of the same words are one text, whatever their case, spacing and punctuation."""
-    return ' '.join(re.findall(r'\w+', unicodedata.normalize('NFKC', text).casefold()))
+    """Texts of the same words (data/words.py) are one text, whatever their case, spacing and
+    punctuation. In scripts without spaces each letter is a word."""
+    return ' '.join(words.words(text, joined=True))
 
 
 def occurring(texts: Iterable[str], documents: Iterable[str]) -> set[str]:
@@ -32,11 +31,11 @@ def occurring(texts: Iterable[str], documents: Iterable[str]) -> set[str]:
         wanted[len(start)][start].append(text)
     found: set[str] = set()
     for document in documents:
-        words = normal(document).split()
+        held = normal(document).split()
         for count, by_start in wanted.items():
-            starts = by_start.keys() & set(zip(*(words[i:] for i in range(count))))
+            starts = by_start.keys() & set(zip(*(held[i:] for i in range(count))))
             if starts:
-                whole = f' {" ".join(words)} '
+                whole = f' {" ".join(held)} '
                 found |= {
                     text for start in starts for text in by_start[start] if f' {text} ' in whole
                 }

@@ -10,6 +10,7 @@ query: without words it reads queries from stdin, one a line.
 """
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -24,6 +25,7 @@ from train import door
 from train.errors import RunError
 from train.runs import Run
 
+_LOG = logging.getLogger('ordem')
 COMMANDS = ('index', 'query', 'eval')
 
 
@@ -137,7 +139,16 @@ def query(folder: Folder, words: list[str]) -> None:
         raise RunError('the query is empty: expected words')
     for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
         if text.strip():
-            hits = engine.search(text.strip(), f.k, f.mode, f.path)
+            wordless = f.mode != 'semantic' and not engine.has_words(text)
+            if wordless:
+                told = (
+                    f'the query {text.strip()!r:.90} has no word: expected letters or digits, or '
+                    '--mode=semantic'
+                )
+                if words:
+                    raise RunError(told)
+                _LOG.warning('%s', printable(told))  # the next line may have some
+            hits = [] if wordless else engine.search(text.strip(), f.k, f.mode, f.path)
             print(
                 show.as_json(text.strip(), f.mode, hits)
                 if f.json

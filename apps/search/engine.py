@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import glob
 import json
+import logging
 import os
 import sqlite3
 
@@ -14,16 +15,18 @@ from apps.search.chunks import passages
 from apps.search.files import name_of
 from apps.search.reader import Other, Reader, check_same
 from apps.search.store import Folder
-from data import fusion
+from data import fusion, words as rules
 from train.errors import RunError
 from train.runs import Run
 
+_LOG = logging.getLogger('ordem')
 _AMONG = 'IN (SELECT value FROM json_each(?))'
 _FEW = 20_000  # chunks of the files that are asked for, at most, that are compared one by one
 _AT_LEAST = 64  # vectors that the graph is asked for: their order by float16 is a rough one
 _FUSED = 1000  # places of each ranking that count in a hybrid one, however many are asked for: so that all see the same one
 _PASSAGE = 24  # words of a passage, of whole sentences
 _WINDOW = 48  # tokens that it is judged by: all of one length, so that they are one compilation
+_SPELLINGS = {'same_name': rules.same_name, 'like_name': rules.like_name}  # the stricter one first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,15 +75,41 @@ class Engine:
                     folder.manifest() == self.manifest
                 ):  # else a newer state has just taken its place
                     raise
-        self._words = lexical.Words(self.manifest['settings']['language'])
+        self._words = self._terms()
+        for name, spelled in _SPELLINGS.items():
+            self._db.create_function(name, 1, spelled, deterministic=True)
         self._reader: Reader | None = None
         self._vector = functools.lru_cache(1)(
             lambda query: self.reader.embed(self.reader.encode([query], self.reader.trained))[0]
         )
 
+    def _terms(self) -> lexical.Words:
+        """How this index cuts words. Raises RunError where it is by rules of a later version."""
+        number = self.manifest.get('words', 1)
+        if number not in range(1, rules.RULES + 1):
+            raise RunError(
+                f'{self.folder.path}: its words are cut by rules {number}, this version knows '
+                f'1 to {rules.RULES}; search with the version that indexed it'
+            )
+        if number < rules.RULES:
+            _LOG.warning(
+                '%s: its words are cut by rules %d, those of now are %d: accents that stand apart, '
+                'ligatures, and words of Chinese, Japanese, Thai or Hindi may not be found; '
+                'python -m apps.search index --index=%s cuts them again, and embeds nothing anew',
+                self.folder.path,
+                number,
+                rules.RULES,
+                self.folder.path,
+            )
+        return lexical.Words(self.manifest['settings']['language'], number)
+
+    def has_words(self, query: str) -> bool:
+        """Whether there is anything in a query that can be looked up by words."""
+        return bool(self._words.asked(query))
+
     def search(self, query: str, count: int, mode: str, paths: list[str]) -> list[Hit]:
         """The best chunks, best first; of files that one of `paths` names or, as a glob pattern, matches, or the folder of which it does: a whole name,
-        or the end of one that begins after a '/'."""
+        or the end of one that begins after a '/'. Names are compared in NFC, and where none matches so in NFKC."""
         found = self.rank(query, count, mode, paths)
         wanted = self._chunks('name, record, line, end_line, start, "end", text', found)
         passages = self._passages(query, mode, [wanted[key][-1] for key, _ in found])
@@ -185,23 +214,22 @@ class Engine:
 
     def _where(self, paths: list[str]) -> tuple[str, list[str]]:
         """The condition that a chunk's file is one of those asked for, and its values. Raises RunError where none is."""
-        conditions, names = [], []
+        conditions, names, found = [], [], False
         for path in paths:
-            name, end = (
-                'name' if path.endswith('/') else "name || '/'",
-                os.path.normpath(path),
-            )  # with the '/' a file is like a folder
-            conditions.append(
-                f'{name} GLOB ? OR {name} GLOB ? OR instr({name}, ?) = 1 OR instr({name}, ?)'
-            )
-            names += [
-                name_of(os.path.join(glob.escape(os.getcwd()), path)).rstrip('/') + '/*',
-                f'*/{end}/*',
-                name_of(path).rstrip('/') + '/',
-                f'/{end}/',
-            ]
+            for spelling in _SPELLINGS:
+                condition, values = _matching(path, spelling)
+                matches = self._rows(
+                    f'SELECT 1 FROM chunks WHERE file IN (SELECT id FROM files WHERE {condition}) '
+                    'LIMIT 1',
+                    *values,
+                )
+                if matches:
+                    break
+            found = found or bool(matches)
+            conditions.append(condition)
+            names += values
         where = f'file IN (SELECT id FROM files WHERE {" OR ".join(conditions)})' if names else '1'
-        if names and not self._rows(f'SELECT 1 FROM chunks WHERE {where} LIMIT 1', *names):
+        if names and not found:
             raise RunError(
                 f"--path={' --path='.join(paths)}: matches no file that is indexed; expected a pattern like 'docs/*.md'"
             )
@@ -242,7 +270,7 @@ class Engine:
             key
             for (key,) in self._rows(
                 'SELECT terms.id FROM json_each(?) JOIN terms ON term = value',
-                json.dumps(self._words(query)),
+                json.dumps(self._words.asked(query)),
             )
         ]
         allowed = (
@@ -256,7 +284,7 @@ class Engine:
         """The passage of each text that is nearest to the query."""
         found = [passages(text, _PASSAGE) for text in texts]
         if mode == 'lexical':
-            wanted = set(self._words(query))
+            wanted = set(self._words.asked(query))
             scores = [
                 [lexical.closeness(self._words(text[begin:end]), wanted) for begin, end in some]
                 for text, some in zip(texts, found)
@@ -278,3 +306,20 @@ class Engine:
             for rest in self.reader.encode([text[begin:] for begin, _ in found])
         ]
         return [[first, *body[max(0, at) :][: _WINDOW - 2], last] for at in places]
+
+
+def _matching(path: str, spelling: str) -> tuple[str, list[str]]:
+    """The condition that the name of a file is `path`, matches it, or is in such a folder, and its
+    values; both in a spelling of `_SPELLINGS`."""
+    name, spelled = f'{spelling}(name)', _SPELLINGS[spelling]
+    if not path.endswith('/'):
+        name += " || '/'"  # with it a file is like a folder
+    end = spelled(os.path.normpath(path))
+    here = glob.escape(spelled(os.getcwd()))
+    values = [
+        name_of(os.path.join(here, spelled(path))).rstrip('/') + '/*',
+        f'*/{end}/*',
+        spelled(name_of(path)).rstrip('/') + '/',
+        f'/{end}/',
+    ]
+    return f'{name} GLOB ? OR {name} GLOB ? OR instr({name}, ?) = 1 OR instr({name}, ?)', values

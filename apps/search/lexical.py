@@ -10,24 +10,48 @@ import bm25s
 import numpy as np
 import Stemmer
 
-from data import mining
+from data import mining, words as rules
 from model.errors import nearest
 from train.errors import RunError
 
 logging.getLogger('bm25s').setLevel(logging.WARNING)
-_WORD = re.compile(r'[^\W_]+')  # of read_csv two words
+_FIRST = re.compile(r'[^\W_]+')  # the words of indexes by the first rules, in lower case
 
 
 class Words:
-    """The terms of texts: lower case, stemmed (Snowball) for a language, or not ('none'). Raises RunError where it knows no such language."""
+    """The terms of texts (data/words.py), stemmed (Snowball) for a language, or not ('none').
 
-    def __init__(self, language: str):
+    Args:
+      number: of the rules by which words are cut; below `RULES` only to search in what they made.
+    Raises RunError where it knows no such language.
+    """
+
+    def __init__(self, language: str, number: int = rules.RULES):
         if language not in (known := ['none', *Stemmer.algorithms()]):
             raise RunError(f'--language is {language!r}: {nearest(language, known)}')
-        self.stem = None if language == 'none' else Stemmer.Stemmer(language).stemWord
+        self._number, self._turkish = number, language == 'turkish'
+        self._stem = None if language == 'none' else Stemmer.Stemmer(language).stemWord
 
     def __call__(self, text: str) -> list[str]:
-        return [self.stem(word) if self.stem else word for word in _WORD.findall(text.lower())]
+        """What a text is found by, in order."""
+        return list(map(self.stem, self.cut(text)))
+
+    def asked(self, text: str) -> list[str]:
+        """What a query asks for, in order; none: it has no words."""
+        if self._number == 1:
+            return self(text)
+        return list(map(self.stem, rules.asked(text, turkish=self._turkish)))
+
+    def cut(self, text: str) -> list[str]:
+        """The terms of a text before they are stemmed."""
+        if self._number == 1:
+            return _FIRST.findall(text.lower())
+        return rules.terms(text, turkish=self._turkish)
+
+    def stem(self, word: str) -> str:
+        """A term without its ending, where endings do not count."""
+        found = self._stem(word) if self._stem else word
+        return found.replace('ı', 'i') if self._turkish and self._number > 1 else found
 
 
 def closeness(words: list[str], wanted: set[str]) -> tuple[int, int, int]:
@@ -52,7 +76,7 @@ def build(
     if not len(ids):
         return {}
     tokenizer = bm25s.tokenization.Tokenizer(
-        splitter=_WORD.findall, stopwords=None, stemmer=words.stem
+        lower=False, splitter=words.cut, stopwords=None, stemmer=words.stem
     )
     found = [array.array('I', row) for row in tokenizer.streaming_tokenize(texts)]
     terms = tokenizer.get_vocab_dict()

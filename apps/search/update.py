@@ -24,6 +24,7 @@ from apps.search import files, lexical, vectors
 from apps.search.chunks import Splitter
 from apps.search.reader import Reader, check_same
 from apps.search.store import FORMAT, Folder, fresh
+from data import words as rules
 from data.records import Broken, DataError, printable
 from data.text import READING
 from train.errors import RunError, Stopped
@@ -122,10 +123,10 @@ class Update:
         names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
         removed = [files.name_of(os.path.expanduser(p)) for p in remove]
         known = folder.names(manifest) if remove else []
+        known = [*names.values(), *walk.files, *known]
+        removed = [_spelled(name, known) for name in removed]
         for path, name in zip(remove, removed):
-            if not any(
-                files.is_under(other, [name]) for other in (*names.values(), *walk.files, *known)
-            ):
+            if not any(files.is_under(other, [name]) for other in known):
                 raise DataError(f'--remove={path}: nothing of it is indexed')
         asked = (
             [names[r] for r in roots] if paths else []
@@ -140,7 +141,10 @@ class Update:
         self._manifest |= dict(roots=kept, excluded=sorted(excluded))
         folder.write_manifest(self._manifest)
         total = self._run(walk, [names[r] for r in roots if r not in away], excluded)
-        return f'{folder.path}: {", ".join(f"{count:,} {name}" for name, count in self._counts.items())}; {total:,} chunks'
+        return (
+            f'{folder.path}: {", ".join(f"{count:,} {name}" for name, count in self._counts.items())}; {total:,} chunks'
+            + (f'; words cut again, by rules {rules.RULES}' if self._recut else '')
+        )
 
     def _each(self, found: Iterable, what: str, total: int) -> Iterator:
         """All of it with a progress bar, unless a signal ends it."""
@@ -172,6 +176,7 @@ class Update:
 
     def _run(self, walk: files.Walk, roots: list[str], excluded: list[str]) -> int:
         """Returns the number of chunks."""
+        self._recut = bool(self._manifest['files']) and self._by() != rules.RULES
         self._db, touched, damage = None, [], self._folder.damage(self._manifest, through=True)
         if damage.startswith('chunks'):
             raise self._folder.damaged(damage)
@@ -182,6 +187,7 @@ class Update:
             self._writing()
             if damage
             or anew
+            or self._recut
             or self._folder.next(self._manifest, 'chunks').exists()
             or not self._manifest['files']
             else self._folder.read(self._manifest)
@@ -340,6 +346,7 @@ class Update:
         self._manifest['last'] = self._db.execute(
             'SELECT coalesce(max(id), 0) FROM vectors'
         ).fetchone()[0]  # not before: it is that of the last state
+        self._manifest['words'] = rules.RULES  # neither
         self._folder.publish(self._manifest, self._db, parts)
         return len(ids)
 
@@ -347,6 +354,10 @@ class Update:
         return np.fromiter(
             (key for (key,) in self._db.execute(f'SELECT id FROM {table} ORDER BY id')), np.int64
         )
+
+    def _by(self) -> int:
+        """The number of the rules by which the words of the last state are cut."""
+        return self._manifest.get('words', 1)
 
     def _lexical(self, ids: np.ndarray, damage: bool) -> pathlib.Path:
         """The words of chunks with these ids."""
@@ -356,8 +367,11 @@ class Update:
             manifest['generation'] + 1,
         )  # `of`: the generation whose terms the database has
         found, made = folder.path / f'lexical-{of}', folder.next(manifest, 'lexical')
+        kept = folder.kept(manifest, 'lexical') if of == now else None
         usable = of and (
-            folder.kept(manifest, 'lexical') if of == now else manifest['files'] and not damage
+            kept and kept.get('words', 1) == rules.RULES
+            if of == now
+            else manifest['files'] and not damage and not self._recut
         )
         if usable and np.array_equal(ids, np.load(found / 'ids.npy', allow_pickle=False)):
             return found
@@ -373,7 +387,7 @@ class Update:
             self._db.execute('SELECT text FROM chunks ORDER BY id'), 'words', len(ids)
         )
         set_terms(lexical.build((text for (text,) in texts), ids, self._words, fresh(made)), now)
-        folder.keep(manifest, 'lexical', made)
+        folder.keep(manifest, 'lexical', made, words=rules.RULES)
         return made
 
     def _vectors(self, damage: bool) -> pathlib.Path:
@@ -432,6 +446,15 @@ class Update:
         for older in path.parent.glob(f'{path.stem}.*'):
             if older != path:
                 fresh(older)
+
+
+def _spelled(name: str, known: list[str]) -> str:
+    """The name of a file or folder as it is `known`, which may be in another normal form."""
+    if any(files.is_under(other, [name]) for other in known):
+        return name
+    heads = {'/'.join(other.split('/')[: name.count('/') + 1]) for other in known}
+    same = rules.same_name(name)
+    return min((head for head in heads if rules.same_name(head) == same), default=name)
 
 
 def _cut(part: files.Part, splitter: Splitter) -> Iterator[tuple]:
