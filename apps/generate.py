@@ -10,7 +10,7 @@ import sys
 from absl import flags
 
 from data.chat import decode_answer, encode_messages, encode_prompt
-from data.records import printable
+from data.records import no_text, printable
 from model.generate import generate
 from model.sampling import Sampling
 from train import checkpoint, door
@@ -119,6 +119,9 @@ def chat(writer: Writer) -> None:
         line = sys.stdin.readline().strip()
         if not line:
             return
+        if why := no_text(line):
+            print(f'(found {why}, expected text in UTF-8: this turn is passed over)', flush=True)
+            continue
         kept = writer.fitting([*messages, ('user', line)])
         if len(kept) <= len(messages):
             print('(the context is full: the oldest turns are forgotten)')

@@ -68,7 +68,7 @@ def draw_text(folder: pathlib.Path, megabytes: float) -> None:
             )
             text.append(row)
             left -= len(row)
-        (folder / f'{number:05}.txt').write_text(''.join(text))
+        (folder / f'{number:05}.txt').write_text(''.join(text), 'utf-8')
 
 
 def small_run(folder: pathlib.Path) -> str:
@@ -100,7 +100,7 @@ def tokenizing(paths: list[str], tokenizer) -> tuple[int, np.ndarray]:
     )
     for path in [*files, None]:
         if path is not None:
-            text = path.read_text(errors='replace')
+            text = path.read_text('utf-8', errors='replace')
             size += path.stat().st_size
             sentences += re.split(r'(?<=[.!?])\s+|\n+', text)
         if sentences and (path is None or len(sentences) > _SENTENCES):

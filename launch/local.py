@@ -158,4 +158,4 @@ if __name__ == '__main__':
         0,
     )
     flags.DEFINE_bool('dry_run', False, 'Print the exact commands, and stop')
-    door.run(main)
+    door.run(main, keeps=True)

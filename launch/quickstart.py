@@ -179,4 +179,4 @@ if __name__ == '__main__':
     flags.DEFINE_bool(
         'shuffle_facts', False, 'Control: permute the facts over the countries before pretraining'
     )
-    door.run(main)
+    door.run(main, keeps=True)

@@ -128,4 +128,4 @@ if __name__ == '__main__':
         'Go on where a phase was trained on text of the sets; results and report say so',
     )
     retrieval.define_sets()
-    door.run(main)
+    door.run(main, keeps=True)

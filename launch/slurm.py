@@ -136,7 +136,7 @@ def main(words: list[str]) -> None:
         print(shlex.join(submit) if verb == 'submit' else f'# {shlex.join(submit)}')
         return
     snapshot.execute(steps)
-    path.write_text(text)
+    path.write_text(text, 'utf-8')
     if verb == 'script':
         print(path)
         return

@@ -237,7 +237,7 @@ def main(words: list[str]) -> None:
         snapshot.execute(steps)
         if text:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, 'utf-8')
     print('\n'.join(then))
 
 

@@ -23,7 +23,7 @@ from launch import accelerators, snapshot
 from launch.gcloud import Gcloud, Request
 from launch.launcher import Launcher
 from model.errors import nearest
-from train import guard
+from train import guard, streams
 from train.errors import RunError
 
 
@@ -77,6 +77,7 @@ def main(words: list[str]) -> None:
         launcher.note('costs money until it is deleted')
     elif verb == 'run':
         _check_command(rest, f.keep_going)
+        streams.settle(keeps=f.keep_going)  # somebody has to make the machines anew
         commit = snapshot.pin(f.commit)
         archive = f'runs/launch/{f.name}/ordem-{commit[:12]}.tar.gz'
         for words in snapshot.commands(commit, archive):

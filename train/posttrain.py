@@ -148,4 +148,4 @@ if __name__ == '__main__':
     flags.DEFINE_string('run', '', 'Directory of the run')
     configs.define_flag()
     distributed.define_flags()
-    door.run(distributed.together(main))
+    door.run(distributed.together(main), keeps=True)

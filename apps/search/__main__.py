@@ -11,14 +11,13 @@ query: without words it reads queries from stdin, one a line.
 
 import json
 import os
-import signal
 import sys
 
 from absl import flags
 
 from apps.search import FUSIONS, MODES, WEIGHT
 from apps.search.store import Folder
-from data.records import printable
+from data.records import no_text, printable
 from model.errors import nearest
 from train import door
 from train.errors import RunError
@@ -126,17 +125,15 @@ def query(folder: Folder, words: list[str]) -> None:
     from apps.search import show
 
     f, engine = flags.FLAGS, _engine(folder)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head`
     terminal = sys.stdin.isatty() and not words
-    if not words and hasattr(sys.stdin, 'reconfigure'):
-        sys.stdin.reconfigure(errors='replace')
-    for said in (*words, *f.path):
-        if said.encode(errors='replace').decode() != said:
-            raise RunError(f'{said!r}: expected UTF-8')
+    if why := no_text(' '.join(words)):
+        raise RunError(f'the query: found {why}, expected text in UTF-8')
     if words and not ' '.join(words).strip():
         raise RunError('the query is empty: expected words')
     for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
-        if text.strip():
+        if why := no_text(text):
+            print(f'the query: found {why}, expected text in UTF-8', file=sys.stderr, flush=True)
+        elif text.strip():
             hits = engine.search(text.strip(), f.k, f.mode, f.path)
             print(
                 show.as_json(text.strip(), f.mode, hits)
