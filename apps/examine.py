@@ -154,9 +154,8 @@ def ancestors(e: Examined) -> list[Examined]:
     found, child, seen = [], e, {str(e.run.path)}
     while child.lineage and child.lineage.get('parent'):
         parent = child.lineage['parent']
-        name = f'{parent["run"]}@{parent["step"]}'
         try:
-            run = Run.parse(name)
+            run = Run.at(parent['run'], parent['step'])
             if str(run.path) in seen:
                 raise RunError(
                     f'{run.path}: its own ancestor: lineage.json is not what was written'

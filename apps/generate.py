@@ -10,10 +10,10 @@ import sys
 from absl import flags
 
 from data.chat import decode_answer, encode_messages, encode_prompt
-from data.records import printable
+from data.records import no_text, printable
 from model.generate import generate
 from model.sampling import Sampling
-from train import checkpoint, door
+from train import checkpoint, door, options
 from train.errors import RunError
 from train.runs import Run
 
@@ -21,7 +21,7 @@ _EVERY = 4  # tokens between two looks while streaming
 
 
 def define_flags() -> None:
-    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
+    options.path('run', '', 'Run directory, DIR or DIR@step')
     flags.DEFINE_multi_string(
         'prompt', [], 'Text to continue; give it again for more, they run as one batch'
     )
@@ -29,17 +29,29 @@ def define_flags() -> None:
         'answer', False, 'Ask the prompts in the chat template instead of continuing them'
     )
     flags.DEFINE_bool('chat', False, 'Talk with the model: a line is a turn, an empty one ends')
-    flags.DEFINE_integer('max_new', 128, 'New tokens at most')
-    flags.DEFINE_float('temperature', None, '0: greedy. Default: 0.8, and 0 for answers and chat')
-    flags.DEFINE_integer('top_k', 0, 'Draw from the k most likely tokens; 0: from all')
-    flags.DEFINE_float(
-        'top_p', 1.0, 'Draw from the most likely tokens that hold this much probability'
+    options.whole('max_new', 128, 'New tokens at most', 1, options.MOST)
+    options.number(
+        'temperature', None, '0: greedy. Default: 0.8, and 0 for answers and chat', 0, 1e6
     )
-    flags.DEFINE_float(
-        'min_p', 0.0, "Draw from tokens of at least this share of the most likely one's probability"
+    options.whole(
+        'top_k',
+        0,
+        'Draw from the k most likely tokens; 0, or more than there are: from all',
+        0,
+        2**63 - 1,
     )
-    flags.DEFINE_float('repetition_penalty', 1.0, 'Above 1: less of what is already there')
-    flags.DEFINE_integer('seed', 0, 'The same seed gives the same text')
+    options.number(
+        'top_p', 1.0, 'Draw from the most likely tokens that hold this much probability', 0, 1
+    )
+    options.number(
+        'min_p',
+        0.0,
+        "Draw from tokens of at least this share of the most likely one's probability",
+        0,
+        1,
+    )
+    options.number('repetition_penalty', 1.0, 'Above 1: less of what is already there', 0, 1e6)
+    options.seed('The same seed gives the same text')
     flags.DEFINE_multi_string('stop', [], 'End at this text, which is left out; may be given again')
     flags.DEFINE_bool(
         'stream', None, 'Show text as it comes. Default: for one prompt on a terminal'
@@ -119,6 +131,9 @@ def chat(writer: Writer) -> None:
         line = sys.stdin.readline().strip()
         if not line:
             return
+        if why := no_text(line):
+            print(f'(found {why}, expected text in UTF-8: this turn is passed over)', flush=True)
+            continue
         kept = writer.fitting([*messages, ('user', line)])
         if len(kept) <= len(messages):
             print('(the context is full: the oldest turns are forgotten)')
@@ -134,8 +149,6 @@ def main() -> None:
         raise RunError('expected --prompt, or --chat without it')
     if any(not p.strip() for p in f.prompt):
         raise RunError('--prompt is empty: expected text')
-    if f.max_new < 1:
-        raise RunError(f'--max_new is {f.max_new}: expected at least 1')
     if not all(f.stop):
         raise RunError('--stop is empty: expected text')
     temperature = f.temperature if f.temperature is not None else (0.0 if talks else 0.8)

@@ -18,7 +18,7 @@ from absl import flags
 
 from apps import compare, examine
 from data.records import printable
-from train import checkpoint, door
+from train import checkpoint, door, options
 from train.errors import RunError
 from train.runs import Run
 
@@ -28,11 +28,17 @@ NO_FLAG = 'no flag: it is in the file, or the text has changed'
 
 
 def define_flags() -> None:
-    flags.DEFINE_string(
+    options.path(
         'run', '', 'Run directory, DIR or DIR@step; with a step only that checkpoint is read'
     )
-    flags.DEFINE_integer('batch', None, 'Show the batch that this step (from 0) trains on, as text')
-    flags.DEFINE_string(
+    options.whole(
+        'batch',
+        None,
+        'Show the batch that this step (from 0) trains on, as text',
+        0,
+        options.MOST,
+    )
+    options.path(
         'against', '', 'Show what differs from this run or config file, whose flags follow after --'
     )
     flags.DEFINE_bool('json', False, 'The same as one JSON object')

@@ -18,7 +18,7 @@ from data.pairs import Pair
 from data.records import printable
 from model.embed import Embedder
 from model.errors import nearest
-from train import checkpoint, door
+from train import checkpoint, door, options
 from train.errors import RunError
 from train.runs import Run
 
@@ -91,25 +91,27 @@ def by_run(run: Run, count: int, margin: float):
 
 
 def define_flags(values=flags.FLAGS) -> None:
-    flags.DEFINE_string(
-        'run', '', 'Run directory, DIR or DIR@step, of the model that embeds', values
-    )
-    flags.DEFINE_string(
+    options.path('run', '', 'Run directory, DIR or DIR@step, of the model that embeds', values)
+    options.path(
         'pairs',
         '',
-        'Files of pairs (.jsonl, .tsv, .parquet, also packed), globs and directories, separated by commas',
+        'Files of pairs (.jsonl, .tsv, .parquet, also packed), globs and directories, separated '
+        'by commas',
         values,
+        many=True,
     )
-    flags.DEFINE_string('out', '', 'The file of pairs to write, .jsonl', values)
+    options.path('out', '', 'The file of pairs to write, .jsonl', values)
     flags.DEFINE_string(
         'by', 'vectors', 'vectors: of a model; words: BM25, without a model', values
     )
-    flags.DEFINE_integer('count', 4, 'New negatives of each query, at most', flag_values=values)
-    flags.DEFINE_float(
+    options.whole('count', 4, 'New negatives of each query, at most', 1, 2**12, values)
+    options.number(
         'margin',
         0.95,
         "A negative scores less than this share of the positive's score; vectors only",
-        flag_values=values,
+        0,
+        1,
+        values,
     )
 
 
@@ -120,11 +122,9 @@ def main() -> None:
     for name in ('run', 'margin'):
         if f.by == 'words' and f[name].present:
             raise RunError(f'--{name}={f[name].value} has no effect: it needs --by=vectors')
-    if f.count < 1:
-        raise RunError(f'--count is {f.count}: expected at least 1')
     if not 0 < f.margin <= 1:
         raise RunError(f'--margin is {f.margin}: expected more than 0, at most 1')
-    out = pathlib.Path(f.out).expanduser()
+    out = pathlib.Path(f.out)
     if out.suffix != '.jsonl':
         raise RunError(f'--out={f.out}: expected the name of a file to write, ending in .jsonl')
     if out.exists() or not out.parent.is_dir():

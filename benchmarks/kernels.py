@@ -24,7 +24,7 @@ from model import kernels
 from model.config import resolve
 from model.errors import ModelError
 from model.transformer import Transformer
-from train import door, losses
+from train import door, losses, options
 
 _VOCABULARY = 4096
 
@@ -152,7 +152,5 @@ if __name__ == '__main__':
     for name, default in dict(
         length=1024, rows=8, width=512, layers=4, heads=8, steps=10, rounds=3
     ).items():
-        flags.DEFINE_integer(
-            name, default, 'Of the model, the batch, or the measuring', lower_bound=1
-        )
+        options.whole(name, default, 'Of the model, the batch, or the measuring', 1, options.COUNT)
     door.run(main)

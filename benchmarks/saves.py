@@ -19,7 +19,8 @@ from etils import epath
 from benchmarks.rows import random_rows
 from model.config import resolve
 from model.transformer import Transformer
-from train import checkpoint, config as configs, door, losses, mesh as meshes, step as steps
+from train import checkpoint, config as configs, door, losses, mesh as meshes, options
+from train import step as steps
 from train.optimizer import make_optimizer
 from train.runs import Run
 
@@ -88,9 +89,9 @@ def main() -> None:
 
 if __name__ == '__main__':
     configs.define_flag()
-    flags.DEFINE_integer('rows', 1, 'Rows of the batch', lower_bound=1)
-    flags.DEFINE_integer('rounds', 5, 'Steps without and with a save', lower_bound=1)
-    flags.DEFINE_string(
+    options.whole('rows', 1, 'Rows of the batch', 1, options.COUNT)
+    options.whole('rounds', 5, 'Steps without and with a save', 1, options.COUNT)
+    options.path(
         'out',
         'runs/benchmarks',
         'On which disk: the checkpoints go to a folder of their own there, and are removed',

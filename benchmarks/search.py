@@ -32,7 +32,7 @@ from apps.search.reader import Reader
 from apps.search.store import Folder
 from configs import pydoc
 from data import sources
-from train import door, loop
+from train import door, loop, options
 from train.runs import Run, cores
 
 _FILE = 50_000  # characters of a drawn file
@@ -68,7 +68,7 @@ def draw_text(folder: pathlib.Path, megabytes: float) -> None:
             )
             text.append(row)
             left -= len(row)
-        (folder / f'{number:05}.txt').write_text(''.join(text))
+        (folder / f'{number:05}.txt').write_text(''.join(text), 'utf-8')
 
 
 def small_run(folder: pathlib.Path) -> str:
@@ -100,7 +100,7 @@ def tokenizing(paths: list[str], tokenizer) -> tuple[int, np.ndarray]:
     )
     for path in [*files, None]:
         if path is not None:
-            text = path.read_text(errors='replace')
+            text = path.read_text('utf-8', errors='replace')
             size += path.stat().st_size
             sentences += re.split(r'(?<=[.!?])\s+|\n+', text)
         if sentences and (path is None or len(sentences) > _SENTENCES):
@@ -340,17 +340,17 @@ def main() -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_enum('what', 'vectors', ['indexing', 'vectors'], 'What is measured')
-    flags.DEFINE_string(
+    options.path(
         'run',
         '',
         'Run directory whose model embeds; default: one that is made (indexing), drawn vectors (vectors)',
     )
-    flags.DEFINE_float('megabytes', 100.0, 'indexing: text that is drawn', lower_bound=0.1)
-    flags.DEFINE_multi_string('paths', [], 'indexing: text to index in place of a drawn one')
-    flags.DEFINE_integer('vectors', 1_000_000, 'vectors: how many', lower_bound=1000)
-    flags.DEFINE_integer('size', 256, 'vectors: dimensions', lower_bound=2)
-    flags.DEFINE_integer('queries', 1000, 'vectors: queries, each to both', lower_bound=1)
-    flags.DEFINE_string(
+    options.number('megabytes', 100.0, 'indexing: text that is drawn', 0.1, 2**20)
+    options.paths('paths', 'indexing: text to index in place of a drawn one')
+    options.whole('vectors', 1_000_000, 'vectors: how many', 1000, options.MOST)
+    options.whole('size', 256, 'vectors: dimensions', 2, options.COUNT)
+    options.whole('queries', 1000, 'vectors: queries, each to both', 1, options.COUNT)
+    options.path(
         'out', 'runs/benchmarks', 'On which disk: a folder of its own there, which is removed'
     )
     door.run(main)

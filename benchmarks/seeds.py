@@ -15,7 +15,7 @@ from absl import flags
 
 from launch import cells
 from model.errors import nearest
-from train import config as configs, door, trial
+from train import config as configs, door, options, trial
 from train.errors import RunError
 
 
@@ -79,7 +79,7 @@ if __name__ == '__main__':
     configs.define_flag()
     flags.DEFINE_string('arm', 'rope', 'Of the study')
     flags.DEFINE_string('task', 'copy', 'Of the study')
-    flags.DEFINE_integer('seeds', 5, 'Trained together', lower_bound=2)
-    flags.DEFINE_integer('steps', 64, 'Of training, a round', lower_bound=8)
-    flags.DEFINE_integer('rounds', 3, 'Turns', lower_bound=1)
+    options.whole('seeds', 5, 'Trained together', 2, 2**12)
+    options.whole('steps', 64, 'Of training, a round', 8, options.COUNT)
+    options.whole('rounds', 3, 'Turns', 1, options.COUNT)
     door.run(main)

@@ -25,6 +25,16 @@ def row_tokens(objective: str, config) -> int:
     )
 
 
+def row_bytes(objective: str, config) -> int:
+    """Returns the bytes of a row of the batch, at least; `config`: the `data` part of an
+    experiment."""
+    if objective == 'contrastive':  # tokens, and of each text its length and its number
+        return np.dtype(np.int32).itemsize * (
+            row_tokens(objective, config) + 2 * (2 + config.pairs.negatives)
+        )
+    return config.seq_len * sum(np.dtype(kind).itemsize for kind in batches.FIELDS.values())
+
+
 def blank(objective: str, config) -> batches.Batch:
     """The batch without content: its fields, shapes and types."""
     rows, columns = config.batch_size, config.seq_len

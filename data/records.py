@@ -10,6 +10,11 @@ _COMMANDS = re.compile(
 )
 
 
+# What no text holds, and no name of a file either: a NUL, halves of pairs, and bytes that were no
+# UTF-8, which Python keeps as such halves (PEP 383).
+_NO_TEXT = re.compile('[\0\ud800-\udfff]')
+
+
 class DataError(ValueError):
     """A mistake in the data or in what was asked of it, in one line for the user."""
 
@@ -44,3 +49,15 @@ def nearest(name: str, choices) -> str:
     """The end of a message: the choice nearest to `name`, if any is near."""
     close = difflib.get_close_matches(name, list(choices), 1)
     return f'; did you mean {close[0]!r}?' if close else ''
+
+
+def no_text(text: str) -> str:
+    """What keeps a string from being text in UTF-8, in words for a message: 'byte 0xe9 at character
+    4', a NUL, half of a surrogate pair; '' where nothing does."""
+    found = _NO_TEXT.search(text)
+    if found is None:
+        return ''
+    at, code = f'at character {found.start() + 1}', ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:
+        return f'byte 0x{code - 0xDC00:02x} {at}'
+    return f'a NUL {at}' if code == 0 else f'half of a surrogate pair {at}'

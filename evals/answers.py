@@ -12,7 +12,7 @@ from data import atlas
 from data.chat import decode_answer, encode_prompt
 from model.generate import generate
 from model.sampling import Sampling
-from train import checkpoint, door
+from train import checkpoint, door, options
 from train.errors import RunError
 from train.runs import Run
 
@@ -116,5 +116,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
+    options.path('run', '', 'Run directory, DIR or DIR@step')
     door.run(main)

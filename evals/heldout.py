@@ -12,7 +12,7 @@ from absl import flags
 
 from data import batches, store
 from model.transformer import keys_of_rows
-from train import checkpoint, door, losses, metrics
+from train import checkpoint, door, losses, metrics, options
 from train.errors import RunError
 from train.runs import Run
 
@@ -88,6 +88,6 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('run', '', 'Run directory, DIR or DIR@step')
-    flags.DEFINE_string('cache', 'runs/.cache', 'Where token stores are kept')
+    options.path('run', '', 'Run directory, DIR or DIR@step')
+    options.path('cache', 'runs/.cache', 'Where token stores are kept')
     door.run(main)

@@ -70,7 +70,7 @@ def check(run: Run, cache: str, sets: list) -> list[dict]:
         except (DataError, ModelError, RunError, OSError) as error:
             entry['why'] = ' '.join(str(error).split())
         try:
-            run = Run.parse(f'{parent["run"]}@{parent["step"]}') if parent else None
+            run = Run.at(parent['run'], parent['step']) if parent else None
         except (RunError, KeyError, TypeError) as error:
             found.append(
                 {

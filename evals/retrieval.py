@@ -26,7 +26,7 @@ from evals import encoders, leaks, retrieval_report, search_sets
 from evals.boards import Search, Similarity, Subject, told
 from model import embed
 from model.errors import nearest
-from train import checkpoint, door
+from train import checkpoint, door, options
 from train.errors import RunError
 from train.runs import Run
 
@@ -281,14 +281,12 @@ def main() -> None:
 
 
 def define_sets() -> None:
-    flags.DEFINE_multi_string(
-        'squad', [], "Questions and paragraphs: a JSON file in SQuAD's form; may be given again"
+    options.paths(
+        'squad', "Questions and paragraphs: a JSON file in SQuAD's form; may be given again"
     )
-    flags.DEFINE_multi_string(
-        'beir', [], "Queries and documents: a folder in BEIR's form; may be given again"
-    )
-    flags.DEFINE_multi_string(
-        'sts', [], 'Pairs of sentences: a CSV file of sentence, sentence, score; may be given again'
+    options.paths('beir', "Queries and documents: a folder in BEIR's form; may be given again")
+    options.paths(
+        'sts', 'Pairs of sentences: a CSV file of sentence, sentence, score; may be given again'
     )
     flags.DEFINE_bool(
         'pydoc',
@@ -309,11 +307,11 @@ if __name__ == '__main__':
         '',
         'The set of questions on which the weight of each run beside BM25 is chosen, for the others; empty: no weights',
     )
-    flags.DEFINE_string('cache', 'runs/.cache', 'Where the token stores of the runs are kept')
+    options.path('cache', 'runs/.cache', 'Where the token stores of the runs are kept')
     flags.DEFINE_bool(
         'allow_leaks',
         False,
         'Go on where a run was trained on text of the sets; results and report say so',
     )
-    flags.DEFINE_string('out', '', 'Folder for the results')
+    options.path('out', '', 'Folder for the results')
     door.run(main)

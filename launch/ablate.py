@@ -26,7 +26,7 @@ from absl import flags
 from data import bounded
 from launch import cells
 from train import config as configs
-from train import door, loop
+from train import door, loop, options, streams
 from train.errors import RunError
 from train.runs import cores, write_atomically
 
@@ -57,6 +57,7 @@ def _start_worker(started, pinned: bool, folder: pathlib.Path) -> None:
     os.environ['XLA_FLAGS'] = (
         f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_multi_thread_eigen=false'
     )
+    streams.settle(keeps=True)
     door.settle()
     loop.keep_compiled(str(folder))
 
@@ -233,13 +234,15 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string(
-        'out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME'
+    options.path('out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME')
+    options.whole(
+        'workers',
+        -1,
+        'Processes; -1: one a core on CPU; 0: all cells in this process',
+        -1,
+        2**12,
     )
-    flags.DEFINE_integer(
-        'workers', -1, 'Processes; -1: one a core on CPU; 0: all cells in this process', -1
-    )
-    flags.DEFINE_integer('together', 1, 'Seeds of a cell that one program trains', 1)
+    options.whole('together', 1, 'Seeds of a cell that one program trains', 1, 2**12)
     flags.DEFINE_bool('dry_run', False, 'Print cells, tokens and the time to expect, and stop')
     configs.define_flag()
-    door.run(main)
+    door.run(main, keeps=True)

@@ -120,7 +120,7 @@ def main() -> None:
         )
         wrong += bool(changed)
     if flag.save:
-        budgets_io.TABLE.write_text(budgets_io.table())
+        budgets_io.TABLE.write_text(budgets_io.table(), 'utf-8')
     if wrong:
         sys.exit(1)
 
@@ -128,4 +128,4 @@ def main() -> None:
 if __name__ == '__main__':
     flags.DEFINE_string('only', '', 'Only those whose name (config, slice) contains this')
     flags.DEFINE_bool('save', False, 'Keep what is found as the new budgets')
-    door.run(main)
+    door.run(main, keeps=True)

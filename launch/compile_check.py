@@ -14,7 +14,7 @@ from absl import flags
 
 from launch import budgets_io, fitting, programs, topologies
 from train import config as configs
-from train import door
+from train import door, options
 from train.errors import RunError
 
 PROGRAMS = ('train', 'prefill', 'decode')
@@ -174,13 +174,17 @@ if __name__ == '__main__':
     flags.DEFINE_string(
         'topology', 'v5e:4x4', 'The slice to compile for, for example v5e:4x4 or v5p:2x2x4'
     )
-    flags.DEFINE_integer('slices', 1, 'How many of them')
-    flags.DEFINE_integer(
-        'rows', 0, 'Rows on each device in each microbatch; 0: as config.data.batch_size says'
+    options.whole('slices', 1, 'How many of them', 1, 2**12)
+    options.whole(
+        'rows',
+        0,
+        'Rows on each device in each microbatch; 0: as config.data.batch_size says',
+        0,
+        options.COUNT,
     )
     flags.DEFINE_list('programs', list(PROGRAMS), 'Which programs: train, prefill, decode')
-    flags.DEFINE_integer('batch', 16, 'Rows of prefill and decode')
-    flags.DEFINE_integer('context', 0, "Context of prefill and decode; 0: the model's")
+    options.whole('batch', 16, 'Rows of prefill and decode', 1, options.COUNT)
+    options.whole('context', 0, "Context of prefill and decode; 0: the model's", 0, 2**24)
     flags.DEFINE_bool(
         'fit',
         False,

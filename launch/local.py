@@ -18,7 +18,7 @@ import threading
 
 from absl import flags
 
-from train import door
+from train import door, options
 from train.errors import RunError
 
 _GRACE = 5.0  # seconds in which the other processes may end by themselves and say why, and again until they are killed
@@ -150,12 +150,13 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_integer('processes', 2, 'How many', 1)
-    flags.DEFINE_integer(
+    options.whole('processes', 2, 'How many', 1, 1024)
+    options.whole(
         'devices',
         0,
         'Forced CPU devices of each process; 0: the devices of the machine, one GPU each',
         0,
+        1024,
     )
     flags.DEFINE_bool('dry_run', False, 'Print the exact commands, and stop')
-    door.run(main)
+    door.run(main, keeps=True)

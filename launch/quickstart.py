@@ -19,7 +19,7 @@ from configs import atlas as pretraining
 from configs import atlas_answers as posttraining
 from data import atlas
 from evals import answers as evaluation
-from train import door, loop, metrics, posttrain
+from train import door, loop, metrics, options, posttrain
 from train.runs import Run, write_atomically
 
 ASK = ('Qual é a capital do Brasil?', 'What is the currency of Brazil?')
@@ -174,9 +174,9 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('out', 'runs/quickstart', 'Where the runs and the report go')
-    flags.DEFINE_integer('seed', 0, 'Of parameters, data order and sampling')
+    options.path('out', 'runs/quickstart', 'Where the runs and the report go')
+    options.seed('Of parameters, data order and sampling')
     flags.DEFINE_bool(
         'shuffle_facts', False, 'Control: permute the facts over the countries before pretraining'
     )
-    door.run(main)
+    door.run(main, keeps=True)

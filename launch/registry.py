@@ -166,7 +166,7 @@ def main() -> None:
     if flags.FLAGS.json:
         print(json.dumps([row(name) for name in REGISTRY], indent=1))
     else:
-        TABLE.write_text(table())
+        TABLE.write_text(table(), 'utf-8')
         print(TABLE)
 
 

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from configs import search, search_answers, search_base
 from evals import retrieval
 from model.embed import POOLINGS
-from train import door, loop, posttrain
+from train import door, loop, options, posttrain
 from train.errors import RunError
 from train.runs import Run
 
@@ -103,16 +103,21 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('out', 'runs/retrieval', 'Where the runs and the report go')
+    options.path('out', 'runs/retrieval', 'Where the runs and the report go')
     flags.DEFINE_list('positions', ['rope'], 'Positional encodings, separated by commas')
-    flags.DEFINE_string(
+    options.path(
         'texts',
         '',
-        "What is read and searched in training: files, globs and directories. Default: Python's documentation",
+        'What is read and searched in training: files, globs and directories. Default: '
+        "Python's documentation",
+        many=True,
     )
-    flags.DEFINE_string('answers', '', 'Questions with answers. Default: those of the atlas')
-    flags.DEFINE_string(
-        'collection', '', 'Texts that will be searched, to be learned from without questions'
+    options.path('answers', '', 'Questions with answers. Default: those of the atlas', many=True)
+    options.path(
+        'collection',
+        '',
+        'Texts that will be searched, to be learned from without questions',
+        many=True,
     )
     flags.DEFINE_enum(
         'pooling',
@@ -120,7 +125,7 @@ if __name__ == '__main__':
         POOLINGS,
         'How search makes a vector of a text. Default: as configs/search.py says',
     )
-    flags.DEFINE_integer('seed', 0, 'Of parameters and data order')
+    options.seed('Of parameters and data order')
     flags.DEFINE_bool('train_only', False, 'Measure nothing')
     flags.DEFINE_bool(
         'allow_leaks',
@@ -128,4 +133,4 @@ if __name__ == '__main__':
         'Go on where a phase was trained on text of the sets; results and report say so',
     )
     retrieval.define_sets()
-    door.run(main)
+    door.run(main, keeps=True)

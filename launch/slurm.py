@@ -16,7 +16,7 @@ from absl import flags
 
 from launch import accelerators, snapshot
 from model.errors import nearest
-from train import guard
+from train import guard, options
 from train.errors import RunError
 
 SCRIPT = """#!/bin/bash
@@ -136,7 +136,7 @@ def main(words: list[str]) -> None:
         print(shlex.join(submit) if verb == 'submit' else f'# {shlex.join(submit)}')
         return
     snapshot.execute(steps)
-    path.write_text(text)
+    path.write_text(text, 'utf-8')
     if verb == 'script':
         print(path)
         return
@@ -150,17 +150,18 @@ def main(words: list[str]) -> None:
 
 if __name__ == '__main__':
     flags.DEFINE_string('name', '', 'Name of the job')
-    flags.DEFINE_string(
+    options.path(
         'folder',
         '',
         'Where code, environment and log lie, on a shared disk; default: runs/slurm/NAME',
     )
-    flags.DEFINE_integer('nodes', 1, 'Nodes', lower_bound=1)
-    flags.DEFINE_integer(
+    options.whole('nodes', 1, 'Nodes', 1, options.COUNT)
+    options.whole(
         'gpus_per_node',
         0,
         'GPUs of each node, one task each; 0: CPU, one task a node',
-        lower_bound=0,
+        0,
+        1024,
     )
     flags.DEFINE_string(
         'time',
@@ -169,15 +170,14 @@ if __name__ == '__main__':
     )
     flags.DEFINE_string('partition', '', 'Partition')
     flags.DEFINE_string('account', '', 'Account')
-    flags.DEFINE_integer(
+    options.whole(
         'notice',
         120,
         'Seconds before the time limit at which the run is told to end',
-        lower_bound=1,
+        1,
+        86400,
     )
-    flags.DEFINE_integer(
-        'retries', 3, 'How often a command that fails is tried again', lower_bound=0
-    )
+    options.whole('retries', 3, 'How often a command that fails is tried again', 0, options.COUNT)
     flags.DEFINE_string(
         'commit',
         '',

@@ -8,7 +8,9 @@ from train.errors import RunError
 
 def _git(*words: str) -> str:
     try:
-        done = subprocess.run(['git', *words], capture_output=True, text=True)
+        done = subprocess.run(
+            ['git', *words], capture_output=True, text=True, errors='backslashreplace'
+        )
     except FileNotFoundError:
         raise RunError(
             'git is not installed: the code that is sent is an archive of a commit'
@@ -51,7 +53,7 @@ def unpack(commit: str, folder: str) -> list[list[str]]:
 def execute(commands: list[list[str]], show: bool = False) -> None:
     """Runs the commands; with `show` what they say is seen. Raises RunError where one fails, FileNotFoundError where it is not installed."""
     for words in commands:
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, capture_output=True, text=True, errors='backslashreplace')
         if done.returncode:
             raise RunError(f'{" ".join(words)}: {done.stderr.strip() or "failed"}')
         if show:

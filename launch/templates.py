@@ -20,7 +20,7 @@ from absl import flags
 from launch import accelerators, snapshot
 from launch.accelerators import Slice
 from model.errors import nearest
-from train import guard
+from train import guard, options
 from train.errors import RunError
 
 
@@ -237,14 +237,14 @@ def main(words: list[str]) -> None:
         snapshot.execute(steps)
         if text:
             folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+            path.write_text(text, 'utf-8')
     print('\n'.join(then))
 
 
 if __name__ == '__main__':
     flags.DEFINE_string('name', '', 'Name of the job')
     flags.DEFINE_string('type', '', 'TPU type, for example v5litepod-16')
-    flags.DEFINE_integer('slices', 1, 'Slices of that type', lower_bound=1)
+    options.whole('slices', 1, 'Slices of that type', 1, 2**12)
     flags.DEFINE_bool('spot', False, 'Cheaper machines that may be taken away')
     flags.DEFINE_string('zone', '', 'Zone, for example us-west4-a')
     flags.DEFINE_string('project', '', "Google Cloud project (xpk); default: gcloud's own")
@@ -252,11 +252,12 @@ if __name__ == '__main__':
     flags.DEFINE_string(
         'image', '', 'Image to build and run (gke, xpk); without a tag it gets that of the commit'
     )
-    flags.DEFINE_integer(
+    options.whole(
         'max_restarts',
         100,
         'How often the run is resumed after preemptions and failures (gke, xpk)',
-        lower_bound=0,
+        0,
+        options.COUNT,
     )
     flags.DEFINE_string(
         'commit',

@@ -23,7 +23,7 @@ from launch import accelerators, snapshot
 from launch.gcloud import Gcloud, Request
 from launch.launcher import Launcher
 from model.errors import nearest
-from train import guard
+from train import guard, options, streams
 from train.errors import RunError
 
 
@@ -64,8 +64,6 @@ def main(words: list[str]) -> None:
         accelerators.check_name(f.project, '--project', 30) if f.project else '',
         f.dry_run,
     )
-    if f.slices < 1:
-        raise RunError(f'--slices={f.slices}: expected at least 1')
     launcher = Launcher(gcloud, f.slices, wait=f.wait_minutes * 60, poll=f.poll_seconds)
     if verb == 'create':
         found = accelerators.find(f.type)
@@ -77,6 +75,7 @@ def main(words: list[str]) -> None:
         launcher.note('costs money until it is deleted')
     elif verb == 'run':
         _check_command(rest, f.keep_going)
+        streams.settle(keeps=f.keep_going)  # somebody has to make the machines anew
         commit = snapshot.pin(f.commit)
         archive = f'runs/launch/{f.name}/ordem-{commit[:12]}.tar.gz'
         for words in snapshot.commands(commit, archive):
@@ -117,7 +116,7 @@ if __name__ == '__main__':
     flags.DEFINE_string('zone', '', 'Zone, for example us-west4-a')
     flags.DEFINE_string('project', '', "Google Cloud project; default: gcloud's own")
     flags.DEFINE_string('type', '', 'TPU type, for example v5litepod-16')
-    flags.DEFINE_integer('slices', 1, 'Slices of that type, joined by the data center network')
+    options.whole('slices', 1, 'Slices of that type, joined by the data center network', 1, 2**12)
     flags.DEFINE_bool('spot', False, 'Cheaper machines that may be taken away')
     flags.DEFINE_string(
         'runtime_version',
@@ -130,11 +129,15 @@ if __name__ == '__main__':
         'Commit whose code is sent; default: the last one, when the working tree holds nothing else',
     )
     flags.DEFINE_bool('keep_going', False, 'After a preemption make the machines anew and resume')
-    flags.DEFINE_integer(
-        'retries', 3, 'With --keep_going: how often a command that fails is started again'
+    options.whole(
+        'retries',
+        3,
+        'With --keep_going: how often a command that fails is started again',
+        0,
+        options.COUNT,
     )
     flags.DEFINE_string('worker', '0', 'Whose log `logs` shows')
-    flags.DEFINE_float('wait_minutes', 360, 'How long to wait in the queue')
-    flags.DEFINE_float('poll_seconds', 30, 'Between two looks at the state')
+    options.number('wait_minutes', 360.0, 'How long to wait in the queue', 0, 1e6)
+    options.number('poll_seconds', 30.0, 'Between two looks at the state', 0, 86400)
     flags.DEFINE_bool('dry_run', False, 'Print the commands instead')
     guard.run(main, words=True)

@@ -195,6 +195,8 @@ def generate(
             f'the prompt has {longest} tokens, the context of this model {context}: expected at most {context - 1}'
         )
     max_new = min(max_new, context - min(map(len, prompts)))
+    # More than there are counts as all, however much it is: what is compiled holds 32 bits.
+    sampling = dataclasses.replace(sampling, top_k=min(sampling.top_k, model.config.vocab_size))
     model, params = unrolled(model, params)
     params = computable(model, params)
     padded = -(-longest // 16) * 16  # few lengths, few compilations

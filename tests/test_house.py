@@ -17,6 +17,7 @@ ARROWS = {  # a room may import these besides itself
         'train.errors',
         'train.metrics',
         'train.losses',
+        'train.options',
     },
     'apps': {
         'data',
@@ -26,6 +27,7 @@ ARROWS = {  # a room may import these besides itself
         'train.runs',
         'train.door',
         'train.errors',
+        'train.options',
     },
 }
 EXCEPT = {

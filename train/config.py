@@ -8,8 +8,9 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
+from data import paths
 from train.errors import RunError
-from train.runs import flat
+from train.runs import at_home, flat
 
 BASE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'base.py'
 # Fields that do something only where another has a certain value: (fields, what they need, test of the config).
@@ -89,7 +90,7 @@ class _Files(ConfigFileFlagParser):
     def parse(self, path):
         if not path.split(':', 1)[0].endswith('.py'):
             raise ValueError('expected a file of Python, like configs/base.py')
-        return super().parse(path)
+        return super().parse(paths.expanded(path, '--config'))
 
 
 def define_flag() -> None:
@@ -106,7 +107,7 @@ def define_flag() -> None:
 
 def file() -> str:
     """The path of the config that --config names."""
-    return str(config_flags.get_config_filename(flags.FLAGS['config']))
+    return paths.expanded(config_flags.get_config_filename(flags.FLAGS['config']))
 
 
 def get(schema: pathlib.Path | None = BASE) -> ConfigDict:
@@ -143,6 +144,7 @@ def _compare(found: dict, schema: dict) -> None:
 
 def read(file: str, words: list[str]) -> ConfigDict:
     """The config in `file` with flags ('--config.model.width=128') that are not on this program's own command line. Raises as `get`."""
+    file = paths.expanded(file)
     known, given, argv = _fields_of(file), flags.FlagValues(), ['', f'--config={file}', *words]
     config_flags.DEFINE_config_file(
         'config', None, '', given, lock_config=False, accept_new_attributes=True, sys_argv=argv
@@ -190,7 +192,8 @@ def _fits(value, default) -> bool:
 
 
 def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
-    """`given`: flags as {'a.b': value}; `known`: the fields of the file with their values."""
+    """`given`: flags as {'a.b': value}; `known`: the fields of the file with their values. Returns
+    the config with `~` in its paths expanded."""
     for name, value in given.items():
         if name.startswith('model.positions_args.'):
             continue  # checked against the encoding (model/positions)
@@ -207,7 +210,7 @@ def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
         need = lacking(config, name)
         if need and value != known[name]:
             raise RunError(f'config.{name}={value!r} has no effect: it needs {need}')
-    return config
+    return at_home(config, strict=True)
 
 
 def lacking(config: ConfigDict, name: str) -> str:

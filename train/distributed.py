@@ -15,6 +15,7 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import socket
 import sys
 import threading
@@ -27,7 +28,7 @@ from jax._src import clusters
 from jax._src import distributed as jax_distributed
 
 from data.records import printable
-from train import guard
+from train import guard, options
 from train.errors import Absent, RunError, Stopped
 
 _LOG = logging.getLogger('ordem')
@@ -47,7 +48,7 @@ class Place:
 
     def __post_init__(self):
         host, _, port = self.coordinator.rpartition(':')
-        if not host or not port.isdigit() or not 0 < int(port) < 2**16:
+        if not host or not re.fullmatch('[0-9]{1,5}', port) or not 0 < int(port) < 2**16:
             raise RunError(
                 f'--coordinator is {self.coordinator!r}: expected HOST:PORT of process 0'
             )
@@ -71,21 +72,33 @@ def define_flags() -> None:
         '',
         'Several processes: HOST:PORT of process 0; empty: as the cluster says, else one process',
     )
-    flags.DEFINE_integer(
-        'num_processes', -1, 'Several processes: how many; 1: one, whatever the environment says'
+    options.whole(
+        'num_processes',
+        -1,
+        'Several processes: how many; 1: one, whatever the environment says',
+        -1,
+        options.COUNT,
     )
-    flags.DEFINE_integer('process_id', -1, 'Several processes: which one this is, from 0')
-    flags.DEFINE_float(
+    options.whole(
+        'process_id',
+        -1,
+        'Several processes: which one this is, from 0',
+        -1,
+        options.COUNT,
+    )
+    options.number(
         'join_timeout',
-        300,
+        300.0,
         'Seconds to wait for the other processes at the start, and wherever they meet',
         1,
+        _DAY,
     )
-    flags.DEFINE_integer(
+    options.whole(
         'heartbeat_timeout',
         100,
         'Seconds of silence after which a process counts as dead and the others end',
         1,
+        int(_DAY),
     )
 
 
@@ -156,8 +169,9 @@ def _complete(given: dict[str, bool]) -> None:
 
 
 def _number(environment, name: str) -> int:
-    if not environment[name].isdigit():
-        raise RunError(f'{name}={environment[name]}: expected a number')
+    said = environment[name]
+    if not (said.isascii() and said.isdigit() and len(said) < 10):
+        raise RunError(f'{name}={said:.40}: expected a number of at most 9 digits')
     return int(environment[name])
 
 

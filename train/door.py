@@ -19,10 +19,10 @@ class _Formatter(logging.Formatter):
         )  # file names and text of data must not command a terminal
 
 
-def run(main, words: bool = False) -> None:
-    """Runs main(), or main(words), as the program, with the settings below and `train.guard` around it."""
-    settle()
-    guard.run(main, words)
+def run(main, words: bool = False, keeps: bool = False) -> None:
+    """Runs main(), or main(words), as the program, with the settings below and `train.guard` around
+    it; `keeps` as there."""
+    guard.run(main, words, keeps, settle)
 
 
 def settle() -> None:

@@ -3,39 +3,90 @@
 import re
 import sys
 import traceback
+from collections.abc import Callable, Iterator
 
 from absl import app, flags
 
-from data.records import DataError, printable
+from data.records import DataError, no_text, printable
 from model.errors import ModelError
+from train import refused, streams
 from train.errors import RunError, Stopped
 
 MISTAKE = RunError.code
+
+
+def _whole(found: re.Match) -> str:
+    """What was expected in place of what is no whole number, and that number where another spelling
+    of one was found: 1e6, 32.0."""
+    try:
+        value = float(found[1])
+        near = f', such as {int(value)}' if value.is_integer() and abs(value) < 2**63 else ''
+    except ValueError:
+        near = ''
+    return f'expected a whole number{near}'
+
+
 # What Python says of a value that does not fit a flag -> what was expected.
 _EXPECTED = (
-    (r'invalid literal for int\(\) with base 10: .*', 'expected a whole number'),
+    (r"invalid literal for int\(\) with base \d+: '?(.*?)'?$", _whole),
+    (
+        r'Exceeds the limit .* for integer string conversion.*',
+        'expected a whole number of fewer digits',
+    ),
     (r'could not convert string to float: .*', 'expected a number'),
     (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'),
     (r'\S+ is not number >= (\S+)', r'expected at least \1'),
     (r'\S+ is not a positive integer', 'expected at least 1'),
     (r'\S+ is not a non-negative integer', 'expected at least 0'),
+    (
+        r'\S+ is not an integer in the range \[(\S+), (\S+)\]',
+        r'expected a whole number from \1 to \2',
+    ),
+    (r'\S+ is not a number in the range \[(\S+), (\S+)\]', r'expected a number from \1 to \2'),
+    (r'(\d{20})\d{80,}', r'\1...'),
 )
 
 
-def run(main, words: bool = False) -> None:
+def run(
+    main, words: bool = False, keeps: bool = False, before: Callable[[], None] | None = None
+) -> None:
     """Runs main() as the program, or main(words) with what is on the command line besides flags.
 
-    A user's mistake ends it with one line on stderr and exit code 2, without a traceback; the other codes are in train/errors.py.
+    A user's mistake ends it with one line on stderr and exit code 2, without a traceback; the other
+    codes are in train/errors.py, and 141 where nobody reads stdout any more (`train.streams`).
+
+    Args:
+      keeps: whether main makes something beside its output, and goes on when nobody reads that.
+      before: what is called first, with streams that are fit to be used.
     """
-    app.run(lambda argv: _guarded(lambda: main(argv[1:]) if words else main()), flags_parser=_parse)
+    streams.settle(keeps)
+    code = 0
+    try:
+        if before is not None:
+            before()
+        app.run(
+            lambda argv: _guarded(lambda: main(argv[1:]) if words else main()), flags_parser=_parse
+        )
+    except SystemExit as end:
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
+        code = 1 if isinstance(end.code, str) else end.code or 0
+    code, lost = streams.ended(code)
+    if lost:
+        _print(f'error: {lost}')
+    sys.exit(code)
 
 
 def _parse(argv):
     try:
-        return flags.FLAGS(argv)
+        left = flags.FLAGS(argv)
+        _check_text()
+        return left
     except flags.Error as error:
         message = str(error)
     except Exception as error:  # whatever a config file raises
+        if error is streams.lost():  # --help that nobody reads
+            sys.exit(0)
         where = next((word for word in argv if re.match('--?config=', word)), '--config')
         what = (
             f'no field {error.args[0]}'
@@ -49,31 +100,72 @@ def _parse(argv):
     fail(message.replace('Unknown command line flag', 'unknown flag'))
 
 
+def _check_text() -> None:
+    """Ends the program where a flag, or a field of a config, holds what is no text."""
+    for name, value in given():
+        why = no_text(value)
+        if why:
+            fail(f'{name}: found {why}, expected text in UTF-8')
+
+
+def given() -> Iterator[tuple[str, str]]:
+    """('--flag' or 'config.field', value) of each string that flags hold, their defaults too."""
+    for name in flags.FLAGS:
+        yield from _strings(name, f'--{name}', flags.FLAGS[name].value)
+
+
+def _strings(name: str, shown: str, value) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield shown, value
+    elif isinstance(value, (list, tuple)):
+        for each in value:
+            yield from _strings(name, shown, each)
+    elif hasattr(value, 'items'):  # a config
+        for field, inner in value.items():
+            yield from _strings(f'{name}.{field}', f'{name}.{field}', inner)
+
+
 def _guarded(main) -> None:
     try:
         main()
-    except (DataError, ModelError, RunError, Stopped, PermissionError, KeyboardInterrupt) as error:
+    except (Exception, KeyboardInterrupt) as error:
+        if error is streams.lost():  # which `streams.ended` tells of
+            sys.exit(0)
+        if _mistake(error) is None and not isinstance(error, (Stopped, KeyboardInterrupt)):
+            raise
         sys.exit(told(error)[0])
 
 
+def _mistake(error: BaseException) -> Exception | None:
+    """The error where it is a user's mistake, or what it means where the system refused something;
+    else None."""
+    if isinstance(error, (DataError, ModelError, RunError)):
+        return error
+    return refused.mistake(error, given())
+
+
 def told(error: BaseException) -> tuple[int, str]:
-    """Prints what ended the program, a mistake in one line and anything else with its traceback. Returns exit code and line."""
-    if isinstance(error, PermissionError):
-        error = RunError(
-            f'{error.filename}: {error.strerror}; expected a place that this user may read and write'
-        )
+    """Prints what ended the program, a mistake in one line and anything else with its traceback.
+
+    Returns exit code and line.
+    """
+    error = _mistake(error) or error
     message = ' '.join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return 130, 'interrupted'
     if isinstance(error, Stopped):
-        print(printable(message), file=sys.stderr)
+        _print(message)
         return error.code, message
     if isinstance(error, (DataError, ModelError, RunError)):
         for line in getattr(error, 'found', [message]):
-            print(printable(f'error: {" ".join(line.split())}'), file=sys.stderr)
+            _print(f'error: {" ".join(line.split())}')
         return getattr(error, 'code', MISTAKE), message
-    print(printable(''.join(traceback.format_exception(error))), end='', file=sys.stderr)
+    _print(''.join(traceback.format_exception(error)).rstrip('\n'))
     return 1, ' '.join(f'{type(error).__name__}: {error}'.split())
+
+
+def _print(line: str) -> None:
+    print(printable(line), file=sys.stderr)
 
 
 def fail(message: str) -> None:

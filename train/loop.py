@@ -91,11 +91,8 @@ def prepare(
     Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written; what can be told in
     seconds all at once, with what `tried` has found already. `conversations`: texts are refused.
     """
-    if not directory:
-        raise RunError('--run is empty: expected the directory of the run')
-    run = Run(runs.epath.Path(directory).expanduser())
-    if run.path.exists() and not run.path.is_dir():
-        raise RunError(f'{run.path}: a file; expected the directory of the run')
+    run = runs.place(directory)
+    runs.at_home(config, strict=True)
     resuming, tried = runs.is_started(run.path), tried or preflight.Tried()
     distributed.agree(
         {
@@ -106,6 +103,7 @@ def prepare(
         }
     )
     if resuming:
+        runs.check_parent(run, config.parent or (str(parent.path) if parent else ''))
         theirs = (
             functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
         )
@@ -163,7 +161,7 @@ def prepare(
         config,
         data,
         tokenizer,
-        None if parent is None else {'run': str(parent.path), 'step': parent.step},
+        None if parent is None else runs.descent(parent),
     )
     distributed.agree({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:

@@ -13,7 +13,7 @@ from etils import epath
 from data import tokenizer as tokenizers
 from model import config as model_config
 from train import config as configs
-from train import checkpoint, distributed, door, loop, preflight
+from train import checkpoint, distributed, door, loop, options, preflight, runs
 from train.errors import RunError
 from train.runs import Run, differences
 
@@ -119,13 +119,17 @@ def _check_encodings(parent: Run, config, vocab_size: int) -> None:
 def _trained_length(run: Run) -> int:
     """The longest rows that a run or one of those before it was trained on; of one that is not there any more nothing is known."""
     config, parent = run.config(), run.lineage().get('parent')
-    before = Run.parse(parent['run']) if parent and epath.Path(parent['run']).exists() else None
+    before = Run.at(parent['run'], None) if parent and epath.Path(parent['run']).exists() else None
     return config.model.positions_args.get('length') or max(
         config.data.seq_len, _trained_length(before) if before else 0
     )
 
 
 def prepare(config, directory: str, conversations: bool = False) -> loop.Experiment:
+    """The experiment of a run with a parent (`loop.prepare`), or without one where a tokenizer is
+    given. One that goes on needs its parent no more, and takes no other. Raises as
+    `loop.prepare`."""
+    runs.at_home(config, strict=True)
     if not config.parent:
         if not config.tokenizer.path:
             raise RunError(
@@ -133,10 +137,27 @@ def prepare(config, directory: str, conversations: bool = False) -> loop.Experim
                 'config.tokenizer.path'
             )
         return loop.prepare(config, directory, conversations=conversations)
-    parent = checkpoint.pinned(Run.parse(config.parent))
-    tried = preflight.Tried()
-    tokenizer = tried(check_parent, parent, config)
+    run, tried, tokenizer = runs.place(directory), preflight.Tried(), None
+    if runs.is_started(run.path):
+        parent = runs.check_parent(run, config.parent)
+    else:
+        parent = checkpoint.pinned(Run.parse(config.parent))
+    if parent is None:
+        tried(_as_begun, run, config)
+    else:
+        tokenizer = tried(check_parent, parent, config)
     return loop.prepare(config, directory, tokenizer, parent, tried, conversations)
+
+
+def _as_begun(run: Run, config) -> None:
+    """Gives `config` what `check_parent` gave it when the run was started, since its parent is not
+    there any more."""
+    then, context = run.config().model, run.lineage()['parent'].get('context', 0)
+    longest = max(context, config.model.max_len)
+    config.model.max_len = longest if context else max(longest, then.max_len)
+    length = then.positions_args.get('length')
+    if length and not config.model.positions_args.get('length'):
+        config.model.positions_args.length = length
 
 
 def main() -> None:
@@ -145,7 +166,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('run', '', 'Directory of the run')
+    options.path('run', '', 'Directory of the run')
     configs.define_flag()
     distributed.define_flags()
-    door.run(distributed.together(main))
+    door.run(distributed.together(main), keeps=True)

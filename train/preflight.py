@@ -1,6 +1,5 @@
 """What can be known before the first step, in seconds: every problem in one list, not one a run."""
 
-import math
 import os
 import pathlib
 import shutil
@@ -13,48 +12,13 @@ from data.records import DataError
 from model import config as model_config
 from model.errors import ModelError, nearest
 from model.transformer import Transformer
-from train import contrastive, footprint
+from train import contrastive, footprint, ranges
 from train.errors import Problems, RunError
-from train.mesh import check_batch, check_model, make_mesh
+from train.mesh import check_batch, check_model, local_rows, make_mesh
 from train.optimizer import make_optimizer
-from train.runs import flat
 from train.step import abstract_state
 
 ON_SPIKE = ('stop', 'skip', 'rollback')
-# What numbers may be, where nothing else says it: (in words, test, fields).
-_RANGES = (
-    (
-        'expected at least 0',
-        lambda x: x >= 0,
-        'data.prefetch data.atlas.seed data.pydoc.modules train.z_loss optimizer.weight_decay '
-        'optimizer.embedding_scale eval.batches checkpoint.keep_best',
-    ),
-    (
-        'expected at least 0, and 0 means never',
-        lambda x: x >= 0,
-        'train.stop_at log.stall eval.every sample.every checkpoint.every',
-    ),
-    ('expected at least 0, and 0 means none', lambda x: x >= 0, 'optimizer.clip'),
-    ('expected from 0 to 4294967295', lambda x: 0 <= x < 2**32, 'seed'),
-    (
-        'expected at least 1',
-        lambda x: x >= 1,
-        'data.seq_len data.atlas.editions tokenizer.vocab_size train.steps train.accumulation log.every '
-        'sample.tokens checkpoint.keep_last seeds test_rows train.batch_size',
-    ),
-    (
-        'expected more than 0',
-        lambda x: x > 0,
-        'tokenizer.train_megabytes optimizer.lr optimizer.eps',
-    ),
-    (
-        'expected from 0 to 1',
-        lambda x: 0 <= x <= 1,
-        'data.atlas.held_out optimizer.decay optimizer.final',
-    ),
-    ('expected at least 0 and less than 1', lambda x: 0 <= x < 1, 'optimizer.b1 optimizer.b2'),
-    ('expected more than 1, or 0', lambda x: x == 0 or x > 1, 'train.spike'),
-)
 
 
 class Tried:
@@ -80,54 +44,77 @@ class Tried:
 
 def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None:
     """All that the config, the machine and the run directory tell without reading the text; returns the mesh."""
-    mesh = tried(make_mesh, config.mesh)
-    tried(numbers, config)
-    if mesh and config.train.accumulation > 0:  # else told by numbers
+    wrong = ranges.outside(config)
+    tried(_raise, list(wrong.values()))
+
+    def sound(*groups: str) -> bool:
+        """Returns whether all numbers of these groups are in their ranges: others are told, and
+        nothing is made of them."""
+        return not any(name.startswith(groups) for name in wrong)
+
+    mesh = tried(make_mesh, config.mesh) if sound('mesh.') else None
+    if mesh and sound('train.accumulation', 'data.batch_size'):
         tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     tried(_choices, config)
     if mesh and config.train.objective == 'contrastive':
         tried(_uncut, mesh)
-    tried(store.check, config.data)
-    check_rows, records = objectives.records(config.train.objective)
-    tried(check_rows, config.data)
-    tried(records.fingerprint, config.data)
+    _check_data(tried, config, sound)
     tried(_name, run.path)
     tried(writable, run.path, '--run', 'the directory of the run')
     if not pathlib.Path(
         config.data.cache
     ).is_dir():  # one that is there may hold all that is needed
         tried(writable, config.data.cache, 'config.data.cache', 'a directory')
-    # That there are no steps is told once: so many leave room for any warm-up and decay.
-    steps = config.train.steps if config.train.steps > 0 else 10**6 * (config.optimizer.warmup + 1)
-    optimizer = tried(make_optimizer, config.optimizer, steps)
-    pieces = (
-        tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)
-    )  # until the tokenizer is trained
-    architecture = tried(model_config.resolve, config.model, pieces, config.data.seq_len)
+    optimizer = architecture = None
+    if sound('optimizer.'):
+        # That there are no steps is told once: so many leave room for any warm-up and decay.
+        enough = 10**6 * (config.optimizer.warmup + 1)
+        steps = config.train.steps if sound('train.steps') else enough
+        optimizer = tried(make_optimizer, config.optimizer, steps)
+    if sound('model.', 'tokenizer.vocab_size', 'data.seq_len'):
+        pieces = (
+            tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)
+        )  # until the tokenizer is trained
+        architecture = tried(model_config.resolve, config.model, pieces, config.data.seq_len)
     if not (mesh and architecture and optimizer) or tried.found:
         return mesh
+    _check_sizes(tried, config, run, mesh, architecture, optimizer)
+    return mesh
+
+
+def _check_data(tried: Tried, config, sound) -> None:
+    """What is known of the data from the names of its files."""
+    if not sound('data.'):
+        return
+    tried(store.check, config.data)
+    check_rows, records = objectives.records(config.train.objective)
+    tried(check_rows, config.data)
+    tried(records.fingerprint, config.data)
+
+
+def _check_sizes(tried: Tried, config, run, mesh, architecture, optimizer) -> None:
+    """What shapes tell, of numbers that are all in their ranges: that parts fit each other, and all
+    of them the machine."""
     tried(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
     tried(_ids, architecture)
     if config.train.objective == 'contrastive':
         tried(contrastive.make, config.embedding, architecture)
+    tried(rows_memory, config, local_rows(mesh, config.data.batch_size))
     if not tried.found:
         state, _ = abstract_state(
             Transformer(architecture), optimizer, mesh, config.train.spike > 0
         )
         tried(memory, state, jax.local_devices()[0])
         tried(room, run.path, state, config.checkpoint)
-    return mesh
 
 
 def numbers(config) -> None:
-    """Raises Problems with each number of `config`, an experiment or a study, that is not in its range."""
-    fields, found = flat(config), []
-    for expected, right, names in _RANGES:
-        found += [
-            f'config.{name} is {fields[name]}: {expected}'
-            for name in names.split()
-            if name in fields and not (math.isfinite(fields[name]) and right(fields[name]))
-        ]
+    """Raises Problems with each number of `config`, an experiment or a study, that is not in its
+    range (train/ranges.py)."""
+    _raise(list(ranges.outside(config).values()))
+
+
+def _raise(found: list[str]) -> None:
     if found:
         raise Problems(found)
 
@@ -200,6 +187,35 @@ def writable(path, field: str, what: str) -> None:
         raise RunError(f'{field} is {path}: {there} cannot be written to; choose another one')
 
 
+def rows_memory(config, rows: slice) -> None:
+    """Raises RunError where the batches that lie prepared at one time are more than this machine's
+    memory: `rows` of one that is made, one that is trained on, and `config.data.prefetch` between
+    them."""
+    count = 2 + config.data.prefetch
+    each = objectives.row_bytes(config.train.objective, config.data) * (rows.stop - rows.start)
+    there = machine_memory()
+    if each * count > there:
+        ahead = f', {config.data.prefetch} of them prepared ahead' if config.data.prefetch else ''
+        raise RunError(
+            f'config.data.seq_len is {config.data.seq_len} and config.data.batch_size '
+            f'{config.data.batch_size}: a batch takes {_gib(each)} and {count} lie in memory'
+            f'{ahead}, of {_gib(there)} on this machine: lower one of them'
+            + (', or config.data.prefetch' if config.data.prefetch else '')
+        )
+
+
+def machine_memory() -> int:
+    """Returns the bytes of memory that this process may have at most: of the machine, or of the
+    group that it is confined to."""
+    there = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')
+    for name in ('memory.max', 'memory/memory.limit_in_bytes'):
+        try:
+            there = min(there, int(pathlib.Path('/sys/fs/cgroup', name).read_text()))
+        except (OSError, ValueError):  # no such group, or 'max'
+            continue
+    return there
+
+
 def memory(state, device) -> None:
     """Raises RunError where parameters, optimizer and gradients alone are more than a device has; what the step adds comes on top."""
     stats = device.memory_stats() if device.platform != 'cpu' else None
@@ -208,7 +224,7 @@ def memory(state, device) -> None:
     least = found['parameters'] + found['optimizer'] + found['parameters']
     if limit is None and device.platform == 'cpu':
         limit, least = (
-            os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES'),
+            machine_memory(),
             least * jax.local_device_count(),
         )
     if limit and least > limit:

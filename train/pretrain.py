@@ -7,7 +7,7 @@ another run, on other text, at another learning rate, or with another positional
 from absl import flags
 
 from train import config as configs
-from train import distributed, door, loop, posttrain
+from train import distributed, door, loop, options, posttrain
 from train.errors import RunError
 
 
@@ -22,7 +22,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('run', '', 'Directory of the run')
+    options.path('run', '', 'Directory of the run')
     configs.define_flag()
     distributed.define_flags()
-    door.run(distributed.together(main))
+    door.run(distributed.together(main), keeps=True)

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -15,12 +16,13 @@ import logging
 import os
 import pathlib
 import platform
+import re
 import shutil
 
 from etils import epath
 from ml_collections import ConfigDict
 
-from data import bounded, tokenizer as tokenizers
+from data import bounded, paths, tokenizer as tokenizers
 from data.records import DataError
 from train.errors import NoRoom, RunError
 
@@ -60,6 +62,9 @@ YOUNGER = {
     'data.pairs.query_len': 0,
 }
 _YOUNGER_GROUPS = ('embedding', 'pairs')
+# Fields that hold a path, also of a study's tasks, and several, separated by commas.
+PATHS = ('data.cache', 'tokenizer.path', 'parent')
+PATH_LISTS = ('data.files.paths',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,14 +76,18 @@ class Run:
 
     @classmethod
     def parse(cls, text: str) -> 'Run':
-        """'DIR' or 'DIR@step'. Raises RunError where the step is no number or the directory is missing."""
+        """'DIR' or 'DIR@step' -> the run. What is there under its whole name is a directory,
+        whatever its name; else digits after the last @ of the last part are a step. Raises RunError
+        where there is no run, or what follows @ is no step."""
         if not text:
             raise RunError('--run is empty: expected a run directory')
-        head, at, step = text.rpartition('@')
-        if at and not (step.isascii() and step.isdecimal() and len(step) < 19):
-            raise RunError(f'{text}: after @ expected a step, found {step!r}')
+        head, step = _split(text)
         try:
-            run = cls(epath.Path(head if at else text).expanduser(), int(step) if at else None)
+            whole = _folder(text)
+            if whole.exists() or step is None:
+                run = cls(whole)
+            else:
+                run = cls(_folder(head), step)
             there = run.path.exists()
         except (
             ImportError,
@@ -88,21 +97,24 @@ class Run:
                 f'{text}: expected a run directory, on a disk or gs:// ({type(error).__name__}: {error})'
             ) from None
         if not there:
-            beside = (
-                [p.name for p in run.path.parent.iterdir() if (p / 'config.json').exists()]
-                if run.path.parent.is_dir()
-                else []
-            )
-            close = difflib.get_close_matches(run.path.name, beside, 1)
+            raise RunError(_no_such_run(run.path))
+        return run._checked()
+
+    @classmethod
+    def at(cls, path: str, step: int | None) -> 'Run':
+        """The run in a directory that was written down with its step: no part of `path` is taken
+        for one. Raises RunError as `parse`."""
+        run = cls(_folder(path), step)
+        if not run.path.exists():
+            raise RunError(_no_such_run(run.path))
+        return run._checked()
+
+    def _checked(self) -> 'Run':
+        if not self.config_path.exists():
             raise RunError(
-                f'{run.path}: no such run directory'
-                + (f'; did you mean {close[0]!r}?' if close else '')
+                f'{self.path}: not a run directory, or a half-written one: it has no config.json'
             )
-        if not run.config_path.exists():
-            raise RunError(
-                f'{run.path}: not a run directory, or a half-written one: it has no config.json'
-            )
-        return run
+        return self
 
     config_path = property(lambda self: self.path / 'config.json')
     tokenizer_path = property(lambda self: self.path / 'tokenizer.model')
@@ -143,7 +155,7 @@ class Run:
             if field not in there:
                 there[field] = value
         self._check(self.config_path, 'config_hash', config_hash(found))
-        return found
+        return at_home(found)
 
     def lineage(self) -> dict:
         """Raises RunError where the directory has a format that this version does not read."""
@@ -188,6 +200,51 @@ class Run:
             )
 
 
+def _folder(text: str) -> epath.Path:
+    try:
+        return epath.Path(paths.expanded(text, '--run'))
+    except DataError as error:
+        raise RunError(str(error)) from None
+
+
+def _split(text: str) -> tuple[str, int | None]:
+    """'DIR@12' -> ('DIR', 12); (text, None) where its last part does not end in @ and digits."""
+    head, at, step = text.rstrip('/').rpartition('@')
+    if not (at and os.path.basename(head) and step.isascii() and step.isdecimal()):
+        return text, None
+    return head, int(step)
+
+
+def _no_such_run(path: epath.Path) -> str:
+    head, at, step = os.fspath(path).rpartition('@')
+    if at and '/' not in step and (epath.Path(head) / 'config.json').exists():
+        return f'{path}: after @ expected a step, found {step!r}'
+    beside = (
+        [p.name for p in path.parent.iterdir() if (p / 'config.json').exists()]
+        if path.parent.is_dir()
+        else []
+    )
+    close = difflib.get_close_matches(path.name, beside, 1)
+    return f'{path}: no such run directory' + (f'; did you mean {close[0]!r}?' if close else '')
+
+
+def place(directory: str) -> Run:
+    """The run that --run names for training, there or not: the whole text is its directory. Raises
+    RunError where that is a file, or where everyone else would read it as a step of another run."""
+    if not directory:
+        raise RunError('--run is empty: expected the directory of the run')
+    run, (head, step) = Run(_folder(directory)), _split(directory)
+    if run.path.exists() and not run.path.is_dir():
+        raise RunError(f'{run.path}: a file; expected the directory of the run')
+    if step is not None and not run.path.exists() and Run(_folder(head)).config_path.exists():
+        raise RunError(
+            f'--run is {directory}: that is step {step} of the run {head}, which is read and not '
+            f'trained; expected another directory (and --config.parent={directory} to begin with '
+            f'what is learned there)'
+        )
+    return run
+
+
 def _check_of(found) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
@@ -220,6 +277,40 @@ def flat(config, prefix: str = '') -> dict:
         else:
             found[prefix + key] = tuple(value) if isinstance(value, list) else value
     return found
+
+
+def at_home(config, strict: bool = False):
+    """Expands `~` in each path of an experiment or a study, in place, and returns it. Raises
+    RunError, where it is `strict`, for a user that is not known here."""
+    for name, value in flat(config).items():
+        ends = lambda fields: any(name == f or name.endswith(f'.{f}') for f in fields)
+        if not isinstance(value, str) or '~' not in value:
+            continue
+        try:
+            if ends(PATHS):
+                found = paths.expanded(value, f'config.{name}' if strict else '')
+            elif ends(PATH_LISTS):
+                found = paths.expanded_list(value)
+            else:
+                continue
+        except DataError as error:
+            raise RunError(str(error)) from None
+        *groups, field = name.split('.')
+        functools.reduce(lambda at, group: at[group], groups, config)[field] = found
+    return config
+
+
+def _as_given(config) -> ConfigDict:
+    """A copy with `~` for the home folder, as the fields of a run may have been written before they
+    were expanded."""
+    made, home = config.copy_and_resolve_references(), os.path.expanduser('~') + '/'
+    for name in (*PATHS, *PATH_LISTS):
+        *groups, field = name.split('.')
+        at = functools.reduce(lambda at, group: at[group], groups, made)
+        at[field] = ','.join(
+            re.sub(f'^{re.escape(home)}', '~/', part) for part in at[field].split(',')
+        )
+    return made
 
 
 def differences(old, new, ignore: tuple[str, ...] = ()) -> list[str]:
@@ -282,9 +373,13 @@ def _mend(run: Run, config, tokenizer) -> None:
         made = tokenizer()
         return made.hash, made.proto
 
-    renew(
-        run.config_path, run.config, 'config_hash', lambda: (config_hash(config), _as_json(config))
-    )
+    def stated():
+        then = run.lineage().get('config_hash')
+        same = (c for c in (config, _as_given(config)) if config_hash(c) == then)
+        found = next(same, config)
+        return config_hash(found), _as_json(found)
+
+    renew(run.config_path, run.config, 'config_hash', stated)
     renew(run.tokenizer_path, run.tokenizer, 'tokenizer_hash', trained)
 
 
@@ -316,6 +411,97 @@ def create(run: Run, config, tokenizer, lineage: dict) -> None:
 def cores() -> int:
     """Those that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+
+
+def identity(run: Run) -> str:
+    """Returns a hash of what determined a run's parameters, wherever its directory lies: its own
+    hashes, and those of its parents."""
+    found = run.lineage()
+    before = found.get('parent')
+    own = [found[name] for name in ('config_hash', 'data_hash', 'tokenizer_hash')]
+    return _check_of([*own, before and [before.get('hash'), before['step']]])
+
+
+def descent(parent: Run) -> dict:
+    """Returns what a run's lineage says of its parent: where it lay, its step, its identity, and
+    the context it was trained for."""
+    config = parent.config()
+    return {
+        'run': str(parent.path),
+        'step': parent.step,
+        'hash': identity(parent),
+        'context': config.model.max_len or config.data.seq_len,
+    }
+
+
+def check_parent(run: Run, text: str) -> Run | None:
+    """Compares `text`, config.parent of this command, with what a started run began from: by
+    hashes, since a parent may have moved.
+
+    Returns the parent at the step that the run began from, or None where the run has none, or the
+    one that is named again is not there any more. Raises RunError for another run or another step;
+    RUN without a step means whatever step it was."""
+    then = run.lineage().get('parent')
+    if not then:
+        if text:
+            raise RunError(
+                f'config.parent is {text}: {run.path} began without a parent; leave the field '
+                f'empty, or choose another --run'
+            )
+        return None
+    if not isinstance(then, dict) or not {'run', 'step'} <= {*then}:
+        raise RunError(
+            f'{run.path / "lineage.json"}: damaged (the parent is {then!r}, expected run and step)'
+        )
+    began = f'{run.path} began from {then["run"]}@{then["step"]}'
+    if not text:
+        raise RunError(f'config.parent is empty: {began}; give that, or choose another --run')
+    given, known = None, Run(_folder(text))
+    known = known if known.path.exists() else Run(_folder(_split(text)[0]), _split(text)[1])
+    there = _same_folder(known.path, then['run'])
+    try:
+        given = Run.parse(text)
+        same = _is_parent(run, given, then, there)
+    except RunError:
+        if not there:  # of one that is gone or damaged nothing is read, where its name is the same
+            raise
+        same = True
+    if not same:
+        raise RunError(
+            f'config.parent is {text}: {began}, which is another run; give that one, wherever it '
+            f'lies now, or choose another --run'
+        )
+    if known.step not in (None, then['step']):
+        raise RunError(
+            f'config.parent is {text}: {began}, another step; leave the step out, or choose '
+            f'another --run'
+        )
+    return given and Run(given.path, then['step'])
+
+
+def _same_folder(path: epath.Path, then: str) -> bool:
+    return os.path.realpath(path) == os.path.realpath(_folder(then))
+
+
+def _is_parent(run: Run, given: Run, then: dict, there: bool) -> bool:
+    """Whether a run is the one that `then` of a lineage speaks of; `there`: it lies where that one
+    lay."""
+    now = identity(given)
+    if 'hash' in then:
+        return now == then['hash']
+    if there:  # written before hashes were
+        return True
+    try:
+        return now == identity(Run.at(then['run'], then['step']))
+    except RunError:
+        same = given.lineage()['tokenizer_hash'] == run.lineage()['tokenizer_hash']
+        if same:
+            _LOG.warning(
+                '%s: was started before parents were known by hashes, and %s is gone: %s is taken '
+                'for it',
+                *(run.path, then['run'], given.path),
+            )
+        return same
 
 
 def lineage(config, store, tokenizer, parent: dict | None) -> dict:

@@ -12,16 +12,15 @@ query: without words it reads queries from stdin, one a line.
 import json
 import logging
 import os
-import signal
 import sys
 
 from absl import flags
 
 from apps.search import FUSIONS, MODES, WEIGHT
 from apps.search.store import Folder
-from data.records import printable
+from data.records import no_text, printable
 from model.errors import nearest
-from train import door
+from train import door, options
 from train.errors import RunError
 from train.runs import Run
 
@@ -30,33 +29,34 @@ COMMANDS = ('index', 'query', 'eval')
 
 
 def define_flags() -> None:
-    flags.DEFINE_string('index', '', 'Folder of the index')
-    flags.DEFINE_string(
-        'run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index'
-    )
+    options.path('index', '', 'Folder of the index')
+    options.path('run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index')
     flags.DEFINE_bool('progress', None, 'Show progress bars. Default: on a terminal')
-    flags.DEFINE_integer(
+    options.whole(
         'chunk',
         None,
         'index: tokens of a chunk at most. Default: 256, or what the run was trained with',
-        lower_bound=32,
+        32,
+        2**24,
     )
-    flags.DEFINE_integer(
+    options.whole(
         'overlap',
         None,
         'index: tokens that a chunk shares with the one before. Default: an eighth of a chunk',
-        lower_bound=0,
+        0,
+        2**24,
     )
     flags.DEFINE_string(
         'pooling',
         None,
         'index: mean, last, weighted, bag or bag+mean. Default: as the run was trained',
     )
-    flags.DEFINE_integer(
+    options.whole(
         'size',
         None,
         'index: leading dimensions of vectors that are kept. Default: all',
-        lower_bound=1,
+        1,
+        2**20,
     )
     flags.DEFINE_string(
         'text_field', None, 'index: which field of a JSON record holds the text. Default: text'
@@ -66,16 +66,14 @@ def define_flags() -> None:
         None,
         'index: whose endings of words do not count (Snowball), or none. Default: english',
     )
-    flags.DEFINE_multi_string(
-        'remove', [], 'index: take out this file or folder; may be given again'
-    )
+    options.paths('remove', 'index: take out this file or folder; may be given again')
     flags.DEFINE_enum('mode', 'hybrid', MODES, 'query, eval: by meaning, by words (BM25), or both')
-    flags.DEFINE_float(
+    options.number(
         'weight',
         WEIGHT,
         'query, eval: of meaning in --mode=hybrid; words have the rest of 1. Try some with eval',
-        lower_bound=0,
-        upper_bound=1,
+        0,
+        1,
     )
     flags.DEFINE_enum(
         'fusion',
@@ -83,21 +81,23 @@ def define_flags() -> None:
         FUSIONS,
         'query, eval: what --mode=hybrid adds up, weighted scores or reciprocal ranks',
     )
-    flags.DEFINE_integer(
+    options.whole(
         'k',
         10,
         'query: results; in --mode=hybrid of the best 1,000 by meaning and by words',
-        lower_bound=1,
+        1,
+        options.COUNT,
     )
     flags.DEFINE_bool('json', False, 'query, eval: one JSON object a line')
-    flags.DEFINE_multi_string(
+    options.paths(
         'path',
-        [],
-        "query: only files that match, or are in this folder, like 'docs/*.md' or docs; may be given again",
+        "query: only files that match, or are in this folder, like 'docs/*.md' or docs; may be "
+        'given again',
+        many=True,
     )
-    flags.DEFINE_string('queries', '', 'eval: queries.jsonl of BEIR, {"_id", "text"} a line')
-    flags.DEFINE_string('qrels', '', 'eval: judgements of BEIR or TREC')
-    flags.DEFINE_string(
+    options.path('queries', '', 'eval: queries.jsonl of BEIR, {"_id", "text"} a line')
+    options.path('qrels', '', 'eval: judgements of BEIR or TREC')
+    options.path(
         'out',
         '',
         'eval: write a TREC run file here, and the judgements beside it as OUT.qrels; spaces of ids become %20',
@@ -109,7 +109,7 @@ def index(folder: Folder, paths: list[str], progress: bool) -> None:
     from apps.search.update import Update
 
     f, made = flags.FLAGS, (folder.manifest() or {}).get('made', {})
-    run = Run.parse(f.run or (f'{made["run"]}@{made["step"]}' if made else ''))
+    run = Run.at(made['run'], made['step']) if made and not f.run else Run.parse(f.run)
     reader = Reader(
         run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0), folder.path, made
     )
@@ -128,17 +128,15 @@ def query(folder: Folder, words: list[str]) -> None:
     from apps.search import show
 
     f, engine = flags.FLAGS, _engine(folder)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head`
     terminal = sys.stdin.isatty() and not words
-    if not words and hasattr(sys.stdin, 'reconfigure'):
-        sys.stdin.reconfigure(errors='replace')
-    for said in (*words, *f.path):
-        if said.encode(errors='replace').decode() != said:
-            raise RunError(f'{said!r}: expected UTF-8')
+    if why := no_text(' '.join(words)):
+        raise RunError(f'the query: found {why}, expected text in UTF-8')
     if words and not ' '.join(words).strip():
         raise RunError('the query is empty: expected words')
     for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
-        if text.strip():
+        if why := no_text(text):
+            print(f'the query: found {why}, expected text in UTF-8', file=sys.stderr, flush=True)
+        elif text.strip():
             wordless = f.mode != 'semantic' and not engine.has_words(text)
             if wordless:
                 told = (
@@ -169,7 +167,7 @@ def evaluate(folder: Folder, progress: bool) -> None:
     f = flags.FLAGS
     if not (f.queries and f.qrels):
         raise RunError('eval expects --queries and --qrels')
-    out = f.out and os.path.expanduser(f.out)
+    out = f.out
     for path in (out, f'{out}.qrels') if out else ():
         if os.path.exists(path):
             raise RunError(

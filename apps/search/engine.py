@@ -156,7 +156,7 @@ class Engine:
             made = self.manifest['made']
             try:
                 self._reader = Reader(
-                    Run.parse(self._run or f'{made["run"]}@{made["step"]}'),
+                    Run.parse(self._run) if self._run else Run.at(made['run'], made['step']),
                     made['pooling'],
                     made['size'],
                     self.folder.path,

@@ -1,0 +1,101 @@
+"""What the system refuses to open, make or write, as a mistake in one line: for all commands."""
+
+import difflib
+import errno
+import os
+import re
+from collections.abc import Iterable
+
+from train.errors import NoRoom, RunError
+
+# No room, or a disk that fails: the same command may go on later.
+_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_PLACE = 'a place that this user may read and write'
+_EXPECTED = {
+    errno.ENOENT: 'one that is there',
+    errno.ENAMETOOLONG: 'at most 255 bytes in a name and 4,095 in all',
+    errno.ELOOP: 'a link that leads to a file or folder, not to itself',
+    errno.ENOTDIR: 'a folder',
+    errno.EISDIR: 'a file',
+    errno.EROFS: 'a place that can be written',
+    errno.EEXIST: 'a name that is free',
+    errno.ENOTEMPTY: 'a name that is free',
+    errno.EMFILE: 'a higher limit of open files (ulimit -n)',
+    errno.EINVAL: 'a name that this file system allows',
+    errno.EILSEQ: 'a name that this file system allows',
+}
+_SHOWN = 60  # characters of a name in a message
+
+
+def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError | None:
+    """What a refusal of the system means to a user; None where `error` is none.
+
+    `given`: (flag or field, its value) for all that was asked, of which the one is named that the
+    refused path comes from. An error is one that Python raises of a file (OSError with its name),
+    one of no room, or what a library written in C++ says of either in words ('[OS error 36: ...').
+    """
+    found = _as_system_error(error)
+    if found is None or found.errno is None:
+        return None
+    where = _where(os.fsdecode(found.filename), given) if found.filename else ''
+    what = found.strerror or os.strerror(found.errno)
+    if found.errno in _ROOM:
+        return NoRoom(f'{where or "the disk"}: {what}; the same command goes on when there is room')
+    if not where:
+        return None
+    if found.errno == errno.ENOTDIR:
+        what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is a file'
+    near = _near(os.fsdecode(found.filename)) if found.errno == errno.ENOENT else ''
+    return RunError(f'{where}: {what}; expected {_EXPECTED.get(found.errno, _PLACE)}{near}')
+
+
+def _as_system_error(error: BaseException) -> OSError | None:
+    if isinstance(error, OSError):
+        named = isinstance(error.filename, (str, bytes, os.PathLike))
+        return error if named else OSError(error.errno, error.strerror) if error.errno else None
+    said = re.search(r'\[OS error (\d+): (?:E[A-Z]+ )?([^\]]*)\]', str(error))
+    if said is None:
+        return None
+    path = re.search(r'"(/[^"]*)"', str(error)[: said.start()])
+    return OSError(int(said[1]), said[2], path[1]) if path else OSError(int(said[1]), said[2])
+
+
+def _where(path: str, given: Iterable[tuple[str, str]]) -> str:
+    """The path, and before it the flag or field whose value it is or lies under, the longest."""
+    best, named = '', ''
+    for name, value in given:
+        for part in (value, *re.split('[,=]', value)):
+            for root in (part.strip(), part.strip().rpartition('@')[0]):
+                full = _full(root)
+                if root and len(full) > len(best) and f'{_full(path)}/'.startswith(f'{full}/'):
+                    best, named = full, f'{name}={_shown(value)}'
+    if not named:
+        return _shown(path)
+    return named if best == _full(path) else f'{named}: {_shown(path)}'
+
+
+def _full(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path)).rstrip('/')
+
+
+def _shown(path: str) -> str:
+    """A name in one line: its spaces and ends of lines spelled out, a long one cut."""
+    path = re.sub(r'[\n\r\t]', lambda found: repr(found[0])[1:-1], path)
+    return path if len(path) <= _SHOWN else f'{path[: _SHOWN // 2]}…{path[-_SHOWN // 3 :]}'
+
+
+def _file_above(path: str) -> str:
+    """What is no folder on the way to `path`, or the path."""
+    above = path
+    while not os.path.lexists(above) and os.path.dirname(above) not in ('', above):
+        above = os.path.dirname(above)
+    return above
+
+
+def _near(path: str) -> str:
+    try:
+        beside = os.listdir(os.path.dirname(path) or '.')
+    except OSError:
+        return ''
+    close = difflib.get_close_matches(os.path.basename(path), beside, 1)
+    return f'; did you mean {close[0]!r}?' if close else ''
