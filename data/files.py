@@ -16,6 +16,7 @@ import os
 import pathlib
 import stat
 
+from data.paths import expanded
 from data.records import DataError, nearest
 
 _PROGRAMS = ('__pycache__', 'node_modules')
@@ -209,7 +210,7 @@ def _leads_somewhere(entry: str) -> bool:
 
 def start(entry: str) -> tuple[str, tuple[str, ...]]:
     """A file, folder or pattern -> (path, pattern below it in parts, () where it is none)."""
-    path = pathlib.Path(entry if os.path.lexists(entry) else os.path.expanduser(entry))
+    path = pathlib.Path(entry if os.path.lexists(entry) else expanded(entry))
     parts = path.parts
     first = next((i for i, part in enumerate(parts) if glob.has_magic(part)), None)
     if first is None or os.path.lexists(path):

@@ -152,7 +152,7 @@ def prepare(config, directory: str, conversations: bool = False) -> loop.Experim
 def _as_begun(run: Run, config) -> None:
     """Gives `config` what `check_parent` gave it when the run was started, since its parent is not
     there any more."""
-    then, context = run.config().model, run.lineage()['parent'].get('context', 0)
+    then, context = run.config().model, run.lineage().get('descent', {}).get('context', 0)
     longest = max(context, config.model.max_len)
     config.model.max_len = longest if context else max(longest, then.max_len)
     length = then.positions_args.get('length')

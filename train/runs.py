@@ -169,6 +169,8 @@ class Run:
         ]
         if lacking:
             raise RunError(f'{self.path / "lineage.json"}: damaged (it lacks {", ".join(lacking)})')
+        if not isinstance(found.get('descent', {}), dict):
+            raise RunError(f'{self.path / "lineage.json"}: damaged (the descent is no object)')
         return found
 
     def rollbacks(self) -> list[dict]:
@@ -419,19 +421,14 @@ def identity(run: Run) -> str:
     found = run.lineage()
     before = found.get('parent')
     own = [found[name] for name in ('config_hash', 'data_hash', 'tokenizer_hash')]
-    return _check_of([*own, before and [before.get('hash'), before['step']]])
+    return _check_of([*own, before and [found.get('descent', {}).get('hash'), before['step']]])
 
 
 def descent(parent: Run) -> dict:
-    """Returns what a run's lineage says of its parent: where it lay, its step, its identity, and
-    the context it was trained for."""
+    """Returns what a run's lineage says of its parent beside its place and step: what tells it from
+    others wherever it lies, and the context it was trained for."""
     config = parent.config()
-    return {
-        'run': str(parent.path),
-        'step': parent.step,
-        'hash': identity(parent),
-        'context': config.model.max_len or config.data.seq_len,
-    }
+    return {'hash': identity(parent), 'context': config.model.max_len or config.data.seq_len}
 
 
 def check_parent(run: Run, text: str) -> Run | None:
@@ -487,8 +484,9 @@ def _is_parent(run: Run, given: Run, then: dict, there: bool) -> bool:
     """Whether a run is the one that `then` of a lineage speaks of; `there`: it lies where that one
     lay."""
     now = identity(given)
-    if 'hash' in then:
-        return now == then['hash']
+    known = run.lineage().get('descent', {}).get('hash')
+    if known:
+        return now == known
     if there:  # written before hashes were
         return True
     try:

@@ -25,6 +25,7 @@ from apps.search.chunks import Splitter
 from apps.search.reader import Reader, check_same
 from apps.search.store import FORMAT, Folder, fresh
 from data import words as rules
+from data.paths import expanded
 from data.records import Broken, DataError, printable
 from data.text import READING
 from train.errors import RunError, Stopped
@@ -107,7 +108,7 @@ class Update:
         self._settings = self._resolved(manifest['settings'])
         check_same(folder.path, manifest['settings'], self._settings)
         self._words = lexical.Words(self._settings['language'])
-        roots = [os.path.abspath(os.path.expanduser(p)) for p in paths] or manifest['roots']
+        roots = [os.path.abspath(expanded(p)) for p in paths] or manifest['roots']
         self._manifest = manifest | dict(made=self._reader.made, settings=self._settings)
         folder.clean(manifest)
         if pydoc in roots:
@@ -121,7 +122,7 @@ class Update:
             _LOG.info('passed over: %s', printable(str(walk.passed)))
         walk.broken += [Broken(r, f'is not there; {_KEPT} (--remove takes it out)') for r in away]
         names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
-        removed = [files.name_of(os.path.expanduser(p)) for p in remove]
+        removed = [files.name_of(expanded(p)) for p in remove]
         known = folder.names(manifest) if remove else []
         known = [*names.values(), *walk.files, *known]
         removed = [_spelled(name, known) for name in removed]
