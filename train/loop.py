@@ -106,6 +106,7 @@ def prepare(
         }
     )
     if resuming:
+        runs.keep_own(run, config)
         theirs = (
             functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
         )

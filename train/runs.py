@@ -27,6 +27,8 @@ from train.errors import NoRoom, RunError
 _LOG = logging.getLogger('ordem')
 
 FORMAT = 1  # of the directory; another one is refused (BUILD_NOTES, contract 3)
+# Fields that a run keeps as it was started, whatever a later command says of them (`keep_own`).
+OWN = ('tokenizer.rules', 'data.files.prefer')
 # Fields that a resumed run may change: they say what is watched and kept, not what is computed.
 HARMLESS = (
     'log.',
@@ -39,6 +41,7 @@ HARMLESS = (
     'train.on_spike',
     'mesh.',
     'parent',
+    *OWN,
 )
 # Fields younger than runs and results that are kept, with the value that those were made with.
 YOUNGER = {
@@ -58,6 +61,8 @@ YOUNGER = {
     'data.pairs.words': 64,
     'data.pairs.negatives': 0,
     'data.pairs.query_len': 0,
+    'data.files.prefer': 'text',
+    'tokenizer.rules': 1,
 }
 _YOUNGER_GROUPS = ('embedding', 'pairs')
 
@@ -286,6 +291,15 @@ def _mend(run: Run, config, tokenizer) -> None:
         run.config_path, run.config, 'config_hash', lambda: (config_hash(config), _as_json(config))
     )
     renew(run.tokenizer_path, run.tokenizer, 'tokenizer_hash', trained)
+
+
+def keep_own(run: Run, config) -> None:
+    """Gives `config` the fields `OWN` of a started run: their defaults became others since."""
+    with contextlib.suppress(RunError):  # a config.json that is damaged is told elsewhere
+        started = flat(run.config())
+        for name in OWN:
+            if name in started:
+                config.update_from_flattened_dict({name: started[name]})
 
 
 def check_resumable(run: Run, config) -> None:
