@@ -30,6 +30,7 @@ _NEEDS = (
         lambda c: not c.tokenizer.path and c.tokenizer.kind != 'char',
     ),
     ('tokenizer.kind', 'no config.tokenizer.path', lambda c: not c.tokenizer.path),
+    ('tokenizer.rules', 'no config.tokenizer.path', lambda c: not c.tokenizer.path),
     (
         'data.pairs.',
         "config.train.objective='contrastive'",

@@ -104,6 +104,7 @@ def prepare(
     )
     if resuming:
         runs.check_parent(run, config.parent or (str(parent.path) if parent else ''))
+        runs.keep_own(run, config)
         theirs = (
             functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
         )

@@ -57,7 +57,7 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
             [
                 d.replace('config.', 'config.tokenizer.', 1)
                 for d in differences(
-                    theirs.tokenizer, config.tokenizer, ('path', 'train_megabytes')
+                    theirs.tokenizer, config.tokenizer, ('path', 'train_megabytes', 'rules')
                 )
             ]
             if not theirs.tokenizer.path

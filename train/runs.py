@@ -29,6 +29,8 @@ from train.errors import NoRoom, RunError
 _LOG = logging.getLogger('ordem')
 
 FORMAT = 1  # of the directory; another one is refused (BUILD_NOTES, contract 3)
+# Fields that a run keeps as it was started, whatever a later command says of them (`keep_own`).
+OWN = ('tokenizer.rules', 'data.files.prefer')
 # Fields that a resumed run may change: they say what is watched and kept, not what is computed.
 HARMLESS = (
     'log.',
@@ -41,6 +43,7 @@ HARMLESS = (
     'train.on_spike',
     'mesh.',
     'parent',
+    *OWN,
 )
 # Fields younger than runs and results that are kept, with the value that those were made with.
 YOUNGER = {
@@ -60,6 +63,8 @@ YOUNGER = {
     'data.pairs.words': 64,
     'data.pairs.negatives': 0,
     'data.pairs.query_len': 0,
+    'data.files.prefer': 'text',
+    'tokenizer.rules': 1,
 }
 _YOUNGER_GROUPS = ('embedding', 'pairs')
 # Fields that hold a path, also of a study's tasks, and several, separated by commas.
@@ -383,6 +388,15 @@ def _mend(run: Run, config, tokenizer) -> None:
 
     renew(run.config_path, run.config, 'config_hash', stated)
     renew(run.tokenizer_path, run.tokenizer, 'tokenizer_hash', trained)
+
+
+def keep_own(run: Run, config) -> None:
+    """Gives `config` the fields `OWN` of a started run: their defaults became others since."""
+    with contextlib.suppress(RunError):  # a config.json that is damaged is told elsewhere
+        started = flat(run.config())
+        for name in OWN:
+            if name in started:
+                config.update_from_flattened_dict({name: started[name]})
 
 
 def check_resumable(run: Run, config) -> None:

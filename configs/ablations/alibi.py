@@ -28,6 +28,7 @@ def get_config():
     )
     c.tasks = dict(machado=base.text(128, (64, 128, 192, 256, 512, 1024, 2048), source='files'))
     c.tasks.machado.data.files.paths = 'machado'
+    c.tasks.machado.tokenizer.rules = 1  # of the results that are kept
     c.seeds = 3
     c.sweep.update(lrs=(1e-3, 2e-3, 4e-3), tasks=dict(machado=('machado',)))
     claim = lambda text, better, worse: dict(

@@ -1,8 +1,11 @@
 """Any text comes back exactly, in every kind of tokenizer."""
 
 import io
+import random
 import re
+import unicodedata
 
+import numpy as np
 import pytest
 import sentencepiece
 from hypothesis import given, settings, strategies as st
@@ -11,6 +14,7 @@ from configs import base
 from data import store, tokenizer as tokenizers
 from data.records import DataError
 from data.tokenizer import CONTROL, KINDS
+from train.runs import Run
 
 MARKS = (
     *CONTROL,
@@ -110,15 +114,150 @@ def test_deterministic(kind, trained, corpus, monkeypatch):
     assert tokenizers.train(corpus[::2], wanted(kind)).hash != trained.hash
 
 
-def test_reads_no_more_than_asked(kind, corpus):
-    """Catches a limit on the training text that does not hold."""
-    config = wanted('bpe')
-    config.train_megabytes = (
-        sum(len(line.encode()) for t in corpus[:30] for line in t.split('\n')) / 1e6 - 1e-6
-    )
-    read = []
-    tokenizers.train((read.append(t) or t for t in corpus), config)
-    assert len(read) == 30
+ENGLISH = 'the quick brown fox jumps over the lazy dog and the white house of the king'.split()
+RUSSIAN = 'быстрая коричневая лиса прыгает через ленивую собаку и белый дом короля'.split()
+SAID = 'коричневая лиса и белый дом'
+
+
+def drawn(words, count, seed=0):
+    rng = random.Random(seed)
+    return ' '.join(rng.choice(words) for _ in range(count))
+
+
+@pytest.mark.parametrize('share', [0.1, 0.5, 2])
+def test_uses_no_more_than_asked(share):
+    """Catches a limit on the training text that does not hold, or is far from filled by what is used."""
+    lines = [f'{i} ' + 'word ' * (i % 7) for i in range(3000)]
+    size = sum(map(len, lines))
+    used, total = tokenizers.sampled([lines[:1000], lines[1000:]], int(size * share))
+    assert total == size and used == [line for line in lines if line in {*used}]
+    assert min(1, share) * 0.98 <= sum(map(len, used)) / size <= min(1, share)
+
+
+@pytest.mark.parametrize('sizes', [(20000,), (19000, 1000), (1,) * 20000])
+def test_the_sample_is_even(sizes):
+    """Catches a text that has less of a chance because of where it stands, and another sample for the same text."""
+    lines, ends = [f'{i:05}' for i in range(20000)], np.cumsum(sizes)
+    texts = [lines[end - size : end] for size, end in zip(sizes, ends)]
+    used, _ = tokenizers.sampled(texts, 20000)
+    tenths = np.bincount(np.asarray(used, int) // 2000, minlength=10)
+    assert len(used) > 3900 and tenths.min() > 250 and tenths.max() < 550
+    assert used == sorted(used) and used == tokenizers.sampled(texts, 20000)[0]
+
+
+def test_a_small_text_beside_a_large_one_is_read():
+    """Catches a second file of which nothing is left where the first takes nearly all of the limit."""
+    large = [f'line {i}' for i in range(40000)]
+    for seed in range(20):
+        used, _ = tokenizers.sampled([large[seed:], ['small']], int(9e-1 * 10 * len(large)))
+        assert used[-1] == 'small' and len(used) > 30000
+
+
+@pytest.mark.parametrize('kind', ['unigram', 'bpe'])
+def test_all_of_a_long_line_is_learned(kind):
+    """Catches a long line of which only the beginning is trained on."""
+    text = f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}'
+    found = [
+        len(tokenizers.train([said], wanted(kind, 338)).encode(SAID))
+        for said in (text, text.replace(' и ', '\nи ').replace(' the ', '\nthe '))
+    ]
+    assert abs(found[0] - found[1]) <= 2 and found[0] < len(SAID)
+
+
+@pytest.mark.parametrize('end', [' ', '\n'])
+def test_what_follows_a_huge_document_is_learned(end):
+    """Catches a first file that takes all of config.tokenizer.train_megabytes, in one line or in many."""
+    config = wanted('bpe', 400)
+    config.train_megabytes = 0.1
+    made = tokenizers.train([drawn(ENGLISH, 60000).replace(' ', end), drawn(RUSSIAN, 9000)], config)
+    assert len(made.encode(SAID)) < len(SAID)  # in bytes they are twice as many
+
+
+LONG = {
+    'words': drawn(ENGLISH, 9000),
+    'no spaces': ''.join(map(chr, range(0x4E00, 0x9F00))),
+    'Thai': 'น้ำครับกำลัง' * 3000,
+    'Hindi': 'क्ष्मिन्दी' * 4000,
+    'flags': '🇧🇷🇵🇹' * 9000,
+    'families': '👨\u200d👩\u200d👧🏽' * 5000,
+    'jamo': '\u1112\u1161\u11ab' * 9000,
+    'marks': 'e\u0301\u0323' * 11111,
+    'spaces': ' ' * 40000,
+    'one word': 'x' * 32001,
+    'the limit': 'x' * 16000,
+    'a word and a long one': 'a ' + 'y' * 40000,
+}
+
+
+@pytest.mark.parametrize('line', LONG.values(), ids=LONG)
+def test_long_lines_are_cut(line):
+    """Catches characters that are lost or doubled, a part that SentencePiece passes over, and a cut inside a character."""
+    parts = list(tokenizers._cut(line))
+    assert ''.join(parts) == line and all(0 < len(p.encode()) < 1 << 16 for p in parts)
+    assert len(parts) <= len(line) / 1900 + 2
+    for part in parts[1:]:
+        assert (
+            unicodedata.category(part[0])[0] != 'M' and part[0] not in '\u200d🏽\u1161\u11ab\u0e33'
+        )
+        assert ' ' not in line or part[0] == ' ' or ' ' not in part
+    assert not line.startswith('🇧') or all(len(p) % 2 == 0 for p in parts)
+    assert not any(p.endswith(('\u200d', '\u094d')) for p in parts)
+    assert list(tokenizers._lines(line[:16000])) == [line[:16000]] * bool(line.strip())
+
+
+@pytest.mark.parametrize('mark', ['\u2585', '\u2581', '\0', '\x1f', '\u2581\u2585'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_characters_that_the_trainer_uses_itself(kind, mark):
+    """Catches a line that is left out for such a character, an INTERNAL error, a piece that joins its neighbours, and a wrong round trip."""
+    lines = [f'{word}{mark}{word} {mark} sparkline' for word in ENGLISH * 9]
+    made = tokenizers.train(lines, wanted(kind, 310))
+    pieces = {made.piece(i) for i in made.encode('sparkline')}
+    assert not any(piece.startswith('<0x') for piece in pieces)
+    assert made.decode(made.encode(lines[0])) == lines[0]
+    assert not any(mark[0] in made.piece(i) for i in range(made.vocab_size) if mark[0] != '\u2581')
+
+
+CODE = [
+    f'def {word}(x):\n    if x:\n        for y in x:\n            while y:\n'
+    + ' ' * 16
+    + 'return x\n'
+    for word in ENGLISH * 4
+]
+
+
+@pytest.mark.parametrize('tab', [False, True])
+@pytest.mark.parametrize('kind', ['unigram', 'bpe'])
+def test_indentation(kind, tab):
+    """Catches a token for each space or tab of indentation, and tabs that are taken for spaces."""
+    code = [text.replace('    ', '\t') if tab else text for text in CODE]
+    made = tokenizers.train(code, wanted(kind, 315))
+    deep = ('\t' * 4 if tab else ' ' * 16) + 'return x'
+    assert len(made.encode(deep)) <= len(made.encode('return x')) + (2 if tab else 4)
+    assert all(made.decode(made.encode(text)) == text for text in (*code[:2], ' \t  \t', deep))
+
+
+def test_rules_of_before(monkeypatch):
+    """Catches rules 1 that give another tokenizer than they gave, by a run that is kept, and rules 2 with other ids for a text without
+    runs of white space."""
+    run = Run.parse('tests/golden/format_1')
+    config = run.config()
+    texts = list(store.training_texts(config.data))
+    before = tokenizers.train(texts, config.tokenizer)
+    assert config.tokenizer.rules == 1 and before.hash == run.lineage()['tokenizer_hash']
+    config.tokenizer.rules = 2
+    now = tokenizers.train(texts, config.tokenizer)
+    names = [[t.piece(i) for i in range(t.vocab_size)] for t in (before, now)]
+    assert {(a, b) for a, b in zip(*names) if a != b} == {('<|reserved0|>', '<|system|>')}
+    assert before.system == now.system and (before.names_system, now.names_system) == (False, True)
+
+
+def test_the_rules_are_part_of_the_name(tiny_config):
+    """Catches a tokenizer in the cache that was made under other rules and is taken for this one."""
+    keys = [store.tokenizer_key(tiny_config)]
+    tiny_config.tokenizer.rules = 1
+    keys.append(store.tokenizer_key(tiny_config))
+    del tiny_config.tokenizer.rules  # as they were before there was the field
+    assert len({*keys, store.tokenizer_key(tiny_config)}) == 3
 
 
 @pytest.mark.parametrize('split', ['documents', 'tail'])
@@ -196,8 +335,14 @@ def test_mistakes(tmp_path, corpus):
         DataError, match="config.tokenizer.kind is 'word': expected one of unigram, bpe, char"
     ):
         tokenizers.train(corpus, wanted('word'))
-    with pytest.raises(DataError):
-        tokenizers.train(['', '\n'], wanted())
+    for rules in tokenizers.RULES:
+        config = wanted()
+        config.rules = rules
+        with pytest.raises(DataError, match='no text to train a tokenizer on'):
+            tokenizers.train(['', '\n \t'], config)
+    config.rules = 3
+    with pytest.raises(DataError, match='config.tokenizer.rules is 3: expected 2, or 1'):
+        tokenizers.train(corpus, config)
 
 
 def test_saved_and_loaded(trained, tmp_path):
