@@ -176,7 +176,7 @@ def question(text: str, words: int) -> Iterator[tuple[str, str]]:
 def _share(text: str, words: int, share: tuple[int, int]) -> Iterator[tuple[list[Sentence], int]]:
     """The passages of a text, each with a number drawn for it: of `share` (i, n) those that fall to the i-th of n kinds."""
     for passage in passages(sentences(lines_of(text)), words):
-        drawn = hashlib.sha256(_joined(passage).encode()).digest()
+        drawn = hashlib.sha256(rules.plain(_joined(passage)).encode()).digest()
         if drawn[8] % share[1] == share[0]:
             yield passage, int.from_bytes(drawn[:8], 'big')
 

@@ -3,7 +3,7 @@
 A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.offsets` (int64, where each text begins, and the end),
 `<split>.pairs` (int32 [examples, 2], text ids of query and positive), `<split>.negatives` (int32, text ids), `<split>.negative_offsets`
 (int64, where each example's begin, and the end), and `manifest.json`. Texts that only white space tells apart are one text
-(`pairs.normal`).
+(`pairs.normal`); of made pairs also those that look alike (`words.plain`).
 """
 
 import array
@@ -16,7 +16,7 @@ import sys
 import numpy as np
 from tqdm import tqdm
 
-from data import kept, pairs, store
+from data import kept, pairs, store, words
 from data.pairs import Pair
 from data.records import DataError
 from data.store import SPLITS
@@ -139,8 +139,9 @@ def open_or_build(
 class _Writer:
     """One split while it is written. What is kept in memory: 16 bytes of hash and an id for each text, ids for each example."""
 
-    def __init__(self, path: pathlib.Path, split: str, dtype):
-        self.path, self.split, self.dtype = path, split, dtype
+    def __init__(self, path: pathlib.Path, split: str, dtype, alike: bool):
+        """`alike`: texts that look alike are one."""
+        self.path, self.split, self.dtype, self.alike = path, split, dtype, alike
         self.file = open(path / f'{split}.tokens', 'wb')
         self.ids: dict[bytes, int] = {}
         self.offsets = array.array('q', [0])
@@ -150,11 +151,15 @@ class _Writer:
         )  # [query, positive] and [example, negative], one after the other
         self.num_bytes = 0
 
+    def _key(self, text: str) -> bytes:
+        text = pairs.normal(words.plain(text) if self.alike else text)
+        return hashlib.sha256(text.encode()).digest()[:16]
+
     def new(self, texts) -> list[str]:
         """Those of the texts that are not there yet, each once; they have ids from here on."""
         found = []
         for text in texts:
-            key = _key(text)
+            key = self._key(text)
             if key not in self.ids:
                 self.ids[key] = len(self.ids)
                 found.append(text)
@@ -169,13 +174,13 @@ class _Writer:
 
     def add(self, pair: Pair) -> None:
         query, negatives = (
-            self.ids[_key(pair.query)],
-            [self.ids[_key(text)] for text in pair.negatives],
+            self.ids[self._key(pair.query)],
+            [self.ids[self._key(text)] for text in pair.negatives],
         )
         for text in pair.positives:
             for negative in negatives:
                 self.negatives.extend((len(self.examples) // 2, negative))
-            self.examples.extend((query, self.ids[_key(text)]))
+            self.examples.extend((query, self.ids[self._key(text)]))
 
     def finish(self) -> dict:
         """Writes what is left: each (query, positive) once, where it came first, with the negatives of all. Returns counts."""
@@ -208,14 +213,11 @@ class _Writer:
         )
 
 
-def _key(text: str) -> bytes:
-    return hashlib.sha256(pairs.normal(text).encode()).digest()[:16]
-
-
 def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     report, parting = kept.Report(config.on_broken), store.Parting(config)
-    writers = {split: _Writer(path, split, dtype) for split in SPLITS}
+    made = bool(pairs.made(config))
+    writers = {split: _Writer(path, split, dtype, made) for split in SPLITS}
     found = iter(
         tqdm(
             pairs.read(config, parting),

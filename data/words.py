@@ -183,6 +183,13 @@ def places(text: str) -> list[tuple[int, int]]:
     return [found.span() for found in pattern.finditer(text)]
 
 
+def plain(text: str) -> str:
+    """A text in NFC and without what is not seen: what looks alike is alike. Case and all else stay."""
+    if text.isascii():
+        return text
+    return unicodedata.normalize('NFC', _patterns().unseen.sub('', text))
+
+
 def same_name(text: str) -> str:
     """The name of a file, or a pattern for names, in the form by which all spellings of it are one:
     NFC, as file systems differ in it (macOS takes é apart)."""

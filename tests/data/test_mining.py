@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import unicodedata
 
 import numpy as np
 import pytest
@@ -118,3 +119,19 @@ def test_written_pairs_are_read(tmp_path):
         pairs.write_pairs(tmp_path / 'b.jsonl', (1 / 0 for _ in range(2)))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.jsonl']
     assert json.loads(before.splitlines()[-1]) == {'query': 'q', 'positives': ['p']}
+
+
+def test_negatives_by_words_in_any_form():
+    """Catches texts that share no word since its accents stand apart, since it has a ligature or
+    is of a script without spaces, and texts that share a piece of one."""
+    texts = [
+        unicodedata.normalize('NFD', 'O café é bom'),
+        'the ﬁnancial news',
+        '今天我们去公园散步',
+        'हिन्दी में',
+        'read_csv',
+        'none',
+    ]
+    asked = ['Café', 'financial', '公园', 'हिन्दी', 'ह', 'नदी', '花园', 'CSV', 'READ_CSV']
+    found = mining.by_words(asked, texts, [[5]] * 9, [[]] * 9, 3)
+    assert [ids.tolist() for ids in found] == [[0], [1], [2], [3], [], [], [], [], [4]]

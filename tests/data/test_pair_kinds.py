@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import unicodedata
 
 import pytest
 
@@ -317,3 +318,76 @@ def test_another_process_makes_the_same_pairs():
         env={'PYTHONHASHSEED': '7'},
     ).stdout
     assert said.strip() == str([list(make(text, 16)) for make in MADE.values()])
+
+
+CHINESE = """今天我们去公园散步。天气很好，阳光明媚。「你好吗？」他问。我们都笑了！
+
+公园里的花
+花开得很漂亮。有红的，有白的，还有黄的。孩子们在草地上跑来跑去。
+"""
+
+
+def test_sentences_of_other_scripts():
+    """Catches sentences that do not end at their own signs, at a letter after a mark taken for an
+    initial, or at all; spaces put into what has none; and an initial whose accent stands apart."""
+    some = sentences(lines_of(CHINESE.partition('\n')[0]))
+    assert [s.text for s in some] == [
+        '今天我们去公园散步。',
+        '天气很好，阳光明媚。',
+        '「你好吗？」',
+        '他问。',
+        '我们都笑了！',
+    ]
+    assert [s.words for s in some] == [9, 8, 3, 2, 5] and some[2].asks
+    assert ''.join(s.before + s.text for s in some).strip() == CHINESE.partition('\n')[0]
+    assert ends('राम घर गया। वह सिर. दर्द था। क्या तुम आओगे? हाँ!') == [
+        'राम घर गया।',
+        'वह सिर.',
+        'दर्द था।',
+        'क्या तुम आओगे?',
+        'हाँ!',
+    ]
+    assert ends('ذهب الولد. هل عاد؟ نعم۔ انتهى') == ['ذهب الولد.', 'هل عاد؟', 'نعم۔', 'انتهى']
+    for form in ('NFC', 'NFD'):
+        text = unicodedata.normalize(form, 'Foi É. Sousa quem fez. Ótimo.')
+        assert ends(text) == [text.rpartition(' ')[0], text.rpartition(' ')[2]]
+
+
+@pytest.mark.parametrize('kind', MADE)
+def test_pairs_of_scripts_without_spaces(kind):
+    """Catches a text without spaces that is one word, of which no pair is made, and stretches of it
+    that stand nowhere in it or are all of it."""
+    found = list(MADE[kind](CHINESE, 30))
+    flat = ''.join(CHINESE.split())
+    assert found and all(''.join(query.split()) in flat for query, _ in found)
+    if kind == 'crops':
+        assert all(3 <= len(query) < len(text) for query, text in found)
+    if kind == 'title':
+        assert [query for query, _ in found] == ['公园里的花']
+
+
+def test_pairs_do_not_hang_on_the_form_of_a_text():
+    """Catches another pair drawn of the same passage, whose accents stand apart or which has soft
+    hyphens, and long words of many marks that are not one word."""
+    text = ' '.join(f'Ação número {i} não é à toa, não. Lá vêm três.' for i in range(40))
+    apart = unicodedata.normalize('NFD', text.replace('número', 'nú\u00admero'))
+    form = lambda some: unicodedata.normalize('NFC', some.replace('\u00ad', ''))
+    for kinds in (['crops'], ['cloze', 'same']):
+        assert [(form(q), form(p)) for q, p in pairs_of(kinds, apart, 20)] == list(
+            pairs_of(kinds, text, 20)
+        )
+
+
+def test_what_looks_alike_is_one_text(config, files, tokenizer):
+    """Catches a passage that is its own negative, since its accents stand apart in another file;
+    and a store of other rules under the same key."""
+    text = 'O café é bom e não é caro aqui. A maçã está lá fora na árvore.'
+    files(a__txt=text, b__txt=unicodedata.normalize('NFD', text))
+    config.update(validation=0.0)
+    config.pairs.update(kind='cloze', words=40)
+    first = pair_store.path_of(config, tokenizer)
+    split = pair_store.open_or_build(config, tokenizer, progress=False).split('train')
+    assert len(split.pairs) == 1 and len(split.offsets) == 3
+    with pytest.MonkeyPatch.context() as later:
+        later.setattr(pairs.words, 'RULES', 3)
+        assert pair_store.path_of(config, tokenizer) != first

@@ -47,6 +47,17 @@ def test_texts_are_found_whole_whatever_their_dress():
     assert leaks.occurring([], documents) == set() == leaks.occurring(['a b'], [])
 
 
+def test_texts_are_found_in_any_script():
+    """Catches what a script without spaces, marks, soft hyphens or points of
+    vowels hide from the search, and pieces of words that are taken for them."""
+    documents = ['他说：「今天我们去公园散步」。', 'यह हिन्दी में लिखा हुआ है', 'ma\u00adchine x̂ كِتَابٌ']
+    wanted = ['我们去公园', '园', '公散', '去公园散步吧', 'हिन्दी में', 'ह', 'machine X̂', 'كتاب', 'x']
+    assert leaks.occurring(wanted, documents) == {
+        leaks.normal(text) for text in ('我们去公园', '园', 'हिन्दी में', 'machine x̂', 'كتاب')
+    }
+    assert leaks.occurring(['今天，我们去公园散步！'], documents) != set()
+
+
 def test_a_document_is_read_whole_in_pieces(monkeypatch):
     """Catches what is lost where two pieces of a long document meet."""
     text = 'xyz ' + ' '.join(f'w{i}' for i in range(300))

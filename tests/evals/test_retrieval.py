@@ -192,6 +192,29 @@ def test_words_find_words_and_shuffled_judgements_destroy_them():
     )
 
 
+def test_words_of_baselines():
+    """Catches another word of plain text than bm25s cuts, and words of other scripts and forms that
+    are none, or pieces."""
+    plain = [pathlib.Path(baselines.__file__).read_text(), 'The house_s, a 9 I x1 b c. THE', '']
+    assert all(map(str.isascii, plain))
+    for stemmed in ('', 'english', 'portuguese'):
+        assert baselines.words(plain, stemmed) == baselines.bm25s.tokenize(
+            plain,
+            stopwords=baselines.STOP_WORDS[stemmed] if stemmed else [],
+            stemmer=baselines.Stemmer.Stemmer(stemmed) if stemmed else None,
+            return_ids=False,
+            show_progress=False,
+        )
+    odd = ['O nai\u0308ve CAFE\u0301', 'ﬁnancial', '去公园', 'हिन्दी में', 'in\u00adside']
+    assert baselines.words(odd) == [
+        ['naïve', 'café'],
+        ['financial'],
+        ['去公', '公园'],
+        ['हिन्दी', 'में'],
+        ['inside'],
+    ]
+
+
 def test_baselines_by_hand():
     """Catches idf of other texts, vectors that are not of length 1, words outside the documents that count, and empty texts that fail."""
     assert (

@@ -2,6 +2,10 @@
 
 import json
 
+import numpy as np
+
+from apps.search.store import Folder
+from apps.search.update import Update
 from tests.faults.bad_inputs import Case
 
 SEARCH = 'train.posttrain --config=mine.py --config.parent=run --run=new --config.train.objective=contrastive --config.mesh.data=1 --config.data.split=documents'
@@ -143,6 +147,55 @@ MEASURE = [
     )
 ]
 INDEX = 'apps.search index --run=run --index=new'
+
+
+class Nobody:
+    """In place of the model of an index that is only searched by words."""
+
+    longest = trained = 128
+    size = 4
+    made = dict(run='run', step=4, pooling='mean', size=4, version=1)
+
+    def __init__(self):
+        self.tokenizer = self
+
+    def encode_batch(self, words, _):
+        """One token a word."""
+        return [(0,)] * len(words)
+
+    def encode(self, texts, _):
+        """As many tokens as texts."""
+        return [[i] for i in range(len(texts))]
+
+    def embed(self, ids):
+        """A vector of its own for each text."""
+        found = np.random.default_rng(0).standard_normal((len(ids), self.size), np.float32)
+        return found / np.linalg.norm(found, axis=1, keepdims=True)
+
+
+def indexed(folder, **changes):
+    """Indexes text.txt as `indexed`, and changes its manifest."""
+    settings = dict(chunk=None, overlap=None, text_field=None, language=None)
+    store = Folder('indexed')
+    Update(store, Nobody(), settings, False).run(['text.txt'], [])
+    store.write_manifest({**store.manifest(), **changes})
+
+
+WORDS = [
+    Case('an index', 'apps.search query --index=indexed ???', before=indexed),
+    Case(
+        'an index',
+        'apps.search query --index=indexed --mode=lexical — …',
+        'a query of dashes',
+        indexed,
+    ),
+    Case(
+        'an index',
+        'apps.search query --index=indexed --mode=lexical the',
+        'a query to an index of a later version',
+        lambda d: indexed(d, words=99),
+    ),
+]
 APP = [
     Case('an index', command)
     for command in (
@@ -174,4 +227,4 @@ APP = [
         'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt',
     )
 ]
-CASES = [*TRAIN, *MINE, *MEASURE, *APP]
+CASES = [*TRAIN, *MINE, *MEASURE, *APP, *WORDS]
