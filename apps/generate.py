@@ -5,6 +5,7 @@ python -m apps.generate --run=runs/answers --answer --prompt='Qual é a capital 
 python -m apps.generate --run=runs/answers --chat
 """
 
+import logging
 import sys
 
 from absl import flags
@@ -16,6 +17,8 @@ from model.sampling import Sampling
 from train import checkpoint, door, options
 from train.errors import RunError
 from train.runs import Run
+
+_LOG = logging.getLogger('ordem')
 
 _EVERY = 4  # tokens between two looks while streaming
 
@@ -99,7 +102,20 @@ class Writer:
         texts = [self._cut(decode(row)) for row in rows]
         if show is not None:
             show(texts[0][shown:])
+        self._tell_if_full(prompts, rows)
         return texts
+
+    def _tell_if_full(self, prompts: list[list[int]], rows: list[list[int]]) -> None:
+        """Says so where a text ends because the context of the model does."""
+        context = self.model.config.max_len
+        full = [len(row) for p, row in zip(prompts, rows) if len(p) + len(row) >= context]
+        if full and min(full) < self.max_new:
+            _LOG.warning(
+                'the context of this model, %d tokens, is full after %d new ones: --max_new is %d',
+                context,
+                min(full),
+                self.max_new,
+            )
 
     def _cut(self, text: str) -> str:
         """The text up to the first stop string."""

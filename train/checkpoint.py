@@ -403,6 +403,7 @@ def pinned(run: Run) -> Run:
 def model_of(run: Run):
     """The model that a run trained, from its config.json and tokenizer, without its weights."""
     config, tokenizer = run.config(), run.tokenizer()
+    jax.devices()  # that there is none is no fault of the run's
     with _as_stated(run):
         return (
             Transformer(

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import os
 import pathlib
 import sys
 
@@ -10,6 +11,21 @@ from absl import logging as absl_logging
 
 from data.records import printable
 from train import guard
+
+
+_LOG = logging.getLogger('ordem')
+
+# Settings of JAX that results depend on, or without which nothing here runs: the same whatever the
+# environment says (JAX_ENABLE_X64, ...).
+_OF_JAX = {
+    'jax_threefry_partitionable': True,  # changed between JAX versions: said, not assumed
+    'jax_default_prng_impl': 'threefry2x32',
+    'jax_random_seed_offset': 0,
+    'jax_enable_x64': False,
+    'jax_numpy_dtype_promotion': 'standard',
+    'jax_numpy_rank_promotion': 'allow',
+    'jax_transfer_guard': 'allow',
+}
 
 
 class _Formatter(logging.Formatter):
@@ -35,19 +51,15 @@ def settle() -> None:
             f'the package `model` that was imported is {pathlib.Path(model.__file__).parent}, not {beside}: '
             f'run from the repository root, in its own environment'
         )
-    jax.config.update(
-        'jax_threefry_partitionable', True
-    )  # changed between JAX versions: said, not assumed
-    jax.config.update('jax_default_prng_impl', 'threefry2x32')
     absl_logging.set_verbosity(
         absl_logging.FATAL
     )  # Orbax tells of its insides what it raises as well
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter('%(levelname)s: %(message)s'))
-    log = logging.getLogger('ordem')
-    log.addHandler(handler)
-    log.propagate = False
-    log.setLevel(logging.INFO)
+    _LOG.addHandler(handler)
+    _LOG.propagate = False
+    _LOG.setLevel(logging.INFO)
+    _settle_jax()
     if sys.platform == 'linux':
         # glibc maps and unmaps large temporaries at every step, each page faulted in anew; keep them instead.
         libc = ctypes.CDLL(None)
@@ -58,3 +70,17 @@ def settle() -> None:
                 (-8, 1),
             ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
                 libc.mallopt(option, value)
+
+
+def _settle_jax() -> None:
+    """Gives JAX the settings above; says which of the environment are not taken."""
+    for name, value in _OF_JAX.items():
+        variable = name.upper()
+        if variable in os.environ and getattr(jax.config, name) != value:
+            _LOG.warning(
+                '%s=%s is not taken: Ordem computes with %s',
+                variable,
+                os.environ[variable],
+                value,
+            )
+        jax.config.update(name, value)

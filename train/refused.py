@@ -3,7 +3,9 @@
 import difflib
 import errno
 import os
+import pathlib
 import re
+import traceback
 from collections.abc import Iterable
 
 from train.errors import NoRoom, RunError
@@ -34,6 +36,12 @@ def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError 
     refused path comes from. An error is one that Python raises of a file (OSError with its name),
     one of no room, or what a library written in C++ says of either in words ('[OS error 36: ...').
     """
+    if _has_no_device(error):
+        return RunError(
+            f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: this machine has no such device '
+            f'that JAX can use here ({" ".join(str(error).split())[:200] or "none was found"}); '
+            f'expected one that it has, or the variable unset'
+        )
     found = _as_system_error(error)
     if found is None or found.errno is None:
         return None
@@ -47,6 +55,17 @@ def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError 
         what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is a file'
     near = _near(os.fsdecode(found.filename)) if found.errno == errno.ENOENT else ''
     return RunError(f'{where}: {what}; expected {_EXPECTED.get(found.errno, _PLACE)}{near}')
+
+
+def _has_no_device(error: BaseException) -> bool:
+    """Whether JAX was asked for devices of a kind that it does not find."""
+    at = traceback.extract_tb(error.__traceback__)
+    return (
+        isinstance(error, (RuntimeError, AssertionError))
+        and bool(os.environ.get('JAX_PLATFORMS'))
+        and bool(at)
+        and pathlib.PurePath(at[-1].filename).parts[-3:] == ('jax', '_src', 'xla_bridge.py')
+    )
 
 
 def _as_system_error(error: BaseException) -> OSError | None:
