@@ -106,7 +106,7 @@ class Walk:
         self._again(known, path)
 
     def _again(self, known: str, path: str) -> None:
-        if os.path.abspath(known) != os.path.abspath(path):
+        if known != path and os.path.abspath(known) != os.path.abspath(path):
             self.passed.reasons['seen under another name'] += 1
 
     def _enter(self, path: str, found: os.stat_result, patterns: frozenset, start: int) -> None:

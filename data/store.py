@@ -126,7 +126,7 @@ class Parting:
         if not self.equal:
             return ''
         return (
-            f'{self.equal} records are equal to an earlier one, and on its side of the split '
+            f'equal to an earlier record, and on its side of the split: {self.equal} '
             f'({self.moved} would have been on the other)'
         )
 
