@@ -182,8 +182,8 @@ def _after(name: str, patterns: frozenset, hidden: bool = False) -> frozenset:
 
 
 def split(paths: str) -> list[str]:
-    """Entries with commas between them. A comma is part of a name where the whole of it is there, or
-    is a pattern that matches: the longest such entry is taken."""
+    """Entries with commas between them. A comma is part of a name where the whole of it is there,
+    or is a pattern that matches: the longest such entry is taken."""
     parts, entries, first = paths.split(','), [], 0
     while first < len(parts):
         last = first + 1
@@ -219,7 +219,8 @@ def start(entry: str) -> tuple[str, tuple[str, ...]]:
 
 
 def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathlib.Path], Passed]:
-    """Files, folders and patterns with commas between them -> sorted files, and what was passed over.
+    """Files, folders and patterns with commas between them -> sorted files, and what was passed
+    over.
 
     Args:
       paths: as above; `~` is a person's own folder.

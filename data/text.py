@@ -91,7 +91,7 @@ def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> st
 
 
 def _unmarked(raw: bytes | bytearray) -> str:
-    """The encoding that NULs at regular places tell of, as mostly Latin letters have them; or ''."""
+    """The encoding that NULs at regular places tell of, as in mostly Latin letters; or ''."""
     if len(raw) < 8:
         return ''
     zeros = [raw[i::4].count(0) / len(raw[i::4]) > 0.5 for i in range(4)]
