@@ -31,8 +31,8 @@ def content(file, most: int) -> bytearray | None:
 
 
 def lines(file, most: int) -> Iterator[bytes | None]:
-    """The lines of an open file, with their ends (LF, CR LF or CR); None for one that is longer than
-    `most` bytes."""
+    """The lines of an open file, with their ends (LF, CR LF or CR); None for one that is longer
+    than `most` bytes."""
     held = b''  # the begin of a line whose end was not read yet
     while row := file.readline(max(1, most + 1 - len(held))):
         rows = [row] if not held and _is_one(row) else (held + row).splitlines(True)

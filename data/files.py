@@ -107,7 +107,7 @@ class Walk:
         self._again(known, path)
 
     def _again(self, known: str, path: str) -> None:
-        if os.path.abspath(known) != os.path.abspath(path):
+        if known != path and os.path.abspath(known) != os.path.abspath(path):
             self.passed.reasons['seen under another name'] += 1
 
     def _enter(self, path: str, found: os.stat_result, patterns: frozenset, start: int) -> None:
@@ -183,8 +183,8 @@ def _after(name: str, patterns: frozenset, hidden: bool = False) -> frozenset:
 
 
 def split(paths: str) -> list[str]:
-    """Entries with commas between them. A comma is part of a name where the whole of it is there, or
-    is a pattern that matches: the longest such entry is taken."""
+    """Entries with commas between them. A comma is part of a name where the whole of it is there,
+    or is a pattern that matches: the longest such entry is taken."""
     parts, entries, first = paths.split(','), [], 0
     while first < len(parts):
         last = first + 1
@@ -220,7 +220,8 @@ def start(entry: str) -> tuple[str, tuple[str, ...]]:
 
 
 def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathlib.Path], Passed]:
-    """Files, folders and patterns with commas between them -> sorted files, and what was passed over.
+    """Files, folders and patterns with commas between them -> sorted files, and what was passed
+    over.
 
     Args:
       paths: as above; `~` is a person's own folder.

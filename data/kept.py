@@ -112,8 +112,8 @@ def find(path: pathlib.Path, what: str) -> dict | None:
 
 
 def earlier(path: pathlib.Path, wanted: str) -> dict | None:
-    """The manifest of a folder that was built under earlier rules, where it is there, whole, and the
-    one that is `wanted` by its hash; else None."""
+    """The manifest of a folder that was built under earlier rules, where it is there, whole, and
+    the one that is `wanted` by its hash; else None."""
     if not wanted or not path.exists() or damage(path):
         return None
     manifest = _manifest(path)

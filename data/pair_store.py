@@ -91,8 +91,8 @@ class PairStore:
 
 
 def path_of(config, tokenizer: Tokenizer, reading: int = READING) -> pathlib.Path:
-    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash. `reading`:
-    1 for where it was before the rules of reading and parting had numbers."""
+    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash.
+    `reading`: 1 for where it was before the rules of reading and parting had numbers."""
     found = pairs.fingerprint(config, reading)
     numbered = store.rules(config) if reading > 1 and pairs.made(config) else []
     key = kept.digest([FORMAT, found, config.validation, config.split, tokenizer.hash, *numbered])
@@ -100,8 +100,8 @@ def path_of(config, tokenizer: Tokenizer, reading: int = READING) -> pathlib.Pat
 
 
 def find(config, tokenizer: Tokenizer, wanted: str = '') -> PairStore | None:
-    """The store in the cache, or None: nothing is built. `wanted`: its hash, where a run says it; one
-    that was made under earlier rules is found by that.
+    """The store in the cache, or None: nothing is built. `wanted`: its hash, where a run says it;
+    one that was made under earlier rules is found by that.
 
     Raises DataError where it is damaged, or where the text is not there.
     """

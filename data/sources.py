@@ -61,7 +61,7 @@ def passed_over(config, suffixes: tuple[str, ...] = SUFFIXES) -> str:
 
 def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = texts.READING) -> dict:
     """What determines the records of a source: its fields, the state of the files it reads and
-    under which rules, or its content. `reading`: 1 for what said so before there was that number."""
+    under which rules, or its content. `reading`: 1 for what said so before there was a number."""
     found = (
         {'source': config.source, **config[config.source].to_dict()}
         if config.source in config
@@ -268,8 +268,8 @@ def _check_documented() -> None:
     """Raises DataError where this Python has left its documentation out."""
     if _OPTIMIZE > 1:
         raise DataError(
-            "config.data.source 'pydoc' (search without PATH) has no text: Python runs with -OO, or "
-            f'PYTHONOPTIMIZE={_OPTIMIZE}, which leaves documentation out; expected at most 1'
+            "config.data.source 'pydoc' (search without PATH) has no text: Python runs with -OO "
+            f'or PYTHONOPTIMIZE={_OPTIMIZE}, which leaves documentation out; expected at most 1'
         )
 
 

@@ -126,7 +126,7 @@ class Parting:
         if not self.equal:
             return ''
         return (
-            f'{self.equal} records are equal to an earlier one, and on its side of the split '
+            f'equal to an earlier record, and on its side of the split: {self.equal} '
             f'({self.moved} would have been on the other)'
         )
 
@@ -196,13 +196,14 @@ def kept_tokenizer(config) -> Tokenizer | None:
 
 
 def rules(config) -> list:
-    """What a key has of the rules by which records go to a split; nothing where they are the first."""
+    """What a key has of the rules by which records go to a split; nothing where they are the
+    first."""
     return [PARTING] if config.split == 'documents' and 0 < config.validation < 1 else []
 
 
 def path_of(config, tokenizer: Tokenizer, reading: int = texts.READING) -> pathlib.Path:
-    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash. `reading`:
-    1 for where it was before the rules of reading and parting had numbers."""
+    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash.
+    `reading`: 1 for where it was before the rules of reading and parting had numbers."""
     found = sources.fingerprint(config, reading=reading)
     key = kept.digest(
         [
@@ -218,8 +219,8 @@ def path_of(config, tokenizer: Tokenizer, reading: int = texts.READING) -> pathl
 
 
 def find(config, tokenizer: Tokenizer, wanted: str = '') -> Store | None:
-    """The store in the cache, or None: nothing is built. `wanted`: its hash, where a run says it; one
-    that was made under earlier rules is found by that.
+    """The store in the cache, or None: nothing is built. `wanted`: its hash, where a run says it;
+    one that was made under earlier rules is found by that.
 
     Raises DataError where it is damaged, or where the text is not there.
     """

@@ -31,7 +31,8 @@ _SURROGATE = re.compile(
 _LOOKED_AT = 1 << 12  # bytes by which an encoding without a mark is told
 # Controls that no text needs; it has bell, backspace, tab, line ends, form feed and escape.
 _CONTROLS = bytes({*range(32)} - {7, 8, 9, 10, 11, 12, 13, 27})
-_MOST = 0.1  # share of them in a text
+_MOST = 0.1  # share of them in a text, but for a few
+_FEW = 8
 _BLOCK = 1 << 20  # characters that are compared at a time
 _SPACE = re.compile(r'\s')
 
@@ -81,7 +82,7 @@ def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> st
             else f'a binary {what}, no text: NUL',
             -1 if encoding else at,
         )
-    if len(raw) - len(raw.translate(None, _CONTROLS)) > _MOST * len(raw):
+    if len(raw) - len(raw.translate(None, _CONTROLS)) > max(_FEW, _MOST * len(raw)):
         raise NotText(f'a binary {what}, no text: control characters')
     try:
         return raw.decode('utf-8-sig' if first else 'utf-8')
@@ -90,7 +91,7 @@ def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> st
 
 
 def _unmarked(raw: bytes | bytearray) -> str:
-    """The encoding that NULs at regular places tell of, as mostly Latin letters have them; or ''."""
+    """The encoding that NULs at regular places tell of, as in mostly Latin letters; or ''."""
     if len(raw) < 8:
         return ''
     zeros = [raw[i::4].count(0) / len(raw[i::4]) > 0.5 for i in range(4)]

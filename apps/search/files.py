@@ -37,9 +37,11 @@ _SETTLED = (
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A piece of a document. `lines[i]` is the line of the file in which the i-th line of `text` stands (a page, in a PDF), or where there are `begins`
-    what begins with character `begins[i]` of it; `offset` is the character of the whole document with which `text` begins, where each line ends with
-    one character (as Python's text files are read); `record` is the id of a JSON record, which has its own lines and offsets."""
+    """A piece of a document. `lines[i]` is the line of the file in which the i-th line of `text`
+    stands (a page, in a PDF), or where there are `begins` what begins with character `begins[i]` of
+    it; `offset` is the character of the whole document with which `text` begins, where each line
+    ends with one character (as Python's text files are read); `record` is the id of a JSON record,
+    which has its own lines and offsets."""
 
     text: str
     lines: Sequence[int]
@@ -105,8 +107,10 @@ def write_pydoc(folder: pathlib.Path) -> None:
 
 
 class Walk(walks.Walk):
-    """All files under PATHs, each once, whatever links lead to it (`data/files.py`): `files` {name: File}, `broken`, what is no file or cannot be
-    looked at, `unread`, names of those that are there, of which and of what is in them nothing is known now, and `passed`, what was passed over."""
+    """All files under PATHs, each once, whatever links lead to it (`data/files.py`): `files` {name:
+    File}, `broken`, what is no file or cannot be looked at, `unread`, names of those that are
+    there, of which and of what is in them nothing is known now, and `passed`, what was passed
+    over."""
 
     def __init__(self, roots: list[str], inside: os.PathLike):
         """`inside`: the folder of the index, which is passed over. Raises DataError where there is no such PATH."""
@@ -166,8 +170,8 @@ def _whole(file) -> bytes:
 
 
 def _decoded(raw: bytes, line: int = 1) -> str:
-    """Whole lines, the first of which is that `line` of a file, as text whose lines end alike. Raises
-    DataError where they are none."""
+    """Whole lines, the first of which is that `line` of a file, as text whose lines end alike.
+    Raises DataError where they are none."""
     try:
         return line_ends(texts.decode(raw, first=line == 1))
     except texts.NotText as error:

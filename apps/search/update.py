@@ -242,7 +242,8 @@ class Update:
     def _read(
         self, file: files.File, known: list | None, splitter: Splitter, anew: bool
     ) -> list[tuple]:
-        """Brings one file up to date, `anew` where it was read by other rules. Returns its (size, time, key) where only they have changed."""
+        """Brings one file up to date, `anew` where it was read by other rules. Returns its (size,
+        time, key) where only they have changed."""
         key, size, mtime, hash_, fault = known or (None, None, 0, '', '')
         touched, kind = [], 'unchanged'
         try:

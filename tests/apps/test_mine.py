@@ -159,7 +159,8 @@ def test_mistakes(given, tmp_path, monkeypatch, args, message, capsys):
 
 
 def test_files_are_found_as_elsewhere(given, tmp_path):
-    """Catches pairs that are mined twice under a link's name, hidden ones, and a comma in a name."""
+    """Catches pairs that are mined twice under a link's name, hidden ones, and a comma in a
+    name."""
     folder = tmp_path / 'pairs, old'
     (folder / '.git').mkdir(parents=True)
     given.rename(folder / 'in.JSONL')

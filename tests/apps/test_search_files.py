@@ -383,8 +383,8 @@ def test_passages_are_sentences():
 
 
 def test_lines_of_any_end_have_their_numbers(tmp_path, monkeypatch):
-    """Catches lines that are counted by LF alone, a file of CR that is one line too long to read, and
-    CR LF that is two lines where a block ends in it."""
+    """Catches lines that are counted by LF alone, a file of CR that is one line too long to read,
+    and CR LF that is two lines where a block ends in it."""
     monkeypatch.setattr(files, '_BLOCK', 50)
     monkeypatch.setattr(files, '_LINE', 120)
     text = ''.join(f'line {i} of the text\n' for i in range(1, 200)) + 'end'

@@ -13,7 +13,8 @@ SEEN = ['a.txt', 'b.TXT', 'c.jsonl.GZ', 'deep/d.txt', 'linked/e.txt']
 
 @pytest.fixture
 def notes(tmp_path, monkeypatch):
-    """notes/ with what people's folders have besides their texts; the working folder is around it."""
+    """notes/ with what people's folders have besides their texts; the working folder is around
+    it."""
     monkeypatch.chdir(tmp_path)
     for name in (
         'notes/a.txt',
@@ -85,8 +86,8 @@ def test_what_is_passed_over_is_counted(notes):
     ],
 )
 def test_a_file_is_read_once(notes, paths):
-    """Catches a file that is read under each of its names: links to it or its folder, links to links,
-    hard links; and a name that depends on the order."""
+    """Catches a file that is read under each of its names: links to it or its folder, links to
+    links, hard links; and a name that depends on the order."""
     here = notes.parent
     (here / 'alias').symlink_to('notes')
     (here / 'one').symlink_to('alias')

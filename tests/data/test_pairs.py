@@ -559,7 +559,8 @@ def test_equal_texts_make_pairs_on_one_side(config, files, tokenizer, change):
     'again', ['caf\u00e9  au lait', 'cafe\u0301 au lait', 'caf\u00e9\r\nau lait']
 )
 def test_equal_queries_are_on_one_side(config, files, tokenizer, again):
-    """Catches a query that is held out, and trained on in another normal form or with other space."""
+    """Catches a query that is held out, and trained on in another normal form or with other
+    space."""
     rows = [('caf\u00e9 au lait', 'a'), (again, 'b'), ('tea', 'c')]
     files(a__jsonl=''.join(json.dumps(dict(query=q, positive=p)) + '\n' for q, p in rows))
     config.validation = 0.5

@@ -348,7 +348,8 @@ def test_documentation_that_is_left_out(flags, env):
 
 
 def test_documentation_is_its_content(config, monkeypatch):
-    """Catches a key that another environment has for other text, or another key for the same text."""
+    """Catches a key that another environment has for other text, or another key for the same
+    text."""
     config.source, config.pydoc.modules = 'pydoc', 8
     here = sources.fingerprint(config)['content']
     told = in_python('-O', PYTHONHASHSEED='7', LC_ALL='C', HOME='/nowhere', TZ='Asia/Tokyo')

@@ -86,8 +86,8 @@ def test_rows_end_alike(files, end):
 
 
 def test_lines_are_those_of_python_in_bounded_memory(monkeypatch):
-    """Catches a line that is lost, joined or doubled where a piece ends, and one that is longer than
-    allowed and read whole."""
+    """Catches a line that is lost, joined or doubled where a piece ends, and one that is longer
+    than allowed and read whole."""
     rng = random.Random(0)
     some = [b'a', b'bb', b'\r', b'\n', b'\r\n', b'c' * 9]
     for _ in range(3000):
@@ -206,15 +206,16 @@ def test_a_string_with_nul_is_no_text(config, files, tmp_path, row, where):
     ],
 )
 def test_texts_that_are_equal(monkeypatch, one, other, alike):
-    """Catches an equal text that is another by its line ends or normal form, and blocks that show."""
+    """Catches an equal text that is another by its line ends or normal form, and blocks that
+    show."""
     monkeypatch.setattr(texts, '_BLOCK', 7)
     assert (texts.identity([one]) == texts.identity([other])) is alike
     assert texts.identity(['a', 'b']) != texts.identity(['a b'])
 
 
 def test_what_a_store_was_read_by_is_in_its_key(config, files, tokenizer, monkeypatch):
-    """Catches a store made by other rules of reading that is taken for what these make, and one that
-    a run was started with which is no longer found."""
+    """Catches a store made by other rules of reading that is taken for what these make, and one
+    that a run was started with which is no longer found."""
     files(a__txt='one\ntext', b__txt='another')
     config.update(split='tail')
     before = store.path_of(config, tokenizer, 1)

@@ -370,8 +370,11 @@ def test_a_hundred_thousand_files(tmp_path):
     """Catches files that are all opened, or read, before the first is a record."""
     folder = tmp_path / 'files'
     folder.mkdir()
-    for i in range(100_000):  # no links: a file is read once, whatever its names are
-        (folder / f'{i}.txt').write_text('um')
+    for i, name in enumerate(sorted(f'{i}.txt' for i in range(100_000))):
+        if i < 1000:  # which are read
+            (folder / name).write_text('um')
+        else:  # no links: a file is found once, whatever its names are
+            os.mknod(folder / name)
     count, reasons, grown = peak(folder, tmp_path / 'cache', 'begin')
     shutil.rmtree(folder)  # pytest would keep them for three sessions
     assert count == 100_000 and not reasons and grown < 150
