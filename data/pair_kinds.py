@@ -1,8 +1,9 @@
 """Pairs made of texts without labels: each kind is a function of a text and of the words that a passage may have -> (query, positive) pairs.
 
-Nothing in them is drawn but by hash: the same text gives the same pairs. A word is what stands between white space, and in scripts without
-spaces a letter (data/words.py: pieces); a sentence ends at . ! ? … and what other scripts have for them, or with its line, where that is
-not a line of wrapped text.
+Nothing in them is drawn but by hash: the same text gives the same pairs. A word is what stands
+between white space, and in scripts without spaces a letter (data/words.py: pieces); a sentence ends
+at . ! ? … and what other scripts have for them, or with its line, where that is not a line of
+wrapped text.
 """
 
 import functools

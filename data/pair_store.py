@@ -2,8 +2,9 @@
 
 A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.offsets` (int64, where each text begins, and the end),
 `<split>.pairs` (int32 [examples, 2], text ids of query and positive), `<split>.negatives` (int32, text ids), `<split>.negative_offsets`
-(int64, where each example's begin, and the end), and `manifest.json`. Texts that only white space tells apart are one text
-(`pairs.normal`); of made pairs also those that look alike (`words.plain`).
+(int64, where each example's begin, and the end), and `manifest.json`. Texts that only white space
+or the normal form tells apart are one text (`pairs.normal`); of made pairs also those that look
+alike (`words.plain`).
 """
 
 import array

@@ -33,8 +33,9 @@ _POINTS = (
 )
 # Letters of scripts that are written without spaces between words.
 _UNSPACED = (
-    r'\u2E80-\u2FDF\u3005-\u3007\u3021-\u3029\u3038-\u303B\u3400-\u4DBF\u4E00-\u9FFF'  # Han
-    r'\uF900-\uFAFF\U00020000-\U0003FFFD'
+    r'\u2E80-\u2FDF\u3005-\u3007\u3021-\u3029\u3031-\u3035\u3038-\u303B'  # Han
+    r'\u3400-\u4DBF\u4E00-\u9FFF\uF900-\uFAFF\U00020000-\U0003FFFD'
+    r'\U00017000-\U00018D08'  # Tangut
     r'\u3041-\u3096\u309D-\u309F\u30A1-\u30FA\u30FC-\u30FF\u31F0-\u31FF\uFF66-\uFF9F'  # Kana
     r'\U0001AFF0-\U0001AFFE\U0001B000-\U0001B16F\u3105-\u312F\u31A0-\u31BF'  # and Bopomofo
     r'\u0E01-\u0E30\u0E32\u0E33\u0E40-\u0E46'  # Thai
@@ -43,10 +44,11 @@ _UNSPACED = (
     r'\u1000-\u102A\u103F\u1050-\u1055\u105A-\u105D\u1061\u1065\u1066\u106E-\u1070'  # Myanmar
     r'\u1075-\u1081\u108E\uA9E0-\uA9E4\uA9E6-\uA9EF\uA9FA-\uA9FE\uAA60-\uAA76\uAA7A\uAA7E\uAA7F'
     r'\u1950-\u196D\u1970-\u1974\u1980-\u19AB\u19B0-\u19C9\u1A20-\u1A54\uAA80-\uAAAF'  # Tai
+    r'\uA984-\uA9B2\u1B05-\u1B33\u1B45-\u1B4C'  # Javanese and Balinese
 )
 _SPACED = re.compile(r'\S+')
 _ASCII = {False: re.compile(r'[^\W_]+'), True: re.compile(r'\w+')}
-# What in NFKC has one of * ? [ ] /, which in the name of a file or a pattern would say another thing.
+# What in NFKC has one of * ? [ ] /, which in a name or a pattern for names says another thing.
 _SIGNS = re.compile(
     r'([\u2047-\u2049\u2100\u2101\u2105\u2106\uFE16\uFE47\uFE48\uFE56\uFE61'
     r'\uFF0A\uFF0F\uFF1F\uFF3B\uFF3D]+)'
@@ -81,8 +83,8 @@ def _ranges(found: list[int]) -> str:
 
 
 def _stands_beside(code: int) -> bool:
-    """Whether NFKC would join a symbol to a word that it is no part of: of ™ it makes TM, of ½ 1⁄2, of
-    ① 1. Units of measure (㎏) do follow their number, and ideographs are cut by twos anyway."""
+    """Whether NFKC would join a symbol to a word that it is no part of: of ™ it makes TM, of ½ 1⁄2,
+    of ① 1. Units of measure (㎏) do follow their number, and ideographs are cut by twos anyway."""
     tag = unicodedata.decomposition(chr(code)).partition(' ')[0]
     symbol = unicodedata.category(chr(code)).startswith('S')
     if not (tag in ('<circle>', '<fraction>') or symbol and tag in ('<super>', '<compat>')):
@@ -125,8 +127,8 @@ def normal(text: str, turkish: bool = False) -> str:
 
 
 def _cut(text: str, joined: bool, turkish: bool, of_run: Callable) -> list[str]:
-    """The words of a text; for units without spaces between them, of a run each, what `of_run` makes of
-    them. `joined`: an underscore is a letter."""
+    """The words of a text; for the units of a run without spaces, what `of_run` makes of them.
+    `joined`: an underscore is a letter."""
     if text.isascii() and not turkish:
         return _ASCII[joined].findall(text.lower())
     patterns, text = _patterns(), normal(text, turkish)
@@ -153,8 +155,8 @@ def words(text: str, joined: bool = False) -> list[str]:
 
 
 def terms(text: str, joined: bool = False, turkish: bool = False) -> list[str]:
-    """What a text is found by: its words; in scripts without spaces each letter, and each two that are
-    neighbours. `joined` as in `words`, `turkish` as in `normal`."""
+    """What a text is found by: its words; in scripts without spaces each letter, and each two that
+    are neighbours. `joined` as in `words`, `turkish` as in `normal`."""
 
     def both(units):
         pairs = _neighbours(units)
@@ -164,8 +166,8 @@ def terms(text: str, joined: bool = False, turkish: bool = False) -> list[str]:
 
 
 def asked(text: str, joined: bool = False, turkish: bool = False) -> list[str]:
-    """The terms that a query asks for: of a run of letters without spaces its neighbours only, or the
-    letter that stands alone, so that nothing is found for a letter in common."""
+    """The terms that a query asks for: of a run of letters without spaces its neighbours only, or
+    the letter that stands alone, so that nothing is found for a letter in common."""
     return _cut(text, joined, turkish, lambda units: _neighbours(units) or units)
 
 
@@ -184,7 +186,7 @@ def places(text: str) -> list[tuple[int, int]]:
 
 
 def plain(text: str) -> str:
-    """A text in NFC and without what is not seen: what looks alike is alike. Case and all else stay."""
+    """A text in NFC and without what is not seen: what looks alike is alike. All else stays."""
     if text.isascii():
         return text
     return unicodedata.normalize('NFC', _patterns().unseen.sub('', text))
@@ -197,8 +199,8 @@ def same_name(text: str) -> str:
 
 
 def like_name(text: str) -> str:
-    """The same in NFKC, without what is not seen: how a name is typed that has a ligature or letters
-    of full width. What would become a / or a sign of patterns stays as it is; case does too."""
+    """The same in NFKC, without what is not seen: how a name is typed that has a ligature or
+    letters of full width. What would become a / or a sign of patterns stays as it is; case does too."""
     if text.isascii():
         return text
     parts = _SIGNS.split(_patterns().unseen.sub('', text))

@@ -109,7 +109,8 @@ class Engine:
 
     def search(self, query: str, count: int, mode: str, paths: list[str]) -> list[Hit]:
         """The best chunks, best first; of files that one of `paths` names or, as a glob pattern, matches, or the folder of which it does: a whole name,
-        or the end of one that begins after a '/'. Names are compared in NFC, and where none matches so in NFKC."""
+        or the end of one that begins after a '/'. Names are compared in NFC, and where none
+        matches so in NFKC."""
         found = self.rank(query, count, mode, paths)
         wanted = self._chunks('name, record, line, end_line, start, "end", text', found)
         passages = self._passages(query, mode, [wanted[key][-1] for key, _ in found])

@@ -142,9 +142,9 @@ class Update:
         self._manifest |= dict(roots=kept, excluded=sorted(excluded))
         folder.write_manifest(self._manifest)
         total = self._run(walk, [names[r] for r in roots if r not in away], excluded)
-        return (
-            f'{folder.path}: {", ".join(f"{count:,} {name}" for name, count in self._counts.items())}; {total:,} chunks'
-            + (f'; words cut again, by rules {rules.RULES}' if self._recut else '')
+        counts = ', '.join(f'{count:,} {name}' for name, count in self._counts.items())
+        return f'{folder.path}: {counts}; {total:,} chunks' + (
+            f'; words cut again, by rules {rules.RULES}' if self._recut else ''
         )
 
     def _each(self, found: Iterable, what: str, total: int) -> Iterator:

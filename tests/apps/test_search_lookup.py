@@ -1,6 +1,10 @@
 """Search: the two ways to look something up, each by itself."""
 
+import pathlib
+import re
+
 import numpy as np
+import Stemmer
 
 from apps.search import lexical, vectors
 
@@ -54,3 +58,20 @@ def test_vectors_that_are_all_alike():
     assert (
         np.mean([len(set(a.tolist()) & set(b.tolist())) / 10 for a, b in zip(best, exact)]) > 0.97
     )
+
+
+def test_terms_are_stems_as_ever():
+    """Catches other terms of plain text than the stems of its words in lower case."""
+    text = re.sub(r'[^\x00-\x7f]', '', pathlib.Path(lexical.__file__).read_text())
+    for language in ('none', 'english', 'portuguese', 'german', 'arabic', 'hindi', 'greek'):
+        stem = str if language == 'none' else Stemmer.Stemmer(language).stemWord
+        expected = [stem(word) for word in re.findall(r'[^\W_]+', text.lower())]
+        words = lexical.Words(language)
+        assert words(text) == words.asked(text) == expected == lexical.Words(language, 1)(text)
+
+
+def test_endings_of_turkish():
+    """Catches a dotless I that is a dotted one where endings are cut by the vowels before them."""
+    words = lexical.Words('turkish')
+    assert words('KAPI') == words.asked('kapı') == ['kap']
+    assert words('İZMİRDE') == words.asked('İzmir') == ['izmir']

@@ -182,8 +182,8 @@ def test_an_older_index_is_read_as_it_was_made(older, caplog):
 
 
 def test_an_older_index_is_cut_again_and_not_embedded(reader, older, monkeypatch, caplog):
-    """Catches words that stay as they were when nothing else changed, texts that are embedded again,
-    and words taken up from an update that this version found interrupted."""
+    """Catches words that stay as they were when nothing else changed, texts that are embedded
+    again, and words taken up from an update that this version found interrupted."""
     ways = Engine(Folder(str(older))).manifest['files']
     with (
         monkeypatch.context() as then
@@ -220,8 +220,8 @@ def asked(monkeypatch, folder, *given, lines=''):
 
 
 def test_a_query_without_words(reader, texts, tmp_path, monkeypatch, caplog):
-    """Catches a query of signs alone that is told as if nothing was found, and one among others that
-    ends them all."""
+    """Catches a query of signs alone that is told as if nothing was found, and one among others
+    that ends them all."""
     index(reader, tmp_path / 'ix', texts)
     for given in ('???', '— …', '\u200b\u00ad', '👩\u200d👧'):
         with pytest.raises(RunError, match='has no word: expected letters or digits'):
