@@ -9,7 +9,7 @@ import jax
 from absl import logging as absl_logging
 
 from data.records import printable
-from train import guard
+from train import guard, refused
 
 
 class _Formatter(logging.Formatter):
@@ -58,3 +58,14 @@ def settle() -> None:
                 (-8, 1),
             ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
                 libc.mallopt(option, value)
+
+
+def check_path(name: str, path: str) -> None:
+    """Raises RunError where the system would refuse a path whatever is done with it; `name`: what
+    holds it. Paths in flags and configs are looked at before main runs."""
+    refused.check(name, path)
+
+
+def check_writable(name: str, path: str) -> None:
+    """Raises RunError where nothing can be made under a path: before work whose result goes there."""
+    refused.check_writable(name, path)
