@@ -86,7 +86,7 @@ def _parse(argv):
         if error is streams.lost():  # --help that nobody reads
             sys.exit(0)
         where = next((word for word in argv if re.match('--?config=', word)), '--config')
-        refused.check('--config', where.partition('=')[2].partition(':')[0])
+        _check_path('--config', where.partition('=')[2].partition(':')[0])
         what = (
             f'no field {error.args[0]}'
             if isinstance(error, KeyError) and error.args
@@ -106,13 +106,17 @@ def _parse(argv):
 def _check() -> None:
     """Ends the program where a flag, or a field of a config, holds what is no text, or a path that
     the system refuses."""
+    for name, value in given():
+        why = no_text(value)
+        if why:
+            fail(f'{name}: found {why}, expected text in UTF-8')
+    for name, path in _paths():
+        _check_path(name, path)
+
+
+def _check_path(name: str, path: str) -> None:
     try:
-        for name, value in given():
-            why = no_text(value)
-            if why:
-                raise RunError(f'{name}: found {why}, expected text in UTF-8')
-        for name, path in _paths():
-            refused.check(name, path)
+        refused.check(name, path)
     except RunError as error:
         fail(str(error))
 
@@ -125,7 +129,9 @@ def _paths() -> Iterator[tuple[str, str]]:
             for _, value in _strings(f'--{name}', flag.value):
                 for path in value.split(',') if flag.parser.many else [value]:
                     yield f'--{name}', path
-        elif hasattr(flag.value, 'items'):
+        elif flag.present and hasattr(type(flag), 'config_filename'):
+            yield f'--{name}', flag.config_filename.partition(':')[0]
+        if _is_config(flag.value):
             from train import runs  # here: it needs JAX, as does whatever has a config
 
             for field, value in _strings(f'--{name}', flag.value):
@@ -148,9 +154,16 @@ def _strings(name: str, value) -> Iterator[tuple[str, str]]:
     elif isinstance(value, (list, tuple)):
         for each in value:
             yield from _strings(name, each)
-    elif hasattr(value, 'items'):
+    elif _is_config(value):
         for field, inner in value.items():
             yield from _strings(f'{name.removeprefix("--")}.{field}', inner)
+
+
+def _is_config(value) -> bool:
+    try:
+        return hasattr(value, 'items')
+    except OSError:  # a config whose file could not be read, whatever is asked of it
+        return False
 
 
 def _guarded(main) -> None:

@@ -115,7 +115,7 @@ def _where(path: str, given: Iterable[tuple[str, str]]) -> str:
 
 
 def _is_of(path: str, root: str) -> bool:
-    """Whether it is the root, under it, or what is made beside it to take its place (`.root.12`)."""
+    """Whether it is the root, under it, or made beside it to take its place (`.root.12`)."""
     folder, name = os.path.split(root)
     return f'{path}/'.startswith(f'{root}/') or path.startswith(os.path.join(folder, f'.{name}.'))
 
