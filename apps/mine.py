@@ -136,6 +136,7 @@ def main() -> None:
                 else f'{out.parent} is no directory'
             )
         )
+    door.check_writable('--out', str(out.parent))
     report = Report('skip')
     paths, passed = files.find(f.pairs, pairs.SUFFIXES, '--pairs')
     found = Collection(report.good(item for path in paths for item in pairs.read_file(path)))

@@ -193,6 +193,7 @@ def new_folder(path: str) -> pathlib.Path:
         raise RunError(
             f'--out={out}: {"not empty" if out.is_dir() else "not a folder"}; nothing is overwritten: expected a new folder'
         )
+    door.check_writable('--out', path)
     return out
 
 

@@ -229,6 +229,7 @@ def main() -> None:
             )
         )
         return
+    door.check_writable('--out', str(folder))
     run(config, folder, _workers(), flags.FLAGS.together)
     print(f'{folder}/report/index.html')
 

@@ -161,6 +161,7 @@ def plot(out: pathlib.Path, found: dict) -> None:
 
 def main() -> None:
     out = pathlib.Path(flags.FLAGS.out)
+    door.check_writable('--out', str(out))
     found = run(out, *configs(flags.FLAGS.seed, flags.FLAGS.shuffle_facts))
     print('\n' + table(found))
     print(

@@ -78,6 +78,7 @@ def main() -> None:
         pathlib.Path(f.out),
         {n: experiments(n, f.texts, f.answers, f.collection, f.seed, f.pooling) for n in names},
     )
+    door.check_writable('--out', str(out))
     report = None if f.train_only else retrieval.new_folder(str(out / 'report'))
     given = f.squad or f.beir or f.sts or f.pydoc
     sets = (

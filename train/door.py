@@ -10,7 +10,7 @@ import jax
 from absl import logging as absl_logging
 
 from data.records import printable
-from train import guard
+from train import guard, refused
 
 
 _LOG = logging.getLogger('ordem')
@@ -84,3 +84,14 @@ def _settle_jax() -> None:
                 value,
             )
         jax.config.update(name, value)
+
+
+def check_path(name: str, path: str) -> None:
+    """Raises RunError where the system would refuse a path whatever is done with it; `name`: what
+    holds it. Paths in flags and configs are looked at before main runs."""
+    refused.check(name, path)
+
+
+def check_writable(name: str, path: str) -> None:
+    """Raises RunError where nothing can be made under a path: before work whose result goes there."""
+    refused.check_writable(name, path)

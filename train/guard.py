@@ -9,7 +9,7 @@ from absl import app, flags
 
 from data.records import DataError, no_text, printable
 from model.errors import ModelError
-from train import refused, streams
+from train import options, refused, streams
 from train.errors import RunError, Stopped
 
 MISTAKE = RunError.code
@@ -80,49 +80,90 @@ def run(
 def _parse(argv):
     try:
         left = flags.FLAGS(argv)
-        _check_text()
-        return left
     except flags.Error as error:
         message = str(error)
     except Exception as error:  # whatever a config file raises
         if error is streams.lost():  # --help that nobody reads
             sys.exit(0)
         where = next((word for word in argv if re.match('--?config=', word)), '--config')
+        _check_path('--config', where.partition('=')[2].partition(':')[0])
         what = (
             f'no field {error.args[0]}'
             if isinstance(error, KeyError) and error.args
             else f'{type(error).__name__}: {error}'
         )
         message = f'{where}: {what}'
+    else:
+        _check()
+        return left
     message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
+    message = re.sub(r'^(--\S+?)=.*?: (\1 is )', r'\2', message)  # what says itself which it is
     for found, expected in _EXPECTED:
         message = re.sub(found, expected, message)
     fail(message.replace('Unknown command line flag', 'unknown flag'))
 
 
-def _check_text() -> None:
-    """Ends the program where a flag, or a field of a config, holds what is no text."""
+def _check() -> None:
+    """Ends the program where a flag, or a field of a config, holds what is no text, or a path that
+    the system refuses."""
     for name, value in given():
         why = no_text(value)
         if why:
             fail(f'{name}: found {why}, expected text in UTF-8')
+    for name, path in _paths():
+        _check_path(name, path)
+
+
+def _check_path(name: str, path: str) -> None:
+    try:
+        refused.check(name, path)
+    except RunError as error:
+        fail(str(error))
+
+
+def _paths() -> Iterator[tuple[str, str]]:
+    """('--flag' or 'config.field', path) of each path that flags hold."""
+    for name in flags.FLAGS:
+        flag = flags.FLAGS[name]
+        if isinstance(flag.parser, options.Path) and flag.parser.there:
+            for _, value in _strings(f'--{name}', flag.value):
+                for path in value.split(',') if flag.parser.many else [value]:
+                    yield f'--{name}', path
+        elif flag.present and hasattr(type(flag), 'config_filename'):
+            yield f'--{name}', flag.config_filename.partition(':')[0]
+        if _is_config(flag.value):
+            from train import runs  # here: it needs JAX, as does whatever has a config
+
+            for field, value in _strings(f'--{name}', flag.value):
+                if field.endswith(tuple(f'.{end}' for end in runs.PATHS)):
+                    yield field, value
+                elif field.endswith(tuple(f'.{end}' for end in runs.PATH_LISTS)):
+                    yield from ((field, path) for path in value.split(','))
 
 
 def given() -> Iterator[tuple[str, str]]:
     """('--flag' or 'config.field', value) of each string that flags hold, their defaults too."""
     for name in flags.FLAGS:
-        yield from _strings(name, f'--{name}', flags.FLAGS[name].value)
+        yield from _strings(f'--{name}', flags.FLAGS[name].value)
 
 
-def _strings(name: str, shown: str, value) -> Iterator[tuple[str, str]]:
+def _strings(name: str, value) -> Iterator[tuple[str, str]]:
+    """(name, string) of a value, of each in a list, of each field of a config."""
     if isinstance(value, str):
-        yield shown, value
+        yield name, value
     elif isinstance(value, (list, tuple)):
         for each in value:
-            yield from _strings(name, shown, each)
-    elif hasattr(value, 'items'):  # a config
+            yield from _strings(name, each)
+    elif _is_config(value):
         for field, inner in value.items():
-            yield from _strings(f'{name}.{field}', f'{name}.{field}', inner)
+            yield from _strings(f'{name.removeprefix("--")}.{field}', inner)
+
+
+def _is_config(value) -> bool:
+    try:
+        return hasattr(value, 'items')
+    except OSError:  # a config whose file could not be read, whatever is asked of it
+        return False
 
 
 def _guarded(main) -> None:
@@ -160,12 +201,13 @@ def told(error: BaseException) -> tuple[int, str]:
         for line in getattr(error, 'found', [message]):
             _print(f'error: {" ".join(line.split())}')
         return getattr(error, 'code', MISTAKE), message
-    _print(''.join(traceback.format_exception(error)).rstrip('\n'))
+    trace = ''.join(traceback.format_exception(error))
+    print(printable(trace), end='', file=sys.stderr)
     return 1, ' '.join(f'{type(error).__name__}: {error}'.split())
 
 
 def _print(line: str) -> None:
-    print(printable(line), file=sys.stderr)
+    print(printable(refused.shortened(line)), file=sys.stderr)
 
 
 def fail(message: str) -> None:

@@ -24,14 +24,15 @@ class _Number(flags.FloatParser):
         return found
 
 
-class _Path(flags.ArgumentParser):
-    """A path, `~` in it expanded. `many`: paths separated by commas."""
+class Path(flags.ArgumentParser):
+    """A path, `~` in it expanded. `many`: paths separated by commas. `there`: whether it is to be
+    opened or made, rather than compared with names that are kept somewhere."""
 
-    def __init__(self, name: str, many: bool = False):
-        self._name, self._many = name, many
+    def __init__(self, name: str, many: bool = False, there: bool = True):
+        self._name, self.many, self.there = name, many, there
 
     def parse(self, argument):
-        if self._many:
+        if self.many:
             return names.expanded_list(argument)
         return names.expanded(argument, f'--{self._name}')
 
@@ -54,10 +55,10 @@ def number(name, default, text: str, low: float, high: float, values=flags.FLAGS
 def path(name: str, default: str, text: str, values=flags.FLAGS, many: bool = False) -> None:
     """Defines a flag for a path, of which `~` is expanded. `many`: for paths separated by
     commas."""
-    flags.DEFINE(_Path(name, many), name, default, text, values, flags.ArgumentSerializer())
+    flags.DEFINE(Path(name, many), name, default, text, values, flags.ArgumentSerializer())
 
 
-def paths(name: str, text: str, values=flags.FLAGS, many: bool = False) -> None:
+def paths(name: str, text: str, values=flags.FLAGS, many: bool = False, there: bool = True) -> None:
     """Defines a flag for a path that may be given again: a list of paths, of which `~` is expanded.
-    `many`: for patterns, too."""
-    flags.DEFINE_multi(_Path(name, many), flags.ArgumentSerializer(), name, [], text, values)
+    `many`: for patterns, too. `there`: as in `Path`."""
+    flags.DEFINE_multi(Path(name, many, there), flags.ArgumentSerializer(), name, [], text, values)

@@ -26,7 +26,10 @@ _EXPECTED = {
     errno.EINVAL: 'a name that this file system allows',
     errno.EILSEQ: 'a name that this file system allows',
 }
+# What no command can do anything with: a name that is only not there may be meant to be made.
+_NEVER = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EILSEQ)
 _SHOWN = 60  # characters of a name in a message
+_WORD = 200  # characters of a word in a message: longer ones are no words
 
 
 def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError | None:
@@ -42,6 +45,8 @@ def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError 
             f'that JAX can use here ({" ".join(str(error).split())[:200] or "none was found"}); '
             f'expected one that it has, or the variable unset'
         )
+    if isinstance(error, RuntimeError) and 'determine home directory' in str(error):  # pathlib's
+        return RunError('a path begins with ~ and no user of this system: expected ~/ or ./~')
     found = _as_system_error(error)
     if found is None or found.errno is None:
         return None
@@ -52,7 +57,7 @@ def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError 
     if not where:
         return None
     if found.errno == errno.ENOTDIR:
-        what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is a file'
+        what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is no folder'
     near = _near(os.fsdecode(found.filename)) if found.errno == errno.ENOENT else ''
     return RunError(f'{where}: {what}; expected {_EXPECTED.get(found.errno, _PLACE)}{near}')
 
@@ -68,10 +73,44 @@ def _has_no_device(error: BaseException) -> bool:
     )
 
 
+def check(name: str, path: str) -> None:
+    """Raises RunError where the system would refuse a path whatever is done with it. `name`: the
+    flag or field that holds it."""
+    path = path.strip()
+    if not path or '://' in path:
+        return
+    try:
+        os.stat(os.path.expanduser(path))
+    except OSError as error:
+        if error.errno in _NEVER:
+            raise mistake(error, [(name, path)]) from None
+
+
+def check_writable(name: str, path: str) -> None:
+    """Raises RunError where nothing can be made under a path, or the folder above it that is there:
+    to be called before work whose result goes there."""
+    above = os.path.abspath(path)
+    while not os.path.exists(above) and os.path.dirname(above) != above:
+        above = os.path.dirname(above)
+    if '://' in path or os.access(above, os.W_OK | os.X_OK):
+        return
+    only_read = bool(os.statvfs(above).f_flag & os.ST_RDONLY)
+    number = errno.EROFS if only_read else errno.EACCES
+    raise mistake(OSError(number, os.strerror(number), path), [(name, path)])
+
+
+def shortened(line: str) -> str:
+    """A message whose names are too long to be read, with the middle of them left out."""
+    return re.sub(rf'\S{{{_WORD},}}', lambda found: _shown(found[0]), line)
+
+
 def _as_system_error(error: BaseException) -> OSError | None:
     if isinstance(error, OSError):
         named = isinstance(error.filename, (str, bytes, os.PathLike))
         return error if named else OSError(error.errno, error.strerror) if error.errno else None
+    if isinstance(error, RuntimeError) and str(error).startswith('Symlink loop from '):  # pathlib's
+        path = str(error).partition("'")[2].rstrip("'")
+        return OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
     said = re.search(r'\[OS error (\d+): (?:E[A-Z]+ )?([^\]]*)\]', str(error))
     if said is None:
         return None
@@ -86,11 +125,18 @@ def _where(path: str, given: Iterable[tuple[str, str]]) -> str:
         for part in (value, *re.split('[,=]', value)):
             for root in (part.strip(), part.strip().rpartition('@')[0]):
                 full = _full(root)
-                if root and len(full) > len(best) and f'{_full(path)}/'.startswith(f'{full}/'):
+                above = f'{root}/'.startswith(f'{path}/')  # of a folder and those it lies in
+                if root and len(full) > len(best) and (above or _is_of(_full(path), full)):
                     best, named = full, f'{name}={_shown(value)}'
     if not named:
         return _shown(path)
     return named if best == _full(path) else f'{named}: {_shown(path)}'
+
+
+def _is_of(path: str, root: str) -> bool:
+    """Whether it is the root, under it, or made beside it to take its place (`.root.12`)."""
+    folder, name = os.path.split(root)
+    return f'{path}/'.startswith(f'{root}/') or path.startswith(os.path.join(folder, f'.{name}.'))
 
 
 def _full(path: str) -> str:

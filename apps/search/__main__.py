@@ -66,7 +66,7 @@ def define_flags() -> None:
         None,
         'index: whose endings of words do not count (Snowball), or none. Default: english',
     )
-    options.paths('remove', 'index: take out this file or folder; may be given again')
+    options.paths('remove', 'index: take out this file or folder; may be given again', there=False)
     flags.DEFINE_enum('mode', 'hybrid', MODES, 'query, eval: by meaning, by words (BM25), or both')
     options.number(
         'weight',
@@ -94,6 +94,7 @@ def define_flags() -> None:
         "query: only files that match, or are in this folder, like 'docs/*.md' or docs; may be "
         'given again',
         many=True,
+        there=False,
     )
     options.path('queries', '', 'eval: queries.jsonl of BEIR, {"_id", "text"} a line')
     options.path('qrels', '', 'eval: judgements of BEIR or TREC')
@@ -108,13 +109,19 @@ def index(folder: Folder, paths: list[str], progress: bool) -> None:
     from apps.search.reader import Reader
     from apps.search.update import Update
 
+    for path in paths:
+        door.check_path('PATH', path)
+    door.check_writable('--index', str(folder.path))
     f, made = flags.FLAGS, (folder.manifest() or {}).get('made', {})
     run = Run.at(made['run'], made['step']) if made and not f.run else Run.parse(f.run)
     reader = Reader(
         run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0), folder.path, made
     )
     settings = {name: f[name].value for name in ('chunk', 'overlap', 'text_field', 'language')}
-    print(printable(Update(folder, reader, settings, progress).run(paths, f.remove)))
+    update = Update(folder, reader, settings, progress)
+    print(printable(update.run(paths, f.remove)))
+    if update.refused:
+        raise RunError(f'{update.refused[0]}: nothing of it could be indexed; the warnings say why')
 
 
 def _engine(folder: Folder):
@@ -175,6 +182,8 @@ def evaluate(folder: Folder, progress: bool) -> None:
             )
     if out and not os.path.isdir(os.path.dirname(out) or '.'):
         raise RunError(f'--out={f.out}: {os.path.dirname(out)} is no directory')
+    if out:
+        door.check_writable('--out', out)
     found = judged.measure(_engine(folder), f.queries, f.qrels, f.mode, out, progress)
     if f.json:
         print(json.dumps(found))

@@ -9,6 +9,7 @@ A process that reads holds the files open, and keeps its state when they are rem
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,7 +20,7 @@ import sqlite3
 
 from data import bounded
 from data.paths import expanded
-from train.errors import RunError
+from train.errors import NoRoom, RunError
 from train.runs import write_atomically
 
 FORMAT = 1
@@ -230,7 +231,9 @@ class Folder:
 
     def unwritable(self, error: Exception) -> RunError:
         """Of a full disk, among others."""
-        return RunError(
+        full = getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        full = full or 'disk is full' in str(error)  # SQLite's
+        return (NoRoom if full else RunError)(
             f'{self.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove {self.path} and index again'
         )
 

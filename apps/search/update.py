@@ -77,6 +77,9 @@ class Update:
         self._folder, self._reader, self._asked = folder, reader, asked
         self._progress = progress
         self._counts = dict(new=0, changed=0, unchanged=0, removed=0, skipped=0)
+        self._good: list[str] = []  # names of files that are in the index
+        self._skipped: list[str] = []
+        self.refused: list[str] = []  # paths that were asked for, all of which was skipped
 
     def run(self, paths: list[str], remove: list[str]) -> str:
         """Indexes what is under `paths`; where none is given what was indexed before, and else Python's documentation. Takes out what is under
@@ -142,10 +145,16 @@ class Update:
         self._manifest |= dict(roots=kept, excluded=sorted(excluded))
         folder.write_manifest(self._manifest)
         total = self._run(walk, [names[r] for r in roots if r not in away], excluded)
+        self.refused = [path for path, root in zip(paths, roots) if self._nothing_of(names[root])]
         counts = ', '.join(f'{count:,} {name}' for name, count in self._counts.items())
         return f'{folder.path}: {counts}; {total:,} chunks' + (
             f'; words cut again, by rules {rules.RULES}' if self._recut else ''
         )
+
+    def _nothing_of(self, root: str) -> bool:
+        """Whether what is under a root was skipped, all of it."""
+        skipped = any(files.is_under(name, [root]) for name in self._skipped)
+        return skipped and not any(files.is_under(name, [root]) for name in self._good)
 
     def _each(self, found: Iterable, what: str, total: int) -> Iterator:
         """All of it with a progress bar, unless a signal ends it."""
@@ -201,6 +210,7 @@ class Update:
                 )
             }
             held = [name for name, (*_, fault) in known.items() if not fault]
+            self._good += held
             for broken in walk.broken:
                 name = files.name_of(broken.where)
                 kept = name in walk.unread and any(files.is_under(other, [name]) for other in held)
@@ -264,6 +274,7 @@ class Update:
             self._skip(Broken(file.name, fault))
         else:
             self._counts[kind] += 1
+            self._good.append(file.name)
         return touched
 
     def _store(
@@ -304,6 +315,7 @@ class Update:
 
     def _skip(self, broken: Broken) -> None:
         self._counts['skipped'] += 1
+        self._skipped.append(files.name_of(broken.where))
         if self._counts['skipped'] <= _TOLD:
             _LOG.warning('skipped %s', ' '.join(f'{broken.where}: {broken.reason}'.split()))
         elif self._counts['skipped'] == _TOLD + 1:

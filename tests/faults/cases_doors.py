@@ -74,6 +74,57 @@ GENERATION = [
         lambda d: mock.patch.object(sys, 'stdin', io.StringIO('word ' * 40 + '\n')),
     ),
 ]
+# Bytes that are no UTF-8, as Python gives them, and names that the system refuses.
+NO_TEXT = [
+    Case('text that is none', command, what)
+    for command, what in (
+        (f'{WRITE} --prompt=caf\udce9', '`--prompt` is Latin-1'),
+        (f'{WRITE} --prompt=a --stop=\udcff', '`--stop` is a byte'),
+        (f'{WRITE} --prompt=a --prompt=\udc00', 'the second `--prompt` is half of a pair'),
+        (f'{TRAIN} --config.sample.prompt=\udcc3', '`config.sample.prompt` ends in a character'),
+        ('train.pretrain --config=mine.py --run=caf\udce9', '`--run` is Latin-1'),
+        ('apps.search query --index=index \udce9', 'the query is Latin-1'),
+    )
+] + [
+    Case(
+        'text that is none',
+        TRAIN,
+        '`config.sample.prompt` holds a NUL',
+        lambda d: (d / 'mine.py').write_text(
+            (d / 'mine.py').read_text().replace('return ', 'c = ')
+            + "    c.sample.prompt = 'a\\0b'\n    return c\n"
+        ),
+    )
+]
+LONG = 'x' * 300
+NAMES = [
+    Case('names that the system refuses', command, what, before)
+    for command, what, before in (
+        (f'apps.generate --run={LONG} --prompt=a', '`--run` of 300 characters', None),
+        (
+            f'{TRAIN} --config.data.cache={"/".join(["x" * 200] * 25)}',
+            '`config.data.cache` of 5,024 characters',
+            None,
+        ),
+        ('apps.inspect --run=run/config.json/run', '`--run` lies in a file', None),
+        (
+            'apps.mine --by=words --pairs=loop/a.tsv --out=mined.jsonl',
+            '`--pairs` lies in a link to itself',
+            lambda d: (d / 'loop').symlink_to('loop'),
+        ),
+        (
+            f'apps.search index --index=index --run=run {LONG}.txt',
+            'a path to index of 304 characters',
+            None,
+        ),
+        (
+            'evals.retrieval --pydoc --out=text.txt/report',
+            '`--out` lies in a file',
+            None,
+        ),
+        (f'train.pretrain --run=new --config={LONG}.py', '`--config` of 303 characters', None),
+    )
+]
 EVALUATIONS = [
     Case(
         'evaluations',
@@ -215,4 +266,4 @@ PROCESSES = [
         environment(WORLD_SIZE='2', RANK='first', MASTER_ADDR='localhost', MASTER_PORT='4321'),
     ),
 ]
-CASES = [*GENERATION, *EVALUATIONS, *STUDIES, *LAUNCHERS, *PROCESSES]
+CASES = [*GENERATION, *NO_TEXT, *NAMES, *EVALUATIONS, *STUDIES, *LAUNCHERS, *PROCESSES]
