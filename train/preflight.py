@@ -45,7 +45,7 @@ class Tried:
 def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None:
     """All that the config, the machine and the run directory tell without reading the text; returns the mesh."""
     wrong = ranges.outside(config)
-    tried(_raise, list(wrong.values()))
+    tried(ranges.check, config)
 
     def sound(*groups: str) -> bool:
         """Returns whether all numbers of these groups are in their ranges: others are told, and
@@ -104,17 +104,6 @@ def _check_sizes(tried: Tried, config, run, mesh, architecture, optimizer) -> No
         )
         tried(memory, state, jax.local_devices()[0])
         tried(room, run.path, state, config.checkpoint)
-
-
-def numbers(config) -> None:
-    """Raises Problems with each number of `config`, an experiment or a study, that is not in its
-    range (train/ranges.py)."""
-    _raise(list(ranges.outside(config).values()))
-
-
-def _raise(found: list[str]) -> None:
-    if found:
-        raise Problems(found)
 
 
 def _uncut(mesh) -> None:
