@@ -94,6 +94,7 @@ _EXPECTED = (
     ),
     (r'\S+ is not a number in the range \[(\S+), (\S+)\]', r'expected a number from \1 to \2'),
     (r'(\d{20})\d{80,}', r'\1...'),
+    (r"^(--(\S+?)=.*?): --\2 is '.*?': ", r'\1: '),
 )
 
 

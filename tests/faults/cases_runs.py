@@ -92,6 +92,7 @@ NAMES = [
     )
 ] + [
     Case('names of runs', 'train.pretrain --config=mine.py --run=run@4'),
+    Case('names of runs', 'train.pretrain --config=mine.py --run=s4://bucket/new'),
     Case(
         'names of runs',
         'apps.generate --prompt=x --run=run@4',
