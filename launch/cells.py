@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from data import tasks
 from model.errors import ModelError
 from model.positions import REGISTRY
-from train import preflight
+from train import ranges
 from train.errors import RunError
 from train.optimizer import make_schedule
 from train.runs import YOUNGER, cores
@@ -286,7 +286,7 @@ def check(config) -> None:
         )
     if not config.tasks:
         raise RunError('config.tasks is empty: expected at least one task')
-    preflight.numbers(config)
+    ranges.check(config)
     for task in config.tasks:
         own = f'config.tasks.{task}.steps' if config.tasks[task].steps else 'config.train.steps'
         make_schedule(config.optimizer, steps_of(config, task), own)

@@ -88,6 +88,8 @@ def main(words: list[str]) -> None:
         )
         sys.exit(code)
     elif verb == 'logs':
+        if not re.fullmatch('[0-9]{1,5}|all', f.worker):
+            raise RunError(f'--worker={f.worker}: expected a number from 0 to 99999, or all')
         launcher.wait_until_active()
         if 'idle' in dict(launcher.results()).values():
             raise RunError(f'nothing has run on {f.name} yet: start a command by `run`')

@@ -87,20 +87,10 @@ class Run:
         if not text:
             raise RunError('--run is empty: expected a run directory')
         head, step = _split(text)
-        try:
+        with _reached(text):
             whole = _folder(text)
-            if whole.exists() or step is None:
-                run = cls(whole)
-            else:
-                run = cls(_folder(head), step)
+            run = cls(whole) if step is None or whole.exists() else cls(_folder(head), step)
             there = run.path.exists()
-        except (
-            ImportError,
-            KeyError,
-        ) as error:  # gs:// without its extra, or a kind of store that nobody knows
-            raise RunError(
-                f'{text}: expected a run directory, on a disk or gs:// ({type(error).__name__}: {error})'
-            ) from None
         if not there:
             raise RunError(_no_such_run(run.path))
         return run._checked()
@@ -109,8 +99,10 @@ class Run:
     def at(cls, path: str, step: int | None) -> 'Run':
         """The run in a directory that was written down with its step: no part of `path` is taken
         for one. Raises RunError as `parse`."""
-        run = cls(_folder(path), step)
-        if not run.path.exists():
+        with _reached(path):
+            run = cls(_folder(path), step)
+            there = run.path.exists()
+        if not there:
             raise RunError(_no_such_run(run.path))
         return run._checked()
 
@@ -207,6 +199,18 @@ class Run:
             )
 
 
+@contextlib.contextmanager
+def _reached(text: str):
+    """Raises RunError for gs:// without its extra, or a kind of store that nobody knows."""
+    try:
+        yield
+    except (ImportError, KeyError) as error:
+        raise RunError(
+            f'{text}: expected a run directory, on a disk or gs:// '
+            f'({type(error).__name__}: {error})'
+        ) from None
+
+
 def _folder(text: str) -> epath.Path:
     try:
         return epath.Path(paths.expanded(text, '--run'))
@@ -240,10 +244,14 @@ def place(directory: str) -> Run:
     RunError where that is a file, or where everyone else would read it as a step of another run."""
     if not directory:
         raise RunError('--run is empty: expected the directory of the run')
-    run, (head, step) = Run(_folder(directory)), _split(directory)
-    if run.path.exists() and not run.path.is_dir():
-        raise RunError(f'{run.path}: a file; expected the directory of the run')
-    if step is not None and not run.path.exists() and Run(_folder(head)).config_path.exists():
+    head, step = _split(directory)
+    with _reached(directory):
+        run = Run(_folder(directory))
+        if run.path.exists() and not run.path.is_dir():
+            raise RunError(f'{run.path}: a file; expected the directory of the run')
+        other = None if step is None or run.path.exists() else Run(_folder(head))
+        hides = other is not None and other.config_path.exists()
+    if hides:
         raise RunError(
             f'--run is {directory}: that is step {step} of the run {head}, which is read and not '
             f'trained; expected another directory (and --config.parent={directory} to begin with '

@@ -151,7 +151,8 @@ def build(pattern: str, arguments: dict, dims: Dims) -> tuple[PositionalEncoding
             )
         if not _fits(value, known[key]):
             raise ModelError(
-                f'config.model.positions_args.{key} is {value!r}: expected {type(known[key]).__name__}'
+                f'config.model.positions_args.{key} is {value!r:.80}: expected '
+                f'{type(known[key]).__name__}'
             )
         check_numbers(key, value, known[key])
     made = lambda dims: {

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import base
 from data.records import DataError
+from data.tasks import REGISTRY as TASKS
 from data.tasks import build as build_task
 from launch import cells
 from model.config import resolve
@@ -154,6 +155,23 @@ def test_memory_of_the_batches(tiny_config, tmp_path, monkeypatch):
     preflight.rows_memory(tiny_config, slice(4, 8))  # half of the rows are another host's
 
 
+def test_memory_of_attention(tiny_config, tmp_path, monkeypatch):
+    """Catches a context whose square is killed for memory in the first step, on a CPU."""
+    tiny_config.data.update(seq_len=2**16, batch_size=8)
+    with pytest.raises(RunError, match='attention of a layer takes 256.00 GiB'):
+        loop.prepare(tiny_config, str(tmp_path / 'run'))
+    assert not (tmp_path / 'run').exists()
+    monkeypatch.setattr(preflight, 'machine_memory', lambda: 8 * 2 * 32**2 * 4)
+    tiny_config.data.seq_len = 32
+    model = resolve(tiny_config.model, 300, 32)
+    preflight.attention_memory(tiny_config, model, slice(0, 8), 1)
+    with pytest.raises(RunError, match='config.data.seq_len is 64'):
+        tiny_config.data.seq_len = 64
+        preflight.attention_memory(tiny_config, model, slice(0, 8), 1)
+    tiny_config.train.accumulation = 4
+    preflight.attention_memory(tiny_config, model, slice(0, 8), 1)
+
+
 # --- Flags ---------------------------------------------------------------------------------------
 
 
@@ -247,27 +265,14 @@ def test_numbers_of_encodings_that_are_none(value):
                     build(name if not kind.spec.wraps else f'rope+{name}', {field: value}, dims)
 
 
-@pytest.mark.parametrize(
-    'name, field',
-    [
-        ('copy', 'words'),
-        ('sort', 'words'),
-        ('parity_check', 'vocab_size'),
-        ('modular_arithmetic', 'modulus'),
-        ('pcfg', 'letters'),
-        ('multi_query_recall', 'words'),
-        ('passkey', 'digits'),
-    ],
-)
-def test_arguments_of_tasks(name, field):
+def test_arguments_of_tasks():
     """Catches a task that makes its vocabulary until memory ends."""
-    from data.tasks import REGISTRY as TASKS
-
-    if field not in TASKS[name][0].arguments():
-        pytest.skip('no such argument')
-    for value in (2**31, 10**20, -1):
-        with pytest.raises(DataError, match=f'task_args.{field}'):
-            build_task(name, {field: value})
+    for name, (kind, _) in TASKS.items():
+        for field, default in kind.arguments().items():
+            if isinstance(default, int) and not isinstance(default, bool):
+                for value in (2**31, 10**20, -1, 10**400):
+                    with pytest.raises(DataError, match=f'task_args.{field}=.* of {name}: exp'):
+                        build_task(name, {field: value})
 
 
 @pytest.mark.parametrize(
