@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from absl import flags
 
 from data import mining, pairs, sources
-from data.kept import Report
+from data.kept import ON_BROKEN, Report
 from data.pairs import Pair
 from data.records import printable
 from model.embed import Embedder
@@ -104,6 +104,12 @@ def define_flags(values=flags.FLAGS) -> None:
     flags.DEFINE_string(
         'by', 'vectors', 'vectors: of a model; words: BM25, without a model', values
     )
+    flags.DEFINE_string(
+        'on_broken',
+        'skip',
+        'Pairs that cannot be read: skip (told; up to half of all), skip_all, or fatal',
+        values,
+    )
     flags.DEFINE_integer('count', 4, 'New negatives of each query, at most', flag_values=values)
     flags.DEFINE_float(
         'margin',
@@ -120,6 +126,8 @@ def main() -> None:
     for name in ('run', 'margin'):
         if f.by == 'words' and f[name].present:
             raise RunError(f'--{name}={f[name].value} has no effect: it needs --by=vectors')
+    if f.on_broken not in ON_BROKEN:
+        raise RunError(f'--on_broken={f.on_broken}: {nearest(f.on_broken, ON_BROKEN)}')
     if f.count < 1:
         raise RunError(f'--count is {f.count}: expected at least 1')
     if not 0 < f.margin <= 1:
@@ -136,7 +144,7 @@ def main() -> None:
                 else f'{out.parent} is no directory'
             )
         )
-    report = Report('skip')
+    report = Report(f.on_broken)
     found = Collection(
         report.good(
             item
@@ -146,6 +154,7 @@ def main() -> None:
     )
     if not found.asked:
         raise RunError(f'--pairs={f.pairs}: no usable pair; {report.num_broken} broken')
+    report.end('--on_broken')
     mine = (
         by_run(Run.parse(f.run), f.count, f.margin)
         if f.by == 'vectors'

@@ -76,6 +76,16 @@ MINE = [
         '--by=word --pairs=pairs.jsonl --out=mined.jsonl',
         '--run=run --pairs=pairs.jsonl --out=mined.jsonl --margin=2',
         '--by=words --pairs=pairs.jsonl --out=mined.jsonl --count=0',
+        '--by=words --pairs=pairs.jsonl --out=mined.jsonl --on_broken=all',
+    )
+] + [
+    Case(
+        'mining',
+        'apps.mine --by=words --pairs=pairs.jsonl --out=mined.jsonl',
+        'two of three pairs that cannot be read',
+        lambda d: (d / 'pairs.jsonl').write_text(
+            '{"query": "a", "positive": "b"}\n' + '{"query": "a"}\n' * 2
+        ),
     )
 ]
 MEASURE = [
