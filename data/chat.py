@@ -41,8 +41,8 @@ def parse_messages(found: dict) -> tuple[tuple[str, str], ...]:
     Forms: `messages` or `conversations`, lists of {"role" or "from", "content" or "value"};
     `question`, `prompt` or `instruction` (with `input`) beside `answer`, `completion`, `response`
     or `output`, which are strings or such lists; each with `system`, if it has one. A content is a
-    string or a list of parts {"type": "text", "text"}. What is null is absent. What follows the
-    last answer is left out.
+    string or a list of parts {"type": "text", "text"}. What is null is absent. What stands before
+    the first question (a greeting) and after the last answer is left out.
 
     Raises DataError where the record has none of these forms, roles do not alternate from user to
     assistant, or a content is empty.
@@ -169,29 +169,41 @@ def _content(value):
 
 
 def _checked(turns: list) -> tuple[tuple[str, str], ...]:
-    """The turns up to the last answer. Raises DataError as `parse_messages` does."""
-    # What is said before any turn, and what is left without an answer.
-    first = bool(turns) and turns[0][0] == SYSTEM
-    silent = first and (turns[0][1] is None or turns[0][1] == '' or str(turns[0][1]).isspace())
-    answers = [n for n, (role, text) in enumerate(turns, 1) if role == ROLES[1] and _is_text(text)]
-    turns = turns[: answers[-1]] if answers else turns
+    """The turns from the first question to the last answer, after the system's message if there is
+    one. Raises DataError as `parse_messages` does."""
+    # What is left out: a blank system message, a greeting, what has no answer.
+    numbered = list(enumerate(turns, 1))
+    first = numbered[:1] if numbered and numbered[0][1][0] == SYSTEM else []
+    rest = numbered[len(first) :]
+    if first and (first[0][1][1] is None or _is_blank(first[0][1][1])):
+        first = []
+    asked = next((i for i, (_, (role, _)) in enumerate(rest) if role != ROLES[1]), len(rest))
+    answers = [
+        i for i, (_, turn) in enumerate(rest, 1) if turn[0] == ROLES[1] and _is_text(turn[1])
+    ]
+    last = answers[-1] if answers and answers[-1] > asked else len(rest)
+    rest = rest[asked:last]
 
     # Each turn.
-    for i, (role, content) in enumerate(turns):
-        wanted = SYSTEM if first and i == 0 else ROLES[(i - first) % 2]
+    for i, (number, (role, content)) in enumerate([*first, *rest]):
+        wanted = SYSTEM if first and i == 0 else ROLES[(i - len(first)) % 2]
         if role != wanted:
             found = repr(role[:40]) if isinstance(role, str) else f'of type {type(role).__name__}'
-            raise DataError(f'message {i + 1} has role {found}, expected {wanted!r}')
-        if not _is_text(content) and not (silent and i == 0):
-            raise DataError(f'message {i + 1} is empty or no string')
-    if not answers:
+            raise DataError(f'message {number} has role {found}, expected {wanted!r}')
+        if not _is_text(content):
+            raise DataError(f'message {number} is empty or no string')
+    if len(rest) < 2:
         count = f'{len(turns)} message{"s" * (len(turns) != 1)}'
-        raise DataError(f'{count} and no answer of the assistant')
-    return tuple(turns[silent:])
+        raise DataError(f'{count} and no question that is answered')
+    return tuple(turn for _, turn in [*first, *rest])
 
 
 def _is_text(content) -> bool:
     return isinstance(content, str) and bool(content.strip())
+
+
+def _is_blank(content) -> bool:
+    return isinstance(content, str) and not content.strip()
 
 
 def first_pair(messages) -> tuple[str, str]:

@@ -255,7 +255,7 @@ def _from_object(where: str, found: dict, field: str, prefer: str) -> Record | B
     try:
         record = Record(where, messages=chat.parse_messages(found))
     except DataError as error:
-        lacks = '' if asks else f'no field {field!r} and '
+        lacks = '' if asks else f'no field {field!r} (config.data.files.text_field) and '
         return Broken(
             where,
             f'{lacks}{error}' + ('' if asks else nearest(field, chat.fields(found))),

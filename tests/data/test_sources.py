@@ -157,7 +157,7 @@ BROKEN = {  # name: (file, its content, line or '', reason)
         'a.jsonl',
         LINES + b'{"text": null}',
         ':4',
-        "no field 'text' and no conversation: found nothing but null in 'text'",
+        "no field 'text' .config.* and no conversation: found nothing but null in 'text'",
     ),
     'wrong field': (
         'a.jsonl',
@@ -202,7 +202,7 @@ BROKEN = {  # name: (file, its content, line or '', reason)
         'a.jsonl',
         chat('assistant', 'user'),
         ':1',
-        "message 1 has role 'assistant', expected 'user'",
+        '2 messages and no question that is answered',
     ),
     'user twice': (
         'a.jsonl',
@@ -222,8 +222,13 @@ BROKEN = {  # name: (file, its content, line or '', reason)
         ':1',
         "message 2 has role 'system', expected 'user'",
     ),
-    'no reply': ('a.jsonl', chat('system', 'user'), ':1', '2 messages and no answer'),
-    'no messages': ('a.jsonl', chat(), ':1', '0 messages and no answer'),
+    'no reply': (
+        'a.jsonl',
+        chat('system', 'user'),
+        ':1',
+        '2 messages and no question that is answered',
+    ),
+    'no messages': ('a.jsonl', chat(), ':1', '0 messages and no question'),
     'a role of another kind': (
         'a.jsonl',
         chat('user', 'tool', 'assistant'),
@@ -324,6 +329,8 @@ FORMS = {
     'roles in capitals': ({'messages': [{'role': 'User', 'content': 'q'}, ROLED[2]]}, SAID),
     'the user last': ({'messages': [*ROLED, ROLED[1]]}, TOLD),
     'the user last, twice': ({'messages': [*ROLED, ROLED[1], ROLED[1]]}, TOLD),
+    'a greeting': ({'messages': [ROLED[0], ROLED[2], *ROLED[1:]]}, TOLD),
+    'a greeting, and nobody told': ({'conversations': [ROLED[2], *ROLED[1:]]}, SAID),
     'no last answer': (
         {'messages': [*ROLED, ROLED[1], {'role': 'assistant', 'content': None}]},
         TOLD,

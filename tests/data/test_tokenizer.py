@@ -315,6 +315,23 @@ def test_vocabulary_bounds(corpus, config, message):
         )
 
 
+@pytest.mark.parametrize('megabytes', [32.0, 0.02])
+@pytest.mark.parametrize('kind', ['unigram', 'bpe'])
+def test_the_bound_of_one_long_line(kind, megabytes):
+    """Catches a bound that is that of the beginning of a line, or that hides that it is a sample's."""
+    texts, config = [f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}'], wanted(kind, 60000)
+    config.train_megabytes = megabytes
+    with pytest.raises(DataError, match=r'the text supports at most (\d+)') as refused:
+        tokenizers.train(texts, config)
+    assert ('the sample of 0.02 MB that it is trained on' in str(refused.value)) == (megabytes < 1)
+    bound = int(re.search(r'at most (\d+)', str(refused.value))[1])
+    config.vocab_size = bound
+    assert tokenizers.train(texts, config).vocab_size == bound
+    config.vocab_size = bound + 1
+    with pytest.raises(DataError, match=f'supports at most {bound}'):
+        tokenizers.train(texts, config)
+
+
 def test_mistakes(tmp_path, corpus):
     """Catches a traceback for a wrong kind, no text, and a file that is missing, no model, or another's model."""
     foreign = io.BytesIO()
