@@ -2,7 +2,7 @@
 
 python -m apps.generate --run=runs/atlas --prompt='A capital do Brasil'
 python -m apps.generate --run=runs/answers --answer --prompt='Qual é a capital do Brasil?'
-python -m apps.generate --run=runs/answers --chat
+python -m apps.generate --run=runs/answers --chat --system='Answer in one word.'
 """
 
 import logging
@@ -10,7 +10,7 @@ import sys
 
 from absl import flags
 
-from data.chat import decode_answer, encode_messages, encode_prompt
+from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
 from data.records import no_text, printable
 from model.generate import generate
 from model.sampling import Sampling
@@ -32,6 +32,9 @@ def define_flags() -> None:
         'answer', False, 'Ask the prompts in the chat template instead of continuing them'
     )
     flags.DEFINE_bool('chat', False, 'Talk with the model: a line is a turn, an empty one ends')
+    flags.DEFINE_string(
+        'system', '', "What the model is told before --answer or --chat, as a system's message"
+    )
     options.whole('max_new', 128, 'New tokens at most', 1, options.MOST)
     options.number(
         'temperature', None, '0: greedy. Default: 0.8, and 0 for answers and chat', 0, 1e6
@@ -132,15 +135,19 @@ class Writer:
         return self.write(ids, lambda row: decode_answer(row, self.tokenizer), show)
 
     def fitting(self, messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The newest turns that leave room for an answer."""
+        """The system's message, if there is one, and the newest turns that leave room for an
+        answer."""
         room = self.model.config.max_len - min(self.max_new, self.model.config.max_len // 4)
-        while len(messages) > 1 and len(encode_messages(messages, self.tokenizer)[0]) > room:
-            messages = messages[2:]
+        first = messages[0][0] == SYSTEM
+        while (
+            len(messages) > 1 + first and len(encode_messages(messages, self.tokenizer)[0]) > room
+        ):
+            messages = [*messages[:first], *messages[first + 2 :]]
         return messages
 
 
-def chat(writer: Writer) -> None:
-    terminal, messages = sys.stdin.isatty(), []
+def chat(writer: Writer, system: str = '') -> None:
+    terminal, messages = sys.stdin.isatty(), _told(system)
     while True:
         if terminal:
             print('> ', end='', flush=True)
@@ -158,6 +165,10 @@ def chat(writer: Writer) -> None:
         messages = [*kept, ('assistant', said or ' ')]
 
 
+def _told(system: str) -> list[tuple[str, str]]:
+    return [(SYSTEM, system)] if system else []
+
+
 def main() -> None:
     f = flags.FLAGS
     talks = f.answer or f.chat
@@ -165,21 +176,27 @@ def main() -> None:
         raise RunError('expected --prompt, or --chat without it')
     if any(not p.strip() for p in f.prompt):
         raise RunError('--prompt is empty: expected text')
+    if f.system and not talks:
+        raise RunError('--system has no effect: it needs --answer or --chat')
+    if f['system'].present and not f.system.strip():
+        raise RunError('--system is empty: expected text')
     if not all(f.stop):
         raise RunError('--stop is empty: expected text')
     temperature = f.temperature if f.temperature is not None else (0.0 if talks else 0.8)
     sampling = Sampling(temperature, f.top_k, f.top_p, f.min_p, f.repetition_penalty)
     sampling.check()
     writer = Writer(Run.parse(f.run), sampling, f.max_new, f.seed, f.stop)
+    if f.system and system_note(writer.tokenizer):
+        print(f'warning: --system: {system_note(writer.tokenizer)}', file=sys.stderr)
     if f.chat:
-        chat(writer)
+        chat(writer, f.system)
         return
     stream = len(f.prompt) == 1 and (sys.stdout.isatty() if f.stream is None else f.stream)
     show = (lambda text: print(printable(text), end='', flush=True)) if stream else None
     if stream and not talks:
         print(printable(f.prompt[0]), end='', flush=True)
     texts = (
-        writer.answer([[('user', p)] for p in f.prompt], show)
+        writer.answer([[*_told(f.system), ('user', p)] for p in f.prompt], show)
         if talks
         else writer.continue_text(f.prompt, show)
     )

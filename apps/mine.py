@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from absl import flags
 
 from data import files, mining, pairs
-from data.kept import Report
+from data.kept import ON_BROKEN, Report
 from data.pairs import Pair
 from data.records import printable
 from model.embed import Embedder
@@ -104,6 +104,12 @@ def define_flags(values=flags.FLAGS) -> None:
     flags.DEFINE_string(
         'by', 'vectors', 'vectors: of a model; words: BM25, without a model', values
     )
+    flags.DEFINE_string(
+        'on_broken',
+        'skip',
+        'Pairs that cannot be read: skip (told; up to half of all), skip_all, or fatal',
+        values,
+    )
     options.whole('count', 4, 'New negatives of each query, at most', 1, 2**12, values)
     options.number(
         'margin',
@@ -122,6 +128,8 @@ def main() -> None:
     for name in ('run', 'margin'):
         if f.by == 'words' and f[name].present:
             raise RunError(f'--{name}={f[name].value} has no effect: it needs --by=vectors')
+    if f.on_broken not in ON_BROKEN:
+        raise RunError(f'--on_broken={f.on_broken}: {nearest(f.on_broken, ON_BROKEN)}')
     if not 0 < f.margin <= 1:
         raise RunError(f'--margin is {f.margin}: expected more than 0, at most 1')
     out = pathlib.Path(f.out)
@@ -137,11 +145,12 @@ def main() -> None:
             )
         )
     door.check_writable('--out', str(out.parent))
-    report = Report('skip')
+    report = Report(f.on_broken)
     paths, passed = files.find(f.pairs, pairs.SUFFIXES, '--pairs')
     found = Collection(report.good(item for path in paths for item in pairs.read_file(path)))
     if not found.asked:
         raise RunError(f'--pairs={f.pairs}: no usable pair; {report.num_broken} broken')
+    report.end('--on_broken')
     mine = (
         by_run(Run.parse(f.run), f.count, f.margin)
         if f.by == 'vectors'

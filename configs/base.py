@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
             packing='stream',  # stream: documents cut at row ends; whole: documents kept whole (best fit)
             validation=0.02,  # share of the text held out
             split='documents',  # documents: whole documents held out; tail: the end of each document
-            on_broken='skip',  # a broken record: skip (counted, reported) | fatal
+            on_broken='skip',  # broken records: skip (told; up to half of all) | skip_all | fatal
             cache='runs/.cache',  # where token stores and trained tokenizers are kept, by hash
             prefetch=2,  # batches prepared ahead in the background; 0: none
             atlas=dict(
@@ -34,8 +34,9 @@ def get_config() -> ConfigDict:
             ),
             files=dict(
                 paths='',  # files, globs and directories, separated by commas
-                text_field='text',
-            ),  # which field of a JSONL or parquet record holds the text
+                text_field='text',  # which field of a JSONL or parquet record holds the text
+                prefer='text',  # of a record with both: text | conversation (set by post-training)
+            ),
             pydoc=dict(modules=0),  # how many standard library modules; 0: all
             pairs=dict(  # of train.objective 'contrastive'
                 kind='given',  # given: records of {"query", "positive"}; made of texts: spans | title | question | cloze | crops | same, or several: 'cloze,title'
@@ -51,7 +52,7 @@ def get_config() -> ConfigDict:
             path='',  # a SentencePiece model to use; empty: train one
             kind='unigram',  # unigram | bpe | char
             vocab_size=2048,  # special, byte and text pieces together (ignored by char)
-            train_megabytes=32.0,  # text it is trained on at most: an even sample where there is more
+            train_megabytes=32.0,  # text to train it on at most: of more, an even sample
             rules=2,  # 2: runs of spaces and tabs become pieces; 1: as before, for kept results
         )
     )

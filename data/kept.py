@@ -16,6 +16,7 @@ from data.records import Broken, DataError, printable
 
 _LOG = logging.getLogger('ordem')
 
+ON_BROKEN = ('skip', 'skip_all', 'fatal')
 _TOLD = 100  # broken records that are named; all are counted
 
 
@@ -32,7 +33,7 @@ class Report:
     """Of what a source yields: how many records are good and how many broken, and the first broken ones.
 
     Args:
-      on_broken: skip | fatal.
+      on_broken: skip | skip_all | fatal (see `settle`).
       quiet: the broken ones are not logged.
     """
 
@@ -57,6 +58,10 @@ class Report:
                     _LOG.warning(
                         'skipped %s', printable(' '.join(f'{item.where}: {item.reason}'.split()))
                     )
+
+    def end(self, field: str = 'config.data.on_broken') -> None:
+        """After the last item: what `settle` says. `field` names `on_broken`, for messages."""
+        settle(self.facts(), self._on_broken, field, self._quiet)
 
     def facts(self) -> dict:
         """What a manifest says of it."""
@@ -83,6 +88,23 @@ class Report:
 
 def _fatal(broken: Broken) -> DataError:
     return DataError(f'{broken.where}: {broken.reason} (config.data.on_broken is fatal)')
+
+
+def settle(facts: dict, on_broken: str, field: str, quiet: bool = False) -> None:
+    """Judges how much of a source could not be read, by `Report.facts`.
+
+    More than a tenth is a warning, unless `quiet`. Raises DataError where it is more than half,
+    unless `on_broken` is 'skip_all', and where it is anything and `on_broken` is 'fatal'.
+    """
+    read, lost, first = facts['records']['read'], facts['records']['broken'], facts['broken'][:1]
+    if lost and on_broken == 'fatal':  # built when they were skipped
+        raise _fatal(Broken(**first[0]))
+    said = f'{lost} of {read} records could not be read and are left out'
+    said += ''.join(f', the first {b["where"]}: {b["reason"]}' for b in first)
+    if 2 * lost > read and on_broken == 'skip':
+        raise DataError(f'{said}; mend them, or allow it with {field}=skip_all')
+    if 10 * lost > read and not quiet:
+        _LOG.warning('%s', printable(' '.join(said.split())))
 
 
 def write_manifest(path: pathlib.Path, names: list[str], facts: dict) -> None:
@@ -124,10 +146,12 @@ def obtain(
     path: pathlib.Path, build: Callable[[pathlib.Path], None], what: str, on_broken: str
 ) -> dict:
     """The manifest of a folder, which `build(folder)` fills where it is not there. One whose files are not what its manifest states is said
-    to be damaged, and built again. Raises DataError where it has left out broken records and `on_broken` is 'fatal'."""
+    to be damaged, and built again. Raises DataError where more is broken than `on_broken` allows.
+    """
     if path.exists():
         _remove_damaged(path, what)
-    if not path.exists():
+    known = path.exists()
+    if not known:
         path.parent.mkdir(parents=True, exist_ok=True)
         building = pathlib.Path(tempfile.mkdtemp(prefix=f'{path.name}.', dir=path.parent))
         try:
@@ -140,8 +164,7 @@ def obtain(
         finally:
             shutil.rmtree(building, ignore_errors=True)
     manifest = _manifest(path)
-    if on_broken == 'fatal' and manifest['broken']:  # built when they were skipped
-        raise _fatal(Broken(**manifest['broken'][0]))
+    settle(manifest, on_broken, 'config.data.on_broken', quiet=known)
     return manifest
 
 

@@ -183,7 +183,7 @@ def _from_line(where: str, line: bytes) -> Pair | Broken:
 
 
 def _from_object(where: str, found: dict) -> Pair | Broken:
-    query = next((name for name in ('query', 'anchor') if name in found), None)
+    query = next((name for name in ('query', 'anchor') if found.get(name) is not None), None)
     if query:
         return _checked(
             where, found[query], *(_listed(found, name) for name in ('positive', 'negative'))
@@ -193,7 +193,8 @@ def _from_object(where: str, found: dict) -> Pair | Broken:
     except DataError as error:
         return Broken(
             where,
-            f'no "query" and "positive", and {error}' + sources.nearest('query', list(found)[:100]),
+            f'no "query" and "positive", and {error}'
+            + sources.nearest('query', chat.fields(found)),
         )
 
 
@@ -204,11 +205,12 @@ def _listed(found: dict, name: str) -> list:
 
 
 def _from_record(record: Record | Broken) -> Pair | Broken:
-    return (
-        record
-        if isinstance(record, Broken)
-        else _checked(record.where, record.messages[0][1], [record.messages[1][1]], [])
-    )
+    return record if isinstance(record, Broken) else _from_messages(record)
+
+
+def _from_messages(record: Record) -> Pair | Broken:
+    question, answer = chat.first_pair(record.messages)
+    return _checked(record.where, question, [answer], [])
 
 
 def _checked(where: str, query, positives: list, negatives: list) -> Pair | Broken:

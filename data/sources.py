@@ -5,7 +5,6 @@ import functools
 import hashlib
 import inspect
 import io
-import itertools
 import json
 import pathlib
 import pkgutil
@@ -13,9 +12,8 @@ import sys
 import zlib
 from collections.abc import Iterator
 
-from data import atlas, atlas_facts, bounded, files
+from data import atlas, atlas_facts, bounded, chat, files
 from data import text as texts
-from data.chat import parse_messages
 from data.records import Broken, DataError, Record, nearest
 from data.text import fault, line_ends
 
@@ -71,7 +69,7 @@ def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = tex
         states = ((p, p.stat()) for p in find_files(config.files.paths, suffixes))
         found['files'] = [(str(p), of.st_size, of.st_mtime_ns) for p, of in states]
         if reading > 1:
-            found['reading'] = reading
+            found |= {'reading': reading, 'conversations': chat.RULES}
     elif config.source == 'atlas':
         found['code'] = hashlib.sha256(
             (inspect.getsource(atlas) + inspect.getsource(atlas_facts)).encode()
@@ -85,7 +83,7 @@ def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = tex
 
 
 def _read_files(config) -> Iterator[Record | Broken]:
-    parse = functools.partial(_from_object, field=config.text_field)
+    parse = functools.partial(_from_object, field=config.text_field, prefer=config.prefer)
     for path in find_files(config.paths):
         found = objects(path, parse) if is_kind(path, OBJECTS) else [_read_text(path)]
         yield from map(_with_line_ends, found)
@@ -234,14 +232,22 @@ def _parse_line(where: str, line: bytes, parse):
     return parse(where, found)
 
 
-def _from_object(where: str, found: dict, field: str) -> Record | Broken:
-    if field in found:
-        return _checked(where, found[field])
+def _from_object(where: str, found: dict, field: str, prefer: str) -> Record | Broken:
+    """A record of the text in `field`, or of a conversation; `prefer` says which where it has both.
+
+    A field that is null is absent, and so is a blank text beside a conversation.
+    """
+    text, asks = found.get(field), chat.holds_conversation(found)
+    blank = isinstance(text, str) and not text.strip()
+    if text is not None and not (asks and (blank or prefer == 'conversation')):
+        return _checked(where, text)
     try:
-        record = Record(where, messages=parse_messages(found))
+        record = Record(where, messages=chat.parse_messages(found))
     except DataError as error:
+        lacks = '' if asks else f'no field {field!r} (config.data.files.text_field) and '
         return Broken(
-            where, f'no field {field!r} and {error}' + nearest(field, itertools.islice(found, 100))
+            where,
+            f'{lacks}{error}' + ('' if asks else nearest(field, chat.fields(found))),
         )
     reason = next(filter(None, map(fault, record.parts())), '')
     return Broken(where, reason) if reason else record

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from data import kept, sources
 from data import text as texts
 from data import tokenizer as tokenizers
-from data.chat import encode_messages
+from data.chat import SYSTEM, encode_messages, system_note
 from data.records import Broken, DataError, Record, printable
 from data.tokenizer import Tokenizer
 
@@ -139,9 +139,15 @@ def check(config) -> None:
         raise DataError(
             f'config.data.validation is {config.validation}: expected a share of the text, from 0 to 1'
         )
-    if config.on_broken not in ('skip', 'fatal'):
+    if config.on_broken not in kept.ON_BROKEN:
         raise DataError(
-            f"config.data.on_broken is {config.on_broken!r}: expected 'skip' or 'fatal'"
+            f"config.data.on_broken is {config.on_broken!r}: expected 'skip' (up to half of the "
+            "records), 'skip_all' or 'fatal'" + sources.nearest(config.on_broken, kept.ON_BROKEN)
+        )
+    prefer = config.files.prefer if 'files' in config else 'text'
+    if prefer not in ('text', 'conversation'):
+        raise DataError(
+            f"config.data.files.prefer is {prefer!r}: expected 'text' or 'conversation'"
         )
 
 
@@ -160,6 +166,7 @@ def training_texts(config):
                 yield from part.parts()
     if empty:
         raise _nothing(config, report)
+    report.end()
 
 
 def _nothing(config, report: kept.Report) -> DataError:
@@ -239,17 +246,15 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True, wanted: s
     """
     check(config)
     path = path_of(config, tokenizer)
-    if manifest := kept.earlier(path_of(config, tokenizer, 1), wanted):
-        return Store(path_of(config, tokenizer, 1), manifest)
-    return Store(
-        path,
-        kept.obtain(
-            path,
-            lambda folder: _build(config, tokenizer, folder, progress),
-            _WHAT,
-            config.on_broken,
-        ),
+    before = path_of(config, tokenizer, 1)
+    manifest = kept.earlier(before, wanted)
+    path = before if manifest else path
+    manifest = manifest or kept.obtain(
+        path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken
     )
+    if manifest.get('system_messages') and system_note(tokenizer):
+        _LOG.warning('%d system messages: %s', manifest['system_messages'], system_note(tokenizer))
+    return Store(path, manifest)
 
 
 def some(found):
@@ -270,11 +275,19 @@ def tell(passed_over: str, parting: Parting) -> None:
         _LOG.info('%s', parting.told())
 
 
+def _encoded(record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    try:
+        return encode_messages(record.messages, tokenizer)
+    except DataError as error:
+        raise DataError(f'{record.where}: {error}') from None
+
+
 def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     counts = {s: dict(documents=0, tokens=0, bytes=0) for s in SPLITS}
     offsets = {s: [0] for s in SPLITS}
-    report, parting, conversations = kept.Report(config.on_broken), Parting(config), None
+    report, parting = kept.Report(config.on_broken), Parting(config)
+    conversations, systems = None, 0
     files = {
         (s, what): open(path / f'{s}.{what}', 'wb')
         for s in SPLITS
@@ -300,7 +313,8 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
                 )
             good += parting.pieces(item)
         if conversations:
-            encoded = [encode_messages(record.messages, tokenizer) for _, record in good]
+            encoded = [_encoded(record, tokenizer) for _, record in good]
+            systems += sum(record.messages[0][0] == SYSTEM for _, record in good)
         else:
             encoded = [
                 ([tokenizer.bos, *ids, tokenizer.eos], None)
@@ -329,6 +343,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             format=FORMAT,
             dtype=np.dtype(dtype).name,
             conversations=bool(conversations),
+            system_messages=systems,
             splits=counts,
             **report.facts(),
             equal=dict(records=parting.equal, moved=parting.moved),

@@ -34,6 +34,7 @@ _OWN = re.compile(
 _LONGEST = 16000  # characters of a line that is not cut: at most 64,000 bytes
 _PART = 2000  # characters of the parts of a line that is cut
 _SENTENCE = 1 << 16  # bytes of a line that SentencePiece passes over
+_NO_TEXT = 'no text to train a tokenizer on: nothing but white space and lines with \u2585'
 _GLYPH = 64  # characters that are looked at for one where a line can be cut
 _REGIONAL = ''.join(map(chr, range(0x1F1E6, 0x1F200)))  # letters of flags
 
@@ -149,7 +150,7 @@ def train(texts: Iterable[str], config) -> Tokenizer:
         lines, size = sampled(map(_lines, texts), limit)
         left_out = size > limit
     if not lines:
-        raise DataError('no text to train a tokenizer on: nothing but white space')
+        raise DataError(_NO_TEXT)
     if left_out:
         _LOG.info(
             'the tokenizer is trained on %g MB, an even sample of %.1f MB of text '
@@ -214,6 +215,8 @@ def _refused(said: str, config, left_out: bool) -> DataError:
             f'{asked}the special pieces, the 256 bytes and the characters of the text need at '
             f'least {least[2]}'
         )
+    if '!sentences_.empty()' in said:
+        return DataError(f'{_NO_TEXT}; config.tokenizer.rules=2 cuts lines there')
     return DataError(f'the tokenizer could not be trained: {said.strip().splitlines()[-1]}')
 
 

@@ -290,8 +290,8 @@ def check(config) -> None:
     for task in config.tasks:
         own = f'config.tasks.{task}.steps' if config.tasks[task].steps else 'config.train.steps'
         make_schedule(config.optimizer, steps_of(config, task), own)
-    for of, tasks in config.sweep.tasks.items():
-        for task in (of, *tasks):
+    for of, named in config.sweep.tasks.items():
+        for task in (of, *named):
             if task not in config.tasks:
                 raise RunError(
                     f'config.sweep.tasks names {task!r}: expected tasks of the study ({", ".join(config.tasks)})'

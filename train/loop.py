@@ -138,7 +138,7 @@ def prepare(
     if conversations and not of_pairs and not data.manifest['conversations']:
         raise RunError(
             f'config.data.source is {config.data.source!r}: post-training needs conversations '
-            f'({{"question", "answer"}} or {{"messages"}}), found texts'
+            f'({{"messages"}}, or {{"question", "answer"}} or the like), found texts'
         )
     training = rows_of(data.split('train'), config.data, config.seed)
     held_out = data.split('validation')

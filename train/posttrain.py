@@ -83,6 +83,7 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
             f'config.model.max_len with an encoding that can be longer'
         )
     config.model.max_len = longest
+    config.tokenizer.rules = theirs.tokenizer.rules
     _check_encodings(parent, config, tokenizer.vocab_size)
     return tokenizer
 
@@ -128,8 +129,11 @@ def _trained_length(run: Run) -> int:
 def prepare(config, directory: str, conversations: bool = False) -> loop.Experiment:
     """The experiment of a run with a parent (`loop.prepare`), or without one where a tokenizer is
     given. One that goes on needs its parent no more, and takes no other. Raises as
-    `loop.prepare`."""
+    `loop.prepare`. `conversations`: texts are refused, and records that have both are read as
+    conversations."""
     runs.at_home(config, strict=True)
+    if conversations and config.data.source == 'files' and config.train.objective == 'tokens':
+        config.data.files.prefer = 'conversation'
     if not config.parent:
         if not config.tokenizer.path:
             raise RunError(

@@ -71,6 +71,21 @@ def test_chat_keeps_the_conversation_and_forgets_the_oldest(run, monkeypatch, ca
     assert 'the oldest turns are forgotten' in capsys.readouterr().out
 
 
+def test_the_system_is_not_forgotten(run, monkeypatch, capsys):
+    """Catches a system's message that is dropped with the oldest turns, or that only the first
+    turn has."""
+    asked = []
+    made = writer(run, temperature=0.0)
+    monkeypatch.setattr(made, 'answer', lambda given, show: asked.extend(given) or ['Brasília'])
+    monkeypatch.setattr(sys, 'stdin', io.StringIO('E a moeda?\n' * 6))
+    app.chat(made, 'Be brief.')
+    assert 'the oldest turns are forgotten' in capsys.readouterr().out
+    assert len(asked) == 6 and all(given[0] == ('system', 'Be brief.') for given in asked)
+    assert [role for role, _ in asked[-1][1:]] == ['user', 'assistant'] * (
+        len(asked[-1]) // 2 - 1
+    ) + ['user']
+
+
 def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     """Catches generated text that commands the terminal."""
 
@@ -95,6 +110,7 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
         (['--run=RUN'], 'expected --prompt, or --chat'),
         (['--run=RUN', '--prompt= '], '--prompt is empty'),
         (['--run=RUN', '--prompt=x', '--top_p=3'], 'top_p is 3.0: expected above 0'),
+        (['--run=RUN', '--prompt=x', '--system=y'], '--system has no effect: it needs --answer'),
         (['--run=RUN@9', '--prompt=x'], 'has no checkpoint of step 9; it has 2'),
         (['--run=RUN', '--prompt=' + 'capital ' * 60], 'tokens, the context of this model 48'),
     ],

@@ -111,9 +111,9 @@ def test_by_the_model_of_the_run(run):
 def test_by_words(given, tmp_path):
     """Catches a way that needs a model where it has none."""
     done = door('--by=words', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', '--count=2')
-    assert done.returncode == 0 and done.stderr.count('\n') == 1, (
-        done.stderr
-    )  # the broken line, and nothing of the library's
+    # The broken line, that it is more than a tenth, and nothing of the library's.
+    assert done.returncode == 0 and done.stderr.count('\n') == 2, done.stderr
+    assert 'WARNING: 1 of 8 records could not be read' in done.stderr
     mined = list(pairs.read_file(tmp_path / 'out.jsonl'))
     assert all(len(p.negatives) >= 2 for p in mined[:5]) and all(
         'A capital' in n for p in mined[1:5] for n in p.negatives
@@ -122,9 +122,23 @@ def test_by_words(given, tmp_path):
     assert [json.dumps(p.negatives) for p in mined] == [json.dumps(p.negatives) for p in found]
 
 
+@pytest.mark.parametrize('on_broken', ['skip', 'skip_all'])
+def test_pairs_most_of_which_cannot_be_read(given, tmp_path, on_broken):
+    """Catches pairs that are mined from the few of a file that could be read, without a word."""
+    with open(given, 'a') as file:
+        file.write('{"ask": "q"}\n' * 9)
+    out = tmp_path / 'out.jsonl'
+    done = door('--by=words', f'--pairs={given}', f'--out={out}', f'--on_broken={on_broken}')
+    said = '10 of 17 records could not be read and are left out, the first '
+    assert said in done.stderr and out.exists() == (on_broken == 'skip_all')
+    assert done.returncode == (0 if out.exists() else 2)
+    assert ('allow it with --on_broken=skip_all' in done.stderr) == (not out.exists())
+
+
 @pytest.mark.parametrize(
     'args, message',
     [
+        (['--on_broken=skipp'], "--on_broken=skipp: did you mean 'skip'"),
         (['--by=word'], "--by=word: did you mean 'words'"),
         (['--by=words', '--run=x'], '--run=x has no effect: it needs --by=vectors'),
         (['--count=0'], '--count is 0: expected at least 1'),

@@ -147,6 +147,17 @@ FORMS = {  # name: (file, content, pairs)
         ),
         [('q', ('p',), ())],
     ),
+    'a system message': (
+        'a.jsonl',
+        '{"query": null, "messages": [{"role": "system", "content": "s"}, '
+        '{"role": "user", "content": "q"}, {"role": "assistant", "content": "p"}]}',
+        [('q', ('p',), ())],
+    ),
+    'Alpaca': (
+        'a.jsonl',
+        '{"instruction": "q", "input": "", "output": "p"}',
+        [('q', ('p',), ())],
+    ),
     'table': (
         'a.tsv',
         '\ufeffq\tp\r\n\nolá 2\tp 2\tn 2\t\tm 2\t\n',
@@ -172,12 +183,12 @@ WRONG = {  # name: (file, a line after two good ones, reason)
     'no query': (
         'a.jsonl',
         b'{"qury": "q", "positive": "p"}',
-        'no "query" and "positive", and no "messages", .*; did you mean .qury.',
+        'no "query" and "positive", and no conversation: found .*; did you mean .qury.',
     ),
     'null query': (
         'a.jsonl',
         b'{"query": null, "positive": "p"}',
-        'query: text is NoneType, expected a string',
+        'no "query" .*found \'positive\'; expected messages, .*',
     ),
     'number': (
         'a.jsonl',

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -155,7 +156,12 @@ BROKEN = {  # name: (file, its content, line or '', reason)
     'list': ('a.jsonl', LINES + b'["text"]', ':4', 'JSON list, expected an object'),
     'string': ('a.jsonl', LINES + b'"text"', ':4', 'JSON str, expected an object'),
     'number': ('a.jsonl', LINES + b'{"text": 3}', ':4', 'text is int, expected a string'),
-    'null': ('a.jsonl', LINES + b'{"text": null}', ':4', 'text is NoneType, expected a string'),
+    'null': (
+        'a.jsonl',
+        LINES + b'{"text": null}',
+        ':4',
+        "no field 'text' .config.* and no conversation: found nothing but null in 'text'",
+    ),
     'wrong field': (
         'a.jsonl',
         LINES + b'{"texts": "a", "id": 3}',
@@ -186,7 +192,7 @@ BROKEN = {  # name: (file, its content, line or '', reason)
         'a.jsonl',
         b'{"question": "q"}',
         ':1',
-        'no "messages", no "question" and "answer"',
+        'no field \'text\' .*found \'question\'; the nearest form is {"question", "answer"}',
     ),
     'empty answer': ('a.jsonl', ASK % ('q', ' '), ':1', 'message 2 is empty or no string'),
     'number answer': (
@@ -199,7 +205,7 @@ BROKEN = {  # name: (file, its content, line or '', reason)
         'a.jsonl',
         chat('assistant', 'user'),
         ':1',
-        "message 1 has role 'assistant', expected 'user'",
+        '2 messages and no question that is answered',
     ),
     'user twice': (
         'a.jsonl',
@@ -207,21 +213,62 @@ BROKEN = {  # name: (file, its content, line or '', reason)
         ':1',
         "message 2 has role 'user', expected 'assistant'",
     ),
-    'system': (
+    'system late': (
         'a.jsonl',
-        chat('system', 'user', 'assistant'),
+        chat('user', 'system', 'assistant'),
         ':1',
-        "message 1 has role 'system', expected 'user'",
+        "message 2 has role 'system', expected 'assistant'",
     ),
-    'no reply': ('a.jsonl', chat('user', 'assistant', 'user'), ':1', '3 messages, expected pairs'),
-    'no messages': ('a.jsonl', chat(), ':1', '0 messages, expected pairs'),
+    'system twice': (
+        'a.jsonl',
+        chat('system', 'system', 'user', 'assistant'),
+        ':1',
+        "message 2 has role 'system', expected 'user'",
+    ),
+    'no reply': (
+        'a.jsonl',
+        chat('system', 'user'),
+        ':1',
+        '2 messages and no question that is answered',
+    ),
+    'no messages': ('a.jsonl', chat(), ':1', '0 messages and no question'),
+    'a role of another kind': (
+        'a.jsonl',
+        chat('user', 'tool', 'assistant'),
+        ':1',
+        "message 2 has role 'tool', expected 'assistant'",
+    ),
+    'a picture': (
+        'a.jsonl',
+        b'{"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}',
+        ':1',
+        "a part of a content is of type 'image_url', expected text",
+    ),
+    'turns without roles': (
+        'a.jsonl',
+        b'{"conversations": [{"speaker": "human", "value": "x"}]}',
+        ':1',
+        "\"conversations\" is not a list of .*has 'speaker', 'value'",
+    ),
+    'fields that nobody knows': (
+        'a.jsonl',
+        b'{"q": "x", "reply": "y"}',
+        ':1',
+        "found 'q', 'reply'; expected messages, question and answer, or instruction and output",
+    ),
+    'fields that are nearly known': (
+        'a.jsonl',
+        b'{"instructions": "x", "outputs": "y", "id": 3}',
+        ':1',
+        'found .*; the nearest form is {"instruction", "output"}',
+    ),
     'messages of another form': (
         'a.jsonl',
         b'{"messages": ["hello", "hi"]}',
         ':1',
         '"messages" is not a list of',
     ),
-    'messages null': ('a.jsonl', b'{"messages": null}', ':1', '"messages" is not a list of'),
+    'messages null': ('a.jsonl', b'{"messages": null}', ':1', "nothing but null in 'messages'"),
 }
 
 
@@ -267,6 +314,115 @@ def test_conversations(config, files):
         words,
     ]
     assert not broken and records[0].parts() == ['why?', 'so']
+
+
+SAID = (('user', 'q'), ('assistant', 'a'))
+TOLD = (('system', 's'), *SAID)
+ROLED = [{'role': role, 'content': text} for role, text in TOLD]
+SHARED = [{'from': 'system', 'value': 's'}, {'from': 'human', 'value': 'q'}]
+PARTS = [{'type': 'text', 'text': 'q'}]
+FORMS = {
+    'a system message': ({'messages': ROLED}, TOLD),
+    'a system message that is blank': (
+        {'messages': [{'role': 'system', 'content': ' '}, *ROLED[1:]]},
+        SAID,
+    ),
+    'one that is null': ({'messages': [{'role': 'system', 'content': None}, *ROLED[1:]]}, SAID),
+    'developer': ({'messages': [{'role': 'developer', 'content': 's'}, *ROLED[1:]]}, TOLD),
+    'roles in capitals': ({'messages': [{'role': 'User', 'content': 'q'}, ROLED[2]]}, SAID),
+    'the user last': ({'messages': [*ROLED, ROLED[1]]}, TOLD),
+    'the user last, twice': ({'messages': [*ROLED, ROLED[1], ROLED[1]]}, TOLD),
+    'a greeting': ({'messages': [ROLED[0], ROLED[2], *ROLED[1:]]}, TOLD),
+    'a greeting, and nobody told': ({'conversations': [ROLED[2], *ROLED[1:]]}, SAID),
+    'no last answer': (
+        {'messages': [*ROLED, ROLED[1], {'role': 'assistant', 'content': None}]},
+        TOLD,
+    ),
+    'null beside text': ({'messages': None, 'text': 't'}, 't'),
+    'null beside messages': ({'text': None, 'messages': ROLED}, TOLD),
+    'null beside pairs': ({'text': None, 'messages': None, 'question': 'q', 'answer': 'a'}, SAID),
+    'blank beside messages': ({'text': '', 'messages': ROLED}, TOLD),
+    'no messages beside pairs': ({'messages': [], 'question': 'q', 'answer': 'a'}, SAID),
+    'prompt and completion': ({'prompt': 'q', 'completion': 'a'}, SAID),
+    'lists of messages': ({'prompt': ROLED[:2], 'completion': ROLED[2:]}, TOLD),
+    'a list and a string': ({'prompt': ROLED[:2], 'completion': 'a'}, TOLD),
+    'Alpaca': ({'instruction': 'q', 'input': '', 'output': 'a'}, SAID),
+    'Alpaca with an input': (
+        {'instruction': 'q', 'input': 'i', 'output': 'a', 'text': None},
+        (('user', 'q\n\ni'), ('assistant', 'a')),
+    ),
+    'Alpaca with a history': (
+        {'instruction': 'q', 'output': 'a', 'history': [['q', 'a']], 'system': 's'},
+        (*TOLD, *SAID),
+    ),
+    'Dolly': ({'instruction': 'q', 'context': '', 'response': 'a', 'category': 'qa'}, SAID),
+    'ShareGPT': ({'conversations': [*SHARED, {'from': 'gpt', 'value': 'a'}]}, TOLD),
+    'ShareGPT, system beside': (
+        {'system': 's', 'conversations': [SHARED[1], {'from': 'assistant', 'value': 'a'}]},
+        TOLD,
+    ),
+    'OpenOrca': ({'system_prompt': 's', 'question': 'q', 'response': 'a'}, TOLD),
+    'parts': ({'messages': [{'role': 'user', 'content': PARTS}, ROLED[2]]}, SAID),
+    'two parts': (
+        {'messages': [{'role': 'user', 'content': PARTS * 2}, ROLED[2]]},
+        (('user', 'q\nq'), SAID[1]),
+    ),
+    'parts of strings': ({'prompt': ['q'], 'completion': PARTS[0] | {'text': 'a'}}, SAID),
+    'fields of a table': ({'messages': [{**turn, 'name': None} for turn in ROLED]}, TOLD),
+}
+
+
+@pytest.mark.parametrize('found, wanted', FORMS.values(), ids=FORMS)
+def test_forms_of_conversations(config, files, found, wanted):
+    """Catches a form that people have and that is not read, a null taken for a value, and turns or
+    a system's message that are lost."""
+    files(a__jsonl=json.dumps(found) + '\n')
+    [record], broken = read(config)
+    assert not broken and (record.text if record.messages is None else record.messages) == wanted
+
+
+@pytest.mark.parametrize('more', [{'question': 'q', 'answer': 'a'}, {'messages': ROLED}])
+def test_text_beside_a_conversation(config, files, more):
+    """Catches a text that hides a conversation from post-training, or a conversation that hides it
+    from pretraining, under one key."""
+    files(a__jsonl=json.dumps({'text': 't', **more}))
+    [record], _ = read(config)
+    assert record.text == 't'
+    before = sources.fingerprint(config)
+    config.files.prefer = 'conversation'
+    [record], _ = read(config)
+    assert record.text is None and record.messages[-2:] == SAID
+    assert sources.fingerprint(config) != before
+    config.files.prefer = 'both'
+    with pytest.raises(DataError, match="config.data.files.prefer is 'both': expected 'text' or"):
+        store.check(config)
+
+
+@pytest.mark.parametrize(
+    'lost, what', [(1, 'none'), (3, 'warning'), (10, 'warning'), (11, 'error')]
+)
+@pytest.mark.parametrize('on_broken', ['skip', 'skip_all'])
+def test_how_many_may_be_skipped(config, files, tokenizer, caplog, lost, what, on_broken):
+    """Catches a source most of which cannot be read and that is trained on without a word; also
+    where its store is in the cache."""
+    config.update(on_broken=on_broken, validation=0.0)
+    files(
+        a__jsonl='{"txt": "none"}\n' * lost
+        + ''.join(f'{{"text": "{i}"}}\n' for i in range(20 - lost))
+    )
+    said = (
+        f'{lost} of 20 records could not be read and are left out, the first .*a.jsonl:1: no field'
+    )
+    for known in (False, True):
+        caplog.clear()
+        if what == 'error' and on_broken == 'skip':
+            with pytest.raises(DataError, match=f'{said}.*config.data.on_broken=skip_all'):
+                store.open_or_build(config, tokenizer, progress=False)
+        else:
+            store.open_or_build(config, tokenizer, progress=False)
+            assert any(map(re.compile(said).match, caplog.messages)) == (
+                what != 'none' and not known
+            )
 
 
 def test_text_field(config, files):

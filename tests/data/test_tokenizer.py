@@ -126,7 +126,8 @@ def drawn(words, count, seed=0):
 
 @pytest.mark.parametrize('share', [0.1, 0.5, 2])
 def test_uses_no_more_than_asked(share):
-    """Catches a limit on the training text that does not hold, or is far from filled by what is used."""
+    """Catches a limit on the training text that does not hold, or is far from filled by what is
+    used."""
     lines = [f'{i} ' + 'word ' * (i % 7) for i in range(3000)]
     size = sum(map(len, lines))
     used, total = tokenizers.sampled([lines[:1000], lines[1000:]], int(size * share))
@@ -136,7 +137,8 @@ def test_uses_no_more_than_asked(share):
 
 @pytest.mark.parametrize('sizes', [(20000,), (19000, 1000), (1,) * 20000])
 def test_the_sample_is_even(sizes):
-    """Catches a text that has less of a chance because of where it stands, and another sample for the same text."""
+    """Catches a text that has less of a chance because of where it stands, and another sample for
+    the same text."""
     lines, ends = [f'{i:05}' for i in range(20000)], np.cumsum(sizes)
     texts = [lines[end - size : end] for size, end in zip(sizes, ends)]
     used, _ = tokenizers.sampled(texts, 20000)
@@ -146,7 +148,8 @@ def test_the_sample_is_even(sizes):
 
 
 def test_a_small_text_beside_a_large_one_is_read():
-    """Catches a second file of which nothing is left where the first takes nearly all of the limit."""
+    """Catches a second file of which nothing is left where the first takes nearly all of the
+    limit."""
     large = [f'line {i}' for i in range(40000)]
     for seed in range(20):
         used, _ = tokenizers.sampled([large[seed:], ['small']], int(9e-1 * 10 * len(large)))
@@ -166,7 +169,8 @@ def test_all_of_a_long_line_is_learned(kind):
 
 @pytest.mark.parametrize('end', [' ', '\n'])
 def test_what_follows_a_huge_document_is_learned(end):
-    """Catches a first file that takes all of config.tokenizer.train_megabytes, in one line or in many."""
+    """Catches a first file that takes all of config.tokenizer.train_megabytes, in one line or in
+    many."""
     config = wanted('bpe', 400)
     config.train_megabytes = 0.1
     made = tokenizers.train([drawn(ENGLISH, 60000).replace(' ', end), drawn(RUSSIAN, 9000)], config)
@@ -191,7 +195,8 @@ LONG = {
 
 @pytest.mark.parametrize('line', LONG.values(), ids=LONG)
 def test_long_lines_are_cut(line):
-    """Catches characters that are lost or doubled, a part that SentencePiece passes over, and a cut inside a character."""
+    """Catches characters that are lost or doubled, a part that SentencePiece passes over, and a
+    cut inside a character."""
     parts = list(tokenizers._cut(line))
     assert ''.join(parts) == line and all(0 < len(p.encode()) < 1 << 16 for p in parts)
     assert len(parts) <= len(line) / 1900 + 2
@@ -208,7 +213,8 @@ def test_long_lines_are_cut(line):
 @pytest.mark.parametrize('mark', ['\u2585', '\u2581', '\0', '\x1f', '\u2581\u2585'])
 @pytest.mark.parametrize('kind', KINDS)
 def test_characters_that_the_trainer_uses_itself(kind, mark):
-    """Catches a line that is left out for such a character, an INTERNAL error, a piece that joins its neighbours, and a wrong round trip."""
+    """Catches a line that is left out for such a character, an INTERNAL error, a piece that joins
+    its neighbours, and a wrong round trip."""
     lines = [f'{word}{mark}{word} {mark} sparkline' for word in ENGLISH * 9]
     made = tokenizers.train(lines, wanted(kind, 310))
     pieces = {made.piece(i) for i in made.encode('sparkline')}
@@ -236,9 +242,9 @@ def test_indentation(kind, tab):
     assert all(made.decode(made.encode(text)) == text for text in (*code[:2], ' \t  \t', deep))
 
 
-def test_rules_of_before(monkeypatch):
-    """Catches rules 1 that give another tokenizer than they gave, by a run that is kept, and rules 2 with other ids for a text without
-    runs of white space."""
+def test_rules_of_before():
+    """Catches rules 1 that give another tokenizer than they gave, by a run that is kept, and
+    rules 2 with other ids for a text without runs of white space."""
     run = Run.parse('tests/golden/format_1')
     config = run.config()
     texts = list(store.training_texts(config.data))
@@ -309,6 +315,23 @@ def test_vocabulary_bounds(corpus, config, message):
         )
 
 
+@pytest.mark.parametrize('megabytes', [32.0, 0.02])
+@pytest.mark.parametrize('kind', ['unigram', 'bpe'])
+def test_the_bound_of_one_long_line(kind, megabytes):
+    """Catches a bound that is that of the beginning of a line, or that hides that it is a sample's."""
+    texts, config = [f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}'], wanted(kind, 60000)
+    config.train_megabytes = megabytes
+    with pytest.raises(DataError, match=r'the text supports at most (\d+)') as refused:
+        tokenizers.train(texts, config)
+    assert ('the sample of 0.02 MB that it is trained on' in str(refused.value)) == (megabytes < 1)
+    bound = int(re.search(r'at most (\d+)', str(refused.value))[1])
+    config.vocab_size = bound
+    assert tokenizers.train(texts, config).vocab_size == bound
+    config.vocab_size = bound + 1
+    with pytest.raises(DataError, match=f'supports at most {bound}'):
+        tokenizers.train(texts, config)
+
+
 def test_mistakes(tmp_path, corpus):
     """Catches a traceback for a wrong kind, no text, and a file that is missing, no model, or another's model."""
     foreign = io.BytesIO()
@@ -339,7 +362,7 @@ def test_mistakes(tmp_path, corpus):
         config = wanted()
         config.rules = rules
         with pytest.raises(DataError, match='no text to train a tokenizer on'):
-            tokenizers.train(['', '\n \t'], config)
+            tokenizers.train(['', '\n \t', '\u2585 \u2585'], config)
     config.rules = 3
     with pytest.raises(DataError, match='config.tokenizer.rules is 3: expected 2, or 1'):
         tokenizers.train(corpus, config)

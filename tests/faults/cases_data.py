@@ -1,6 +1,7 @@
 """Texts, conversations, token stores and caches."""
 
 import gzip
+import json
 import sys
 from unittest import mock
 
@@ -159,6 +160,57 @@ READING = [
         '{"messages": [{"role": "user", "content": "a"}]}\n',
         door=ANSWERS,
     ),
+    text(
+        'a question of the system alone',
+        'a.jsonl',
+        '{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}\n',
+        door=ANSWERS,
+    ),
+    text(
+        'a system message that is not the first',
+        'a.jsonl',
+        '{"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]}\n',
+        door=ANSWERS,
+    ),
+    text(
+        'turns of ShareGPT without `from`',
+        'a.jsonl',
+        '{"conversations": [{"human": "a"}, {"gpt": "b"}]}\n',
+        door=ANSWERS,
+    ),
+    text(
+        'fields that are nearly Alpaca',
+        'a.jsonl',
+        '{"instruct": "a", "outputs": "b"}\n',
+        door=ANSWERS,
+    ),
+    text('fields that nobody knows', 'a.jsonl', '{"q": "a", "a": "b"}\n', door=ANSWERS),
+    text('nothing but null', 'a.jsonl', '{"messages": null, "text": null}\n', door=ANSWERS),
+    text(
+        'a picture as a content',
+        'a.jsonl',
+        '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}\n',
+        door=ANSWERS,
+    ),
+    text(
+        'three of four records that cannot be read',
+        'a.jsonl',
+        '{"text": "%s"}\n' % ('good ' * 40) + '{"txt": "a"}\n' * 3,
+        '--config.data.validation=0.0',
+    ),
+    text(
+        'three of four conversations that cannot be read',
+        'a.jsonl',
+        PAIR + '{"question": "a"}\n' * 3,
+        '--config.data.validation=0.0 --config.data.split=documents',
+        door=ANSWERS,
+    ),
+    text(
+        '`config.data.files.prefer=texts`',
+        'a.jsonl',
+        PAIR,
+        '--config.data.files.prefer=texts',
+    ),
     text('an empty answer', 'a.jsonl', '{"question": "a", "answer": " "}\n', door=ANSWERS),
     text('`messages` that is no list', 'a.jsonl', '{"messages": 3}\n', door=ANSWERS),
     text('post-training on texts', 'a.txt', LONG, '--config.data.split=tail', door=ANSWERS),
@@ -190,6 +242,36 @@ TOKENIZERS = [
         'tokenizers',
         'train.pretrain --config=mine.py --run=new --config.tokenizer.path=text.txt',
         'a text as `config.tokenizer.path`',
+    ),
+]
+
+
+def without_a_mark(folder):
+    """A tokenizer without a piece for system messages, and a conversation with one."""
+    made = (folder / 'run' / 'tokenizer.model').read_bytes()
+    (folder / 'other.model').write_bytes(made.replace(b'<|reserved0|>', b'<|another00|>'))
+    turns = [{'role': role, 'content': 'a b'} for role in ('system', 'user', 'assistant')]
+    (folder / 'a.jsonl').write_text(json.dumps({'messages': turns}) + '\n')
+
+
+TOKENIZERS += [
+    Case(
+        'tokenizers',
+        'train.pretrain --config=mine.py --run=new --config.tokenizer.path=other.model '
+        '--config.data.files.paths=a.jsonl --config.data.split=documents '
+        '--config.data.validation=0.0',
+        'a system message in `a.jsonl`, and a tokenizer without a mark for it',
+        without_a_mark,
+    ),
+    Case(
+        'tokenizers',
+        'train.pretrain --config=mine.py --run=new --config.tokenizer.rules=3',
+    ),
+    Case(
+        'tokenizers',
+        f'{FILES}a.txt --config.data.split=tail',
+        'a text of white space and `▅`',
+        written('a.txt', '\u2585 \u2585\u2581\n' * 400),
     ),
 ]
 

@@ -63,6 +63,8 @@ GENERATION = [
         '--prompt=x --chat',
         '--prompt=x --stop=',
         '--answer',
+        '--prompt=x --system=y',
+        "--answer --prompt=x --system=' '",
         '--promt=x',
         '--prompt=x --seed=2147483648',
         '--prompt=x --seed=-1',

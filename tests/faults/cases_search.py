@@ -92,33 +92,47 @@ def pairs(folder):
     (folder / 'pairs.jsonl').write_text(json.dumps({'query': 'a', 'positive': 'b'}) + '\n')
 
 
-MINE = [
-    Case('mining', f'apps.mine {flags}', before=pairs)
-    for flags in (
-        '',
-        '--run=run --pairs=pears.jsonl --out=mined.jsonl',
-        '--run=run --pairs=pairs.jsonl --out=pairs.jsonl',
-        '--run=run --pairs=pairs.jsonl --out=mined.txt',
-        '--by=words --run=run --pairs=pairs.jsonl --out=mined.jsonl',
-        '--by=word --pairs=pairs.jsonl --out=mined.jsonl',
-        '--run=run --pairs=pairs.jsonl --out=mined.jsonl --margin=2',
-        '--by=words --pairs=pairs.jsonl --out=mined.jsonl --count=0',
-        '--by=words --pairs=pairs.jsonl,b,c --out=mined.jsonl',
-    )
-] + [
-    Case(
-        'mining',
-        'apps.mine --by=words --pairs=some --out=mined.jsonl',
-        '`--pairs` is a directory of hidden files and one of another kind',
-        hidden_pairs,
-    ),
-    Case(
-        'mining',
-        'apps.mine --by=words --pairs=pairs.tsv --out=mined.jsonl',
-        '`--pairs` is a file with a NUL',
-        binary_pairs,
-    ),
-]
+MINE = (
+    [
+        Case('mining', f'apps.mine {flags}', before=pairs)
+        for flags in (
+            '',
+            '--run=run --pairs=pears.jsonl --out=mined.jsonl',
+            '--run=run --pairs=pairs.jsonl --out=pairs.jsonl',
+            '--run=run --pairs=pairs.jsonl --out=mined.txt',
+            '--by=words --run=run --pairs=pairs.jsonl --out=mined.jsonl',
+            '--by=word --pairs=pairs.jsonl --out=mined.jsonl',
+            '--run=run --pairs=pairs.jsonl --out=mined.jsonl --margin=2',
+            '--by=words --pairs=pairs.jsonl --out=mined.jsonl --count=0',
+            '--by=words --pairs=pairs.jsonl,b,c --out=mined.jsonl',
+            '--by=words --pairs=pairs.jsonl --out=mined.jsonl --on_broken=all',
+        )
+    ]
+    + [
+        Case(
+            'mining',
+            'apps.mine --by=words --pairs=pairs.jsonl --out=mined.jsonl',
+            'two of three pairs that cannot be read',
+            lambda d: (d / 'pairs.jsonl').write_text(
+                '{"query": "a", "positive": "b"}\n' + '{"query": "a"}\n' * 2
+            ),
+        )
+    ]
+    + [
+        Case(
+            'mining',
+            'apps.mine --by=words --pairs=some --out=mined.jsonl',
+            '`--pairs` is a directory of hidden files and one of another kind',
+            hidden_pairs,
+        ),
+        Case(
+            'mining',
+            'apps.mine --by=words --pairs=pairs.tsv --out=mined.jsonl',
+            '`--pairs` is a file with a NUL',
+            binary_pairs,
+        ),
+    ]
+)
 MEASURE = [
     Case('retrieval', f'evals.retrieval {flags}')
     for flags in (

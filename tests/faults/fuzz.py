@@ -118,7 +118,7 @@ def _chat(data: bytes) -> None:
     except DataError as error:
         assert len(str(error)) < 200
         return
-    assert len(messages) % 2 == 0 and all(
+    assert (len(messages) - (messages[0][0] == 'system')) % 2 == 0 and all(
         isinstance(text, str) and text.strip() for _, text in messages
     )
 

@@ -242,6 +242,31 @@ def test_posttraining_starts_from_the_parent(base_run, answers_config, tmp_path)
     )
 
 
+def test_posttraining_on_what_has_texts_too(answers_config, tmp_path):
+    """Catches conversations that are refused as texts for a text beside them, and a system's
+    message that is lost on the way."""
+    turns = [{'role': r, 'content': r} for r in ('system', 'user', 'assistant', 'user')]
+    (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'none', 'messages': turns}) + '\n')
+    answers_config.data.source, answers_config.data.files.paths = 'files', f'{tmp_path}/a.jsonl'
+    e = posttrain.prepare(answers_config, str(tmp_path / 'answers'), conversations=True)
+    document = e.store.split('train').document(0)
+    assert document[:2].tolist() == [e.tokenizer.bos, e.tokenizer.system]
+    assert (document == e.tokenizer.user).sum() == 1 and document[-1] == e.tokenizer.end
+    assert e.config.data.files.prefer == 'conversation' and e.config.tokenizer.rules == 2
+
+
+def test_a_run_keeps_the_rules_it_was_started_with():
+    """Catches a run from before a default changed that the same command does not go on with, or
+    goes on with under other rules."""
+    run = Run.parse('tests/golden/format_1')
+    config, digest = run.config(), runs.config_hash(run.config())
+    config.tokenizer.rules, config.data.files.prefer = 2, 'conversation'
+    runs.keep_own(run, config)
+    assert (config.tokenizer.rules, config.data.files.prefer) == (1, 'text')
+    runs.check_resumable(run, config)
+    assert digest == runs.config_hash(config) == run.lineage()['config_hash']
+
+
 MISFITS = [
     ('model.width', 64, r'config.model.width: 32 -> 64'),
     ('tokenizer.vocab_size', 500, r'config.tokenizer.vocab_size: 420 -> 500'),
