@@ -1,8 +1,8 @@
 """Which files a person means: one rule for training, mining and search.
 
 A folder stands for all files below it, a pattern (`*`, `?`, `[...]`, `**`) for those that match.
-Hidden entries are passed over, and folders of programs (`__pycache__`, `node_modules`), unless
-they are named. Links are followed, after what is there by itself, but for those to a folder that
+Hidden entries are passed over, and folders of programs (`__pycache__`, `node_modules`; runs,
+indexes and stores of Ordem), unless they are named. Links are followed, after what is there by itself, but for those to a folder that
 they are in; each file is found once, by what it is (device and inode), whatever leads to it. The
 end of a name counts without case. What is passed over is counted.
 """
@@ -20,6 +20,12 @@ from data.paths import expanded
 from data.records import DataError, nearest
 
 _PROGRAMS = ('__pycache__', 'node_modules')
+# Files by which a folder is one that Ordem has made, and what it is then. Its texts are of others'.
+_MADE = (
+    (('config.json', 'lineage.json', 'tokenizer.model'), 'in runs'),
+    (('manifest.json', '.lock'), 'in indexes'),
+    (('manifest.json', 'train.tokens'), 'in stores'),
+)
 _ALL = ('**', '*')
 _LONGEST = 4096  # bytes of a path
 _KINDS = 5  # ends of names that are told
@@ -127,6 +133,10 @@ class Walk:
         later = []
         for entry in sorted(os.scandir(path), key=lambda e: e.name):
             after, linked = _after(entry.name, new), entry.is_symlink()
+            made = _made(entry.path) if any(p[:1] == ('**',) for p in after) else ''
+            if made:
+                self.passed.reasons[made] += 1
+                continue
             if after and linked and _is_in(entry.path):  # only by a pattern that names it
                 after = _after(entry.name, {p for p in new if p[0] != '**'}) - {()}
                 self.passed.reasons['as a link to a folder around it'] += not after
@@ -147,6 +157,14 @@ def _is_in(link: str) -> bool:
     """Whether a link leads to a folder that it is in itself."""
     there, here = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
     return os.path.commonpath([there, here]) == there
+
+
+def _made(path: str) -> str:
+    """What a folder is that Ordem has made; '' for any other, and for a file."""
+    for names, reason in _MADE:
+        if all(os.path.isfile(os.path.join(path, name)) for name in names):
+            return reason
+    return ''
 
 
 def _left_out(name: str) -> bool:

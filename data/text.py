@@ -35,6 +35,9 @@ _MOST = 0.1  # share of them in a text, but for a few
 _FEW = 8
 _BLOCK = 1 << 20  # characters that are compared at a time
 _SPACE = re.compile(r'\s')
+# How a pointer begins that Git LFS leaves in place of a file which was not fetched, and the bytes
+# that it has at most (its docs/spec.md).
+_POINTER, _POINTER_SIZE = b'version https://git-lfs.github.com/spec/v', 1024
 
 
 class NotText(DataError):
@@ -73,6 +76,10 @@ def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> st
     Raises:
       NotText: they are none.
     """
+    if first and len(raw) < _POINTER_SIZE and raw.startswith(_POINTER):
+        raise NotText(
+            'a pointer of Git LFS in place of the file: expected what git lfs pull fetches'
+        )
     at = raw.find(b'\0')
     if at >= 0:
         encoding = _unmarked(raw[:_LOOKED_AT]) if first else ''

@@ -20,12 +20,19 @@ def place(hit: Hit) -> str:
     return f'{path}:{page}{hit.line}' + (f'-{hit.end_line}' if hit.end_line != hit.line else '')
 
 
+def is_there(hit: Hit) -> bool:
+    """Whether the file of a hit still is where it was indexed, as far as its name can tell: one
+    with bytes that are no UTF-8 is known by another name (`files.name_of`)."""
+    return '\\' in hit.path or os.path.exists(hit.path)
+
+
 def told(hits: list[Hit], color: bool) -> str:
     """A line for each hit, and its text round the passage, which is highlighted where `color`."""
     shown = []
     for number, hit in enumerate(hits, 1):
         record = f'  {hit.record}' if hit.record is not None else ''
-        where = printable(f'{place(hit)}{record}')
+        gone = '' if is_there(hit) else '  (not there any more)'
+        where = printable(f'{place(hit)}{record}{gone}')
         shown.append(
             f'{number}. \x1b[1m{where}\x1b[0m  {hit.score:.4f}'
             if color
@@ -64,7 +71,7 @@ def as_json(query: str, mode: str, hits: list[Hit]) -> str:
             query=query,
             mode=mode,
             results=[
-                {**dataclasses.asdict(hit), 'passage': passage}
+                {**dataclasses.asdict(hit), 'there': is_there(hit), 'passage': passage}
                 for hit, passage in zip(hits, passages)
             ],
         )

@@ -48,6 +48,21 @@ def test_streaming_gives_the_same_text_in_pieces(run):
     assert both[0] == streamed[0] and len(both) == 2
 
 
+def test_a_text_that_ends_with_the_context_says_so(run, monkeypatch):
+    """Catches a text that is shorter than asked without a word, and a word where it is not."""
+    told = []
+    monkeypatch.setattr(app._LOG, 'warning', lambda text, *values: told.append(text % values))
+    one = writer(run, repetition_penalty=5.0)
+    one.tokenizer.end = one.tokenizer.eos = one.tokenizer.pad  # nothing else ends it
+    ids = [[one.tokenizer.bos] * 20, [one.tokenizer.bos] * 33]
+    one.write(ids[:1], one.tokenizer.decode)
+    assert not told
+    one.write(ids, one.tokenizer.decode)
+    assert told == [
+        'the context of this model, 48 tokens, is full after 15 new ones: --max_new is 16'
+    ]
+
+
 @pytest.mark.parametrize('stream', [False, True])
 def test_stop_strings_are_left_out(run, stream):
     """Catches a stop string, or a part of one, that is shown before it is recognised."""

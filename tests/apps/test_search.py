@@ -556,8 +556,10 @@ def test_what_is_shown(reader, notes, tmp_path, monkeypatch):
     )
     found = json.loads(show.as_json('q', 'lexical', hits))
     assert set(found) == {'query', 'mode', 'results'} and [set(r) for r in found['results']] == [
-        {'path', 'record', 'line', 'end_line', 'start', 'end', 'score', 'text', 'passage'}
+        {'path', 'record', 'line', 'end_line', 'start', 'end', 'score', 'text', 'there', 'passage'}
     ]
+    assert found['results'][0]['there'] and '(not there any more)' not in plain
+    assert show.told([long], False).startswith('1. /x/paper.PDF:p3-4  (not there any more)  1.0')
     passage = found['results'][0]['passage']
     assert (
         open(notes / 'odd\x1b[2J.txt').read()[passage['start'] : passage['end']] == passage['text']

@@ -60,6 +60,31 @@ def test_a_folder_is_what_its_pattern_and_search_find(notes, paths):
     assert sorted(os.path.relpath(name, notes) for name in walk.files) == sorted(SEEN)
 
 
+@pytest.mark.parametrize(
+    'names, reason',
+    [
+        (('config.json', 'lineage.json', 'tokenizer.model'), '1 in runs'),
+        (('manifest.json', '.lock'), '1 in indexes'),
+        (('manifest.json', 'train.tokens'), '1 in stores'),
+    ],
+)
+def test_what_was_made_of_texts_is_none(notes, names, reason):
+    """Catches metrics of a run that are trained on, and an index that is indexed by another."""
+    before = found('notes')
+    made = notes / 'deep' / 'made'
+    made.mkdir()
+    for name in (*names, 'metrics.jsonl', 'words.txt'):
+        (made / name).write_text('{}')
+    paths, passed = files.find('notes', sources.SUFFIXES, 'F')
+    assert [str(path) for path in paths] == before and reason in str(passed)
+    walk = search_files.Walk([str(notes)], notes.parent / 'elsewhere/..')
+    assert not [name for name in walk.files if '/made/' in name]
+    assert found('notes/deep/made') == [  # which is named
+        'notes/deep/made/metrics.jsonl',
+        'notes/deep/made/words.txt',
+    ]
+
+
 def test_what_is_passed_over_is_counted(notes):
     """Catches files that are left out without a word."""
     for name in ('x.pdf', 'y.PDF', 'z'):

@@ -121,6 +121,10 @@ NONE = {  # no text, whatever its name is
     'database': (database, 'a binary file, no text: NUL'),
     'gzip': (gzip.compress(b'x', mtime=0), 'a binary file, no text: NUL'),
     'controls': (b'\1\2\3word\4\5\6' * 50, 'a binary file, no text: control characters'),
+    'pointer of LFS': (
+        b'version https://git-lfs.github.com/spec/v1\noid sha256:%s\nsize 12345\n' % (b'0' * 64),
+        'a pointer of Git LFS in place of the file',
+    ),
     'latin-1': ('canção'.encode('latin-1'), 'invalid UTF-8'),
     'deflated': (zlib.compress(WORDS.encode())[:40].replace(b'\0', b'\xff'), ''),
 }
