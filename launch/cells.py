@@ -12,6 +12,7 @@ import time
 from ml_collections import ConfigDict
 
 from model.errors import ModelError
+from model.positions import resolved
 from train import preflight
 from train.errors import RunError
 from train.optimizer import make_schedule
@@ -93,7 +94,8 @@ def steps_of(config, task: str) -> int:
 
 
 def key(config, cell: Cell) -> str:
-    """Of everything that determines the result of the cell: a record with this key need not be made again."""
+    """Returns the key of everything that determines the result of the cell, hexadecimal: a record
+    with this key need not be made again. Raises ModelError for an arm that names no encoding."""
     kept = dict(
         model=config.model.to_dict(),
         optimizer=config.optimizer.to_dict(),
@@ -122,13 +124,19 @@ def key(config, cell: Cell) -> str:
                 del group[field]
                 if not group:  # a group that came later, too
                     del around[part]
+    # A record of an encoding whose start, defaults or meaning have changed since is another's.
+    of_arm = resolved(kept['arm']['positions'], kept['arm']['positions_args'])
+    changed = {name: found for name, found in of_arm.items() if found['version'] > 1}
+    if changed:
+        kept['encodings'] = changed
     kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def chosen_rates(config, records: list[dict]) -> dict[str, dict[str, float]]:
-    """The learning rate of each arm for each task: of those swept on the task that stands for it, the one with the least loss inside
-    the lengths of training. Lengths beyond have no say."""
+    """Returns the learning rate of each arm for each task: of those swept on the task that stands
+    for it, the one with the least loss inside the lengths of training. Lengths beyond have no say,
+    nor rates that are not measured yet."""
     swept = {(c.arm, c.task, c.lr): key(config, c) for c in sweep_cells(config)}
     losses = {
         r['key']: r['validation_nats'] if math.isfinite(r['validation_nats']) else math.inf
@@ -136,7 +144,7 @@ def chosen_rates(config, records: list[dict]) -> dict[str, dict[str, float]]:
     }
     return {
         arm: {
-            task: min(config.sweep.lrs, key=lambda lr: losses[swept[arm, of, lr]])
+            task: min(config.sweep.lrs, key=lambda lr: losses.get(swept[arm, of, lr], math.inf))
             if (of := _stands_for(config, task))
             else config.optimizer.lr
             for task in config.tasks

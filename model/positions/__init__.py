@@ -130,36 +130,13 @@ def build(pattern: str, arguments: dict, dims: Dims) -> tuple[PositionalEncoding
     does so once, for all layers.
     Raises ModelError for an unknown name, an argument that none has or of another type, and a pattern that does not fit.
     """
-    pattern = PATTERNS[pattern][0] if pattern in PATTERNS else pattern
-    layers = [tuple(n.strip() for n in layer.split('+')) for layer in pattern.split(',')]
-    names = list(dict.fromkeys(n for layer in layers for n in layer))
-    unknown = [n for n in names if n not in REGISTRY]
-    if unknown:
-        raise ModelError(
-            f'config.model.positions is {pattern!r}: no encoding {unknown[0]!r}; {nearest(unknown[0], [*REGISTRY, *PATTERNS])}'
-        )
+    layers, names, known = _read(pattern, arguments)
     if dims.num_layers % len(layers):
         raise ModelError(
-            f'config.model.positions has {len(layers)} entries, config.model.num_layers is {dims.num_layers}: '
-            f'expected a pattern whose length divides the layers'
+            f'config.model.positions has {len(layers)} entries, config.model.num_layers is '
+            f'{dims.num_layers}: expected a pattern whose length divides the layers'
         )
-    known = {k: v for n in names for k, v in REGISTRY[n].arguments().items()}
-    for key, value in arguments.items():
-        if key not in known:
-            raise ModelError(
-                f'config.model.positions_args.{key}: {pattern} has no such parameter; {nearest(key, known)}'
-            )
-        if not _fits(value, known[key]):
-            raise ModelError(
-                f'config.model.positions_args.{key} is {value!r}: expected {type(known[key]).__name__}'
-            )
-    made = lambda dims: {
-        n: REGISTRY[n](
-            dims=dims,
-            **{k: type(known[k])(v) for k, v in arguments.items() if k in REGISTRY[n].arguments()},
-        )
-        for n in names
-    }
+    made = lambda dims: {n: REGISTRY[n](dims=dims, **_own(n, arguments, known)) for n in names}
     dims = dataclasses.replace(dims, ids=max(e.num_ids for e in made(dims).values()))
     built = made(dims)
     for encoding in built.values():
@@ -171,6 +148,55 @@ def build(pattern: str, arguments: dict, dims: Dims) -> tuple[PositionalEncoding
         )
         of_layer[layer].check_use()
     return tuple(of_layer[layers[i % len(layers)]] for i in range(dims.num_layers))
+
+
+def resolved(pattern: str, arguments: dict) -> dict[str, dict]:
+    """Returns what a pattern and its arguments mean: for each encoding of it, by name,
+    {'version': int, 'arguments': {name: value}}, each argument that it has with its value.
+
+    Raises ModelError as `build`.
+    """
+    _, names, known = _read(pattern, arguments)
+    return {
+        n: {
+            'version': REGISTRY[n].spec.version,
+            'arguments': REGISTRY[n].arguments() | _own(n, arguments, known),
+        }
+        for n in names
+    }
+
+
+def _read(pattern: str, arguments: dict) -> tuple[list[tuple[str, ...]], list[str], dict]:
+    """Returns the names in each layer of a pattern, each name once, and all their arguments with
+    the defaults. Raises ModelError where a name or an argument is unknown."""
+    pattern = PATTERNS[pattern][0] if pattern in PATTERNS else pattern
+    layers = [tuple(n.strip() for n in layer.split('+')) for layer in pattern.split(',')]
+    names = list(dict.fromkeys(n for layer in layers for n in layer))
+    unknown = [n for n in names if n not in REGISTRY]
+    if unknown:
+        raise ModelError(
+            f'config.model.positions is {pattern!r}: no encoding {unknown[0]!r}; '
+            f'{nearest(unknown[0], [*REGISTRY, *PATTERNS])}'
+        )
+    known = {k: v for n in names for k, v in REGISTRY[n].arguments().items()}
+    for key, value in arguments.items():
+        if key not in known:
+            raise ModelError(
+                f'config.model.positions_args.{key}: {pattern} has no such parameter; '
+                f'{nearest(key, known)}'
+            )
+        if not _fits(value, known[key]):
+            raise ModelError(
+                f'config.model.positions_args.{key} is {value!r}: expected '
+                f'{type(known[key]).__name__}'
+            )
+    return layers, names, known
+
+
+def _own(name: str, arguments: dict, known: dict) -> dict:
+    """Returns the arguments that the encoding `name` has, each of the type of its default."""
+    has = REGISTRY[name].arguments()
+    return {k: type(known[k])(v) for k, v in arguments.items() if k in has}
 
 
 def _fits(value, default) -> bool:

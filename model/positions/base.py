@@ -9,7 +9,7 @@ Dimensions: B batch, T queries, S keys (S = T without a cache), H heads, K key-v
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -69,6 +69,10 @@ class Spec:
     bias_form: str = ''  # of its bias over (query, key): '' none, rank 1, Toeplitz, data (depends on the text), other
     wraps: bool = False  # changes the ids or logits of another encoding; alone it does nothing
     task_ids: str = ''  # the scheme of ids that the data has to give
+    version: int = 1  # raised when its start, its defaults or their meaning change
+    before: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    # ^ arguments whose defaults meant something else in version 1, with what they were
+    differs: tuple[str, ...] = ()  # what is not taken over from its source, and why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -335,6 +339,23 @@ class PositionalEncoding:
     def gathered(self, shared: dict) -> Any:
         """What each part gave to share -> `site.shared`."""
         return shared[self]
+
+
+def uniform_of(fan_in: int) -> Callable:
+    """Returns the initializer of PyTorch's linear layers and convolutions for weights and biases.
+
+    Args:
+      fan_in: inputs of one output; of a convolution, channels times taps.
+    Returns:
+      (key, shape, dtype) -> values drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    Source: torch.nn.Linear, torch.nn.Conv1d and Conv2d, `reset_parameters`.
+    """
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
 
 
 def positive(field: str, value: float) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from model.errors import ModelError
-from model.positions.base import PositionalEncoding, Spec, positive
+from model.positions.base import PositionalEncoding, Spec, positive, uniform_of
 from model.positions.toeplitz import KerpleLog
 
 
@@ -114,7 +114,7 @@ class StickBreaking(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class Dape(PositionalEncoding):
     """z + b + f([z, b]): b the bias of KERPLE (logarithmic), f across the heads at each pair of query and key, one hidden layer with
-    leaky ReLU, in each layer."""
+    leaky ReLU, in each layer, its weights and biases U(+-1/sqrt(fan_in)) at first."""
 
     hidden: int = 32
     slope: float = 0.01
@@ -123,6 +123,7 @@ class Dape(PositionalEncoding):
         'Zheng et al. 2024, arXiv 2405.14722, equation 4',
         shift_invariant=True,
         bias_form='data',
+        version=2,
     )
 
     def check(self):
@@ -141,13 +142,9 @@ class Dape(PositionalEncoding):
         make = lambda name, init, shape: site.param(name, init, shape, (None,) * len(shape)).astype(
             jnp.float32
         )
-        w1, w2 = (
-            make(n, nn.initializers.lecun_normal(), s)
-            for n, s in (('w1', (2 * heads, self.hidden)), ('w2', (self.hidden, heads)))
-        )
-        b1, b2 = (
-            make(n, nn.initializers.zeros, s) for n, s in (('b1', (self.hidden,)), ('b2', (heads,)))
-        )
+        inner, outer = uniform_of(2 * heads), uniform_of(self.hidden)
+        w1, b1 = make('w1', inner, (2 * heads, self.hidden)), make('b1', inner, (self.hidden,))
+        w2, b2 = make('w2', outer, (self.hidden, heads)), make('b2', outer, (heads,))
         hidden = jax.nn.leaky_relu(
             jnp.einsum('bhts,hr->brts', both, w1) + b1[:, None, None], self.slope
         )
@@ -165,6 +162,7 @@ class DapeV2(Dape):
         'Zheng et al. 2024, arXiv 2410.04798, section 3',
         shift_invariant=True,
         bias_form='data',
+        version=2,
     )
 
     def check(self):
@@ -182,15 +180,11 @@ class DapeV2(Dape):
         )  # neighbours by place: a cache has gaps
 
         def convolved(x, name, width):
-            init = nn.initializers.variance_scaling(
-                1.0, 'fan_in', 'truncated_normal', in_axis=(0, 1), out_axis=2
-            )
+            init = uniform_of(self.taps * x.shape[1])
             taps = site.param(
                 f'{name}_taps', init, (self.taps, x.shape[1], width), (None,) * 3
             ).astype(jnp.float32)
-            offset = site.param(f'{name}_offset', nn.initializers.zeros, (width,), (None,)).astype(
-                jnp.float32
-            )
+            offset = site.param(f'{name}_offset', init, (width,), (None,)).astype(jnp.float32)
             seen, out = jnp.where(site.visible, x, 0.0), offset[:, None, None]
             for i in range(self.taps):
                 near = (same & (ahead == i - self.taps // 2)).astype(

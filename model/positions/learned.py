@@ -13,8 +13,15 @@ class Learned(PositionalEncoding):
     """x + W[p], W [max_len, D] ~ N(0, std^2), or a row for each id that may be drawn (Ruoss et al. 2023). An id beyond has no row: NaN, never a
     clamped neighbour's."""
 
-    std: float = 0.02
-    spec = Spec('learned', 'Radford et al. 2019 (GPT-2)', shift_invariant=False, limited=True)
+    std: float = 0.01
+    spec = Spec(
+        'learned',
+        'Radford et al. 2019 (GPT-2)',
+        shift_invariant=False,
+        limited=True,
+        version=2,
+        before={'std': 0.02},
+    )
 
     def embed(self, site, x):
         table = site.param(
