@@ -20,6 +20,44 @@ from model.positions import ENTERS, PATTERNS, REGISTRY
 from model.transformer import Transformer
 from train import door
 
+READ = {  # where lines are counted that `Spec.differs` names: project -> commit or release
+    'openai/gpt-2': '9b63575',
+    'tensorflow/tensor2tensor': 'bafdc1b',
+    'tensorflow/mesh': 'da90793',
+    'huggingface/transformers': '5.24.0',
+    'lucidrains/x-transformers': '9252ed7',
+    'lucidrains/FLASH-pytorch': 'ef3bee7',
+    'lucidrains/PoPE-pytorch': 'ee11cab',
+    'marian-nmt/marian-dev': 'c9f287d',
+    'McGill-NLP/length-generalization': '40f8a44',
+    'kingoflolz/mesh-transformer-jax': 'f8315e3',
+    'microsoft/torchscale': '4d1e0e8',
+    'jquesnelle/yarn': '995db5b',
+    'microsoft/LongRoPE': 'c9e56aa',
+    'bojone/rerope': 'acfe788',
+    'datamllab/LongLM': 'cdbbb06',
+    'HKUNLP/STRING': '216cc2f',
+    'Glaciohound/LM-Infinite': 'a0ce64c',
+    'chijames/KERPLE': '25be3d7',
+    'chuanyang-Zheng/DAPE': 'bde344a',
+    'kimiyoung/transformer-xl': '44781ed',
+    'microsoft/DeBERTa': '4d7fe0b',
+    'guolinke/TUPE': '4c64ff7',
+    'facebookresearch/RAM': 'e6f051f',
+    'shawntan/stickbreaking-attention': '3147a38',
+    'IBM/dolomite-engine': 'd0ee186',
+    'model-architectures/GRAPE': 'f5b539f',
+    'zhixuan-lin/forgetting-transformer': '883f260',
+    'axiomlab/Cable': '8bc6b83',
+    'google-deepmind/randomized_positional_encodings': 'e8c6474',
+    'dwzhu-pku/PoSE': 'a3d4ba8',
+    'mcleish7/arithmetic': '86022a5',
+    'HanseulJo/position-coupling': 'b9cad94',
+    'AntNLP/nope_head_scale': '51e0a82',
+    'allenai/longformer': 'caefee6',
+    'CyndxAI/QKNorm': 'c628cb5',
+    'meta-llama/llama-models': 'a9c89c4',
+}
 TABLE = pathlib.Path(__file__).resolve().parents[1] / 'model' / 'positions' / 'README.md'
 
 
@@ -70,6 +108,8 @@ def row(name: str) -> dict:
         'data': f'{spec.task_ids} ids' if spec.task_ids else '',
         'beside_another': spec.wraps,
         'source': spec.source,
+        'version': spec.version,
+        'differs': list(spec.differs),
     }
 
 
@@ -113,6 +153,7 @@ def table() -> str:
         '|---|---|---|',
         *(f'| `{n}` | `{p}` | {source} |' for n, (p, source) in PATTERNS.items()),
         '',
+        *_differences(rows),
         '## Parameters',
         '',
         '| name | fields of `positions_args` and their defaults |',
@@ -138,6 +179,33 @@ def table() -> str:
         '',
     ]
     return '\n'.join(lines)
+
+
+def _differences(rows: list[dict]) -> list[str]:
+    """Returns the lines of the section on what encodings do not take over from their sources."""
+    known = [r for r in rows if r['differs']]
+    alike = [f'`{r["name"]}`' for r in rows if not r['differs']]
+    raised = [f'`{r["name"]}` {r["version"]}' for r in rows if r['version'] > 1]
+    read = [f'{project} {commit}' for project, commit in READ.items()]
+    return [
+        '## What differs from the source',
+        '',
+        'What an encoding does not take over from its source, or takes where sources disagree, and '
+        "where it stands there: a place in the paper, or file and lines of the authors' code (of "
+        'transformers, tensor2tensor and others where they are named).',
+        '',
+        '| name | what differs |',
+        '|---|---|',
+        *(f'| `{r["name"]}` | {"<br>".join(r["differs"])} |' for r in known),
+        '',
+        f'Nothing is known to differ: {", ".join(alike)}.',
+        '',
+        'Versions count changes of the start, the defaults or their meaning; 1 but for these: '
+        f'{", ".join(raised)}.',
+        '',
+        f'Lines are counted in {", ".join(read)}.',
+        '',
+    ]
 
 
 EXAMPLE = '''

@@ -134,7 +134,18 @@ class String(Bounded):
     by 1.143 besides, a constant that the paper does not have; it is left out.)"""
 
     local: int = 128
-    spec = Spec('STRING', 'An et al. 2024, arXiv 2410.18745, section 4', shift_invariant=True)
+    spec = Spec(
+        'STRING',
+        'An et al. 2024, arXiv 2410.18745, section 4',
+        shift_invariant=True,
+        differs=(
+            'logits are not multiplied by (.1 ln 2 + 1)^2 = 1.143: only in the code '
+            '(string_for_llama.py:308-309), not in section 4',
+            'S is L/3; the scripts have int(.33 L) (README.md:28)',
+            'the key at n = S counts once, as in decoding; the prefill counts it twice '
+            '(string_for_llama.py:330-350)',
+        ),
+    )
 
     @property
     def w(self):

@@ -29,6 +29,10 @@ class Cope(PositionalEncoding):
         'Golovneva et al. 2024, arXiv 2405.18719, equations 3 to 5',
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            '64 places, as in the paper; the code has one more than its block by '
+            'default (context_position.py:69-73)',
+        ),
     )
 
     def check(self):
@@ -59,6 +63,10 @@ class UnscaledCope(Cope):
         'Golovneva et al. 2024, arXiv 2405.18719, appendix listing',
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            '64 places, as in the paper; the code has one more than its block by '
+            'default (context_position.py:69-73)',
+        ),
     )
 
 
@@ -72,6 +80,10 @@ class Selective(PositionalEncoding):
         'Leviathan et al. 2024, arXiv 2410.02703, section 3',
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            'the cache keeps what is masked: no pruning, nor a loss for it (the section '
+            '"Context pruning")',
+        ),
     )
 
     def _said(self, site):
@@ -163,6 +175,12 @@ class DapeV2(Dape):
         shift_invariant=True,
         bias_form='data',
         version=2,
+        differs=(
+            'what the query does not see is 0 before both convolutions, there before '
+            'the first: weights differ by .41 (positional_embeddings.py:1113)',
+            'so a key beyond the query has no hidden units, and a row is the same '
+            'inside a longer text (positional_embeddings.py:1048-1053)',
+        ),
     )
 
     def check(self):

@@ -77,7 +77,16 @@ class Pose(PositionalEncoding):
 
     target: int = 0
     spec = Spec(
-        'PoSE', 'Zhu et al. 2024, arXiv 2309.10400, section 3.2', shift_invariant=True, wraps=True
+        'PoSE',
+        'Zhu et al. 2024, arXiv 2309.10400, section 3.2',
+        shift_invariant=True,
+        wraps=True,
+        differs=(
+            'the second part follows the first in the text; there it comes from '
+            'elsewhere in it (train_pose.py:168-172)',
+            'frequencies stay; their runs stretch RoPE besides (train_pose.py:218-221; '
+            'beside yarn and its kin)',
+        ),
     )
 
     def check(self):

@@ -23,6 +23,10 @@ class Forgetting(PositionalEncoding):
         'Lin et al. 2025, arXiv 2503.02130, equations 6 to 10',
         shift_invariant=True,
         bias_form='rank 1',
+        differs=(
+            'the gate alone, without the output gate, norms and shifts of FoX (Pro) '
+            '(modeling_forgetting_transformer.py:108-119)',
+        ),
     )
     sign: ClassVar[float] = 1.0
 
@@ -61,6 +65,10 @@ class FixedForgetting(PositionalEncoding):
         'Lin et al. 2025, arXiv 2503.02130, section 4.5 (data-independent decay)',
         shift_invariant=True,
         bias_form='rank 1',
+        differs=(
+            'time constants begin at 2 to 1,024; the code has no default for either end '
+            '(modeling_forgetting_transformer.py:112-113, 222-230)',
+        ),
     )
 
     def _rate(self, site):
@@ -87,5 +95,6 @@ class Cable(Forgetting):
         "Veisi et al. 2025, arXiv 2503.08067, equation 5; the authors' code",
         shift_invariant=True,
         bias_form='rank 1',
+        differs=('logits are scaled by 1/sqrt(d), which the stored code leaves out (Cable.py:59)',),
     )
     sign = -1.0

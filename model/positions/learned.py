@@ -21,6 +21,12 @@ class Learned(PositionalEncoding):
         limited=True,
         version=2,
         before={'std': 0.02},
+        differs=(
+            'words begin at N(0, 1/D) in this model, not N(0, .02^2): positions weigh '
+            'less beside them than in GPT-2 (model.py:152-155)',
+            'Kazemnejad et al. begin at N(0, 1), as their words do '
+            '(custom_t5_decoder_only.py:683-685)',
+        ),
     )
 
     def embed(self, site, x):

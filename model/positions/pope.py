@@ -21,6 +21,13 @@ class Pope(PositionalEncoding):
         'PoPE (polar)',
         'Gopalakrishnan et al. 2025, arXiv 2509.10534, section 3',
         shift_invariant=True,
+        differs=(
+            'delta begins at 0, as for language models (table 6); for tasks the paper '
+            'draws it from U(-2 pi, 0)',
+            'the gradient passes the bounds of delta; PoPE-pytorch stops it there (pope.py:145)',
+            'delta is shared by all layers, as in x-transformers '
+            '(x_transformers.py:2790): section 3 does not say',
+        ),
     )
 
     def check(self):

@@ -57,6 +57,12 @@ class T5(PositionalEncoding):
         bias_form='Toeplitz',
         version=2,
         before=_BEFORE,
+        differs=(
+            'the table begins at N(0, 1/D), as in transformers (modeling_t5.py:620); '
+            'the authors: Glorot uniform, of heads and buckets (ops.py:4193-4197)',
+            'logits keep their 1/sqrt(d); T5 has none and begins its queries smaller '
+            '(modeling_t5.py:615; t5_unscaled)',
+        ),
     )
 
     def check(self):
@@ -98,6 +104,12 @@ class UnscaledT5(T5):
         bias_form='Toeplitz',
         version=2,
         before=_BEFORE,
+        differs=(
+            'the table begins at N(0, 1/D), as in transformers (modeling_t5.py:620); '
+            'the authors: Glorot uniform, of heads and buckets (ops.py:4193-4197)',
+            "queries begin as beside any encoding; T5's sqrt(d) smaller, for the scale "
+            'that is not there (modeling_t5.py:615)',
+        ),
     )
 
     def scale(self, site, q):

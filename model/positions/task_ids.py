@@ -24,6 +24,12 @@ class Abacus(PositionalEncoding):
         shift_invariant=True,
         sees_order=False,
         task_ids='abacus',
+        differs=(
+            'k is drawn for each document; there for the whole batch (abacus.py:60-63)',
+            'k up to 99, as in abacus.py:11; their runs have 100 (crammed-depthrecurrent.yaml:40)',
+            '512 rows; 1,024 in abacus.py:11: those beyond the longest id are never read',
+            'no LayerNorm of the sum of words and positions (components.py:33-51)',
+        ),
     )
 
     def check(self):
@@ -66,4 +72,11 @@ class Coupling(Abacus):
         shift_invariant=True,
         sees_order=False,
         task_ids='coupling',
+        differs=(
+            'the table begins at N(0, 1/D), as words do here; there both begin at N(0, '
+            '1) (custom_t5_decoder_only.py:845-846)',
+            '512 rows; there one more than the highest id (run_coupling.sh:55)',
+            'the first id is drawn from 1 to 101 whatever the length; there as far as '
+            'the answer fits (addition.py:206)',
+        ),
     )

@@ -23,6 +23,10 @@ class ScalableSoftmax(PositionalEncoding):
         'Nakanishi 2025, arXiv 2501.19399, equation 3',
         shift_invariant=False,
         sees_order=False,
+        differs=(
+            "s begins at .43, the value of figure 1; where it begins in the paper's "
+            'training was not found (section 2)',
+        ),
     )
 
     def scale(self, site, q):
@@ -64,6 +68,10 @@ class HeadScale(PositionalEncoding):
         'Wang et al. 2024, arXiv 2404.12224, section 4',
         shift_invariant=True,
         sees_order=False,
+        differs=(
+            '1 at first; there an argument of the run, and the scale alone is trained, '
+            'in a finished model (llama_nope.py:66-71, 108-110)',
+        ),
     )
 
     def scale(self, site, q):

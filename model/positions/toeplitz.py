@@ -47,6 +47,9 @@ class KerplePower(KerpleLog):
         f"{_KERPLE}, equation 9; the authors' code",
         shift_invariant=True,
         bias_form='Toeplitz',
+        differs=(
+            'the bias alone; the kernel that multiplies the logits is left out (layers.py:408-421)',
+        ),
     )
 
     def bias(self, site):
