@@ -87,7 +87,7 @@ class TransformerXl(PositionalEncoding):
         bias_form='data',
         differs=(
             'no memory of earlier segments (mem_transformer.py:218-245)',
-            'distances are not clamped at evaluation (run_wt103_base.sh:36: at 400)',
+            'distances are not clamped at evaluation (at 400 there: run_wt103_base.sh:36)',
         ),
     )
 

@@ -161,8 +161,8 @@ class NtkByParts(Scaled):
         shift_invariant=True,
         differs=(
             "the ramp is linear in the pair's number, as in the code "
-            '(LlamaYaRNScaledRotaryEmbedding.py:9-22); in the paper in turns (section '
-            '3.2)',
+            '(LlamaYaRNScaledRotaryEmbedding.py:9-22); in the paper in turns (equation '
+            '18)',
             "not the repository's by-parts, with NTK in the middle and 1.25, .75, 16, 2 "
             'turns (LlamaPartNTKScaledRotaryEmbedding.py:27-50)',
         ),
@@ -202,8 +202,8 @@ class Yarn(NtkByParts):
         shift_invariant=True,
         differs=(
             "the ramp is linear in the pair's number, as in the code "
-            '(LlamaYaRNScaledRotaryEmbedding.py:9-22); in the paper in turns (section '
-            '3.2)',
+            '(LlamaYaRNScaledRotaryEmbedding.py:9-22); in the paper in turns (equation '
+            '18)',
         ),
     )
 

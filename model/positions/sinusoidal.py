@@ -75,7 +75,7 @@ class ConcatenatedSinusoidal(Sinusoidal):
         differs=(
             'words begin at N(0, 1/D) and are scaled by sqrt(D); those of Kazemnejad et '
             'al. begin at N(0, 1) (modeling_t5.py:577)',
-            'divides c by D/2; Marian by D/2 - 1 (transformer.h:96-102)',
+            'divides c by D/2; Marian by D/2 - 1 (tensor_operators.cpp:1737-1743)',
         ),
     )
 

@@ -75,8 +75,7 @@ class Coupling(Abacus):
         differs=(
             'the table begins at N(0, 1/D), as words do here; there both begin at N(0, '
             '1) (custom_t5_decoder_only.py:845-846)',
-            '512 rows; there one more than the highest id (run_coupling.sh:55)',
-            'the first id is drawn from 1 to 101 whatever the length; there as far as '
-            'the answer fits (addition.py:206)',
+            'rows is 512; their runs have 151, one more than the highest id that is '
+            'drawn (scripts/addition/run_coupling.sh:6, 55)',
         ),
     )

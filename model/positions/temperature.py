@@ -69,8 +69,8 @@ class HeadScale(PositionalEncoding):
         shift_invariant=True,
         sees_order=False,
         differs=(
-            '1 at first; there an argument of the run, and the scale alone is trained, '
-            'in a finished model (llama_nope.py:66-71, 108-110)',
+            '1 at first, as by default there (args/model_args.py:115), where the scale '
+            'alone is trained, in a finished model (llama_nope.py:66-71)',
         ),
     )
 

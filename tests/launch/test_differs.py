@@ -29,7 +29,7 @@ KNOWN = {
     'grape_m': ['the other way'],
     'xpos': ['pairs'],
     'ssmax': ['.43'],
-    'head_scale': ['argument'],
+    'head_scale': ['alone is trained'],
     'qk_norm': ['learned g'],
     'longrope': ['NTK-aware'],
     'kerple_power': ['left out'],
