@@ -70,7 +70,15 @@ def row(name: str) -> dict:
         'data': f'{spec.task_ids} ids' if spec.task_ids else '',
         'beside_another': spec.wraps,
         'source': spec.source,
+        'version': spec.version,
+        'before': dict(spec.before),
+        'differs': list(spec.differs),
     }
+
+
+def _arguments(found: dict) -> str:
+    """Returns arguments with their values, as the table shows them."""
+    return ', '.join(f'`{k}={v!r}`' for k, v in found.items())
 
 
 def table() -> str:
@@ -107,21 +115,53 @@ def table() -> str:
             f'| `{r["name"]}` | {r["title"]}{note} | {", ".join(r["enters"])} | {r["added"]} | {yes(r["shift_invariant"])} | {r["bias"]} | '
             f'{r["length_limit"]} | {r["cache"]} | {r["kernel"]} | {r["source"]} |'
         )
+    # Versions above 1 with what they replace, and what is not taken over from a source.
+    told = [
+        f'| `{r["name"]}` | {r["version"]} | {_arguments(r["before"]) or "initial values only"} |'
+        for r in rows
+        if r['version'] > 1
+    ]
+    told += [
+        f'| `{name}` | {pattern.version} | `{pattern.before}` |'
+        for name, pattern in PATTERNS.items()
+        if pattern.version > 1
+    ]
+    differing = [f'| `{r["name"]}` | {"; ".join(r["differs"])} |' for r in rows if r['differs']]
     lines += [
         '',
         '| pattern | layers | source |',
         '|---|---|---|',
-        *(f'| `{n}` | `{p}` | {source} |' for n, (p, source) in PATTERNS.items()),
+        *(f'| `{n}` | `{p}` | {source} |' for n, (p, source, *_) in PATTERNS.items()),
         '',
         '## Parameters',
         '',
         '| name | fields of `positions_args` and their defaults |',
         '|---|---|',
-        *(
-            f'| `{r["name"]}` | {", ".join(f"`{k}={v!r}`" for k, v in r["parameters"].items())} |'
-            for r in rows
-            if r['parameters']
-        ),
+        *(f'| `{r["name"]}` | {_arguments(r["parameters"])} |' for r in rows if r['parameters']),
+        '',
+        'In a pattern an encoding may have arguments of its own in parentheses, '
+        '`rope(base=10000)+window,rope(base=1000000)`; those of `positions_args` hold for all '
+        'layers and count for more.',
+        '',
+        '## What differs from the source',
+        '',
+        'What an encoding does not take over from the source that the table above names, and why.',
+        '',
+        '| name | what, and why |',
+        '|---|---|',
+        *differing,
+        '',
+        '## Versions',
+        '',
+        'An encoding, or a pattern that has a name, gets another version where its initial values, '
+        'its defaults or their meaning change; all others have version 1. A run keeps the '
+        'arguments and the version that it was started with in `config.json` and `lineage.json`; '
+        'one from before they were kept is read as version 1. These arguments give what version 1 '
+        'meant:',
+        '',
+        '| name | version | version 1 |',
+        '|---|---|---|',
+        *told,
         '',
         '## Adding one',
         '',
