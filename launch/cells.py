@@ -126,7 +126,7 @@ def key(config, cell: Cell) -> str:
                     del around[part]
     # A record of an encoding whose start, defaults or meaning have changed since is another's.
     of_arm = resolved(kept['arm']['positions'], kept['arm']['positions_args'])
-    changed = {name: found for name, found in of_arm.items() if found['version'] > 1}
+    changed = {one.pop('name'): one for one in of_arm if one['version'] > 1}
     if changed:
         kept['encodings'] = changed
     kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)

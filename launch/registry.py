@@ -109,8 +109,14 @@ def row(name: str) -> dict:
         'beside_another': spec.wraps,
         'source': spec.source,
         'version': spec.version,
+        'before': dict(spec.before),
         'differs': list(spec.differs),
     }
+
+
+def _arguments(found: dict) -> str:
+    """Returns arguments with their values, as the table shows them."""
+    return ', '.join(f'`{k}={v!r}`' for k, v in found.items())
 
 
 def table() -> str:
@@ -147,22 +153,45 @@ def table() -> str:
             f'| `{r["name"]}` | {r["title"]}{note} | {", ".join(r["enters"])} | {r["added"]} | {yes(r["shift_invariant"])} | {r["bias"]} | '
             f'{r["length_limit"]} | {r["cache"]} | {r["kernel"]} | {r["source"]} |'
         )
+    # Versions above 1 with what they replace, and what is not taken over from a source.
+    told = [
+        f'| `{r["name"]}` | {r["version"]} | {_arguments(r["before"]) or "initial values only"} |'
+        for r in rows
+        if r['version'] > 1
+    ]
+    told += [
+        f'| `{name}` | {pattern.version} | `{pattern.before}` |'
+        for name, pattern in PATTERNS.items()
+        if pattern.version > 1
+    ]
     lines += [
         '',
         '| pattern | layers | source |',
         '|---|---|---|',
-        *(f'| `{n}` | `{p}` | {source} |' for n, (p, source) in PATTERNS.items()),
+        *(f'| `{n}` | `{p}` | {source} |' for n, (p, source, *_) in PATTERNS.items()),
         '',
-        *_differences(rows),
         '## Parameters',
         '',
         '| name | fields of `positions_args` and their defaults |',
         '|---|---|',
-        *(
-            f'| `{r["name"]}` | {", ".join(f"`{k}={v!r}`" for k, v in r["parameters"].items())} |'
-            for r in rows
-            if r['parameters']
-        ),
+        *(f'| `{r["name"]}` | {_arguments(r["parameters"])} |' for r in rows if r['parameters']),
+        '',
+        'In a pattern an encoding may have arguments of its own in parentheses, '
+        '`rope(base=10000)+window,rope(base=1000000)`; those of `positions_args` hold for all '
+        'layers and count for more.',
+        '',
+        *_differences(rows),
+        '## Versions',
+        '',
+        'An encoding, or a pattern that has a name, gets another version where its initial values, '
+        'its defaults or their meaning change; all others have version 1. A run keeps the '
+        'arguments and the version that it was started with in `config.json` and `lineage.json`; '
+        'one from before they were kept is read as version 1. These arguments give what version 1 '
+        'meant:',
+        '',
+        '| name | version | version 1 |',
+        '|---|---|---|',
+        *told,
         '',
         '## Adding one',
         '',
@@ -182,10 +211,10 @@ def table() -> str:
 
 
 def _differences(rows: list[dict]) -> list[str]:
-    """Returns the lines of the section on what encodings do not take over from their sources."""
-    known = [r for r in rows if r['differs']]
-    alike = [f'`{r["name"]}`' for r in rows if not r['differs']]
-    raised = [f'`{r["name"]}` {r["version"]}' for r in rows if r['version'] > 1]
+    """Returns the lines of the section on what is not taken over from the sources."""
+    found = {r['name']: r['differs'] for r in rows}
+    found |= {name: pattern.differs for name, pattern in PATTERNS.items()}
+    alike = [f'`{name}`' for name, differs in found.items() if not differs]
     read = [f'{project} {commit}' for project, commit in READ.items()]
     return [
         '## What differs from the source',
@@ -196,12 +225,9 @@ def _differences(rows: list[dict]) -> list[str]:
         '',
         '| name | what differs |',
         '|---|---|',
-        *(f'| `{r["name"]}` | {"<br>".join(r["differs"])} |' for r in known),
+        *(f'| `{name}` | {"<br>".join(differs)} |' for name, differs in found.items() if differs),
         '',
         f'Nothing is known to differ: {", ".join(alike)}.',
-        '',
-        'Versions count changes of the start, the defaults or their meaning; 1 but for these: '
-        f'{", ".join(raised)}.',
         '',
         f'Lines are counted in {", ".join(read)}.',
         '',

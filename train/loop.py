@@ -97,6 +97,7 @@ def prepare(
     if run.path.exists() and not run.path.is_dir():
         raise RunError(f'{run.path}: a file; expected the directory of the run')
     resuming, tried = runs.is_started(run.path), tried or preflight.Tried()
+    config.model.encodings = []  # those of today, or below of the run that goes on
     distributed.agree(
         {
             **{f'config.{k}': v for k, v in runs.flat(config).items() if k != 'data.cache'},
@@ -119,6 +120,8 @@ def prepare(
             tokenizer = tried(run.tokenizer)
     mesh = preflight.check(tried, config, run, tokenizer)
     tried.end()
+    if not resuming:
+        config.model.encodings = runs.meaning(config)
     keep_compiled(config.data.cache)
     tokenizer = tokenizer or distributed.first_then_others(
         'tokenizer', lambda: obtain_tokenizer(config)

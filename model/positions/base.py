@@ -113,6 +113,9 @@ class Site:
     z: jax.Array | None = (
         None  # [B,H,T,S] float32: in `product` q.k/sqrt(d), later with the soft cap and biases
     )
+    draw_keys: jax.Array | None = None  # [B] as row_keys, for ids, which may be drawn at test too
+    batch_key: jax.Array | None = None  # one PRNG key for the whole batch, in training
+    distances: Callable[['Site'], jax.Array] | None = None  # in place of differences of ids
     consecutive: bool = (
         False  # ids count up by one inside each segment, and keys are the queries' tokens
     )
@@ -120,7 +123,10 @@ class Site:
     @property
     def distance(self) -> jax.Array:
         """Query id minus key id, int32 [B,T,S]. Where ids are consecutive it is the same for all rows, [1,T,S]: differences
-        inside a segment are those of the columns, and across segments nothing is seen."""
+        inside a segment are those of the columns, and across segments nothing is seen. Where a layer has drawn distances
+        (`distances`) those count."""
+        if self.distances is not None:
+            return self.distances(self)
         if self.consecutive:
             column = jnp.arange(self.q_positions.shape[1], dtype=jnp.int32)
             return column[None, :, None] - column[None, None, :]
@@ -190,7 +196,22 @@ class PositionalEncoding:
         """What is the same in all layers: tables computed once, parameters that layers share. Given back as `site.shared`."""
         return None
 
+    def share_anew(self, site: Site) -> Any:
+        """`site.shared`, of ids that a layer has drawn for itself: what depends on them anew,
+        without parameters, which are the model's."""
+        return site.shared
+
     # In each layer.
+    def redrawn(self, site: Site, layer: int | jax.Array, beside: frozenset[str]) -> Site:
+        """`site` with the ids or distances that this layer, counted from 0, draws for itself;
+        `beside`: the places where the encodings of the layer enter."""
+        return site
+
+    def bends_distances(self, beside: frozenset[str]) -> bool:
+        """Whether distances are no differences of ids any more, beside encodings that enter in
+        these places: a bias is then none of the keys alone."""
+        return False
+
     def rotate(self, site: Site, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
         """q [B,H,T,d], k [B,K,T,d] of the new tokens -> transformed; the transformed k is what the cache keeps."""
         return q, k

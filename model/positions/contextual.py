@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from model.errors import ModelError
+from model.errors import ModelError, nearest
 from model.positions.base import PositionalEncoding, Spec, positive, uniform_of
 from model.positions.toeplitz import KerpleLog
+
+_REMAINDERS = ('none', 'value', 'bias')  # of stick-breaking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +112,52 @@ class Selective(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class StickBreaking(PositionalEncoding):
     """A_ij = sigmoid(z_ij) times the product over j < l < i of 1 - sigmoid(z_il), j < i: the nearest takes its part of the stick
-    first. Nothing is left over for the token itself; a document's first token reads nothing."""
+    first.
 
+    `remainder`: what becomes of the rest of the stick, 1 - sum over j of A_ij. 'none': nothing, so
+    that a document's first token reads nothing; 'value': the token's own value has it as its
+    weight, as in the tests of the authors' kernels; 'bias': it multiplies a vector of each head
+    that is added, [H,d], learned in each layer and 0 at first, as in the authors' models
+    (dolomite-engine, stickbreaking_attention.py, lines 79 and 109).
+    """
+
+    remainder: str = 'none'
     spec = Spec(
-        'stick-breaking', 'Tan et al. 2025, arXiv 2410.17980, equation 2', shift_invariant=True
+        'stick-breaking',
+        'Tan et al. 2025, arXiv 2410.17980, equation 2',
+        shift_invariant=True,
+        differs=(
+            "the authors' models add the remainder times a vector of each head "
+            '(stickbreaking_attention.py:79, 109; remainder=bias)',
+            'no norm of each head after it: it is none of positions '
+            '(stickbreaking_attention.py:80, 113)',
+        ),
     )
 
+    def check(self):
+        if self.remainder not in _REMAINDERS:
+            raise ModelError(
+                f'config.model.positions_args.remainder is {self.remainder!r}: '
+                f'{nearest(self.remainder, _REMAINDERS)}'
+            )
+
     def softmax(self, site, logits, mask):
-        mask = mask & ~site.column_of_query[:, None]
+        own = site.column_of_query[:, None]
+        mask = mask & ~own
         kept = jnp.where(mask, jax.nn.log_sigmoid(-logits), 0.0)
         after = jax.lax.cumsum(kept, axis=3, reverse=True) - kept
-        return jnp.where(mask, jnp.exp(jax.nn.log_sigmoid(logits) + after), 0.0)
+        weights = jnp.where(mask, jnp.exp(jax.nn.log_sigmoid(logits) + after), 0.0)
+        if self.remainder == 'value':
+            weights += jnp.where(own, jnp.exp(kept.sum(-1, keepdims=True)), 0.0)
+        return weights
+
+    def value(self, site, weights):
+        if self.remainder != 'bias':
+            return None
+        shape = (self.dims.num_heads, self.dims.head_dim)
+        bias = site.param('head_bias', nn.initializers.zeros, shape, ('heads', None))
+        left = 1 - weights.sum(-1, keepdims=True)
+        return left * bias.astype(jnp.float32)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,7 +203,7 @@ class Dape(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class DapeV2(Dape):
     """f looks at the `taps` nearest keys too: two convolutions along the keys in place of the two matrices. What the query does not
-    see is 0 for both, so that a row is the same inside a longer text (in the authors' code a key beyond the query keeps its offset)."""
+    see is 0 for both, so that a row is the same inside a longer text."""
 
     taps: int = 3
     spec = Spec(
@@ -177,7 +214,7 @@ class DapeV2(Dape):
         version=2,
         differs=(
             'what the query does not see is 0 before both convolutions, there before '
-            'the first: weights differ by .41 (positional_embeddings.py:1113)',
+            'the first: weights differ by up to .41 (positional_embeddings.py:1113)',
             'so a key beyond the query has no hidden units, and a row is the same '
             'inside a longer text (positional_embeddings.py:1048-1053)',
         ),

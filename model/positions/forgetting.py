@@ -55,24 +55,33 @@ class Forgetting(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class FixedForgetting(PositionalEncoding):
-    """f_h = sigmoid(b_h), b_h = -log(exp(1/T_h) - 1), so that log f_h is about -1/T_h and further keys fade: ALiBi with slopes
-    learned from time constants T_h, spaced evenly in the logarithm from `shortest` to `longest`."""
+    """f_h = sigmoid(b_h), b_h = -log(exp(1/T_h) - 1), so that log f_h is -1/T_h and further keys
+    fade: ALiBi whose slopes are 1/T_h, with time constants T_h spaced evenly in the logarithm from
+    `shortest` to `longest`. The authors' `fgate_type` "fixed": b is a constant. `learned`: b is a
+    parameter of each layer, which is their "bias_only" (`forgetting_bias_only`)."""
 
     shortest: float = 2.0
     longest: float = 1024.0
+    learned: bool = False
     spec = Spec(
-        'fixed-rate forgetting',
-        'Lin et al. 2025, arXiv 2503.02130, section 4.5 (data-independent decay)',
+        'fixed forgetting',
+        'Lin et al. 2025, arXiv 2503.02130, section 4.5; "fixed" in the authors\' code '
+        '(modeling_forgetting_transformer.py, lines 210-235)',
         shift_invariant=True,
         bias_form='rank 1',
+        version=2,
+        before={'learned': True},
         differs=(
-            'time constants begin at 2 to 1,024; the code has no default for either end '
+            'time constants are 2 to 1,024; the code has no default for either end '
             '(modeling_forgetting_transformer.py:112-113, 222-230)',
         ),
     )
 
     def _rate(self, site):
+        """Returns -log f of each head, float32 [H]."""
         times = np.geomspace(self.shortest, self.longest, self.dims.num_heads)
+        if not self.learned:
+            return jnp.asarray(1 / times, jnp.float32)
         init = lambda key, shape, dtype: jnp.asarray(-np.log(np.expm1(1 / times)), dtype)
         return -jax.nn.log_sigmoid(
             site.param('gate_bias', init, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
@@ -83,6 +92,31 @@ class FixedForgetting(PositionalEncoding):
 
     def key_bias(self, site):
         return self._rate(site)[:, None] * site.k_positions[:, None].astype(jnp.float32)
+
+
+@dataclasses.dataclass(frozen=True)
+class BiasOnlyForgetting(FixedForgetting):
+    """The same with b learned in each layer: the authors' `fgate_type` "bias_only" with
+    `fgate_bias_init`, the data-independent gate of the paper."""
+
+    learned: bool = True
+    spec = Spec(
+        'data-independent forgetting',
+        'Lin et al. 2025, arXiv 2503.02130, section 4.5; "bias_only" in the authors\' code '
+        '(modeling_forgetting_transformer.py, lines 207-235)',
+        shift_invariant=True,
+        bias_form='rank 1',
+        differs=(
+            'b begins at time constants of 2 to 1,024; no default for them in the code '
+            '(modeling_forgetting_transformer.py:112-113, 222-230)',
+            'as with fgate_bias_init; without it b begins at 0 there '
+            '(modeling_forgetting_transformer.py:111, 208)',
+        ),
+    )
+
+    @property
+    def name(self):
+        return FixedForgetting.__name__.lower()  # the parameters are the same
 
 
 @dataclasses.dataclass(frozen=True)

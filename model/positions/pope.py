@@ -43,8 +43,16 @@ class Pope(PositionalEncoding):
             'delta', nn.initializers.zeros, (d.num_kv_heads, d.head_dim), ('kv_heads', None)
         ).astype(jnp.float32)
         delta = delta + jax.lax.stop_gradient(jnp.clip(delta, -2 * np.pi, 0.0) - delta)
-        theta = jnp.asarray(self.base ** (-np.arange(d.head_dim) / d.head_dim))
-        return site.q_positions[:, None, :, None].astype(float) * theta, delta
+        return self._angle(site), delta
+
+    def share_anew(self, site):
+        return self._angle(site), site.shared[1]
+
+    def _angle(self, site):
+        """Returns the angle of each query in each dimension, [B,1,T,d] radians."""
+        d = self.dims.head_dim
+        theta = jnp.asarray(self.base ** (-np.arange(d) / d))
+        return site.q_positions[:, None, :, None].astype(float) * theta
 
     def rotate(self, site, q, k):
         angle, delta = site.shared

@@ -64,6 +64,9 @@ class Rope(PositionalEncoding):
         """cos and sin [B,1,T,rotary_dim/2], float32."""
         return self.turn(site.q_positions)
 
+    def share_anew(self, site):
+        return self.share(site)
+
     def rotate(self, site, q, k):
         return self.rotated(q, *site.shared), self.rotated(k, *site.shared)
 

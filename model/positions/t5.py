@@ -44,7 +44,7 @@ def bucketed(
 class T5(PositionalEncoding):
     """b_ij = W[bucket(i - j), h], W [num_buckets, H] ~ N(0, std^2) shared by all layers.
 
-    `std` 0: width^-0.5, as in the authors' code (and transformers' modeling_t5.py, line 620).
+    `std` 0: width^-0.5, as in transformers (modeling_t5.py, line 620).
     """
 
     num_buckets: int = 32

@@ -8,7 +8,7 @@ from flax import linen as nn
 from model.positions.base import PositionalEncoding, Spec, positive
 
 
-def _scaled(q, factor):
+def scaled(q, factor):
     """q [B,H,T,d] times factor, in float32."""
     return (q.astype(jnp.float32) * factor).astype(q.dtype)
 
@@ -33,7 +33,7 @@ class ScalableSoftmax(PositionalEncoding):
         s = site.param(
             's', nn.initializers.constant(self.initial), (self.dims.num_heads,), ('heads',)
         ).astype(jnp.float32)
-        return _scaled(q, s[:, None, None] * jnp.log(site.keys_seen.astype(jnp.float32))[..., None])
+        return scaled(q, s[:, None, None] * jnp.log(site.keys_seen.astype(jnp.float32))[..., None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Temperature(PositionalEncoding):
         steps = ((site.positions + 1) // self.floor).astype(
             jnp.float32
         )  # whole numbers before the logarithm
-        return _scaled(q, (1 + self.strength * jnp.log1p(steps))[:, None, :, None])
+        return scaled(q, (1 + self.strength * jnp.log1p(steps))[:, None, :, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,4 +78,4 @@ class HeadScale(PositionalEncoding):
         s = site.param('s', nn.initializers.ones, (self.dims.num_heads,), ('heads',)).astype(
             jnp.float32
         )
-        return _scaled(q, s[:, None, None])
+        return scaled(q, s[:, None, None])

@@ -70,7 +70,7 @@ def test_kept_lines_are_found_again(name, monkeypatch):
     config.arms = {arm: arms[arm] for arm in CHANGED[name]}
     of_arm = lambda arm: [r for r in kept.values() if r['arm'] == arm]
     now = {arm: {cells.key(config, _cell(r)) for r in of_arm(arm)} for arm in CHANGED[name]}
-    monkeypatch.setattr(cells, 'resolved', lambda *_: {})
+    monkeypatch.setattr(cells, 'resolved', lambda *_: [])
     for arm in CHANGED[name]:
         before = {cells.key(config, _cell(r)) for r in of_arm(arm)}
         assert before <= {*kept} and not before & now[arm]
