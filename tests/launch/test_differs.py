@@ -1,4 +1,4 @@
-"""What encodings do not take over from their sources: the lists of the specs, and the table of them."""
+"""What encodings do not take over from their sources: the lists of the specs, and their table."""
 
 import json
 import re
@@ -83,8 +83,8 @@ BEGINS = re.compile(r'\bbegins?\b|\bat first\b')
 
 @pytest.mark.parametrize('name', KNOWN)
 def test_known_differences_are_listed(name):
-    """Catches an encoding that is not as its source is, of which the audit knew, and whose spec says
-    nothing of it."""
+    """Catches an encoding that is known not to be as its source is, whose spec says nothing of
+    it."""
     entries = REGISTRY[name].spec.differs
     assert [w for w in KNOWN[name] if not any(w in e for e in entries)] == []
 
