@@ -72,7 +72,7 @@ def compare(e: Examined, against: Other) -> dict:
     there, unknown, found = against.tokenizer, [], []
     same_tokenizer = there is not None and there.hash == e.tokenizer.hash
     here_fields, there_fields = runs.flat(e.config), runs.flat(against.config)
-    for name in sorted({*here_fields, *there_fields}):
+    for name in sorted({*here_fields, *there_fields} - {runs.ENCODINGS}):
         a, b = here_fields.get(name), there_fields.get(name)
         without_effect = (
             configs.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.')
@@ -129,7 +129,9 @@ def compare(e: Examined, against: Other) -> dict:
         'encoding',
         'positional encoding',
         *map(_encodings, shapes),
-        follows('model.positions') or follows('model.', 'data.seq_len'),
+        follows('model.positions')
+        or runs.flags_of(*map(_meant, (e.config, against.config)))
+        or follows('model.', 'data.seq_len'),
     )
     if there is None:
         unknown.append(
@@ -155,6 +157,11 @@ def compare(e: Examined, against: Other) -> dict:
             follows('tokenizer.', 'data.'),
         )
     return {'against': against.name, 'differences': found, 'unknown': unknown}
+
+
+def _meant(config) -> list[dict]:
+    """Returns what the encodings of a run, or of a config that none was made of yet, mean."""
+    return config.model.get('encodings') or runs.meaning(config)
 
 
 def _encodings(shape: model_config.ModelConfig) -> str:

@@ -24,6 +24,7 @@ def get_config():
         norm='layernorm',
         positions='learned',
     )
+    c.model.positions_args.std = 0.02  # nanoGPT's; GPT-2's own are .01
     c.train.steps = 2000
     c.optimizer.update(lr=1e-3, b2=0.99, warmup=100, weight_decay=0.1)
     c.eval.update(every=500, batches=0)

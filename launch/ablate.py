@@ -127,14 +127,17 @@ def plan(config, records: list[dict], workers: int, speed: float = 0.0) -> str:
     """What `--dry_run` prints: cells, tokens and the time to expect, from records or else from the tokens a second that a process trains."""
     swept, rates = (
         cells.sweep_cells(config),
-        {arm: dict.fromkeys(config.tasks, config.optimizer.lr) for arm in cells.arms(config)},
+        cells.chosen_rates(config, records),
     )
     compared = cells.study_cells(config, rates)
+    # Records that this study still asks for: of encodings that have changed since, none counts.
+    keys = {r['key'] for r in records}
+    there = [c for c in (*swept, *compared) if cells.key(config, c) in keys]
     seconds = [r['seconds'] for r in records]
     tokens = 0
     lines = [
         f'{config.title}: {len(cells.arms(config))} encodings x {len(config.tasks)} tasks x {config.seeds} seeds = {len(compared)} '
-        f'cells, {len(swept)} to choose learning rates, {len(records)} records there'
+        f'cells, {len(swept)} to choose learning rates, {len(there)} records there'
     ]
     for task in config.tasks:
         each, count = _tokens(config, task), len([c for c in (*swept, *compared) if c.task == task])
@@ -144,7 +147,7 @@ def plan(config, records: list[dict], workers: int, speed: float = 0.0) -> str:
         )
     lines.append(f'{tokens / 1e6:.0f}M tokens in all')
     if seconds:
-        todo = max(0, len(swept) + len(compared) - len(records))
+        todo = len(swept) + len(compared) - len(there)
         lines.append(
             f'{statistics.mean(seconds):.0f} s a cell so far: about {todo * statistics.mean(seconds) / max(workers, 1) / 60:.0f} '
             f'minutes for the {todo} left on {max(workers, 1)} processes'

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from data import tasks
 from model.errors import ModelError
-from model.positions import REGISTRY
+from model.positions import REGISTRY, resolved
 from train import ranges
 from train.errors import RunError
 from train.optimizer import make_schedule
@@ -96,7 +96,8 @@ def steps_of(config, task: str) -> int:
 
 
 def key(config, cell: Cell) -> str:
-    """Of everything that determines the result of the cell: a record with this key need not be made again."""
+    """Returns the key of everything that determines the result of the cell, hexadecimal: a record
+    with this key need not be made again. Raises ModelError for an arm that names no encoding."""
     kept = dict(
         model=config.model.to_dict(),
         optimizer=config.optimizer.to_dict(),
@@ -125,27 +126,38 @@ def key(config, cell: Cell) -> str:
                 del group[field]
                 if not group:  # a group that came later, too
                     del around[part]
-    kept['arm'], kept['task'] = _stated(kept['arm'], kept['task'])
+    if kept['task'].get('task') in tasks.REGISTRY:
+        given = kept['task']['task_args']
+        kept['task'] = {**kept['task'], 'task_args': tasks.stated(kept['task']['task'], given)}
     if kept['model']['param_dtype'] == 'bfloat16':  # cells before had no float32 copy
         kept['master'] = 'float32'
+    changed = _changed(kept['arm'])
+    if changed:
+        kept['encodings'] = changed
     kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def _stated(arm: dict, task: dict) -> tuple[dict, dict]:
-    """Returns arm and task of a key with the arguments whose defaults have changed since results
-    were kept: stated where they are left to the default, left out where they mean what they did."""
-    names, given = re.split('[+,]', arm['positions']), arm['positions_args']
-    if 'coupling' in map(str.strip, names) and 'offsets' not in given:
-        arm = {**arm, 'positions_args': {**given, 'offsets': REGISTRY['coupling'].offsets}}
-    if task.get('task') in tasks.REGISTRY:
-        task = {**task, 'task_args': tasks.stated(task['task'], task['task_args'])}
-    return arm, task
+def _changed(arm: dict) -> dict[str, dict]:
+    """Returns version and arguments of each encoding of an arm whose start, defaults or meaning have
+    changed since results were kept: a record from before is another's. One that differs only in its
+    defaults means what it meant where those are given."""
+    given = arm['positions'], arm['positions_args']
+    then = {one['name']: one['arguments'] for one in resolved(*given, first=True)}
+    found = {}
+    for one in resolved(*given):
+        name = one.pop('name')
+        kind = REGISTRY.get(name.partition('(')[0].strip())  # else a pattern that has a name
+        in_defaults = kind is None or kind.spec.before
+        if one['version'] > 1 and not (in_defaults and then.get(name) == one['arguments']):
+            found[name] = one
+    return found
 
 
 def chosen_rates(config, records: list[dict]) -> dict[str, dict[str, float]]:
-    """The learning rate of each arm for each task: of those swept on the task that stands for it, the one with the least loss inside
-    the lengths of training. Lengths beyond have no say."""
+    """Returns the learning rate of each arm for each task: of those swept on the task that stands
+    for it, the one with the least loss inside the lengths of training. Lengths beyond have no say,
+    nor rates that are not measured yet."""
     swept = {(c.arm, c.task, c.lr): key(config, c) for c in sweep_cells(config)}
     losses = {
         r['key']: r['validation_nats'] if math.isfinite(r['validation_nats']) else math.inf
@@ -153,7 +165,7 @@ def chosen_rates(config, records: list[dict]) -> dict[str, dict[str, float]]:
     }
     return {
         arm: {
-            task: min(config.sweep.lrs, key=lambda lr: losses[swept[arm, of, lr]])
+            task: min(config.sweep.lrs, key=lambda lr: losses.get(swept[arm, of, lr], math.inf))
             if (of := _stands_for(config, task))
             else config.optimizer.lr
             for task in config.tasks

@@ -20,6 +20,44 @@ from model.positions import ENTERS, PATTERNS, REGISTRY
 from model.transformer import Transformer
 from train import door
 
+READ = {  # where lines are counted that `Spec.differs` names: project -> commit or release
+    'openai/gpt-2': '9b63575',
+    'tensorflow/tensor2tensor': 'bafdc1b',
+    'tensorflow/mesh': 'da90793',
+    'huggingface/transformers': '5.24.0',
+    'lucidrains/x-transformers': '9252ed7',
+    'lucidrains/FLASH-pytorch': 'ef3bee7',
+    'lucidrains/PoPE-pytorch': 'ee11cab',
+    'marian-nmt/marian-dev': 'c9f287d',
+    'McGill-NLP/length-generalization': '40f8a44',
+    'kingoflolz/mesh-transformer-jax': 'f8315e3',
+    'microsoft/torchscale': '4d1e0e8',
+    'jquesnelle/yarn': '995db5b',
+    'microsoft/LongRoPE': 'c9e56aa',
+    'bojone/rerope': 'acfe788',
+    'datamllab/LongLM': 'cdbbb06',
+    'HKUNLP/STRING': '216cc2f',
+    'Glaciohound/LM-Infinite': 'a0ce64c',
+    'chijames/KERPLE': '25be3d7',
+    'chuanyang-Zheng/DAPE': 'bde344a',
+    'kimiyoung/transformer-xl': '44781ed',
+    'microsoft/DeBERTa': '4d7fe0b',
+    'guolinke/TUPE': '4c64ff7',
+    'facebookresearch/RAM': 'e6f051f',
+    'shawntan/stickbreaking-attention': '3147a38',
+    'IBM/dolomite-engine': 'd0ee186',
+    'model-architectures/GRAPE': 'f5b539f',
+    'zhixuan-lin/forgetting-transformer': '883f260',
+    'axiomlab/Cable': '8bc6b83',
+    'google-deepmind/randomized_positional_encodings': 'e8c6474',
+    'dwzhu-pku/PoSE': 'a3d4ba8',
+    'mcleish7/arithmetic': '86022a5',
+    'HanseulJo/position-coupling': 'b9cad94',
+    'AntNLP/nope_head_scale': '51e0a82',
+    'allenai/longformer': 'caefee6',
+    'CyndxAI/QKNorm': 'c628cb5',
+    'meta-llama/llama-models': 'a9c89c4',
+}
 TABLE = pathlib.Path(__file__).resolve().parents[1] / 'model' / 'positions' / 'README.md'
 
 
@@ -70,7 +108,15 @@ def row(name: str) -> dict:
         'data': f'{spec.task_ids} ids' if spec.task_ids else '',
         'beside_another': spec.wraps,
         'source': spec.source,
+        'version': spec.version,
+        'before': dict(spec.before),
+        'differs': list(spec.differs),
     }
+
+
+def _arguments(found: dict) -> str:
+    """Returns arguments with their values, as the table shows them."""
+    return ', '.join(f'`{k}={v!r}`' for k, v in found.items())
 
 
 def table() -> str:
@@ -107,21 +153,45 @@ def table() -> str:
             f'| `{r["name"]}` | {r["title"]}{note} | {", ".join(r["enters"])} | {r["added"]} | {yes(r["shift_invariant"])} | {r["bias"]} | '
             f'{r["length_limit"]} | {r["cache"]} | {r["kernel"]} | {r["source"]} |'
         )
+    # Versions above 1 with what they replace, and what is not taken over from a source.
+    told = [
+        f'| `{r["name"]}` | {r["version"]} | {_arguments(r["before"]) or "initial values only"} |'
+        for r in rows
+        if r['version'] > 1
+    ]
+    told += [
+        f'| `{name}` | {pattern.version} | `{pattern.before}` |'
+        for name, pattern in PATTERNS.items()
+        if pattern.version > 1
+    ]
     lines += [
         '',
         '| pattern | layers | source |',
         '|---|---|---|',
-        *(f'| `{n}` | `{p}` | {source} |' for n, (p, source) in PATTERNS.items()),
+        *(f'| `{n}` | `{p}` | {source} |' for n, (p, source, *_) in PATTERNS.items()),
         '',
         '## Parameters',
         '',
         '| name | fields of `positions_args` and their defaults |',
         '|---|---|',
-        *(
-            f'| `{r["name"]}` | {", ".join(f"`{k}={v!r}`" for k, v in r["parameters"].items())} |'
-            for r in rows
-            if r['parameters']
-        ),
+        *(f'| `{r["name"]}` | {_arguments(r["parameters"])} |' for r in rows if r['parameters']),
+        '',
+        'In a pattern an encoding may have arguments of its own in parentheses, '
+        '`rope(base=10000)+window,rope(base=1000000)`; those of `positions_args` hold for all '
+        'layers and count for more.',
+        '',
+        *_differences(rows),
+        '## Versions',
+        '',
+        'An encoding, or a pattern that has a name, gets another version where its initial values, '
+        'its defaults or their meaning change; all others have version 1. A run keeps the '
+        'arguments and the version that it was started with in `config.json` and `lineage.json`; '
+        'one from before they were kept is read as version 1. These arguments give what version 1 '
+        'meant:',
+        '',
+        '| name | version | version 1 |',
+        '|---|---|---|',
+        *told,
         '',
         '## Adding one',
         '',
@@ -138,6 +208,30 @@ def table() -> str:
         '',
     ]
     return '\n'.join(lines)
+
+
+def _differences(rows: list[dict]) -> list[str]:
+    """Returns the lines of the section on what is not taken over from the sources."""
+    found = {r['name']: r['differs'] for r in rows}
+    found |= {name: pattern.differs for name, pattern in PATTERNS.items()}
+    alike = [f'`{name}`' for name, differs in found.items() if not differs]
+    read = [f'{project} {commit}' for project, commit in READ.items()]
+    return [
+        '## What differs from the source',
+        '',
+        'What an encoding does not take over from its source, or takes where sources disagree, and '
+        "where it stands there: a place in the paper, or file and lines of the authors' code (of "
+        'transformers, tensor2tensor and others where they are named).',
+        '',
+        '| name | what differs |',
+        '|---|---|',
+        *(f'| `{name}` | {"<br>".join(differs)} |' for name, differs in found.items() if differs),
+        '',
+        f'Nothing is known to differ: {", ".join(alike)}.',
+        '',
+        f'Lines are counted in {", ".join(read)}.',
+        '',
+    ]
 
 
 EXAMPLE = '''

@@ -37,6 +37,8 @@ class Place:
     row_keys: jax.Array | None
     task_ids: jax.Array | None
     consecutive: bool = flax.struct.field(pytree_node=False, default=False)  # see Site
+    draw_keys: jax.Array | None = None  # see Site
+    batch_key: jax.Array | None = None  # see Site
     column: jax.Array | None = (
         None  # first column of the cache that the new tokens take; None: no cache
     )
@@ -55,6 +57,8 @@ class Place:
             self.k_segment_ids,
             shared,
             x,
+            draw_keys=self.draw_keys,
+            batch_key=self.batch_key,
             consecutive=self.consecutive,
         )
 
@@ -77,7 +81,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BxTxD: jax.Array, place: Place, shared, cache: Cache | None
+        self, x_BxTxD: jax.Array, place: Place, shared, cache: Cache | None, layer=0
     ) -> tuple[jax.Array, Cache | None]:
         c, encoding = self.config, self.encoding
         project = lambda heads, axis, name: jnp.einsum(
@@ -102,6 +106,7 @@ class Attention(nn.Module):
             )
 
         site = place.site(Parameters(c.param_dtype, name='positions'), shared, x_BxTxD)
+        site = encoding.redrawn(site, layer, frozenset())
         pairs = visible(
             place.positions,
             place.segment_ids,

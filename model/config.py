@@ -57,6 +57,15 @@ class ModelConfig:
         return tuple(dict.fromkeys(p for e in self.encodings for p in e.parts))
 
     @property
+    def scopes(self) -> tuple[str, ...]:
+        """The name of the scope of each of `parts` for what belongs to the whole model."""
+        names = [part.name for part in self.parts]
+        before = [names[:i].count(name) for i, name in enumerate(names)]
+        return tuple(
+            f'positions_{name}' + (f'_{n + 1}' if n else '') for name, n in zip(names, before)
+        )
+
+    @property
     def period(self) -> int:
         """The length of the pattern of encodings that repeats over the layers."""
         e = self.encodings
@@ -73,7 +82,8 @@ class ModelConfig:
 
 
 def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
-    """The `model` part of an experiment -> ModelConfig, with what is 0 filled in.
+    """The `model` part of an experiment -> ModelConfig, with what is 0 filled in. Of a run, its
+    `encodings` say what `positions` and `positions_args` meant when it was made.
 
     Raises ModelError where a field has no valid value or two do not fit each other.
     """
@@ -123,7 +133,8 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
         4 * c.width if c.activation == 'gelu' else -(-8 * c.width // 3 // 32) * 32
     )
     dims = Dims(c.width, c.num_heads, c.num_kv_heads, head_dim, c.num_layers, max_len, seq_len)
-    encodings = build(c.positions, dict(c.positions_args), dims)
+    recorded = c.get('encodings') or ()
+    encodings = build(c.positions, dict(c.positions_args), dims, recorded)
     kernels.check(c.attention, dict.fromkeys(encodings), dims, c.dtype, c.logit_cap)
     if c.scale_embedding and any(
         getattr(part, 'scale_tokens', False) for encoding in encodings for part in encoding.parts

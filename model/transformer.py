@@ -32,7 +32,7 @@ class Block(nn.Module):
             lambda x, i: dropped(x, self.config.dropout, place.row_keys, 2 * layer + i),
         )
         y, cache = Attention(c, self.encoding, name='attention')(
-            Norm(c.norm, name='attention_norm')(x_BxTxD), place, shared, cache
+            Norm(c.norm, name='attention_norm')(x_BxTxD), place, shared, cache, layer
         )
         x_BxTxD = constrain(x_BxTxD + drop(y, 1), 'batch', None, None)
         y = FeedForward(c, name='feed_forward')(Norm(c.norm, name='feed_forward_norm')(x_BxTxD))
@@ -92,6 +92,7 @@ class Transformer(nn.Module):
         ids: jax.Array | None = None,
         *,
         row_keys: jax.Array | None = None,
+        batch_key: jax.Array | None = None,
         cache: CacheState | None = None,
         logits: bool = True,
     ) -> tuple[jax.Array, CacheState | None]:
@@ -101,13 +102,15 @@ class Transformer(nn.Module):
           tokens, positions, segment_ids: [B,T] int32; positions restart in each segment, segment 0 is padding.
           ids: [B,T] int32, position ids that the data gives, for encodings that ask for them.
           row_keys: [B] PRNG keys, for dropout and what encodings draw (see `training`); None: nothing is random.
+          batch_key: a PRNG key, for what is drawn once for the whole batch; None: for each row.
           cache: from `empty_cache`; then the tokens come after those it holds (unrolled layers only).
           logits: False: stop before them, for `unembed`.
         Returns:
           logits [B,T,V] float32, or what they are made of [B,T,D]; and the cache with the new tokens in it.
         """
         c = self.config
-        place, cache = self._placed(tokens, positions, segment_ids, ids, row_keys, cache)
+        keys = row_keys, batch_key
+        place, cache = self._placed(tokens, positions, segment_ids, ids, keys, cache)
         table_VxD = self.param(
             'embedding',
             nn.with_partitioning(nn.initializers.normal(c.width**-0.5), ('vocab', 'embed')),
@@ -124,8 +127,8 @@ class Transformer(nn.Module):
             )  # beyond config.model.max_len or what ids are drawn from
             x_BxTxD = jnp.where(lacks_id[..., None], jnp.nan, x_BxTxD)
         of_part = {}
-        for part in c.parts:
-            site = place.site(Parameters(c.param_dtype, name=f'positions_{part.name}'))
+        for part, scope in zip(c.parts, c.scopes):
+            site = place.site(Parameters(c.param_dtype, name=scope))
             x_BxTxD = part.embed(site, x_BxTxD)
             of_part[part] = part.share(site)
         shared = [encoding.gathered(of_part) for encoding in c.distinct]
@@ -172,9 +175,11 @@ class Transformer(nn.Module):
             )()
         return (unembed(x_BxTxD, output, c.tied) if logits else x_BxTxD), cache
 
-    def _placed(self, tokens, positions, segment_ids, task_ids, row_keys, cache):
+    def _placed(self, tokens, positions, segment_ids, task_ids, keys, cache):
         """Where the tokens stand, the ids that the encodings see, and the cache with those entered."""
-        c = self.config
+        c, (row_keys, batch_key) = self.config, keys
+        drawing = self.training or any(e.drawn_at_test for e in c.parts)
+        draw_keys = row_keys if drawing else None
         here = (
             positions,
             segment_ids,
@@ -195,8 +200,10 @@ class Transformer(nn.Module):
                     segment_ids,
                     row_keys if self.training or e.drawn_at_test else None,
                     task_ids,
+                    batch_key=batch_key if self.training else None,
                 )
             )
+        batch_key = batch_key if self.training else None
         row_keys = row_keys if self.training else None
         if cache is None:
             consecutive = context_parts() == 1 and not any(
@@ -212,6 +219,8 @@ class Transformer(nn.Module):
                 row_keys,
                 here[2],
                 consecutive,
+                draw_keys,
+                batch_key,
             ), None
         column = cache['column']
         put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(
@@ -233,8 +242,9 @@ class Transformer(nn.Module):
             cache['ids'],
             row_keys,
             task_ids,
-            False,
-            column,
+            draw_keys=draw_keys,
+            batch_key=batch_key,
+            column=column,
         ), cache
 
 

@@ -495,7 +495,7 @@ def same_encoding(old: tuple, new: tuple):
 
     def same(name: str) -> bool:
         layer = re.search(r'(?<=layer_)\d+(?=/attention/positions/)', name)
-        return layer is None or type(old[int(layer[0])]) is type(new[int(layer[0])])
+        return layer is None or old[int(layer[0])].name == new[int(layer[0])].name
 
     return same
 

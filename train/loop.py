@@ -94,6 +94,7 @@ def prepare(
     run = runs.place(directory)
     runs.at_home(config, strict=True)
     resuming, tried = runs.is_started(run.path), tried or preflight.Tried()
+    config.model.encodings = []  # those of today, or below of the run that goes on
     distributed.agree(
         {
             **{f'config.{k}': v for k, v in runs.flat(config).items() if k != 'data.cache'},
@@ -118,6 +119,8 @@ def prepare(
             tokenizer = tried(run.tokenizer)
     mesh = preflight.check(tried, config, run, tokenizer)
     tried.end()
+    if not resuming:
+        config.model.encodings = runs.meaning(config)
     keep_compiled(config.data.cache)
     tokenizer = tokenizer or distributed.first_then_others(
         'tokenizer', lambda: obtain_tokenizer(config)

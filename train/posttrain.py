@@ -9,6 +9,7 @@ import logging
 
 from absl import flags
 from etils import epath
+from ml_collections import ConfigDict
 
 from data import tokenizer as tokenizers
 from model import config as model_config
@@ -31,6 +32,7 @@ _FREE = (
     'dropout',
     'positions',
     'positions_args.',
+    'encodings',
 )
 _LOG = logging.getLogger('ordem')
 
@@ -38,6 +40,7 @@ _LOG = logging.getLogger('ordem')
 def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
     """The parent's tokenizer. Raises RunError where `config` asks for another tokenizer or architecture, naming what differs."""
     theirs, tokenizer = parent.config(), parent.tokenizer()
+    config.model.encodings = []
     changed = [
         d.replace('config.', 'config.model.', 1)
         for d in differences(theirs.model, config.model, _FREE)
@@ -67,12 +70,7 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
             raise RunError(
                 f'{parent.path}: the parent has another tokenizer (parent -> here): {"; ".join(changed)}'
             )
-    encodings = [
-        f'{m.positions} {dict(m.positions_args) or ""}'.strip()
-        for m in (theirs.model, config.model)
-    ]
-    if encodings[0] != encodings[1]:
-        _LOG.info('the positional encoding changes: %s -> %s', *encodings)
+    _tell_change(parent, theirs.model, config)
     context = theirs.model.max_len or theirs.data.seq_len
     longest = max(
         context, config.model.max_len
@@ -86,6 +84,26 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
     config.tokenizer.rules = theirs.tokenizer.rules
     _check_encodings(parent, config, tokenizer.vocab_size)
     return tokenizer
+
+
+def _tell_change(parent: Run, theirs, config) -> None:
+    """Logs where the encoding is another than that of the parent, whose `model` fields are
+    `theirs`; as a warning, with the flags that keep it, where the same fields mean another now."""
+    given = [
+        f'{m.positions} {dict(m.positions_args) or ""}'.strip() for m in (theirs, config.model)
+    ]
+    if given[0] != given[1]:
+        _LOG.info('the positional encoding changes: %s -> %s', *given)
+        return
+    now = ConfigDict(dict(positions=theirs.positions, encodings=runs.meaning(config)))
+    if not runs.same_meaning(theirs, now):
+        _LOG.warning(
+            '%s: %s meant something else when the parent was trained; this run begins with what it '
+            'means now, to keep that of the parent give %s',
+            parent.path,
+            given[0],
+            ' '.join(runs.flags_of(theirs.encodings, now.encodings)),
+        )
 
 
 def _check_encodings(parent: Run, config, vocab_size: int) -> None:

@@ -17,6 +17,7 @@ import os
 import pathlib
 import platform
 import re
+import shlex
 import shutil
 
 from etils import epath
@@ -24,6 +25,7 @@ from ml_collections import ConfigDict
 
 from data import bounded, paths, tokenizer as tokenizers
 from data.records import DataError
+from model.errors import ModelError
 from train.errors import NoRoom, RunError
 
 _LOG = logging.getLogger('ordem')
@@ -66,6 +68,7 @@ YOUNGER = {
     'data.files.prefer': 'text',
     'tokenizer.rules': 1,
 }
+ENCODINGS = 'model.encodings'  # what a run keeps of the meaning of its encodings
 _YOUNGER_GROUPS = ('embedding', 'pairs')
 # Fields that hold a path, also of a study's tasks, and several, separated by commas.
 PATHS = ('data.cache', 'tokenizer.path', 'parent')
@@ -151,6 +154,9 @@ class Run:
                 there = there[group]
             if field not in there:
                 there[field] = value
+        if 'encodings' not in found.model:
+            found.model.encodings = _meaning_or_none(found, first=True)
+        _check_meaning(self.config_path, found.model.encodings, self.lineage().get('encodings'))
         self._check(self.config_path, 'config_hash', config_hash(found))
         return at_home(found)
 
@@ -260,6 +266,22 @@ def place(directory: str) -> Run:
     return run
 
 
+def _check_meaning(path, found, kept) -> None:
+    """Raises RunError where a config's `encodings` are none, or others than lineage.json keeps
+    (None: it is from before they were kept)."""
+    if kept is not None and found != kept:
+        raise RunError(
+            f'{path}: damaged, or of another run: model.encodings are not those of lineage.json; '
+            f'restore that file'
+        )
+    for one in found if isinstance(found, list) else [None]:
+        fields = isinstance(one, dict) and (one.get('name'), one.get('version'))
+        if not fields or not (isinstance(fields[0], str) and isinstance(fields[1], int)):
+            raise RunError(f'{path}: damaged (model.encodings)')
+        if not isinstance(one.get('arguments'), dict):
+            raise RunError(f'{path}: damaged (model.encodings)')
+
+
 def _check_of(found) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
@@ -340,13 +362,62 @@ def differences(old, new, ignore: tuple[str, ...] = ()) -> list[str]:
 
 
 def config_hash(config) -> str:
-    """Of the fields that determine the result."""
+    """Returns the hash of the fields that determine the result, hexadecimal; of what the encodings
+    mean, that of those whose version is above 1."""
     kept = {
         k: v
         for k, v in flat(config).items()
         if not any(k.startswith(h) for h in HARMLESS) and YOUNGER.get(k, '\0') != v
     }
-    return _check_of(kept)
+    changed = [one for one in kept.pop(ENCODINGS, ()) if one['version'] > 1]
+    return _check_of(kept | ({ENCODINGS: changed} if changed else {}))
+
+
+def meaning(config, first: bool = False) -> list[dict]:
+    """Returns what the encodings of an experiment mean (`model.positions.resolved`), as JSON keeps
+    it; `first`: what they meant before versions were kept. Raises ModelError where they name none."""
+    from model.positions import resolved
+
+    c = config.model
+    return json.loads(json.dumps(resolved(c.positions, dict(c.positions_args), first)))
+
+
+def _meaning_or_none(config, first: bool = False) -> list[dict]:
+    """Returns `meaning`; empty where the encodings name none, which is told where the model is
+    made."""
+    try:
+        return meaning(config, first)
+    except (ModelError, AttributeError, TypeError, ValueError):
+        return []
+
+
+def same_meaning(a, b) -> bool:
+    """Whether the `model` parts of two configs, with their `encodings`, compute the same from the
+    same parameters: versions also tell how parameters begin."""
+
+    def of(model):
+        layers, members = model.positions, []
+        for one in model.encodings:
+            if 'layers' in one['arguments']:
+                layers = one['arguments']['layers']
+            else:
+                members.append((one['name'], one['arguments']))
+        return layers, members
+
+    return of(a) == of(b)
+
+
+def flags_of(meant: list[dict], now: list[dict]) -> list[str]:
+    """Returns the flags that have encodings mean what is `meant` where they mean `now`."""
+    arguments, found = {one['name']: one['arguments'] for one in now}, {}
+    for one in meant:
+        others = arguments.get(one['name'], one['arguments'])
+        changed = {k: v for k, v in one['arguments'].items() if others.get(k) != v}
+        if 'layers' in changed:
+            return [f'--config.model.positions={shlex.quote(changed["layers"])}']
+        for key, value in changed.items():
+            found[f'--config.model.positions_args.{key}={shlex.quote(str(value))}'] = None
+    return [*found]
 
 
 def batch_of(rollbacks: list[dict], step: int) -> int:
@@ -370,6 +441,9 @@ def mend(run: Run, config, tokenizer, alone: bool = True) -> None:
 
 
 def _mend(run: Run, config, tokenizer) -> None:
+    # What the encodings meant when the run was started holds for as long as it goes on.
+    config.model.encodings = run.lineage().get('encodings', _meaning_or_none(config, first=True))
+
     def renew(path, read, what, now) -> None:
         try:
             read()
@@ -409,7 +483,18 @@ def keep_own(run: Run, config) -> None:
 
 def check_resumable(run: Run, config) -> None:
     """Raises RunError where `config` would change the result of a started run; names each field."""
-    changed = differences(run.config(), config, HARMLESS)
+    then, ignored = run.config(), (*HARMLESS, ENCODINGS)
+    now = ConfigDict(dict(positions=config.model.positions, encodings=_meaning_or_none(config)))
+    same = same_meaning(then.model, now)
+    if same:  # whatever was given for it
+        ignored += ('model.positions', 'model.positions_args.')
+    changed = differences(then, config, ignored)
+    if not changed and not same:
+        _LOG.info(
+            '%s: goes on with its encoding as it was started, which has other defaults now: %s',
+            run.path,
+            ' '.join(flags_of(then.model.encodings, now.encodings)),
+        )
     if changed:
         raise RunError(
             f'{run.path}: was started with another config and would not give its result; choose another --run or '
@@ -542,6 +627,7 @@ def lineage(config, store, tokenizer, parent: dict | None) -> dict:
     return dict(
         format=FORMAT,
         parent=parent,
+        encodings=list(config.model.get('encodings') or ()),
         config_hash=config_hash(config),
         data_hash=store.hash,
         tokenizer_hash=tokenizer.hash,

@@ -20,6 +20,7 @@ from train.mesh import BATCH, MANUAL, state_shardings
 
 State = dict  # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}, and 'norms' [2] where spikes are measured
 
+_OF_BATCH = 2**32 - 1  # the number, which no row has, of the key of a whole batch
 _SEEN = 20  # steps whose gradient norms are in the running mean before one is judged by it
 
 
@@ -98,7 +99,8 @@ def make_step(
 
         def total(params, micro):
             batch, rows = micro
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows)
+            of_batch = jax.random.fold_in(key, _OF_BATCH)
+            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows), of_batch
             return _loss(model, loss, params, batch, mesh, loss_chunks, keys, accumulation)
 
         def gradients(params, micro):
@@ -187,14 +189,20 @@ def _loss(
     batch: dict,
     mesh: Mesh,
     loss_chunks: int,
-    row_keys=None,
+    keys: tuple,
     accumulation: int = 1,
 ) -> tuple[jax.Array, dict]:
-    """The loss of a batch, its logits in chunks where they would be large."""
+    """The loss of a batch, its logits in chunks where they would be large. `keys`: PRNG keys of the
+    rows [B] and of the batch, or None."""
+    row_keys, batch_key = keys
     if isinstance(loss, Contrastive):
         return loss(model, params, batch, row_keys, _manual_axes(mesh), accumulation)
     hidden, _ = model.apply(
-        {'params': params}, *model_inputs(batch), logits=False, row_keys=row_keys
+        {'params': params},
+        *model_inputs(batch),
+        logits=False,
+        row_keys=row_keys,
+        batch_key=batch_key,
     )
     rows, columns = batch['tokens'].shape
     parts = mesh.shape['fsdp'] * (
@@ -228,9 +236,16 @@ def make_eval_step(
 
     def local_sums(params, batch, rows):
         return _summed(
-            _loss(model, loss, params, batch, mesh, loss_chunks, keys_of_rows(rows), accumulation)[
-                1
-            ],
+            _loss(
+                model,
+                loss,
+                params,
+                batch,
+                mesh,
+                loss_chunks,
+                (keys_of_rows(rows), None),
+                accumulation,
+            )[1],
             manual,
         )
 

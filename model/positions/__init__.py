@@ -1,6 +1,8 @@
 """The registry of positional encodings. Adding one means adding one file and one line here."""
 
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from model.errors import ModelError, nearest
 from model.positions.alibi import Alibi, LearnedAlibi, WindowedHeads
@@ -18,7 +20,7 @@ from model.positions.contextual import (
 )
 from model.positions.disentangled import Deberta, Shaw, TransformerXl, Tupe
 from model.positions.drawn import Pose, Randomized
-from model.positions.forgetting import Cable, FixedForgetting, Forgetting
+from model.positions.forgetting import BiasOnlyForgetting, Cable, FixedForgetting, Forgetting
 from model.positions.grape import BothGrapeA, ContextualGrapeM, GrapeA, GrapeAp, GrapeM, QueryGrapeA
 from model.positions.learned import Learned
 from model.positions.masks import Chunk, QkNorm, Window
@@ -94,6 +96,7 @@ REGISTRY: dict[str, type[PositionalEncoding]] = {
     'grape_ap': GrapeAp,
     'forgetting': Forgetting,
     'forgetting_fixed': FixedForgetting,
+    'forgetting_bias_only': BiasOnlyForgetting,
     'cable': Cable,
     'randomized': Randomized,
     'pose': Pose,
@@ -107,47 +110,136 @@ REGISTRY: dict[str, type[PositionalEncoding]] = {
     'qk_norm': QkNorm,
 }
 
-# Patterns that have a name of their own. config.model.num_layers has to be a multiple of their length.
+
+class Pattern(NamedTuple):
+    """A pattern over the layers that has a name of its own."""
+
+    layers: str
+    source: str
+    version: int = 1  # as of a Spec
+    before: str = ''  # its layers in version 1, where those were others
+    differs: tuple[str, ...] = ()  # as of a Spec
+
+
+# config.model.num_layers has to be a multiple of their length.
+_LLAMA_4 = 'rope(base=500000.0,layout=interleaved)+qk_norm+chunk'
 PATTERNS = {
-    'rnope_swa': (
+    'rnope_swa': Pattern(
         'rope+window,rope+window,rope+window,none',
         'Yang et al. 2025, arXiv 2501.18795, section 4',
+        differs=(
+            "dimension c pairs up with c + d/2; the authors' Command models pair 2c with 2c + 1 "
+            '(modeling_cohere2.py:142-147; layout)',
+        ),
     ),
-    'irope': (
-        'rope+qk_norm+chunk,rope+qk_norm+chunk,rope+qk_norm+chunk,none+temperature',
+    'irope': Pattern(
+        f'{_LLAMA_4},{_LLAMA_4},{_LLAMA_4},none+temperature',
         'Meta 2025, Llama 4, the released model',
+        version=2,
+        before='rope+qk_norm+chunk,rope+qk_norm+chunk,rope+qk_norm+chunk,none+temperature',
+        differs=(
+            'RoPE is not stretched, which a released model may ask for '
+            '(llama4/args.py:73-75, 100-107)',
+            'norm of queries and keys, as in Scout; Maverick has none (modeling_llama4.py:355)',
+        ),
     ),
-    'smollm3': ('rope,rope,rope,none', 'Bakouch et al. 2025, SmolLM3'),
+    'smollm3': Pattern(
+        'rope(base=2000000.0),rope(base=2000000.0),rope(base=2000000.0),none',
+        'Bakouch et al. 2025, SmolLM3',
+        version=2,
+        before='rope,rope,rope,none',
+    ),
 }
 
 
-def build(pattern: str, arguments: dict, dims: Dims) -> tuple[PositionalEncoding, ...]:
-    """A pattern and its arguments -> one encoding a layer.
+def build(
+    pattern: str, arguments: dict, dims: Dims, recorded: Sequence[dict] = ()
+) -> tuple[PositionalEncoding, ...]:
+    """Returns the encodings that a pattern and its arguments mean, one a layer.
 
-    'rope'; 'rope,rope,none', repeated over the layers; 'randomized+rope', several at once in the same layer; 'irope', a pattern
-    that has a name. Layers of the same
-    name share one object. An argument goes to each encoding of the pattern that has it. An encoding that enters the embedding
-    does so once, for all layers.
-    Raises ModelError for an unknown name, an argument that none has or of another type, and a pattern that does not fit.
+    'rope'; 'rope,rope,none', repeated over the layers; 'randomized+rope', several at once in the
+    same layer; 'rope(base=1e6)', with arguments of its own; 'irope', a pattern that has a name.
+    Layers of the same text share one object. An argument goes to each encoding of the pattern that
+    has it, and counts for more than what stands in parentheses. An encoding that enters the
+    embedding does so once, for all layers. `recorded`: what a run says that they meant when it was
+    made (`resolved`); empty: what they mean now.
+    Raises ModelError for an unknown name, an argument that none has or of another type, and a
+    pattern that does not fit.
     """
-    pattern = PATTERNS[pattern][0] if pattern in PATTERNS else pattern
-    layers = [tuple(n.strip() for n in layer.split('+')) for layer in pattern.split(',')]
-    names = list(dict.fromkeys(n for layer in layers for n in layer))
-    unknown = [n for n in names if n not in REGISTRY]
-    if unknown:
-        raise ModelError(
-            f'config.model.positions is {pattern!r}: no encoding {unknown[0]!r}; {nearest(unknown[0], [*REGISTRY, *PATTERNS])}'
-        )
+    layers, members = _read(pattern, arguments, recorded)
     if dims.num_layers % len(layers):
         raise ModelError(
-            f'config.model.positions has {len(layers)} entries, config.model.num_layers is {dims.num_layers}: '
-            f'expected a pattern whose length divides the layers'
+            f'config.model.positions has {len(layers)} entries, config.model.num_layers is '
+            f'{dims.num_layers}: expected a pattern whose length divides the layers'
         )
-    known = {k: v for n in names for k, v in REGISTRY[n].arguments().items()}
+    made = lambda dims: {text: kind(dims=dims, **own) for text, (kind, own) in members.items()}
+    dims = dataclasses.replace(dims, ids=max(e.num_ids for e in made(dims).values()))
+    built = made(dims)
+    for encoding in built.values():
+        encoding.check()
+    of_layer = {}
+    for layer in dict.fromkeys(layers):
+        parts = tuple(built[text] for text in layer)
+        of_layer[layer] = parts[0] if len(parts) == 1 else Composite(dims, parts)
+        of_layer[layer].check_use()
+    return tuple(of_layer[layers[i % len(layers)]] for i in range(dims.num_layers))
+
+
+def resolved(pattern: str, arguments: dict, first: bool = False) -> list[dict]:
+    """Returns what a pattern and its arguments mean, as a run keeps it and `build` takes it.
+
+    Args:
+      first: as version 1 of each encoding meant it, for what was made before versions were kept.
+    Returns:
+      For each encoding of the pattern, and for a pattern that has a name,
+      {'name': str, 'version': int, 'arguments': {name: value}}, all arguments with their values.
+    Raises:
+      ModelError: as `build`.
+    """
+    _, members = _read(pattern, arguments, first=first)
+    found = []
+    if pattern in PATTERNS:
+        version = 1 if first else PATTERNS[pattern].version
+        layers = {'layers': _layers_of(pattern, (), first)}
+        found.append({'name': pattern, 'version': version, 'arguments': layers})
+    for text, (kind, own) in members.items():
+        version = 1 if first else kind.spec.version
+        found.append({'name': text, 'version': version, 'arguments': own})
+    return found
+
+
+def _layers_of(pattern: str, recorded: Sequence[dict], first: bool = False) -> str:
+    """Returns the layers of a pattern, which may be a name."""
+    if pattern not in PATTERNS:
+        return pattern
+    for one in recorded:
+        if one['name'] == pattern:
+            return one['arguments']['layers']
+    return first and PATTERNS[pattern].before or PATTERNS[pattern].layers
+
+
+def _read(
+    pattern: str, arguments: dict, recorded: Sequence[dict] = (), first: bool = False
+) -> tuple[list[tuple[str, ...]], dict[str, tuple[type[PositionalEncoding], dict]]]:
+    """Returns the texts of the encodings in each layer, and for each text its class and all its
+    arguments. Raises ModelError as `build`."""
+    # The texts, each with its name and what stands in parentheses.
+    whole = _layers_of(pattern, recorded, first)
+    layers = [tuple(_split(layer, '+')) for layer in _split(whole, ',')]
+    texts = {text: _parsed(text) for layer in layers for text in layer}
+    for name, _ in texts.values():
+        if name not in REGISTRY:
+            raise ModelError(
+                f'config.model.positions is {pattern!r}: no encoding {name!r}; '
+                f'{nearest(name, [*REGISTRY, *PATTERNS])}'
+            )
+    # What is given for all of them.
+    known = {k: v for name, _ in texts.values() for k, v in REGISTRY[name].arguments().items()}
     for key, value in arguments.items():
         if key not in known:
             raise ModelError(
-                f'config.model.positions_args.{key}: {pattern} has no such parameter; {nearest(key, known)}'
+                f'config.model.positions_args.{key}: {pattern} has no such parameter; '
+                f'{nearest(key, known)}'
             )
         if not _fits(value, known[key]):
             raise ModelError(
@@ -155,24 +247,67 @@ def build(pattern: str, arguments: dict, dims: Dims) -> tuple[PositionalEncoding
                 f'{type(known[key]).__name__}'
             )
         check_numbers(key, value, known[key])
-    made = lambda dims: {
-        n: REGISTRY[n](
-            dims=dims,
-            **{k: type(known[k])(v) for k, v in arguments.items() if k in REGISTRY[n].arguments()},
+    # Defaults, then those of the run or of the text, then those that are given.
+    kept = {one['name']: one['arguments'] for one in recorded}
+    members = {}
+    for text, (name, own) in texts.items():
+        kind = REGISTRY[name]
+        has = kind.arguments()
+        own = dict(kind.spec.before) | _typed(text, own, has) if first else _typed(text, own, has)
+        own |= {k: v for k, v in arguments.items() if k in has}
+        own = kept.get(text, own)
+        members[text] = kind, has | {k: type(has[k])(v) for k, v in own.items() if k in has}
+    return layers, members
+
+
+def _split(text: str, mark: str) -> list[str]:
+    """Returns the parts of a pattern between marks that stand outside of parentheses."""
+    found, depth = [''], 0
+    for letter in text:
+        depth += (letter == '(') - (letter == ')')
+        if letter == mark and not depth:
+            found.append('')
+        else:
+            found[-1] += letter
+    return [part.strip() for part in found]
+
+
+def _parsed(text: str) -> tuple[str, dict[str, str]]:
+    """'rope(base=1e6)' -> ('rope', {'base': '1e6'}). Raises ModelError for another form."""
+    name, opened, rest = text.partition('(')
+    pairs = [pair.split('=') for pair in rest.removesuffix(')').split(',')] if opened else []
+    if opened and not rest.endswith(')') or any(len(pair) != 2 for pair in pairs):
+        raise ModelError(
+            f'config.model.positions has {text!r}: expected NAME or NAME(ARGUMENT=VALUE,...), '
+            f'such as rope(base=1000000.0)'
         )
-        for n in names
-    }
-    dims = dataclasses.replace(dims, ids=max(e.num_ids for e in made(dims).values()))
-    built = made(dims)
-    for encoding in built.values():
-        encoding.check()
-    of_layer = {}
-    for layer in dict.fromkeys(layers):
-        of_layer[layer] = (
-            built[layer[0]] if len(layer) == 1 else Composite(dims, tuple(built[n] for n in layer))
-        )
-        of_layer[layer].check_use()
-    return tuple(of_layer[layers[i % len(layers)]] for i in range(dims.num_layers))
+    return name.strip(), {key.strip(): value.strip() for key, value in pairs}
+
+
+def _typed(text: str, own: dict[str, str], has: dict) -> dict:
+    """Returns what stands in the parentheses of `text`, of the types that the encoding's arguments
+    `has` have. Raises ModelError for an argument that is not there, or of another type."""
+    found = {}
+    for key, value in own.items():
+        if key not in has:
+            raise ModelError(
+                f'config.model.positions has {text!r}: no argument {key!r}; {nearest(key, has)}'
+            )
+        kind = type(has[key])
+        try:
+            if kind is bool:
+                found[key] = {'True': True, 'False': False}[value]
+            elif kind in (int, float, str):
+                found[key] = kind(value)
+                check_numbers(key, found[key], has[key])
+            else:
+                raise ValueError
+        except (KeyError, ValueError):
+            raise ModelError(
+                f'config.model.positions has {text!r}: {key} is {value!r}, expected '
+                + (kind.__name__ if kind is not tuple else 'it in config.model.positions_args')
+            ) from None
+    return found
 
 
 def _fits(value, default) -> bool:

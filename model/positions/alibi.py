@@ -49,6 +49,10 @@ class LearnedAlibi(Alibi):
         'Press et al. 2022, arXiv 2108.12409, section 3 (trained slopes)',
         shift_invariant=True,
         bias_form='rank 1',
+        differs=(
+            'slopes of each layer: section 3 does not say; Kazemnejad et al. share '
+            'their logarithms (custom_t5_decoder_only.py:705-708)',
+        ),
     )
 
     def slopes(self, site):

@@ -9,7 +9,7 @@ Dimensions: B batch, T queries, S keys (S = T without a cache), H heads, K key-v
 """
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import jax
@@ -69,6 +69,10 @@ class Spec:
     bias_form: str = ''  # of its bias over (query, key): '' none, rank 1, Toeplitz, data (depends on the text), other
     wraps: bool = False  # changes the ids or logits of another encoding; alone it does nothing
     task_ids: str = ''  # the scheme of ids that the data has to give
+    version: int = 1  # raised when its start, its defaults or their meaning change
+    before: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    # ^ arguments whose defaults meant something else in version 1, with what they were
+    differs: tuple[str, ...] = ()  # what is not taken over from its source, and why
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +113,9 @@ class Site:
     z: jax.Array | None = (
         None  # [B,H,T,S] float32: in `product` q.k/sqrt(d), later with the soft cap and biases
     )
+    draw_keys: jax.Array | None = None  # [B] as row_keys, for ids, which may be drawn at test too
+    batch_key: jax.Array | None = None  # one PRNG key for the whole batch, in training
+    distances: Callable[['Site'], jax.Array] | None = None  # in place of differences of ids
     consecutive: bool = (
         False  # ids count up by one inside each segment, and keys are the queries' tokens
     )
@@ -116,7 +123,10 @@ class Site:
     @property
     def distance(self) -> jax.Array:
         """Query id minus key id, int32 [B,T,S]. Where ids are consecutive it is the same for all rows, [1,T,S]: differences
-        inside a segment are those of the columns, and across segments nothing is seen."""
+        inside a segment are those of the columns, and across segments nothing is seen. Where a layer has drawn distances
+        (`distances`) those count."""
+        if self.distances is not None:
+            return self.distances(self)
         if self.consecutive:
             column = jnp.arange(self.q_positions.shape[1], dtype=jnp.int32)
             return column[None, :, None] - column[None, None, :]
@@ -186,7 +196,22 @@ class PositionalEncoding:
         """What is the same in all layers: tables computed once, parameters that layers share. Given back as `site.shared`."""
         return None
 
+    def share_anew(self, site: Site) -> Any:
+        """`site.shared`, of ids that a layer has drawn for itself: what depends on them anew,
+        without parameters, which are the model's."""
+        return site.shared
+
     # In each layer.
+    def redrawn(self, site: Site, layer: int | jax.Array, beside: frozenset[str]) -> Site:
+        """`site` with the ids or distances that this layer, counted from 0, draws for itself;
+        `beside`: the places where the encodings of the layer enter."""
+        return site
+
+    def bends_distances(self, beside: frozenset[str]) -> bool:
+        """Whether distances are no differences of ids any more, beside encodings that enter in
+        these places: a bias is then none of the keys alone."""
+        return False
+
     def rotate(self, site: Site, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
         """q [B,H,T,d], k [B,K,T,d] of the new tokens -> transformed; the transformed k is what the cache keeps."""
         return q, k
@@ -337,6 +362,23 @@ class PositionalEncoding:
         return shared[self]
 
 
+def uniform_of(fan_in: int) -> Callable:
+    """Returns the initializer of PyTorch's linear layers and convolutions for weights and biases.
+
+    Args:
+      fan_in: inputs of one output; of a convolution, channels times taps.
+    Returns:
+      (key, shape, dtype) -> values drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in)).
+    Source: torch.nn.Linear, torch.nn.Conv1d and Conv2d, `reset_parameters`.
+    """
+    bound = fan_in**-0.5
+
+    def init(key, shape, dtype):
+        return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+    return init
+
+
 def positive(field: str, value: float) -> None:
     """Raises ModelError where a parameter of an encoding is not above 0."""
     if not value > 0:
@@ -349,11 +391,11 @@ _GREATEST = 10**12  # of other numbers, whatever their sign
 
 def check_numbers(field: str, value, default) -> None:
     """Raises ModelError where a parameter of an encoding is, or holds, a number that none of them
-    can be: where its default is a whole number they are from 0 to 2^24, others finite and at most
-    1e12 in size. Each encoding checks for itself what it needs beyond that."""
+    can be: where its default is a whole number they are from 0, or from that default below 0, to
+    2^24, others finite and at most 1e12 in size. Each encoding checks for itself what it needs beyond that."""
     low, high, what = -_GREATEST, _GREATEST, 'a number'
     if isinstance(default, int) and not isinstance(default, bool):
-        low, high, what = 0, _LONGEST, 'a whole number'
+        low, high, what = min(default, 0), _LONGEST, 'a whole number'
     for one in value if isinstance(value, (tuple, list)) else (value,):
         if isinstance(one, (int, float)) and not low <= one <= high:
             said = one if isinstance(one, float) or abs(one) < 10**30 else 'of many digits'

@@ -7,10 +7,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from model.errors import ModelError
 from model.positions.base import Spec, positive
 from model.positions.rope import Lengthened, Rope
+from model.positions.temperature import scaled
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +66,17 @@ class Bounded(Rope):
 
 @dataclasses.dataclass(frozen=True)
 class Rectified(Bounded, Lengthened):
-    """`within`: 0: half of `length`."""
+    """`within` 0: `within_share` of `length`."""
+
+    within_share: float = 0.25
 
     def check(self):
         super().check()
+        if not 0 < self.within_share <= 1:
+            raise ModelError(
+                f'config.model.positions_args.within_share is {self.within_share}: expected a '
+                f'share of the length of training, more than 0 and at most 1'
+            )
         if self.w > self.trained:
             raise ModelError(
                 f'config.model.positions_args.within is {self.within}: expected at most the length of training ({self.trained})'
@@ -75,26 +84,65 @@ class Rectified(Bounded, Lengthened):
 
     @property
     def w(self) -> int:
-        return self.within or max(1, self.trained // 2)
+        return self.within or max(1, int(self.trained * self.within_share))
 
 
 @dataclasses.dataclass(frozen=True)
-class ReRope(Rectified):
-    """n -> min(n, w)."""
+class LogScaled(Rectified):
+    """`log_n`: queries are multiplied by max(1, log n / log L), n the place of the query counted
+    from 1, L = `length`."""
 
-    spec = Spec('ReRoPE', 'Su 2023, Rectified Rotary Position Embeddings', shift_invariant=True)
+    log_n: bool = True
+
+    def scale(self, site, q):
+        if not self.log_n:
+            return q
+        n = site.q_positions.astype(jnp.float32) + 1
+        longest = np.log(max(self.trained, 2))
+        return scaled(q, jnp.maximum(jnp.log(n) / longest, 1.0)[:, None, :, None])
+
+
+_SU = 'Su 2023, Rectified Rotary Position Embeddings; bojone/rerope'
+_BEFORE = {'within_share': 0.5, 'log_n': False}  # of version 1
+
+
+@dataclasses.dataclass(frozen=True)
+class ReRope(LogScaled):
+    """n -> min(n, w); w and the scale of queries as in the repository's runs (rerope_patch.py,
+    line 56; w = 1,024 of 4,096)."""
+
+    spec = Spec(
+        'ReRoPE',
+        _SU,
+        shift_invariant=False,
+        version=2,
+        before=_BEFORE,
+        differs=(
+            "w is L/4, as in the README's runs (README.md:27-29); the patch itself has "
+            '512 of 4,096 (rerope_patch.py:129-130)',
+        ),
+    )
 
     def far(self, p):
         return jnp.full_like(p, self.w)
 
 
 @dataclasses.dataclass(frozen=True)
-class LeakyReRope(Rectified):
-    """n -> w + (n - w)/s from w on."""
+class LeakyReRope(LogScaled):
+    """n -> w + (n - w)/s from w on; w and the scale of queries as in ReRoPE
+    (leaky_rerope_patch.py, line 61)."""
 
     stretch: float = 16.0
     spec = Spec(
-        'Leaky ReRoPE', 'Su 2023, Rectified Rotary Position Embeddings', shift_invariant=True
+        'Leaky ReRoPE',
+        _SU,
+        shift_invariant=False,
+        version=2,
+        before=_BEFORE,
+        differs=(
+            "w is L/4, as in the README's runs of ReRoPE (README.md:27-29); the patch "
+            'has 512 of 4,096 (leaky_rerope_patch.py:138-140)',
+        ),
     )
 
     def check(self):
@@ -109,12 +157,26 @@ class LeakyReRope(Rectified):
 
 
 @dataclasses.dataclass(frozen=True)
-class SelfExtend(Rectified):
-    """n -> floor(i/G) - floor(j/G) + w - floor(w/G) from w on."""
+class SelfExtend(LogScaled):
+    """n -> floor(i/G) - floor(j/G) + w - w/G from w on, w/G not rounded, as in the authors' code
+    (self_extend_patch/Llama.py, line 134); `rounded`: floor(w/G), as in the paper. `log_n`: their
+    `scale_base`, which is off in their runs, too."""
 
     group: int = 8
+    log_n: bool = False
+    rounded: bool = False
     spec = Spec(
-        'SelfExtend', 'Jin et al. 2024, arXiv 2401.01325, equation 4', shift_invariant=False
+        'SelfExtend',
+        "Jin et al. 2024, arXiv 2401.01325, equation 4; the authors' code",
+        shift_invariant=False,
+        version=2,
+        before={'within_share': 0.5, 'rounded': True},
+        differs=(
+            "w is L/4, 1,024 of Llama 2's 4,096 (self_extend_patch/Llama.py:73); the "
+            'README takes 512 to 1,536 (README.md:94)',
+            'w/G is not rounded, as in the code (self_extend_patch/Llama.py:134); in '
+            'equation 4 it is (rounded)',
+        ),
     )
 
     def check(self):
@@ -122,7 +184,8 @@ class SelfExtend(Rectified):
         positive('group', self.group)
 
     def far(self, p):
-        return p // self.group + self.w - self.w // self.group
+        less = self.w // self.group if self.rounded else self.w / self.group
+        return p // self.group + self.w - less
 
     def far_key(self, p):
         return p // self.group
@@ -134,7 +197,18 @@ class String(Bounded):
     by 1.143 besides, a constant that the paper does not have; it is left out.)"""
 
     local: int = 128
-    spec = Spec('STRING', 'An et al. 2024, arXiv 2410.18745, section 4', shift_invariant=True)
+    spec = Spec(
+        'STRING',
+        'An et al. 2024, arXiv 2410.18745, section 4',
+        shift_invariant=True,
+        differs=(
+            'logits are not multiplied by (.1 ln 2 + 1)^2 = 1.143: only in the code '
+            '(string_for_llama.py:308-309), not in section 4',
+            'S is L/3; the scripts have int(.33 L) (README.md:28)',
+            'the key at n = S counts once, as in decoding; the prefill counts it twice '
+            '(string_for_llama.py:330-350)',
+        ),
+    )
 
     @property
     def w(self):
@@ -153,11 +227,22 @@ class String(Bounded):
 
 @dataclasses.dataclass(frozen=True)
 class LmInfinite(Rectified):
-    """A query sees the w nearest tokens and the first `first` of the document; those stand at distance w for it."""
+    """A query sees the w nearest tokens and the first `first` of the document; those stand at
+    distance w for it. w is the length of training, so that nothing is lost inside it."""
 
     first: int = 10
+    within_share: float = 1.0
     spec = Spec(
-        'LM-Infinite', 'Han et al. 2024, arXiv 2308.16137, section 3', shift_invariant=False
+        'LM-Infinite',
+        'Han et al. 2024, arXiv 2308.16137, section 3',
+        shift_invariant=False,
+        version=2,
+        before={'within_share': 0.5},
+        differs=(
+            '10 first tokens; the README takes 10 to 100 and most of its runs 100 '
+            '(README.md:225, 236)',
+            'no tokens in between by their logits, an option there (models/llama.py:71-97)',
+        ),
     )
 
     def far(self, p):

@@ -35,6 +35,7 @@ class Composite(PositionalEncoding):
             limited=any(s.limited for s in specs),
             bias_form=forms.pop() if len(forms) == 1 else 'other' if forms else '',
             wraps=all(s.wraps for s in specs),
+            differs=tuple(d for s in specs for d in s.differs),
             task_ids=next((s.task_ids for s in specs if s.task_ids), ''),
         )
 
@@ -46,6 +47,8 @@ class Composite(PositionalEncoding):
         return frozenset().union(*(p.enters() for p in self.parts))
 
     def kernel(self):
+        if any(p.bends_distances(self._beside) for p in self.parts):
+            return 'reference'
         return max((p.kernel() for p in self.parts), key=('any', 'mask', 'bias', 'reference').index)
 
     def cache(self):
@@ -67,10 +70,37 @@ class Composite(PositionalEncoding):
                     f'config.model.positions puts {" and ".join(taken)} into one layer: both enter the {place}, expected '
                     f'one of them'
                 )
+        names = [p.name for p in dict.fromkeys(self.parts)]
+        twice = next((n for n in names if names.count(n) > 1), '')
+        if twice:
+            title = next(p.spec.title for p in self.parts if p.name == twice)
+            raise ModelError(
+                f'config.model.positions puts {title} into one layer twice: expected it once'
+            )
         if len({p.spec.task_ids for p in self.parts} - {''}) > 1:
             raise ModelError(
                 'config.model.positions asks for two kinds of ids from the data: expected one'
             )
+
+    @property
+    def _beside(self):
+        """The places that parts enter; a norm after a rotation is no rotation."""
+        return frozenset(
+            place
+            for part in self.parts
+            for place in part.enters()
+            if not (place == 'rotate' and part.spec.wraps)
+        )
+
+    def redrawn(self, site, layer, beside=frozenset()):
+        new = site
+        for part in self.parts:
+            new = part.redrawn(new, layer, self._beside)
+        if new is site:
+            return site
+        shared = zip(self.parts, site.shared)
+        anew = tuple(p.share_anew(dataclasses.replace(new, shared=held)) for p, held in shared)
+        return dataclasses.replace(new, shared=anew)
 
     def _each(self, site):
         """The parts, each with the site as its own: its parameters, what it shared, its states."""

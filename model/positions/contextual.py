@@ -9,9 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from model.errors import ModelError
-from model.positions.base import PositionalEncoding, Spec, positive
+from model.errors import ModelError, nearest
+from model.positions.base import PositionalEncoding, Spec, positive, uniform_of
 from model.positions.toeplitz import KerpleLog
+
+_REMAINDERS = ('none', 'value', 'bias')  # of stick-breaking
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Cope(PositionalEncoding):
         'Golovneva et al. 2024, arXiv 2405.18719, equations 3 to 5',
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            '64 places, as in the paper; the code has one more than its block by '
+            'default (context_position.py:69-73)',
+        ),
     )
 
     def check(self):
@@ -59,6 +65,10 @@ class UnscaledCope(Cope):
         'Golovneva et al. 2024, arXiv 2405.18719, appendix listing',
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            '64 places, as in the paper; the code has one more than its block by '
+            'default (context_position.py:69-73)',
+        ),
     )
 
 
@@ -72,6 +82,10 @@ class Selective(PositionalEncoding):
         'Leviathan et al. 2024, arXiv 2410.02703, section 3',
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            'the cache keeps what is masked: no pruning, nor a loss for it (the section '
+            '"Context pruning")',
+        ),
     )
 
     def _said(self, site):
@@ -98,23 +112,58 @@ class Selective(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class StickBreaking(PositionalEncoding):
     """A_ij = sigmoid(z_ij) times the product over j < l < i of 1 - sigmoid(z_il), j < i: the nearest takes its part of the stick
-    first. Nothing is left over for the token itself; a document's first token reads nothing."""
+    first.
 
+    `remainder`: what becomes of the rest of the stick, 1 - sum over j of A_ij. 'none': nothing, so
+    that a document's first token reads nothing; 'value': the token's own value has it as its
+    weight, as in the tests of the authors' kernels; 'bias': it multiplies a vector of each head
+    that is added, [H,d], learned in each layer and 0 at first, as in the authors' models
+    (dolomite-engine, stickbreaking_attention.py, lines 79 and 109).
+    """
+
+    remainder: str = 'none'
     spec = Spec(
-        'stick-breaking', 'Tan et al. 2025, arXiv 2410.17980, equation 2', shift_invariant=True
+        'stick-breaking',
+        'Tan et al. 2025, arXiv 2410.17980, equation 2',
+        shift_invariant=True,
+        differs=(
+            "the authors' models add the remainder times a vector of each head "
+            '(stickbreaking_attention.py:79, 109; remainder=bias)',
+            'no norm of each head after it: it is none of positions '
+            '(stickbreaking_attention.py:80, 113)',
+        ),
     )
 
+    def check(self):
+        if self.remainder not in _REMAINDERS:
+            raise ModelError(
+                f'config.model.positions_args.remainder is {self.remainder!r}: '
+                f'{nearest(self.remainder, _REMAINDERS)}'
+            )
+
     def softmax(self, site, logits, mask):
-        mask = mask & ~site.column_of_query[:, None]
+        own = site.column_of_query[:, None]
+        mask = mask & ~own
         kept = jnp.where(mask, jax.nn.log_sigmoid(-logits), 0.0)
         after = jax.lax.cumsum(kept, axis=3, reverse=True) - kept
-        return jnp.where(mask, jnp.exp(jax.nn.log_sigmoid(logits) + after), 0.0)
+        weights = jnp.where(mask, jnp.exp(jax.nn.log_sigmoid(logits) + after), 0.0)
+        if self.remainder == 'value':
+            weights += jnp.where(own, jnp.exp(kept.sum(-1, keepdims=True)), 0.0)
+        return weights
+
+    def value(self, site, weights):
+        if self.remainder != 'bias':
+            return None
+        shape = (self.dims.num_heads, self.dims.head_dim)
+        bias = site.param('head_bias', nn.initializers.zeros, shape, ('heads', None))
+        left = 1 - weights.sum(-1, keepdims=True)
+        return left * bias.astype(jnp.float32)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dape(PositionalEncoding):
     """z + b + f([z, b]): b the bias of KERPLE (logarithmic), f across the heads at each pair of query and key, one hidden layer with
-    leaky ReLU, in each layer."""
+    leaky ReLU, in each layer, its weights and biases U(+-1/sqrt(fan_in)) at first."""
 
     hidden: int = 32
     slope: float = 0.01
@@ -123,6 +172,7 @@ class Dape(PositionalEncoding):
         'Zheng et al. 2024, arXiv 2405.14722, equation 4',
         shift_invariant=True,
         bias_form='data',
+        version=2,
     )
 
     def check(self):
@@ -141,13 +191,9 @@ class Dape(PositionalEncoding):
         make = lambda name, init, shape: site.param(name, init, shape, (None,) * len(shape)).astype(
             jnp.float32
         )
-        w1, w2 = (
-            make(n, nn.initializers.lecun_normal(), s)
-            for n, s in (('w1', (2 * heads, self.hidden)), ('w2', (self.hidden, heads)))
-        )
-        b1, b2 = (
-            make(n, nn.initializers.zeros, s) for n, s in (('b1', (self.hidden,)), ('b2', (heads,)))
-        )
+        inner, outer = uniform_of(2 * heads), uniform_of(self.hidden)
+        w1, b1 = make('w1', inner, (2 * heads, self.hidden)), make('b1', inner, (self.hidden,))
+        w2, b2 = make('w2', outer, (self.hidden, heads)), make('b2', outer, (heads,))
         hidden = jax.nn.leaky_relu(
             jnp.einsum('bhts,hr->brts', both, w1) + b1[:, None, None], self.slope
         )
@@ -157,7 +203,7 @@ class Dape(PositionalEncoding):
 @dataclasses.dataclass(frozen=True)
 class DapeV2(Dape):
     """f looks at the `taps` nearest keys too: two convolutions along the keys in place of the two matrices. What the query does not
-    see is 0 for both, so that a row is the same inside a longer text (in the authors' code a key beyond the query keeps its offset)."""
+    see is 0 for both, so that a row is the same inside a longer text."""
 
     taps: int = 3
     spec = Spec(
@@ -165,6 +211,13 @@ class DapeV2(Dape):
         'Zheng et al. 2024, arXiv 2410.04798, section 3',
         shift_invariant=True,
         bias_form='data',
+        version=2,
+        differs=(
+            'what the query does not see is 0 before both convolutions, there before '
+            'the first: weights differ by up to .41 (positional_embeddings.py:1113)',
+            'so a key beyond the query has no hidden units, and a row is the same '
+            'inside a longer text (positional_embeddings.py:1048-1053)',
+        ),
     )
 
     def check(self):
@@ -182,15 +235,11 @@ class DapeV2(Dape):
         )  # neighbours by place: a cache has gaps
 
         def convolved(x, name, width):
-            init = nn.initializers.variance_scaling(
-                1.0, 'fan_in', 'truncated_normal', in_axis=(0, 1), out_axis=2
-            )
+            init = uniform_of(self.taps * x.shape[1])
             taps = site.param(
                 f'{name}_taps', init, (self.taps, x.shape[1], width), (None,) * 3
             ).astype(jnp.float32)
-            offset = site.param(f'{name}_offset', nn.initializers.zeros, (width,), (None,)).astype(
-                jnp.float32
-            )
+            offset = site.param(f'{name}_offset', init, (width,), (None,)).astype(jnp.float32)
             seen, out = jnp.where(site.visible, x, 0.0), offset[:, None, None]
             for i in range(self.taps):
                 near = (same & (ahead == i - self.taps // 2)).astype(

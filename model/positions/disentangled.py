@@ -38,6 +38,14 @@ class Shaw(PositionalEncoding):
         'Shaw et al. 2018, arXiv 1803.02155, equations 3 and 4',
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            'tables of each layer for all heads, as in tensor2tensor '
+            "(common_attention.py:1691-1702); the paper's base model: of each head "
+            '(section 4.1)',
+            'a decoder uses K + 1 of the 2K + 1 rows (equation 4); they begin as all of '
+            'them would (optimize.py:395-397)',
+            "K = 16, as the paper's base model; tensor2tensor's has 20 (transformer.py:2489)",
+        ),
     )
 
     def check(self):
@@ -77,6 +85,10 @@ class TransformerXl(PositionalEncoding):
         'Dai et al. 2019, arXiv 1901.02860, section 3.3',
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            'no memory of earlier segments (mem_transformer.py:218-245)',
+            'distances are not clamped at evaluation (at 400 there: run_wt103_base.sh:36)',
+        ),
     )
 
     def check(self):
@@ -122,6 +134,15 @@ class Deberta(PositionalEncoding):
         "He et al. 2021, arXiv 2006.03654, equation 4, indexed as in the authors' code",
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            'no logarithmic buckets, shared projections or norm of P, which are of '
+            'version 3 (deberta_base.json:10-12)',
+            'a decoder uses the half of P that looks back (disentangled_attention.py:126)',
+            'no absolute positions before the last layers (section 3.2; '
+            'masked_language_model.py:60-72)',
+            'K_r has no bias: it would be the same for all keys of a row '
+            '(disentangled_attention.py:57)',
+        ),
     )
 
     def check(self):
@@ -177,6 +198,12 @@ class Tupe(PositionalEncoding):
         shift_invariant=False,
         limited=True,
         bias_form='other',
+        differs=(
+            'no [CLS] apart from the rest: a decoder has none '
+            '(transformer_sentence_encoder.py:181-184, 232-240)',
+            'buckets look back only, 32 of them; there half look ahead '
+            '(transformer_sentence_encoder.py:44-66)',
+        ),
     )
 
     def share(self, site):

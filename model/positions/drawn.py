@@ -1,31 +1,63 @@
 """Position ids that are drawn: randomized positions and PoSE. Each changes the ids of another encoding ('randomized+rope')."""
 
+import builtins
 import dataclasses
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.errors import ModelError
+from model.errors import ModelError, nearest
 from model.positions.base import PositionalEncoding, Spec
+from model.sharding import own_part
+
+_DRAWS = ('published', 'once')
+_TURNS = frozenset({'rotate', 'read'})
+_PAIRS = frozenset({'product', 'bias', 'logits', 'mask', 'value'})  # may be of distances
 
 
 @dataclasses.dataclass(frozen=True)
 class Randomized(PositionalEncoding):
-    """A document of n tokens gets n ids drawn without replacement from 0 to `range` - 1, in ascending order; queries and keys, and
-    all layers, share the draw.
+    """A document of n tokens gets n ids drawn without replacement from 0 to `range` - 1, in
+    ascending order.
 
-    Drawn in training, and at test wherever the caller gives keys (the authors do; `at_test=False`: only in training, as Li et al. do
-    around FIRE). Without keys, as in decoding, the ids are those of one table for config.model.max_len tokens; a place beyond has none.
+    `draw` 'published', as the authors' code does: one draw serves the whole batch in training, and
+    what an encoding beside it does decides what is drawn. For embeddings: ids, once. For rotations
+    (`rotate` or `read`): ids, anew in each layer. For all others, which are functions of distances
+    (ALiBi, T5, FIRE, relative encodings): in each layer n - 1 *distances* drawn from 1 to
+    `range` - 1; two tokens k places apart are at the k-th of them, whichever they are, 0 at 0.
+    Packed documents share the draw out among their columns; texts of a contrastive objective draw
+    for themselves.
+    'once': ids, for each document by itself; queries, keys and all layers share them.
+
+    Drawn in training, and at test wherever the caller gives keys, then for each row by itself (the
+    authors do; `at_test=False`: only in training, as Li et al. do around FIRE). Without keys, as in
+    decoding, the ids are those of one table, of each layer where layers draw, for
+    config.model.max_len tokens; a place beyond has none.
+    Source: google-deepmind/randomized_positional_encodings, models/positional_encodings.py, lines
+    268-300, 470-520 and 589-651; models/transformer.py, lines 201-220.
     """
 
     range: int = 2048
     at_test: bool = True
+    draw: str = 'published'
     spec = Spec(
         'randomized positions',
-        'Ruoss et al. 2023, arXiv 2305.16843, section 3',
+        "Ruoss et al. 2023, arXiv 2305.16843, section 3; the authors' code",
         shift_invariant=False,
         wraps=True,
+        version=2,
+        before={'draw': 'once'},
+        differs=(
+            'at test each row has a draw of its own; there one serves the batch, and a '
+            "row's company counts (positional_encodings.py:217-226)",
+            'T5, FIRE and their kin get distances as ALiBi does; the authors ran it '
+            'with neither (positional_encodings.py:131-143)',
+            'distances to earlier tokens alone, as a decoder has; theirs look both ways '
+            '(positional_encodings.py:613-651; transformer.py:177-180)',
+            'decoding reads the ids of one table: there is none in the code '
+            '(positional_encodings.py:196-226)',
+        ),
     )
 
     def check(self):
@@ -33,6 +65,10 @@ class Randomized(PositionalEncoding):
             raise ModelError(
                 f'config.model.positions_args.range is {self.range}: shorter than the longest text '
                 f'(config.model.max_len is {self.dims.max_len}); expected at least that'
+            )
+        if self.draw not in _DRAWS:
+            raise ModelError(
+                f'config.model.positions_args.draw is {self.draw!r}: {nearest(self.draw, _DRAWS)}'
             )
 
     @property
@@ -44,29 +80,113 @@ class Randomized(PositionalEncoding):
         return self.range
 
     def position_ids(self, site):
-        if site.row_keys is None:
-            if not self.at_test:
-                return site.q_positions
-            table = np.sort(
-                np.random.default_rng(0).choice(self.range, self.dims.max_len, replace=False)
-            )
-            return jnp.take(
-                jnp.asarray(table, jnp.int32), site.q_positions, mode='fill', fill_value=-1
-            )
+        if site.row_keys is None and not self.at_test:
+            return site.q_positions
+        keys = site.row_keys
+        if site.batch_key is not None and self.draw == 'published':
+            keys = site.batch_key[None]
+        return self._ids(site.q_positions, site.segment_ids, keys)
 
-        def row(key, segments):
-            drawn = jax.random.permutation(key, self.range)[: segments.shape[0]]
-            drawn = jnp.pad(
-                drawn, (0, segments.shape[0] - drawn.shape[0]), constant_values=-1
-            )  # none are left for a longer row
-            block = jnp.cumsum(
-                jnp.concatenate(
-                    [jnp.zeros(1, jnp.int32), (segments[1:] != segments[:-1]).astype(jnp.int32)]
-                )
+    def bends_distances(self, beside):
+        return self.draw == 'published' and bool(beside & _PAIRS) and not beside & _TURNS
+
+    def redrawn(self, site, layer, beside):
+        if self.draw == 'once' or not beside & (_PAIRS | _TURNS):
+            return site
+        if site.row_keys is None and not self.at_test:
+            return site
+        # What was drawn once for the model, and what this layer draws, of all keys and of queries.
+        apart, whole = self.bends_distances(beside), (site.k_places, site.k_segment_ids)
+        keys = of_layer = None
+        if site.draw_keys is not None:
+            keys = site.draw_keys if site.batch_key is None else site.batch_key[None]
+            of_layer = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 1), layer))(
+                keys
             )
+        once, here = self._ids(*whole, keys), self._ids(*whole, of_layer, layer, apart)
+        if keys is None:
+            own = site.positions, site.segment_ids
+            once_q, here_q = self._ids(*own, None), self._ids(*own, None, layer, apart)
+        else:
+            once_q, here_q = own_part(once, 1), own_part(here, 1)
+        # What moved the ids after they were drawn moves these, too.
+        moved_q, moved_k = site.q_positions - once_q, site.k_positions - once
+        new = dataclasses.replace(site, q_positions=here_q + moved_q, k_positions=here + moved_k)
+        if not apart:
+            return new
+        if keys is None:
+            table, start = self._table(layer, apart)[None], 0
+        else:
+            table, start = here, own_part(_starts(site.k_segment_ids), 1)[:, :, None]
+
+        def distances(site):
+            """The distance that was drawn for the difference of places, int32 [B,T,S]."""
+            places = site.positions[:, :, None] - site.k_places[:, None, :]
+            index = jnp.minimum(start + abs(places), table.shape[1] - 1)
+            rows = jnp.broadcast_to(table, (len(index), table.shape[1]))
+            found = jnp.take_along_axis(rows, index.reshape(len(index), -1), axis=1)
+            found = found.reshape(index.shape) * jnp.sign(places)
+            return found + moved_q[:, :, None] - moved_k[:, None, :]
+
+        return dataclasses.replace(new, distances=distances)
+
+    def _ids(self, places, segments, keys, layer=None, apart=False):
+        """Returns ids of tokens at `places` of documents, int32 [B,T].
+
+        Args:
+          places, segments: [B,T] int32.
+          keys: [B] PRNG keys, or [1] of the whole batch; None: the ids of a table.
+          layer: that draws them; None: the model.
+          apart: they are distances from a document's first token, which is at 0.
+        """
+        if keys is None:
+            table = self._table(layer, apart)
+            return jnp.take(table, places, mode='fill', fill_value=-1)
+        length, most = segments.shape[1], self.range - apart
+
+        def drawn(key):
+            found = jax.random.permutation(key, most)[:length] + apart
+            none_left = (0, length - found.shape[0])  # for a longer row
+            return jnp.pad(found, none_left, constant_values=-1)
+
+        def row(drawn, segments):
+            first = _first(segments)
+            drawn = jnp.where(first & apart, 0, drawn)
+            block = jnp.cumsum(first) - 1
             return drawn[jnp.lexsort((drawn, block))].astype(jnp.int32)
 
-        return jax.vmap(row)(site.row_keys, site.segment_ids)
+        found = jnp.broadcast_to(jax.vmap(drawn)(keys), segments.shape)
+        return jax.vmap(row)(found, segments)
+
+    def _table(self, layer, apart):
+        """Returns the ids of places where nothing is drawn, int32 [max_len]."""
+
+        def of(number):
+            rng, most = np.random.default_rng(number), self.dims.max_len
+            if apart:
+                found = 1 + rng.choice(self.range - 1, most - 1, replace=False)
+                return np.concatenate([[0], np.sort(found)])
+            return np.sort(rng.choice(self.range, most, replace=False))
+
+        if layer is None:
+            return jnp.asarray(of(0), jnp.int32)
+        if isinstance(layer, int):
+            return jnp.asarray(of(1 + layer), jnp.int32)
+        tables = np.stack([of(1 + number) for number in builtins.range(self.dims.num_layers)])
+        return jnp.asarray(tables, jnp.int32)[layer]
+
+
+def _first(segments: jax.Array) -> jax.Array:
+    """segments [T] -> where a document, or padding, begins, bool [T]."""
+    begins = segments[1:] != segments[:-1]
+    return jnp.concatenate([jnp.ones(1, bool), begins])
+
+
+def _starts(segments: jax.Array) -> jax.Array:
+    """segments [B,T] -> the column where the document of each token begins, int32 [B,T]."""
+    columns = jnp.arange(segments.shape[1], dtype=jnp.int32)
+    begins = jnp.where(jax.vmap(_first)(segments), columns, 0)
+    return jax.lax.cummax(begins, axis=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +197,16 @@ class Pose(PositionalEncoding):
 
     target: int = 0
     spec = Spec(
-        'PoSE', 'Zhu et al. 2024, arXiv 2309.10400, section 3.2', shift_invariant=True, wraps=True
+        'PoSE',
+        'Zhu et al. 2024, arXiv 2309.10400, section 3.2',
+        shift_invariant=True,
+        wraps=True,
+        differs=(
+            'the second part follows the first in the text; there it comes from '
+            'elsewhere in it (train_pose.py:168-172)',
+            'frequencies stay; their runs stretch RoPE besides (train_pose.py:218-221; '
+            'beside yarn and its kin)',
+        ),
     )
 
     def check(self):

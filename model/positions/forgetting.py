@@ -23,6 +23,10 @@ class Forgetting(PositionalEncoding):
         'Lin et al. 2025, arXiv 2503.02130, equations 6 to 10',
         shift_invariant=True,
         bias_form='rank 1',
+        differs=(
+            'the gate alone, without the output gate, norms and shifts of FoX (Pro) '
+            '(modeling_forgetting_transformer.py:108-119)',
+        ),
     )
     sign: ClassVar[float] = 1.0
 
@@ -51,20 +55,33 @@ class Forgetting(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class FixedForgetting(PositionalEncoding):
-    """f_h = sigmoid(b_h), b_h = -log(exp(1/T_h) - 1), so that log f_h is about -1/T_h and further keys fade: ALiBi with slopes
-    learned from time constants T_h, spaced evenly in the logarithm from `shortest` to `longest`."""
+    """f_h = sigmoid(b_h), b_h = -log(exp(1/T_h) - 1), so that log f_h is -1/T_h and further keys
+    fade: ALiBi whose slopes are 1/T_h, with time constants T_h spaced evenly in the logarithm from
+    `shortest` to `longest`. The authors' `fgate_type` "fixed": b is a constant. `learned`: b is a
+    parameter of each layer, which is their "bias_only" (`forgetting_bias_only`)."""
 
     shortest: float = 2.0
     longest: float = 1024.0
+    learned: bool = False
     spec = Spec(
-        'fixed-rate forgetting',
-        'Lin et al. 2025, arXiv 2503.02130, section 4.5 (data-independent decay)',
+        'fixed forgetting',
+        'Lin et al. 2025, arXiv 2503.02130, section 4.5; "fixed" in the authors\' code '
+        '(modeling_forgetting_transformer.py, lines 210-235)',
         shift_invariant=True,
         bias_form='rank 1',
+        version=2,
+        before={'learned': True},
+        differs=(
+            'time constants are 2 to 1,024; the code has no default for either end '
+            '(modeling_forgetting_transformer.py:112-113, 222-230)',
+        ),
     )
 
     def _rate(self, site):
+        """Returns -log f of each head, float32 [H]."""
         times = np.geomspace(self.shortest, self.longest, self.dims.num_heads)
+        if not self.learned:
+            return jnp.asarray(1 / times, jnp.float32)
         init = lambda key, shape, dtype: jnp.asarray(-np.log(np.expm1(1 / times)), dtype)
         return -jax.nn.log_sigmoid(
             site.param('gate_bias', init, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
@@ -78,6 +95,31 @@ class FixedForgetting(PositionalEncoding):
 
 
 @dataclasses.dataclass(frozen=True)
+class BiasOnlyForgetting(FixedForgetting):
+    """The same with b learned in each layer: the authors' `fgate_type` "bias_only" with
+    `fgate_bias_init`, the data-independent gate of the paper."""
+
+    learned: bool = True
+    spec = Spec(
+        'data-independent forgetting',
+        'Lin et al. 2025, arXiv 2503.02130, section 4.5; "bias_only" in the authors\' code '
+        '(modeling_forgetting_transformer.py, lines 207-235)',
+        shift_invariant=True,
+        bias_form='rank 1',
+        differs=(
+            'b begins at time constants of 2 to 1,024; no default for them in the code '
+            '(modeling_forgetting_transformer.py:112-113, 222-230)',
+            'as with fgate_bias_init; without it b begins at 0 there '
+            '(modeling_forgetting_transformer.py:111, 208)',
+        ),
+    )
+
+    @property
+    def name(self):
+        return FixedForgetting.__name__.lower()  # the parameters are the same
+
+
+@dataclasses.dataclass(frozen=True)
 class Cable(Forgetting):
     """b_ij = - sum of softplus(w_h . x_l + b_h) over j < l <= i: FoX with the sign of the gate turned. (The stored code
     of the authors leaves the logits unscaled.)"""
@@ -87,5 +129,6 @@ class Cable(Forgetting):
         "Veisi et al. 2025, arXiv 2503.08067, equation 5; the authors' code",
         shift_invariant=True,
         bias_form='rank 1',
+        differs=('logits are scaled by 1/sqrt(d), which the stored code leaves out (Cable.py:59)',),
     )
     sign = -1.0

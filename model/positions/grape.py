@@ -22,7 +22,17 @@ class GrapeM(Rope):
     RoPE at first. `step` divides what the optimizer moves log theta by; l is float32 whatever the parameters' type, as the authors keep it."""
 
     step: float = 16.0
-    spec = Spec('GRAPE-M', f"{_GRAPE}, section 3; the authors' code", shift_invariant=True)
+    spec = Spec(
+        'GRAPE-M',
+        f"{_GRAPE}, section 3; the authors' code",
+        shift_invariant=True,
+        differs=(
+            'turns the other way: the same logits up to the signs of half the '
+            'dimensions (llama-mha-grape-m-nonctx.py:36-40)',
+            'no root mean square norm of queries and keys, theirs after the turn '
+            '(llama-mha-grape-m-nonctx.py:206-235); config.model.qk_norm: before',
+        ),
+    )
 
     def frequencies_of(self, site) -> jax.Array:
         init = lambda key, shape, dtype: jnp.asarray(
@@ -53,7 +63,15 @@ class ContextualGrapeM(GrapeM):
     step: float = 1.0
     omega_scale: float = 16.0
     spec = Spec(
-        'GRAPE-M, contextual', f"{_GRAPE}, appendix; the authors' code", shift_invariant=True
+        'GRAPE-M, contextual',
+        f"{_GRAPE}, appendix; the authors' code",
+        shift_invariant=True,
+        differs=(
+            'turns the other way: the same logits up to the signs of half the '
+            'dimensions (llama-mha-grape-m-ctx.py:45-46)',
+            'no root mean square norm of queries and keys, theirs after the turn '
+            '(llama-mha-grape-m-ctx.py:202-247); config.model.qk_norm: before',
+        ),
     )
 
     def rotate(self, site, q, k):
@@ -94,6 +112,10 @@ class GrapeA(PositionalEncoding):
         f"{_GRAPE}, section 4; the authors' code",
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            'no root mean square norm of queries and keys, on by default there '
+            '(llama-mha-grape-a-keygated.py:161-183; config.model.qk_norm)',
+        ),
     )
 
     def logits(self, site):
@@ -129,6 +151,10 @@ class QueryGrapeA(GrapeA):
         f"{_GRAPE}, section 4; the authors' code",
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            'no root mean square norm of queries and keys, on by default there '
+            '(llama-mha-grape-a-querygated.py:162-184; config.model.qk_norm)',
+        ),
     )
 
 
@@ -142,6 +168,10 @@ class BothGrapeA(GrapeA):
         f"{_GRAPE}, section 4; the authors' code",
         shift_invariant=True,
         bias_form='data',
+        differs=(
+            'no root mean square norm of queries and keys, on by default there '
+            '(llama-mha-grape-a-querykeygated.py:187-209; config.model.qk_norm)',
+        ),
     )
 
 
@@ -156,6 +186,12 @@ class GrapeAp(PositionalEncoding):
         f"{_GRAPE}, section 4; the authors' code, v1",
         shift_invariant=False,
         bias_form='data',
+        differs=(
+            'no root mean square norm of queries and keys, on by default there '
+            '(llama-mha-grape-ap-v1.py:136-159; config.model.qk_norm)',
+            'path_dim 8, as in the runs of that name (config/*_pdim8_*.py:25); the '
+            "class has the head's size (llama-mha-grape-ap-v1.py:94-95)",
+        ),
     )
 
     def check(self):

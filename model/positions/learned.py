@@ -13,8 +13,21 @@ class Learned(PositionalEncoding):
     """x + W[p], W [max_len, D] ~ N(0, std^2), or a row for each id that may be drawn (Ruoss et al. 2023). An id beyond has no row: NaN, never a
     clamped neighbour's."""
 
-    std: float = 0.02
-    spec = Spec('learned', 'Radford et al. 2019 (GPT-2)', shift_invariant=False, limited=True)
+    std: float = 0.01
+    spec = Spec(
+        'learned',
+        'Radford et al. 2019 (GPT-2)',
+        shift_invariant=False,
+        limited=True,
+        version=2,
+        before={'std': 0.02},
+        differs=(
+            'words begin at N(0, 1/D) in this model, not N(0, .02^2): positions weigh '
+            'less beside them than in GPT-2 (model.py:152-155)',
+            'Kazemnejad et al. begin at N(0, 1), as their words do '
+            '(custom_t5_decoder_only.py:683-685)',
+        ),
+    )
 
     def embed(self, site, x):
         table = site.param(

@@ -14,7 +14,15 @@ class Window(PositionalEncoding):
 
     window: int = 4096
     spec = Spec(
-        'sliding window', 'Beltagy et al. 2020, arXiv 2004.05150, section 3.1', shift_invariant=True
+        'sliding window',
+        'Beltagy et al. 2020, arXiv 2004.05150, section 3.1',
+        shift_invariant=True,
+        differs=(
+            'looks back only, the own token among the `window`; there half of it ahead '
+            '(section 3.1)',
+            "4,096 as in RNoPE-SWA; Longformer's is 512 (longformer.py:39)",
+            'no dilation, no tokens that see everything (section 3.1)',
+        ),
     )
 
     def check(self):
@@ -53,6 +61,10 @@ class QkNorm(PositionalEncoding):
         shift_invariant=True,
         sees_order=False,
         wraps=True,
+        differs=(
+            'root mean square 1 and no scale, as in Llama 4 (modeling_llama4.py:332); '
+            'Henry et al.: length 1 and a learned g (layers.py:39-42, 79-85)',
+        ),
     )
 
     def rotate(self, site, q, k):

@@ -21,6 +21,13 @@ class Pope(PositionalEncoding):
         'PoPE (polar)',
         'Gopalakrishnan et al. 2025, arXiv 2509.10534, section 3',
         shift_invariant=True,
+        differs=(
+            'delta begins at 0, as for language models (table 6); for tasks the paper '
+            'draws it from U(-2 pi, 0)',
+            'the gradient passes the bounds of delta; PoPE-pytorch stops it there (pope.py:145)',
+            'delta is shared by all layers, as in x-transformers '
+            '(x_transformers.py:2790): section 3 does not say',
+        ),
     )
 
     def check(self):
@@ -36,8 +43,16 @@ class Pope(PositionalEncoding):
             'delta', nn.initializers.zeros, (d.num_kv_heads, d.head_dim), ('kv_heads', None)
         ).astype(jnp.float32)
         delta = delta + jax.lax.stop_gradient(jnp.clip(delta, -2 * np.pi, 0.0) - delta)
-        theta = jnp.asarray(self.base ** (-np.arange(d.head_dim) / d.head_dim))
-        return site.q_positions[:, None, :, None].astype(float) * theta, delta
+        return self._angle(site), delta
+
+    def share_anew(self, site):
+        return self._angle(site), site.shared[1]
+
+    def _angle(self, site):
+        """Returns the angle of each query in each dimension, [B,1,T,d] radians."""
+        d = self.dims.head_dim
+        theta = jnp.asarray(self.base ** (-np.arange(d) / d))
+        return site.q_positions[:, None, :, None].astype(float) * theta
 
     def rotate(self, site, q, k):
         angle, delta = site.shared

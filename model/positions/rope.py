@@ -24,7 +24,15 @@ class Rope(PositionalEncoding):
 
     base: float = 10000.0
     layout: str = 'half'
-    spec = Spec('RoPE', _ROPE, shift_invariant=True)
+    spec = Spec(
+        'RoPE',
+        _ROPE,
+        shift_invariant=True,
+        differs=(
+            'dimension c pairs up with c + d/2, as in GPT-NeoX; equation 34 pairs 2c '
+            'with 2c + 1 (rope_interleaved; layout)',
+        ),
+    )
 
     def check(self):
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.dims.head_dim:
@@ -55,6 +63,9 @@ class Rope(PositionalEncoding):
     def share(self, site):
         """cos and sin [B,1,T,rotary_dim/2], float32."""
         return self.turn(site.q_positions)
+
+    def share_anew(self, site):
+        return self.share(site)
 
     def rotate(self, site, q, k):
         return self.rotated(q, *site.shared), self.rotated(k, *site.shared)
@@ -119,6 +130,10 @@ class InterleavedRope(Rope):
         'RoPE, interleaved pairs',
         f'{_ROPE}; GPT-J (Wang and Komatsuzaki 2021)',
         shift_invariant=True,
+        differs=(
+            'the whole head turns, as in the paper; GPT-J turns 64 of its 256 '
+            'dimensions (6B_roto_256.json:8)',
+        ),
     )
 
 
@@ -171,7 +186,17 @@ class Xpos(Rope):
 
     gamma: float = 0.4
     scale_base: float = 512.0
-    spec = Spec('xPos', 'Sun et al. 2022, arXiv 2212.10554, equation 12', shift_invariant=True)
+    spec = Spec(
+        'xPos',
+        'Sun et al. 2022, arXiv 2212.10554, equation 12',
+        shift_invariant=True,
+        differs=(
+            'dimension c pairs up with c + d/2, torchscale pairs 2c with 2c + 1 '
+            '(xpos_relative_position.py:16-35; layout)',
+            'm is the middle of all ids, not of the text at hand, so that keys can be '
+            'cached (xpos_relative_position.py:51-53)',
+        ),
+    )
     both_ways = False  # what lies ahead would grow with its distance
 
     def check(self):

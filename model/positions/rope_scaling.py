@@ -83,6 +83,12 @@ class DynamicNtk(Scaled):
         'dynamic NTK',
         'emozilla 2023; Peng et al. 2023, arXiv 2309.00071, section 3.3',
         shift_invariant=False,
+        differs=(
+            "all keys turn anew as a text grows; the authors' cache keeps them as they "
+            'first turned (LlamaDynamicScaledRotaryEmbedding.py:27-40)',
+            'a shorter text after a longer one is RoPE again; theirs keeps the longest '
+            '(LlamaDynamicScaledRotaryEmbedding.py:27-28)',
+        ),
     )
 
     def check(self):
@@ -150,7 +156,16 @@ class NtkByParts(Scaled):
     beta_fast: float = 32.0
     beta_slow: float = 1.0
     spec = Spec(
-        'NTK by parts', 'Peng et al. 2023, arXiv 2309.00071, section 3.2', shift_invariant=True
+        'NTK by parts',
+        'Peng et al. 2023, arXiv 2309.00071, section 3.2',
+        shift_invariant=True,
+        differs=(
+            "the ramp is linear in the pair's number, as in the code "
+            '(LlamaYaRNScaledRotaryEmbedding.py:9-22); in the paper in turns (equation '
+            '18)',
+            "not the repository's by-parts, with NTK in the middle and 1.25, .75, 16, 2 "
+            'turns (LlamaPartNTKScaledRotaryEmbedding.py:27-50)',
+        ),
     )
 
     def check(self):
@@ -182,7 +197,14 @@ class Yarn(NtkByParts):
     mscale: float = 1.0
     mscale_all: float = 0.0
     spec = Spec(
-        'YaRN', 'Peng et al. 2023, arXiv 2309.00071, equations 20 to 22', shift_invariant=True
+        'YaRN',
+        'Peng et al. 2023, arXiv 2309.00071, equations 20 to 22',
+        shift_invariant=True,
+        differs=(
+            "the ramp is linear in the pair's number, as in the code "
+            '(LlamaYaRNScaledRotaryEmbedding.py:9-22); in the paper in turns (equation '
+            '18)',
+        ),
     )
 
     @property
@@ -232,7 +254,19 @@ class LongRope(Scaled):
 
     short: tuple = ()
     long: tuple = ()
-    spec = Spec('LongRoPE', 'Ding et al. 2024, arXiv 2402.13753; Phi-3', shift_invariant=True)
+    spec = Spec(
+        'LongRoPE',
+        'Ding et al. 2024, arXiv 2402.13753; Phi-3',
+        shift_invariant=True,
+        differs=(
+            'without lists the factors are NTK-aware: the search for them is not there '
+            '(section 3.2; evolution/search.py)',
+            'the first tokens are stretched too; the paper leaves n^ of them as they '
+            'were (rope/longrope.py:117-151)',
+            'config.model.max_len chooses the list, once; Phi-3 goes by the text at '
+            'hand (modeling_rope_utils.py:47-79)',
+        ),
+    )
 
     def check(self):
         super().check()

@@ -36,7 +36,13 @@ class Sinusoidal(PositionalEncoding):
     scale_tokens: bool = True
     interleaved: bool = True
     spec = Spec(
-        'sinusoidal', 'Vaswani et al. 2017, arXiv 1706.03762, section 3.5', shift_invariant=False
+        'sinusoidal',
+        'Vaswani et al. 2017, arXiv 1706.03762, section 3.5',
+        shift_invariant=False,
+        differs=(
+            'sines and cosines alternate as in the paper; tensor2tensor puts the sines '
+            'first and divides c by D/2 - 1 (common_attention.py:443-454)',
+        ),
     )
 
     def check(self):
@@ -66,6 +72,11 @@ class ConcatenatedSinusoidal(Sinusoidal):
         'sinusoidal, concatenated',
         'Vaswani et al. 2017, arXiv 1706.03762, section 3.5; Kazemnejad et al. 2023, the code',
         shift_invariant=False,
+        differs=(
+            'words begin at N(0, 1/D) and are scaled by sqrt(D); those of Kazemnejad et '
+            'al. begin at N(0, 1) (modeling_t5.py:577)',
+            'divides c by D/2; Marian by D/2 - 1 (tensor_operators.cpp:1737-1743)',
+        ),
     )
 
 
@@ -79,6 +90,10 @@ class ScaledSinusoidal(Sinusoidal):
         'sinusoidal, learned scale',
         'Hua et al. 2022, arXiv 2202.10447, appendix B (ScaledSin)',
         shift_invariant=False,
+        differs=(
+            's begins at D^-.5 as x-transformers has it (x_transformers.py:409); '
+            'FLASH-pytorch begins at 1 (flash_pytorch.py:41)',
+        ),
     )
 
     def amplitude(self, site):

@@ -10,6 +10,8 @@ from flax import linen as nn
 from model.errors import ModelError
 from model.positions.base import PositionalEncoding, Spec
 
+_BEFORE = {'std': 0.02}  # of version 1
+
 
 def bucket_bounds(num_buckets: int, max_distance: int) -> np.ndarray:
     """Where each causal bucket begins, int64 [num_buckets], computed in integers so that no rounding moves a bound.
@@ -40,19 +42,35 @@ def bucketed(
 
 @dataclasses.dataclass(frozen=True)
 class T5(PositionalEncoding):
-    """b_ij = W[bucket(i - j), h], W [num_buckets, H] shared by all layers."""
+    """b_ij = W[bucket(i - j), h], W [num_buckets, H] ~ N(0, std^2) shared by all layers.
+
+    `std` 0: width^-0.5, as in transformers (modeling_t5.py, line 620).
+    """
 
     num_buckets: int = 32
     max_distance: int = 128
-    std: float = 0.02
+    std: float = 0.0
     spec = Spec(
         'T5 bias',
         'Raffel et al. 2020, arXiv 1910.10683, section 2.1',
         shift_invariant=True,
         bias_form='Toeplitz',
+        version=2,
+        before=_BEFORE,
+        differs=(
+            'the table begins at N(0, 1/D), as in transformers (modeling_t5.py:620); '
+            'the authors: Glorot uniform, of heads and buckets (ops.py:4193-4197)',
+            'logits keep their 1/sqrt(d); T5 has none and begins its queries smaller '
+            '(modeling_t5.py:615; t5_unscaled)',
+        ),
     )
 
     def check(self):
+        if self.std < 0:
+            raise ModelError(
+                f'config.model.positions_args.std is {self.std}: expected more than 0, or 0 for '
+                f'config.model.width^-0.5'
+            )
         if self.num_buckets < 2 or self.num_buckets % 2:
             raise ModelError(
                 f'config.model.positions_args.num_buckets is {self.num_buckets}: expected an even number'
@@ -66,7 +84,7 @@ class T5(PositionalEncoding):
     def share(self, site):
         return site.param(
             'table',
-            nn.initializers.normal(self.std),
+            nn.initializers.normal(self.std or self.dims.width**-0.5),
             (self.num_buckets, self.dims.num_heads),
             (None, 'heads'),
         )
@@ -84,6 +102,14 @@ class UnscaledT5(T5):
         "Raffel et al. 2020, arXiv 1910.10683; the authors' code",
         shift_invariant=True,
         bias_form='Toeplitz',
+        version=2,
+        before=_BEFORE,
+        differs=(
+            'the table begins at N(0, 1/D), as in transformers (modeling_t5.py:620); '
+            'the authors: Glorot uniform, of heads and buckets (ops.py:4193-4197)',
+            "queries begin as beside any encoding; T5's sqrt(d) smaller, for the scale "
+            'that is not there (modeling_t5.py:615)',
+        ),
     )
 
     def scale(self, site, q):

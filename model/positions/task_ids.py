@@ -24,6 +24,12 @@ class Abacus(PositionalEncoding):
         shift_invariant=True,
         sees_order=False,
         task_ids='abacus',
+        differs=(
+            'k is drawn for each document; there for the whole batch (abacus.py:60-63)',
+            'k up to 99, as in abacus.py:11; their runs have 100 (crammed-depthrecurrent.yaml:40)',
+            '512 rows; 1,024 in abacus.py:11: those beyond the longest id are never read',
+            'no LayerNorm of the sum of words and positions (components.py:33-51)',
+        ),
     )
 
     def check(self):
@@ -83,6 +89,14 @@ class Coupling(Abacus):
         shift_invariant=True,
         sees_order=False,
         task_ids='coupling',
+        version=2,
+        before={'offsets': 100},
+        differs=(
+            'the table begins at N(0, 1/D), as words do here; there both begin at N(0, '
+            '1) (custom_t5_decoder_only.py:845-846)',
+            'rows is 512; their runs have 151, one more than the highest id that is '
+            'drawn (scripts/addition/run_coupling.sh:6, 55)',
+        ),
     )
 
     @property

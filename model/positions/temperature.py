@@ -8,7 +8,7 @@ from flax import linen as nn
 from model.positions.base import PositionalEncoding, Spec, positive
 
 
-def _scaled(q, factor):
+def scaled(q, factor):
     """q [B,H,T,d] times factor, in float32."""
     return (q.astype(jnp.float32) * factor).astype(q.dtype)
 
@@ -23,13 +23,17 @@ class ScalableSoftmax(PositionalEncoding):
         'Nakanishi 2025, arXiv 2501.19399, equation 3',
         shift_invariant=False,
         sees_order=False,
+        differs=(
+            "s begins at .43, the value of figure 1; where it begins in the paper's "
+            'training was not found (section 2)',
+        ),
     )
 
     def scale(self, site, q):
         s = site.param(
             's', nn.initializers.constant(self.initial), (self.dims.num_heads,), ('heads',)
         ).astype(jnp.float32)
-        return _scaled(q, s[:, None, None] * jnp.log(site.keys_seen.astype(jnp.float32))[..., None])
+        return scaled(q, s[:, None, None] * jnp.log(site.keys_seen.astype(jnp.float32))[..., None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +56,7 @@ class Temperature(PositionalEncoding):
         steps = ((site.positions + 1) // self.floor).astype(
             jnp.float32
         )  # whole numbers before the logarithm
-        return _scaled(q, (1 + self.strength * jnp.log1p(steps))[:, None, :, None])
+        return scaled(q, (1 + self.strength * jnp.log1p(steps))[:, None, :, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +68,14 @@ class HeadScale(PositionalEncoding):
         'Wang et al. 2024, arXiv 2404.12224, section 4',
         shift_invariant=True,
         sees_order=False,
+        differs=(
+            '1 at first, as by default there (args/model_args.py:115), where the scale '
+            'alone is trained, in a finished model (llama_nope.py:66-71)',
+        ),
     )
 
     def scale(self, site, q):
         s = site.param('s', nn.initializers.ones, (self.dims.num_heads,), ('heads',)).astype(
             jnp.float32
         )
-        return _scaled(q, s[:, None, None])
+        return scaled(q, s[:, None, None])

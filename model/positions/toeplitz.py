@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from model.positions.base import PositionalEncoding, Spec, positive
+from model.positions.base import PositionalEncoding, Spec, positive, uniform_of
 
 _KERPLE = 'Chi et al. 2022, arXiv 2205.09921'
 
@@ -47,6 +47,9 @@ class KerplePower(KerpleLog):
         f"{_KERPLE}, equation 9; the authors' code",
         shift_invariant=True,
         bias_form='Toeplitz',
+        differs=(
+            'the bias alone; the kernel that multiplies the logits is left out (layers.py:408-421)',
+        ),
     )
 
     def bias(self, site):
@@ -65,8 +68,9 @@ def _at_least(x):
 
 @dataclasses.dataclass(frozen=True)
 class Fire(PositionalEncoding):
-    """b_ij = MLP(psi(i - j) / psi(max(L, i))), psi(x) = log(|c x| + 1); MLP 1 -> hidden -> H with ReLU, in each layer. c and the
-    multiplier of L = |m| * threshold are learned."""
+    """b_ij = MLP(psi(i - j) / psi(max(L, i))), psi(x) = log(|c x| + 1); MLP 1 -> hidden -> H with ReLU, in each layer, its
+    weights and biases U(+-1/sqrt(fan_in)) at first. c and the multiplier of L = |m| * threshold are
+    learned."""
 
     hidden: int = 32
     threshold: float = 512.0
@@ -76,6 +80,7 @@ class Fire(PositionalEncoding):
         'Li et al. 2024, arXiv 2310.04418, equation 19 and appendix listing',
         shift_invariant=False,
         bias_form='other',
+        version=2,
     )
 
     def check(self):
@@ -88,15 +93,11 @@ class Fire(PositionalEncoding):
         ).astype(jnp.float32)
         scalar = lambda name, value: make(name, nn.initializers.constant(value), (), ())
         c, longest = scalar('c', self.c), jnp.abs(scalar('multiplier', 1.0) * self.threshold)
-        w1 = make('w1', nn.initializers.xavier_normal(), (1, self.hidden))
-        b1 = make('b1', nn.initializers.zeros, (self.hidden,), (None,))
-        w2 = make(
-            'w2',
-            nn.initializers.xavier_normal(),
-            (self.hidden, self.dims.num_heads),
-            (None, 'heads'),
-        )
-        b2 = make('b2', nn.initializers.zeros, (self.dims.num_heads,), ('heads',))
+        heads, inner, outer = self.dims.num_heads, uniform_of(1), uniform_of(self.hidden)
+        w1 = make('w1', inner, (1, self.hidden))
+        b1 = make('b1', inner, (self.hidden,), (None,))
+        w2 = make('w2', outer, (self.hidden, heads), (None, 'heads'))
+        b2 = make('b2', outer, (heads,), ('heads',))
         psi = lambda x: jnp.log1p(jnp.abs(c * x))
         i = jnp.maximum(site.q_positions.astype(jnp.float32), longest)
         ratio = psi(site.reach) / (psi(i)[:, :, None] + 1e-6)

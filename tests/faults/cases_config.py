@@ -198,6 +198,14 @@ POSITIONS = [
         'model.positions=shaw model.attention=splash',
         'model.scale_embedding=True model.positions=sinusoidal',
         'model.positions_args.base=-1.0',
+        'model.positions=rope(base=big)',
+        'model.positions=rope(base=10',
+        'model.positions=rope(bass=10)+window',
+        'model.positions=fire+fire(hidden=8)',
+        'model.positions=rerope model.positions_args.within_share=0.0',
+        'model.positions=randomized+alibi model.positions_args.draw=twice',
+        'model.positions=stick_breaking model.positions_args.remainder=values',
+        'model.positions=t5 model.positions_args.std=-0.1',
     )
 ]
 CASES = [*FILES, *NAMES, *NUMBERS, *LARGE, *HOMES, *MESH, *POSITIONS]

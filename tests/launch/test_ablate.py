@@ -38,6 +38,39 @@ def study(tmp_path_factory):
     return config, folder, summary
 
 
+def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
+    """Catches lines of an encoding that begins otherwise now which count as done, lines of another
+    that are measured anew, old lines that are lost, and a plan that counts them."""
+    config, folder, _ = study
+    wanted = [c for c in cells.sweep_cells(config)]
+    for cell in ablate.read(folder):
+        wanted.append(cells.Cell(*(cell[f] for f in ('arm', 'task', 'seed', 'lr'))))
+    with monkeypatch.context() as before:
+        before.setattr(cells, 'resolved', lambda *_: [])
+        old = {cells.key(config, cell): cell for cell in wanted}
+    lines = [
+        record | {'key': key}
+        for record in ablate.read(folder)
+        for key, cell in old.items()
+        if all(record[f] == getattr(cell, f) for f in ('arm', 'task', 'seed', 'lr'))
+    ]
+    (tmp_path / 'cells.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in lines))
+    assert len(lines) == 8 and '4 records there' in ablate.plan(config, lines, 1)
+    measured = []
+
+    def stand_in(config, group):
+        measured.extend(group)
+        keys = {cells.key(config, cell) for cell in group}
+        return [r for r in ablate.read(folder) if r['key'] in keys]
+
+    monkeypatch.setattr(cells, 'measure', stand_in)
+    ablate.run(config, tmp_path, workers=0)
+    assert len(measured) == 4 and {cell.arm for cell in measured} == {'t5'}
+    now = ablate.read(tmp_path)
+    assert len(now) == 12 and {*old} <= {r['key'] for r in now}
+    assert '8 records there' in ablate.plan(config, now, 1)
+
+
 def test_every_cell_has_a_line(study):
     """Catches cells left out, a learning rate that is not the sweep's best, and a sweep that looks at longer lengths."""
     config, folder, summary = study

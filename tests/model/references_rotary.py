@@ -120,20 +120,24 @@ def xpos(q, k, pos, scale_base=512.0, gamma=0.4, layout='interleaved'):
     )
 
 
-def rerope(q, k, pos, w, stretch=math.inf):
-    """bojone/rerope rerope_patch.py, leaky_rerope_patch.py: n -> w + (n - w)/stretch from w on. Without the factor ln n
-    that these files put on queries, which is no part of the map of distances."""
+def rerope(q, k, pos, w, stretch=math.inf, length=None):
+    """bojone/rerope rerope_patch.py, leaky_rerope_patch.py: n -> w + (n - w)/stretch from w on; with
+    a `length` of training queries times max(1, log(p + 1)/log(length)) (lines 56 and 61)."""
     far = lambda n: n if n < w else w + (n - w) / stretch
+    if length:
+        grown = np.array([max(1.0, math.log(p + 1) / math.log(length)) for p in pos])
+        q = q * grown[:, None]
     return turned(q, k, rope_frequencies(q.shape[-1]), lambda i, j: far(pos[i] - pos[j]))
 
 
-def self_extend(q, k, pos, group, w):
-    """Jin et al. 2024, arXiv 2401.01325, equation 4; datamllab/LongLM self_extend_patch/Llama.py (w/group
-    is not rounded there)."""
+def self_extend(q, k, pos, group, w, rounded=False):
+    """datamllab/LongLM self_extend_patch/Llama.py, line 134; `rounded`: Jin et al. 2024, arXiv
+    2401.01325, equation 4."""
+    less = w // group if rounded else w / group
 
     def far(i, j):
         n = pos[i] - pos[j]
-        return n if n < w else pos[i] // group - pos[j] // group + w - w // group
+        return n if n < w else pos[i] // group - pos[j] // group + w - less
 
     return turned(q, k, rope_frequencies(q.shape[-1]), far)
 

@@ -39,7 +39,13 @@ ALIBI = lambda m: np.where(np.tri(T) > 0, R.alibi(0 * m.q, m.k, m.pos), 0)
 @pytest.mark.parametrize(
     'name, arguments, product, bias, cap',
     [
-        ('rerope+alibi', {'within': 4}, lambda m: Rot.rerope(m.q, m.k, m.pos, 4), ALIBI, 0.0),
+        (
+            'rerope+alibi',
+            {'within': 4, 'log_n': False},
+            lambda m: Rot.rerope(m.q, m.k, m.pos, 4),
+            ALIBI,
+            0.0,
+        ),
         (
             'alibi+string',
             {'within': 5, 'local': 2},

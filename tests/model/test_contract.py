@@ -214,6 +214,7 @@ def test_every_place_of_entry_has_a_toy():
         'position_ids',
         'embed',
         'share',
+        'share_anew',
     }  # asked of the parts themselves
 
 

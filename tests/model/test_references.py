@@ -15,7 +15,7 @@ from data.tasks.addition import Addition
 from model.positions import REGISTRY, Site
 from tests.model import references as R
 from tests.model import references_rotary as Rot
-from tests.model.weights import DRAWN, D, KERPLE, T, TRAINED, alone, close, of_kv, run
+from tests.model.weights import DRAWN, HEADS, D, KERPLE, T, TRAINED, alone, close, of_kv, run
 
 CASES = []
 
@@ -112,9 +112,30 @@ rotary('longrope', Rot.longrope_frequencies(D, FAR), Rot.longrope_factor(3.0, TR
 rotary(
     'longrope', Rot.longrope_frequencies(D, NEAR), short=NEAR, length=32, label='longrope, short'
 )
-case('rerope', lambda m: Rot.rerope(m.q, m.k, m.pos, 4), within=4)
-case('rerope_leaky', lambda m: Rot.rerope(m.q, m.k, m.pos, 4, 3.0), within=4, stretch=3.0)
-case('self_extend', lambda m: Rot.self_extend(m.q, m.k, m.pos, 2, 4), within=4, group=2)
+case('rerope', lambda m: Rot.rerope(m.q, m.k, m.pos, 4, length=TRAINED), within=4)
+case(
+    'rerope',
+    lambda m: Rot.rerope(m.q, m.k, m.pos, 4),
+    within=4,
+    log_n=False,
+    label='rerope, without log n',
+)
+case(
+    'rerope_leaky',
+    lambda m: Rot.rerope(m.q, m.k, m.pos, 4, 3.0, 5),
+    within=4,
+    stretch=3.0,
+    length=5,
+)
+case('self_extend', lambda m: Rot.self_extend(m.q, m.k, m.pos, 2, 5), within=5, group=2)
+case(
+    'self_extend',
+    lambda m: Rot.self_extend(m.q, m.k, m.pos, 2, 5, rounded=True),
+    within=5,
+    group=2,
+    rounded=True,
+    label='self_extend, rounded',
+)
 case('string', lambda m: Rot.string(m.q, m.k, m.pos, 5, 2), within=5, local=2)
 case('lm_infinite', lambda m: Rot.lm_infinite(m.q, m.k, m.pos, 4, 2), within=4, first=2)
 case(
@@ -204,7 +225,8 @@ case(
     path_dim=6,
 )
 case('forgetting', lambda m: R.forgetting(m.q, m.k, gates(m)))
-case('forgetting_fixed', lambda m: R.alibi(m.q, m.k, m.pos, -R.log_sigmoid(m.p.gate_bias)))
+case('forgetting_fixed', lambda m: R.alibi(m.q, m.k, m.pos, 1 / np.geomspace(2, 1024, 4)))
+case('forgetting_bias_only', lambda m: R.alibi(m.q, m.k, m.pos, -R.log_sigmoid(m.p.gate_bias)))
 case('cable', lambda m: R.forgetting(m.q, m.k, gates(m, -1)))
 case('ssmax', lambda m: R.ssmax(m.q, m.k, m.p.s))
 case('temperature', lambda m: R.temperature(m.q, m.k, 0.5, 3), strength=0.5, floor=3)
@@ -245,6 +267,16 @@ def test_stick_breaking():
     close(m.weights, expected)
     close(m.weights.sum(-1) + left, 1.0)
     assert not m.weights[:, 0].any() and left.min() > 0
+    # The remainder: of the token's own value, or of a vector of each head.
+    own = run('stick_breaking', dict(remainder='value'))
+    diagonal = np.arange(T)
+    close(own.weights.sum(-1), 1.0)
+    close(own.weights[:, diagonal, diagonal], left)
+    close(np.where(np.eye(T, dtype=bool), 0, own.weights), expected)
+    vector = np.random.default_rng(0).normal(size=(HEADS, D))
+    m = run('stick_breaking', dict(remainder='bias'), given=dict(head_bias=vector))
+    read = np.einsum('hts,hsd->htd', expected, m.v) + left[..., None] * vector[:, None]
+    close(m.out, np.einsum('htd,hdD->tD', read, m.out_kernel), 2e-4)
 
 
 EMBEDDED = {
@@ -359,9 +391,8 @@ def test_randomized():
     ids = drawn_ids('randomized', 3000, 9, range=40)
     assert (np.diff(ids) > 0).all() and ids.min() == 0 and ids.max() == 39
     close(ids.mean(0), np.arange(1, 10) * 41 / 10 - 1, 0.5)
-    close(
-        run('randomized+rope', dict(range=40), DRAWN).weights, run('rope', ids=DRAWN).weights, 1e-7
-    )
+    once = dict(range=40, draw='once')
+    close(run('randomized+rope', once, DRAWN).weights, run('rope', ids=DRAWN).weights, 1e-7)
 
 
 def test_randomized_documents():

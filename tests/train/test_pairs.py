@@ -45,7 +45,7 @@ def test_pairs(shape, accumulation, kv_heads, positions, scan, chunks):
     agree(first_step(make(), accumulation, chunks, **dict(zip(AXES, shape))), first_step(make()))
 
 
-@pytest.mark.parametrize('positions', ['randomized+rope', 'cope', 'path'])
+@pytest.mark.parametrize('positions', ['randomized+rope', 'randomized+t5', 'cope', 'path'])
 def test_what_needs_the_whole_text_crosses_the_context(positions):
     """Catches ids drawn for each part of a text by itself, and states of the keys (with all keys gathered) that stay behind."""
     agree(first_step(config_of(positions), data=2, context=4), first_step(config_of(positions)))
