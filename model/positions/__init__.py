@@ -226,13 +226,13 @@ def _read(
     # The texts, each with its name and what stands in parentheses.
     whole = _layers_of(pattern, recorded, first)
     layers = [tuple(_split(layer, '+')) for layer in _split(whole, ',')]
-    texts = {text: _parsed(text) for layer in layers for text in layer}
-    for name, _ in texts.values():
+    for name in (text.partition('(')[0].strip() for layer in layers for text in layer):
         if name not in REGISTRY:
             raise ModelError(
                 f'config.model.positions is {pattern!r}: no encoding {name!r}; '
                 f'{nearest(name, [*REGISTRY, *PATTERNS])}'
             )
+    texts = {text: _parsed(text) for layer in layers for text in layer}
     # What is given for all of them.
     known = {k: v for name, _ in texts.values() for k, v in REGISTRY[name].arguments().items()}
     for key, value in arguments.items():
