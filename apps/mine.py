@@ -110,13 +110,13 @@ def define_flags(values=flags.FLAGS) -> None:
         'Pairs that cannot be read: skip (told; up to half of all), skip_all, or fatal',
         values,
     )
-    options.whole('count', 4, 'New negatives of each query, at most', 1, 2**12, values)
+    options.whole('count', 4, 'New negatives of each query, at most', 0, 2**12, values)
     options.number(
         'margin',
         0.95,
         "A negative scores less than this share of the positive's score; vectors only",
         0,
-        1,
+        1000,
         values,
     )
 
@@ -130,6 +130,8 @@ def main() -> None:
             raise RunError(f'--{name}={f[name].value} has no effect: it needs --by=vectors')
     if f.on_broken not in ON_BROKEN:
         raise RunError(f'--on_broken={f.on_broken}: {nearest(f.on_broken, ON_BROKEN)}')
+    if f.count < 1:
+        raise RunError(f'--count is {f.count}: expected at least 1')
     if not 0 < f.margin <= 1:
         raise RunError(f'--margin is {f.margin}: expected more than 0, at most 1')
     out = pathlib.Path(f.out)

@@ -138,7 +138,7 @@ def _check_encodings(parent: Run, config, vocab_size: int) -> None:
 def _trained_length(run: Run) -> int:
     """The longest rows that a run or one of those before it was trained on; of one that is not there any more nothing is known."""
     config, parent = run.config(), run.lineage().get('parent')
-    before = Run.at(parent['run'], None) if parent and epath.Path(parent['run']).exists() else None
+    before = Run.parse(parent['run']) if parent and epath.Path(parent['run']).exists() else None
     return config.model.positions_args.get('length') or max(
         config.data.seq_len, _trained_length(before) if before else 0
     )

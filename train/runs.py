@@ -227,7 +227,8 @@ def _folder(text: str) -> epath.Path:
 def _split(text: str) -> tuple[str, int | None]:
     """'DIR@12' -> ('DIR', 12); (text, None) where its last part does not end in @ and digits."""
     head, at, step = text.rstrip('/').rpartition('@')
-    if not (at and os.path.basename(head) and step.isascii() and step.isdecimal()):
+    digits = step.isascii() and step.isdecimal() and len(step) < 19
+    if not (at and os.path.basename(head) and digits):
         return text, None
     return head, int(step)
 

@@ -66,14 +66,13 @@ def test_kept_lines_are_found_again(name, monkeypatch):
     rates = cells.chosen_rates(config, [*kept.values()])
     wanted = [*cells.sweep_cells(config), *cells.study_cells(config, rates)]
     assert wanted and {cells.key(config, cell) for cell in wanted} <= {*kept}
-    # The changed ones: under their old names they are all there, and those are not today's.
+    # The changed ones: their old lines keep their old names, and no cell of today asks for those.
     config.arms = {arm: arms[arm] for arm in CHANGED[name]}
-    of_arm = lambda arm: [r for r in kept.values() if r['arm'] == arm]
-    now = {arm: {cells.key(config, _cell(r)) for r in of_arm(arm)} for arm in CHANGED[name]}
-    monkeypatch.setattr(cells, 'resolved', lambda *_: [])
-    for arm in CHANGED[name]:
-        before = {cells.key(config, _cell(r)) for r in of_arm(arm)}
-        assert before <= {*kept} and not before & now[arm]
+    of_arms = [r for r in kept.values() if r['arm'] in CHANGED[name]]
+    before = [r for r in of_arms if r['key'] != cells.key(config, _cell(r))]
+    assert {r['arm'] for r in before} == {*CHANGED[name]}
+    monkeypatch.setattr(cells, 'resolved', lambda *_, **__: [])
+    assert {r['key'] for r in before} == {cells.key(config, _cell(r)) for r in before}
 
 
 def _cell(record):

@@ -90,7 +90,7 @@ def test_a_step_of_another_run(here):
     'name, said',
     [
         ('run@9', 'checkpoint'),
-        ('run@99999999999999999999', 'checkpoint'),
+        ('run@99999999999999999999', 'after @ expected a step'),
         ('run@x', "after @ expected a step, found 'x'"),
         ('run@-1', "after @ expected a step, found '-1'"),
         ('run@4x', "after @ expected a step, found '4x'"),
