@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import re
+import tempfile
 from collections.abc import Iterable
 
 from train.errors import NoRoom, RunError
@@ -49,7 +50,7 @@ def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError 
     if not where:
         return None
     if found.errno == errno.ENOTDIR:
-        what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is no folder'
+        what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is a file'
     near = _near(os.fsdecode(found.filename)) if found.errno == errno.ENOENT else ''
     return RunError(f'{where}: {what}; expected {_EXPECTED.get(found.errno, _PLACE)}{near}')
 
@@ -68,16 +69,17 @@ def check(name: str, path: str) -> None:
 
 
 def check_writable(name: str, path: str) -> None:
-    """Raises RunError where nothing can be made under a path, or the folder above it that is there:
-    to be called before work whose result goes there."""
-    above = os.path.abspath(path)
-    while not os.path.exists(above) and os.path.dirname(above) != above:
-        above = os.path.dirname(above)
-    if '://' in path or os.access(above, os.W_OK | os.X_OK):
+    """Makes and removes a folder in the path, or in the folder above it that is there: to be called
+    before work whose result goes there. Raises RunError where the system refuses that."""
+    if '://' in path:
         return
-    only_read = bool(os.statvfs(above).f_flag & os.ST_RDONLY)
-    number = errno.EROFS if only_read else errno.EACCES
-    raise mistake(OSError(number, os.strerror(number), path), [(name, path)])
+    above = os.path.abspath(path)
+    while not os.path.isdir(above) and os.path.dirname(above) != above:
+        above = os.path.dirname(above)
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix='.', dir=above))
+    except OSError as error:
+        raise mistake(OSError(error.errno, error.strerror, path), [(name, path)]) from None
 
 
 def shortened(line: str) -> str:
