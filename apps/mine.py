@@ -136,7 +136,7 @@ def main() -> None:
                 else f'{out.parent} is no directory'
             )
         )
-    door.check_writable('--out', str(out.parent))
+    door.check_writable('--out', str(out))
     report = Report('skip')
     found = Collection(
         report.good(

@@ -145,5 +145,6 @@ def _near(path: str) -> str:
         beside = os.listdir(os.path.dirname(path) or '.')
     except OSError:
         return ''
-    close = difflib.get_close_matches(os.path.basename(path), beside, 1)
+    name = os.path.basename(path)
+    close = difflib.get_close_matches(name, [other for other in beside if other != name], 1)
     return f'; did you mean {close[0]!r}?' if close else ''
