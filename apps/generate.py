@@ -41,7 +41,7 @@ def define_flags() -> None:
         2**63 - 1,
     )
     options.number(
-        'top_p', 1.0, 'Draw from the most likely tokens that hold this much probability', 0, 1
+        'top_p', 1.0, 'Draw from the most likely tokens that hold this much probability', 0, 1000
     )
     options.number(
         'min_p',

@@ -104,13 +104,13 @@ def define_flags(values=flags.FLAGS) -> None:
     flags.DEFINE_string(
         'by', 'vectors', 'vectors: of a model; words: BM25, without a model', values
     )
-    options.whole('count', 4, 'New negatives of each query, at most', 1, 2**12, values)
+    options.whole('count', 4, 'New negatives of each query, at most', 0, 2**12, values)
     options.number(
         'margin',
         0.95,
         "A negative scores less than this share of the positive's score; vectors only",
         0,
-        1,
+        1000,
         values,
     )
 
@@ -122,6 +122,8 @@ def main() -> None:
     for name in ('run', 'margin'):
         if f.by == 'words' and f[name].present:
             raise RunError(f'--{name}={f[name].value} has no effect: it needs --by=vectors')
+    if f.count < 1:
+        raise RunError(f'--count is {f.count}: expected at least 1')
     if not 0 < f.margin <= 1:
         raise RunError(f'--margin is {f.margin}: expected more than 0, at most 1')
     out = pathlib.Path(f.out)

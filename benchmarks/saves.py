@@ -19,7 +19,7 @@ from etils import epath
 from benchmarks.rows import random_rows
 from model.config import resolve
 from model.transformer import Transformer
-from train import checkpoint, config as configs, door, losses, mesh as meshes, options
+from train import checkpoint, config as configs, door, losses, mesh as meshes, options, ranges
 from train import step as steps
 from train.optimizer import make_optimizer
 from train.runs import Run
@@ -73,14 +73,15 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
 
 
 def main() -> None:
-    f = flags.FLAGS
+    f, config = flags.FLAGS, configs.get()
+    ranges.check(config)
     pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=f.out) as folder:
         print(
             json.dumps(
                 {
                     'config': configs.file(),
-                    **measure(configs.get(), f.rows, f.rounds, pathlib.Path(folder)),
+                    **measure(config, f.rows, f.rounds, pathlib.Path(folder)),
                 },
                 indent=1,
             )

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 
 from data import atlas, atlas_facts, bounded
 from data.chat import parse_messages
+from data.paths import expanded
 from data.records import Broken, DataError, Record
 
 SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
@@ -71,7 +72,7 @@ def find_files(
             f'{field} is empty: expected files, globs or directories separated by commas'
         )
     for entry in (p.strip() for p in paths.split(',') if p.strip()):
-        path = pathlib.Path(entry).expanduser()
+        path = pathlib.Path(expanded(entry))
         if path.is_dir():
             found = [p for p in path.rglob('*') if p.is_file() and p.name.endswith(suffixes)]
             if not found:

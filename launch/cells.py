@@ -12,7 +12,7 @@ import time
 from ml_collections import ConfigDict
 
 from model.errors import ModelError
-from train import preflight
+from train import ranges
 from train.errors import RunError
 from train.optimizer import make_schedule
 from train.runs import YOUNGER, cores
@@ -269,7 +269,7 @@ def check(config) -> None:
         )
     if not config.tasks:
         raise RunError('config.tasks is empty: expected at least one task')
-    preflight.numbers(config)
+    ranges.check(config)
     for task in config.tasks:
         make_schedule(config.optimizer, steps_of(config, task))
     for of, tasks in config.sweep.tasks.items():

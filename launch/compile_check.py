@@ -14,7 +14,7 @@ from absl import flags
 
 from launch import budgets_io, fitting, programs, topologies
 from train import config as configs
-from train import door, options
+from train import door, options, ranges
 from train.errors import RunError
 
 PROGRAMS = ('train', 'prefill', 'decode')
@@ -143,11 +143,10 @@ def _shared_lines(p: dict) -> list[str]:
 def main() -> None:
     flag = flags.FLAGS
     config = configs.get()
+    ranges.check(config)
     unknown = [p for p in flag.programs if p not in PROGRAMS]
     if unknown:
         raise RunError(f'--programs={unknown[0]}: expected some of {", ".join(PROGRAMS)}')
-    if flag.rows < 0 or flag.batch < 1 or flag.context < 0:
-        raise RunError('--rows, --batch and --context: expected positive numbers')
     if flag.fit:
         found = fitting.fit(
             config, flag.topology, flag.slices, progress=lambda line: _LOG.info('%s', line)

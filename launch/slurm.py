@@ -104,7 +104,7 @@ def main(words: list[str]) -> None:
         )
     accelerators.check_name(f.name)
     for flag, form, expected in (
-        ('time', r'(\d+-)?\d+(:\d+){0,2}', 'minutes, HH:MM:SS or D-HH:MM:SS'),
+        ('time', r'([0-9]{1,4}-)?[0-9]{1,7}(:[0-9]{1,2}){0,2}', 'minutes, HH:MM:SS or D-HH:MM:SS'),
         ('partition', r'[\w.,-]*', 'names of partitions'),
         ('account', r'[\w.-]*', 'an account'),
     ):

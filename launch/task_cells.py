@@ -22,11 +22,13 @@ def batches_of(config, task: str, seed: int) -> TaskBatches:
 
 
 def _test_lengths(config, task: str) -> list[int]:
-    first, last, step = config.tasks[task].test
-    found = list(range(first, last + 1, step))
+    test = tuple(config.tasks[task].test)
+    first, last, step = test if len(test) == 3 else (1, 0, 1)
+    found = list(range(first, last + 1, step)) if step > 0 else []
     if not found:
         raise RunError(
-            f'config.tasks.{task}.test is {(first, last, step)}: expected (first, last, step) with a length between'
+            f'config.tasks.{task}.test is {test}: expected (first, last, step) with a length '
+            f'between, and a step of at least 1'
         )
     return found
 

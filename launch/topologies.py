@@ -109,7 +109,7 @@ def chip(topology: str) -> Chip:
     valid = (
         name in CHIPS
         and len(sizes) == CHIPS[name].dims
-        and all(re.fullmatch(r'[1-9]\d*', s) for s in sizes)
+        and all(re.fullmatch('[1-9][0-9]{0,8}', s) for s in sizes)
     )
     if not valid or math.prod(map(int, sizes)) > CHIPS[name].largest:
         raise RunError(f'--topology={topology}: no such slice; {nearest(topology, _like(name))}')

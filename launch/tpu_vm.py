@@ -64,6 +64,8 @@ def main(words: list[str]) -> None:
         accelerators.check_name(f.project, '--project', 30) if f.project else '',
         f.dry_run,
     )
+    if f.slices < 1:
+        raise RunError(f'--slices={f.slices}: expected at least 1')
     launcher = Launcher(gcloud, f.slices, wait=f.wait_minutes * 60, poll=f.poll_seconds)
     if verb == 'create':
         found = accelerators.find(f.type)
@@ -88,6 +90,8 @@ def main(words: list[str]) -> None:
         )
         sys.exit(code)
     elif verb == 'logs':
+        if not re.fullmatch('[0-9]{1,5}|all', f.worker):
+            raise RunError(f'--worker={f.worker}: expected a number from 0 to 99999, or all')
         launcher.wait_until_active()
         if 'idle' in dict(launcher.results()).values():
             raise RunError(f'nothing has run on {f.name} yet: start a command by `run`')
@@ -116,7 +120,7 @@ if __name__ == '__main__':
     flags.DEFINE_string('zone', '', 'Zone, for example us-west4-a')
     flags.DEFINE_string('project', '', "Google Cloud project; default: gcloud's own")
     flags.DEFINE_string('type', '', 'TPU type, for example v5litepod-16')
-    options.whole('slices', 1, 'Slices of that type, joined by the data center network', 1, 2**12)
+    options.whole('slices', 1, 'Slices of that type, joined by the data center network', 0, 2**12)
     flags.DEFINE_bool('spot', False, 'Cheaper machines that may be taken away')
     flags.DEFINE_string(
         'runtime_version',

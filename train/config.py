@@ -9,6 +9,7 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from data import paths
+from train import options, ranges
 from train.errors import RunError
 from train.runs import at_home, flat
 
@@ -152,10 +153,12 @@ def read(file: str, words: list[str]) -> ConfigDict:
     try:
         left = given(argv)[1:]
     except (flags.Error, AttributeError, TypeError, KeyError, ValueError) as error:
-        raise RunError(' '.join(str(error).split())) from None
+        raise RunError(options.plain(str(error))) from None
     if left:
         raise RunError(f'{left[0]!r}: expected flags of {file}, such as --config.model.width=128')
-    return check(given['config'].value, config_flags.get_override_values(given['config']), known)
+    found = check(given['config'].value, config_flags.get_override_values(given['config']), known)
+    ranges.check(found)
+    return found
 
 
 def _fields_of(file: str) -> dict:
@@ -192,8 +195,11 @@ def _fits(value, default) -> bool:
 
 
 def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
-    """`given`: flags as {'a.b': value}; `known`: the fields of the file with their values. Returns
-    the config with `~` in its paths expanded."""
+    """Returns the config with `~` in its paths expanded.
+
+    `given`: flags as {'a.b': value}; `known`: the fields of the file with their values.
+    Raises RunError for an unknown or ineffective field, and for a value of another type."""
+    ranges.check_digits(config)
     for name, value in given.items():
         if name.startswith('model.positions_args.'):
             continue  # checked against the encoding (model/positions)

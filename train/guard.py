@@ -15,38 +15,6 @@ from train.errors import RunError, Stopped
 MISTAKE = RunError.code
 
 
-def _whole(found: re.Match) -> str:
-    """What was expected in place of what is no whole number, and that number where another spelling
-    of one was found: 1e6, 32.0."""
-    try:
-        value = float(found[1])
-        near = f', such as {int(value)}' if value.is_integer() and abs(value) < 2**63 else ''
-    except ValueError:
-        near = ''
-    return f'expected a whole number{near}'
-
-
-# What Python says of a value that does not fit a flag -> what was expected.
-_EXPECTED = (
-    (r"invalid literal for int\(\) with base \d+: '?(.*?)'?$", _whole),
-    (
-        r'Exceeds the limit .* for integer string conversion.*',
-        'expected a whole number of fewer digits',
-    ),
-    (r'could not convert string to float: .*', 'expected a number'),
-    (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'),
-    (r'\S+ is not number >= (\S+)', r'expected at least \1'),
-    (r'\S+ is not a positive integer', 'expected at least 1'),
-    (r'\S+ is not a non-negative integer', 'expected at least 0'),
-    (
-        r'\S+ is not an integer in the range \[(\S+), (\S+)\]',
-        r'expected a whole number from \1 to \2',
-    ),
-    (r'\S+ is not a number in the range \[(\S+), (\S+)\]', r'expected a number from \1 to \2'),
-    (r'(\d{20})\d{80,}', r'\1...'),
-)
-
-
 def run(
     main, words: bool = False, keeps: bool = False, before: Callable[[], None] | None = None
 ) -> None:
@@ -71,6 +39,9 @@ def run(
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         code = 1 if isinstance(end.code, str) else end.code or 0
+    except BaseException:
+        streams.ended(1)
+        raise
     code, lost = streams.ended(code)
     if lost:
         _print(f'error: {lost}')
@@ -96,11 +67,7 @@ def _parse(argv):
     else:
         _check()
         return left
-    message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
-    message = re.sub(r'^(--\S+?)=.*?: (\1 is )', r'\2', message)  # what says itself which it is
-    for found, expected in _EXPECTED:
-        message = re.sub(found, expected, message)
-    fail(message.replace('Unknown command line flag', 'unknown flag'))
+    fail(options.plain(message))
 
 
 def _check() -> None:

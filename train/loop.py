@@ -159,7 +159,7 @@ def prepare(
         config,
         data,
         tokenizer,
-        None if parent is None else runs.descent(parent),
+        None if parent is None else {'run': str(parent.path), 'step': parent.step},
     )
     distributed.agree({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:
@@ -189,6 +189,7 @@ def prepare(
             model, optimizer, config.seed, mesh, config.train.spike > 0
         )
         if parent is not None:
+            lineage['descent'] = runs.descent(parent)
             state['params'] = checkpoint.adopted(
                 parent, state['params'], shardings['params'], architecture.encodings
             )

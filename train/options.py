@@ -5,6 +5,7 @@ A door defines numbers and paths with these and no others: `tests/train/test_num
 `tests/train/test_home.py` look at all doors."""
 
 import math
+import re
 
 from absl import flags
 
@@ -49,6 +50,7 @@ def seed(text: str, values=flags.FLAGS) -> None:
 
 def number(name, default, text: str, low: float, high: float, values=flags.FLAGS) -> None:
     """Defines a flag for a number from `low` to `high`, both included."""
+    low, high = (int(end) if end == int(end) else end for end in (low, high))
     flags.DEFINE(_Number(low, high), name, default, text, values, flags.ArgumentSerializer())
 
 
@@ -62,3 +64,46 @@ def paths(name: str, text: str, values=flags.FLAGS, many: bool = False, there: b
     """Defines a flag for a path that may be given again: a list of paths, of which `~` is expanded.
     `many`: for patterns, too. `there`: as in `Path`."""
     flags.DEFINE_multi(Path(name, many, there), flags.ArgumentSerializer(), name, [], text, values)
+
+
+def _whole(found: re.Match) -> str:
+    """What was expected in place of what is no whole number, and that number where another spelling
+    of one was found: 1e6, 32.0."""
+    try:
+        value = float(found[1])
+        near = f', such as {int(value)}' if value.is_integer() and abs(value) < 2**63 else ''
+    except ValueError:
+        near = ''
+    return f'expected a whole number{near}'
+
+
+# What Python says of a value that does not fit a flag -> what was expected.
+_EXPECTED = (
+    (r"invalid literal for int\(\) with base \d+: '?(.*?)'?$", _whole),
+    (
+        r'Exceeds the limit .* for integer string conversion.*',
+        'expected a whole number of fewer digits',
+    ),
+    (r'could not convert string to float: .*', 'expected a number'),
+    (r"\('Non-boolean argument to boolean flag', .*\)", 'expected true or false'),
+    (r'\S+ is not number >= (\S+)', r'expected at least \1'),
+    (r'\S+ is not a positive integer', 'expected at least 1'),
+    (r'\S+ is not a non-negative integer', 'expected at least 0'),
+    (
+        r'\S+ is not an integer in the range \[(\S+), (\S+)\]',
+        r'expected a whole number from \1 to \2',
+    ),
+    (r'\S+ is not a number in the range \[(\S+), (\S+)\]', r'expected a number from \1 to \2'),
+    (r'(\d{20})\d{80,}', r'\1...'),
+    (r"^(--(\S+?)=.*?): --\2 is '.*?': ", r'\1: '),
+)
+
+
+def plain(message: str) -> str:
+    """Returns what absl and Python say of a value that does not fit a flag as one line for a
+    user."""
+    message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
+    message = re.sub(r'^(--\S+?)=.*?: (\1 is )', r'\2', message)  # what says itself which it is
+    for found, expected in _EXPECTED:
+        message = re.sub(found, expected, message)
+    return message.replace('Unknown command line flag', 'unknown flag')

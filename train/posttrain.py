@@ -119,7 +119,7 @@ def _check_encodings(parent: Run, config, vocab_size: int) -> None:
 def _trained_length(run: Run) -> int:
     """The longest rows that a run or one of those before it was trained on; of one that is not there any more nothing is known."""
     config, parent = run.config(), run.lineage().get('parent')
-    before = Run.at(parent['run'], None) if parent and epath.Path(parent['run']).exists() else None
+    before = Run.parse(parent['run']) if parent and epath.Path(parent['run']).exists() else None
     return config.model.positions_args.get('length') or max(
         config.data.seq_len, _trained_length(before) if before else 0
     )
@@ -152,7 +152,7 @@ def prepare(config, directory: str, conversations: bool = False) -> loop.Experim
 def _as_begun(run: Run, config) -> None:
     """Gives `config` what `check_parent` gave it when the run was started, since its parent is not
     there any more."""
-    then, context = run.config().model, run.lineage()['parent'].get('context', 0)
+    then, context = run.config().model, run.lineage().get('descent', {}).get('context', 0)
     longest = max(context, config.model.max_len)
     config.model.max_len = longest if context else max(longest, then.max_len)
     length = then.positions_args.get('length')

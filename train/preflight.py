@@ -45,7 +45,7 @@ class Tried:
 def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None:
     """All that the config, the machine and the run directory tell without reading the text; returns the mesh."""
     wrong = ranges.outside(config)
-    tried(_raise, list(wrong.values()))
+    tried(ranges.check, config)
 
     def sound(*groups: str) -> bool:
         """Returns whether all numbers of these groups are in their ranges: others are told, and
@@ -97,24 +97,16 @@ def _check_sizes(tried: Tried, config, run, mesh, architecture, optimizer) -> No
     tried(_ids, architecture)
     if config.train.objective == 'contrastive':
         tried(contrastive.make, config.embedding, architecture)
-    tried(rows_memory, config, local_rows(mesh, config.data.batch_size))
+    rows = local_rows(mesh, config.data.batch_size)
+    tried(rows_memory, config, rows)
+    if not tried.found and jax.default_backend() == 'cpu':
+        tried(attention_memory, config, architecture, rows, mesh.shape['context'])
     if not tried.found:
         state, _ = abstract_state(
             Transformer(architecture), optimizer, mesh, config.train.spike > 0
         )
         tried(memory, state, jax.local_devices()[0])
         tried(room, run.path, state, config.checkpoint)
-
-
-def numbers(config) -> None:
-    """Raises Problems with each number of `config`, an experiment or a study, that is not in its
-    range (train/ranges.py)."""
-    _raise(list(ranges.outside(config).values()))
-
-
-def _raise(found: list[str]) -> None:
-    if found:
-        raise Problems(found)
 
 
 def _uncut(mesh) -> None:
@@ -199,6 +191,20 @@ def rows_memory(config, rows: slice) -> None:
             f'{config.data.batch_size}: a batch takes {_gib(each)} and {count} lie in memory'
             f'{ahead}, of {_gib(there)} on this machine: lower one of them'
             + (', or config.data.prefetch' if config.data.prefetch else '')
+        )
+
+
+def attention_memory(config, architecture, rows: slice, context: int) -> None:
+    """Raises RunError where the logits of one layer's attention, which no kernel of a CPU does
+    without, are more than this machine's memory."""
+    held = (rows.stop - rows.start) // config.train.accumulation * architecture.num_heads
+    size = 2 if architecture.dtype == 'bfloat16' else 4
+    least, there = held * config.data.seq_len**2 // context * size, machine_memory()
+    if least > there:
+        raise RunError(
+            f'config.data.seq_len is {config.data.seq_len}: the attention of a layer takes '
+            f'{_gib(least)} of {_gib(there)} on this machine: lower it or config.data.batch_size, '
+            f'or raise config.train.accumulation'
         )
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import re
 
+from train.errors import Problems, RunError
 from train.options import COUNT, MOST
 from train.runs import flat
 
@@ -55,6 +56,7 @@ def _count(low: int = 0, high: int = MOST, zero: str = '') -> Range:
     return Range(low, high, whole=True, zero=zero)
 
 
+_BITS = 128  # of a whole number that is shown digit by digit
 _LENGTH = 2**24  # tokens of a text: more are in no model
 _SEED = _count()
 _SHARE = Range(0, 1, what='a share')
@@ -162,8 +164,26 @@ def outside(config) -> dict[str, str]:
     return found
 
 
+def check(config) -> None:
+    """Raises Problems with each number of an experiment or a study that is not in its range."""
+    found = list(outside(config).values())
+    if found:
+        raise Problems(found)
+
+
+def check_digits(config) -> None:
+    """Raises RunError where a whole number of `config` has more digits than any line can show, or
+    Python write: nothing else can be told of such a config."""
+    for name, value in flat(config).items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and number.bit_length() > _BITS:
+                span = of(name)
+                expected = span.fault(number) if span else 'expected a number of fewer digits'
+                raise RunError(f'config.{name} is {shown(number)}: {expected}')
+
+
 def shown(value) -> str:
     """Returns a value as it may stand in one line: of a number that fills lines, how long it is."""
-    if isinstance(value, int) and value.bit_length() > 128:
+    if isinstance(value, int) and value.bit_length() > _BITS:
         return f'a number of {int(math.log10(abs(value))) + 1} digits'
     return str(value) if isinstance(value, (int, float)) else repr(value)

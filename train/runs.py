@@ -82,20 +82,10 @@ class Run:
         if not text:
             raise RunError('--run is empty: expected a run directory')
         head, step = _split(text)
-        try:
+        with _reached(text):
             whole = _folder(text)
-            if whole.exists() or step is None:
-                run = cls(whole)
-            else:
-                run = cls(_folder(head), step)
+            run = cls(whole) if step is None or whole.exists() else cls(_folder(head), step)
             there = run.path.exists()
-        except (
-            ImportError,
-            KeyError,
-        ) as error:  # gs:// without its extra, or a kind of store that nobody knows
-            raise RunError(
-                f'{text}: expected a run directory, on a disk or gs:// ({type(error).__name__}: {error})'
-            ) from None
         if not there:
             raise RunError(_no_such_run(run.path))
         return run._checked()
@@ -104,8 +94,10 @@ class Run:
     def at(cls, path: str, step: int | None) -> 'Run':
         """The run in a directory that was written down with its step: no part of `path` is taken
         for one. Raises RunError as `parse`."""
-        run = cls(_folder(path), step)
-        if not run.path.exists():
+        with _reached(path):
+            run = cls(_folder(path), step)
+            there = run.path.exists()
+        if not there:
             raise RunError(_no_such_run(run.path))
         return run._checked()
 
@@ -169,6 +161,8 @@ class Run:
         ]
         if lacking:
             raise RunError(f'{self.path / "lineage.json"}: damaged (it lacks {", ".join(lacking)})')
+        if not isinstance(found.get('descent', {}), dict):
+            raise RunError(f'{self.path / "lineage.json"}: damaged (the descent is no object)')
         return found
 
     def rollbacks(self) -> list[dict]:
@@ -200,6 +194,18 @@ class Run:
             )
 
 
+@contextlib.contextmanager
+def _reached(text: str):
+    """Raises RunError for gs:// without its extra, or a kind of store that nobody knows."""
+    try:
+        yield
+    except (ImportError, KeyError) as error:
+        raise RunError(
+            f'{text}: expected a run directory, on a disk or gs:// '
+            f'({type(error).__name__}: {error})'
+        ) from None
+
+
 def _folder(text: str) -> epath.Path:
     try:
         return epath.Path(paths.expanded(text, '--run'))
@@ -210,7 +216,8 @@ def _folder(text: str) -> epath.Path:
 def _split(text: str) -> tuple[str, int | None]:
     """'DIR@12' -> ('DIR', 12); (text, None) where its last part does not end in @ and digits."""
     head, at, step = text.rstrip('/').rpartition('@')
-    if not (at and os.path.basename(head) and step.isascii() and step.isdecimal()):
+    digits = step.isascii() and step.isdecimal() and len(step) < 19
+    if not (at and os.path.basename(head) and digits):
         return text, None
     return head, int(step)
 
@@ -233,10 +240,14 @@ def place(directory: str) -> Run:
     RunError where that is a file, or where everyone else would read it as a step of another run."""
     if not directory:
         raise RunError('--run is empty: expected the directory of the run')
-    run, (head, step) = Run(_folder(directory)), _split(directory)
-    if run.path.exists() and not run.path.is_dir():
-        raise RunError(f'{run.path}: a file; expected the directory of the run')
-    if step is not None and not run.path.exists() and Run(_folder(head)).config_path.exists():
+    head, step = _split(directory)
+    with _reached(directory):
+        run = Run(_folder(directory))
+        if run.path.exists() and not run.path.is_dir():
+            raise RunError(f'{run.path}: a file; expected the directory of the run')
+        other = None if step is None or run.path.exists() else Run(_folder(head))
+        hides = other is not None and other.config_path.exists()
+    if hides:
         raise RunError(
             f'--run is {directory}: that is step {step} of the run {head}, which is read and not '
             f'trained; expected another directory (and --config.parent={directory} to begin with '
@@ -419,19 +430,14 @@ def identity(run: Run) -> str:
     found = run.lineage()
     before = found.get('parent')
     own = [found[name] for name in ('config_hash', 'data_hash', 'tokenizer_hash')]
-    return _check_of([*own, before and [before.get('hash'), before['step']]])
+    return _check_of([*own, before and [found.get('descent', {}).get('hash'), before['step']]])
 
 
 def descent(parent: Run) -> dict:
-    """Returns what a run's lineage says of its parent: where it lay, its step, its identity, and
-    the context it was trained for."""
+    """Returns what a run's lineage says of its parent beside its place and step: what tells it from
+    others wherever it lies, and the context it was trained for."""
     config = parent.config()
-    return {
-        'run': str(parent.path),
-        'step': parent.step,
-        'hash': identity(parent),
-        'context': config.model.max_len or config.data.seq_len,
-    }
+    return {'hash': identity(parent), 'context': config.model.max_len or config.data.seq_len}
 
 
 def check_parent(run: Run, text: str) -> Run | None:
@@ -487,8 +493,9 @@ def _is_parent(run: Run, given: Run, then: dict, there: bool) -> bool:
     """Whether a run is the one that `then` of a lineage speaks of; `there`: it lies where that one
     lay."""
     now = identity(given)
-    if 'hash' in then:
-        return now == then['hash']
+    known = run.lineage().get('descent', {}).get('hash')
+    if known:
+        return now == known
     if there:  # written before hashes were
         return True
     try:

@@ -19,6 +19,7 @@ import shutil
 import sqlite3
 
 from data import bounded
+from data.paths import expanded
 from train.errors import NoRoom, RunError
 from train.runs import write_atomically
 
@@ -42,7 +43,7 @@ class Folder:
     def __init__(self, path: str):
         if not path:
             raise RunError('--index is empty: expected the folder of an index')
-        self.path = pathlib.Path(path).expanduser()
+        self.path = pathlib.Path(expanded(path))
         self._manifest = self.path / 'manifest.json'
         if (
             self.path.exists()

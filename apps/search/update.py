@@ -24,6 +24,7 @@ from apps.search import files, lexical, vectors
 from apps.search.chunks import Splitter
 from apps.search.reader import Reader, check_same
 from apps.search.store import FORMAT, Folder, fresh
+from data.paths import expanded
 from data.records import Broken, DataError
 from train.errors import RunError, Stopped
 
@@ -107,7 +108,7 @@ class Update:
         self._settings = self._resolved(manifest['settings'])
         check_same(folder.path, manifest['settings'], self._settings)
         self._words = lexical.Words(self._settings['language'])
-        roots = [os.path.abspath(os.path.expanduser(p)) for p in paths] or manifest['roots']
+        roots = [os.path.abspath(expanded(p)) for p in paths] or manifest['roots']
         self._manifest = manifest | dict(made=self._reader.made, settings=self._settings)
         folder.clean(manifest)
         if pydoc in roots:
@@ -119,7 +120,7 @@ class Update:
         walk = files.Walk([r for r in roots if r not in away], folder.path)
         walk.broken += [Broken(r, f'is not there; {_KEPT} (--remove takes it out)') for r in away]
         names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
-        removed = [files.name_of(os.path.expanduser(p)) for p in remove]
+        removed = [files.name_of(expanded(p)) for p in remove]
         known = folder.names(manifest) if remove else []
         for path, name in zip(remove, removed):
             if not any(

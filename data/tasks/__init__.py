@@ -102,6 +102,23 @@ def build(name: str, arguments: dict | None = None) -> Task:
                 else type(known[key]).__name__
             )
             raise DataError(f'task_args.{key}={value!r} of {name}: expected {expected}')
+        _check_number(name, key, value, known[key])
     task = kind(**{**preset, **(arguments or {})})
     task.check()
     return task
+
+
+_MOST = 2**20  # words, letters, digits of a task: a vocabulary is made of them
+
+
+def _check_number(name: str, key: str, value, default) -> None:
+    """Raises DataError where a parameter is a number that no task can have. 0 is one only where it
+    is the default."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    low = min(default, 1) if isinstance(value, int) else -_MOST
+    if not low <= value <= _MOST:
+        said = value if abs(value) < 10**30 else 'a number of many digits'
+        raise DataError(
+            f'task_args.{key}={said} of {name}: expected a number from {low} to {_MOST}'
+        )

@@ -4,7 +4,7 @@ import dataclasses
 
 from model.errors import ModelError, nearest
 from model.positions.alibi import Alibi, LearnedAlibi, WindowedHeads
-from model.positions.base import ENTERS, Dims, PositionalEncoding, Site, Spec
+from model.positions.base import ENTERS, Dims, PositionalEncoding, Site, Spec, check_numbers
 from model.positions.bounded import LeakyReRope, LmInfinite, ReRope, SelfExtend, String
 from model.positions.composite import Composite
 from model.positions.contextual import (
@@ -151,8 +151,10 @@ def build(pattern: str, arguments: dict, dims: Dims) -> tuple[PositionalEncoding
             )
         if not _fits(value, known[key]):
             raise ModelError(
-                f'config.model.positions_args.{key} is {value!r}: expected {type(known[key]).__name__}'
+                f'config.model.positions_args.{key} is {value!r:.80}: expected '
+                f'{type(known[key]).__name__}'
             )
+        check_numbers(key, value, known[key])
     made = lambda dims: {
         n: REGISTRY[n](
             dims=dims,

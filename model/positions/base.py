@@ -341,3 +341,23 @@ def positive(field: str, value: float) -> None:
     """Raises ModelError where a parameter of an encoding is not above 0."""
     if not value > 0:
         raise ModelError(f'config.model.positions_args.{field} is {value}: expected more than 0')
+
+
+_LONGEST = 2**24  # tokens, distances, rows of tables: more are in no model
+_GREATEST = 10**12  # of other numbers, whatever their sign
+
+
+def check_numbers(field: str, value, default) -> None:
+    """Raises ModelError where a parameter of an encoding is, or holds, a number that none of them
+    can be: where its default is a whole number they are from 0 to 2^24, others finite and at most
+    1e12 in size. Each encoding checks for itself what it needs beyond that."""
+    low, high, what = -_GREATEST, _GREATEST, 'a number'
+    if isinstance(default, int) and not isinstance(default, bool):
+        low, high, what = 0, _LONGEST, 'a whole number'
+    for one in value if isinstance(value, (tuple, list)) else (value,):
+        if isinstance(one, (int, float)) and not low <= one <= high:
+            said = one if isinstance(one, float) or abs(one) < 10**30 else 'of many digits'
+            raise ModelError(
+                f'config.model.positions_args.{field} is {said}: expected {what} from {low} to '
+                f'{high}'
+            )

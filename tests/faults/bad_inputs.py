@@ -112,6 +112,7 @@ def in_process(words: list[str]) -> tuple[int, str]:
     module, *arguments = words
     known, log, said = set(flags.FLAGS), logging.getLogger('ordem'), io.StringIO()
     level, log.propagate = log.level, False
+    handlers = logging.root.handlers[:]
     log.setLevel(logging.CRITICAL)  # warnings are not what ends a program
     try:
         with (
@@ -130,6 +131,7 @@ def in_process(words: list[str]) -> tuple[int, str]:
             code = said.write(code) and 1
     finally:
         log.propagate = True
+        logging.root.handlers[:] = handlers  # absl adds its own
         log.setLevel(level)
         for name in set(flags.FLAGS) - known:
             delattr(flags.FLAGS, name)

@@ -1,5 +1,7 @@
 """Flags, config files, and fields of a config."""
 
+from unittest import mock
+
 from tests.faults.bad_inputs import Case
 
 PRETRAIN = 'train.pretrain --config=configs/base.py --run=new --config.mesh.data=1'
@@ -113,6 +115,60 @@ NUMBERS = values(
     field('tokenizer.vocab_size=270', config=MINE, kind='numbers'),
     field('tokenizer.vocab_size=9000', config=MINE, kind='numbers'),
 ]
+# Above the other end of their ranges, and spelled as no flag takes them.
+LARGE = values(
+    'numbers that are too large',
+    PRETRAIN,
+    'seed=2147483648 data.atlas.seed=2147483648 train.steps=100000000000000000000 '
+    'tokenizer.vocab_size=3000000000 data.seq_len=1000000000 data.batch_size=1099511627776 '
+    'data.prefetch=1000000 data.atlas.editions=10000000000 model.width=1099511627776 '
+    'model.window=9999999999 model.max_len=9999999999 model.mlp_width=1000000000000 '
+    'optimizer.warmup=2147483648 optimizer.lr=1e300 optimizer.clip=inf log.stall=1e300 '
+    'log.every=2147483648 eval.every=99999999999 checkpoint.keep_last=99999999999 '
+    'mesh.data=99999999999999999999 train.steps=1e6 train.steps=32.0 data.batch_size=0x '
+    'model.positions_args.base=1e300',
+) + [
+    Case(
+        'numbers that are too large',
+        f'{PRETRAIN} --config.train.steps={"9" * 5000}',
+        '`config.train.steps` of 5,000 digits',
+    ),
+    Case(
+        'numbers that are too large',
+        f'{PRETRAIN} --config.seed=0x{"f" * 5000}',
+        '`config.seed` of 5,000 hexadecimal digits',
+    ),
+    Case(
+        'numbers that are too large',
+        'train.pretrain --config=mine.py --run=new',
+        '`config.train.steps` of 5,001 digits in a config file',
+        lambda d: (d / 'mine.py').write_text(
+            'from configs import base\ndef get_config():\n    c = base.get_config()\n'
+            '    c.train.steps = 10**5000\n    return c\n'
+        ),
+    ),
+    Case(
+        'numbers that are too large',
+        f'{PRETRAIN} --config.data.batch_size=1024',
+        '`config.data.batch_size=1024` on a machine of 16 MiB',
+        lambda d: mock.patch('train.preflight.machine_memory', return_value=2**24),
+    ),
+    field(
+        'model.positions=rope+window',
+        'model.positions_args.window=3000000000',
+        kind='numbers that are too large',
+    ),
+]
+HOMES = [
+    field('data.cache=~nobody9/cache', kind='users that are not known'),
+    field('tokenizer.path=~nobody9/x.model', kind='users that are not known'),
+    field('parent=~nobody9/run', kind='users that are not known'),
+    field('data.source=files', 'data.files.paths=~nobody9/x.txt', kind='users that are not known'),
+    Case('users that are not known', 'train.pretrain --config=configs/base.py --run=~nobody9/x'),
+    Case('users that are not known', 'train.pretrain --config=~nobody9/mine.py --run=new'),
+    Case('users that are not known', 'apps.search query x --index=~nobody9/index'),
+    Case('users that are not known', 'evals.heldout --run=run --cache=~nobody9/cache'),
+]
 MESH = [
     field(*given.split(), kind='the mesh (8 devices)')
     for given in (
@@ -141,4 +197,4 @@ POSITIONS = [
         'model.positions_args.base=-1.0',
     )
 ]
-CASES = [*FILES, *NAMES, *NUMBERS, *MESH, *POSITIONS]
+CASES = [*FILES, *NAMES, *NUMBERS, *LARGE, *HOMES, *MESH, *POSITIONS]

@@ -64,6 +64,14 @@ GENERATION = [
         '--prompt=x --stop=',
         '--answer',
         '--promt=x',
+        '--prompt=x --seed=2147483648',
+        '--prompt=x --seed=-1',
+        '--prompt=x --top_k=100000000000000000000',
+        '--prompt=x --max_new=99999999999',
+        '--prompt=x --max_new=1e3',
+        '--prompt=x --temperature=inf',
+        '--prompt=x --repetition_penalty=1e300',
+        '--prompt=x --min_p=nan',
     )
 ] + [
     Case('generation', f'{WRITE} --prompt="{"word " * 40}"', 'a prompt longer than the context'),
@@ -159,6 +167,13 @@ STUDIES = [
         '--config.model.window=-1',
         '--config.model.positions_args.base=5.0',
         '--workers=-2',
+        '--workers=99999999999',
+        '--together=99999999999',
+        '--config.seeds=99999999999',
+        '--config.test_rows=99999999999999999999',
+        '--config.train.batch_size=1099511627776',
+        '--config.train.steps=1e3',
+        '--config.success=nan',
     )
 ] + [
     changed('a task that is not there', "c.tasks = dict(a=base.task('copy_sme'))"),
@@ -168,6 +183,27 @@ STUDIES = [
     changed(
         'lengths of training out of order', "c.tasks = dict(a=base.task('copy_same', train=(9, 3)))"
     ),
+    changed(
+        'lengths of training beyond any text',
+        "c.tasks = dict(a=base.task('copy_same', train=(1, 10**9)))",
+    ),
+    changed(
+        'lengths of the test beyond any text',
+        "c.tasks = dict(a=base.task('copy_same', test=(1, 10**9, 1)))",
+    ),
+    changed(
+        'lengths of the test with a step of 0',
+        "c.tasks = dict(a=base.task('copy_same', test=(1, 20, 0)))",
+    ),
+    changed(
+        'a task of more words than there are',
+        "c.tasks = dict(a=base.task('copy_same', words=10**10))",
+    ),
+    changed(
+        'a task of no words',
+        "c.tasks = dict(a=base.task('copy_same', words=0))",
+    ),
+    changed('a learning rate to try that is none', 'c.sweep.lrs = (1e-3, 1e300)'),
     changed('no length to test', "c.tasks = dict(a=base.task('copy_same', test=(9, 3, 1)))"),
     changed('no task', 'c.tasks = {}'),
     changed('no encoding', 'c.arms = {}'),
@@ -192,6 +228,10 @@ LAUNCHERS = [
         f'{TPU} create --type=v5e-17',
         f'{TPU} create --type=v5litepod-16 --slices=0',
         f'{TPU} create more --type=v5litepod-16',
+        f'{TPU} create --type=v5litepod-16 --slices=99999999999',
+        f'{TPU} logs --worker=99999999999',
+        f'{TPU} logs --poll_seconds=nan',
+        f'{TPU} logs --retries=-1',
         'launch.tpu_vm create --name=First --zone=us-west4-a',
         'launch.tpu_vm create --name=first --zone=uswest',
         f'{TPU} run --keep_going --commit=HEAD -- python -m train.pretrain --run=runs/x',
@@ -200,6 +240,14 @@ LAUNCHERS = [
         'launch.slurm script --name= -- true',
         f'{SLURM} script --nodes=0 -- true',
         f'{SLURM} script --time=soon -- true',
+        f'{SLURM} script --time=99999999999999 -- true',
+        f'{SLURM} script --nodes=99999999999 -- true',
+        f'{SLURM} script --notice=99999999999 -- true',
+        'launch.local --processes=99999999999 -- true',
+        'launch.quickstart --seed=2147483648',
+        'launch.compile_check --config=configs/base.py --batch=99999999999',
+        'launch.compile_check --config=configs/base.py --config.data.seq_len=1000000000',
+        'launch.compile_check --config=configs/base.py --topology=v5e:99999999999x4',
         'launch.local --processes=2',
         'launch.local --processes=0 -- true',
         'launch.local -- no-such-program',
@@ -218,6 +266,10 @@ PROCESSES = [
         '--process_id=1',
         '--num_processes=0 --coordinator=localhost:4321 --process_id=0',
         '--join_timeout=0',
+        '--join_timeout=nan',
+        '--heartbeat_timeout=99999999999',
+        '--num_processes=99999999999 --coordinator=localhost:4321 --process_id=0',
+        '--coordinator=localhost:99999999999 --num_processes=2 --process_id=0',
     )
 ] + [
     Case(
@@ -231,6 +283,20 @@ PROCESSES = [
         TRAIN,
         '`RANK=first`',
         environment(WORLD_SIZE='2', RANK='first', MASTER_ADDR='localhost', MASTER_PORT='4321'),
+    ),
+    Case(
+        'several processes',
+        TRAIN,
+        '`WORLD_SIZE=99999999999`',
+        environment(
+            WORLD_SIZE='99999999999', RANK='0', MASTER_ADDR='localhost', MASTER_PORT='4321'
+        ),
+    ),
+    Case(
+        'several processes',
+        TRAIN,
+        '`RANK=²`',
+        environment(WORLD_SIZE='2', RANK='²', MASTER_ADDR='localhost', MASTER_PORT='4321'),
     ),
 ]
 CASES = [*GENERATION, *NO_TEXT, *NAMES, *EVALUATIONS, *STUDIES, *LAUNCHERS, *PROCESSES]

@@ -9,6 +9,7 @@ from unittest import mock
 
 from data import tokenizer as tokenizers
 from tests.faults.bad_inputs import Case
+from train import runs
 
 RESUME = 'train.pretrain --config=mine.py --run=run'
 READ = 'apps.generate --prompt=x --run=run'
@@ -82,7 +83,22 @@ NAMES = [
         '--run=run@9',
         '--run=text.txt',
         '--run=configs',
+        '--run=run@-1',
+        '--run=run@4x',
+        '--run=run@²',
+        '--run=run@99999999999999999999',
+        '--run=ruin@4',
+        '--run=name@mail.com/run',
     )
+] + [
+    Case('names of runs', 'train.pretrain --config=mine.py --run=run@4'),
+    Case('names of runs', 'train.pretrain --config=mine.py --run=s4://bucket/new'),
+    Case(
+        'names of runs',
+        'apps.generate --prompt=x --run=run@4',
+        'a folder that is named like a step of a run',
+        lambda d: (d / 'run@4').mkdir(),
+    ),
 ]
 FILES = [
     Case('files of a run', READ, 'no `config.json`', gone('config.json')),
@@ -255,4 +271,60 @@ PARENTS = [
         gone('checkpoints'),
     ),
 ]
-CASES = [*NAMES, *FILES, *RESUMED, *PARENTS]
+
+
+def begun(then=None):
+    """A run that began from run@4 (child/), and another one (other/); then(folder) does the
+    rest."""
+
+    def before(folder):
+        for name in ('child', 'other'):
+            shutil.copytree(folder / 'run', folder / name)
+        _changed_run(folder / 'other', lambda config: config.update(seed=1), {})
+        parent = runs.Run(runs.epath.Path(folder / 'run'), 4)
+        more = {'parent': {'run': 'run', 'step': 4}, 'descent': runs.descent(parent)}
+        _changed_run(folder / 'child', lambda config: config.model.update(max_len=16), more)
+        return then and then(folder)
+
+    return before
+
+
+def _changed_run(path, change, more: dict) -> None:
+    """Changes the config of a run, and writes what its lineage then says, and `more`."""
+    run = runs.Run(runs.epath.Path(path))
+    config = run.config()
+    change(config)
+    lineage = run.lineage() | more | {'config_hash': runs.config_hash(config)}
+    (path / 'config.json').write_text(json.dumps(config.to_dict()))
+    (path / 'lineage.json').write_text(json.dumps(lineage))
+
+
+def of_child(parent: str, what: str = '', then=None) -> Case:
+    """The run that began from run@4, started again with this parent."""
+    command = f'train.pretrain --config=mine.py --run=child --config.parent={parent}'
+    return Case(
+        'parents', command, what or f'`config.parent={parent}` on a run of run@4', begun(then)
+    )
+
+
+ANOTHER = [
+    of_child('other'),
+    of_child('other@4'),
+    of_child('run@3'),
+    of_child('', 'no `config.parent` on a run that has one'),
+    of_child('nowhere'),
+    of_child('child', '`config.parent` is the run itself'),
+    of_child('run@6', 'another step of a parent that is gone', lambda d: shutil.rmtree(d / 'run')),
+    of_child(
+        'run',
+        '`config.parent` is another run in the place of the old one',
+        lambda d: _changed_run(d / 'run', lambda config: config.update(seed=7), {}),
+    ),
+    Case(
+        'parents',
+        'train.pretrain --config=mine.py --run=run --config.parent=other',
+        '`config.parent=other` on a run that began without a parent',
+        begun(),
+    ),
+]
+CASES = [*NAMES, *FILES, *RESUMED, *PARENTS, *ANOTHER]
