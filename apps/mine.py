@@ -146,7 +146,7 @@ def main() -> None:
                 else f'{out.parent} is no directory'
             )
         )
-    door.check_writable('--out', str(out.parent))
+    door.check_writable('--out', str(out))
     report = Report(f.on_broken)
     paths, passed = files.find(f.pairs, pairs.SUFFIXES, '--pairs')
     found = Collection(report.good(item for path in paths for item in pairs.read_file(path)))

@@ -39,6 +39,9 @@ def run(
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         code = 1 if isinstance(end.code, str) else end.code or 0
+    except BaseException:
+        streams.ended(1)
+        raise
     code, lost = streams.ended(code)
     if lost:
         _print(f'error: {lost}')

@@ -103,6 +103,7 @@ def plain(message: str) -> str:
     """Returns what absl and Python say of a value that does not fit a flag as one line for a
     user."""
     message = re.sub(r'^flag --(\S+?)=(.*?): ', r'--\1=\2: ', ' '.join(message.split()))
+    message = re.sub(r'^(--\S+?)=.*?: (\1 is )', r'\2', message)  # what says itself which it is
     for found, expected in _EXPECTED:
         message = re.sub(found, expected, message)
     return message.replace('Unknown command line flag', 'unknown flag')

@@ -5,6 +5,7 @@ import errno
 import os
 import pathlib
 import re
+import tempfile
 import traceback
 from collections.abc import Iterable
 
@@ -57,7 +58,7 @@ def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError 
     if not where:
         return None
     if found.errno == errno.ENOTDIR:
-        what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is no folder'
+        what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is a file'
     near = _near(os.fsdecode(found.filename)) if found.errno == errno.ENOENT else ''
     return RunError(f'{where}: {what}; expected {_EXPECTED.get(found.errno, _PLACE)}{near}')
 
@@ -87,16 +88,17 @@ def check(name: str, path: str) -> None:
 
 
 def check_writable(name: str, path: str) -> None:
-    """Raises RunError where nothing can be made under a path, or the folder above it that is there:
-    to be called before work whose result goes there."""
-    above = os.path.abspath(path)
-    while not os.path.exists(above) and os.path.dirname(above) != above:
-        above = os.path.dirname(above)
-    if '://' in path or os.access(above, os.W_OK | os.X_OK):
+    """Makes and removes a folder in the path, or in the folder above it that is there: to be called
+    before work whose result goes there. Raises RunError where the system refuses that."""
+    if '://' in path:
         return
-    only_read = bool(os.statvfs(above).f_flag & os.ST_RDONLY)
-    number = errno.EROFS if only_read else errno.EACCES
-    raise mistake(OSError(number, os.strerror(number), path), [(name, path)])
+    above = os.path.abspath(path)
+    while not os.path.isdir(above) and os.path.dirname(above) != above:
+        above = os.path.dirname(above)
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix='.', dir=above))
+    except OSError as error:
+        raise mistake(OSError(error.errno, error.strerror, path), [(name, path)]) from None
 
 
 def shortened(line: str) -> str:
@@ -162,5 +164,6 @@ def _near(path: str) -> str:
         beside = os.listdir(os.path.dirname(path) or '.')
     except OSError:
         return ''
-    close = difflib.get_close_matches(os.path.basename(path), beside, 1)
+    name = os.path.basename(path)
+    close = difflib.get_close_matches(name, [other for other in beside if other != name], 1)
     return f'; did you mean {close[0]!r}?' if close else ''

@@ -134,12 +134,12 @@ def _engine(folder: Folder):
 def query(folder: Folder, words: list[str]) -> None:
     from apps.search import show
 
-    f, engine = flags.FLAGS, _engine(folder)
-    terminal = sys.stdin.isatty() and not words
     if why := no_text(' '.join(words)):
         raise RunError(f'the query: found {why}, expected text in UTF-8')
     if words and not ' '.join(words).strip():
         raise RunError('the query is empty: expected words')
+    f, engine = flags.FLAGS, _engine(folder)
+    terminal = sys.stdin.isatty() and not words
     for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
         if why := no_text(text):
             print(f'the query: found {why}, expected text in UTF-8', file=sys.stderr, flush=True)

@@ -77,7 +77,7 @@ class Update:
         self._folder, self._reader, self._asked = folder, reader, asked
         self._progress = progress
         self._counts = dict(new=0, changed=0, unchanged=0, removed=0, skipped=0)
-        self._good: list[str] = []  # names of files that are in the index
+        self._good: list[str] = []  # names of what is in the index
         self._skipped: list[str] = []
         self.refused: list[str] = []  # paths that were asked for, all of which was skipped
 
@@ -210,7 +210,6 @@ class Update:
                 )
             }
             held = [name for name, (*_, fault) in known.items() if not fault]
-            self._good += held
             for broken in walk.broken:
                 name = files.name_of(broken.where)
                 kept = name in walk.unread and any(files.is_under(other, [name]) for other in held)
@@ -315,7 +314,8 @@ class Update:
 
     def _skip(self, broken: Broken) -> None:
         self._counts['skipped'] += 1
-        self._skipped.append(files.name_of(broken.where))
+        kept = broken.reason.endswith(_KEPT)
+        (self._good if kept else self._skipped).append(files.name_of(broken.where))
         if self._counts['skipped'] <= _TOLD:
             _LOG.warning('skipped %s', ' '.join(f'{broken.where}: {broken.reason}'.split()))
         elif self._counts['skipped'] == _TOLD + 1:

@@ -101,6 +101,28 @@ def test_the_system_is_not_forgotten(run, monkeypatch, capsys):
     ) + ['user']
 
 
+def test_a_turn_that_is_no_text_is_told(monkeypatch, capsys):
+    """Catches a byte that is no UTF-8 and ends the chat, or gets into the conversation."""
+    asked = []
+
+    class Listening:
+        fitting = staticmethod(lambda messages: messages)
+
+        @staticmethod
+        def answer(conversations, show):
+            asked.append([text for _, text in conversations[0]])
+            return ['sim']
+
+    given = io.BytesIO('olá\n'.encode() + b'caf\xe9\na\0b\n' + 'é\n'.encode())
+    stdin = io.TextIOWrapper(given, 'utf-8', errors='surrogateescape')
+    monkeypatch.setattr(sys, 'stdin', stdin)
+    app.chat(Listening())
+    assert asked == [['olá'], ['olá', 'sim', 'é']]
+    said = capsys.readouterr().out
+    assert 'found byte 0xe9 at character 4, expected text in UTF-8' in said
+    assert 'found a NUL at character 2' in said
+
+
 def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     """Catches generated text that commands the terminal."""
 

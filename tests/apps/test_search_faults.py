@@ -116,6 +116,24 @@ def test_what_cannot_be_read_is_named_and_the_rest_indexed(
     )
 
 
+def test_a_path_of_which_nothing_can_be_indexed(reader, notes, tmp_path, log, monkeypatch):
+    """Catches a path that was asked for, gave nothing, and ends as if all were well."""
+    monkeypatch.chdir(notes)
+    (notes / '~$notes.txt').write_bytes(b'\x05\0\0')
+    (notes / 'empty').mkdir()
+    wanted = ['0.txt', '~$notes.txt', '/dev/null', 'empty']
+    asked = update.Update(Folder(str(tmp_path / 'ix')), reader, {}, False)
+    assert asked.run(wanted, []).rpartition(': ')[2].startswith('1 new, 0 changed')
+    assert asked.refused == ['~$notes.txt', '/dev/null'] and len(log) == 2
+    again = update.Update(Folder(str(tmp_path / 'ix')), reader, {}, False)
+    again.run(['.'], [])
+    assert again.refused == []
+    (notes / '0.txt').write_bytes(b'\0')
+    gone = update.Update(Folder(str(tmp_path / 'ix')), reader, {}, False)
+    gone.run(['0.txt'], [])
+    assert gone.refused == ['0.txt']
+
+
 def found(folder):
     """The names of the files that have chunks."""
     return {

@@ -148,7 +148,7 @@ def _loop(folder: pathlib.Path) -> dict[str, str]:
         'x' * 300 + '.py': 'File name too long',
         '/'.join(['x' * 200] * 25) + '.py': 'File name too long',
         'loop/a.py': 'symbolic links',
-        'file.py/inside.py': 'file.py is no folder',
+        'file.py/inside.py': 'file.py is a file',
     }
 
 
@@ -230,16 +230,17 @@ def test_what_libraries_say_of_the_system():
     assert refused.mistake(ValueError('something else'), []) is None
 
 
-def test_a_place_that_cannot_be_written():
+def test_a_place_that_cannot_be_written(tmp_path):
     """Catches hours of work for a folder that nothing can be written to."""
-    with mock.patch.object(os, 'access', lambda *_: False):
-        with pytest.raises(RunError, match=r'^--out=new/x: Permission denied; expected a place'):
-            refused.check_writable('--out', 'new/x')
-        disk = mock.Mock(f_flag=os.ST_RDONLY)
-        with mock.patch.object(os, 'statvfs', lambda *_: disk):
-            with pytest.raises(RunError, match=r'^--out=new/x: Read-only file system; expected a'):
+    for number in (errno.EROFS, errno.EACCES, errno.ENOSPC):
+        refusal = OSError(number, os.strerror(number), 'some/file')
+        with mock.patch.object(os, 'mkdir', mock.Mock(side_effect=refusal)):
+            with pytest.raises(RunError, match=f'^--out=new/x: {os.strerror(number)}; ') as told:
                 refused.check_writable('--out', 'new/x')
-    refused.check_writable('--out', 'new/x')
+        assert told.value.code == (os.EX_IOERR if number == errno.ENOSPC else 2)
+    with contextlib.chdir(tmp_path):
+        refused.check_writable('--out', 'new/x')
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('keeps', [False, True])
