@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import math
 import platform
-import re
 import resource
 import time
 
