@@ -1,6 +1,8 @@
 """Reading an experiment's config: `--config=configs/x.py --config.a.b=value`, checked, in one line where it is wrong."""
 
+import contextlib
 import difflib
+import logging
 import pathlib
 import runpy
 
@@ -9,9 +11,12 @@ from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from data import paths
+from model.errors import ModelError
 from train import options, ranges
 from train.errors import RunError
-from train.runs import at_home, flat
+from train.runs import ENCODINGS, at_home, flags_of, flat, meaning
+
+_LOG = logging.getLogger('ordem')
 
 BASE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'base.py'
 # Fields that do something only where another has a certain value: (fields, what they need, test of the config).
@@ -120,9 +125,29 @@ def get(schema: pathlib.Path | None = BASE) -> ConfigDict:
     if not flags.FLAGS['config'].present:
         raise RunError('--config is missing: expected a config file, for example configs/base.py')
     known = _fields_of(file())
+    kept = known.pop(ENCODINGS, None)
     if schema:
         _compare(known, _fields_of(str(schema)))
-    return check(flags.FLAGS.config, config_flags.get_override_values(flags.FLAGS['config']), known)
+    given = config_flags.get_override_values(flags.FLAGS['config'])
+    if kept is not None:
+        _leave_meaning(flags.FLAGS.config)
+    return check(flags.FLAGS.config, given, known)
+
+
+def _leave_meaning(config: ConfigDict) -> None:
+    """Takes out of a config what the config.json of a run keeps of its encodings. A run that goes on
+    reads that itself; a new one has them as they are now, which is said where it is not the same."""
+    kept = config.model.encodings
+    del config.model.encodings
+    with contextlib.suppress(ModelError):  # told where the model is made
+        now = meaning(config)
+        if now != kept:
+            _LOG.warning(
+                '--config=%s: config.model.encodings says what its run meant, which a new run does '
+                'not: it has the encodings as they are now; what they were: %s',
+                file(),
+                ' '.join(flags_of(kept, now)) or 'other initial values',
+            )
 
 
 def _compare(found: dict, schema: dict) -> None:
