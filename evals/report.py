@@ -1,5 +1,6 @@
 """The report of a study: index.html, self-contained, and report.md, from the raw lines."""
 
+import dataclasses
 import html
 import json
 import math
@@ -16,10 +17,19 @@ from train.runs import write_atomically
 _MOST_LENGTHS = 6  # columns of the table of accuracy by length; the picture has them all
 
 
-def write(
-    config, arms: dict, rates: dict, records: list[dict], swept: list[dict], folder: pathlib.Path
-) -> dict:
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """The raw lines of a study: of the cells that are compared, of those that chose the learning
+    rates, and of cells whose encoding has changed since, each with the `commit` that made it."""
+
+    records: list[dict]
+    swept: list[dict]
+    before: list[dict] = dataclasses.field(default_factory=list)
+
+
+def write(config, arms: dict, rates: dict, lines: Lines, folder: pathlib.Path) -> dict:
     """Writes report/index.html, report/report.md and report/summary.json. Returns the summary."""
+    records = lines.records
     found = comparison.summarise(config, arms, rates, records)
     names, tasks = list(arms), list(config.tasks)
     label = (
@@ -85,7 +95,7 @@ def write(
         )
     report = folder / 'report'
     report.mkdir(exist_ok=True)
-    text = markdown(config, found, records, swept)
+    text = markdown(config, found, lines)
     numbers = json.loads(json.dumps(found), parse_constant=lambda _: None)  # JSON has no nan
     write_atomically(report / 'summary.json', json.dumps(numbers, indent=1))
     write_atomically(report / 'report.md', text)
@@ -119,8 +129,9 @@ def _difference(p: dict) -> list[str]:
     ]
 
 
-def markdown(config, found: dict, records: list[dict], swept: list[dict]) -> str:
+def markdown(config, found: dict, of: Lines) -> str:
     """The tables of the report."""
+    records, swept = of.records, of.swept
     devices = Counter(r['device'] for r in records).most_common()
     lines = [
         f'# {found["title"]}',
@@ -138,6 +149,7 @@ def markdown(config, found: dict, records: list[dict], swept: list[dict]) -> str
     ]
     lines += (
         _claims(found)
+        + _changed(config, of)
         + _scores(config, found)
         + _by_length(config, found, records)
         + _perplexities(config, found, records)
@@ -151,6 +163,33 @@ def markdown(config, found: dict, records: list[dict], swept: list[dict]) -> str
         + _untrained(config, found)
     )
     return '\n'.join(lines)
+
+
+def _changed(config, of: Lines) -> list[str]:
+    """What the cells of an encoding gave before its start, defaults or meaning changed, and now."""
+    now = {(r['arm'], r['task'], r['seed']): r for r in of.records}
+    then = {cell: r for r in of.before if (cell := (r['arm'], r['task'], r['seed'])) in now}
+    if not then:
+        return []
+    rows = []
+    for arm, task in sorted({cell[:2] for cell in then}):
+        seeds = sorted(seed for a, t, seed in then if (a, t) == (arm, task))
+        means = [
+            np.mean([comparison.score(config, which[arm, task, seed]) for seed in seeds])
+            for which in (then, now)
+        ]
+        commits = ', '.join(sorted({then[arm, task, seed]['commit'] for seed in seeds}))
+        rows.append([arm, task, len(seeds), commits, *(f'{mean:.3f}' for mean in means)])
+    return [
+        '## Measured again',
+        '',
+        'These encodings begin, or mean, something else since the commit that is named '
+        '(`model/positions/README.md`, Versions): their cells were measured again, and all '
+        'figures of this page are of the new ones. The lines from before are kept in '
+        '`cells.jsonl`, with their commit. Mean scores, then and now:',
+        '',
+        *table_lines(['encoding', 'task', 'seeds', 'commit', 'then', 'now'], rows),
+    ]
 
 
 def _unlike(records: list[dict]) -> str:

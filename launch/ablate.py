@@ -193,15 +193,12 @@ def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
     wanted = cells.study_cells(config, rates)
     run_cells(config, missing(wanted), folder, workers, show)
     by_key = {r['key']: r for r in read(folder)}
-    summary = report.write(
-        config,
-        cells.arms(config),
-        rates,
+    lines = report.Lines(
         [by_key[cells.key(config, c)] for c in wanted],
         [by_key[cells.key(config, c)] for c in cells.sweep_cells(config)],
-        folder,
+        [r for r in by_key.values() if 'commit' in r],
     )
-    return summary
+    return report.write(config, cells.arms(config), rates, lines, folder)
 
 
 def _accelerated() -> bool:
