@@ -40,7 +40,8 @@ def study(tmp_path_factory):
 
 def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
     """Catches lines of an encoding that begins otherwise now which count as done, lines of another
-    that are measured anew, old lines that are lost, and a plan that counts them."""
+    that are measured anew, old lines that are lost or that the report is silent about, and a plan
+    that counts them."""
     config, folder, _ = study
     wanted = [c for c in cells.sweep_cells(config)]
     for cell in ablate.read(folder):
@@ -49,7 +50,7 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
         before.setattr(cells, 'resolved', lambda *_, **__: [])
         old = {cells.key(config, cell): cell for cell in wanted}
     lines = [
-        record | {'key': key}
+        record | {'key': key} | ({'commit': 'b09c89d'} if record['arm'] == 't5' else {})
         for record in ablate.read(folder)
         for key, cell in old.items()
         if all(record[f] == getattr(cell, f) for f in ('arm', 'task', 'seed', 'lr'))
@@ -69,6 +70,8 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
     now = ablate.read(tmp_path)
     assert len(now) == 12 and {*old} <= {r['key'] for r in now}
     assert '8 records there' in ablate.plan(config, now, 1)
+    told = (tmp_path / 'report' / 'report.md').read_text()
+    assert '| t5 | copy_same | 2 | b09c89d | ' in told and '| rope | copy_same | 2 |' not in told
 
 
 def test_every_cell_has_a_line(study):
@@ -181,7 +184,7 @@ def test_untrained_cells_are_not_ranked(study):
         and 'mean' not in found['ranked']
         and len(found['untrained']['rope']) == 2
     )
-    text = report.markdown(strict, found, records, [])
+    text = report.markdown(strict, found, report.Lines(records, []))
     assert (
         '| rope above t5 | **undecided** | rope - t5 | – | – | 0 : 0 : 0 | 1.000 | 0 of 1 |' in text
         and 'nan' not in text
@@ -228,7 +231,7 @@ def summed(claims, arms):
     found = comparison.summarise(
         config, dict.fromkeys(arms), {a: {'copy_same': 1} for a in arms}, records
     )
-    return found['claims'], report.markdown(config, found, records, [])
+    return found['claims'], report.markdown(config, found, report.Lines(records, []))
 
 
 def test_a_claim_is_about_each_pair():
@@ -320,8 +323,7 @@ def test_costs_are_of_the_same_tasks():
             comparison.summarise(
                 config, dict.fromkeys('ab'), {a: {'copy_same': 1} for a in 'ab'}, records
             ),
-            records,
-            [],
+            report.Lines(records, []),
         )
     )
 
