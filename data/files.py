@@ -29,6 +29,7 @@ _MADE = (
 _ALL = ('**', '*')
 _LONGEST = 4096  # bytes of a path
 _KINDS = 5  # ends of names that are told
+_COMMAS = 8  # parts of a name with commas that a message proposes
 
 
 @dataclasses.dataclass
@@ -254,11 +255,11 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
             f'{field} is empty: expected files, globs or directories separated by commas'
         )
     starts = [start(entry) for entry in entries]
-    for entry, (path, pattern) in zip(entries, starts):
+    for number, (entry, (path, pattern)) in enumerate(zip(entries, starts)):
         if not pattern and os.path.isfile(path) and not path.lower().endswith(suffixes):
             raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(suffixes)}')
         if not pattern and not os.path.isdir(path) and not os.path.isfile(path):
-            raise _nothing(entry, path, field)
+            raise _nothing(entry, path, field, entries[number:])
     walk = Walk(suffixes)
     walk.go(starts)
     for number, entry in enumerate(entries):
@@ -270,8 +271,9 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
     return sorted(pathlib.Path(path) for path, _ in walk.found.values()), walk.passed
 
 
-def _nothing(entry: str, path: str, field: str) -> DataError:
-    """Why there is no file, in a message that proposes one beside it."""
+def _nothing(entry: str, path: str, field: str, rest: list[str] = ()) -> DataError:
+    """Why there is no file, in a message that proposes one beside it, perhaps one with commas in
+    its name; `rest`: the entry and those after it."""
     name, linked = os.path.basename(path), os.path.islink(path)
     try:
         os.stat(path)
@@ -283,7 +285,11 @@ def _nothing(entry: str, path: str, field: str) -> DataError:
         beside = [other for other in os.listdir(os.path.dirname(path) or '.') if other != name]
     except OSError:
         beside = []
-    return DataError(f'{entry}: no file found ({field})' + nearest(name, beside))
+    near = nearest(name, beside)
+    for count in range(2, 1 + min(len(rest), _COMMAS)):
+        whole = ', '.join([name, *rest[1:count]])
+        near = near or nearest(whole, [o for o in beside if o.count(',') == count - 1])
+    return DataError(f'{entry}: no file found ({field}){near}')
 
 
 def _none_readable(entry: str, start_: tuple, suffixes, field: str, passed: Passed) -> DataError:

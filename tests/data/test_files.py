@@ -173,6 +173,7 @@ def test_a_comma_in_a_name(tmp_path, monkeypatch, paths, wanted):
         ('notes/*.pdf', r'; passed over: 1 of other kinds \(.pdf 1\)'),
         ('only', r'only: no file in this directory that can be read .*; passed over: 1 hidden'),
         ('notes/a.txt,gone,b.txt', r'^gone: no file found'),
+        ('notes/one, tow, 3.txt,notes/a.txt', r'/one: no .*; did you mean .one, two, 3.txt.\?'),
         ('~$notes.txt', r'~\$notes.txt: no file found'),
         ('x' * 300 + '.txt', r'xxx.txt: no file found'),
         ('notes/deep/loop', r'loop: cannot be read .*: Too many levels'),
@@ -183,6 +184,7 @@ def test_a_comma_in_a_name(tmp_path, monkeypatch, paths, wanted):
 def test_what_leads_to_nothing_is_said(notes, paths, message):
     """Catches a traceback, and a folder whose files are all passed over without a reason."""
     (notes / 'x.pdf').write_text('x')
+    (notes / 'one, two, 3.txt').write_text('x')
     (notes.parent / 'only').mkdir()
     os.mkfifo(notes.parent / 'pipe.txt')
     (notes.parent / 'only/.a.txt').write_text('x')
