@@ -4,6 +4,7 @@ Text is UTF-8, or UTF-16 or UTF-32 with a byte-order mark; a line ends with LF, 
 are all read as LF. Bytes with a NUL are no text, nor are those that are mostly control characters.
 """
 
+import bisect
 import codecs
 import functools
 import hashlib
@@ -11,7 +12,7 @@ import io
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from data.records import DataError
 
@@ -164,12 +165,27 @@ def identity(parts: Iterable[str]) -> bytes:
     their characters (NFC), tells apart are equal."""
     found = hashlib.sha256()
     for text in parts:
-        begin = 0
-        while begin < len(text):
-            space = _SPACE.search(text, begin + _BLOCK)
-            end = space.end() if space else len(text)
-            words = normal_form('NFC', text[begin:end]).split()
+        for words in _seen(text):
             found.update(''.join(f'{word} ' for word in words).encode())
-            begin = end
         found.update(b'\0')
     return found.digest()[:16]
+
+
+def place(text: str, size: int) -> int:
+    """The last character before which stand `size` of those that `identity` sees, or the end."""
+    return bisect.bisect(range(len(text) + 1), size, key=lambda at: seen(text[:at])) - 1
+
+
+def seen(text: str) -> int:
+    """How many characters of a text `identity` sees: not white space, in NFC."""
+    return sum(len(word) for words in _seen(text) for word in words)
+
+
+def _seen(text: str) -> Iterator[list[str]]:
+    """The words of a text in NFC, of some characters at a time."""
+    begin = 0
+    while begin < len(text):
+        space = _SPACE.search(text, begin + _BLOCK)
+        end = space.end() if space else len(text)
+        yield normal_form('NFC', text[begin:end]).split()
+        begin = end
