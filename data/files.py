@@ -11,10 +11,12 @@ import collections
 import dataclasses
 import errno
 import fnmatch
+import functools
 import glob
 import os
 import pathlib
 import stat
+import unicodedata
 
 from data.paths import expanded
 from data.records import DataError, nearest
@@ -205,9 +207,10 @@ def split(paths: str) -> list[str]:
     """Entries with commas between them. A comma is part of a name where the whole of it is there,
     or is a pattern that matches: the longest such entry is taken."""
     parts, entries, first = paths.split(','), [], 0
+    beside = functools.cache(_with_commas)
     while first < len(parts):
-        last = first + 1
-        for end in range(first + 2, len(parts) + 1):
+        last, goes_on = first + 1, _may_go_on(parts[first].lstrip(), beside)
+        for end in range(first + 2, len(parts) + 1) if goes_on else ():
             joined = ','.join(parts[first:end]).strip()
             if len(joined) > _LONGEST:
                 break
@@ -216,6 +219,33 @@ def split(paths: str) -> list[str]:
         entries.append(','.join(parts[first:last]).strip())
         first = last
     return [entry for entry in entries if entry]
+
+
+def _may_go_on(part: str, beside) -> bool:
+    """Whether a name may begin with `part` and a comma, by the names that have one `beside` it: a
+    list of thousands of files is no reason to try all of its stretches."""
+    head, name = os.path.split(part)
+    if part.startswith('~') or glob.has_magic(head) or '[' in name:
+        return True
+    names = beside(head or '.')
+    if names is None or glob.has_magic(name):
+        return names != []
+    return any(other.startswith(_alike(name) + ',') for other in names)
+
+
+def _with_commas(folder: str) -> list[str] | None:
+    """The names in a folder that have a comma; None where it cannot be listed."""
+    try:
+        return [_alike(name) for name in os.listdir(folder) if ',' in name]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError):
+        return None
+
+
+def _alike(name: str) -> str:
+    """A name in the form in which file systems may take two for one."""
+    return unicodedata.normalize('NFC', name).casefold()
 
 
 def _leads_somewhere(entry: str) -> bool:

@@ -166,6 +166,21 @@ def test_a_comma_in_a_name(tmp_path, monkeypatch, paths, wanted):
     assert found(paths) == wanted
 
 
+def test_a_long_list_is_not_tried_in_all_its_stretches(tmp_path, monkeypatch):
+    """Catches a list of thousands of files that takes minutes, as each stretch of it may be one
+    name with commas."""
+    tried = []
+    there = files._leads_somewhere
+    monkeypatch.setattr(files, '_leads_somewhere', lambda e: tried.append(e) or there(e))
+    monkeypatch.chdir(tmp_path)
+    names = [f'{i}.txt' for i in range(60)]
+    for name in (*names, '7.txt, 8', '[x, y]'):
+        (tmp_path / name).write_text(name)
+    assert files.split(','.join([*names, '*.md', 'gone/a.txt'])) == [*names, '*.md', 'gone/a.txt']
+    assert len(tried) <= 2 * 60
+    assert files.split('[x, y],7.txt, 8,[0-9,a].txt')[:2] == ['[x, y]', '7.txt, 8']
+
+
 @pytest.mark.parametrize(
     'paths, message',
     [
