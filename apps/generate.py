@@ -12,6 +12,7 @@ from absl import flags
 
 from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
 from data.records import no_text, printable
+from data.text import line_ends
 from model.generate import generate
 from model.sampling import Sampling
 from train import checkpoint, door, options
@@ -126,7 +127,7 @@ class Writer:
 
     def continue_text(self, prompts: list[str], show=None) -> list[str]:
         """Prompts -> what the model writes after each."""
-        ids = [[self.tokenizer.bos, *self.tokenizer.encode(p)] for p in prompts]
+        ids = [[self.tokenizer.bos, *self.tokenizer.encode(line_ends(p))] for p in prompts]
         return self.write(ids, self.tokenizer.decode, show)
 
     def answer(self, conversations: list[list[tuple[str, str]]], show=None) -> list[str]:
@@ -194,7 +195,7 @@ def main() -> None:
     stream = len(f.prompt) == 1 and (sys.stdout.isatty() if f.stream is None else f.stream)
     show = (lambda text: print(printable(text), end='', flush=True)) if stream else None
     if stream and not talks:
-        print(printable(f.prompt[0]), end='', flush=True)
+        print(printable(line_ends(f.prompt[0])), end='', flush=True)
     texts = (
         writer.answer([[*_told(f.system), ('user', p)] for p in f.prompt], show)
         if talks
@@ -203,7 +204,7 @@ def main() -> None:
     if stream:
         print()
         return
-    shown = [text if talks else prompt + text for prompt, text in zip(f.prompt, texts)]
+    shown = [text if talks else line_ends(p) + text for p, text in zip(f.prompt, texts)]
     print('\n\n'.join(printable(text) for text in shown))
 
 

@@ -12,6 +12,7 @@ import difflib
 import itertools
 
 from data.records import DataError
+from data.text import line_ends
 
 ROLES = ('user', 'assistant')
 SYSTEM = 'system'
@@ -221,7 +222,7 @@ def encode_messages(messages, tokenizer) -> tuple[list[int], list[int]]:
     """
     ids, answered = [tokenizer.bos], [0]
     for role, content in messages:
-        piece = tokenizer.encode(' ' + content)
+        piece = tokenizer.encode(' ' + line_ends(content))
         if role == 'assistant':
             ids += [tokenizer.assistant, *piece, tokenizer.end]
             answered += [0, *[1] * (len(piece) + 1)]
@@ -255,7 +256,7 @@ def encode_prompt(messages, tokenizer) -> list[int]:
     """Messages that end with the user's -> ids that end with the assistant mark, ready to be answered."""
     *before, (_, last) = messages
     ids = encode_messages(before, tokenizer)[0]
-    return [*ids, tokenizer.user, *tokenizer.encode(' ' + last), tokenizer.assistant]
+    return [*ids, tokenizer.user, *tokenizer.encode(' ' + line_ends(last)), tokenizer.assistant]
 
 
 def decode_answer(ids, tokenizer) -> str:

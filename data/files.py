@@ -11,10 +11,12 @@ import collections
 import dataclasses
 import errno
 import fnmatch
+import functools
 import glob
 import os
 import pathlib
 import stat
+import unicodedata
 
 from data.paths import expanded
 from data.records import DataError, nearest
@@ -29,6 +31,7 @@ _MADE = (
 _ALL = ('**', '*')
 _LONGEST = 4096  # bytes of a path
 _KINDS = 5  # ends of names that are told
+_COMMAS = 8  # parts of a name with commas that a message proposes
 
 
 @dataclasses.dataclass
@@ -204,9 +207,10 @@ def split(paths: str) -> list[str]:
     """Entries with commas between them. A comma is part of a name where the whole of it is there,
     or is a pattern that matches: the longest such entry is taken."""
     parts, entries, first = paths.split(','), [], 0
+    beside = functools.cache(_with_commas)
     while first < len(parts):
-        last = first + 1
-        for end in range(first + 2, len(parts) + 1):
+        last, goes_on = first + 1, _may_go_on(parts[first].lstrip(), beside)
+        for end in range(first + 2, len(parts) + 1) if goes_on else ():
             joined = ','.join(parts[first:end]).strip()
             if len(joined) > _LONGEST:
                 break
@@ -215,6 +219,33 @@ def split(paths: str) -> list[str]:
         entries.append(','.join(parts[first:last]).strip())
         first = last
     return [entry for entry in entries if entry]
+
+
+def _may_go_on(part: str, beside) -> bool:
+    """Whether a name may begin with `part` and a comma, by the names that have one `beside` it: a
+    list of thousands of files is no reason to try all of its stretches."""
+    head, name = os.path.split(part)
+    if part.startswith('~') or glob.has_magic(head) or '[' in name:
+        return True
+    names = beside(head or '.')
+    if names is None or glob.has_magic(name):
+        return names != []
+    return any(other.startswith(_alike(name) + ',') for other in names)
+
+
+def _with_commas(folder: str) -> list[str] | None:
+    """The names in a folder that have a comma; None where it cannot be listed."""
+    try:
+        return [_alike(name) for name in os.listdir(folder) if ',' in name]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except (OSError, ValueError):
+        return None
+
+
+def _alike(name: str) -> str:
+    """A name in the form in which file systems may take two for one."""
+    return unicodedata.normalize('NFC', name).casefold()
 
 
 def _leads_somewhere(entry: str) -> bool:
@@ -254,11 +285,11 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
             f'{field} is empty: expected files, globs or directories separated by commas'
         )
     starts = [start(entry) for entry in entries]
-    for entry, (path, pattern) in zip(entries, starts):
+    for number, (entry, (path, pattern)) in enumerate(zip(entries, starts)):
         if not pattern and os.path.isfile(path) and not path.lower().endswith(suffixes):
             raise DataError(f'{path}: unknown kind of file; expected one of {", ".join(suffixes)}')
         if not pattern and not os.path.isdir(path) and not os.path.isfile(path):
-            raise _nothing(entry, path, field)
+            raise _nothing(entry, path, field, entries[number:])
     walk = Walk(suffixes)
     walk.go(starts)
     for number, entry in enumerate(entries):
@@ -270,8 +301,9 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
     return sorted(pathlib.Path(path) for path, _ in walk.found.values()), walk.passed
 
 
-def _nothing(entry: str, path: str, field: str) -> DataError:
-    """Why there is no file, in a message that proposes one beside it."""
+def _nothing(entry: str, path: str, field: str, rest: list[str] = ()) -> DataError:
+    """Why there is no file, in a message that proposes one beside it, perhaps one with commas in
+    its name; `rest`: the entry and those after it."""
     name, linked = os.path.basename(path), os.path.islink(path)
     try:
         os.stat(path)
@@ -283,7 +315,11 @@ def _nothing(entry: str, path: str, field: str) -> DataError:
         beside = [other for other in os.listdir(os.path.dirname(path) or '.') if other != name]
     except OSError:
         beside = []
-    return DataError(f'{entry}: no file found ({field})' + nearest(name, beside))
+    near = nearest(name, beside)
+    for count in range(2, 1 + min(len(rest), _COMMAS)):
+        whole = ', '.join([name, *rest[1:count]])
+        near = near or nearest(whole, [o for o in beside if o.count(',') == count - 1])
+    return DataError(f'{entry}: no file found ({field}){near}')
 
 
 def _none_readable(entry: str, start_: tuple, suffixes, field: str, passed: Passed) -> DataError:

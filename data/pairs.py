@@ -10,14 +10,13 @@ import inspect
 import json
 import os
 import pathlib
-import unicodedata
 from collections.abc import Iterable, Iterator
 
 from data import chat, pair_kinds, sources, words
 from data.pair_kinds import MADE
 from data.records import Broken, DataError, Record
 from data.store import Parting, in_split
-from data.text import READING, line_ends
+from data.text import READING, line_ends, normal_form
 from data.tokenizer import Tokenizer
 
 GIVEN = 'given'
@@ -156,7 +155,7 @@ def fingerprint(config, reading: int = READING) -> dict:
 def normal(text: str) -> str:
     """Texts that are equal in this form are one text: only white space, or the normal form of their
     characters (NFC), tells them apart."""
-    return ' '.join(unicodedata.normalize('NFC', text).split())
+    return ' '.join(normal_form('NFC', text).split())
 
 
 def read_file(path: pathlib.Path) -> Iterator[Pair | Broken]:
@@ -255,5 +254,5 @@ def write_pairs(path: pathlib.Path, found: Iterable[Pair]) -> None:
 def encode_texts(texts: list[str], tokenizer: Tokenizer, longest: int) -> list[list[int]]:
     """Texts -> token ids: a begin mark, the text after a space, as words are in running text (see data/chat.py), and an end mark, which
     stands there also where a text is cut to `longest` tokens in all."""
-    ids = tokenizer.encode_batch([' ' + text for text in texts])
+    ids = tokenizer.encode_batch([' ' + line_ends(text) for text in texts])
     return [[tokenizer.bos, *row[: longest - 2], tokenizer.eos] for row in ids]

@@ -87,10 +87,11 @@ def in_split(ordinal: int | str, config) -> str:
     return 'validation' if draw < config.validation else 'train'
 
 
-def pieces(record: Record, ordinal: int, config):
-    """A record -> (split, record) pairs: itself whole, or under `split='tail'` its head and its held-out end."""
+def pieces(record: Record, ordinal: int, config, cut: int | None = None):
+    """A record -> (split, record) pairs: itself whole, or under `split='tail'` its head and its
+    held-out end, which begins with character `cut` where that is given."""
     if config.split == 'tail' and record.text is not None:
-        cut = int(len(record.text) * (1 - config.validation))
+        cut = _cut(record.text, config) if cut is None else cut
         for split, text in (('train', record.text[:cut]), ('validation', record.text[cut:])):
             if text:
                 yield split, dataclasses.replace(record, text=text)
@@ -98,28 +99,38 @@ def pieces(record: Record, ordinal: int, config):
         yield in_split(ordinal, config), record
 
 
+def _cut(text: str, config) -> int:
+    return int(len(text) * (1 - config.validation))
+
+
 class Parting:
     """Which split the records of a source belong to, which come one after the other: equal ones
-    (`data/text.py: identity`) where the first of them does. `equal`: how many were like an earlier
-    one, `moved`: of these, how many would have gone to the other split by their place."""
+    (`data/text.py: identity`) where the first of them does, cut after the same words. `equal`: how
+    many were like an earlier one, `moved`: of these, how many would have gone to the other split by
+    their place."""
 
     def __init__(self, config):
         self.equal = self.moved = 0
         self._config, self._ordinals = config, itertools.count()
         self._first: dict[bytes, int] = {}
+        self._heads: dict[int, int] = {}  # of the first ones: what is seen of what is not held out
 
     def pieces(self, record: Record):
         """(split, record) pairs, as `pieces` gives them, of the next record."""
-        ordinal, first = next(self._ordinals), None
+        ordinal, first, cut = next(self._ordinals), None, None
         if 0 < self._config.validation < 1:
             first = self._first.setdefault(texts.identity(record.parts()), ordinal)
+            if self._config.split == 'tail' and record.text is not None:
+                head = texts.seen(record.text[: _cut(record.text, self._config)])
+                if (wanted := self._heads.setdefault(first, head)) != head:
+                    cut = texts.place(record.text, wanted)
         if first in (None, ordinal):
             return pieces(record, ordinal, self._config)
         self.equal += 1
         if self._config.split == 'documents':
             here, there = (in_split(number, self._config) for number in (ordinal, first))
             self.moved += here != there
-        return pieces(record, first, self._config)
+        return pieces(record, first, self._config, cut)
 
     def told(self) -> str:
         """What to say of equal records; '' where there are none."""

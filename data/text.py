@@ -4,12 +4,15 @@ Text is UTF-8, or UTF-16 or UTF-32 with a byte-order mark; a line ends with LF, 
 are all read as LF. Bytes with a NUL are no text, nor are those that are mostly control characters.
 """
 
+import bisect
 import codecs
+import functools
 import hashlib
 import io
+import itertools
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from data.records import DataError
 
@@ -35,6 +38,7 @@ _MOST = 0.1  # share of them in a text, but for a few
 _FEW = 8
 _BLOCK = 1 << 20  # characters that are compared at a time
 _SPACE = re.compile(r'\s')
+_MANY = re.compile('[^\\w\\s\0-\u02ff]{64,}')  # marks and symbols, one after the other
 # How a pointer begins that Git LFS leaves in place of a file which was not fetched, and the bytes
 # that it has at most (its docs/spec.md).
 _POINTER, _POINTER_SIZE = b'version https://git-lfs.github.com/spec/v', 1024
@@ -141,17 +145,47 @@ def utf8(file):
     return file
 
 
+def normal_form(form: str, text: str) -> str:
+    """What `unicodedata.normalize` gives (NFC or NFKC), in linear time: that sorts the marks of a
+    letter by insertion, which takes minutes for a megabyte of them."""
+    if not text.isascii():
+        text = _MANY.sub(functools.partial(_ordered, form.replace('C', 'D')), text)
+    return unicodedata.normalize(form, text)
+
+
+def _ordered(form: str, found: re.Match) -> str:
+    """Marks and symbols, taken apart, in the canonical order (Unicode Standard, section 3.11)."""
+    apart = ''.join(unicodedata.normalize(form, character) for character in found[0])
+    groups = itertools.groupby(apart, lambda character: unicodedata.combining(character) > 0)
+    return ''.join(''.join(sorted(some, key=unicodedata.combining)) for _, some in groups)
+
+
 def identity(parts: Iterable[str]) -> bytes:
     """16 bytes that are equal for equal texts: those that only white space, or the normal form of
     their characters (NFC), tells apart are equal."""
     found = hashlib.sha256()
     for text in parts:
-        begin = 0
-        while begin < len(text):
-            space = _SPACE.search(text, begin + _BLOCK)
-            end = space.end() if space else len(text)
-            words = unicodedata.normalize('NFC', text[begin:end]).split()
+        for words in _seen(text):
             found.update(''.join(f'{word} ' for word in words).encode())
-            begin = end
         found.update(b'\0')
     return found.digest()[:16]
+
+
+def place(text: str, size: int) -> int:
+    """The last character before which stand `size` of those that `identity` sees, or the end."""
+    return bisect.bisect(range(len(text) + 1), size, key=lambda at: seen(text[:at])) - 1
+
+
+def seen(text: str) -> int:
+    """How many characters of a text `identity` sees: not white space, in NFC."""
+    return sum(len(word) for words in _seen(text) for word in words)
+
+
+def _seen(text: str) -> Iterator[list[str]]:
+    """The words of a text in NFC, of some characters at a time."""
+    begin = 0
+    while begin < len(text):
+        space = _SPACE.search(text, begin + _BLOCK)
+        end = space.end() if space else len(text)
+        yield normal_form('NFC', text[begin:end]).split()
+        begin = end

@@ -88,6 +88,11 @@ class Tokenizer:
             found if 0 <= found < self.vocab_size and self._sp.id_to_piece(found) == piece else None
         )
 
+    @property
+    def lacks_space(self) -> bool:
+        """Whether a space is spelled in the bytes of U+2581, and comes back as that."""
+        return self._id(_META) is None
+
     def encode(self, text: str) -> list[int]:
         """Text -> ids. Marks written in the text stay text."""
         return self.encode_batch([text], 1)[0]
@@ -159,15 +164,26 @@ def train(texts: Iterable[str], config) -> Tokenizer:
             size / 1e6,
         )
 
-    # Training.
-    model = io.BytesIO()
+    # Training; once more where spaces are too rare to have a piece, as in Chinese.
     try:
-        sentencepiece.SentencePieceTrainer.train(
-            sentence_iterator=iter(lines), model_writer=model, **_settings(config)
-        )
+        found = Tokenizer(_trained(lines, config))
+        if config.rules > 1 and found.lacks_space:
+            found = Tokenizer(_trained(lines, config, _META))
     except RuntimeError as error:
         raise _refused(str(error), config, left_out) from None
-    return Tokenizer(model.getvalue())
+    return found
+
+
+def _trained(lines: list[str], config, needed: str = '') -> bytes:
+    """The model that SentencePiece trains; `needed`: characters that get a piece, however rare.
+
+    Raises RuntimeError as SentencePiece does."""
+    model, settings = io.BytesIO(), _settings(config)
+    settings['required_chars'] += needed
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(lines), model_writer=model, **settings
+    )
+    return model.getvalue()
 
 
 def _settings(config) -> dict:

@@ -18,6 +18,8 @@ import unicodedata
 from collections.abc import Callable
 from typing import NamedTuple
 
+from data.text import normal_form
+
 RULES = 2  # of how texts are cut; 1: `[^\W_]+` or `\w+` in lower case, of the text as it came
 
 # Default_Ignorable_Code_Point of Unicode's DerivedCoreProperties.txt; Arabic points by themselves.
@@ -117,13 +119,13 @@ def normal(text: str, turkish: bool = False) -> str:
 
     # What is not seen goes first: between two characters it keeps NFKC from joining them.
     text = patterns.beside.sub(r' \g<0> ', patterns.unseen.sub('', text))
-    text = patterns.points.sub('', unicodedata.normalize('NFKC', text))
+    text = patterns.points.sub('', normal_form('NFKC', text))
     if turkish:
         text = text.replace('İ', 'i').replace('I', 'ı')
 
     # Folding makes of İ an i with a dot over it, and takes others apart, which are joined again.
     text = text.casefold() if turkish else text.casefold().replace('ı', 'i')
-    return unicodedata.normalize('NFKC', re.sub('(?<=i)\u0307+', '', text))
+    return normal_form('NFKC', re.sub('(?<=i)\u0307+', '', text))
 
 
 def _cut(text: str, joined: bool, turkish: bool, of_run: Callable) -> list[str]:
@@ -189,13 +191,13 @@ def plain(text: str) -> str:
     """A text in NFC and without what is not seen: what looks alike is alike. All else stays."""
     if text.isascii():
         return text
-    return unicodedata.normalize('NFC', _patterns().unseen.sub('', text))
+    return normal_form('NFC', _patterns().unseen.sub('', text))
 
 
 def same_name(text: str) -> str:
     """The name of a file, or a pattern for names, in the form by which all spellings of it are one:
     NFC, as file systems differ in it (macOS takes é apart)."""
-    return unicodedata.normalize('NFC', text)
+    return normal_form('NFC', text)
 
 
 def like_name(text: str) -> str:
@@ -204,5 +206,5 @@ def like_name(text: str) -> str:
     if text.isascii():
         return text
     parts = _SIGNS.split(_patterns().unseen.sub('', text))
-    parts[::2] = [unicodedata.normalize('NFKC', part) for part in parts[::2]]
+    parts[::2] = [normal_form('NFKC', part) for part in parts[::2]]
     return ''.join(parts)

@@ -15,6 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from data import batches, objectives, store, tokenizer as tokenizers
+from data.text import line_ends
 from model import config as model_config
 from model import generate, kernels
 from model.transformer import Transformer
@@ -126,7 +127,7 @@ def prepare(
         'tokenizer', lambda: obtain_tokenizer(config)
     )
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
-    prompt = 1 + len(tokenizer.encode(config.sample.prompt))
+    prompt = 1 + len(tokenizer.encode(line_ends(config.sample.prompt)))
     if config.sample.every and prompt >= architecture.max_len:
         raise RunError(
             f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})'
@@ -276,7 +277,7 @@ def evaluate(e: Experiment, params) -> dict:
 
 def sample(e: Experiment, params) -> dict:
     """Text that the model writes now, for the log: on one device of process 0, which all parameters must fit."""
-    text = e.config.sample.prompt
+    text = line_ends(e.config.sample.prompt)
     if jax.process_count() > 1:
         params = multihost_utils.process_allgather(params, tiled=True)
         if not distributed.is_first():

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from apps import generate as app
+from data import pairs
 from model.sampling import Sampling
 from train import loop
 from train.runs import Run
@@ -137,6 +138,28 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'stdin', io.StringIO('why?\n'))
     app.chat(Hostile())
     assert capsys.readouterr().out == 'a\\x1b[2Jb\tç\n\\x07日\n'
+
+
+@pytest.mark.parametrize('end', ['\r\n', '\r'])
+def test_lines_of_prompts_end_as_those_of_texts(run, monkeypatch, end):
+    """Catches a CR in what a model is asked, which no text has that it was trained on."""
+    one, given = writer(run), []
+    monkeypatch.setattr(one, 'write', lambda ids, *_: given.append(ids))
+    experiment = loop.prepare(Run.parse(str(run)).config(), str(run))
+
+    def sampled(model, params, prompts, *_, **__):
+        given.append(prompts)
+        return prompts
+
+    monkeypatch.setattr(loop.generate, 'generate', sampled)
+    for line_end in ('\n', end):
+        text = f'A capital{line_end}do Brasil'
+        one.continue_text([text])
+        one.answer([[('system', text), ('user', text), ('assistant', text), ('user', text)]])
+        given.append(pairs.encode_texts([text], one.tokenizer, 99))
+        experiment.config.sample.prompt = text
+        loop.sample(experiment, {})
+    assert len(given) == 8 and given[:4] == given[4:]
 
 
 @pytest.mark.parametrize(

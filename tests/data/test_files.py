@@ -166,6 +166,21 @@ def test_a_comma_in_a_name(tmp_path, monkeypatch, paths, wanted):
     assert found(paths) == wanted
 
 
+def test_a_long_list_is_not_tried_in_all_its_stretches(tmp_path, monkeypatch):
+    """Catches a list of thousands of files that takes minutes, as each stretch of it may be one
+    name with commas."""
+    tried = []
+    there = files._leads_somewhere
+    monkeypatch.setattr(files, '_leads_somewhere', lambda e: tried.append(e) or there(e))
+    monkeypatch.chdir(tmp_path)
+    names = [f'{i}.txt' for i in range(60)]
+    for name in (*names, '7.txt, 8', '[x, y]'):
+        (tmp_path / name).write_text(name)
+    assert files.split(','.join([*names, '*.md', 'gone/a.txt'])) == [*names, '*.md', 'gone/a.txt']
+    assert len(tried) <= 2 * 60
+    assert files.split('[x, y],7.txt, 8,[0-9,a].txt')[:2] == ['[x, y]', '7.txt, 8']
+
+
 @pytest.mark.parametrize(
     'paths, message',
     [
@@ -173,6 +188,7 @@ def test_a_comma_in_a_name(tmp_path, monkeypatch, paths, wanted):
         ('notes/*.pdf', r'; passed over: 1 of other kinds \(.pdf 1\)'),
         ('only', r'only: no file in this directory that can be read .*; passed over: 1 hidden'),
         ('notes/a.txt,gone,b.txt', r'^gone: no file found'),
+        ('notes/one, tow, 3.txt,notes/a.txt', r'/one: no .*; did you mean .one, two, 3.txt.\?'),
         ('~$notes.txt', r'~\$notes.txt: no file found'),
         ('x' * 300 + '.txt', r'xxx.txt: no file found'),
         ('notes/deep/loop', r'loop: cannot be read .*: Too many levels'),
@@ -183,6 +199,7 @@ def test_a_comma_in_a_name(tmp_path, monkeypatch, paths, wanted):
 def test_what_leads_to_nothing_is_said(notes, paths, message):
     """Catches a traceback, and a folder whose files are all passed over without a reason."""
     (notes / 'x.pdf').write_text('x')
+    (notes / 'one, two, 3.txt').write_text('x')
     (notes.parent / 'only').mkdir()
     os.mkfifo(notes.parent / 'pipe.txt')
     (notes.parent / 'only/.a.txt').write_text('x')

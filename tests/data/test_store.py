@@ -328,6 +328,23 @@ def test_equal_documents_stay_together(config, files, tokenizer, caplog, again, 
     assert not hidden & {' '.join(key(t)) for t in store.training_texts(config)}
 
 
+@pytest.mark.parametrize('first', [0, 1, 2])
+def test_held_out_ends_of_copies(config, files, tokenizer, first):
+    """Catches a held-out end that is trained on with a copy, of which white space or marks that
+    stand apart move the cut."""
+    text = 'é' * 99 + ''.join(f' word{i}' for i in range(40))
+    copies = [text, 'e\u0301' * 99 + text[99:], text.replace(' ', '\n\n') + '\n' * 200]
+    files(**{f'{i}__txt': copies[first - i] for i in range(3)})
+    config.update(split='tail', validation=0.5)
+    built = build(config, tokenizer)
+    heads, tails = (
+        [tokenizer.decode(d).replace('e\u0301', 'é').split() for d in documents(built.split(s))]
+        for s in SPLITS
+    )
+    assert heads[0] == heads[1] == heads[2] and tails == tails[:1] * len(tails)
+    assert built.manifest['equal'] == dict(records=2, moved=0)
+
+
 def test_documents_that_differ_stay_where_they_were(config, files, tokenizer):
     """Catches a split that moves where no document comes twice."""
     files(a__jsonl=LINES)

@@ -5,6 +5,7 @@ import io
 import json
 import random
 import sqlite3
+import unicodedata
 import zlib
 
 import pytest
@@ -215,6 +216,22 @@ def test_texts_that_are_equal(monkeypatch, one, other, alike):
     monkeypatch.setattr(texts, '_BLOCK', 7)
     assert (texts.identity([one]) == texts.identity([other])) is alike
     assert texts.identity(['a', 'b']) != texts.identity(['a b'])
+
+
+@pytest.mark.parametrize('form', ['NFC', 'NFKC'])
+def test_many_marks(form, monkeypatch):
+    """Catches a letter with a megabyte of marks that takes minutes, as Python sorts them by
+    insertion, and a form that is another than Python's."""
+    exact, given = unicodedata.normalize, []
+    rng = random.Random(0)
+    some = 'aé\u0301\u0323\u0327\u0344\u0f73\u0f81\uff9e\u1dcd\u200d─ㅤ①'
+    for weights in ([1] * len(some), [0, 0, 9, 9, 9, 9, 1, 1, 0, 9, 0, 0, 0, 0]):
+        text = 'e' + ''.join(rng.choices(some, weights, k=999)) + ' x'
+        assert texts.normal_form(form, text) == exact(form, text)
+    monkeypatch.setattr(unicodedata, 'normalize', lambda *a: given.append(a[1]) or exact(*a))
+    texts.normal_form(form, 'a' + '\u0301\u0323\u0327' * 200)
+    classes = [unicodedata.combining(character) for character in given[-1]]
+    assert len(classes) == 601 and classes == sorted(classes)
 
 
 def test_what_a_store_was_read_by_is_in_its_key(config, files, tokenizer, monkeypatch):

@@ -223,6 +223,16 @@ def test_characters_that_the_trainer_uses_itself(kind, mark):
     assert not any(mark[0] in made.piece(i) for i in range(made.vocab_size) if mark[0] != '\u2581')
 
 
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('rest', ['', '去 公园'])
+def test_text_without_spaces(kind, rest):
+    """Catches a space that comes back as U+2581 where the text has none, or too few for a piece:
+    each answer of a chat would begin with one."""
+    made = tokenizers.train(['今天我们去公园散步天气很好' * 2000 + rest], wanted(kind, 293))
+    assert made.decode(made.encode(' 今天 go home')) == ' 今天 go home'
+    assert made.encode(' ') == [made._id('\u2581')]
+
+
 CODE = [
     f'def {word}(x):\n    if x:\n        for y in x:\n            while y:\n'
     + ' ' * 16

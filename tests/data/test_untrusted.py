@@ -97,7 +97,7 @@ def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, b
             roles = [role for role, _ in item.messages or ()]
             assert roles[roles[:1] == ['system'] :] == ['user', 'assistant'] * (len(roles) // 2)
     if kind == '.jsonl' and not packed and place == 0:
-        assert len(found) == sum(bool(line.strip()) for line in content.split(b'\n')) or not content
+        assert len(found) == sum(bool(line.strip()) for line in content.splitlines()) or not content
 
 
 def read(path):
