@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Iterable
 
+from data import paths
 from train.errors import NoRoom, RunError
 
 # No room, or a disk that fails: the same command may go on later.
@@ -136,9 +137,10 @@ def _where(path: str, given: Iterable[tuple[str, str]]) -> str:
 
 
 def _is_of(path: str, root: str) -> bool:
-    """Whether it is the root, under it, or made beside it to take its place (`.root.12`)."""
+    """Whether it is the root, under it, or made beside it to take its place."""
     folder, name = os.path.split(root)
-    return f'{path}/'.startswith(f'{root}/') or path.startswith(os.path.join(folder, f'.{name}.'))
+    begun = os.path.join(folder, paths.begun(name))
+    return f'{path}/'.startswith((f'{root}/', f'{begun}/'))
 
 
 def _full(path: str) -> str:

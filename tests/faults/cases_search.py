@@ -239,6 +239,7 @@ APP = [
         'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv',
         'apps.search eval --index=nowhere',
         'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt',
+        f'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out={"x" * 255}',
     )
 ]
 CASES = [*TRAIN, *MINE, *MEASURE, *APP, *WORDS]
