@@ -74,6 +74,8 @@ GENERATION = [
         '--prompt=x --temperature=inf',
         '--prompt=x --repetition_penalty=1e300',
         '--prompt=x --min_p=nan',
+        '--prompt=x --top_p=1e-300',
+        '--prompt=x --repetition_penalty=1e-40',
     )
 ] + [
     Case('generation', f'{WRITE} --prompt="{"word " * 40}"', 'a prompt longer than the context'),

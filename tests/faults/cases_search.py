@@ -223,6 +223,8 @@ APP = [
         f'{INDEX} txt.text',
         f'{INDEX} --chunk=8 text.txt',
         f'{INDEX} --chunk=999 text.txt',
+        f"{INDEX} ''",
+        f'{INDEX} --remove= text.txt',
         f'{INDEX} --chunk=32 --overlap=30 text.txt',
         f'{INDEX} --pooling=max text.txt',
         f'{INDEX} --size=999 text.txt',

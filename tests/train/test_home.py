@@ -24,10 +24,11 @@ NO_PATHS = {
     *('prompt', 'stop', 'name', 'zone', 'project', 'type', 'runtime_version', 'commit', 'worker'),
     *('coordinator', 'by', 'pooling', 'text_field', 'language', 'poolings', 'tune', 'topology'),
     *('programs', 'only', 'time', 'partition', 'account', 'cluster', 'image', 'positions'),
-    *('kernels', 'arm', 'task', 'on_broken'),
+    *('kernels', 'arm', 'task', 'on_broken', 'system'),
     'runs',  # NAME=DIR@step: Run.parse
 }
 NO_PATH_FIELDS = {
+    'prefer',
     *('source', 'packing', 'split', 'on_broken', 'part', 'text_field', 'kind', 'activation'),
     *('norm', 'positions', 'dtype', 'param_dtype', 'attention', 'context_attention', 'remat'),
     *('objective', 'on_spike', 'pooling', 'sizes', 'schedule', 'prompt'),
