@@ -159,7 +159,7 @@ def _runs(given: list[str]) -> dict[str, Run]:
             raise RunError(
                 f'--runs: two systems are called {name!r}: expected other names for the runs'
             )
-        found[name] = checkpoint.pinned(Run.parse(path))
+        found[name] = checkpoint.pinned(Run.parse(paths.expanded(path, '--runs')))
     return found
 
 

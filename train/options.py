@@ -23,7 +23,7 @@ class _Number(flags.FloatParser):
         found = super().convert(argument)
         if not math.isfinite(found):
             raise ValueError(f'{argument} is not {self.syntactic_help}')
-        if lost(found):
+        if lost(found) and not self.is_outside_bounds(found):
             raise ValueError(lost(found))
         return found
 

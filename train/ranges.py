@@ -31,10 +31,10 @@ class Range:
         """Returns what was expected in place of `value`, or '' where it fits."""
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
             return self._said()
-        if lost(value):
-            return lost(value).replace('0, or ', '') if self.open == 'low' else lost(value)
         fits = self.low < value if self.open == 'low' else self.low <= value
         fits &= value < self.high if self.open == 'high' else value <= self.high
+        if fits and lost(value):
+            return lost(value).replace('0, or ', '') if self.open == 'low' else lost(value)
         return '' if fits or self.zero and value == 0 else self._said()
 
     def _said(self) -> str:

@@ -99,7 +99,9 @@ def check_writable(name: str, path: str) -> None:
     try:
         os.rmdir(tempfile.mkdtemp(prefix='.', dir=above))
     except OSError as error:
-        raise mistake(OSError(error.errno, error.strerror, path), [(name, path)]) from None
+        # Not even the folder that is there takes a name: that is no name to look for.
+        number = errno.EROFS if error.errno == errno.ENOENT else error.errno
+        raise mistake(OSError(number, error.strerror, path), [(name, path)]) from None
 
 
 def shortened(line: str) -> str:

@@ -1,8 +1,10 @@
 """Search: an index that is damaged, or cannot be written: one line, and nothing lost."""
 
+import errno
 import json
 import os
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
@@ -289,3 +291,13 @@ def test_a_graph_of_files_that_are_gone_again(reader, notes, tmp_path, monkeypat
     index(reader, tmp_path / 'ix')
     index(reader, tmp_path / 'new', notes)
     assert results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader)
+
+
+def test_a_disk_without_room_is_worth_another_try(tmp_path):
+    """Catches a full disk under an index that is told as a mistake of the user."""
+    folder = Folder(str(tmp_path / 'index'))
+    for said in ('database or disk is full', 'disk I/O error'):
+        assert folder.unwritable(sqlite3.OperationalError(said)).code == os.EX_IOERR
+    assert folder.unwritable(OSError(errno.EIO, 'x')).code == os.EX_IOERR
+    readonly = sqlite3.OperationalError('attempt to write a readonly database')
+    assert folder.unwritable(readonly).code == 2

@@ -145,6 +145,8 @@ MEASURE = [
         '--out=new --runs=run',
         '--out=new --runs=a=rum',
         '--out=new --runs=bm25=run',
+        '--out=new --runs=a=~nobody-here/run',
+        '--out=/proc/new',
         '--out=new --poolings=max',
         '--out=new --runs=a=run --against=b',
         '--out=new --runs=a=run --poolings=bag',

@@ -238,6 +238,8 @@ def test_a_place_that_cannot_be_written(tmp_path):
             with pytest.raises(RunError, match=f'^--out=new/x: {os.strerror(number)}; ') as told:
                 refused.check_writable('--out', 'new/x')
         assert told.value.code == (os.EX_IOERR if number == errno.ENOSPC else 2)
+    with pytest.raises(RunError, match='^--out=/proc/x: .*; expected a place that can be written'):
+        refused.check_writable('--out', '/proc/x')  # where not even root can make anything
     with contextlib.chdir(tmp_path):
         refused.check_writable('--out', 'new/x')
     assert not list(tmp_path.iterdir())
