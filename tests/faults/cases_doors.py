@@ -138,6 +138,7 @@ NAMES = [
     )
 ]
 EVALUATIONS = [
+    Case('evaluations', 'evals.heldout --run=run run', 'a word beside the flags'),
     Case(
         'evaluations',
         'evals.heldout --run=run',

@@ -185,6 +185,15 @@ def test_fields_that_the_system_refuses(field, tmp_path):
         assert line.startswith(f'error: config.{field}=') and what in line, line
 
 
+@pytest.mark.parametrize('left, code', [(['b.txt'], 2), (['b.txt', '--', 'x'], 2), ([], 0)])
+def test_words_beside_the_flags(left, code):
+    """Catches a second file after a space, or a flag without its dashes, that nobody hears of."""
+    for words in ([], ['--', 'python', '-m', 'x']) if not left else ([],):
+        with mock.patch.object(sys, 'argv', ['main', *left, *words]), _streams() as told:
+            assert _code(lambda: guard.run(lambda: None)) == code
+        assert (b"error: 'b.txt': expected flags only" in told[1]) == bool(code)
+
+
 def _main(call, **keywords) -> int:
     with mock.patch.object(sys, 'argv', ['main']):
         return _code(lambda: guard.run(call, **keywords))
