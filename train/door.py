@@ -30,6 +30,10 @@ _OF_JAX = {
 
 
 class _Formatter(logging.Formatter):
+    def formatMessage(self, record):
+        """Returns the message in one line, whatever ends of lines the names in it have."""
+        return super().formatMessage(record).replace('\n', '\\n')
+
     def format(self, record):
         return printable(
             super().format(record)

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import io
+import logging
 import os
 import pathlib
 import runpy
@@ -324,3 +325,11 @@ def test_training_goes_on_unheard(tmp_path):
     words = f'{sys.executable} -m train.pretrain --config=mine.py --run=café 2>&1'
     assert _program(['bash', '-c', words], tmp_path, PYTHONIOENCODING='ascii') == (0, '')
     assert runs.Run.parse(str(tmp_path / 'café')).steps() == [4]
+
+
+def test_a_message_is_one_line():
+    """Catches a name with an end of a line in it that makes two lines of a message, the second of
+    which passes for one of its own."""
+    record = logging.LogRecord('ordem', logging.INFO, '', 0, '%s: read', ('a\nERROR: b.txt',), None)
+    told = door._Formatter('%(levelname)s: %(message)s').format(record)
+    assert told == r'INFO: a\nERROR: b.txt: read'
