@@ -5,11 +5,13 @@ import json
 import os
 import shutil
 import sqlite3
+import types
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from apps.search import store, update
+from apps.search import show, store, update
 from apps.search.engine import Engine
 from apps.search.store import Folder
 from tests.apps.test_search_faults import index, results
@@ -301,3 +303,14 @@ def test_a_disk_without_room_is_worth_another_try(tmp_path):
     assert folder.unwritable(OSError(errno.EIO, 'x')).code == os.EX_IOERR
     readonly = sqlite3.OperationalError('attempt to write a readonly database')
     assert folder.unwritable(readonly).code == 2
+
+
+def test_a_hit_is_named_in_one_line():
+    """Catches the name of a file with an end of a line in it, which makes two lines of a hit."""
+    hit = types.SimpleNamespace(record=None, score=1.0)
+    with (
+        mock.patch.object(show, 'place', lambda hit: 'a\n2. b.txt:1'),
+        mock.patch.object(show, 'is_there', lambda hit: True),
+        mock.patch.object(show, '_snippet', lambda hit: 'words'),
+    ):
+        assert show.told([hit], False) == '1. a\\n2. b.txt:1  1.0000\n   words'
