@@ -225,7 +225,6 @@ APP = [
         f'{INDEX} txt.text',
         f'{INDEX} --chunk=8 text.txt',
         f'{INDEX} --chunk=999 text.txt',
-        f"{INDEX} ''",
         f'{INDEX} --remove= text.txt',
         f'{INDEX} --chunk=32 --overlap=30 text.txt',
         f'{INDEX} --pooling=max text.txt',

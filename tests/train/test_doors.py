@@ -333,3 +333,13 @@ def test_a_message_is_one_line():
     record = logging.LogRecord('ordem', logging.INFO, '', 0, '%s: read', ('a\nERROR: b.txt',), None)
     told = door._Formatter('%(levelname)s: %(message)s').format(record)
     assert told == r'INFO: a\nERROR: b.txt: read'
+
+
+def test_no_path_is_not_the_folder_one_is_in():
+    """Catches an unset variable of a shell (`$TEXTS`) that indexes, or takes out, all there is."""
+    with pytest.raises(RunError, match='^PATH is empty: expected a path'):
+        door.check_path('PATH', ' ')
+    values = flags.FlagValues()
+    options.paths('remove', 'What to take out', values)
+    with pytest.raises(flags.IllegalFlagValueError, match='expected a path, found nothing'):
+        values(['', '--remove='])
