@@ -8,11 +8,10 @@ import dataclasses
 import hashlib
 import inspect
 import json
-import os
 import pathlib
 from collections.abc import Iterable, Iterator
 
-from data import chat, pair_kinds, sources, words
+from data import chat, pair_kinds, paths, sources, words
 from data.pair_kinds import MADE
 from data.records import Broken, DataError, Record
 from data.store import Parting, in_split
@@ -233,7 +232,7 @@ def _checked(where: str, query, positives: list, negatives: list) -> Pair | Brok
 
 def write_pairs(path: pathlib.Path, found: Iterable[Pair]) -> None:
     """Writes JSONL that `read_file` reads, whole or not at all. Raises DataError where there is something already."""
-    begun = path.with_name(f'.{path.name}.{os.getpid()}')
+    begun = path.with_name(paths.begun(path.name))
     try:
         with open(begun, 'w', encoding='utf-8') as file:
             for pair in found:

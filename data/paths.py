@@ -1,9 +1,11 @@
 """Names of files and folders as a person writes them: what `~` stands for, in one place for every
-field and flag."""
+field and flag; and what a file is called while it is written."""
 
 import os
 
 from data.records import DataError
+
+_LONGEST = 255  # bytes of a name
 
 
 def expanded(text: str, field: str = '') -> str:
@@ -28,3 +30,12 @@ def expanded_list(text: str) -> str:
     known stays as written: those who look for the files tell that there are none."""
     parts = text.split(',')
     return ','.join(expanded(part.lstrip()) if part.lstrip()[:1] == '~' else part for part in parts)
+
+
+def begun(name: str) -> str:
+    """Returns the name of a file or folder that is being written, until it takes the name `name` in
+    the same folder: `.NAME.PID`, of a long name its beginning, since no name has more than 255
+    bytes."""
+    end = f'.{os.getpid()}'
+    kept = os.fsencode(name)[: _LONGEST - 1 - len(end)]
+    return f'.{kept.decode(errors="ignore")}{end}'

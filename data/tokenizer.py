@@ -231,6 +231,11 @@ def _refused(said: str, config, left_out: bool) -> DataError:
             f'{asked}the special pieces, the 256 bytes and the characters of the text need at '
             f'least {least[2]}'
         )
+    if 'insert_id' in said:  # not even the marks have room
+        return DataError(
+            f'{asked}the special pieces and the 256 bytes alone are {261 + len(CONTROL)}, and the '
+            'characters of the text come on top'
+        )
     if '!sentences_.empty()' in said:
         return DataError(f'{_NO_TEXT}; config.tokenizer.rules=2 cuts lines there')
     return DataError(f'the tokenizer could not be trained: {said.strip().splitlines()[-1]}')

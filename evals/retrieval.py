@@ -11,7 +11,6 @@ import dataclasses
 import importlib.metadata
 import json
 import logging
-import os
 import pathlib
 import platform
 import re
@@ -22,6 +21,7 @@ import sys
 import jax
 from absl import flags
 
+from data import paths
 from evals import encoders, leaks, retrieval_report, search_sets
 from evals.boards import Search, Similarity, Subject, told
 from model import embed
@@ -159,7 +159,7 @@ def _runs(given: list[str]) -> dict[str, Run]:
             raise RunError(
                 f'--runs: two systems are called {name!r}: expected other names for the runs'
             )
-        found[name] = checkpoint.pinned(Run.parse(path))
+        found[name] = checkpoint.pinned(Run.parse(paths.expanded(path, '--runs')))
     return found
 
 
@@ -231,9 +231,8 @@ def report(
     if not allow_leaks:
         leaks.refuse(found['leaks'])
     boards = measure(sets, runs, poolings, found['against'], tune, found)
-    making = out.absolute().with_name(
-        f'.{out.absolute().name}.{os.getpid()}'
-    )  # what a kill leaves is in nobody's way
+    # What a kill leaves is in nobody's way.
+    making = out.absolute().with_name(paths.begun(out.absolute().name))
     making.mkdir(parents=True)
     try:
         for board in boards:

@@ -11,6 +11,7 @@ from absl import logging as absl_logging
 
 from data.records import printable
 from train import guard, refused
+from train.errors import RunError
 
 
 _LOG = logging.getLogger('ordem')
@@ -29,6 +30,10 @@ _OF_JAX = {
 
 
 class _Formatter(logging.Formatter):
+    def formatMessage(self, record):
+        """Returns the message in one line, whatever ends of lines the names in it have."""
+        return super().formatMessage(record).replace('\n', '\\n')
+
     def format(self, record):
         return printable(
             super().format(record)
@@ -88,7 +93,10 @@ def _settle_jax() -> None:
 
 def check_path(name: str, path: str) -> None:
     """Raises RunError where the system would refuse a path whatever is done with it; `name`: what
-    holds it. Paths in flags and configs are looked at before main runs."""
+    holds it. Paths in flags and configs are looked at before main runs. Raises it for '' as well,
+    which the system reads as the folder one is in."""
+    if not path.strip():
+        raise RunError(f'{name} is empty: expected a path')
     refused.check(name, path)
 
 

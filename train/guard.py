@@ -33,7 +33,8 @@ def run(
         if before is not None:
             before()
         app.run(
-            lambda argv: _guarded(lambda: main(argv[1:]) if words else main()), flags_parser=_parse
+            lambda argv: _guarded(lambda: main(argv[1:]) if words else _alone(main, argv)),
+            flags_parser=_parse,
         )
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -46,6 +47,19 @@ def run(
     if lost:
         _print(f'error: {lost}')
     sys.exit(code)
+
+
+def _alone(main, argv: list[str]) -> None:
+    """Runs main(). Raises RunError where words stand beside the flags (those after -- are of
+    another command): main would not hear of a file after a space, or of a flag without its dashes."""
+    after = len(sys.argv) - sys.argv.index('--') - 1 if '--' in sys.argv else 0
+    beside = argv[1 : len(argv) - after]
+    if beside:
+        raise RunError(
+            f'{beside[0]!r}: expected flags only, --NAME=VALUE; values of one flag are separated '
+            f'by commas'
+        )
+    main()
 
 
 def _parse(argv):

@@ -10,6 +10,7 @@ import re
 from absl import flags
 
 from data import paths as names
+from model.errors import lost
 
 MOST = 2**31 - 1  # of whole numbers that JAX and the libraries below take
 COUNT = 2**20  # of things that one command makes, holds or waits for
@@ -22,17 +23,22 @@ class _Number(flags.FloatParser):
         found = super().convert(argument)
         if not math.isfinite(found):
             raise ValueError(f'{argument} is not {self.syntactic_help}')
+        if lost(found) and not self.is_outside_bounds(found):
+            raise ValueError(lost(found))
         return found
 
 
 class Path(flags.ArgumentParser):
     """A path, `~` in it expanded. `many`: paths separated by commas. `there`: whether it is to be
-    opened or made, rather than compared with names that are kept somewhere."""
+    opened or made, rather than compared with names that are kept somewhere. `empty`: whether ''
+    may stand for none; else it is refused, since the system reads it as the folder one is in."""
 
-    def __init__(self, name: str, many: bool = False, there: bool = True):
-        self._name, self.many, self.there = name, many, there
+    def __init__(self, name: str, many: bool = False, there: bool = True, empty: bool = True):
+        self._name, self.many, self.there, self._empty = name, many, there, empty
 
     def parse(self, argument):
+        if not self._empty and not argument.strip():
+            raise ValueError('expected a path, found nothing')
         if self.many:
             return names.expanded_list(argument)
         return names.expanded(argument, f'--{self._name}')
@@ -63,7 +69,8 @@ def path(name: str, default: str, text: str, values=flags.FLAGS, many: bool = Fa
 def paths(name: str, text: str, values=flags.FLAGS, many: bool = False, there: bool = True) -> None:
     """Defines a flag for a path that may be given again: a list of paths, of which `~` is expanded.
     `many`: for patterns, too. `there`: as in `Path`."""
-    flags.DEFINE_multi(Path(name, many, there), flags.ArgumentSerializer(), name, [], text, values)
+    parser = Path(name, many, there, empty=False)
+    flags.DEFINE_multi(parser, flags.ArgumentSerializer(), name, [], text, values)
 
 
 def _whole(found: re.Match) -> str:

@@ -264,4 +264,4 @@ def room(path, state, config) -> None:
 
 
 def _gib(size: float) -> str:
-    return f'{size / 2**30:.2f} GiB'
+    return f'{size / 2**30:.2f} GiB' if size >= 2**27 else f'{size / 2**20:.2f} MiB'

@@ -5,6 +5,7 @@ import dataclasses
 import math
 import re
 
+from model.errors import lost
 from train.errors import Problems, RunError
 from train.options import COUNT, MOST
 from train.runs import flat
@@ -32,6 +33,8 @@ class Range:
             return self._said()
         fits = self.low < value if self.open == 'low' else self.low <= value
         fits &= value < self.high if self.open == 'high' else value <= self.high
+        if fits and lost(value):
+            return lost(value).replace('0, or ', '') if self.open == 'low' else lost(value)
         return '' if fits or self.zero and value == 0 else self._said()
 
     def _said(self) -> str:
@@ -81,6 +84,7 @@ FIELDS: dict[str, Range] = {
     'data.pairs.negatives': _count(0, 2**12),
     'data.pairs.query_len': _count(0, _LENGTH, 'config.data.seq_len'),
     'tokenizer.vocab_size': _count(1, 2**24),
+    'tokenizer.rules': _count(1, 2),
     'tokenizer.train_megabytes': Range(0, 2**20, open='low'),
     'model.width': _count(1, 2**20),
     'model.num_layers': _count(1, 2**10),

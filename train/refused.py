@@ -9,6 +9,7 @@ import tempfile
 import traceback
 from collections.abc import Iterable
 
+from data import paths
 from train.errors import NoRoom, RunError
 
 # No room, or a disk that fails: the same command may go on later.
@@ -98,7 +99,9 @@ def check_writable(name: str, path: str) -> None:
     try:
         os.rmdir(tempfile.mkdtemp(prefix='.', dir=above))
     except OSError as error:
-        raise mistake(OSError(error.errno, error.strerror, path), [(name, path)]) from None
+        # Not even the folder that is there takes a name: that is no name to look for.
+        number = errno.EROFS if error.errno == errno.ENOENT else error.errno
+        raise mistake(OSError(number, error.strerror, path), [(name, path)]) from None
 
 
 def shortened(line: str) -> str:
@@ -136,9 +139,10 @@ def _where(path: str, given: Iterable[tuple[str, str]]) -> str:
 
 
 def _is_of(path: str, root: str) -> bool:
-    """Whether it is the root, under it, or made beside it to take its place (`.root.12`)."""
+    """Whether it is the root, under it, or made beside it to take its place."""
     folder, name = os.path.split(root)
-    return f'{path}/'.startswith(f'{root}/') or path.startswith(os.path.join(folder, f'.{name}.'))
+    begun = os.path.join(folder, paths.begun(name))
+    return f'{path}/'.startswith((f'{root}/', f'{begun}/'))
 
 
 def _full(path: str) -> str:

@@ -300,7 +300,7 @@ def _read_json(path: epath.Path) -> dict:
 
 def write_atomically(path: epath.Path, data: bytes | str) -> None:
     """A reader, or a crash, finds the old file or the new one, never half of it."""
-    temporary = path.parent / f'.{path.name}.{os.getpid()}'
+    temporary = path.parent / paths.begun(path.name)
     temporary.unlink(missing_ok=True)  # it may be a link, left by whoever made the directory
     temporary.write_bytes(data.encode() if isinstance(data, str) else data)
     temporary.replace(path)

@@ -176,6 +176,7 @@ def evaluate(folder: Folder, progress: bool) -> None:
         raise RunError('eval expects --queries and --qrels')
     out = f.out
     for path in (out, f'{out}.qrels') if out else ():
+        door.check_path('--out', path)
         if os.path.exists(path):
             raise RunError(
                 f'--out={f.out}: {"" if path == out else f"{path} "}is there already; nothing is written over it'

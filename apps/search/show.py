@@ -32,7 +32,7 @@ def told(hits: list[Hit], color: bool) -> str:
     for number, hit in enumerate(hits, 1):
         record = f'  {hit.record}' if hit.record is not None else ''
         gone = '' if is_there(hit) else '  (not there any more)'
-        where = printable(f'{place(hit)}{record}{gone}')
+        where = printable(f'{place(hit)}{record}{gone}').replace('\n', '\\n')
         shown.append(
             f'{number}. \x1b[1m{where}\x1b[0m  {hit.score:.4f}'
             if color

@@ -231,8 +231,10 @@ class Folder:
 
     def unwritable(self, error: Exception) -> RunError:
         """Of a full disk, among others."""
-        full = getattr(error, 'errno', None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        full = full or 'disk is full' in str(error)  # SQLite's
+        number = getattr(error, 'errno', None)
+        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+        # SQLite's; the second is of its journal.
+        full = full or any(what in str(error) for what in ('disk is full', 'disk I/O error'))
         return (NoRoom if full else RunError)(
             f'{self.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove {self.path} and index again'
         )

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from model.errors import ModelError
+from model.errors import ModelError, lost
 
 ENTERS = {  # method -> what the documentation calls the place
     'position_ids': 'position ids',
@@ -403,3 +403,5 @@ def check_numbers(field: str, value, default) -> None:
                 f'config.model.positions_args.{field} is {said}: expected {what} from {low} to '
                 f'{high}'
             )
+        if isinstance(one, float) and lost(one):
+            raise ModelError(f'config.model.positions_args.{field} is {one}: {lost(one)}')

@@ -1,13 +1,17 @@
 """Search: an index that is damaged, or cannot be written: one line, and nothing lost."""
 
+import errno
 import json
 import os
 import shutil
+import sqlite3
+import types
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from apps.search import store, update
+from apps.search import show, store, update
 from apps.search.engine import Engine
 from apps.search.store import Folder
 from tests.apps.test_search_faults import index, results
@@ -289,3 +293,24 @@ def test_a_graph_of_files_that_are_gone_again(reader, notes, tmp_path, monkeypat
     index(reader, tmp_path / 'ix')
     index(reader, tmp_path / 'new', notes)
     assert results(tmp_path / 'ix', reader) == results(tmp_path / 'new', reader)
+
+
+def test_a_disk_without_room_is_worth_another_try(tmp_path):
+    """Catches a full disk under an index that is told as a mistake of the user."""
+    folder = Folder(str(tmp_path / 'index'))
+    for said in ('database or disk is full', 'disk I/O error'):
+        assert folder.unwritable(sqlite3.OperationalError(said)).code == os.EX_IOERR
+    assert folder.unwritable(OSError(errno.EIO, 'x')).code == os.EX_IOERR
+    readonly = sqlite3.OperationalError('attempt to write a readonly database')
+    assert folder.unwritable(readonly).code == 2
+
+
+def test_a_hit_is_named_in_one_line():
+    """Catches the name of a file with an end of a line in it, which makes two lines of a hit."""
+    hit = types.SimpleNamespace(record=None, score=1.0)
+    with (
+        mock.patch.object(show, 'place', lambda hit: 'a\n2. b.txt:1'),
+        mock.patch.object(show, 'is_there', lambda hit: True),
+        mock.patch.object(show, '_snippet', lambda hit: 'words'),
+    ):
+        assert show.told([hit], False) == '1. a\\n2. b.txt:1  1.0000\n   words'

@@ -105,6 +105,8 @@ NUMBERS = values(
     field('optimizer.schedule=wsd', 'optimizer.decay=1.5', kind='numbers'),
     field('optimizer.schedule=wsd', 'optimizer.warmup=350', kind='numbers'),
     field('optimizer.schedule=wsd', 'optimizer.decay=1.0', kind='numbers'),
+    field('optimizer.eps=1e-300', kind='numbers'),
+    field('model.positions_args.base=1e-300', kind='numbers'),
     field('optimizer.schedule=wsd', 'train.steps=0', kind='numbers'),
     field('sample.every=10', 'sample.tokens=0', kind='numbers'),
     field('data.source=pydoc', 'data.pydoc.modules=-1', kind='numbers'),
@@ -115,6 +117,7 @@ NUMBERS = values(
         config=MINE,
         kind='numbers',
     ),
+    field('tokenizer.vocab_size=1', config=MINE, kind='numbers'),
     field('tokenizer.vocab_size=270', config=MINE, kind='numbers'),
     field('tokenizer.vocab_size=9000', config=MINE, kind='numbers'),
 ]

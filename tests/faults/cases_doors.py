@@ -74,6 +74,8 @@ GENERATION = [
         '--prompt=x --temperature=inf',
         '--prompt=x --repetition_penalty=1e300',
         '--prompt=x --min_p=nan',
+        '--prompt=x --top_p=1e-300',
+        '--prompt=x --repetition_penalty=1e-40',
     )
 ] + [
     Case('generation', f'{WRITE} --prompt="{"word " * 40}"', 'a prompt longer than the context'),
@@ -136,6 +138,7 @@ NAMES = [
     )
 ]
 EVALUATIONS = [
+    Case('evaluations', 'evals.heldout --run=run run', 'a word beside the flags'),
     Case(
         'evaluations',
         'evals.heldout --run=run',

@@ -145,6 +145,8 @@ MEASURE = [
         '--out=new --runs=run',
         '--out=new --runs=a=rum',
         '--out=new --runs=bm25=run',
+        '--out=new --runs=a=~nobody-here/run',
+        '--out=/proc/new',
         '--out=new --poolings=max',
         '--out=new --runs=a=run --against=b',
         '--out=new --runs=a=run --poolings=bag',
@@ -223,6 +225,7 @@ APP = [
         f'{INDEX} txt.text',
         f'{INDEX} --chunk=8 text.txt',
         f'{INDEX} --chunk=999 text.txt',
+        f'{INDEX} --remove= text.txt',
         f'{INDEX} --chunk=32 --overlap=30 text.txt',
         f'{INDEX} --pooling=max text.txt',
         f'{INDEX} --size=999 text.txt',
@@ -239,6 +242,7 @@ APP = [
         'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv',
         'apps.search eval --index=nowhere',
         'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out=text.txt',
+        f'apps.search eval --index=nowhere --queries=q.jsonl --qrels=q.tsv --out={"x" * 255}',
     )
 ]
 CASES = [*TRAIN, *MINE, *MEASURE, *APP, *WORDS]

@@ -4,6 +4,7 @@ import contextlib
 import errno
 import functools
 import io
+import logging
 import os
 import pathlib
 import runpy
@@ -185,6 +186,15 @@ def test_fields_that_the_system_refuses(field, tmp_path):
         assert line.startswith(f'error: config.{field}=') and what in line, line
 
 
+@pytest.mark.parametrize('left, code', [(['b.txt'], 2), (['b.txt', '--', 'x'], 2), ([], 0)])
+def test_words_beside_the_flags(left, code):
+    """Catches a second file after a space, or a flag without its dashes, that nobody hears of."""
+    for words in ([], ['--', 'python', '-m', 'x']) if not left else ([],):
+        with mock.patch.object(sys, 'argv', ['main', *left, *words]), _streams() as told:
+            assert _code(lambda: guard.run(lambda: None)) == code
+        assert (b"error: 'b.txt': expected flags only" in told[1]) == bool(code)
+
+
 def _main(call, **keywords) -> int:
     with mock.patch.object(sys, 'argv', ['main']):
         return _code(lambda: guard.run(call, **keywords))
@@ -238,6 +248,8 @@ def test_a_place_that_cannot_be_written(tmp_path):
             with pytest.raises(RunError, match=f'^--out=new/x: {os.strerror(number)}; ') as told:
                 refused.check_writable('--out', 'new/x')
         assert told.value.code == (os.EX_IOERR if number == errno.ENOSPC else 2)
+    with pytest.raises(RunError, match='^--out=/proc/x: .*; expected a place that can be written'):
+        refused.check_writable('--out', '/proc/x')  # where not even root can make anything
     with contextlib.chdir(tmp_path):
         refused.check_writable('--out', 'new/x')
     assert not list(tmp_path.iterdir())
@@ -313,3 +325,21 @@ def test_training_goes_on_unheard(tmp_path):
     words = f'{sys.executable} -m train.pretrain --config=mine.py --run=café 2>&1'
     assert _program(['bash', '-c', words], tmp_path, PYTHONIOENCODING='ascii') == (0, '')
     assert runs.Run.parse(str(tmp_path / 'café')).steps() == [4]
+
+
+def test_a_message_is_one_line():
+    """Catches a name with an end of a line in it that makes two lines of a message, the second of
+    which passes for one of its own."""
+    record = logging.LogRecord('ordem', logging.INFO, '', 0, '%s: read', ('a\nERROR: b.txt',), None)
+    told = door._Formatter('%(levelname)s: %(message)s').format(record)
+    assert told == r'INFO: a\nERROR: b.txt: read'
+
+
+def test_no_path_is_not_the_folder_one_is_in():
+    """Catches an unset variable of a shell (`$TEXTS`) that indexes, or takes out, all there is."""
+    with pytest.raises(RunError, match='^PATH is empty: expected a path'):
+        door.check_path('PATH', ' ')
+    values = flags.FlagValues()
+    options.paths('remove', 'What to take out', values)
+    with pytest.raises(flags.IllegalFlagValueError, match='expected a path, found nothing'):
+        values(['', '--remove='])

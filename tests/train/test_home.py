@@ -9,7 +9,7 @@ import shutil
 
 import pytest
 
-from data import paths, sources
+from data import pairs, paths, sources
 from data.records import DataError
 from tests import doors
 from train import config as configs
@@ -24,10 +24,11 @@ NO_PATHS = {
     *('prompt', 'stop', 'name', 'zone', 'project', 'type', 'runtime_version', 'commit', 'worker'),
     *('coordinator', 'by', 'pooling', 'text_field', 'language', 'poolings', 'tune', 'topology'),
     *('programs', 'only', 'time', 'partition', 'account', 'cluster', 'image', 'positions'),
-    *('kernels', 'arm', 'task'),
+    *('kernels', 'arm', 'task', 'on_broken', 'system'),
     'runs',  # NAME=DIR@step: Run.parse
 }
 NO_PATH_FIELDS = {
+    'prefer',
     *('source', 'packing', 'split', 'on_broken', 'part', 'text_field', 'kind', 'activation'),
     *('norm', 'positions', 'dtype', 'param_dtype', 'attention', 'context_attention', 'remat'),
     *('objective', 'on_spike', 'pooling', 'sizes', 'schedule', 'prompt'),
@@ -182,3 +183,13 @@ def test_texts_of_users_that_are_not_known(home, entry):
     pathlib.Path('~$notes.txt').write_text('x')
     assert [p.name for p in sources.find_files('~$notes.txt')] == ['~$notes.txt']
     pathlib.Path('~$notes.txt').unlink()
+
+
+@pytest.mark.parametrize('name', ['x' * 249 + '.jsonl', 'é' * 124 + 'x.jsonl', 'a\udce9.jsonl'])
+def test_the_longest_name_can_be_written(name, tmp_path):
+    """Catches work whose result is lost at its end, since the name that it has while it is written
+    is longer than a name can be."""
+    runs.write_atomically(tmp_path / name, 'whole')
+    assert [p.name for p in tmp_path.iterdir()] == [name] and len(os.fsencode(name)) <= 255
+    pairs.write_pairs(tmp_path / name[1:], [pairs.Pair('here', 'a', ('b',), ())])
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted([name, name[1:]])

@@ -326,3 +326,20 @@ def test_more_than_the_vocabulary_counts_as_all(top_k):
         for k in (0, top_k)
     ]
     assert (written[0] == written[1]) == (top_k > 5)
+
+
+@pytest.mark.parametrize('number', [1e-300, 1e-40])
+def test_what_float32_takes_for_zero_is_refused(number):
+    """Catches a number that passes for more than 0 and is divided by as 0."""
+    for fields in (BASE, STUDY):
+        for name in (n for n, v in numbers(fields).items() if isinstance(v, float)):
+            said = ranges.outside(changed(fields, name, number))
+            assert [*said] == [name] and 'expected' in said[name], name
+            fits = ranges.of(name).low <= 0
+            assert ('at least 1e-37' in said[name]) == fits, name
+    values = flags.FlagValues()
+    options.number('top_p', 1.0, 'A share', 0, 1, values)
+    with pytest.raises(flags.IllegalFlagValueError, match='at least 1e-37'):
+        values(['', f'--top_p={number}'])
+    with pytest.raises(ModelError, match='positions_args.base is .*: expected 0, or a number of'):
+        build('rope', dict(base=number), Dims(32, 2, 2, 16, 2, 64))
