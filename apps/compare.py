@@ -129,10 +129,12 @@ def compare(e: Examined, against: Other) -> dict:
         'encoding',
         'positional encoding',
         *map(_encodings, shapes),
-        follows('model.positions')
+        _as_meant(e.config, follows('model.positions') or [])
         or runs.flags_of(*map(_meant, (e.config, against.config)))
         or follows('model.', 'data.seq_len'),
     )
+    for name, *versions in _begun_otherwise(e.config, against.config):
+        add('encoding', f'initial values of {name}', *versions, None)
     if there is None:
         unknown.append(
             f'tokenizer: {against.name} has none yet (no config.tokenizer.path, and none trained in config.data.cache)'
@@ -162,6 +164,28 @@ def compare(e: Examined, against: Other) -> dict:
 def _meant(config) -> list[dict]:
     """Returns what the encodings of a run, or of a config that none was made of yet, mean."""
     return config.model.get('encodings') or runs.meaning(config)
+
+
+def _as_meant(config, stated: list[str]) -> list[str]:
+    """Returns `stated`, flags that state the encodings of a run, with those that have them mean now
+    what they meant when it was made."""
+    meant = runs.flags_of(_meant(config), runs.meaning(config))
+    whole = any(flag.startswith('--config.model.positions=') for flag in meant)
+    kept = [f for f in stated if not (whole and f.startswith('--config.model.positions='))]
+    return [*kept, *meant]
+
+
+def _begun_otherwise(*configs) -> list[tuple[str, str, str]]:
+    """Returns name and versions of each encoding that has the same arguments in both configs, and
+    another version: its parameters begin otherwise."""
+    here, there = ({one['name']: one for one in _meant(config)} for config in configs)
+    return [
+        (name, f'version {one["version"]}', f'version {there[name]["version"]}')
+        for name, one in here.items()
+        if name in there
+        and one['arguments'] == there[name]['arguments']
+        and one['version'] != there[name]['version']
+    ]
 
 
 def _encodings(shape: model_config.ModelConfig) -> str:

@@ -112,6 +112,7 @@ class InductionHead(Task):
 
 
 _KEYS = ('zoology', 'all')
+_STEEPEST = 32  # power up to which weights of the longest texts are no overflow
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,8 +157,10 @@ class MultiQueryRecall(Task):
                 f'task_args.tokens is {self.tokens} and task_args.pairs {self.pairs}: expected 0 '
                 f'for one of them, which is the length'
             )
-        if self.power <= 0:
-            raise DataError(f'task_args.power is {self.power}: expected more than 0')
+        if not 0 < self.power <= _STEEPEST:
+            raise DataError(
+                f'task_args.power is {self.power}: expected more than 0, and at most {_STEEPEST}'
+            )
 
     @property
     def before(self):

@@ -163,8 +163,8 @@ def build(
     has it, and counts for more than what stands in parentheses. An encoding that enters the
     embedding does so once, for all layers. `recorded`: what a run says that they meant when it was
     made (`resolved`); empty: what they mean now.
-    Raises ModelError for an unknown name, an argument that none has or of another type, and a
-    pattern that does not fit.
+    Raises ModelError for an unknown name, an argument that none has or of another type, a pattern
+    that does not fit, and position ids that two layers would change differently.
     """
     layers, members = _read(pattern, arguments, recorded)
     if dims.num_layers % len(layers):
@@ -177,12 +177,28 @@ def build(
     built = made(dims)
     for encoding in built.values():
         encoding.check()
+    _check_ids(members)
     of_layer = {}
     for layer in dict.fromkeys(layers):
         parts = tuple(built[text] for text in layer)
         of_layer[layer] = parts[0] if len(parts) == 1 else Composite(dims, parts)
         of_layer[layer].check_use()
     return tuple(of_layer[layers[i % len(layers)]] for i in range(dims.num_layers))
+
+
+def _check_ids(members: dict[str, tuple[type[PositionalEncoding], dict]]) -> None:
+    """Raises ModelError where two members of a pattern are of one class that changes position ids,
+    with other arguments: ids are the whole model's, and each would change those of the other."""
+    before = {}
+    for text, (kind, own) in members.items():
+        if 'position_ids' not in kind.enters():
+            continue
+        other, theirs = before.setdefault(kind, (text, own))
+        if own != theirs:
+            raise ModelError(
+                f'config.model.positions has {other!r} and {text!r}: position ids are the same for '
+                f'all layers; expected one of them, with the same arguments in each layer'
+            )
 
 
 def resolved(pattern: str, arguments: dict, first: bool = False) -> list[dict]:

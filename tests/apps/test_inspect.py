@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -15,7 +16,7 @@ from apps import compare, examine, inspect
 from data import batches, store
 from data.chat import encode_messages
 from data.records import printable
-from train import checkpoint, loop, posttrain
+from train import checkpoint, loop, posttrain, runs
 from train.errors import RunError
 from train.runs import Run
 
@@ -354,3 +355,30 @@ def test_what_is_taken_from_a_parent_is_told(made, tmp_path, caplog):
         f'{path}@2: all {count} parameters are taken over; optimizer, step and random keys begin anew',
         "dropped of the parent's: positions_learned/table",
     ]
+
+
+def test_an_old_run_compared():
+    """Catches flags that make another command like a run from before by the name alone, which
+    means something else now, and initial values that changed and are not told."""
+    run = Run.parse('tests/golden/encodings/rerope')
+    e = SimpleNamespace(run=run, config=run.config(), tokenizer=run.tokenizer(), damage=[])
+    e.lineage = run.lineage()
+    there = compare.other('configs/base.py', [])
+    found = compare.compare(e, there)['differences']
+    (row,) = [d for d in found if d['what'] == 'encoding']
+    assert row['flags'] == [
+        '--config.model.positions=rerope',
+        '--config.model.positions_args.within_share=0.5',
+        '--config.model.positions_args.log_n=False',
+    ]
+    e.config.model.update(positions='fire', positions_args={})
+    e.config.model.encodings = runs.meaning(e.config, first=True)
+    there.config.model.positions = 'fire'
+    found = compare.compare(e, there)['differences']
+    (row,) = [d for d in found if d['what'] == 'encoding']
+    assert (row['name'], row['here'], row['there'], row['flags']) == (
+        'initial values of fire',
+        'version 1',
+        'version 2',
+        None,
+    )

@@ -205,6 +205,8 @@ POSITIONS = [
         'model.positions=rope(base=10',
         'model.positions=rope(bass=10)+window',
         'model.positions=fire+fire(hidden=8)',
+        'model.positions=randomized+rope,randomized(range=4096)+alibi model.num_layers=2',
+        'model.positions=pose(target=512)+rope,pose(target=1024)+rope model.num_layers=2',
         'model.positions=rerope model.positions_args.within_share=0.0',
         'model.positions=randomized+alibi model.positions_args.draw=twice',
         'model.positions=stick_breaking model.positions_args.remainder=values',

@@ -194,6 +194,10 @@ STUDIES = [
         "c.tasks = dict(a=base.task('multi_query_recall', keys='zoolgy'))",
     ),
     changed(
+        'queries that are all at one place, by weights beyond every number',
+        "c.tasks = dict(a=base.task('multi_query_recall', power=300.0))",
+    ),
+    changed(
         'symbols and pairs both fixed',
         "c.tasks = dict(a=base.task('multi_query_recall', tokens=64, pairs=8))",
     ),

@@ -12,6 +12,7 @@ from flax import linen as nn
 from configs import base
 from model import generate
 from model.config import resolve
+from model.errors import ModelError
 from model.positions import Dims, Site, build
 from model.positions.alibi import slopes
 from model.transformer import Transformer, keys_of_rows
@@ -170,3 +171,24 @@ def test_decoding_agrees_with_the_whole():
         fields = tokens[:, here], places[:, here], ones[:, here]
         out, cache = model.apply({'params': params}, *fields, cache=cache)
         close(out[:, 0], whole[:, at], 1e-4)
+
+
+@pytest.mark.parametrize(
+    'name, one, two', [('randomized', 'range=40', 'range=200'), ('pose', 'target=64', 'target=99')]
+)
+def test_ids_are_changed_once(name, one, two):
+    """Catches layers whose ids are drawn from two ranges, and fall from one token to the next."""
+    with pytest.raises(ModelError, match='position ids are the same for all layers'):
+        build(f'{name}({one})+rope,{name}({two})+alibi', {}, DIMS)
+    given = dict([one.split('=')])
+    given = {key: int(value) for key, value in given.items()}
+    assert (
+        len(
+            {
+                part
+                for e in build(f'{name}({one})+rope,{name}+alibi', given, DIMS)
+                for part in e.parts
+            }
+        )
+        == 3
+    )

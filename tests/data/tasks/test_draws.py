@@ -141,6 +141,13 @@ def test_keys_values_and_gaps_are_the_sources():
     assert {*made} == {f'k{i}' for i in range(5)}
 
 
+def test_the_steepest_power():
+    """Catches weights of the longest text that overflow within the powers that are taken."""
+    task = build('multi_query_recall', dict(tokens=2**20, power=32.0))
+    example = task.sample(np.random.default_rng(0), 100)
+    assert len(example.asked) == 100 and min(example.asked) > 2**19
+
+
 @pytest.mark.parametrize(
     'make, message',
     [
@@ -151,6 +158,10 @@ def test_keys_values_and_gaps_are_the_sources():
         (
             lambda: build('multi_query_recall', dict(tokens=64, pairs=4)),
             'task_args.tokens is 64 and task_args.pairs 4: expected 0 for one of them',
+        ),
+        (
+            lambda: build('multi_query_recall', dict(power=300.0)),
+            'task_args.power is 300.0: expected more than 0, and at most 32',
         ),
         (
             lambda: TaskBatches(build('multi_query_recall', dict(tokens=64)), (1, 17), 1, 0),
