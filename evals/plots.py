@@ -103,10 +103,15 @@ def perplexity(config, arms, records) -> str:
             xlabel='tokens of text seen',
             ylabel='perplexity',
             xscale='log',
-            yscale='log' if axis.lines else 'linear',
+            yscale='log' if _any_finite(axis) else 'linear',
         )
     _legend(figure, arms)
     return _svg(figure)
+
+
+def _any_finite(axis) -> bool:
+    """Whether a line of the axis has a point that a logarithmic scale can show."""
+    return any(np.isfinite(line.get_ydata()).any() for line in axis.lines)
 
 
 def by_position(config, arms, records) -> str:

@@ -625,10 +625,11 @@ def lineage(config, store, tokenizer, parent: dict | None) -> dict:
             'grain',
         )
     }
+    meant = config.model.get('encodings')
     return dict(
         format=FORMAT,
         parent=parent,
-        encodings=list(config.model.get('encodings') or ()),
+        **({} if meant is None else {'encodings': list(meant)}),
         config_hash=config_hash(config),
         data_hash=store.hash,
         tokenizer_hash=tokenizer.hash,

@@ -328,6 +328,7 @@ def tokenizer(request):
                 kind=request.param,
                 vocab_size=420 if request.param == 'bpe' else 335,
                 train_megabytes=1.0,
+                rules=2,
             )
         ),
     )

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from unittest import mock
 
 import grain  # noqa: F401  (defines flags of its own, once)
-from absl import flags
+from absl import app, flags
 from absl import logging as absl_logging
 
 from train import door, loop
@@ -110,9 +110,10 @@ def _snapshot(folder: pathlib.Path) -> dict[str, str]:
 def in_process(words: list[str]) -> tuple[int, str]:
     """`python -m WORDS` without a new process: the module runs as __main__, its flags are taken away afterwards."""
     module, *arguments = words
+    app.define_help_flags()  # once in a process: they stay when those of the module go
     known, log, said = set(flags.FLAGS), logging.getLogger('ordem'), io.StringIO()
     level, log.propagate = log.level, False
-    handlers = logging.root.handlers[:]
+    handlers, of_root = logging.root.handlers[:], logging.root.level
     log.setLevel(logging.CRITICAL)  # warnings are not what ends a program
     try:
         with (
@@ -131,7 +132,8 @@ def in_process(words: list[str]) -> tuple[int, str]:
             code = said.write(code) and 1
     finally:
         log.propagate = True
-        logging.root.handlers[:] = handlers  # absl adds its own
+        logging.root.handlers[:] = handlers  # absl adds its own, and has a level for all
+        logging.root.setLevel(of_root)
         log.setLevel(level)
         for name in set(flags.FLAGS) - known:
             delattr(flags.FLAGS, name)
