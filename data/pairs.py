@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 
 from data import chat, pair_kinds, paths, sources, words
 from data.pair_kinds import MADE
-from data.records import Broken, DataError, Record
+from data.records import Broken, DataError, Record, nearest
 from data.store import Parting, in_split
 from data.text import READING, line_ends, normal_form
 from data.tokenizer import Tokenizer
@@ -54,7 +54,7 @@ def check(config) -> None:
     if unknown is not None:
         raise DataError(
             f'config.data.pairs.kind is {wanted.kind!r}: expected {GIVEN!r} alone, or one or more of {", ".join(MADE)}'
-            + sources.nearest(unknown, [kind for kind in KINDS if kind != unknown])
+            + nearest(unknown, [kind for kind in KINDS if kind != unknown])
         )
     if wanted.negatives < 0:
         raise DataError(f'config.data.pairs.negatives is {wanted.negatives}: expected at least 0')
@@ -191,8 +191,7 @@ def _from_object(where: str, found: dict) -> Pair | Broken:
     except DataError as error:
         return Broken(
             where,
-            f'no "query" and "positive", and {error}'
-            + sources.nearest('query', chat.fields(found)),
+            f'no "query" and "positive", and {error}' + nearest('query', chat.fields(found)),
         )
 
 

@@ -17,7 +17,7 @@ from data import kept, sources
 from data import text as texts
 from data import tokenizer as tokenizers
 from data.chat import SYSTEM, encode_messages, system_note
-from data.records import Broken, DataError, Record, printable
+from data.records import Broken, DataError, Record, nearest, printable
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
@@ -153,7 +153,7 @@ def check(config) -> None:
     if config.on_broken not in kept.ON_BROKEN:
         raise DataError(
             f"config.data.on_broken is {config.on_broken!r}: expected 'skip' (up to half of the "
-            "records), 'skip_all' or 'fatal'" + sources.nearest(config.on_broken, kept.ON_BROKEN)
+            "records), 'skip_all' or 'fatal'" + nearest(config.on_broken, kept.ON_BROKEN)
         )
     prefer = config.files.prefer if 'files' in config else 'text'
     if prefer not in ('text', 'conversation'):

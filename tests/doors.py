@@ -1,6 +1,8 @@
 """All doors of the product (`python -m room.door`), and the flags that each of them defines."""
 
+import contextlib
 import functools
+import logging
 import pathlib
 import runpy
 import sys
@@ -13,6 +15,17 @@ from absl import flags
 from train import door, guard
 
 ROOMS = ('apps', 'benchmarks', 'data', 'evals', 'launch', 'model', 'train')
+
+
+@contextlib.contextmanager
+def root_logger_kept():
+    """Leaves the root logger as it was: absl gives it a handler and a level when a door is run."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    try:
+        yield
+    finally:
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
 
 
 def names() -> list[str]:

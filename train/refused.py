@@ -1,6 +1,5 @@
 """What the system refuses to open, make or write, as a mistake in one line: for all commands."""
 
-import difflib
 import errno
 import os
 import pathlib
@@ -10,6 +9,7 @@ import traceback
 from collections.abc import Iterable
 
 from data import paths
+from data.records import nearest
 from train.errors import NoRoom, RunError
 
 # No room, or a disk that fails: the same command may go on later.
@@ -82,7 +82,7 @@ def check(name: str, path: str) -> None:
     if not path or '://' in path:
         return
     try:
-        os.stat(os.path.expanduser(path))
+        os.stat(paths.expanded(path))
     except OSError as error:
         if error.errno in _NEVER:
             raise mistake(error, [(name, path)]) from None
@@ -146,7 +146,7 @@ def _is_of(path: str, root: str) -> bool:
 
 
 def _full(path: str) -> str:
-    return os.path.abspath(os.path.expanduser(path)).rstrip('/')
+    return os.path.abspath(paths.expanded(path)).rstrip('/')
 
 
 def _shown(path: str) -> str:
@@ -169,5 +169,4 @@ def _near(path: str) -> str:
     except OSError:
         return ''
     name = os.path.basename(path)
-    close = difflib.get_close_matches(name, [other for other in beside if other != name], 1)
-    return f'; did you mean {close[0]!r}?' if close else ''
+    return nearest(name, [other for other in beside if other != name])

@@ -6,7 +6,6 @@ cause, rollbacks.json and damaged/<step>.
 
 import contextlib
 import dataclasses
-import difflib
 import errno
 import functools
 import hashlib
@@ -24,7 +23,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from data import bounded, paths, tokenizer as tokenizers
-from data.records import DataError
+from data.records import DataError, nearest
 from model.errors import ModelError
 from train.errors import NoRoom, RunError
 
@@ -242,8 +241,7 @@ def _no_such_run(path: epath.Path) -> str:
         if path.parent.is_dir()
         else []
     )
-    close = difflib.get_close_matches(path.name, beside, 1)
-    return f'{path}: no such run directory' + (f'; did you mean {close[0]!r}?' if close else '')
+    return f'{path}: no such run directory{nearest(path.name, beside)}'
 
 
 def place(directory: str) -> Run:

@@ -2,7 +2,6 @@
 
 import codecs
 import dataclasses
-import difflib
 import errno
 import hashlib
 import html.parser
@@ -18,7 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
-from data import bounded, sources
+from data import bounded, records, sources
 from data import files as walks
 from data import text as texts
 from data.records import Broken, DataError
@@ -120,11 +119,8 @@ class Walk(walks.Walk):
         now = time.time_ns()
         for path in roots:
             if not exists(path):
-                close = difflib.get_close_matches(os.path.basename(path), _beside(path), 1)
-                raise DataError(
-                    f'{path}: no such file or folder'
-                    + (f'; did you mean {close[0]!r}?' if close else '')
-                )
+                near = records.nearest(os.path.basename(path), _beside(path))
+                raise DataError(f'{path}: no such file or folder{near}')
         self.go([(path, ()) for path in roots])
         self.files: dict[str, File] = {}
         for path, found in self.found.values():

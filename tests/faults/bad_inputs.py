@@ -27,6 +27,7 @@ import grain  # noqa: F401  (defines flags of its own, once)
 from absl import app, flags
 from absl import logging as absl_logging
 
+from tests import doors
 from train import door, loop
 from train.runs import Run
 
@@ -113,10 +114,10 @@ def in_process(words: list[str]) -> tuple[int, str]:
     app.define_help_flags()  # once in a process: they stay when those of the module go
     known, log, said = set(flags.FLAGS), logging.getLogger('ordem'), io.StringIO()
     level, log.propagate = log.level, False
-    handlers, of_root = logging.root.handlers[:], logging.root.level
     log.setLevel(logging.CRITICAL)  # warnings are not what ends a program
     try:
         with (
+            doors.root_logger_kept(),
             mock.patch.object(sys, 'argv', [module, *arguments]),
             mock.patch.object(door, 'settle', _settle),
             mock.patch.object(loop, '_train', _began),
@@ -132,8 +133,6 @@ def in_process(words: list[str]) -> tuple[int, str]:
             code = said.write(code) and 1
     finally:
         log.propagate = True
-        logging.root.handlers[:] = handlers  # absl adds its own, and has a level for all
-        logging.root.setLevel(of_root)
         log.setLevel(level)
         for name in set(flags.FLAGS) - known:
             delattr(flags.FLAGS, name)

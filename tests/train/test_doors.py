@@ -17,6 +17,7 @@ import grain  # noqa: F401  (defines flags of its own, once)
 import pytest
 from absl import app, flags
 
+from tests import doors
 from tests.faults import bad_inputs
 from train import door, guard, options, refused, runs, streams
 from train.errors import RunError
@@ -63,6 +64,12 @@ def _defined(name: str) -> tuple[dict, dict[str, flags.Flag]]:
         delattr(flags.FLAGS, flag)
     assert len(asked) == 1, f'{name} ends in neither door.run nor guard.run'
     return asked[0], new
+
+
+@pytest.fixture(autouse=True)
+def _loggers():
+    with doors.root_logger_kept():
+        yield
 
 
 @contextlib.contextmanager
