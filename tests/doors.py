@@ -38,19 +38,47 @@ def names() -> list[str]:
     return found
 
 
-@functools.cache
-def flags_of(name: str) -> dict[str, flags.Flag]:
-    """Returns {name: flag} of what a door defines before it parses; nothing of it runs."""
+@contextlib.contextmanager
+def own_flags():
+    """Gives a door the flags of a fresh process; those it defines go when it ends, however it ends.
+
+    A test may have imported another program, whose flags would otherwise clash with the door's.
+    """
+    ours = [
+        (module, flag)
+        for module, defined_there in flags.FLAGS.flags_by_module_dict().items()
+        if module.split('.')[0] in (*ROOMS, 'tests')
+        for flag in [*defined_there]
+    ]
+    for _, flag in ours:
+        delattr(flags.FLAGS, flag.name)
     known = set(flags.FLAGS)
+    try:
+        yield
+    finally:
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+        for module, flag in ours:
+            flags.FLAGS[flag.name] = flag
+            flags.FLAGS.register_flag_by_module(module, flag)
+
+
+@functools.cache
+def defined(name: str) -> tuple[dict, dict[str, flags.Flag]]:
+    """Returns what a door does before main: (keywords of `run`, {name: flag}); nothing of it runs."""
+    asked = []
+    take = lambda *args, **keywords: asked.append(keywords)
     with (
-        mock.patch.object(door, 'run'),
-        mock.patch.object(guard, 'run'),
+        own_flags(),
+        mock.patch.object(door, 'run', take),
+        mock.patch.object(guard, 'run', take),
         mock.patch.object(sys, 'argv', [name]),
         warnings.catch_warnings(),
     ):
         warnings.simplefilter('ignore')  # runpy's, of a module that is there already
+        known = set(flags.FLAGS)
         runpy.run_module(name, run_name='__main__')
-    found = {new: flags.FLAGS[new] for new in set(flags.FLAGS) - known}
-    for new in found:
-        delattr(flags.FLAGS, new)
-    return found
+        made = {new: flags.FLAGS[new] for new in set(flags.FLAGS) - known}
+    assert len(asked) == 1, f'{name} ends in neither door.run nor guard.run'
+    return asked[0], made

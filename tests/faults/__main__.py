@@ -23,18 +23,6 @@ from absl import app, flags
 
 from tests.faults import kinds, lives
 
-_OUT = flags.DEFINE_string('out', '', 'Where the log and its table go; empty: they are printed')
-_KINDS = flags.DEFINE_list(
-    'kinds',
-    ['kills', 'saves', 'signals', 'disk', 'damage', 'processes', 'nan', 'hang'],
-    'Kinds of faults',
-)
-_CASES = flags.DEFINE_integer(
-    'cases', 10, 'Cases of each kind; ten times as many kills, half of them in saves', lower_bound=1
-)
-_SEED = flags.DEFINE_integer('seed', 0, 'Which random cases')
-_WORKERS = flags.DEFINE_integer('workers', 2, 'Cases at one time', lower_bound=1)
-
 
 def plan(folder: pathlib.Path, chosen: list[str], cases: int, seed: int, log) -> None:
     """Makes what the cases are compared with, then the cases; log(row) is called for each."""
@@ -110,7 +98,7 @@ def plan(folder: pathlib.Path, chosen: list[str], cases: int, seed: int, log) ->
                 functools.partial(kinds.not_finite, case(rng(), 'atlas'), mode, found)
                 for _ in range(-(-cases // 2))
             ]
-    with concurrent.futures.ThreadPoolExecutor(_WORKERS.value) as pool:
+    with concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers) as pool:
         running = {pool.submit(one): one for one in todo}
         for done in concurrent.futures.as_completed(running):
             try:
@@ -152,7 +140,7 @@ def table(rows: list[dict], command: str) -> str:
 
 def main(_) -> None:
     rows, began = [], time.monotonic()
-    out = pathlib.Path(_OUT.value) if _OUT.value else None
+    out = pathlib.Path(flags.FLAGS.out) if flags.FLAGS.out else None
     if out:
         out.mkdir(parents=True, exist_ok=True)
         (out / 'faults.jsonl').write_text('')
@@ -166,7 +154,7 @@ def main(_) -> None:
                 file.write(line + '\n')
 
     folder = pathlib.Path(tempfile.mkdtemp(prefix='faults-'))
-    plan(folder, _KINDS.value, _CASES.value, _SEED.value, log)
+    plan(folder, flags.FLAGS.kinds, flags.FLAGS.cases, flags.FLAGS.seed, log)
     found = table(rows, ' '.join(['python -m tests.faults', *sys.argv[1:]]))
     print(found)
     if out:
@@ -178,4 +166,18 @@ def main(_) -> None:
 
 
 if __name__ == '__main__':
+    flags.DEFINE_string('out', '', 'Where the log and its table go; empty: they are printed')
+    flags.DEFINE_list(
+        'kinds',
+        ['kills', 'saves', 'signals', 'disk', 'damage', 'processes', 'nan', 'hang'],
+        'Kinds of faults',
+    )
+    flags.DEFINE_integer(
+        'cases',
+        10,
+        'Cases of each kind; ten times as many kills, half of them in saves',
+        lower_bound=1,
+    )
+    flags.DEFINE_integer('seed', 0, 'Which random cases')
+    flags.DEFINE_integer('workers', 2, 'Cases at one time', lower_bound=1)
     app.run(main)

@@ -24,7 +24,7 @@ from collections.abc import Callable
 from unittest import mock
 
 import grain  # noqa: F401  (defines flags of its own, once)
-from absl import app, flags
+from absl import app
 from absl import logging as absl_logging
 
 from tests import doors
@@ -112,12 +112,13 @@ def in_process(words: list[str]) -> tuple[int, str]:
     """`python -m WORDS` without a new process: the module runs as __main__, its flags are taken away afterwards."""
     module, *arguments = words
     app.define_help_flags()  # once in a process: they stay when those of the module go
-    known, log, said = set(flags.FLAGS), logging.getLogger('ordem'), io.StringIO()
+    log, said = logging.getLogger('ordem'), io.StringIO()
     level, log.propagate = log.level, False
     log.setLevel(logging.CRITICAL)  # warnings are not what ends a program
     try:
         with (
             doors.root_logger_kept(),
+            doors.own_flags(),
             mock.patch.object(sys, 'argv', [module, *arguments]),
             mock.patch.object(door, 'settle', _settle),
             mock.patch.object(loop, '_train', _began),
@@ -134,9 +135,6 @@ def in_process(words: list[str]) -> tuple[int, str]:
     finally:
         log.propagate = True
         log.setLevel(level)
-        for name in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, name)
-        flags.FLAGS.unparse_flags()
     return code, said.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import functools
 import io
 import logging
 import os
@@ -13,7 +12,6 @@ import sys
 import warnings
 from unittest import mock
 
-import grain  # noqa: F401  (defines flags of its own, once)
 import pytest
 from absl import app, flags
 
@@ -23,7 +21,6 @@ from train import door, guard, options, refused, runs, streams
 from train.errors import RunError
 
 ROOT = bad_inputs.conftest.ROOT
-ROOMS = ('apps', 'benchmarks', 'data', 'evals', 'launch', 'model', 'train')
 # Doors that make something beside what they print before they are done, and go on unheard.
 KEEPS = {
     'train.pretrain',
@@ -40,30 +37,10 @@ def _doors() -> list[str]:
     """Modules that run as programs."""
     return [
         '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__main__')
-        for room in ROOMS
+        for room in doors.ROOMS
         for path in sorted((ROOT / room).rglob('*.py'))
         if "if __name__ == '__main__':" in path.read_text()
     ]
-
-
-@functools.cache
-def _defined(name: str) -> tuple[dict, dict[str, flags.Flag]]:
-    """What a module does when it runs as a program, but for main: (keywords of `run`, flags)."""
-    known, asked = set(flags.FLAGS), []
-    take = lambda *args, **keywords: asked.append(keywords)
-    with (
-        mock.patch.object(door, 'run', take),
-        mock.patch.object(guard, 'run', take),
-        mock.patch.object(sys, 'argv', [name]),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter('ignore')  # runpy's, of a module that is there already
-        runpy.run_module(name, run_name='__main__')
-    new = {flag: flags.FLAGS[flag] for flag in set(flags.FLAGS) - known}
-    for flag in new:
-        delattr(flags.FLAGS, flag)
-    assert len(asked) == 1, f'{name} ends in neither door.run nor guard.run'
-    return asked[0], new
 
 
 @pytest.fixture(autouse=True)
@@ -106,27 +83,22 @@ def _code(call) -> int:
 
 def _tried(name: str, *words: str) -> int:
     """The exit code of a door that ends before main runs, with the streams there are."""
-    known = set(flags.FLAGS)
-    try:
-        with (
-            mock.patch.object(sys, 'argv', [name, *words]),
-            mock.patch.object(door, 'settle', lambda: None),
-            mock.patch.object(app, '_define_help_flags_called', 'help' in known),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter('ignore')
-            return _code(lambda: runpy.run_module(name, run_name='__main__'))
-    finally:
-        for flag in set(flags.FLAGS) - known:
-            delattr(flags.FLAGS, flag)
-        flags.FLAGS.unparse_flags()
+    with (
+        doors.own_flags(),
+        mock.patch.object(sys, 'argv', [name, *words]),
+        mock.patch.object(door, 'settle', lambda: None),
+        mock.patch.object(app, '_define_help_flags_called', 'help' in flags.FLAGS),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter('ignore')
+        return _code(lambda: runpy.run_module(name, run_name='__main__'))
 
 
 @pytest.mark.parametrize('name', _doors())
 def test_every_door_passes_through(name):
     """Catches a door that is run around the guard, and one that does not say whether it goes on
     when nobody reads what it prints."""
-    assert bool(_defined(name)[0].get('keeps')) == (name in KEEPS)
+    assert bool(doors.defined(name)[0].get('keeps')) == (name in KEEPS)
 
 
 @pytest.mark.parametrize('name', _doors())
@@ -173,7 +145,7 @@ def _refusals(name: str, flag: str, folder: pathlib.Path) -> None:
 def test_names_that_the_system_refuses(name, tmp_path):
     """Catches a flag for a path whose value goes on to where the system's refusal is a traceback,
     another line, or taken for something that is not there."""
-    for number, (flag, defined) in enumerate(sorted(_defined(name)[1].items())):
+    for number, (flag, defined) in enumerate(sorted(doors.defined(name)[1].items())):
         if isinstance(defined.parser, options.Path) and defined.parser.there:
             folder = tmp_path / str(number)
             folder.mkdir()
@@ -350,3 +322,16 @@ def test_no_path_is_not_the_folder_one_is_in():
     options.paths('remove', 'What to take out', values)
     with pytest.raises(flags.IllegalFlagValueError, match='expected a path, found nothing'):
         values(['', '--remove='])
+
+
+def test_flags_of_other_programs():
+    """Catches a door that cannot define its flags since a test imported another program's."""
+    flags.DEFINE_string('run', '', 'of another program', module_name='tests.another')
+    try:
+        for _ in range(2):
+            with doors.own_flags():
+                assert 'run' not in flags.FLAGS
+                options.path('run', '', 'of the door')
+        assert flags.FLAGS.find_module_defining_flag('run') == 'tests.another'
+    finally:
+        delattr(flags.FLAGS, 'run')

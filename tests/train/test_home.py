@@ -49,7 +49,7 @@ def home(tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', doors.names())
 def test_each_flag_for_a_path(name, home):
     """Catches a flag for a path that makes, or looks for, a folder named `~`."""
-    for flag in doors.flags_of(name).values():
+    for flag in doors.defined(name)[1].values():
         if isinstance(flag.parser, options.Path):
             found = flag.parser.parse('~/x/y')
             assert found == f'{home}/x/y', (name, flag.name)
@@ -63,7 +63,7 @@ def test_each_flag_for_text_is_told_from_paths():
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(kinds):
                     assert node.args[0].value in NO_PATHS | {'against'}, (path, node.args[0].value)
-    assert isinstance(doors.flags_of('apps.inspect')['against'].parser, options.Path)
+    assert isinstance(doors.defined('apps.inspect')[1]['against'].parser, options.Path)
 
 
 def test_each_field_for_text_is_told_from_paths():

@@ -178,7 +178,7 @@ def test_memory_of_attention(tiny_config, tmp_path, monkeypatch):
 @pytest.mark.parametrize('name', doors.names())
 def test_each_number_of_a_flag_has_a_range(name):
     """Catches a flag for a number with one end, or none, in any door."""
-    for flag in doors.flags_of(name).values():
+    for flag in doors.defined(name)[1].values():
         parser = flag.parser
         if isinstance(parser, (flags.IntegerParser, flags.FloatParser)):
             assert None not in (parser.lower_bound, parser.upper_bound), (name, flag.name)
@@ -189,7 +189,7 @@ def test_each_number_of_a_flag_has_a_range(name):
 def test_there_are_doors():
     """Catches a walk over doors that finds none."""
     assert {'train.pretrain', 'apps.search', 'launch.slurm', 'evals.retrieval'} < {*doors.names()}
-    assert {'top_k', 'seed', 'max_new'} < {*doors.flags_of('apps.generate')}
+    assert {'top_k', 'seed', 'max_new'} < {*doors.defined('apps.generate')[1]}
 
 
 @pytest.fixture

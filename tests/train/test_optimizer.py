@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
 from tests.train.rows import TIME, VOCAB, batch_of, BATCH, config_of
 from model.config import resolve
