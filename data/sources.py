@@ -12,8 +12,8 @@ import sys
 import zlib
 from collections.abc import Iterator
 
-from data import atlas, atlas_facts, bounded, chat, files
-from data import text as texts
+from data import chat, files, safe_read, text as texts
+from data.atlas import facts as atlas_facts, pages as atlas_pages
 from data.records import Broken, DataError, Record, nearest
 from data.text import fault, line_ends
 
@@ -27,7 +27,7 @@ _MARK = 4  # bytes of the longest byte-order mark
 def read(config) -> Iterator[Record | Broken]:
     """All records of the source that `config` (the `data` part of an experiment) names, always in the same order."""
     if config.source == 'atlas':
-        return atlas.records(config.atlas)
+        return atlas_pages.records(config.atlas)
     if config.source == 'files':
         return _read_files(config.files)
     if config.source == 'pydoc':
@@ -72,7 +72,7 @@ def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = tex
             found |= {'reading': reading, 'conversations': chat.RULES}
     elif config.source == 'atlas':
         found['code'] = hashlib.sha256(
-            (inspect.getsource(atlas) + inspect.getsource(atlas_facts)).encode()
+            (inspect.getsource(atlas_pages) + inspect.getsource(atlas_facts)).encode()
         ).hexdigest()
     else:
         found['python'] = sys.version
@@ -168,11 +168,11 @@ def _read_text(path) -> Record | Broken:
         return Broken(str(path), 'empty file')
     try:
         with _open(path) as file:
-            found = bounded.content(texts.utf8(file), bounded.DOCUMENT)
+            found = safe_read.content(texts.utf8(file), safe_read.DOCUMENT)
         if found is None:
             return Broken(
                 str(path),
-                f'more than {bounded.size(bounded.DOCUMENT)} of text in one file, which is one document: split it into several',
+                f'more than {safe_read.size(safe_read.DOCUMENT)} of text in one file, which is one document: split it into several',
             )
         return _checked(str(path), texts.decode(found))
     except texts.NotText as error:
@@ -195,11 +195,11 @@ def lines(path: pathlib.Path, parse) -> Iterator:
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(bounded.lines(texts.utf8(file), bounded.LINE), 1):
+            for number, line in enumerate(safe_read.lines(texts.utf8(file), safe_read.LINE), 1):
                 if line is None:
                     yield Broken(
                         f'{path}:{number}',
-                        f'a line of more than {bounded.size(bounded.LINE)}: split its document into several',
+                        f'a line of more than {safe_read.size(safe_read.LINE)}: split its document into several',
                     )
                 elif line.strip():
                     yield parse(f'{path}:{number}', line)

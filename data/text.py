@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from data.records import DataError
 
-# Of the rules here, in data/files.py and in data/bounded.py: raised where the same files would give
+# Of the rules here, in data/files.py and in data/safe_read.py: raised where the same files would give
 # other texts. It is part of the keys of stores and tokenizers and of the manifest of an index, in
 # which there is none where they are older than the number.
 READING = 2

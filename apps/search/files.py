@@ -17,9 +17,7 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
-from data import bounded, records, sources
-from data import files as walks
-from data import text as texts
+from data import files as walks, records, safe_read, sources, text as texts
 from data.records import Broken, DataError
 from data.text import line_ends
 from model.errors import nearest
@@ -159,9 +157,11 @@ def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
 
 
 def _whole(file) -> bytes:
-    found = bounded.content(file, _WHOLE)
+    found = safe_read.content(file, _WHOLE)
     if found is None:
-        raise DataError(f'larger than {bounded.size(_WHOLE)}, the most that is read of such a file')
+        raise DataError(
+            f'larger than {safe_read.size(_WHOLE)}, the most that is read of such a file'
+        )
     return bytes(found)
 
 
@@ -184,7 +184,7 @@ def _text(file) -> Iterator[Part]:
             end = rest.rfind(b'\r', 0, len(rest) - 1) + 1
             if not end and b'\0' not in raw + rest:
                 number = line + len(_ENDS.findall(raw))
-                raise DataError(f'line {number} has more than {bounded.size(_LINE)}')
+                raise DataError(f'line {number} has more than {safe_read.size(_LINE)}')
             rest, held = (rest[:end], rest[end:]) if end else (rest, b'')
         part = _part(raw + rest, line, offset)
         yield part
@@ -197,14 +197,14 @@ def _part(raw: bytes, line: int, offset: int) -> Part:
 
 
 def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
-    for number, raw in enumerate(bounded.lines(file, _LINE), 1):
+    for number, raw in enumerate(safe_read.lines(file, _LINE), 1):
         where = f'{name}:{number}'
         if raw is None:
-            yield Broken(where, f'a line of more than {bounded.size(_LINE)}')
+            yield Broken(where, f'a line of more than {safe_read.size(_LINE)}')
         elif raw.strip():
             try:
                 texts.decode(raw, what='line')  # which says more of what is none
-                found = bounded.parse(raw)
+                found = safe_read.parse(raw)
                 text, key = found.get(field), found.get('_id')
                 if not isinstance(text, str):
                     raise ValueError(

@@ -7,11 +7,11 @@ import os
 import jax
 import numpy as np
 
-from data.pairs import encode_texts
+from data.pairs.read import encode_texts
 from model.embed import Embedder, check, reads
-from train import checkpoint
-from train.errors import RunError
-from train.runs import Run, config_hash
+from runtime import checkpoint
+from runtime.errors import RunError
+from runtime.run_dir import Run, config_hash
 
 VERSION = 1  # of how texts are cut (chunks.py) and become vectors (model/embed.py): raised where the same run and settings would give others
 _SAID = {

@@ -18,10 +18,10 @@ import pathlib
 import shutil
 import sqlite3
 
-from data import bounded
+from data import safe_read
 from data.paths import expanded
-from train.errors import NoRoom, RunError
-from train.runs import write_atomically
+from runtime.errors import NoRoom, RunError
+from runtime.run_dir import write_atomically
 
 FORMAT = 1
 _OWN = ('.lock', '.manifest.json.')  # what is there before the manifest
@@ -58,7 +58,7 @@ class Folder:
     def manifest(self) -> dict | None:
         """None: nothing was indexed here. Raises RunError where it is damaged, or of a format that this version does not read."""
         try:
-            found = bounded.parse(bounded.file(self._manifest, bounded.JSON))
+            found = safe_read.parse(safe_read.file(self._manifest, safe_read.JSON))
         except FileNotFoundError:
             return None
         except ValueError as error:

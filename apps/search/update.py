@@ -28,7 +28,7 @@ from data import words as rules
 from data.paths import expanded
 from data.records import Broken, DataError, printable
 from data.text import READING
-from train.errors import RunError, Stopped
+from runtime.errors import RunError, Stopped
 
 _LOG = logging.getLogger('ordem')
 _TOGETHER = 1_000  # chunks that are embedded at a time, at most: all of a file, for no more than one to be lost

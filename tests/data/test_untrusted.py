@@ -1,4 +1,4 @@
-"""Data that somebody else made: read in bounded memory, told in one line, never executed. Run directories: tests/train/test_untrusted.py."""
+"""Data that somebody else made: read in bounded memory, told in one line, never executed. Run directories: tests/runtime/test_untrusted.py."""
 
 import gzip
 import json
@@ -10,11 +10,9 @@ import sys
 
 import pytest
 import zstandard
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
-from data import bounded, sources, store
-from data import tokenizer as tokenizers
+from data import safe_read, sources, store, tokenizer as tokenizers
 from data.chat import decode_answer, encode_messages, encode_prompt, parse_messages
 from data.records import Broken, DataError, Record, printable
 
@@ -221,8 +219,8 @@ def test_objects_are_no_tokens(config, tokenizer):
 
 def test_lines_have_a_bound(monkeypatch, folder):
     """Catches a bound that is off by one, and a long line that takes its neighbours with it or shifts their numbers."""
-    monkeypatch.setattr(bounded, 'LINE', 20)
-    monkeypatch.setattr(bounded, '_CHUNK', 8)
+    monkeypatch.setattr(safe_read, 'LINE', 20)
+    monkeypatch.setattr(safe_read, '_CHUNK', 8)
     path = folder / 'lines.jsonl'
     fits = b'{"text": "%s"}' % (b'a' * 8)
     path.write_bytes(
@@ -237,7 +235,7 @@ def test_lines_have_a_bound(monkeypatch, folder):
 
 def test_documents_have_a_bound(monkeypatch, folder):
     """Catches a bound on a file that is off by one, or that does not count what is unpacked."""
-    monkeypatch.setattr(bounded, 'DOCUMENT', 20)
+    monkeypatch.setattr(safe_read, 'DOCUMENT', 20)
     for name, pack in PACK.items():
         path = folder / f'document.txt{name}'
         path.write_bytes(pack(b'a' * 20))

@@ -21,14 +21,14 @@ import tempfile
 
 import atheris
 
-with atheris.instrument_imports(include=['data', 'train.runs', 'ml_collections']):
+with atheris.instrument_imports(include=['data', 'runtime.run_dir', 'ml_collections']):
     from configs import base
     from data import sources
     from data.chat import ROLES, parse_messages
     from data.records import Broken, DataError, Record, printable
     from data.tokenizer import Tokenizer
-    from train import runs
-    from train.errors import RunError
+    from runtime import run_dir
+    from runtime.errors import RunError
 import zstandard
 
 GOLDEN = pathlib.Path('tests/golden/format_1')
@@ -126,10 +126,10 @@ def _chat(data: bytes) -> None:
 def _run(data: bytes) -> None:
     for name in ('config.json', 'lineage.json'):
         (_FOLDER / name).write_bytes(data)
-    run = runs.Run.parse(str(_FOLDER))
+    run = run_dir.Run.parse(str(_FOLDER))
     for read in (run.config, run.lineage):
         try:
-            runs.flat(read())
+            run_dir.flat(read())
         except RunError as error:
             assert str(error).startswith(str(_FOLDER)) and len(str(error).splitlines()) == 1
 

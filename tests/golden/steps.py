@@ -76,7 +76,13 @@ def train(name: str, folder: pathlib.Path) -> pathlib.Path:
 
 def digest(run: pathlib.Path) -> str:
     """Returns the sha256 of all parameters of the run's third step, and of their names."""
-    params = ocp.PyTreeCheckpointer().restore(run.resolve() / 'checkpoints' / '3' / 'params')
+    path = run.resolve() / 'checkpoints' / '3' / 'params'
+    reader = ocp.PyTreeCheckpointer()
+
+    # As numpy arrays: this process has one device, whatever the run's mesh was.
+    saved = reader.metadata(path).item_metadata.tree
+    as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), saved)
+    params = reader.restore(path, restore_args=as_numpy)
     leaves = jax.tree_util.tree_leaves_with_path(params)
     digest = hashlib.sha256()
     for path, array in sorted(leaves, key=lambda leaf: jax.tree_util.keystr(leaf[0])):
