@@ -11,7 +11,7 @@ from data import store, tokenizer as tokenizers
 from data.records import DataError
 from model import config as model_config
 from model.transformer import Transformer
-from runtime import checkpoint, config_flags as configs, run_dir
+from runtime import checkpoint, config_flags, field_checks, run_dir, schema
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -44,7 +44,7 @@ def other(name: str, words: list[str]) -> Other:
             )
         run = Run.parse(name)
         return Other(str(run.path), run.config(), run.tokenizer(), run.lineage()['data_hash'])
-    config = configs.read(name, words)
+    config = config_flags.read(name, words)
     try:
         tokenizer = (
             tokenizers.load(config.tokenizer.path)
@@ -74,13 +74,13 @@ def compare(e: Examined, against: Other) -> dict:
     for name in sorted({*here_fields, *there_fields} - {run_dir.ENCODINGS}):
         a, b = here_fields.get(name), there_fields.get(name)
         without_effect = (
-            configs.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.')
+            field_checks.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.')
         )
         if a != b and not without_effect:
             flag = f'--config.{name}={shlex.quote(str(a))}' if name in here_fields else None
             found.append(
                 {
-                    'what': 'harmless' if name.startswith(run_dir.HARMLESS) else 'config',
+                    'what': 'harmless' if schema.may_change_on_resume(name) else 'config',
                     'name': f'config.{name}',
                     'here': a,
                     'there': b,

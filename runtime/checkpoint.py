@@ -24,7 +24,7 @@ from data import safe_read
 from model import config as model_config
 from model.errors import ModelError
 from model.transformer import Transformer
-from runtime import master, processes
+from runtime import field_checks, master, processes
 from runtime.errors import Absent, RunError
 from runtime.run_dir import Run
 
@@ -405,6 +405,7 @@ def pinned(run: Run) -> Run:
 def model_of(run: Run):
     """The model that a run trained, from its config.json and tokenizer, without its weights."""
     config, tokenizer = run.config(), run.tokenizer()
+    field_checks.check({'model': config.model})
     jax.devices()  # that there is none is no fault of the run's
     with _as_stated(run):
         return (

@@ -9,7 +9,7 @@ from absl import app, flags
 
 from data.records import DataError, no_text, printable
 from model.errors import ModelError
-from runtime import options, refused, streams
+from runtime import options, refused, schema, streams
 from runtime.errors import RunError, Stopped
 
 MISTAKE = RunError.code
@@ -113,12 +113,11 @@ def _paths() -> Iterator[tuple[str, str]]:
         elif flag.present and hasattr(type(flag), 'config_filename'):
             yield f'--{name}', flag.config_filename.partition(':')[0]
         if _is_config(flag.value):
-            from runtime import run_dir  # here: it needs JAX, as does whatever has a config
-
             for field, value in _strings(f'--{name}', flag.value):
-                if field.endswith(tuple(f'.{end}' for end in run_dir.PATHS)):
+                kind = schema.path_kind(field.removeprefix('config.'))
+                if kind == 'one':
                     yield field, value
-                elif field.endswith(tuple(f'.{end}' for end in run_dir.PATH_LISTS)):
+                elif kind == 'several':
                     yield from ((field, path) for path in value.split(','))
 
 

@@ -13,27 +13,11 @@ from ml_collections import ConfigDict
 
 from data import tokenizer as tokenizers
 from model import config as model_config
-from runtime import checkpoint, cli, config_flags, options, processes, run_dir
+from runtime import checkpoint, cli, config_flags, options, processes, run_dir, schema
 from runtime.errors import RunError
-from runtime.run_dir import Run, differences
+from runtime.run_dir import Run, diff_configs, flat
 from train import loop, preflight
 
-# What two phases may do differently with the same parameters. Another positional encoding is a recipe of its own: what it does not
-# share with the parent's begins anew, and the log says so.
-_FREE = (
-    'dtype',
-    'remat',
-    'max_len',
-    'window',
-    'attention',
-    'causal',
-    'logit_scale',
-    'bag',
-    'dropout',
-    'positions',
-    'positions_args.',
-    'encodings',
-)
 _LOG = logging.getLogger('ordem')
 
 
@@ -41,10 +25,7 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
     """The parent's tokenizer. Raises RunError where `config` asks for another tokenizer or architecture, naming what differs."""
     theirs, tokenizer = parent.config(), parent.tokenizer()
     config.model.encodings = []
-    changed = [
-        d.replace('config.', 'config.model.', 1)
-        for d in differences(theirs.model, config.model, _FREE)
-    ]
+    changed = diff_configs(theirs, config, lambda name: _fixed_by_parent(name, 'model.'))
     if changed:
         raise RunError(
             f'{parent.path}: the parent has another architecture (parent -> here): {"; ".join(changed)}'
@@ -56,16 +37,11 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
                 f'({parent.tokenizer_path}); leave the field empty to use that one'
             )
     else:
-        changed = (
-            [
-                d.replace('config.', 'config.tokenizer.', 1)
-                for d in differences(
-                    theirs.tokenizer, config.tokenizer, ('path', 'train_megabytes', 'rules')
-                )
-            ]
-            if not theirs.tokenizer.path
-            else []
-        )
+        changed = []
+        if not theirs.tokenizer.path:
+            changed = diff_configs(
+                theirs, config, lambda name: _fixed_by_parent(name, 'tokenizer.')
+            )
         if changed:
             raise RunError(
                 f'{parent.path}: the parent has another tokenizer (parent -> here): {"; ".join(changed)}'
@@ -81,9 +57,16 @@ def check_parent(parent: Run, config) -> tokenizers.Tokenizer:
             f'config.model.max_len with an encoding that can be longer'
         )
     config.model.max_len = longest
-    config.tokenizer.rules = theirs.tokenizer.rules
+    taken = schema.names(lambda entry: entry.child == 'taken')
+    config.update_from_flattened_dict({name: flat(theirs)[name] for name in taken})
     _check_encodings(parent, config, tokenizer.vocab_size)
     return tokenizer
+
+
+def _fixed_by_parent(name: str, group: str) -> bool:
+    """Returns whether a field is one of a group in which a run must agree with its parent."""
+    encodings = name == run_dir.ENCODINGS  # what they mean may be another
+    return name.startswith(group) and not encodings and schema.must_equal_parent(name)
 
 
 def _tell_change(parent: Run, theirs, config) -> None:
