@@ -12,9 +12,9 @@ FOLDER = pathlib.Path(__file__).resolve().parents[1]
 PAGE = FOLDER / 'results.md'
 HEAD = """# Results
 
-What was measured, and the command that measures it again. Times are of 2 cores of an AMD EPYC virtual
-machine unless a line says otherwise. Raw lines and reports of studies are in `studies/results/`, of
-benchmarks in `benchmarks/results/`. Findings, failures included, are in the
+What was measured, and the command that measures it again. Times are of 2 cores of an AMD EPYC
+virtual machine unless a line says otherwise. Raw lines and reports of studies are in
+`studies/results/`, of benchmarks in `benchmarks/results/`. Findings, failures included, are in the
 [laboratory](lab/index.md); what does not hold is in [limitations](limitations.md).
 
 This page is made by `python -m docs.generate.results` from `docs/figures.toml`.

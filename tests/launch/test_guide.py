@@ -40,7 +40,7 @@ def test_each_command_parses(cloud, command):
 
 
 def test_the_way_is_whole():
-    """Catches a step left out between a project and its plots, and a shell that would not read a line."""
+    """Catches a step left out between project and plots, and a line that no shell would read."""
     steps = [
         'gcloud auth login',
         'gcloud services enable tpu',
