@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from data import paths, safe_read, tokenizer as tokenizers
 from data.records import DataError, nearest
 from model.errors import ModelError
-from runtime.errors import NoRoom, RunError
+from runtime.errors import DiskFullError, RunError
 
 _LOG = logging.getLogger('ordem')
 
@@ -690,7 +690,7 @@ def _check_links(run: Run) -> None:
 
 @contextlib.contextmanager
 def room_in(run: Run):
-    """Raises NoRoom in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
+    """Raises DiskFullError in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
     try:
         yield
     except Exception as error:
@@ -702,7 +702,7 @@ def room_in(run: Run):
             if '://' in os.fspath(run.path)
             else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
         )
-        raise NoRoom(
+        raise DiskFullError(
             f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
             f'Make room: the same command then goes on from there'
         ) from None
