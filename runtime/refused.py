@@ -9,7 +9,7 @@ import traceback
 from collections.abc import Iterable
 
 from data import paths
-from data.records import nearest
+from data.records import did_you_mean
 from runtime.errors import DiskFullError, RunError
 
 # No room, or a disk that fails: the same command may go on later.
@@ -171,4 +171,4 @@ def _near(path: str) -> str:
     except OSError:
         return ''
     name = os.path.basename(path)
-    return nearest(name, [other for other in beside if other != name])
+    return did_you_mean(name, [other for other in beside if other != name])
