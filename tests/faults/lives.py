@@ -18,10 +18,10 @@ _CLOCK = ('tokens_per_second', 'mfu')
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config in a file, with the command that runs it, and how many processes."""
+    """A config in a file, with the module that runs it, and how many processes."""
 
     name: str
-    command: str
+    module: str
     file: pathlib.Path
     processes: int = 1
 
@@ -42,7 +42,7 @@ class Experiment:
             sys.executable,
             '-m',
             *(['tests.faults.victim', json.dumps(fault)] if fault else []),
-            self.command,
+            self.module,
         ]
         return [
             *group,
@@ -72,12 +72,12 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
     (texts / 'b.jsonl').write_text(''.join(json.dumps({'text': line * 3}) + '\n' for line in lines))
     found = {}
 
-    def add(name, command='train.pretrain', processes=1, **fields):
+    def add(name, module='train.pretrain', processes=1, **fields):
         c = _tiny(cache)
         c.train.steps = STEPS
         c.checkpoint.every, c.eval.every, c.eval.batches = EVERY, 2 * EVERY, 1
         c.update_from_flattened_dict({k.replace('__', '.'): v for k, v in fields.items()})
-        found[name] = Experiment(name, command, save(c, folder / f'{name}.py'), processes)
+        found[name] = Experiment(name, module, save(c, folder / f'{name}.py'), processes)
 
     add(
         'atlas',
