@@ -25,7 +25,7 @@ from data import paths, safe_read, tokenizer as tokenizers
 from data.cache import stable_hash
 from data.records import DataError, did_you_mean
 from model.errors import ModelError
-from runtime.errors import NoRoom, RunError
+from runtime.errors import DiskFullError, RunError
 
 _LOG = logging.getLogger('ordem')
 
@@ -371,10 +371,10 @@ def config_hash(config) -> str:
 def meaning(config, first: bool = False) -> list[dict]:
     """Returns what the encodings of an experiment mean (`model.positions.resolved`), as JSON keeps
     it; `first`: what they meant before versions were kept. Raises ModelError where they name none."""
-    from model.positions import resolved
+    from model.positions import resolve_pattern
 
     c = config.model
-    return json.loads(json.dumps(resolved(c.positions, dict(c.positions_args), first)))
+    return json.loads(json.dumps(resolve_pattern(c.positions, dict(c.positions_args), first)))
 
 
 def _meaning_or_none(config, first: bool = False) -> list[dict]:
@@ -686,7 +686,7 @@ def _check_links(run: Run) -> None:
 
 @contextlib.contextmanager
 def room_in(run: Run):
-    """Raises NoRoom in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
+    """Raises DiskFullError in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
     try:
         yield
     except Exception as error:
@@ -698,7 +698,7 @@ def room_in(run: Run):
             if '://' in os.fspath(run.path)
             else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
         )
-        raise NoRoom(
+        raise DiskFullError(
             f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
             f'Make room: the same command then goes on from there'
         ) from None

@@ -21,7 +21,7 @@ import sqlite3
 from data import safe_read
 from data.cache import stable_hash
 from data.paths import expanded
-from runtime.errors import NoRoom, RunError
+from runtime.errors import DiskFullError, RunError
 from runtime.run_dir import write_atomically
 
 FORMAT = 1
@@ -238,7 +238,7 @@ class Folder:
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         # SQLite's; the second is of its journal.
         full = full or any(what in str(error) for what in ('disk is full', 'disk I/O error'))
-        return (NoRoom if full else RunError)(
+        return (DiskFullError if full else RunError)(
             f'{self.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove {self.path} and index again'
         )
 

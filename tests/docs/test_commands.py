@@ -8,7 +8,7 @@ import shlex
 import pytest
 
 from runtime.run_dir import flat
-from tests import doors
+from tests import commands
 
 DOCUMENTS = ['README.md', 'CONTRIBUTING.md', *sorted(map(str, pathlib.Path('docs').rglob('*.md')))]
 ANYWHERE = {'config', 'coordinator', 'num_processes', 'process_id'}
@@ -32,10 +32,10 @@ def _check(command: str) -> None:
     """Raises AssertionError where a command names a module, flag, config or field that is not there."""
     words = shlex.split(command.split(' -- ')[0])
     module, *arguments = words[words.index('-m') + 1 :]
-    assert module in doors.names() or module.startswith('tests.'), f'no command {module}'
+    assert module in commands.names() or module.startswith('tests.'), f'no command {module}'
     if module.startswith('tests.'):
         return
-    flags = doors.defined(module)[1]
+    flags = commands.defined(module)[1]
     config = next((w.split('=')[1] for w in arguments if w.startswith('--config=')), '')
     assert not config or '$' in config or 'NAME' in config or pathlib.Path(config).is_file(), config
     for word in arguments:
