@@ -16,26 +16,26 @@ ANYWHERE = {'config', 'coordinator', 'num_processes', 'process_id'}
 
 def _commands() -> list[tuple[str, str]]:
     """Returns (document, command) of each `python -m ROOM.MODULE ...` in a block of shell code."""
-    commands = []
+    stated = []
     for document in DOCUMENTS:
         blocks = re.findall(r'```sh\n(.*?)```', pathlib.Path(document).read_text(), re.S)
         for line in '\n'.join(blocks).replace('\\\n', ' ').splitlines():
-            commands += [
+            stated += [
                 (document, command)
                 for command in re.split(r' -- (?=python)|; ', line.split('#')[0])
                 if re.search(r'python -m (?!pytest|pip)\w+\.', command)
             ]
-    return commands
+    return stated
 
 
 def _check(command: str) -> None:
     """Raises AssertionError where a command names a module, flag, config or field that is not there."""
     words = shlex.split(command.split(' -- ')[0])
     module, *arguments = words[words.index('-m') + 1 :]
-    assert module in commands.names() or module.startswith('tests.'), f'no command {module}'
+    assert module in commands.list_commands() or module.startswith('tests.'), f'no command {module}'
     if module.startswith('tests.'):
         return
-    flags = commands.defined(module)[1]
+    flags = commands.read_definitions(module)[1]
     config = next((w.split('=')[1] for w in arguments if w.startswith('--config=')), '')
     assert not config or '$' in config or 'NAME' in config or pathlib.Path(config).is_file(), config
     for word in arguments:
