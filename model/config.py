@@ -4,7 +4,7 @@ import dataclasses
 from typing import Literal, get_args, get_type_hints
 
 from model import kernels
-from model.errors import ModelError, nearest
+from model.errors import ModelError, did_you_mean
 from model.positions import Dims, PositionalEncoding, build
 
 Floats = Literal['float32', 'bfloat16']
@@ -150,7 +150,9 @@ def _check_types(fields: dict) -> None:
             continue
         value, choices = fields[name], get_args(kind)
         if choices and value not in choices:
-            raise ModelError(f'config.model.{name} is {value!r}: {nearest(str(value), choices)}')
+            raise ModelError(
+                f'config.model.{name} is {value!r}: {did_you_mean(str(value), choices)}'
+            )
         if choices:
             continue
         fits = type(value) is kind or kind is float and type(value) is int
@@ -181,7 +183,7 @@ def _check_encodings(config, encodings: tuple[PositionalEncoding, ...]) -> None:
             f'expected False, or config.model.positions_args.scale_tokens=False'
         )
     for encoding in encodings:
-        if not config.causal and not encoding.both_ways:
+        if not config.causal and not encoding.bidirectional:
             raise ModelError(
                 f'config.model.causal is False: {encoding.spec.title} is defined for tokens that '
                 f"see those before them; expected 'none', 'rope' or another that only rotates, or "

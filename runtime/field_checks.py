@@ -7,9 +7,9 @@ Nothing here needs JAX.
 
 import math
 
-from model.errors import lost, nearest
+from model.errors import describe_underflow, did_you_mean
 from runtime import schema
-from runtime.errors import Problems, RunError
+from runtime.errors import CombinedError, RunError
 from runtime.run_dir import flat
 
 _BITS = 128  # of a whole number that is shown digit by digit
@@ -32,10 +32,10 @@ def find_faults(config) -> dict[str, str]:
 
 
 def check(config) -> None:
-    """Raises Problems with each value of an experiment or a study that does not fit its field."""
+    """Raises CombinedError with each value of an experiment or a study that does not fit its field."""
     faults = find_faults(config)
     if faults:
-        raise Problems(list(faults.values()))
+        raise CombinedError(list(faults.values()))
 
 
 def check_digits(config) -> None:
@@ -79,7 +79,7 @@ def _fault(entry, value) -> str:
     if entry.range is not None:
         return out_of_range(entry.range, value)
     if entry.choices and value not in (*entry.choices,):
-        return nearest(str(value), entry.choices)
+        return did_you_mean(str(value), entry.choices)
     return ''
 
 
@@ -90,6 +90,6 @@ def out_of_range(range, value) -> str:
     above = range.low < value if range.open == 'low' else range.low <= value
     below = value < range.high if range.open == 'high' else value <= range.high
     if above and below:
-        too_small = lost(value)
+        too_small = describe_underflow(value)
         return too_small.replace('0, or ', '') if range.open == 'low' else too_small
     return '' if range.zero and value == 0 else f'expected {range}'
