@@ -130,7 +130,7 @@ def test_uses_no_more_than_asked(share):
     used."""
     lines = [f'{i} ' + 'word ' * (i % 7) for i in range(3000)]
     size = sum(map(len, lines))
-    used, total = tokenizers.sampled([lines[:1000], lines[1000:]], int(size * share))
+    used, total = tokenizers.sample_lines([lines[:1000], lines[1000:]], int(size * share))
     assert total == size and used == [line for line in lines if line in {*used}]
     assert min(1, share) * 0.98 <= sum(map(len, used)) / size <= min(1, share)
 
@@ -141,10 +141,10 @@ def test_the_sample_is_even(sizes):
     the same text."""
     lines, ends = [f'{i:05}' for i in range(20000)], np.cumsum(sizes)
     texts = [lines[end - size : end] for size, end in zip(sizes, ends)]
-    used, _ = tokenizers.sampled(texts, 20000)
+    used, _ = tokenizers.sample_lines(texts, 20000)
     tenths = np.bincount(np.asarray(used, int) // 2000, minlength=10)
     assert len(used) > 3900 and tenths.min() > 250 and tenths.max() < 550
-    assert used == sorted(used) and used == tokenizers.sampled(texts, 20000)[0]
+    assert used == sorted(used) and used == tokenizers.sample_lines(texts, 20000)[0]
 
 
 def test_a_small_text_beside_a_large_one_is_read():
@@ -152,7 +152,7 @@ def test_a_small_text_beside_a_large_one_is_read():
     limit."""
     large = [f'line {i}' for i in range(40000)]
     for seed in range(20):
-        used, _ = tokenizers.sampled([large[seed:], ['small']], int(9e-1 * 10 * len(large)))
+        used, _ = tokenizers.sample_lines([large[seed:], ['small']], int(9e-1 * 10 * len(large)))
         assert used[-1] == 'small' and len(used) > 30000
 
 

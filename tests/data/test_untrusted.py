@@ -254,7 +254,8 @@ def test_documents_have_a_bound(monkeypatch, folder):
 _PEAK = """
 import itertools, json, sys, resource
 from configs import base
-from data import sources, store, tokenizer
+from data import sources, tokenizer
+from data.store import TokenStore
 import gzip, zstandard
 kept = tokenizer.Tokenizer(open('tests/golden/format_1/tokenizer.model', 'rb').read())
 peak = lambda: int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) / 1024
