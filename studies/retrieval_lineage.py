@@ -26,6 +26,7 @@ from train import loop, posttrain
 
 MODULES = 150  # of Python's documentation that are read where no other texts are given; the rest is what is measured on
 PHASES = ('base', 'answers', 'search', 'collection')
+PHASES_ON_PAIRS = ('search', 'collection')
 
 
 def experiments(
@@ -47,7 +48,7 @@ def experiments(
         config.data.pydoc.modules = MODULES
         if read[phase]:
             config.data.source, config.data.files.paths = 'files', read[phase]
-        if pooling and config.train.objective == 'contrastive':
+        if pooling and phase in PHASES_ON_PAIRS:
             config.embedding.pooling, config.model.bag = pooling, 'bag' in pooling
     return found
 

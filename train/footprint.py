@@ -4,8 +4,8 @@ import math
 
 import jax
 
-from data import objectives
 from runtime.metrics import flops_per_token
+from train.objectives import get_objective
 
 
 def bytes_per_device(tree) -> int:
@@ -25,9 +25,6 @@ def state_bytes(state: dict) -> dict[str, int]:
 
 def step_flops(params, config, model_config) -> float:
     """Model FLOPs of a train step of an experiment on full rows: forward and backward, nothing computed twice."""
-    each = flops_per_token(
-        params, model_config, config.data.seq_len, config.train.objective == 'tokens'
-    )
-    return (
-        each * config.data.batch_size * objectives.row_tokens(config.train.objective, config.data)
-    )
+    objective = get_objective(config.train.objective)
+    each = flops_per_token(params, model_config, config.data.seq_len, objective.computes_logits)
+    return each * config.data.batch_size * objective.data.row_tokens(config.data)

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 from model import loss
 from model.transformer import Transformer
 from train import step as steps
+from train.losses import TokenLoss
 from train.mesh import make_mesh
 from train.optimizer import make_optimizer
 
@@ -86,7 +87,7 @@ def run(
     one = steps.make_step(
         model,
         optimizer,
-        functools.partial(loss.weighted_token_loss, z_loss=config.train.z_loss),
+        TokenLoss(functools.partial(loss.weighted_token_loss, z_loss=config.train.z_loss)),
         mesh,
         shardings,
     )

@@ -14,7 +14,7 @@ import time
 import jax
 from jax.experimental import multihost_utils
 
-from data import batches, objectives, store, tokenizer as tokenizers
+from data import batches, store, tokenizer as tokenizers
 from data.text import line_ends
 from model import config as model_config, generate, kernels
 from model.transformer import Transformer
@@ -24,7 +24,7 @@ from runtime.run_dir import Run, batch_of
 from runtime.signals import Signals, Watchdog
 from train import preflight, step as steps
 from train.mesh import check_model, local_rows, to_devices
-from train.objectives import make_losses
+from train.objectives import get_objective
 from train.optimizer import make_optimizer, make_schedule
 
 _LOG = logging.getLogger('ordem')
@@ -133,26 +133,15 @@ def prepare(
         raise RunError(
             f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})'
         )
-    of_pairs = config.train.objective == 'contrastive'
-    kept, rows_of = objectives.of(config.train.objective)
+    objective = get_objective(config.train.objective)
     # A run that goes on keeps a store that was made under earlier rules of reading.
     then = run.lineage()['data_hash'] if resuming else ''
     data = processes.first_then_others(
-        'data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress, then)
+        'data', lambda: objective.data.open_store(config, tokenizer, then)
     )
-    if conversations and not of_pairs and not data.manifest['conversations']:
-        raise RunError(
-            f'config.data.source is {config.data.source!r}: post-training needs conversations '
-            f'({{"messages"}}, or {{"question", "answer"}} or the like), found texts'
-        )
-    training = rows_of(data.split('train'), config.data, config.seed)
-    held_out = data.split('validation')
-    # Pairs are each other's negatives, and in the store's order a batch of them is of one text and one kind.
-    validation = (
-        rows_of(held_out, config.data, config.seed, shuffle=of_pairs)
-        if len(held_out.tokens)
-        else None
-    )
+    if conversations:
+        objective.data.check_conversations(config.data, data.manifest)
+    training, validation = objective.data.open_data(config, data)
     if training.dropped:
         _LOG.warning(
             '%d training documents are longer than a row (config.data.seq_len is %d) and left out',
@@ -208,7 +197,6 @@ def prepare(
                     '%s: was started before and has no checkpoint: begins at step 0', run.path
                 )
             run_dir.create(run, config, tokenizer, lineage)
-    loss, measured = make_losses(config, architecture)
     return Experiment(
         run,
         config,
@@ -224,16 +212,17 @@ def prepare(
         steps.make_step(
             model,
             optimizer,
-            loss,
+            objective.training_loss(config, architecture),
+            mesh,
+            shardings,
+            steps.StepOptions.from_config(config.train),
+        ),
+        steps.make_eval_step(
+            model,
+            objective.evaluation_loss(config, architecture),
             mesh,
             shardings,
             config.train.accumulation,
-            config.train.loss_chunks,
-            config.train.spike,
-            config.train.on_spike == 'skip',
-        ),
-        steps.make_eval_step(
-            model, measured, mesh, shardings, config.train.loss_chunks, config.train.accumulation
         ),
         rollbacks,
     )
@@ -365,6 +354,7 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
     """`first`: what metrics say of the step that it begins after."""
     c, state = e.config, e.state
     start, stop = int(state['step']), min(c.train.stop_at or c.train.steps, c.train.steps)
+    objective = get_objective(c.train.objective)
     log = metrics.Metrics(
         e.run,
         start,
@@ -372,9 +362,9 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
         c.log,
         dict(
             flops_per_token=metrics.flops_per_token(
-                state['params'], e.model.config, c.data.seq_len, c.train.objective == 'tokens'
+                state['params'], e.model.config, c.data.seq_len, objective.computes_logits
             ),
-            tokens_per_step=c.data.batch_size * objectives.row_tokens(c.train.objective, c.data),
+            tokens_per_step=c.data.batch_size * objective.data.row_tokens(c.data),
         ),
     )
     checkpoints = checkpoint.Checkpoints(e.run, c.checkpoint, after=start)

@@ -17,6 +17,7 @@ from runtime import checkpoint, cli, config_flags, options, processes, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run, differences
 from train import loop, preflight
+from train.objectives import get_objective
 
 # What two phases may do differently with the same parameters. Another positional encoding is a recipe of its own: what it does not
 # share with the parent's begins anew, and the log says so.
@@ -150,8 +151,8 @@ def prepare(config, directory: str, conversations: bool = False) -> loop.Experim
     `loop.prepare`. `conversations`: texts are refused, and records that have both are read as
     conversations."""
     run_dir.at_home(config, strict=True)
-    if conversations and config.data.source == 'files' and config.train.objective == 'tokens':
-        config.data.files.prefer = 'conversation'
+    if conversations:
+        get_objective(config.train.objective).data.prefer_conversations(config.data)
     if not config.parent:
         if not config.tokenizer.path:
             raise RunError(

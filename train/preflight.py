@@ -6,9 +6,7 @@ import shutil
 
 import jax
 
-from data import objectives, store
-from data.objectives import OBJECTIVES
-from data.pairs import read as read_pairs
+from data import store
 from data.records import DataError
 from model import config as model_config
 from model.errors import ModelError, nearest
@@ -17,7 +15,7 @@ from runtime import ranges
 from runtime.errors import Problems, RunError
 from train import footprint
 from train.mesh import check_batch, check_model, local_rows, make_mesh
-from train.objectives import make as make_contrastive
+from train.objectives import Objective, get_objective
 from train.optimizer import make_optimizer
 from train.step import abstract_state
 
@@ -59,9 +57,12 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
     if mesh and sound('train.accumulation', 'data.batch_size'):
         tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     tried(_choices, config)
-    if mesh and config.train.objective == 'contrastive':
-        tried(_uncut, mesh)
-    _check_data(tried, config, sound)
+    objective = tried(get_objective, config.train.objective)
+    if objective:
+        tried(objective.check_config, config)
+        if mesh:
+            tried(objective.check_mesh, mesh)
+    _check_data(tried, config, objective, sound)
     tried(_name, run.path)
     tried(writable, run.path, '--run', 'the directory of the run')
     if not pathlib.Path(
@@ -79,29 +80,28 @@ def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None
             tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)
         )  # until the tokenizer is trained
         architecture = tried(model_config.resolve, config.model, pieces, config.data.seq_len)
-    if not (mesh and architecture and optimizer) or tried.found:
+    if not (mesh and objective and architecture and optimizer) or tried.found:
         return mesh
-    _check_sizes(tried, config, run, mesh, architecture, optimizer)
+    _check_sizes(tried, config, run, mesh, objective, (architecture, optimizer))
     return mesh
 
 
-def _check_data(tried: Tried, config, sound) -> None:
+def _check_data(tried: Tried, config, objective: Objective | None, sound) -> None:
     """What is known of the data from the names of its files."""
     if not sound('data.'):
         return
     tried(store.check, config.data)
-    check_rows, records = objectives.records(config.train.objective)
-    tried(check_rows, config.data)
-    tried(records.fingerprint, config.data)
+    for check in objective.data.checks if objective else ():
+        tried(check, config.data)
 
 
-def _check_sizes(tried: Tried, config, run, mesh, architecture, optimizer) -> None:
+def _check_sizes(tried: Tried, config, run, mesh, objective, parts: tuple) -> None:
     """What shapes tell, of numbers that are all in their ranges: that parts fit each other, and all
     of them the machine."""
+    architecture, optimizer = parts
     tried(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
     tried(_ids, architecture)
-    if config.train.objective == 'contrastive':
-        tried(make_contrastive, config.embedding, architecture)
+    tried(objective.check_model, config, architecture)
     rows = local_rows(mesh, config.data.batch_size)
     tried(rows_memory, config, rows)
     if not tried.found and jax.default_backend() == 'cpu':
@@ -114,39 +114,14 @@ def _check_sizes(tried: Tried, config, run, mesh, architecture, optimizer) -> No
         tried(room, run.path, state, config.checkpoint)
 
 
-def _uncut(mesh) -> None:
-    if mesh.shape['context'] > 1:
-        raise RunError(
-            f'config.mesh.context is {mesh.shape["context"]}: expected 1, since a contrastive objective cuts no text over devices'
-        )
-
-
 def _choices(config) -> None:
     if config.train.on_spike not in ON_SPIKE:
         raise RunError(
             f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}'
         )
-    if config.train.objective not in OBJECTIVES:
-        raise RunError(
-            f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}'
-        )
-    if config.train.objective == 'contrastive' and 'same' in read_pairs.made(config.data):
-        if not config.model.dropout:
-            raise RunError(
-                "config.model.dropout is 0.0: nothing else tells a text from itself (config.data.pairs.kind 'same'); expected more than 0"
-            )
-        if 0 < config.data.pairs.query_len < config.data.seq_len:
-            raise RunError(
-                f'config.data.pairs.query_len is {config.data.pairs.query_len}: texts would be compared with their beginnings '
-                f"(config.data.pairs.kind 'same'); expected 0"
-            )
     if config.sample.every and not config.model.causal:
         raise RunError(
             'config.sample.every: a model that sees both ways (config.model.causal) writes no text; expected 0'
-        )
-    if config.train.objective == 'tokens' and not config.model.causal:
-        raise RunError(
-            "config.model.causal is False: the next token would be seen; expected config.train.objective='contrastive'"
         )
 
 
@@ -187,7 +162,9 @@ def rows_memory(config, rows: slice) -> None:
     memory: `rows` of one that is made, one that is trained on, and `config.data.prefetch` between
     them."""
     count = 2 + config.data.prefetch
-    each = objectives.row_bytes(config.train.objective, config.data) * (rows.stop - rows.start)
+    each = get_objective(config.train.objective).data.row_bytes(config.data) * (
+        rows.stop - rows.start
+    )
     there = machine_memory()
     if each * count > there:
         ahead = f', {config.data.prefetch} of them prepared ahead' if config.data.prefetch else ''

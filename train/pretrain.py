@@ -9,13 +9,15 @@ from absl import flags
 from runtime import cli, config_flags, options, processes
 from runtime.errors import RunError
 from train import loop, posttrain
+from train.objectives import get_objective
 
 
 def main() -> None:
     config = config_flags.get()
-    if config.train.objective == 'contrastive':
+    if get_objective(config.train.objective).needs_parent:
         raise RunError(
-            "config.train.objective is 'contrastive': expected python -m train.posttrain, whose model has read before"
+            f'config.train.objective is {config.train.objective!r}: expected python -m '
+            f'train.posttrain, whose model has read before'
         )
     experiment = (posttrain if config.parent else loop).prepare(config, flags.FLAGS.run)
     loop.report(experiment, loop.train(experiment))

@@ -12,6 +12,7 @@ from model import loss as losses
 from model.config import resolve
 from model.transformer import Transformer
 from train import mesh as meshes, step as steps
+from train.losses import TokenLoss
 
 AXES = ('data', 'fsdp', 'tensor', 'context')
 BATCH, TIME, VOCAB = 16, 16, 64
@@ -45,7 +46,14 @@ def first_step(config, accumulation: int = 1, loss_chunks: int = 0, **sizes) -> 
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
     before = jax.device_get(state['params'])
     loss = functools.partial(losses.weighted_token_loss, z_loss=1e-3)
-    step = steps.make_step(model, optimizer, loss, mesh, shardings, accumulation, loss_chunks)
+    step = steps.make_step(
+        model,
+        optimizer,
+        TokenLoss(loss, loss_chunks),
+        mesh,
+        shardings,
+        steps.StepOptions(accumulation),
+    )
     state, values = step(state, meshes.to_devices(mesh, batch_of(0), BATCH))
     return float(values['loss']), jax.tree.map(np.subtract, before, jax.device_get(state['params']))
 

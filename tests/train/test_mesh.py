@@ -13,6 +13,7 @@ from model.config import resolve
 from model.transformer import Transformer
 from tests.train.rows import AXES, BATCH, TIME, VOCAB, agree, batch_of, config_of, first_step
 from train import mesh as meshes, step as steps
+from train.losses import model_inputs
 
 SHAPES = [s for s in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(s) == 8]
 
@@ -41,7 +42,7 @@ def test_the_step_equals_pmap_on_data(one_device):
     params = steps.init_state(model, optax.sgd(1.0), 0, meshes.make_mesh(config.mesh))[0]['params']
 
     def sums(params, batch):
-        logits, _ = model.apply({'params': params}, *steps.model_inputs(batch))
+        logits, _ = model.apply({'params': params}, *model_inputs(batch))
         total, parts = losses.weighted_token_loss(logits, batch, z_loss=1e-3)
         return total, parts
 

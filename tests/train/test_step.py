@@ -15,6 +15,7 @@ from model.transformer import Transformer
 from tests.train import rows
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of
 from train import mesh as meshes, step as steps
+from train.losses import TokenLoss
 from train.optimizer import make_optimizer
 
 
@@ -25,7 +26,9 @@ def build(config, accumulation=1, devices=8, **mesh_sizes):
     optimizer = make_optimizer(config.optimizer, 10)
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
     loss = functools.partial(losses.weighted_token_loss, z_loss=1e-3)
-    step = steps.make_step(model, optimizer, loss, mesh, shardings, accumulation)
+    step = steps.make_step(
+        model, optimizer, TokenLoss(loss), mesh, shardings, steps.StepOptions(accumulation)
+    )
     return mesh, model, state, step
 
 
