@@ -1,8 +1,8 @@
-"""Flags of the doors: whole numbers and others with both ends of their range, and paths with `~`.
+"""Flags of the commands: whole numbers and others with both ends of their range, and paths with `~`.
 Nothing here needs JAX.
 
-A door defines numbers and paths with these and no others: `tests/runtime/test_numbers.py` and
-`tests/runtime/test_home.py` look at all doors."""
+A command defines numbers and paths with these and no others: `tests/runtime/test_numbers.py` and
+`tests/runtime/test_home.py` look at all commands."""
 
 import math
 import re

@@ -6,7 +6,7 @@ import math
 import re
 
 from model.errors import lost
-from runtime.errors import Problems, RunError
+from runtime.errors import CombinedError, RunError
 from runtime.options import COUNT, MOST
 from runtime.run_dir import flat
 
@@ -169,10 +169,10 @@ def outside(config) -> dict[str, str]:
 
 
 def check(config) -> None:
-    """Raises Problems with each number of an experiment or a study that is not in its range."""
+    """Raises CombinedError with each number of an experiment or a study that is not in its range."""
     found = list(outside(config).values())
     if found:
-        raise Problems(found)
+        raise CombinedError(found)
 
 
 def check_digits(config) -> None:

@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import hashlib
 import importlib.metadata
 import json
 import logging
@@ -23,9 +22,10 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from data import paths, safe_read, tokenizer as tokenizers
-from data.records import DataError, nearest
+from data.cache import stable_hash
+from data.records import DataError, did_you_mean
 from model.errors import ModelError
-from runtime.errors import NoRoom, RunError
+from runtime.errors import DiskFullError, RunError
 
 _LOG = logging.getLogger('ordem')
 
@@ -181,13 +181,13 @@ class Run:
             return []
         read = _read_json(self.rollbacks_path)
         found = read.get('rollbacks')
-        if read.get('check') != _check_of(found):
+        if read.get('check') != stable_hash(found):
             raise RunError(f'{self.rollbacks_path}: damaged: not as it was written')
         return found
 
     def write_rollbacks(self, found: list[dict]) -> None:
         write_atomically(
-            self.rollbacks_path, json.dumps({'rollbacks': found, 'check': _check_of(found)})
+            self.rollbacks_path, json.dumps({'rollbacks': found, 'check': stable_hash(found)})
         )
 
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -241,7 +241,7 @@ def _no_such_run(path: epath.Path) -> str:
         if path.parent.is_dir()
         else []
     )
-    return f'{path}: no such run directory{nearest(path.name, beside)}'
+    return f'{path}: no such run directory{did_you_mean(path.name, beside)}'
 
 
 def place(directory: str) -> Run:
@@ -279,10 +279,6 @@ def _check_meaning(path, found, kept) -> None:
             raise RunError(f'{path}: damaged (model.encodings)')
         if not isinstance(one.get('arguments'), dict):
             raise RunError(f'{path}: damaged (model.encodings)')
-
-
-def _check_of(found) -> str:
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: epath.Path) -> dict:
@@ -369,7 +365,7 @@ def config_hash(config) -> str:
         if not any(k.startswith(h) for h in HARMLESS) and YOUNGER.get(k, '\0') != v
     }
     changed = [one for one in kept.pop(ENCODINGS, ()) if one['version'] > 1]
-    return _check_of(kept | ({ENCODINGS: changed} if changed else {}))
+    return stable_hash(kept | ({ENCODINGS: changed} if changed else {}))
 
 
 def meaning(config, first: bool = False) -> list[dict]:
@@ -527,7 +523,7 @@ def identity(run: Run) -> str:
     found = run.lineage()
     before = found.get('parent')
     own = [found[name] for name in ('config_hash', 'data_hash', 'tokenizer_hash')]
-    return _check_of([*own, before and [found.get('descent', {}).get('hash'), before['step']]])
+    return stable_hash([*own, before and [found.get('descent', {}).get('hash'), before['step']]])
 
 
 def descent(parent: Run) -> dict:
@@ -690,7 +686,7 @@ def _check_links(run: Run) -> None:
 
 @contextlib.contextmanager
 def room_in(run: Run):
-    """Raises NoRoom in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
+    """Raises DiskFullError in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
     try:
         yield
     except Exception as error:
@@ -702,7 +698,7 @@ def room_in(run: Run):
             if '://' in os.fspath(run.path)
             else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
         )
-        raise NoRoom(
+        raise DiskFullError(
             f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
             f'Make room: the same command then goes on from there'
         ) from None

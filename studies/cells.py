@@ -1,9 +1,7 @@
 """The cells of a study: which there are, and what one of them measures."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
 import math
 import platform
 import resource
@@ -12,6 +10,7 @@ import time
 from ml_collections import ConfigDict
 
 from data import tasks
+from data.cache import stable_hash
 from model.errors import ModelError
 from model.positions import REGISTRY, resolved
 from runtime import ranges
@@ -134,7 +133,7 @@ def key(config, cell: Cell) -> str:
     if changed:
         kept['encodings'] = changed
     kept['optimizer']['lr'], kept['train']['steps'] = cell.lr, steps_of(config, cell.task)
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return stable_hash(kept)[:16]
 
 
 def _changed(arm: dict) -> dict[str, dict]:

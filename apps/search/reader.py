@@ -1,12 +1,11 @@
 """The model of an index: texts become vectors, and an index knows which model made its own."""
 
-import hashlib
-import json
 import os
 
 import jax
 import numpy as np
 
+from data.cache import stable_hash
 from data.pairs.read import encode_texts
 from model.embed import Embedder, check, reads
 from runtime import checkpoint
@@ -46,7 +45,7 @@ class Reader:
             run=where if '://' in where else os.path.abspath(where),
             step=run.step,
             config_hash=config_hash(config),
-            params=hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(),
+            params=stable_hash(sums),
             tokenizer_hash=self.tokenizer.hash,
         )
         check_same(
