@@ -21,7 +21,9 @@ from train.step import abstract_state
 ON_SPIKE = ('stop', 'skip', 'rollback')
 
 
-def check(errors: ErrorCollector, config, run, tokenizer=None) -> jax.sharding.Mesh | None:
+def check(
+    errors: ErrorCollector, config, run, objective, tokenizer=None
+) -> jax.sharding.Mesh | None:
     """All that the config, the machine and the run directory tell without reading the text; returns the mesh."""
     wrong = ranges.outside(config)
     errors.check(ranges.check, config)
@@ -35,7 +37,6 @@ def check(errors: ErrorCollector, config, run, tokenizer=None) -> jax.sharding.M
     if mesh and sound('train.accumulation', 'data.batch_size'):
         errors.check(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     errors.check(_choices, config)
-    objective = errors.check(get_objective, config.train.objective)
     if objective:
         errors.check(objective.check_config, config)
         if mesh:

@@ -13,7 +13,8 @@ import pytest
 from runtime import checkpoint, metrics, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop
+from train import loop, setup
+from train.evaluate import evaluate
 
 GOLDEN = sorted(pathlib.Path('tests/golden').glob('format_*'))
 
@@ -35,10 +36,10 @@ def test_an_old_run_is_whole(path, tmp_path):
         config.model.dropout == 0.0 and run_dir.config_hash(config) == run.lineage()['config_hash']
     )
     config.data.cache = str(tmp_path / 'cache')
-    e = loop.prepare(config, str(run.path))
+    e = setup.build_experiment(config, str(run.path))
     assert int(e.state['step']) == 4 and e.store.hash == run.lineage()['data_hash']
     known = [m['validation_nats'] for m in metrics.read(run) if 'validation_nats' in m]
-    assert loop.evaluate(e, e.state['params'])['validation_nats'] == pytest.approx(
+    assert evaluate(e, e.state['params'])['validation_nats'] == pytest.approx(
         known[-1], rel=1e-5
     )  # other versions and cores round otherwise
     config.train.stop_at = 0

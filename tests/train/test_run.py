@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 from runtime import checkpoint, metrics, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup, warm_start
 
 
 def run(config, path, stop_at=0):
     config = config.copy_and_resolve_references()
     config.train.stop_at = stop_at
-    e = loop.prepare(config, str(path))
+    e = setup.build_experiment(config, str(path))
     loop.train(e)
     return e
 
@@ -48,7 +48,8 @@ def test_stopping_and_resuming_changes_nothing(base_run, tmp_path):
     """Catches a lost optimizer or PRNG state, a data order that restarts, and metrics lines lost or repeated."""
     config, path, straight = base_run
     assert not same(
-        straight.state['params'], loop.prepare(config, str(tmp_path / 'fresh')).state['params']
+        straight.state['params'],
+        setup.build_experiment(config, str(tmp_path / 'fresh')).state['params'],
     )  # it did learn
     run(config, tmp_path / 'parts', stop_at=3)
     with open(
@@ -72,7 +73,7 @@ def test_nothing_is_compiled_or_transferred_after_the_first_step(
         )
     )
     tiny_config.eval.every, tiny_config.checkpoint.every = 0, 0
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     step, counts = e.train_step, []
 
     def counted(state, batch):
@@ -92,7 +93,7 @@ def test_nothing_is_compiled_or_transferred_after_the_first_step(
 
 def test_a_step_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
     """Catches a run that goes on from NaN, or that saves it; names step, last good checkpoint and batch."""
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     step, spoil = e.train_step, jax.jit(lambda x: x * jax.numpy.nan)
 
     def spoiled(state, batch):
@@ -124,14 +125,15 @@ def test_another_config_is_refused_and_harmless_fields_are_not(base_run, caplog)
     config, path, _ = base_run
     config.optimizer.lr, config.log.every = 5e-3, 2
     with pytest.raises(RunError, match=r'config.optimizer.lr: 0.01 -> 0.005$'):
-        loop.prepare(config, str(path))
+        setup.build_experiment(config, str(path))
     config.optimizer.lr = 1e-2
     assert (
-        int(loop.prepare(config, str(path)).state['step']) == 6 and 'to rounding' not in caplog.text
+        int(setup.build_experiment(config, str(path)).state['step']) == 6
+        and 'to rounding' not in caplog.text
     )
     lineage = json.loads((path / 'lineage.json').read_text())
     (path / 'lineage.json').write_text(json.dumps(lineage | {'cores': 99}))
-    assert int(loop.prepare(config, str(path)).state['step']) == 6
+    assert int(setup.build_experiment(config, str(path)).state['step']) == 6
     assert (
         f'cores differ from when the run was started (99, now {lineage["cores"]}): it goes on to rounding, not bit for bit'
         in caplog.text
@@ -152,7 +154,7 @@ def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
     ):
         caplog.clear()
         harm()
-        assert int(loop.prepare(config, str(path)).state['step']) == 6
+        assert int(setup.build_experiment(config, str(path)).state['step']) == 6
         assert file.read_bytes() == before and name in caplog.text and 'written anew' in caplog.text
     file.unlink()
     config.optimizer.lr, config.tokenizer.vocab_size = 1.0, 400
@@ -161,7 +163,7 @@ def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
     with pytest.raises(
         RunError, match=f'{name}.*what this command gives is another one: restore {name}'
     ):
-        loop.prepare(config, str(path))
+        setup.build_experiment(config, str(path))
     assert everything() == kept
 
 
@@ -172,7 +174,7 @@ def test_damaged_weights_are_passed_over(base_run, caplog):
     assert reader.steps() == [3, 6]
     shards = [p for p in (path / 'checkpoints' / '6' / 'params').rglob('d/*') if p.is_file()]
     shards[0].write_bytes(b'\0' * shards[0].stat().st_size)
-    assert int(loop.prepare(config, str(path)).state['step']) == 3
+    assert int(setup.build_experiment(config, str(path)).state['step']) == 3
     description = path / 'checkpoints' / '6' / 'meta' / 'metadata'
     whole = description.read_text()
     for changed in (
@@ -180,7 +182,9 @@ def test_damaged_weights_are_passed_over(base_run, caplog):
         whole.replace('params/embedding', 'params/embeddinh'),
     ):
         description.write_text(changed)
-        assert changed != whole and int(loop.prepare(config, str(path)).state['step']) == 3
+        assert (
+            changed != whole and int(setup.build_experiment(config, str(path)).state['step']) == 3
+        )
     description.write_text(whole)
     with pytest.raises(RunError, match='no checkpoint can be read; step 6'):
         checkpoint.load(Run.parse(f'{path}@6'))
@@ -227,7 +231,7 @@ def answers_config(base_run):
 
 def test_posttraining_starts_from_the_parent(base_run, answers_config, tmp_path):
     """Catches post-training from random weights, and an optimizer or step carried over from the parent."""
-    e = posttrain.prepare(answers_config, str(tmp_path / 'answers'))
+    e = setup.build_experiment(answers_config, str(tmp_path / 'answers'))
     assert same(e.state['params'], base_run[2].state['params'])
     moments = [x for x in jax.tree.leaves(e.state['opt_state']) if x.ndim]
     assert int(e.state['step']) == 0 and not any(np.any(x) for x in jax.device_get(moments))
@@ -249,7 +253,7 @@ def test_posttraining_on_what_has_texts_too(answers_config, tmp_path):
     turns = [{'role': r, 'content': r} for r in ('system', 'user', 'assistant', 'user')]
     (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'none', 'messages': turns}) + '\n')
     answers_config.data.source, answers_config.data.files.paths = 'files', f'{tmp_path}/a.jsonl'
-    e = posttrain.prepare(answers_config, str(tmp_path / 'answers'), conversations=True)
+    e = setup.build_experiment(answers_config, str(tmp_path / 'answers'), conversations=True)
     document = e.store.split('train').document(0)
     assert document[:2].tolist() == [e.tokenizer.bos, e.tokenizer.system]
     assert (document == e.tokenizer.user).sum() == 1 and document[-1] == e.tokenizer.end
@@ -301,7 +305,7 @@ def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
             config.parent + value if value == '@x' else value
         )
         with pytest.raises(RunError, match=message):
-            posttrain.prepare(config, str(tmp_path / 'answers'))
+            setup.build_experiment(config, str(tmp_path / 'answers'))
         assert not (tmp_path / 'answers').exists(), field
 
 
@@ -313,7 +317,7 @@ def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, pos
     stretches nothing, or bounds other distances, because it takes the length of this phase for that of training."""
     answers_config.model.update(positions=positions, max_len=max_len)
     answers_config.data.seq_len = max(max_len, 32)
-    e = posttrain.prepare(answers_config, str(tmp_path / positions))
+    e = setup.build_experiment(answers_config, str(tmp_path / positions))
     theirs, ours = base_run[2].state['params'], e.state['params']
     assert all(
         np.array_equal(ours[k], v) if not isinstance(v, dict) else same(ours[k], v)
@@ -347,26 +351,26 @@ def test_the_length_of_training_is_that_of_the_lineage(monkeypatch, tmp_path):
         )
         return held[str(tmp_path / name)]
 
-    monkeypatch.setattr(posttrain.Run, 'parse', held.__getitem__)
+    monkeypatch.setattr(warm_start.Run, 'parse', held.__getitem__)
     base, short, longer = (
         run('base', 256),
         run('short', 72, 'base'),
         run('longer', 512, 'short', length=128),
     )
     assert [
-        posttrain._trained_length(r) for r in (base, short, longer, run('on', 72, 'longer'))
+        warm_start._trained_length(r) for r in (base, short, longer, run('on', 72, 'longer'))
     ] == [256, 256, 128, 128]
-    assert posttrain._trained_length(run('orphan', 72, 'gone')) == 72
+    assert warm_start._trained_length(run('orphan', 72, 'gone')) == 72
 
 
 def test_another_tokenizer_by_path_is_refused(answers_config, tiny_config, tmp_path):
     """Catches ids of one tokenizer fed to a model trained on another's."""
     tiny_config.tokenizer.vocab_size = 450
     other = tmp_path / 'other.model'
-    other.write_bytes(loop.obtain_tokenizer(tiny_config).proto)
+    other.write_bytes(setup.load_or_train_tokenizer(tiny_config).proto)
     answers_config.tokenizer.path = str(other)
     with pytest.raises(RunError, match="another tokenizer than the parent's"):
-        posttrain.prepare(answers_config, str(tmp_path / 'answers'))
+        setup.build_experiment(answers_config, str(tmp_path / 'answers'))
 
 
 def test_json_of_a_run_is_data(base_run):
@@ -386,14 +390,14 @@ def test_compiled_programs_are_kept_on_accelerators(monkeypatch):
     chosen = lambda: jax.config.jax_compilation_cache_dir
     before = chosen()
     try:
-        loop.keep_compiled('here')
+        setup.keep_compiled('here')
         assert chosen() == before
         monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
         jax.config.update('jax_compilation_cache_dir', 'mine')
-        loop.keep_compiled('here')
+        setup.keep_compiled('here')
         assert chosen() == 'mine'
         jax.config.update('jax_compilation_cache_dir', None)
-        loop.keep_compiled('here')
+        setup.keep_compiled('here')
         assert chosen() == 'here/compiled'
     finally:
         jax.config.update('jax_compilation_cache_dir', before)

@@ -8,7 +8,7 @@ from runtime import checkpoint, metrics, run_dir
 from runtime.errors import RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from tests.runtime.test_signals import signalled
-from train import loop
+from train import loop, setup
 
 
 def poisoned(experiment, *numbers, factor=np.nan):
@@ -32,7 +32,7 @@ def prepared(config, path, on_spike, **more):
     config = config.copy_and_resolve_references()
     config.train.update(on_spike=on_spike, **more)
     config.data.prefetch = 0
-    return loop.prepare(config, str(path))
+    return setup.build_experiment(config, str(path))
 
 
 def same(a, b):
@@ -176,7 +176,7 @@ def test_a_norm_far_above_its_mean_is_a_spike(tiny_config, tmp_path, monkeypatch
         loop.train(e)
     mean, seen = jax.device_get(make('run').state['norms'])
     assert seen == 3 and mean > 0
-    assert 'norms' not in loop.prepare(tiny_config, str(tmp_path / 'plain')).state
+    assert 'norms' not in setup.build_experiment(tiny_config, str(tmp_path / 'plain')).state
     assert run_dir.differences(e.config, tiny_config, run_dir.HARMLESS) == [
         'config.train.spike: 3.0 -> 0.0'
     ]
