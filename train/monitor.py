@@ -50,7 +50,7 @@ class StepMonitor:
     def push(self, step: int, metrics: dict) -> None:
         """Takes what step number `step` (from 1) returned, as it lies on the devices.
 
-        Raises SpikeError or RunError where an earlier step went wrong, as config.train.on_spike says.
+        Raises SpikeError or RunError, as config.train.on_spike says, where a step went wrong.
         """
         self._pending.append((step, metrics))
         if len(self._pending) > _BEHIND:

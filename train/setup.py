@@ -114,7 +114,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     _log_choices(config, training, architecture, mesh)
 
     # Results depend on nothing else; a run that goes on must find it as it was.
-    lineage = run_dir.lineage(config, store, tokenizer, parent and parent.as_dict())
+    lineage = run_dir.lineage(config, store, tokenizer, parent.as_dict() if parent else None)
     processes.assert_same({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:
         run_dir.check_lineage(run, lineage)
@@ -261,11 +261,10 @@ def _log_choices(
     config: ConfigDict, training: Rows, architecture: ModelConfig, mesh: jax.sharding.Mesh
 ) -> None:
     """Logs what was chosen without being asked for: documents left out, and kernels."""
-    dropped = getattr(training, 'dropped', 0)
-    if dropped:
+    if training.dropped:
         _LOG.warning(
             '%d training documents are longer than a row (config.data.seq_len is %d) and left out',
-            dropped,
+            training.dropped,
             config.data.seq_len,
         )
     for line in kernels.paths(architecture, mesh.shape['context']):

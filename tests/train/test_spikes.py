@@ -8,7 +8,7 @@ from runtime import checkpoint, metrics, run_dir
 from runtime.errors import RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from tests.runtime.test_signals import signalled
-from train import loop, setup
+from train import loop, monitor, setup
 
 
 def poisoned(experiment, *numbers, factor=np.nan):
@@ -73,7 +73,7 @@ def test_a_spike_is_skipped(tiny_config, tmp_path):
 
 def test_skipping_has_an_end(tiny_config, tmp_path, monkeypatch):
     """Catches a run that skips everything from some step on and calls it training."""
-    monkeypatch.setattr(loop, '_SKIPS', 2)
+    monkeypatch.setattr(monitor, 'MAX_SKIPS', 2)
     with pytest.raises(RunError, match='at step 4; last good checkpoint'):
         loop.train(poisoned(prepared(tiny_config, tmp_path / 'run', 'skip'), 1, 2, 3, 4, 5))
 
