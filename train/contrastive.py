@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from model.config import ModelConfig
-from model.embed import check, embed, sizes, unit
+from model.embed import check_pooling, embed, normalize, parse_sizes
 from model.transformer import Transformer
 from runtime.errors import RunError
 from train.losses import LossContext, Sums
@@ -66,8 +66,8 @@ class ContrastiveLoss:
         comparison = _Comparison(batch, context.axes)
         losses, corrects = [], []
         for size in self.sizes:
-            queries = unit(queries_bxD[..., :size])
-            documents = unit(documents_bxGxD[..., :size])
+            queries = normalize(queries_bxD[..., :size])
+            documents = normalize(documents_bxGxD[..., :size])
             loss_b, correct_b = comparison.loss(queries, documents, scale)
             losses.append(loss_b)
             corrects.append(correct_b)
@@ -204,7 +204,7 @@ def make_loss(config: ConfigDict, model: ModelConfig) -> ContrastiveLoss:
 
     Raises RunError or ModelError where a field has no valid value.
     """
-    check(config.pooling, model)
+    check_pooling(config.pooling, model)
     if model.bag and 'bag' not in config.pooling:
         raise RunError(
             f'config.model.bag is True: it has no effect with config.embedding.pooling='
@@ -214,5 +214,5 @@ def make_loss(config: ConfigDict, model: ModelConfig) -> ContrastiveLoss:
         raise RunError(
             f'config.embedding.temperature is {config.temperature}: expected more than 0'
         )
-    every_size = tuple(sorted({*sizes(config.sizes, model.width), model.width}))
+    every_size = tuple(sorted({*parse_sizes(config.sizes, model.width), model.width}))
     return ContrastiveLoss(config.pooling, config.temperature, every_size)

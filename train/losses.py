@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Protocol
 import jax
 from jax.sharding import Mesh
 
-from model.loss import chunks_for, in_chunks, weighted_token_loss
-from model.transformer import Transformer, output_of, unembed
+from model.loss import choose_chunks, loss_in_chunks, weighted_token_loss
+from model.transformer import Transformer, output_matrix, unembed
 
 Sums = dict[str, jax.Array]  # float32 scalars, 'nll' and 'weight' among them
 
@@ -82,11 +82,11 @@ class TokenLoss:
         if vocab_size % context.mesh.shape['tensor'] == 0:
             cut_over *= context.mesh.shape['tensor']
         logits_bytes = 4 * rows * columns * vocab_size // cut_over
-        chunks = chunks_for(columns, logits_bytes, self.chunks)
+        chunks = choose_chunks(columns, logits_bytes, self.chunks)
 
-        output = output_of(model.config, params)  # gathered once for all chunks
+        output = output_matrix(model.config, params)  # gathered once for all chunks
 
         def logits_of(hidden_bxTxD):
             return unembed(hidden_bxTxD, output, model.config.tied)
 
-        return in_chunks(self.of_logits, logits_of, hidden, batch, chunks)
+        return loss_in_chunks(self.of_logits, logits_of, hidden, batch, chunks)

@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from data.batches import Batch
 from model.config import ModelConfig
-from model.kernels import over_context
+from model.kernels import choose_context_path
 from model.sharding import spec
 from runtime.errors import RunError
 
@@ -114,7 +114,7 @@ def check_model(mesh: Mesh, model: ModelConfig, seq_len: int, loss_chunks: int) 
         )
     if mesh.shape['context'] > 1:
         for encoding in model.distinct:
-            over_context(model, encoding)
+            choose_context_path(model, encoding)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:

@@ -13,7 +13,7 @@ from data import objectives as data_objectives
 from data.objectives import DataObjective
 from data.pairs import read as read_pairs
 from model.config import ModelConfig
-from model.errors import nearest
+from model.errors import did_you_mean
 from model.loss import weighted_token_loss
 from runtime.errors import RunError
 from train import contrastive
@@ -114,5 +114,5 @@ def get_objective(name: str) -> Objective:
     Raises RunError where there is none, with the nearest.
     """
     if name not in OBJECTIVES:
-        raise RunError(f'config.train.objective is {name!r}: {nearest(name, OBJECTIVES)}')
+        raise RunError(f'config.train.objective is {name!r}: {did_you_mean(name, OBJECTIVES)}')
     return OBJECTIVES[name]

@@ -13,7 +13,7 @@ import optax
 import optax.contrib
 from ml_collections import ConfigDict
 
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import master
 from runtime.errors import RunError
 
@@ -171,7 +171,9 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
       RunError: an unknown kind, or as `make_schedule`.
     """
     if config.kind not in KINDS:
-        raise RunError(f'config.optimizer.kind is {config.kind!r}: {nearest(config.kind, KINDS)}')
+        raise RunError(
+            f'config.optimizer.kind is {config.kind!r}: {did_you_mean(config.kind, KINDS)}'
+        )
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     schedule = make_schedule(config, steps)
     if config.kind == 'adamw':

@@ -18,7 +18,7 @@ from data import store
 from data.tokenizer import Tokenizer
 from model import config as model_config
 from model.config import ModelConfig
-from model.errors import nearest
+from model.errors import did_you_mean
 from model.transformer import Transformer
 from runtime import ranges
 from runtime.errors import ErrorCollector, RunError
@@ -125,7 +125,7 @@ def _check_choices(config: ConfigDict) -> None:
     """Raises RunError where a field names no choice, or asks for what the model cannot do."""
     on_spike = config.train.on_spike
     if on_spike not in ON_SPIKE:
-        raise RunError(f'config.train.on_spike is {on_spike!r}: {nearest(on_spike, ON_SPIKE)}')
+        raise RunError(f'config.train.on_spike is {on_spike!r}: {did_you_mean(on_spike, ON_SPIKE)}')
     if config.sample.every and not config.model.causal:
         raise RunError(
             'config.sample.every: a model that sees both ways (config.model.causal) writes no '

@@ -267,7 +267,7 @@ def _log_choices(
             training.dropped,
             config.data.seq_len,
         )
-    for line in kernels.paths(architecture, mesh.shape['context']):
+    for line in kernels.describe_kernels(architecture, mesh.shape['context']):
         _LOG.info('%s', line)
 
 

@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from ml_collections import ConfigDict
 
-from model.transformer import Transformer, keys_of_rows
+from model.transformer import Transformer, make_row_keys
 from runtime.master import widened
 from train import optimizer as optimizers
 from train.losses import Loss, LossContext, Sums
@@ -241,7 +241,7 @@ def make_eval_step(
     manual_axes = _manual_axes(mesh)
 
     def local_sums(params, batch, rows):
-        context = LossContext(mesh, manual_axes, accumulation, row_keys=keys_of_rows(rows))
+        context = LossContext(mesh, manual_axes, accumulation, row_keys=make_row_keys(rows))
         _, sums = loss(model, params, batch, context)
         return _summed(sums, manual_axes)
 
