@@ -62,6 +62,7 @@ def sample(experiment: Experiment, params: Any) -> dict[str, str]:
     params = jax.device_put(params, one_device)
 
     prompt = line_ends(config.sample.prompt)
+    ends = (tokenizer.eos, tokenizer.end)
     written = generate.generate(
         experiment.model,
         params,
@@ -69,6 +70,6 @@ def sample(experiment: Experiment, params: Any) -> dict[str, str]:
         config.sample.tokens,
         _SAMPLING,
         seed=config.seed,
-        end=(tokenizer.eos, tokenizer.end),
+        end=tuple(mark for mark in ends if mark is not None),
     )
     return {'sample': prompt + tokenizer.decode(written[0])}

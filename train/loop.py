@@ -69,6 +69,7 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
     start = int(experiment.state['step'])
     stop = min(config.train.stop_at or last_step, last_step)
 
+    # Metrics and checkpoints of later steps, from before the run went back, are put aside.
     log = _open_metrics(experiment, start)
     checkpoints = Checkpoints(run, config.checkpoint, after=start)
     step_monitor = StepMonitor(experiment, log, checkpoints)
@@ -98,6 +99,7 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
                     measured |= sample(experiment, experiment.state['params'])
                 step_monitor.record(step, measured)
                 if saving:
+                    # By its held-out loss a checkpoint is one of the best, which are kept.
                     nats = measured.get('validation_nats')
                     checkpoints.save(experiment.state, nats, experiment.rollbacks)
                     log.copy()
@@ -133,6 +135,7 @@ def _batches(experiment: Experiment, start: int, stop: int) -> Iterator[tuple[in
     def batch_at(step):
         return experiment.training(batch_of(experiment.rollbacks, step), rows)
 
+    # Made in the background, while the devices are at work.
     prepared = batches.prefetched(batch_at, start, stop, config.data.prefetch)
     for step, batch in enumerate(prepared, start + 1):
         yield step, to_devices(mesh, batch, size)
@@ -196,7 +199,7 @@ def _roll_back(experiment: Experiment, spike: int, message: str) -> dict:
     )
     reader.close()
 
-    # Where it went back to a step before this one, those earlier rollbacks did not happen.
+    # Rollbacks that began after the step it goes back to did not happen.
     step = int(experiment.state['step'])
     last_batch = batch_of(rollbacks, spike - 1)
     rollbacks = [rollback for rollback in rollbacks if rollback['step'] <= step]
