@@ -1,6 +1,7 @@
 """Run directories of each format that was ever written: they are read, resumed and used for ever.
 
-`tests/golden/format_N` was made by the command in its config.json's place (BUILD_NOTES, contract 3), stopped at step 4 of 6.
+`tests/golden/format_N` was made by the command in its config.json's place (BUILD_NOTES, contract
+3), stopped at step 4 of 6.
 """
 
 import pathlib
@@ -28,7 +29,8 @@ def test_each_format_has_one():
 
 @pytest.mark.parametrize('path', GOLDEN, ids=lambda p: p.name)
 def test_an_old_run_is_whole(path, tmp_path):
-    """Catches fields, arrays or files that an old run has not, weights that are read otherwise, and a hash that is computed anew."""
+    """Catches fields, arrays or files that an old run has not, weights that are read otherwise, and
+    a hash that is computed anew."""
     shutil.copytree(path, tmp_path / 'run')
     run = Run.parse(str(tmp_path / 'run'))
     config = run.config()

@@ -34,7 +34,10 @@ def rounded(state):
 
 def pytree(dtype):
     """Parameters of each kind that the optimizer treats apart, of values that bfloat16 has."""
-    draw = lambda key, shape: jax.random.normal(jax.random.key(key), shape).astype(jnp.bfloat16)
+
+    def draw(key, shape):
+        return jax.random.normal(jax.random.key(key), shape).astype(jnp.bfloat16)
+
     tree = {
         'embedding': draw(0, (6, 4)),
         'layer_0': {'feed_forward': {'up': {'kernel': draw(1, (4, 8))}}},

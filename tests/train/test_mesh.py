@@ -25,7 +25,8 @@ def one_device():
 
 @pytest.mark.parametrize('shape', SHAPES, ids=lambda s: 'x'.join(map(str, s)))
 def test_every_shape_of_eight_devices(one_device, shape):
-    """Catches gradients summed twice or averaged per shard, keys of other devices unseen, and heads or vocabulary cut wrongly."""
+    """Catches gradients summed twice or averaged per shard, keys of other devices unseen, and heads
+    or vocabulary cut wrongly."""
     agree(first_step(config_of(), **dict(zip(AXES, shape))), one_device)
 
 
@@ -35,7 +36,8 @@ def test_there_are_twenty_shapes():
 
 
 def test_the_step_equals_pmap_on_data(one_device):
-    """The control: the same sums, each device's rows by hand. Catches a shard_map that does what no plain program does."""
+    """The control: the same sums, each device's rows by hand. Catches a shard_map that does what no
+    plain program does."""
     config = config_of()
     model = Transformer(resolve(config.model, VOCAB, TIME))
     config.mesh.update(data=1, fsdp=1, tensor=1, context=1)

@@ -12,7 +12,8 @@ from train import warm_start
 
 @pytest.fixture
 def tree(tiny_config):
-    """Fields of `model` -> its parameters as `describe` tells them, and the encodings of its layers."""
+    """Fields of `model` -> its parameters as `describe` tells them, and the encodings of its
+    layers."""
 
     def of(**fields):
         config = tiny_config.copy_and_resolve_references().model
@@ -50,7 +51,8 @@ def test_a_change_of_encoding(tree, parent, child, new, dropped):
 
 
 def test_a_bag_of_tokens(tree):
-    """Catches a bag that a second phase of search begins anew, and one that the first is refused for."""
+    """Catches a bag that a second phase of search begins anew, and one that the first is refused
+    for."""
     (theirs, old), (ours, _) = tree(), tree(bag=True)
     bag = {f'bag/{name}' for name in ('embedding', 'gate', 'weight')}
     same = warm_start.same_encoding(old, old)
@@ -86,7 +88,8 @@ def test_a_bag_of_tokens(tree):
     ],
 )
 def test_all_else_is_an_error(tree, parent, child, wrong):
-    """Catches an array of the parent that is dropped in silence, and one that is cast or cut to fit."""
+    """Catches an array of the parent that is dropped in silence, and one that is cast or cut to
+    fit."""
     with pytest.raises(RunError, match=wrong) as error:
         warm_start.plan_transfer(tree(**parent)[0], tree(**child)[0])
     assert '\n' not in str(error.value)

@@ -85,6 +85,7 @@ def test_a_model_larger_than_the_device(tiny_config, tmp_path):
     tiny_config.checkpoint.every = 0
     with pytest.raises(
         RunError,
-        match='parameters, optimizer state and gradients take .* GiB of .* GiB on each machine: raise config.mesh.fsdp',
+        match='parameters, optimizer state and gradients take .* GiB of .* GiB on each machine: '
+        'raise config.mesh.fsdp',
     ):
         setup.build_experiment(tiny_config, str(tmp_path / 'run'))

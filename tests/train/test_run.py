@@ -45,7 +45,8 @@ def base_run(tiny_config, tmp_path):
 
 
 def test_stopping_and_resuming_changes_nothing(base_run, tmp_path):
-    """Catches a lost optimizer or PRNG state, a data order that restarts, and metrics lines lost or repeated."""
+    """Catches a lost optimizer or PRNG state, a data order that restarts, and metrics lines lost or
+    repeated."""
     config, path, straight = base_run
     assert not same(
         straight.state['params'],
@@ -92,7 +93,8 @@ def test_nothing_is_compiled_or_transferred_after_the_first_step(
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
-    """Catches a run that goes on from NaN, or that saves it; names step, last good checkpoint and batch."""
+    """Catches a run that goes on from NaN, or that saves it; names step, last good checkpoint and
+    batch."""
     e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     step, spoil = e.train_step, jax.jit(lambda x: x * jax.numpy.nan)
 
@@ -121,7 +123,8 @@ def test_the_newest_and_the_best_are_kept(tiny_config, tmp_path, monkeypatch):
 
 
 def test_another_config_is_refused_and_harmless_fields_are_not(base_run, caplog):
-    """Catches a resume that silently mixes two experiments, or that does not say that its bits will be others."""
+    """Catches a resume that silently mixes two experiments, or that does not say that its bits will
+    be others."""
     config, path, _ = base_run
     config.optimizer.lr, config.log.every = 5e-3, 2
     with pytest.raises(RunError, match=r'config.optimizer.lr: 0.01 -> 0.005$'):
@@ -135,14 +138,15 @@ def test_another_config_is_refused_and_harmless_fields_are_not(base_run, caplog)
     (path / 'lineage.json').write_text(json.dumps(lineage | {'cores': 99}))
     assert int(setup.build_experiment(config, str(path)).state['step']) == 6
     assert (
-        f'cores differ from when the run was started (99, now {lineage["cores"]}): it goes on to rounding, not bit for bit'
-        in caplog.text
+        f'cores differ from when the run was started (99, now {lineage["cores"]}): it goes on to '
+        f'rounding, not bit for bit' in caplog.text
     )
 
 
 @pytest.mark.parametrize('name', ['config.json', 'tokenizer.model'])
 def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
-    """Catches a restart from zero over a damaged run, a damaged file that is used, and one written anew from another config or tokenizer."""
+    """Catches a restart from zero over a damaged run, a damaged file that is used, and one written
+    anew from another config or tokenizer."""
     config, path, _ = base_run
     file, before = path / name, (path / name).read_bytes()
     for harm in (
@@ -158,7 +162,10 @@ def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
         assert file.read_bytes() == before and name in caplog.text and 'written anew' in caplog.text
     file.unlink()
     config.optimizer.lr, config.tokenizer.vocab_size = 1.0, 400
-    everything = lambda: sorted(p.name for p in path.rglob('*'))
+
+    def everything():
+        return sorted(p.name for p in path.rglob('*'))
+
     kept = everything()
     with pytest.raises(
         RunError, match=f'{name}.*what this command gives is another one: restore {name}'
@@ -168,7 +175,8 @@ def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
 
 
 def test_damaged_weights_are_passed_over(base_run, caplog):
-    """Catches weights loaded without their checksum, and a damaged newest checkpoint that ends the run."""
+    """Catches weights loaded without their checksum, and a damaged newest checkpoint that ends the
+    run."""
     config, path, _ = base_run
     reader = checkpoint.Checkpoints(Run.parse(str(path)))
     assert reader.steps() == [3, 6]
@@ -195,7 +203,10 @@ def test_checksums_see_one_bit_and_no_sharding():
     x = jax.numpy.arange(64.0).reshape(8, 8)
     mesh = jax.make_mesh((8,), ('a',))
     spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('a')))
-    value = lambda y: tuple(map(int, checkpoint.checksums({'x': y})['x']))
+
+    def value(y):
+        return tuple(map(int, checkpoint.checksums({'x': y})['x']))
+
     flipped = x.view(jax.numpy.uint32).at[3, 3].add(1).view(jax.numpy.float32)
     assert value(spread) == value(x)
     assert len({value(x), value(x[::-1]), value(flipped), value(x.astype(jax.numpy.bfloat16))}) == 4
@@ -230,7 +241,8 @@ def answers_config(base_run):
 
 
 def test_posttraining_starts_from_the_parent(base_run, answers_config, tmp_path):
-    """Catches post-training from random weights, and an optimizer or step carried over from the parent."""
+    """Catches post-training from random weights, and an optimizer or step carried over from the
+    parent."""
     e = setup.build_experiment(answers_config, str(tmp_path / 'answers'))
     assert same(e.state['params'], base_run[2].state['params'])
     moments = [x for x in jax.tree.leaves(e.state['opt_state']) if x.ndim]
@@ -279,7 +291,8 @@ MISFITS = [
     (
         'model.positions',
         'rope_interleaved',
-        r"'rope_interleaved': it pairs dimensions in the layout 'interleaved', the parent .* with 'half'.*layout='half'",
+        r"'rope_interleaved': it pairs dimensions in the layout 'interleaved', the parent .* with "
+        r"'half'.*layout='half'",
     ),
     (
         'model.positions_args.layout',
@@ -289,7 +302,8 @@ MISFITS = [
     (
         'model.positions',
         'yarn',
-        r'config.model.max_len is 32: YaRN would stretch nothing, the parent .* was trained on 32 tokens',
+        r'config.model.max_len is 32: YaRN would stretch nothing, the parent .* was trained on 32 '
+        r'tokens',
     ),
     ('parent', 'nowhere', r'nowhere: no such run directory'),
     ('parent', '@x', r'expected a step'),
@@ -297,7 +311,8 @@ MISFITS = [
 
 
 def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
-    """Catches weights of another shape, another tokenizer's ids or another pairing of dimensions taken as they are, and a stretch of nothing."""
+    """Catches weights of another shape, another tokenizer's ids or another pairing of dimensions
+    taken as they are, and a stretch of nothing."""
     for field, value, message in MISFITS:
         config = answers_config.copy_and_resolve_references()
         *groups, last = field.split('.')
@@ -313,8 +328,9 @@ def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
     'positions, max_len', [('none', 0), ('yarn', 64), ('t5', 0), ('rerope', 64)]
 )
 def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, positions, max_len):
-    """Catches a change of encoding that is refused, that begins the other parameters anew, or that is not the one asked for; and one that
-    stretches nothing, or bounds other distances, because it takes the length of this phase for that of training."""
+    """Catches a change of encoding that is refused, that begins the other parameters anew, or that
+    is not the one asked for; and one that stretches nothing, or bounds other distances, because it
+    takes the length of this phase for that of training."""
     answers_config.model.update(positions=positions, max_len=max_len)
     answers_config.data.seq_len = max(max_len, 32)
     e = setup.build_experiment(answers_config, str(tmp_path / positions))
@@ -336,7 +352,8 @@ def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, pos
 
 
 def test_the_length_of_training_is_that_of_the_lineage(monkeypatch, tmp_path):
-    """Catches a stretch from the rows of the last phase, which were shorter than those that the parameters know."""
+    """Catches a stretch from the rows of the last phase, which were shorter than those that the
+    parameters know."""
     held = {}
 
     def run(name, seq_len, parent='', **arguments):
@@ -387,7 +404,10 @@ def test_json_of_a_run_is_data(base_run):
 
 def test_compiled_programs_are_kept_on_accelerators(monkeypatch):
     """Catches a cache that is not set, one on a CPU, and one that overrules the user's."""
-    chosen = lambda: jax.config.jax_compilation_cache_dir
+
+    def chosen():
+        return jax.config.jax_compilation_cache_dir
+
     before = chosen()
     try:
         setup.keep_compiled('here')

@@ -1,4 +1,5 @@
-"""Post-training for search as whole small runs: what it takes over, how it goes on, what it refuses, what it learns."""
+"""Post-training for search as whole small runs: what it takes over, how it goes on, what it
+refuses, what it learns."""
 
 import jax
 import numpy as np
@@ -25,7 +26,8 @@ def parent(tiny, cache, tmp_path_factory):
 
 @pytest.fixture
 def search_config(tiny_config, parent):
-    """Questions about countries and their answers as pairs; attention both ways, a learned scale, a bag of tokens, dropout, cached chunks on two devices."""
+    """Questions about countries and their answers as pairs; attention both ways, a learned scale, a
+    bag of tokens, dropout, cached chunks on two devices."""
     c = tiny_config
     c.parent = parent
     c.data.atlas.part, c.data.validation, c.data.pairs.query_len = 'answers', 0.2, 24
@@ -37,11 +39,15 @@ def search_config(tiny_config, parent):
 
 
 def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
-    """Catches a scale or a bag that is not saved or not learned, an index that pools otherwise, random keys or pairs that restart, and a second phase that forgets its parent.
-    Then a third phase leaves the scale and the bag behind, and writes text again."""
-    run = lambda path: loop.train(
-        setup.build_experiment(search_config.copy_and_resolve_references(), str(path))
-    )
+    """Catches a scale or a bag that is not saved or not learned, an index that pools otherwise,
+    random keys or pairs that restart, and a second phase that forgets its parent. Then a third
+    phase leaves the scale and the bag behind, and writes text again."""
+
+    def run(path):
+        return loop.train(
+            setup.build_experiment(search_config.copy_and_resolve_references(), str(path))
+        )
+
     straight = run(tmp_path / 'straight')
     assert straight['validation_accuracy'] >= 0
     search_config.train.stop_at = 3
@@ -79,8 +85,9 @@ def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
 
 
 def test_it_learns_what_belongs_together(search_config, tmp_path):
-    """Catches an objective that does not reach the parameters, or vectors of something else than the text: the answer must be found among
-    those held out far more often than by the parent. And held-out pairs that are compared with their neighbours in the store alone."""
+    """Catches an objective that does not reach the parameters, or vectors of something else than
+    the text: the answer must be found among those held out far more often than by the parent. And
+    held-out pairs that are compared with their neighbours in the store alone."""
     search_config.train.steps, search_config.model.dropout, search_config.data.pairs.query_len = (
         60,
         0.0,
