@@ -13,9 +13,10 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from data import batches, store, tokenizer as tokenizers
+from data import batches, tokenizer as tokenizers
 from data.objectives import get_objective
 from data.records import DataError
+from data.store import TokenStore
 from model import config as model_config
 from model.sharding import spec
 from model.transformer import Transformer
@@ -47,7 +48,7 @@ class Examined:
     lineage: dict | None = None
     config: ConfigDict | None = None
     tokenizer: tokenizers.Tokenizer | None = None
-    data: store.Store | None = None
+    data: TokenStore | None = None
     rollbacks: list[dict] = dataclasses.field(default_factory=list)
     steps: list[int] = dataclasses.field(default_factory=list)  # of all checkpoints that are there
     arrays: dict[str, Array] = dataclasses.field(
@@ -129,9 +130,9 @@ def _lineage(run: Run) -> dict:
     return found
 
 
-def _store(e: Examined) -> store.Store | None:
+def _store(e: Examined) -> TokenStore | None:
     try:
-        kept = get_objective(e.config.train.objective).store_module
+        kept = get_objective(e.config.train.objective).store_class
         kept.path_of(e.config.data, e.tokenizer)
     except (
         DataError
@@ -247,7 +248,7 @@ def batch(e: Examined, step: int) -> dict:
             f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})'
         )
     objective = get_objective(e.config.train.objective)
-    data = objective.store_module.open_or_build(
+    data = objective.store_class.open_or_build(
         e.config.data, e.tokenizer, wanted=e.lineage['data_hash']
     )
     if data.hash != e.lineage['data_hash']:

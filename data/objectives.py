@@ -5,26 +5,25 @@ know something that depends on the objective asks it here or there; nothing else
 for its name. `config` is the `data` part of an experiment, unless said otherwise.
 """
 
-import types
 from collections.abc import Callable
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from data import batches, sources, store as token_store
+from data import batches, sources
 from data.batches import Batch, Rows
-from data.pairs import batches as pair_batches, read as read_pairs, store as pair_store
+from data.cached_store import CachedStore
+from data.pairs import batches as pair_batches, read as read_pairs
 from data.pairs.store import PairStore
 from data.records import DataError
-from data.store import Store
+from data.store import TokenStore
 from data.tokenizer import Tokenizer
 
 
 class DataObjective:
     """What an objective asks of the data; each subclass is one objective."""
 
-    # The module that keeps the data: `open_or_build`, `find`, `path_of`.
-    store_module: types.ModuleType
+    store_class: type[CachedStore]
     # Each takes `config` and raises DataError where, before any text is read, it cannot be served.
     checks: tuple[Callable[[ConfigDict], object], ...]
     shuffles_validation: bool
@@ -62,7 +61,7 @@ class DataObjective:
 
     def open_store(
         self, config: ConfigDict, tokenizer: Tokenizer, data_hash: str = ''
-    ) -> Store | PairStore:
+    ) -> TokenStore | PairStore:
         """Opens the store of an experiment; builds it where it is not in the cache.
 
         Args:
@@ -73,11 +72,13 @@ class DataObjective:
         Raises:
           DataError: a text that cannot be read as asked, or one without a single record.
         """
-        return self.store_module.open_or_build(
+        return self.store_class.open_or_build(
             config.data, tokenizer, config.log.progress, data_hash
         )
 
-    def open_data(self, config: ConfigDict, store: Store | PairStore) -> tuple[Rows, Rows | None]:
+    def open_data(
+        self, config: ConfigDict, store: TokenStore | PairStore
+    ) -> tuple[Rows, Rows | None]:
         """Returns the batches of the training and the held-out split, None where that is empty.
 
         `config`: of the whole experiment. Raises DataError as `make_batches`.
@@ -94,7 +95,7 @@ class DataObjective:
 class NextToken(DataObjective):
     """Each next token of packed documents; of conversations, those of the answers only."""
 
-    store_module = token_store
+    store_class = TokenStore
     checks = (batches.check, sources.fingerprint)
     shuffles_validation = False
     holds_out_text = True
@@ -133,7 +134,7 @@ class NextToken(DataObjective):
 class Contrastive(DataObjective):
     """Pairs of texts that belong together; all others of the batch are what they are told from."""
 
-    store_module = pair_store
+    store_class = PairStore
     checks = (read_pairs.check, read_pairs.fingerprint)
     # Pairs are each other's negatives: in the store's order a batch is of one text and one kind.
     shuffles_validation = True
@@ -154,7 +155,7 @@ class Contrastive(DataObjective):
         return pair_batches.blank(config, config.batch_size)
 
     def stores_whole_texts(self, config):
-        return not read_pairs.made(config)  # those that are made are cut from texts
+        return not read_pairs.kinds_to_make(config)  # those that are made are cut from texts
 
     def describe_rows(self, config):
         return f'pairs {config["pairs"]["kind"]}'

@@ -76,7 +76,7 @@ class Contrastive(Objective):
 
     def check_config(self, config):
         pairs = config.data.pairs
-        if 'same' not in read_pairs.made(config.data):
+        if 'same' not in read_pairs.kinds_to_make(config.data):
             return
         if not config.model.dropout:
             raise RunError(

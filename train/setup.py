@@ -17,7 +17,7 @@ from ml_collections import ConfigDict
 from data import store as token_store, tokenizer as tokenizers
 from data.batches import Rows
 from data.pairs.store import PairStore
-from data.store import Store
+from data.store import TokenStore
 from data.text import line_ends
 from data.tokenizer import Tokenizer
 from model import config as model_config, kernels
@@ -47,7 +47,7 @@ class Experiment:
     config: ConfigDict
     tokenizer: Tokenizer
     objective: Objective
-    store: Store | PairStore
+    store: TokenStore | PairStore
     training: Rows
     validation: Rows | None  # None: nothing is held out
     model: Transformer

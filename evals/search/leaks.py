@@ -118,7 +118,7 @@ def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
     config, tokenizer = run.config(), run.tokenizer()
     config.data.cache = cache
     objective = get_objective(config.train.objective)
-    data = objective.store_module.find(config.data, tokenizer, run.lineage()['data_hash'])
+    data = objective.store_class.find(config.data, tokenizer, run.lineage()['data_hash'])
     if data is None:
         raise RunError(f'its token store is not in {cache}')
     if data.hash != run.lineage()['data_hash']:
