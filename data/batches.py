@@ -235,6 +235,8 @@ class Rows:
         count = -(-self.rows_per_epoch // self.batch_size)
         for step in range(min(count, limit) if limit else count):
             batch = self(step, rows)
+
+            # Rows of the second epoch, which fill up the last batch, become padding.
             places = np.arange(self.batch_size)[rows] + step * self.batch_size
             beyond = places >= self.rows_per_epoch
             for name, blank in self.empty(int(beyond.sum())).items():
@@ -264,6 +266,8 @@ class Batches(Rows):
         self.batch_size = config.batch_size
         self.seq_len = config.seq_len
         self.rows_per_epoch = self.packing.num_rows
+
+        # Documents are never cut where they are to be kept whole.
         self.dropped = len(getattr(self.packing, 'too_long', ()))
         if self.dropped and (config.on_broken == 'fatal' or self.dropped == len(split.lengths)):
             raise DataError(

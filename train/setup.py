@@ -209,6 +209,7 @@ def _mend_and_check(
     def mend():
         run_dir.mend(run, config, stated_tokenizer, processes.is_main_process())
 
+    # With files that could not be mended nothing is compared.
     errors.check(processes.main_process_first, 'mend', mend)
     if errors.messages:
         return tokenizer
@@ -239,6 +240,8 @@ def load_or_train_tokenizer(config: ConfigDict) -> Tokenizer:
     cached = token_store.kept_tokenizer(config)
     if cached is not None:
         return cached
+
+    # Held-out text has no say in the vocabulary.
     tokenizer = tokenizers.train(token_store.training_texts(config.data), config.tokenizer)
     cache = pathlib.Path(config.data.cache)
     cache.mkdir(parents=True, exist_ok=True)

@@ -152,7 +152,7 @@ def make_step(
     accumulation = options.accumulation
 
     def gradients(key, params, micro):
-        """One microbatch -> its sums, and float32 gradients that lie as their parameters do."""
+        """Returns a microbatch's sums, and float32 gradients that lie as their parameters do."""
 
         def total(params):
             batch, rows = micro
@@ -169,7 +169,7 @@ def make_step(
         return sums, jax.tree.map(_as_stored, widened(grads), shardings['params'])
 
     def accumulated(key, params, batch_and_rows):
-        """The same of the whole batch, one microbatch after the other."""
+        """Returns the same of the whole batch, one microbatch after the other."""
 
         # Rows are dealt like cards, so that each microbatch stays spread over `fsdp`.
         def deal(x):
@@ -190,7 +190,7 @@ def make_step(
         return jax.tree.map(lambda x: x.sum(0), sums), grads
 
     def local_step(state: State, batch: dict, rows: jax.Array) -> tuple[State, Sums]:
-        """What each device does with its part of the batch, along the manual axes."""
+        """Takes the step of one device, on its part of the batch along the manual axes."""
         params = state['params']
 
         # What is random in a row depends on seed, step and the row's number, on any mesh.
