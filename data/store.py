@@ -172,7 +172,7 @@ def kept_tokenizer(config) -> Tokenizer | None:
 
     A file bears its own hash in its name; one that does not have it any more is passed over.
     """
-    # Several may match: a tokenizer of the same key is the same, unless its file was damaged.
+    # Several may match: a damaged one, or those that two versions of SentencePiece trained.
     pattern = f'tokenizer-{tokenizer_key(config)}-*.model'
     for path in sorted(pathlib.Path(config.data.cache).glob(pattern)):
         if cache.file_hash(path).startswith(path.stem.rpartition('-')[2]):
