@@ -291,7 +291,7 @@ def sample(e: Experiment, params) -> dict:
         e.config.sample.tokens,
         generate.Sampling(temperature=0.8, top_k=50),
         seed=e.config.seed,
-        end=(e.tokenizer.eos, e.tokenizer.end),
+        stop=generate.Stop((e.tokenizer.eos, e.tokenizer.end)),
     )
     return {'sample': text + e.tokenizer.decode(out[0])}
 

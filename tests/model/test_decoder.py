@@ -155,7 +155,7 @@ def test_generation(positions):
     prompts = [[3, 5, 7], [2, 4, 6, 8, 10]]
     greedy = decoding.generate(model, params, prompts, 5, Sampling(temperature=0.0))
     assert greedy == decoding.generate(
-        model, params, prompts, 5, Sampling(temperature=0.0), every=2
+        model, params, prompts, 5, Sampling(temperature=0.0), stop=decoding.Stop(every=2)
     )
     for prompt, out in zip(prompts, greedy):
         ids = list(prompt)
@@ -167,7 +167,9 @@ def test_generation(positions):
             assert int(logits[0, len(ids) - 1].argmax()) == token
             ids.append(token)
     drawn = decoding.generate(model, params, prompts, 5, Sampling(), seed=3)
-    assert drawn == decoding.generate(model, params, prompts, 5, Sampling(), seed=3, every=3)
+    assert drawn == decoding.generate(
+        model, params, prompts, 5, Sampling(), seed=3, stop=decoding.Stop(every=3)
+    )
     assert drawn[0] == decoding.generate(model, params, prompts[:1], 5, Sampling(), seed=3)[0]
     assert drawn != decoding.generate(model, params, prompts, 5, Sampling(), seed=4)
 
@@ -178,11 +180,16 @@ def test_generation_ends():
     whole = decoding.generate(model, params, [[3, 5]], 50, Sampling(temperature=0.0))[0]
     assert len(whole) == TIME - 2
     cut = decoding.generate(
-        model, params, [[3, 5]], 50, Sampling(temperature=0.0), end=(whole[3],)
+        model, params, [[3, 5]], 50, Sampling(temperature=0.0), stop=decoding.Stop((whole[3],))
     )[0]
     assert cut == whole[: whole.index(whole[3])]
     heard = decoding.generate(
-        model, params, [[3, 5]], 50, Sampling(temperature=0.0), watch=lambda rows: True, every=2
+        model,
+        params,
+        [[3, 5]],
+        50,
+        Sampling(temperature=0.0),
+        stop=decoding.Stop(watch=lambda rows: True, every=2),
     )[0]
     assert heard == whole[:2]
     with pytest.raises(

@@ -257,7 +257,9 @@ def test_a_kernel_gets_heads_of_the_size_that_is_checked(positions, monkeypatch)
         ),
         jax.random.key(0),
     )
-    assert sizes == [kernels._widened(model.config.encodings[0], model.config.encodings[0].dims)]
+    assert sizes == [
+        kernels._padded_head_size(model.config.encodings[0], model.config.encodings[0].dims)
+    ]
 
 
 def test_a_rank_one_bias_makes_no_square_array():
