@@ -142,6 +142,11 @@ class EncodingInputs:
     # Ids count up by one inside each segment, and keys are the queries' tokens.
     consecutive: bool = False
 
+    def float32_param(self, name, init, shape, axes) -> jax.Array:
+        """Declares a parameter as `param` does; returns it in float32."""
+        assert self.param is not None, 'no parameters in this place of entry'
+        return self.param(name, init, shape, axes).astype(jnp.float32)
+
     @property
     def distance(self) -> jax.Array:
         """Query id minus key id, int32 [B,T,S].
