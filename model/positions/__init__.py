@@ -180,7 +180,8 @@ def build(
             f'{dims.num_layers}: expected a pattern whose length divides the layers'
         )
 
-    # Built twice: how many ids there are is known when all encodings are, and tables have a row each.
+    # Built twice: how many ids there are is known when all encodings are, and tables have a row
+    # each.
     dims = dataclasses.replace(
         dims, ids=max(encoding.num_ids for encoding in _instances(members, dims).values())
     )
@@ -293,7 +294,8 @@ def _read(
             )
         check_numbers(key, value, known[key])
 
-    # Defaults, then those of version 1 or of the text, then those that are given; or those of the run.
+    # Defaults, then those of version 1 or of the text, then those that are given; or those of the
+    # run.
     of_run = {record['name']: record['arguments'] for record in recorded}
     members: _Members = {}
     for text, (name, in_parentheses) in texts.items():
@@ -366,7 +368,7 @@ def _typed(text: str, own: dict[str, str], defaults: dict) -> dict:
 
 
 def _fits(value, default) -> bool:
-    """Returns True where a value has the type of a default; a whole number may stand for a float."""
+    """Returns True where a value has the type of a default, or is whole in place of a float."""
     if isinstance(default, float):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, tuple):

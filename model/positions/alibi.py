@@ -1,4 +1,4 @@
-"""ALiBi: attention with linear biases (Press et al. 2022, arXiv 2108.12409, section 3), and its kin."""
+"""ALiBi and its kin: linear biases (Press et al. 2022, arXiv 2108.12409, section 3)."""
 
 import dataclasses
 import math

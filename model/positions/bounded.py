@@ -1,7 +1,7 @@
-"""RoPE with distances that are bounded or compressed beyond a window, for texts longer than trained.
+"""RoPE with distances bounded or compressed beyond a window, for texts longer than trained.
 
-Logits of distances n >= w come from queries and keys turned by other angles. Keys are cached as they
-are and turned when read.
+Logits of distances n >= w come from queries and keys turned by other angles. Keys are cached as
+they are and turned when read.
 """
 
 import dataclasses

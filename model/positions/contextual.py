@@ -20,9 +20,9 @@ _REMAINDERS = ('none', 'value', 'bias')  # of stick-breaking
 class Cope(PositionalEncoding):
     """Contextual positions: z_ij + q_i . e[p_ij], p_ij = sum over j <= t <= i of sigmoid(z_it).
 
-    p is at most `places` - 1, and between two whole places e is interpolated linearly. e [places, d]
-    of each layer, shared by its heads, zero at first. `scaled`: the added term has the 1/sqrt(d) of
-    the logits, as in the authors' code by default; without, as in the paper's listing.
+    p is at most `places` - 1, and between two whole places e is interpolated linearly. e [places,
+    d] of each layer, shared by its heads, zero at first. `scaled`: the added term has the 1/sqrt(d)
+    of the logits, as in the authors' code by default; without, as in the paper's listing.
     """
 
     places: int = 64
@@ -116,11 +116,12 @@ class Selective(PositionalEncoding):
 class StickBreaking(PositionalEncoding):
     """A_ij = sigmoid(z_ij) times the product over j < l < i of 1 - sigmoid(z_il), j < i.
 
-    The nearest key takes its part of the stick first. `remainder`: what becomes of the rest of the stick, 1 - sum over j of A_ij. 'none': nothing, so
-    that a document's first token reads nothing; 'value': the token's own value has it as its
-    weight, as in the tests of the authors' kernels; 'bias': it multiplies a vector of each head
-    that is added, [H,d], learned in each layer and 0 at first, as in the authors' models
-    (dolomite-engine, stickbreaking_attention.py, lines 79 and 109).
+    The nearest key takes its part of the stick first. `remainder`: what becomes of the rest of the
+    stick, 1 - sum over j of A_ij. 'none': nothing, so that a document's first token reads nothing;
+    'value': the token's own value has it as its weight, as in the tests of the authors' kernels;
+    'bias': it multiplies a vector of each head that is added, [H,d], learned in each layer and 0 at
+    first, as in the authors' models (dolomite-engine, stickbreaking_attention.py, lines 79 and
+    109).
     """
 
     remainder: str = 'none'

@@ -1,4 +1,4 @@
-"""Logits in which queries or keys meet embeddings of positions: Shaw, Transformer-XL, DeBERTa, TUPE.
+"""Logits in which words meet embeddings of positions: Shaw, Transformer-XL, DeBERTa, TUPE.
 
 z is what attention computed, q.k/sqrt(d); each adds its own terms, at the scale of its paper.
 """
@@ -186,9 +186,9 @@ class Tupe(PositionalEncoding):
     """z_ij = (q_i.k_j + (U_q p_i).(U_k p_j))/sqrt(2d) + t[bucket(i - j)].
 
     Words and positions are untied, their product is shared by all layers; t is T5's causal bias
-    (TUPE-R; `relative=False`: TUPE-A). p is normalised, U_q and U_k have offsets, as in the authors'
-    code; its untying of the [CLS] token has no place in a decoder. No position is added to the
-    words.
+    (TUPE-R; `relative=False`: TUPE-A). p is normalised, U_q and U_k have offsets, as in the
+    authors' code; its untying of the [CLS] token has no place in a decoder. No position is added to
+    the words.
     """
 
     relative: bool = True

@@ -213,8 +213,8 @@ class Pose(PositionalEncoding):
     """Cuts the ids of a document in two, in training, and moves the second part ahead.
 
     The cut is drawn from the first half of the document, the distance from 0 to `target` - n: ids
-    cover the target length while texts stay short. Otherwise ids are as they were. (The authors also
-    take the second part from elsewhere in the text.)
+    cover the target length while texts stay short. Otherwise ids are as they were. (The authors
+    also take the second part from elsewhere in the text.)
     """
 
     target: int = 0
@@ -234,8 +234,8 @@ class Pose(PositionalEncoding):
     def check(self):
         if self.target and self.target < self.dims.trained:
             raise ModelError(
-                f'config.model.positions_args.target is {self.target}: expected at least the length '
-                f'of training ({self.dims.trained})'
+                f'config.model.positions_args.target is {self.target}: expected at least the '
+                f'length of training ({self.dims.trained})'
             )
 
     @property

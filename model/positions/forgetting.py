@@ -1,6 +1,7 @@
 """Forgetting: each token makes the ones before it fade (FoX); and the same at a constant rate.
 
-b_ij = sum of log f_l over j < l <= i = c_i - c_j, c the running sum: a key column and a constant of the row.
+b_ij = sum of log f_l over j < l <= i = c_i - c_j, c the running sum: a key column and a constant
+of the row.
 """
 
 import dataclasses

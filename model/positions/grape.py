@@ -177,10 +177,10 @@ class BothGrapeA(GrapeA):
 
 @dataclasses.dataclass(frozen=True)
 class GrapeAp(PositionalEncoding):
-    """Additive along the path: b_ij = m_h sum over j < l <= i of log sigmoid(p_i . R_l rms(p_l) / dp).
+    """Additive along the path: b_ij = m_h sum of log sigmoid(p_i . R_l rms(p_l) / dp), j < l <= i.
 
-    p = W x of dp dimensions a head, R_l a turn of all its planes by l radians. The turn is the key's
-    own place: not the same for shifted texts.
+    p = W x of dp dimensions a head, R_l a turn of all its planes by l radians. The turn is the
+    key's own place: not the same for shifted texts.
     """
 
     path_dim: int = 8

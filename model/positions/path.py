@@ -16,13 +16,13 @@ _F32 = jnp.float32
 
 @dataclasses.dataclass(frozen=True)
 class Path(PositionalEncoding):
-    """z_ij = q_i^T H_i H_(i-1) ... H_(j+1) k_j / sqrt(d), H_t = I - beta_t w_t w_t^T, for each key-value head.
+    """z_ij = q_i^T H_i H_(i-1) ... H_(j+1) k_j / sqrt(d), H_t = I - beta_t w_t w_t^T.
 
-    w_t = l2norm(silu(conv(W2 W1 x)_t)), W1 of `rank` columns, conv causal over `kernel_size` tokens
-    and channel by channel; beta_t = 2 sigmoid(b . x_t + c). The cache keeps keys as they are, and
-    what w and beta are made from, instead of rewriting all keys at each step. `forget`: adds the
-    running sum of log sigmoid(g . x_t + e) over j < t <= i, at the scale of the logits, for each
-    query head.
+    H is of each key-value head: w_t = l2norm(silu(conv(W2 W1 x)_t)), W1 of `rank` columns, conv
+    causal over `kernel_size` tokens and channel by channel; beta_t = 2 sigmoid(b . x_t + c). The
+    cache keeps keys as they are, and what w and beta are made from, instead of rewriting all keys
+    at each step. `forget`: adds the running sum of log sigmoid(g . x_t + e) over j < t <= i, at the
+    scale of the logits, for each query head.
     """
 
     rank: int = 32

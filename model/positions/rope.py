@@ -171,7 +171,7 @@ class PartialRope(Rope):
 
 @dataclasses.dataclass(frozen=True)
 class ProportionalRope(Rope):
-    """Keeps the frequencies of the whole head and zeroes the lowest share 1 - `fraction` of them (p-RoPE)."""
+    """p-RoPE: the frequencies of the whole head, the lowest share 1 - `fraction` of them zero."""
 
     fraction: float = 0.75
     spec = Spec(

@@ -108,8 +108,8 @@ class DynamicNtk(Scaled):
         if self.cached == 'rotated' and not self.freeze:
             raise ModelError(
                 "config.model.positions_args.cached is 'rotated': dynamic NTK changes its base as "
-                "the text grows, and rotated keys of the cache would be wrong; expected 'unrotated', "
-                'or a length in positions_args.freeze'
+                'the text grows, and rotated keys of the cache would be wrong; expected '
+                "'unrotated', or a length in positions_args.freeze"
             )
 
     idle = False  # it stretches as the text grows
@@ -266,9 +266,9 @@ class Llama3(Scaled):
 class LongRope(Scaled):
     """theta_c / lambda_c, with a list of factors for texts up to the trained length and for longer.
 
-    Which list is decided once, by config.model.max_len, not by the text at hand: a cache may outgrow
-    the trained length. Queries and keys are multiplied by sqrt(1 + ln s / ln length). Empty lists: 1
-    for short texts, s^(2c/(d-2)) for long ones (NTK-aware); the paper searches for them.
+    Which list is decided once, by config.model.max_len, not by the text at hand: a cache may
+    outgrow the trained length. Queries and keys are multiplied by sqrt(1 + ln s / ln length). Empty
+    lists: 1 for short texts, s^(2c/(d-2)) for long ones (NTK-aware); the paper searches for them.
     """
 
     short: tuple = ()

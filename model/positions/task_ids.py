@@ -83,12 +83,12 @@ def _draw_offsets(key: jax.Array, segments: jax.Array, most: jax.Array) -> jax.A
 class Coupling(Abacus):
     """x + W[id + k]: tokens that belong together share an id, as digits of one significance do.
 
-    The first id is drawn for each document in training and 1 at test. `offsets` -1, the authors' rule: k ~ U{0 .. m - the document's largest id}, m = `rows` - 1, so
-    that all that fits is alike and no id is above m; in their code the start is
-    U{1 .. max_position - len(answer)} where the answer has its units first, else one less, and
-    their table has max_position + 1 rows (HanseulJo/position-coupling b9cad94,
-    src/data/addition.py:206, scripts/addition/run_coupling.sh). From 0 on: k ~ U{0 .. `offsets`}
-    for any length.
+    The first id is drawn for each document in training and 1 at test. `offsets` -1, the authors'
+    rule: k ~ U{0 .. m - the document's largest id}, m = `rows` - 1, so that all that fits is alike
+    and no id is above m; in their code the start is U{1 .. max_position - len(answer)} where the
+    answer has its units first, else one less, and their table has max_position + 1 rows
+    (HanseulJo/position-coupling b9cad94, src/data/addition.py:206,
+    scripts/addition/run_coupling.sh). From 0 on: k ~ U{0 .. `offsets`} for any length.
     """
 
     offsets: int = -1

@@ -66,7 +66,7 @@ class Temperature(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class HeadScale(PositionalEncoding):
-    """A learned factor of the logits of each head, 1 at first; what lets NoPE reach further texts."""
+    """A learned factor of the logits of each head, 1 at first: it lets NoPE reach further."""
 
     spec = Spec(
         'per-head scale',
