@@ -23,7 +23,7 @@ _TOKENS_A_PASS = 4096
 def check_pooling(
     pooling: str, model: ModelConfig, field: str = 'config.embedding.pooling'
 ) -> None:
-    """Raises ModelError where a pooling is unknown, or one that the model has no parameters for.
+    """Raises ModelError where a pooling is unknown, or the model lacks its parameters.
 
     `field`: what names the pooling, for the message.
     """
@@ -54,10 +54,10 @@ def parse_sizes(text: str, width: int) -> list[int]:
 
 
 def trained_length(config) -> int:
-    """Returns how many tokens, marks among them, a model was trained to make one vector of.
+    """Returns how many tokens a model was trained to make one vector of.
 
-    A longer text is cut. The context may be longer, but a mean over more tokens than in training is
-    another quantity.
+    Marks are among them, and a longer text is cut. The context may be longer, but a mean over more
+    tokens than in training is another quantity.
     """
     return config.data.seq_len
 

@@ -7,7 +7,7 @@ LEAST = 1e-37  # float32 takes what is nearer to 0 for 0, or soon after
 
 
 class ModelError(ValueError):
-    """A model that cannot be built or used as asked, in one line for the user."""
+    """Tells the user in one line why a model cannot be built or used."""
 
 
 def describe_underflow(value: float) -> str:

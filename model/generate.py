@@ -44,6 +44,8 @@ def unroll_layers(model: Transformer, params: dict) -> tuple[Transformer, dict]:
     cfg = model.config
     if not cfg.scan_layers:
         return model, params
+
+    # What was stacked for the scan, group by group, is taken apart.
     unrolled = {name: x for name, x in params.items() if name != 'layers'}
     for layer in range(cfg.num_layers):
         group, i = divmod(layer, cfg.period)
@@ -109,6 +111,8 @@ def prefill(
     rows = jnp.arange(batch)
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
     valid = positions < lengths[:, None]
+
+    # One pass over all prompts. The last token of each row gives the logits of its first new one.
     logits, cache = model.apply(
         {'params': params},
         tokens,
@@ -140,7 +144,9 @@ def decode(
     count: int,
     end: tuple[int, ...],
 ) -> tuple[dict, jax.Array]:
-    """Draws up to `count` tokens a row, in one compiled loop that ends early when every row has.
+    """Draws up to `count` tokens a row, in one compiled loop.
+
+    The loop ends early when every row has ended.
 
     Args:
       state: from `prefill` or an earlier call; donated.
@@ -222,6 +228,8 @@ def generate(
     max_new = min(max_new, model.config.max_len - min(map(len, prompts)))
     # More than there are counts as all, however much it is: what is compiled holds 32 bits.
     sampling = dataclasses.replace(sampling, top_k=min(sampling.top_k, model.config.vocab_size))
+
+    # The form that decoding wants: a cache array a layer, and weights no wider than they are used.
     model, params = unroll_layers(model, params)
     params = cast_weights(model, params)
 
@@ -241,6 +249,7 @@ def generate(
     rows: list[list[int]] = [[] for _ in prompts]
     for _ in range(num_chunks):
         state, out = decode(model, params, state, keys, settings, chunk, tuple(stop.tokens))
+        # The last chunk may hold more than was asked for; -1 is what comes after the end of a row.
         for row, new in zip(rows, jax.device_get(out)):
             row += [int(token) for token in new if token >= 0][: max_new - len(row)]
         if (stop.watch is not None and stop.watch(rows)) or bool(state['done'].all()):

@@ -42,6 +42,7 @@ def find_refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> s
     if needs == 'reference':
         return f'{title} changes the logits by what they are'
 
+    # `jax.nn.dot_product_attention`, under either of its names.
     if kernel in ('xla', 'cudnn') and logit_cap:
         return 'it has no soft cap (config.model.logit_cap)'
     if kernel == 'cudnn':
@@ -60,6 +61,7 @@ def find_refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> s
                 f'{largest} on this device'
             )
 
+    # A bias of the keys alone needs no bias of the kernel: it rides on columns.
     if kernel == 'splash' and needs in ('bias', 'mask'):
         return f'{title} needs a {needs}, which that kernel does not take'
     if kernel == 'splash' and logit_cap and 'key_bias' in encoding.enters():
@@ -139,6 +141,7 @@ def _choose_kernel(config, encoding, backend: str, length: int) -> tuple[str, st
     if wanted is None:
         return 'reference', f'no kernel is faster on {backend}'
 
+    # What cannot be carried falls back to the reference, never to a wrong result.
     why = find_refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
     multiple = _LENGTH_MULTIPLES[wanted]
     if not why and length % multiple:
@@ -334,6 +337,8 @@ def _splash(q, k, v, segment_ids, config) -> jax.Array:
 
     length = q.shape[2]
     group = q.shape[1] // k.shape[1]
+
+    # Its mask is known when it is compiled; documents come in by their segments.
     square = (length, length)
     if config.window:
         back = config.window - 1
@@ -385,6 +390,7 @@ def _on_each_device(attend_locally: Callable, q, k, v, segment_ids) -> jax.Array
     if mesh.empty:
         return attend_locally(q, k, v, segment_ids)
 
+    # Only axes that XLA cuts by itself (inside the step: fsdp and tensor), and only evenly.
     def free_axis(name: str, size: int) -> str | None:
         axis = RULES[name]
         is_cut = axis not in mesh.manual_axes and not size % mesh.shape[axis]

@@ -100,10 +100,10 @@ class FeedForward(nn.Module):
 def dropout(
     x_BxTxD: jax.Array, rate: float, row_keys: jax.Array | None, number: int | jax.Array
 ) -> jax.Array:
-    """Returns x with a share `rate` of its elements at zero, the others divided by 1 - rate.
+    """Returns x with a share `rate` of its elements dropped to zero.
 
-    Source: Srivastava et al. 2014, Dropout. What a row loses depends on its key alone: it is the
-    same however rows, columns and microbatches lie on devices.
+    The others are divided by 1 - rate. Source: Srivastava et al. 2014, Dropout. What a row loses
+    depends on its key alone: it is the same however rows, columns and microbatches lie on devices.
 
     Args:
       row_keys: [B] PRNG keys; without them nothing is dropped.

@@ -1,6 +1,6 @@
-"""Attention whose keys and values travel round the `context` axis, and the parts that all share.
+"""Ring attention, whose keys travel round the `context` axis, and parts that all share.
 
-Ring attention: Liu et al. 2023, arXiv 2310.01889. Each device has the queries of its part of the
+Liu et al. 2023, arXiv 2310.01889. Each device has the queries of its part of the
 text. In each turn it adds up what they read from the keys it holds, by the running maximum and sum
 of the softmax, and hands the keys on. What is random access to all keys is small and gathered: ids,
 segments, states.

@@ -73,9 +73,12 @@ def filter_logits(logits: jax.Array, top_k, top_p, min_p) -> jax.Array:
 def draw_tokens(
     logits: jax.Array, keys: jax.Array, seen: jax.Array, sampling: Sampling
 ) -> jax.Array:
-    """Returns tokens [B] int32, drawn from logits [B,V] float32 with a PRNG key a row, [B].
+    """Draws tokens [B] int32 from logits [B,V] float32.
 
-    The fields of `sampling` may be traced, a temperature of 0 included. `seen`: bool [B,V].
+    Args:
+      keys: a PRNG key a row, [B].
+      seen: bool [B,V], tokens that a row holds already.
+      sampling: its fields may be traced, a temperature of 0 included.
     """
     logits = penalize_repetition(logits, seen, sampling.repetition_penalty)
     greedy = jnp.argmax(logits, -1)

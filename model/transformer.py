@@ -325,7 +325,7 @@ class Transformer(nn.Module):
 
 
 def make_row_keys(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
-    """Returns a PRNG key for each row of an evaluation, [B], from the numbers of the rows [B].
+    """Returns PRNG keys [B] for the rows of an evaluation, from their numbers [B].
 
     What a row draws does so not depend on the batch that it is in.
     """

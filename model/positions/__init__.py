@@ -225,7 +225,9 @@ def _check_ids(members: _Members) -> None:
 
 
 def resolve_pattern(pattern: str, arguments: dict, first: bool = False) -> list[dict]:
-    """Returns what a pattern and its arguments mean, as a run keeps it and `build` takes it.
+    """Returns what a pattern and its arguments mean, as runs record it.
+
+    `build` takes it as `recorded`.
 
     Args:
       first: as version 1 of each encoding meant it, for what was made before versions were kept.
@@ -368,7 +370,7 @@ def _typed(text: str, own: dict[str, str], defaults: dict) -> dict:
 
 
 def _fits(value, default) -> bool:
-    """Returns True where a value has the type of a default, or is whole in place of a float."""
+    """Returns True where a value has the type of a default (an int passes for a float)."""
     if isinstance(default, float):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, tuple):

@@ -139,7 +139,7 @@ class EncodingInputs:
     # In place of differences of ids, where a layer draws distances.
     distances: Callable[['EncodingInputs'], jax.Array] | None = None
 
-    # Ids count up by one inside each segment, and keys are the queries' tokens.
+    # Ids count up by one inside each segment, and keys are the queries' tokens: see `distance`.
     consecutive: bool = False
 
     def float32_param(self, name, init, shape, axes) -> jax.Array:
@@ -347,7 +347,7 @@ class PositionalEncoding:
         return key_bias - jax.lax.stop_gradient(seen.max(-1, keepdims=True, initial=-1e30))
 
     def logits(self, inputs: EncodingInputs) -> jax.Array:
-        """Returns `inputs.z` [B,H,T,S] changed in a way that depends on it, or on q and k."""
+        """Returns `inputs.z` [B,H,T,S], changed depending on itself or on q and k."""
         return _present(inputs.z)
 
     def carry(self, inputs: EncodingInputs) -> dict[str, jax.Array]:

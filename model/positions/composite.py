@@ -14,7 +14,7 @@ _ALONE = ('position_ids', 'rotate', 'read', 'product', 'softmax')
 
 @dataclasses.dataclass(frozen=True)
 class Composite(PositionalEncoding):
-    """Passes each place of entry in a layer through the parts, in the order of their names.
+    """Passes each place of entry in a layer through its parts, one after another.
 
     What happens once for the model is done for each part by itself.
     """

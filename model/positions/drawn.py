@@ -21,17 +21,16 @@ _PAIRS = frozenset({'product', 'bias', 'logits', 'mask', 'value'})  # may be of 
 
 @dataclasses.dataclass(frozen=True)
 class Randomized(PositionalEncoding):
-    """A document of n tokens gets n ids drawn without replacement from 0 to `range` - 1, in
-    ascending order.
+    """Draws n ids for a document of n tokens, from 0 to `range` - 1.
 
-    `draw` 'published', as the authors' code does: one draw serves the whole batch in training, and
-    what an encoding beside it does decides what is drawn. For embeddings: ids, once. For rotations
-    (`rotate` or `read`): ids, anew in each layer. For all others, which are functions of distances
-    (ALiBi, T5, FIRE, relative encodings): in each layer n - 1 *distances* drawn from 1 to
-    `range` - 1; two tokens k places apart are at the k-th of them, whichever they are, 0 at 0.
-    Packed documents share the draw out among their columns; texts of a contrastive objective draw
-    for themselves.
-    'once': ids, for each document by itself; queries, keys and all layers share them.
+    Without replacement, and in ascending order. `draw` 'published', as the authors' code does: one
+    draw serves the whole batch in training, and what an encoding beside it does decides what is
+    drawn. For embeddings: ids, once. For rotations (`rotate` or `read`): ids, anew in each layer.
+    For all others, which are functions of distances (ALiBi, T5, FIRE, relative encodings): in each
+    layer n - 1 *distances* drawn from 1 to `range` - 1; two tokens k places apart are at the k-th
+    of them, whichever they are, 0 at 0. Packed documents share the draw out among their columns;
+    texts of a contrastive objective draw for themselves. 'once': ids, for each document by itself;
+    queries, keys and all layers share them.
 
     Drawn in training, and at test wherever the caller gives keys, then for each row by itself (the
     authors do; `at_test=False`: only in training, as Li et al. do around FIRE). Without keys, as in
@@ -210,11 +209,11 @@ def _starts(segments: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Pose(PositionalEncoding):
-    """Cuts the ids of a document in two, in training, and moves the second part ahead.
+    """Cuts the ids of a document in two, and moves the second part ahead.
 
-    The cut is drawn from the first half of the document, the distance from 0 to `target` - n: ids
-    cover the target length while texts stay short. Otherwise ids are as they were. (The authors
-    also take the second part from elsewhere in the text.)
+    In training the cut is drawn from the first half of the document, the distance from 0 to
+    `target` - n: ids cover the target length while texts stay short. Otherwise ids are as they
+    were. (The authors also take the second part from elsewhere in the text.)
     """
 
     target: int = 0

@@ -13,9 +13,9 @@ from model.positions.base import PositionalEncoding, Spec, positive
 
 @dataclasses.dataclass(frozen=True)
 class Window(PositionalEncoding):
-    """A query sees its own token and the `window` - 1 before it, in this layer only.
+    """A query sees its own token and the `window` - 1 before it.
 
-    For all layers alike, as a control: `config.model.window`.
+    In this layer only. For all layers alike, as a control: `config.model.window`.
     """
 
     window: int = 4096
@@ -62,9 +62,9 @@ class Chunk(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class QkNorm(PositionalEncoding):
-    """Sets the root mean square of each query and key to 1, without a learned scale (Llama 4).
+    """Sets the root mean square of each query and key to 1 (Llama 4).
 
-    It comes after the rotation that is named before it.
+    There is no learned scale. It comes after the rotation that is named before it.
     """
 
     eps: float = 1e-5

@@ -264,11 +264,12 @@ class Llama3(Scaled):
 
 @dataclasses.dataclass(frozen=True)
 class LongRope(Scaled):
-    """theta_c / lambda_c, with a list of factors for texts up to the trained length and for longer.
+    """theta_c / lambda_c, with one list of factors for short texts and one for long ones.
 
-    Which list is decided once, by config.model.max_len, not by the text at hand: a cache may
-    outgrow the trained length. Queries and keys are multiplied by sqrt(1 + ln s / ln length). Empty
-    lists: 1 for short texts, s^(2c/(d-2)) for long ones (NTK-aware); the paper searches for them.
+    Short ones are up to the trained length. Which list is decided once, by config.model.max_len,
+    not by the text at hand: a cache may outgrow the trained length. Queries and keys are multiplied
+    by sqrt(1 + ln s / ln length). Empty lists: 1 for short texts, s^(2c/(d-2)) for long ones
+    (NTK-aware); the paper searches for them.
     """
 
     short: tuple = ()

@@ -71,7 +71,7 @@ class Abacus(PositionalEncoding):
 
 
 def _draw_offsets(key: jax.Array, segments: jax.Array, most: jax.Array) -> jax.Array:
-    """Returns an offset of each document of a row, from 0 to `most`, at its tokens: int32 [T]."""
+    """Draws an offset of each document of a row, at its tokens: int32 [T], 0 to `most`."""
 
     def draw(segment, largest):
         return jax.random.randint(jax.random.fold_in(key, segment), (), 0, largest + 1)
