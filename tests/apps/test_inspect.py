@@ -16,10 +16,11 @@ from apps import compare, examine, inspect
 from data import batches, store
 from data.chat import encode_messages
 from data.records import printable
+from data.store import TokenStore
 from runtime import checkpoint, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup
 
 
 @pytest.fixture(scope='module')
@@ -44,7 +45,7 @@ def made(tiny, tmp_path_factory):
     config.train.steps, config.optimizer.warmup = 2, 1
     config.eval.every = config.checkpoint.every = 1
     config.checkpoint.update(keep_last=2, keep_best=0)
-    loop.train(loop.prepare(config, str(folder / 'run')))
+    loop.train(setup.build_experiment(config, str(folder / 'run')))
     return folder / 'run', config
 
 
@@ -160,7 +161,7 @@ def test_a_batch_is_shown_as_it_is(copy):
     e = look(copy)
     config, tokenizer = e.config, e.tokenizer
     whole = batches.Batches(
-        store.find(config.data, tokenizer).split('train'), config.data, config.seed
+        TokenStore.find(config.data, tokenizer).split('train'), config.data, config.seed
     )
     for step, number in ((0, 0), (1, 4)):
         found, batch = examine.batch(e, step), whole(number)
@@ -347,7 +348,7 @@ def test_what_is_taken_from_a_parent_is_told(made, tmp_path, caplog):
     config = config.copy_and_resolve_references()
     config.parent, config.model.positions = str(path), 'none'
     with caplog.at_level('INFO', 'ordem'):
-        e = posttrain.prepare(config, str(tmp_path / 'none'))
+        e = setup.build_experiment(config, str(tmp_path / 'none'))
     count = len(jax.tree.leaves(e.state['params']))
     told = [
         r.getMessage() for r in caplog.records if r.name == 'ordem' and r.module == 'checkpoint'
