@@ -18,7 +18,6 @@ from data import store
 from data.tokenizer import Tokenizer
 from model import config as model_config
 from model.config import ModelConfig
-from model.errors import did_you_mean
 from model.transformer import Transformer
 from runtime import field_checks
 from runtime.errors import ErrorCollector, RunError
@@ -58,7 +57,7 @@ def check(
     mesh = errors.check(make_mesh, config.mesh) if sound('mesh.') else None
     if mesh and sound('train.accumulation', 'data.batch_size'):
         errors.check(check_batch, mesh, config.data.batch_size, config.train.accumulation)
-    errors.check(_check_choices, config)
+    errors.check(_check_sampling, config)
     if objective:
         errors.check(objective.check_config, config)
         if mesh:
@@ -120,8 +119,8 @@ def _check_sizes(
         errors.check(room, run.path, state, config.checkpoint)
 
 
-def _check_choices(config: ConfigDict) -> None:
-    """Raises RunError where a field names no choice, or asks for what the model cannot do."""
+def _check_sampling(config: ConfigDict) -> None:
+    """Raises RunError where text is to be written by a model that sees both ways."""
     if config.sample.every and not config.model.causal:
         raise RunError(
             'config.sample.every: a model that sees both ways (config.model.causal) writes no '

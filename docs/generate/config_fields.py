@@ -77,14 +77,15 @@ def _sections(group: Group, name: str) -> list[str]:
     lines += [f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|']
     for key, entry in group.entries():
         if key in group.members:
-            lines.append(_row(f'{name}.{key}'.lstrip('.'), entry))
+            lines.append(row(f'{name}.{key}'.lstrip('.'), entry))
     for key, member in group.members.items():
         if isinstance(member, Group):
             lines += _sections(member, f'{name}.{key}'.lstrip('.'))
     return lines
 
 
-def _row(name: str, entry: Field) -> str:
+def row(name: str, entry: Field) -> str:
+    """Returns the line of a field in its table."""
     since = str(entry.since or '')
     if entry.since and entry.before != entry.default:
         since += f' ({entry.before!r})'
