@@ -216,13 +216,15 @@ def test_an_end_of_a_name_counts_without_case(config, tmp_path, suffix):
 
     from data.pairs import read as read_pairs
 
-    lower, folder = suffix.lower(), tmp_path / 'files'
+    lower = suffix.lower()
+    folder = tmp_path / 'files'
     row = 'a\tb\n' if 'tsv' in lower else '{"text": "a", "query": "a", "positive": "b"}\n'
     pack = {'.gz': gzip.compress, '.zst': zstandard.compress}.get(lower[-4:].lstrip('lt'), bytes)
     pack = gzip.compress if lower.endswith('gz') else pack
     folder.mkdir()
     (folder / f'x{suffix}').write_bytes(pack(row.encode()))
-    config.source, config.files.paths = 'files', str(folder)
+    config.source = 'files'
+    config.files.paths = str(folder)
     if 'tsv' not in lower:
         [record] = sources.read(config)
         assert record.text == ('a' if 'jsonl' in lower else row)

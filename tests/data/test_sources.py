@@ -477,7 +477,8 @@ def test_pydoc(config, monkeypatch):
         raise AssertionError('the network was used')
 
     monkeypatch.setattr(socket.socket, 'connect', refuse)
-    config.source, config.pydoc.modules = 'pydoc', 12
+    config.source = 'pydoc'
+    config.pydoc.modules = 12
     records, broken = read(config)
     assert 5 <= len(records) <= 12 and not broken and read(config)[0] == records
     assert len({r.where for r in records}) == len(records)
@@ -518,7 +519,8 @@ def test_documentation_that_is_left_out(flags, env):
 def test_documentation_is_its_content(config, monkeypatch):
     """Catches a key that another environment has for other text, or another key for the same
     text."""
-    config.source, config.pydoc.modules = 'pydoc', 8
+    config.source = 'pydoc'
+    config.pydoc.modules = 8
     here = sources.fingerprint(config)['content']
     told = in_python('-O', PYTHONHASHSEED='7', LC_ALL='C', HOME='/nowhere', TZ='Asia/Tokyo')
     assert told.split() == [here, str(len(list(sources.read(config))))]

@@ -42,7 +42,8 @@ def test_tokens_are_those_of_the_records(config, files, tokenizer, on_broken):
     assert [b['where'].split(':')[-1] for b in built.manifest['broken']] == ['21', '62'][: len(bad)]
     for name in SPLITS:
         kept = [t for i, t in enumerate(TEXTS) if in_split(i, config) == name]
-        split, counted = built.split(name), built.manifest['splits'][name]
+        split = built.split(name)
+        counted = built.manifest['splits'][name]
         assert documents(split) == [
             [tokenizer.bos, *tokenizer.encode(t), tokenizer.eos] for t in kept
         ]
@@ -80,11 +81,10 @@ def test_conversations_answer_for_answers(config, files, tokenizer):
     split = build(config, tokenizer).split('train')
     assert len(split.answered) == len(split.tokens) and len(split.lengths) == len(PAIRS)
     for i, (q, a) in enumerate(PAIRS):
-        ids, mask = (
-            split.document(i).tolist(),
-            split.answered[split.offsets[i] : split.offsets[i + 1]].astype(bool),
-        )
-        asked, said = tokenizer.encode(f' {q}'), tokenizer.encode(f' {a}')
+        ids = split.document(i).tolist()
+        mask = split.answered[split.offsets[i] : split.offsets[i + 1]].astype(bool)
+        asked = tokenizer.encode(f' {q}')
+        said = tokenizer.encode(f' {a}')
         assert ids == [
             tokenizer.bos,
             tokenizer.user,
@@ -276,7 +276,10 @@ def test_large_vocabulary(config, files):
     """Catches token ids cut to 16 bits."""
 
     class Large:
-        vocab_size, bos, eos, hash = 2**16 + 10, 2**16 + 1, 2**16 + 2, 'large'
+        vocab_size = 2**16 + 10
+        bos = 2**16 + 1
+        eos = 2**16 + 2
+        hash = 'large'
         encode_batch = staticmethod(lambda texts: [[2**16 + 3] for _ in texts])
 
     files(a__txt='text')

@@ -96,7 +96,8 @@ def test_lines_are_those_of_python_in_bounded_memory(monkeypatch):
         raw = b''.join(rng.choices(some, k=rng.randrange(14)))
         most = rng.choice([3, 5, 8, 100])
         monkeypatch.setattr(safe_read, '_CHUNK', rng.choice([1, 2, 50]))
-        found, whole = list(safe_read.lines(io.BytesIO(raw), most)), raw.splitlines(True)
+        found = list(safe_read.lines(io.BytesIO(raw), most))
+        whole = raw.splitlines(True)
         assert len(found) == len(whole)
         for line, wanted in zip(found, whole):
             assert line == wanted or line is None and len(wanted) > most
@@ -226,7 +227,8 @@ def test_texts_that_are_equal(monkeypatch, one, other, alike):
 def test_many_marks(form, monkeypatch):
     """Catches a letter with a megabyte of marks that takes minutes, as Python sorts them by
     insertion, and a form that is another than Python's."""
-    exact, given = unicodedata.normalize, []
+    exact = unicodedata.normalize
+    given = []
     rng = random.Random(0)
     some = 'aé\u0301\u0323\u0327\u0344\u0f73\u0f81\uff9e\u1dcd\u200d─ㅤ①'
     for weights in ([1] * len(some), [0, 0, 9, 9, 9, 9, 1, 1, 0, 9, 0, 0, 0, 0]):

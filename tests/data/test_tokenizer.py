@@ -140,7 +140,8 @@ def test_uses_no_more_than_asked(share):
 def test_the_sample_is_even(sizes):
     """Catches a text that has less of a chance because of where it stands, and another sample for
     the same text."""
-    lines, ends = [f'{i:05}' for i in range(20000)], np.cumsum(sizes)
+    lines = [f'{i:05}' for i in range(20000)]
+    ends = np.cumsum(sizes)
     texts = [lines[end - size : end] for size, end in zip(sizes, ends)]
     used, _ = tokenizers.sample_lines(texts, 20000)
     tenths = np.bincount(np.asarray(used, int) // 2000, minlength=10)
@@ -338,7 +339,8 @@ def test_vocabulary_bounds(corpus, config, message):
 def test_the_bound_of_one_long_line(kind, megabytes):
     """Catches a bound that is that of the beginning of a line, or that hides that it is a
     sample's."""
-    texts, config = [f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}'], wanted(kind, 60000)
+    texts = [f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}']
+    config = wanted(kind, 60000)
     config.train_megabytes = megabytes
     with pytest.raises(DataError, match=r'the text supports at most (\d+)') as refused:
         tokenizers.train(texts, config)

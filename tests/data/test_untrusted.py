@@ -104,7 +104,8 @@ def read(path):
     from configs import base
 
     config = base.get_config().data
-    config.source, config.files.paths = 'files', str(path)
+    config.source = 'files'
+    config.files.paths = str(path)
     return list(sources.read(config))
 
 
@@ -207,7 +208,9 @@ def test_names_of_files_command_nothing(config, tmp_path, tokenizer, caplog):
     be written to the manifest."""
     (tmp_path / HOSTILE_NAME).write_bytes(b'\xff')
     (tmp_path / 'whole\x1b\udcff.txt').write_text('whole')
-    config.source, config.files.paths, config.validation = 'files', str(tmp_path), 0.0
+    config.source = 'files'
+    config.files.paths = str(tmp_path)
+    config.validation = 0.0
     kept = TokenStore.open_or_build(config, tokenizer, progress=False)
     [broken] = kept.manifest['broken']
     assert broken['where'] == str(tmp_path / HOSTILE_NAME)
@@ -347,7 +350,8 @@ def test_large_documents_are_not_tokenized_together(config, files, tokenizer, mo
     """Catches a batch of as many documents as there are, whatever their size, and tokens that
     depend on the batch."""
     files(a__jsonl=''.join(json.dumps({'text': c * 60}) + '\n' for c in 'abcdefgh'))
-    whole, asked = TokenStore.open_or_build(config, tokenizer, progress=False), []
+    whole = TokenStore.open_or_build(config, tokenizer, progress=False)
+    asked = []
     encode = tokenizer.encode_batch
     monkeypatch.setattr(store, '_CHUNK_CHARACTERS', 100)
     monkeypatch.setattr(

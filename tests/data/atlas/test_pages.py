@@ -90,7 +90,8 @@ def sentences(text):
 def answered(documents, known, asked):
     """(how often one of the questions is asked, which of them a document answers after asking,
     outside of other questions)."""
-    count, found = 0, []
+    count = 0
+    found = []
     for text in documents:
         for question, answer in known if '?' in text else ():
             if question in text:
@@ -238,7 +239,8 @@ def test_facts_are_right(world):
 
     differs = {}
     for code, country in world.items():
-        row, stated = known[code], country.facts['en']
+        row = known[code]
+        stated = country.facts['en']
         expected = {
             'capital': row['capital'],
             'demonym': list(row['demonyms']['eng'].values()),

@@ -302,7 +302,8 @@ def test_ends_are_held_out(made):
         )
         for split in ('train', 'validation')
     }
-    head, tail = text[: int(len(text) * 0.6)], text[int(len(text) * 0.6) :]
+    head = text[: int(len(text) * 0.6)]
+    tail = text[int(len(text) * 0.6) :]
     assert (
         joined['train']
         and ' '.join(head.split()).startswith(joined['train'])
@@ -325,7 +326,8 @@ def test_another_store(made, tokenizer, change):
         made.pairs[change] = {'kind': 'same', 'words': 30}[change]
     second = key()
     assert first != second
-    made.pairs.negatives, made.pairs.query_len = 0, 9  # of batches, not of the store
+    made.pairs.negatives = 0
+    made.pairs.query_len = 9  # of batches, not of the store
     assert key() == second
 
 

@@ -20,7 +20,8 @@ def world(seed, num_queries=30, num_texts=200, size=8):
         vectors = rng.normal(size=shape)
         return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
-    queries, texts = unit((num_queries, size)), unit((num_texts, size))
+    queries = unit((num_queries, size))
+    texts = unit((num_texts, size))
     texts[50:60] = texts[40]  # of equal texts the lower number comes first
     positives = [rng.choice(num_texts, rng.integers(1, 4), replace=False).tolist() for _ in queries]
     barred = [rng.choice(num_texts, rng.integers(0, 3), replace=False).tolist() for _ in queries]
@@ -59,11 +60,9 @@ def test_negatives_by_vectors(monkeypatch, margin, together):
 def test_margin_keeps_what_is_too_near_out():
     """A control: without the margin, a text that nobody marked and that is the positive itself
     becomes its negative."""
-    queries, texts = (
-        np.eye(3, dtype=np.float32)[:1],
-        np.array(
-            [[0.8, 0.6, 0], [0.8, 0.6, 0], [0.78, 0, 0.63], [0.7, 0.7, 0], [0, 0, 1]], np.float32
-        ),
+    queries = np.eye(3, dtype=np.float32)[:1]
+    texts = np.array(
+        [[0.8, 0.6, 0], [0.8, 0.6, 0], [0.78, 0, 0.63], [0.7, 0.7, 0], [0, 0, 1]], np.float32
     )
 
     def mined(margin):
@@ -102,11 +101,9 @@ def test_negatives_by_words():
             if word in w
         )
 
-    queries, positives, barred = (
-        ['Qual é a capital do Peru?', 'sol', '!', 'B', 'Peru'],
-        [[0], [1], [3], [0], [2]],
-        [[2], [], [], [], []],
-    )
+    queries = ['Qual é a capital do Peru?', 'sol', '!', 'B', 'Peru']
+    positives = [[0], [1], [3], [0], [2]]
+    barred = [[2], [], [], [], []]
     for count in (1, 2, 9):
         for query, own, other, ids in zip(
             queries,

@@ -49,7 +49,8 @@ def texts(split, tokenizer):
 
 def examples(split, tokenizer):
     """(query, positive, negatives) of each example, as text."""
-    words, at = texts(split, tokenizer), split.negative_offsets
+    words = texts(split, tokenizer)
+    at = split.negative_offsets
     return [
         (words[q], words[p], [words[n] for n in split.negatives[at[i] : at[i + 1]]])
         for i, (q, p) in enumerate(split.pairs)
@@ -64,7 +65,8 @@ def test_the_store_holds_the_pairs(given, tokenizer):
     assert sorted(kept['train'] + kept['validation']) == sorted(TRIPLES) and all(kept.values())
     assert {q for q, *_ in kept['train']}.isdisjoint(q for q, *_ in kept['validation'])
     for name in SPLITS:
-        split, count = built.split(name), built.manifest['splits'][name]
+        split = built.split(name)
+        count = built.manifest['splits'][name]
         assert kept[name] == [t for t in TRIPLES if t in kept[name]]  # in their order
         words = texts(split, tokenizer)
         assert [split.text(i).tolist() for i in range(len(words))] == read_pairs.encode_texts(
@@ -462,7 +464,8 @@ def test_fields_are_the_texts(wide, tokenizer):
 def test_an_epoch_has_every_example_once(wide, tokenizer):
     """Catches examples lost or repeated, one order for all epochs and seeds, and negatives that no
     epoch draws."""
-    made, other = batches(wide, tokenizer), batches(wide, tokenizer, seed=4)
+    made = batches(wide, tokenizer)
+    other = batches(wide, tokenizer, seed=4)
     epochs = [epoch(made, n) for n in range(12)]
     for rows in epochs:
         assert sorted(map(tuple, rows['text_ids'][:, :2])) == sorted(map(tuple, made.split.pairs))
@@ -484,7 +487,8 @@ def test_a_batch_is_a_function_of_the_step(wide, tokenizer):
         made(step + 5)
         again = batches(wide, tokenizer)
         for cut in (0, 3, 7):
-            first, second = again(step, slice(0, cut)), again(step, slice(cut, None))
+            first = again(step, slice(0, cut))
+            second = again(step, slice(cut, None))
             for name in whole:
                 np.testing.assert_array_equal(
                     whole[name], np.concatenate([first[name], second[name]])
@@ -499,7 +503,8 @@ def test_evaluation_sees_each_example_once(wide, tokenizer):
     ids = np.concatenate([b['text_ids'] for b in found])
     assert len(found) == -(-made.rows_per_epoch // 7) and made.rows_per_epoch % 7
     assert (ids[: made.rows_per_epoch, :2] == made.split.pairs).all()
-    last, real = found[-1], made.rows_per_epoch % 7
+    last = found[-1]
+    real = made.rows_per_epoch % 7
     assert (last['text_ids'][real:] == -1).all() and (last['known'][real:] == -1).all()
     assert not any(last[name][real:].any() for name in ('queries', 'documents', 'lengths'))
     assert len(list(made.once(1))) == 1
@@ -604,7 +609,8 @@ def test_equal_queries_are_on_one_side(config, files, tokenizer, again):
 def test_a_pair_store_of_earlier_rules(given, tokenizer):
     """Catches pairs that were read by other rules, taken for what these make, and a run that no
     longer finds what it was started with."""
-    before, path = PairStore.path_of(given, tokenizer, 1), PairStore.path_of(given, tokenizer)
+    before = PairStore.path_of(given, tokenizer, 1)
+    path = PairStore.path_of(given, tokenizer)
     built = build(given, tokenizer)
     path.rename(before)
     assert before != path and PairStore.find(given, tokenizer) is None

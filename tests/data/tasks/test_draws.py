@@ -116,7 +116,8 @@ def test_pairs_and_symbols_are_free(arguments, sizes):
         example = task.sample(np.random.default_rng(0), length)
         pairs = arguments.get('pairs', length)
         assert len(example.prompt) == size == task.size(length) and len(example.asked) == pairs
-        keys, values = example.prompt[: 2 * pairs : 2], example.prompt[1 : 2 * pairs : 2]
+        keys = example.prompt[: 2 * pairs : 2]
+        values = example.prompt[1 : 2 * pairs : 2]
         asked = [(example.prompt[i - 1], example.prompt[i]) for i in example.asked]
         assert (
             sorted(asked) == sorted(zip(keys, values)) and len({*keys}) == len({*values}) == pairs
