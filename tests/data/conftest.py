@@ -36,6 +36,6 @@ def files(config, tmp_path):
 
 @pytest.fixture(scope='session')
 def tokenizer():
-    wanted = base.get_config().tokenizer
-    wanted.kind = 'char'
-    return tokenizers.train(store.training_texts(small_config()), wanted)
+    settings = base.get_config().tokenizer
+    settings.kind = 'char'
+    return tokenizers.train(store.training_texts(small_config()), settings)

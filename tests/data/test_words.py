@@ -124,8 +124,8 @@ def test_names():
     assert words.same_name(NFD('Résumé.txt')) == NFC('Résumé.txt') != words.same_name('résumé.txt')
     assert words.same_name('ﬁnance') != 'finance' == words.like_name('ﬁnance')
     assert words.like_name('ＡＢ\u00adＣ.txt') == 'ABC.txt'
-    kept = '什么？／＊［x］'
-    assert words.like_name(kept) == kept
+    typed = '什么？／＊［x］'
+    assert words.like_name(typed) == typed
 
 
 def test_pieces_are_the_text():

@@ -98,12 +98,12 @@ RULES = [  # each rewrites the innermost function, whose arguments are strings
 def edited(text):
     while ' ' in text and re.match('[a-z]', text):
         for pattern, rule in RULES:
-            found = re.search(pattern, text)
-            if found:
+            match = re.search(pattern, text)
+            if match:
                 text = (
-                    text[: found.start()]
-                    + ' '.join(rule(*(g.split() for g in found.groups())))
-                    + text[found.end() :]
+                    text[: match.start()]
+                    + ' '.join(rule(*(g.split() for g in match.groups())))
+                    + text[match.end() :]
                 )
                 break
         else:

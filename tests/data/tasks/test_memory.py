@@ -120,8 +120,8 @@ def test_what_is_asked_has_the_loss(task, length):
         else:
             assert all(
                 (q, a) in zip(half, half[1:])
-                for half, some in zip(halves, (answered[:length], answered[length:]))
-                for q, a in some
+                for half, symbols in zip(halves, (answered[:length], answered[length:]))
+                for q, a in symbols
             )
             assert len(answered) == 2 * length and all(
                 q[0] == 'k' and a[0] == 'v' for q, a in answered
@@ -139,8 +139,8 @@ def test_indirect_indexing():
         assert text.count(named) == 1 and digits[0] != '0'
         walk = iter(text[text.index(named) :] if sign == '+' else text[text.index(named) :: -1])
         for _ in range(int(''.join(digits)) + 1):
-            found = next(walk)
-        assert example.answer == [found]
+            expected = next(walk)
+        assert example.answer == [expected]
         signs.add(sign)
         furthest = max(furthest, int(''.join(digits)))
     assert signs == {'+', '-'} and furthest > 99
