@@ -166,7 +166,7 @@ def test_mistakes(given, tmp_path, monkeypatch, args, message, capsys):
     values(['', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', *args])
     monkeypatch.setattr(app.flags, 'FLAGS', values)
     with pytest.raises(SystemExit) as ended:
-        exit._guarded(app.main)
+        exit._run_main(app.main, False, ['mine'])
     said = capsys.readouterr().err
     assert (
         ended.value.code == 2
