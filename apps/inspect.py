@@ -44,7 +44,7 @@ def define_flags() -> None:
     flags.DEFINE_bool('json', False, 'The same as one JSON object')
 
 
-def facts(
+def collect_facts(
     e: examine.Examined, step: int | None = None, against: compare.Other | None = None
 ) -> dict:
     """All that is told of a run, as JSON values."""
@@ -104,7 +104,7 @@ def _phase(e: examine.Examined) -> str:
     )
 
 
-def told(found: dict) -> str:
+def format_facts(found: dict) -> str:
     """The facts of a run for a person."""
     parts = [
         _overview(found),
@@ -372,8 +372,8 @@ def main(words: list[str]) -> None:
             f'{words[0]}: expected only flags; what follows after -- belongs to the config of --against'
         )
     run, against = Run.parse(f.run), compare.other(f.against, words) if f.against else None
-    found = facts(examine.examine(run), f.batch, against)
-    print(json.dumps(found) if f.json else printable(told(found)))
+    found = collect_facts(examine.examine(run), f.batch, against)
+    print(json.dumps(found) if f.json else printable(format_facts(found)))
     if found['damage']:
         raise RunError(f'{found["run"]}: damaged: {"; ".join(found["damage"])}')
 

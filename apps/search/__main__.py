@@ -16,6 +16,7 @@ import sys
 
 from absl import flags
 
+from apps.lines import LineReader
 from apps.search import FUSIONS, MODES, WEIGHT
 from apps.search.store import Folder
 from data.records import no_text, printable
@@ -132,40 +133,50 @@ def _engine(folder: Folder):
 
 
 def query(folder: Folder, words: list[str]) -> None:
+    """Prints what answers the query in `words`, or each of those on stdin, one a line."""
+    f = flags.FLAGS
+    if words:
+        text = ' '.join(words)
+        if fault := no_text(text):
+            raise RunError(f'the query: found {fault}, expected text in UTF-8')
+        if not text.strip():
+            raise RunError('the query is empty: expected words')
+        engine = _engine(folder)
+        if fault := _find_no_words(engine, text.strip(), f.mode):
+            raise RunError(fault)
+        _print_hits(text.strip(), engine.search(text.strip(), f.k, f.mode, f.path))
+        return
+
+    # Of several queries, one with a fault does not end the others.
+    engine = _engine(folder)
+    with LineReader('search') as reader:
+        for line in iter(reader.read, ''):
+            text = line.strip()
+            if fault := no_text(line):
+                message = f'the query: found {fault}, expected text in UTF-8'
+                print(message, file=sys.stderr, flush=True)
+            elif text and (fault := _find_no_words(engine, text, f.mode)):
+                _LOG.warning('%s', printable(fault))
+                _print_hits(text, [])
+            elif text:
+                _print_hits(text, engine.search(text, f.k, f.mode, f.path))
+
+
+def _find_no_words(engine, text: str, mode: str) -> str:
+    """Returns why a query cannot be looked up by words where it has to be, or ''."""
+    if mode == 'semantic' or engine.has_words(text):
+        return ''
+    return f'the query {text!r:.90} has no word: expected letters or digits, or --mode=semantic'
+
+
+def _print_hits(text: str, hits: list) -> None:
     from apps.search import show
 
-    if why := no_text(' '.join(words)):
-        raise RunError(f'the query: found {why}, expected text in UTF-8')
-    if words and not ' '.join(words).strip():
-        raise RunError('the query is empty: expected words')
-    f, engine = flags.FLAGS, _engine(folder)
-    terminal = sys.stdin.isatty() and not words
-    for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
-        if why := no_text(text):
-            print(f'the query: found {why}, expected text in UTF-8', file=sys.stderr, flush=True)
-        elif text.strip():
-            wordless = f.mode != 'semantic' and not engine.has_words(text)
-            if wordless:
-                told = (
-                    f'the query {text.strip()!r:.90} has no word: expected letters or digits, or '
-                    '--mode=semantic'
-                )
-                if words:
-                    raise RunError(told)
-                _LOG.warning('%s', printable(told))  # the next line may have some
-            hits = [] if wordless else engine.search(text.strip(), f.k, f.mode, f.path)
-            print(
-                show.as_json(text.strip(), f.mode, hits)
-                if f.json
-                else show.told(hits, sys.stdout.isatty()),
-                flush=True,
-            )
-
-
-def _line(terminal: bool) -> str:
-    if terminal:
-        print('> ', end='', flush=True)
-    return sys.stdin.readline()
+    f = flags.FLAGS
+    if f.json:
+        print(show.as_json(text, f.mode, hits), flush=True)
+    else:
+        print(show.format_hits(hits, sys.stdout.isatty()), flush=True)
 
 
 def evaluate(folder: Folder, progress: bool) -> None:

@@ -140,8 +140,8 @@ class Engine:
         names = self._chunks('coalesce(record, name)', found)
         return {names[key][0]: score for key, score in reversed(found)}
 
-    def lacking(self, documents: set[str]) -> int:
-        """How many of these documents are not indexed."""
+    def count_lacking(self, documents: set[str]) -> int:
+        """Returns how many of these documents are not indexed."""
         return len(
             documents
             - {

@@ -60,7 +60,7 @@ def look(path):
 def test_a_whole_run_is_told(made):
     """Catches facts that are made up: norms, shapes and axes are those of the weights, losses those of metrics.jsonl, and all is whole."""
     path, config = made
-    found = inspect.facts(look(path))
+    found = inspect.collect_facts(look(path))
     assert (
         found['damage'] == []
         and found['checkpoints'] == [1, 2]
@@ -94,7 +94,7 @@ def test_a_whole_run_is_told(made):
         'tensor',
         'fsdp',
     ]
-    text = inspect.told(found)
+    text = inspect.format_facts(found)
     assert (
         f'{sum(x.size for x in params.values()):,} parameters in {len(params)} arrays' in text
         and '2 of 2 saved' in text
@@ -135,7 +135,7 @@ def test_damage_is_told(copy, part, damaged):
     assert len(e.damage) == 1
     assert re.search(damaged, e.damage[0]), e.damage
     assert e.said[part] != 'ok' and e.said['checkpoint 1'] == 'ok'
-    assert inspect.told(inspect.facts(e)).count('checkpoint 1') == 1
+    assert inspect.format_facts(inspect.collect_facts(e)).count('checkpoint 1') == 1
 
 
 def test_a_damaged_token_store_is_told(copy, made, tmp_path):
@@ -278,8 +278,8 @@ def test_differences_and_the_flags_that_end_them(made, tmp_path):
     ]
     again = compare.compare(e, compare.other(str(file), words))
     assert again == {'against': str(file), 'differences': [], 'unknown': []}
-    assert 'nothing differs' in inspect.told(
-        inspect.facts(e, against=compare.other(str(file), words))
+    assert 'nothing differs' in inspect.format_facts(
+        inspect.collect_facts(e, against=compare.other(str(file), words))
     )
     assert not list(tmp_path.glob('*/store-*'))
 
@@ -294,7 +294,7 @@ def test_runs_compared(made, copy):
     assert [(d['name'], d['flags']) for d in compare.compare(e, other)['differences']] == [
         ('data_hash', None)
     ]
-    assert inspect.NO_FLAG in inspect.told(inspect.facts(e, against=other))
+    assert inspect.NO_FLAG in inspect.format_facts(inspect.collect_facts(e, against=other))
 
 
 @pytest.mark.parametrize(
@@ -323,9 +323,9 @@ def test_ancestors(made, copy, tmp_path):
         )
         return look(copy)
 
-    gone = inspect.facts(child_of(tmp_path / 'gone', 3))
+    gone = inspect.collect_facts(child_of(tmp_path / 'gone', 3))
     assert gone['damage'] == [] and 'moved or deleted' in gone['lineage'][1]['checked']['run']
-    assert f'began from {tmp_path}/gone@3' in inspect.told(gone)
+    assert f'began from {tmp_path}/gone@3' in inspect.format_facts(gone)
     parent = shutil.copytree(made[0], tmp_path / 'parent')
     e = child_of(parent, 1)
     assert {
@@ -333,7 +333,7 @@ def test_ancestors(made, copy, tmp_path):
     } == {'checkpoint 1': 'ok'}
     (parent / 'tokenizer.model').write_bytes(b'')
     shutil.rmtree(parent / 'checkpoints' / '1')
-    found = inspect.facts(look(copy))
+    found = inspect.collect_facts(look(copy))
     assert (
         len(found['damage']) == 1
         and found['lineage'][1]['checked']['checkpoint 1'] == 'not there; there are 2'

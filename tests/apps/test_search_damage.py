@@ -313,4 +313,4 @@ def test_a_hit_is_named_in_one_line():
         mock.patch.object(show, 'is_there', lambda hit: True),
         mock.patch.object(show, '_snippet', lambda hit: 'words'),
     ):
-        assert show.told([hit], False) == '1. a\\n2. b.txt:1  1.0000\n   words'
+        assert show.format_hits([hit], False) == '1. a\\n2. b.txt:1  1.0000\n   words'
