@@ -13,7 +13,7 @@ _AROUND = 160  # characters shown before and after the passage, at most
 _BOLD = '\x1b[1m'
 _YELLOW = '\x1b[33m'
 _PLAIN = '\x1b[0m'
-# Stand round the passage until the text is indented: characters that `printable` leaves as they are.
+# Stand round the passage until the text is indented.
 _BEGIN_MARK = '\ue000'
 _END_MARK = '\ue001'
 

@@ -445,7 +445,7 @@ class Update:
             vectors.add(
                 graph,
                 np.array([key for key, _ in found]),
-                vectors.unpacked([data for _, data in found], self._reader.size),
+                vectors.unpack([data for _, data in found], self._reader.size),
             )
             if len(graph) - saved >= _SAVED:
                 saved, last = len(graph), found[-1][0]

@@ -253,7 +253,7 @@ def test_the_passage_is_the_nearest_window(reader, notes, tmp_path):
     ]
     assert hits
     for hit in hits:
-        windows = e._windows(hit.text, spans := engines.passages(hit.text, engines._PASSAGE))
+        windows = e._windows(hit.text, spans := engines.passages(hit.text, engines._PASSAGE_WORDS))
         assert {len(w) for w in windows} == {engines._WINDOW}
         for ids, span in zip(windows, spans):
             query = reader.tokenizer.decode(ids).strip()

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from runtime import checkpoint, exit, metrics, run_dir, signals as watch
+from runtime import checkpoint, exit, metrics, run_dir, signals as watchers
 from runtime.errors import DiskFullError, RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from runtime.signals import SIGNALS, Signals, Watchdog
@@ -98,9 +98,9 @@ def test_a_process_that_stood_still_is_no_hang(monkeypatch):
     """Catches a watchdog that counts the time for which the whole process was stopped (Ctrl-Z, a paused machine), or that then never barks."""
     clock, ended = [0.0], []
     dog = Watchdog(10, 'runs/x')
-    monkeypatch.setattr(watch.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(watchers.time, 'monotonic', lambda: clock[0])
     monkeypatch.setattr(
-        watch.distributed,
+        watchers.processes,
         'end_all',
         lambda code, message: (ended.append((clock[0], code)), dog.done.set()),
     )
