@@ -188,7 +188,7 @@ def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name, change)
 @pytest.mark.parametrize('harm', ['flip', 'gone', 'database'])
 def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
     """Catches a saved part of a graph that is taken up though it was damaged, or though the numbers of its vectors are now those of others."""
-    for name in ('_ADDED', '_SAVED'):
+    for name in ('_ADDED_TOGETHER', '_SAVE_EVERY'):
         monkeypatch.setattr(update, name, 4)
     added, works = [], update.vectors.add
 
