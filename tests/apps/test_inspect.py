@@ -135,7 +135,7 @@ def test_damage_is_told(copy, part, damaged):
     e = look(copy)
     assert len(e.damage) == 1
     assert re.search(damaged, e.damage[0]), e.damage
-    assert e.said[part] != 'ok' and e.said['checkpoint 1'] == 'ok'
+    assert e.checks[part] != 'ok' and e.checks['checkpoint 1'] == 'ok'
     assert inspect.format_facts(inspect.collect_facts(e)).count('checkpoint 1') == 1
 
 
@@ -152,7 +152,7 @@ def test_a_damaged_token_store_is_told(copy, made, tmp_path):
     assert 'train.tokens: not as it was written' in look(copy).damage[0]
     shutil.rmtree(tmp_path / 'cache')
     e = look(copy)
-    assert e.damage == [] and 'not checked' in e.said['token store']
+    assert e.damage == [] and 'not checked' in e.checks['token store']
 
 
 def test_a_batch_is_shown_as_it_is(copy):
@@ -255,7 +255,7 @@ def test_differences_and_the_flags_that_end_them(made, tmp_path):
         'from configs import base\n\ndef get_config():\n    c = base.get_config()\n    c.model.positions = "yarn"\n    return c\n'
     )
     e = look(path)
-    found = compare.compare(e, compare.other(str(file), []))
+    found = compare.compare(e, compare.open_other(str(file), []))
     names = {d['name']: d for d in found['differences']}
     assert names['config.model.width'] == {
         'what': 'config',
@@ -277,10 +277,10 @@ def test_differences_and_the_flags_that_end_them(made, tmp_path):
         if d['what'] in ('config', 'harmless')
         for w in shlex.split(' '.join(d['flags']))
     ]
-    again = compare.compare(e, compare.other(str(file), words))
+    again = compare.compare(e, compare.open_other(str(file), words))
     assert again == {'against': str(file), 'differences': [], 'unknown': []}
     assert 'nothing differs' in inspect.format_facts(
-        inspect.collect_facts(e, against=compare.other(str(file), words))
+        inspect.collect_facts(e, against=compare.open_other(str(file), words))
     )
     assert not list(tmp_path.glob('*/store-*'))
 
@@ -288,10 +288,10 @@ def test_differences_and_the_flags_that_end_them(made, tmp_path):
 def test_runs_compared(made, copy):
     """Catches hashes of data and tokenizer that are not compared where every field is the same."""
     e = look(made[0])
-    assert compare.compare(e, compare.other(str(copy), []))['differences'] == []
+    assert compare.compare(e, compare.open_other(str(copy), []))['differences'] == []
     lineage = json.loads((copy / 'lineage.json').read_text())
     (copy / 'lineage.json').write_text(json.dumps({**lineage, 'data_hash': 'f' * 64}))
-    other = compare.other(str(copy), [])
+    other = compare.open_other(str(copy), [])
     assert [(d['name'], d['flags']) for d in compare.compare(e, other)['differences']] == [
         ('data_hash', None)
     ]
@@ -311,7 +311,7 @@ def test_runs_compared(made, copy):
 def test_mistakes(made, name, words, message):
     """Catches a traceback for a mistyped name or flag."""
     with pytest.raises(RunError, match=message):
-        compare.other(name.replace('RUN', str(made[0])), words)
+        compare.open_other(name.replace('RUN', str(made[0])), words)
 
 
 def test_ancestors(made, copy, tmp_path):
@@ -330,7 +330,7 @@ def test_ancestors(made, copy, tmp_path):
     parent = shutil.copytree(made[0], tmp_path / 'parent')
     e = child_of(parent, 1)
     assert {
-        k: v for k, v in examine.ancestors(e)[0].said.items() if k.startswith('checkpoint')
+        k: v for k, v in examine.ancestors(e)[0].checks.items() if k.startswith('checkpoint')
     } == {'checkpoint 1': 'ok'}
     (parent / 'tokenizer.model').write_bytes(b'')
     shutil.rmtree(parent / 'checkpoints' / '1')
@@ -339,7 +339,7 @@ def test_ancestors(made, copy, tmp_path):
         len(found['damage']) == 1
         and found['lineage'][1]['checked']['checkpoint 1'] == 'not there; there are 2'
     )
-    assert 'its own ancestor' in examine.ancestors(child_of(copy, 1))[0].said['run']
+    assert 'its own ancestor' in examine.ancestors(child_of(copy, 1))[0].checks['run']
 
 
 def test_what_is_taken_from_a_parent_is_told(made, tmp_path, caplog):
@@ -365,7 +365,7 @@ def test_an_old_run_compared():
     run = Run.parse('tests/golden/encodings/rerope')
     e = SimpleNamespace(run=run, config=run.config(), tokenizer=run.tokenizer(), damage=[])
     e.lineage = run.lineage()
-    there = compare.other('configs/base.py', [])
+    there = compare.open_other('configs/base.py', [])
     found = compare.compare(e, there)['differences']
     (row,) = [d for d in found if d['what'] == 'encoding']
     assert row['flags'] == [

@@ -73,5 +73,5 @@ def test_terms_are_stems_as_ever():
 def test_endings_of_turkish():
     """Catches a dotless I that is a dotted one where endings are cut by the vowels before them."""
     words = lexical.Words('turkish')
-    assert words('KAPI') == words.asked('kapı') == ['kap']
-    assert words('İZMİRDE') == words.asked('İzmir') == ['izmir']
+    assert words('KAPI') == words.query_terms('kapı') == ['kap']
+    assert words('İZMİRDE') == words.query_terms('İzmir') == ['izmir']
