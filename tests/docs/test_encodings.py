@@ -47,12 +47,12 @@ def test_adding_an_encoding(tmp_path, monkeypatch, tiny_config):
         sys.modules, 'root_encoding', type(sys)('root_encoding')
     )  # where dataclasses look for its module
     found = runpy.run_path(str(file), run_name='root_encoding')
-    from train import loop
+    from train import loop, setup
 
     losses = {}
     for name in ('root', 'none'):
         monkeypatch.setitem(positions.REGISTRY, 'root', found['Root'])
         tiny_config.model.positions = name
         tiny_config.train.steps, tiny_config.eval.every, tiny_config.checkpoint.every = 3, 0, 0
-        losses[name] = loop.train(loop.prepare(tiny_config, str(tmp_path / name)))['loss']
+        losses[name] = loop.train(setup.build_experiment(tiny_config, str(tmp_path / name)))['loss']
     assert losses['root'] != losses['none']
