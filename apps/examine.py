@@ -118,7 +118,9 @@ def _check_checkpoint(e: Examined, reader: checkpoint.Checkpoints, step: int) ->
         # The run is training, and keeps newer ones.
         e.checks[name] = 'was removed while it was read'
         return
-    faults = [f'{checkpoint.named(paths)} {fault}' for fault, paths in paths_by_fault.items()]
+    faults = [
+        f'{checkpoint.summarize_paths(paths)} {fault}' for fault, paths in paths_by_fault.items()
+    ]
     e.checks[name] = '; '.join(faults) or OK
     e.damage += [f'{e.run.path}@{step}: {fault}' for fault in faults]
     e.arrays = arrays or e.arrays

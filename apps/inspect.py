@@ -343,7 +343,12 @@ def _differences(found: dict) -> str:
                 [
                     ['', 'here', 'there', 'flag' if fields else ''],
                     *(
-                        [checkpoint.named(paths), value(here), value(there), flag if fields else '']
+                        [
+                            checkpoint.summarize_paths(paths),
+                            value(here),
+                            value(there),
+                            flag if fields else '',
+                        ]
                         for (here, there, flag), paths in groups.items()
                     ),
                 ],

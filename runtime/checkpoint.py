@@ -74,7 +74,7 @@ def describe(tree) -> dict[str, str]:
     }
 
 
-def named(paths, most: int = 4) -> str:
+def summarize_paths(paths, most: int = 4) -> str:
     """Paths for a message: those that differ in the number of the layer once ('layer_*/attention/query/kernel (2 times)'), `most` at most."""
     groups = collections.Counter(re.sub(r'(?<=layer_)\d+', '*', p) for p in paths)
     alone = {re.sub(r'(?<=layer_)\d+', '*', p): p for p in paths}
@@ -273,14 +273,14 @@ class Checkpoints:
             known = {k: v for k, v in known.items() if k.startswith('params/')}
         wanted = describe(abstract)
         if _has_master(wanted) and not _has_master(known):  # made before there was one
-            of = [master.without(tree) for tree in (abstract, shardings)]
+            of = [master.drop_master(tree) for tree in (abstract, shardings)]
             state = self._restore(step, *of, only_params)
             _LOG.warning(
                 '%s: step %d was saved without a float32 copy of its parameters: begun from them',
                 self.run.path,
                 step,
             )
-            return master.begun(state, shardings)
+            return master.add_master(state, shardings)
         wrong = [
             f'{k}: {known[k][0] if k in known else "absent"}, expected {wanted.get(k, "nothing")}'
             for k in sorted({*known, *wanted})
@@ -390,7 +390,7 @@ def _parts(state: dict) -> tuple:
     return state['params'], {k: v for k, v in state.items() if k != 'params'}
 
 
-def pinned(run: Run) -> Run:
+def pin_step(run: Run) -> Run:
     """The run at a certain step: the one asked for, or the newest there is. Raises RunError where there is none."""
     reader = Checkpoints(run)
     steps = reader.steps()
@@ -402,7 +402,7 @@ def pinned(run: Run) -> Run:
     return Run(run.path, steps[-1] if run.step is None else run.step)
 
 
-def model_of(run: Run):
+def build_model(run: Run):
     """The model that a run trained, from its config.json and tokenizer, without its weights."""
     config, tokenizer = run.config(), run.tokenizer()
     jax.devices()  # that there is none is no fault of the run's
@@ -437,7 +437,7 @@ def load(run: Run, shardings=None):
 
     `shardings`: of the parameters; None: whole, on the first device.
     """
-    model, tokenizer, config = model_of(run)
+    model, tokenizer, config = build_model(run)
     with _as_stated(run):
         abstract = {'params': nn.meta.unbox(abstract_params(model))}
     if shardings is None:

@@ -55,7 +55,7 @@ class Signals:
         else:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def asked(self, step: int) -> bool:
+    def should_stop(self, step: int) -> bool:
         """Returns whether to end after `step`.
 
         The answer is the same on all processes, which all ask after each step.

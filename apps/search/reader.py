@@ -46,7 +46,7 @@ class Reader:
     """
 
     def __init__(self, run: Run, pooling: str, size: int, index=None, then: dict | None = None):
-        run = checkpoint.pinned(run)
+        run = checkpoint.pin_step(run)
         model, params, self.tokenizer, config = checkpoint.load(run)
         checksums = jax.device_get(checkpoint.checksums({'params': params}))
         sums = {name: [int(n) for n in value] for name, value in checksums.items()}

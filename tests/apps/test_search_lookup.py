@@ -67,7 +67,9 @@ def test_terms_are_stems_as_ever():
         stem = str if language == 'none' else Stemmer.Stemmer(language).stemWord
         expected = [stem(word) for word in re.findall(r'[^\W_]+', text.lower())]
         words = lexical.Words(language)
-        assert words(text) == words.query_terms(text) == expected == lexical.Words(language, 1)(text)
+        assert (
+            words(text) == words.query_terms(text) == expected == lexical.Words(language, 1)(text)
+        )
 
 
 def test_endings_of_turkish():

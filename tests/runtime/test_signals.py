@@ -74,9 +74,9 @@ def test_a_second_signal_ends_at_once():
     """Catches a process that can no longer be ended, and handlers that stay."""
     before = [signal.getsignal(n) for n in SIGNALS]
     with Signals() as signals:
-        assert not signals.asked(1)
+        assert not signals.should_stop(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.asked(2) and signals.number == signal.SIGTERM
+        assert signals.should_stop(2) and signals.number == signal.SIGTERM
         assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_DFL] * 2
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
