@@ -19,7 +19,7 @@ from data import tokenizer as tokenizers
 from data.tokenizer import Tokenizer
 from model import config as model_config
 from runtime import checkpoint, master, run_dir
-from runtime.checkpoint import describe, named, path
+from runtime.checkpoint import describe, path, summarize_paths
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run, differences
 from train.step import State
@@ -344,8 +344,8 @@ def _log_plan(run: Run, reused: list[str], fresh: list[str], dropped: list[str])
     )
     parts = []
     if fresh:
-        parts.append(f'new, from config.seed: {named(fresh, len(fresh))}')
+        parts.append(f'new, from config.seed: {summarize_paths(fresh, len(fresh))}')
     if dropped:
-        parts.append(f"dropped of the parent's: {named(dropped, len(dropped))}")
+        parts.append(f"dropped of the parent's: {summarize_paths(dropped, len(dropped))}")
     if parts:
         _LOG.info('%s', '; '.join(parts))

@@ -210,7 +210,7 @@ def test_only_answers_stand_in_brackets(made):
     config.update(packing='whole', batch_size=1, seq_len=80)
     segment = examine._segment(batches.Batches(split, config, 0)(0), 0, 1, tokenizer)
     assert (
-        inspect.marked(segment)
+        inspect.mark_weighted(segment)
         == '<s><|user|> number 7<|assistant|>\u27e6 the çédille<|end|>\u27e7<|user|> row<|assistant|>\u27e6 Line<|end|>\u27e7'
     )
 
