@@ -95,8 +95,8 @@ def test_by_the_model_of_the_run(run):
     embedder = Embedder(model, params, config.embedding.pooling)
     vectors = lambda texts: embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
     mined = found.add_negatives(app.by_run(Run.parse(str(run)), 2, 1.0))
-    queries, documents = vectors([a.query for a in found.asked.values()]), vectors(found.documents)
-    for query, asked, pair in zip(queries, found.asked.values(), mined):
+    queries, documents = vectors([q.text for q in found.queries.values()]), vectors(found.documents)
+    for query, asked, pair in zip(queries, found.queries.values(), mined):
         scores = documents @ query
         allowed = [
             i
