@@ -229,7 +229,7 @@ def test_hits_know_their_place(reader, notes, tmp_path, monkeypatch):
         for h in page
     )
     assert len({(h.path, h.start, h.record) for h in hits}) == len(hits) > 12
-    monkeypatch.setattr(engines, '_PASSAGE', 10)
+    monkeypatch.setattr(engines, '_PASSAGE_WORDS', 10)
     lexical = opened(tmp_path / 'ix').search('day 100 cats', 1, 'lexical', [])[0]
     assert (
         'day 100.' in lexical.text[slice(*lexical.passage)]

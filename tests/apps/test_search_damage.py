@@ -309,8 +309,8 @@ def test_a_hit_is_named_in_one_line():
     """Catches the name of a file with an end of a line in it, which makes two lines of a hit."""
     hit = types.SimpleNamespace(record=None, score=1.0)
     with (
-        mock.patch.object(show, 'place', lambda hit: 'a\n2. b.txt:1'),
+        mock.patch.object(show, 'format_place', lambda hit: 'a\n2. b.txt:1'),
         mock.patch.object(show, 'is_there', lambda hit: True),
-        mock.patch.object(show, '_snippet', lambda hit: 'words'),
+        mock.patch.object(show, '_mark_snippet', lambda hit: 'words'),
     ):
         assert show.format_hits([hit], False) == '1. a\\n2. b.txt:1  1.0000\n   words'

@@ -188,7 +188,7 @@ def test_what_leads_nowhere_is_gone_and_what_is_closed_is_kept(
 
 def test_many_warnings_are_counted(reader, notes, tmp_path, log, monkeypatch):
     """Catches a folder of pictures that fills the terminal."""
-    monkeypatch.setattr(update, '_TOLD', 3)
+    monkeypatch.setattr(update, '_NAMED', 3)
     for i in range(9):
         (notes / f'{i}.png').write_bytes(b'\0')
     assert '9 skipped' in index(reader, tmp_path / 'ix', notes)
