@@ -16,7 +16,7 @@ from apps.lines import LineReader
 from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
 from data.records import no_text, printable
 from data.text import line_ends
-from model.generate import generate
+from model.generate import Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
@@ -131,6 +131,8 @@ class Writer:
             return bool(self.stop) and all(self._cut_at_stop(text) != text for text in texts)
 
         end = (self.tokenizer.end, self.tokenizer.eos)
+        tokens_per_look = _TOKENS_PER_LOOK if show is None else _TOKENS_PER_LOOK_SHOWN
+        stop = Stop(end, watch, tokens_per_look)
         rows = generate(
             self.model,
             self.params,
@@ -138,9 +140,7 @@ class Writer:
             self.max_new,
             self.sampling,
             self.seed,
-            end,
-            watch,
-            _TOKENS_PER_LOOK if show is None else _TOKENS_PER_LOOK_SHOWN,
+            stop,
         )
         texts = [self._cut_at_stop(decode(row)) for row in rows]
         if show is not None:

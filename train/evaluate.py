@@ -70,6 +70,6 @@ def sample(experiment: Experiment, params: Any) -> dict[str, str]:
         config.sample.tokens,
         _SAMPLING,
         seed=config.seed,
-        end=tuple(mark for mark in ends if mark is not None),
+        stop=generate.Stop(tuple(mark for mark in ends if mark is not None)),
     )
     return {'sample': prompt + tokenizer.decode(written[0])}
