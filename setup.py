@@ -7,7 +7,18 @@ Accelerators (choose one; they exclude each other):
 
 from setuptools import find_packages, setup
 
-ROOMS = ('configs', 'data', 'model', 'runtime', 'train', 'evals', 'apps', 'studies', 'launch')
+ROOMS = (
+    'configs',
+    'data',
+    'model',
+    'runtime',
+    'train',
+    'evals',
+    'apps',
+    'studies',
+    'launch',
+    'docs',
+)
 
 setup(
     name='ordem',

@@ -16,12 +16,11 @@ from ml_collections import ConfigDict
 from data import batches, objectives, store, tokenizer as tokenizers
 from data.records import DataError
 from model import config as model_config
-from model.errors import ModelError
 from model.sharding import spec
 from model.transformer import Transformer
-from train import checkpoint, runs
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, run_dir
+from runtime.errors import ErrorCollector, RunError
+from runtime.run_dir import Run
 
 OK = 'ok'
 
@@ -55,15 +54,12 @@ class Examined:
     )  # whole ones of the newest one that was read
 
     def part(self, name: str, read):
-        """What read() gives, or None where it finds something damaged."""
-        try:
-            found = read()
-        except (RunError, DataError, ModelError) as error:
-            self.said[name] = str(error)
-            self.damage.append(str(error))
-            return None
-        self.said[name] = OK
-        return found
+        """Returns read(), or None where it finds something damaged."""
+        errors = ErrorCollector()
+        value = errors.check(read)
+        self.said[name] = '; '.join(errors.messages) or OK
+        self.damage += errors.messages
+        return value
 
 
 def examine(run: Run) -> Examined:
@@ -164,7 +160,7 @@ def ancestors(e: Examined) -> list[Examined]:
             return [
                 *found,
                 Examined(
-                    Run(runs.epath.Path(parent['run']), parent['step']),
+                    Run(run_dir.epath.Path(parent['run']), parent['step']),
                     {'run': f'moved or deleted ({error})'},
                     [],
                 ),
@@ -255,7 +251,7 @@ def batch(e: Examined, step: int) -> dict:
         raise RunError(
             f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'
         )
-    number = runs.batch_of(e.rollbacks, step)
+    number = run_dir.batch_of(e.rollbacks, step)
     made = rows_of(data.split('train'), e.config.data, e.config.seed)(number)
     facts = {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed}
     if 'queries' in made:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes Ordem's environment once, then runs the given command in it:
 #
-#     sh launch/env.sh python -m launch.quickstart
+#     sh launch/env.sh python -m studies.quickstart
 #     sh launch/env.sh python -m pytest
 #
 # The environment holds what Ordem runs with, and those extras of setup.py that were asked for: pytest

@@ -7,15 +7,23 @@ import sys
 import numpy as np
 import pytest
 
-from apps.search import MODES
-from apps.search import chunks, engine as engines, files, lexical, reader as readers, show, update
+from apps.search import (
+    MODES,
+    chunks,
+    engine as engines,
+    files,
+    lexical,
+    reader as readers,
+    show,
+    update,
+)
 from apps.search.engine import Engine
 from apps.search.reader import Reader
 from apps.search.store import Folder
 from data.records import DataError, Record
 from model.embed import pool
-from train.errors import RunError
-from train.runs import Run
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 
 @pytest.fixture
@@ -577,7 +585,7 @@ def start(*args):
 
 
 def test_as_a_person_uses_it(search_run, notes, tmp_path):
-    """Catches a door that does not lead to what the tests above try: all commands, queries in words and from stdin, and mistakes in one line."""
+    """Catches a command that does not lead to what the tests above try: all commands, queries in words and from stdin, and mistakes in one line."""
     ix = f'--index={tmp_path / "ix"}'
     indexing = start('index', f'--run={search_run}', ix, '--chunk=100', notes)
     mistake = start('quary', ix)

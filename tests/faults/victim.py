@@ -1,4 +1,4 @@
-"""A door of the product with a fault inside, which comes at one place for certain:
+"""A command of the product with a fault inside, which comes at one place for certain:
 
     python -m tests.faults.victim '{"save_event": 7}' train.pretrain --config=... --run=...
 
@@ -44,7 +44,7 @@ def die_in_save(event: int) -> None:
 
 
 def at_line(step: int, act) -> None:
-    from train import metrics
+    from runtime import metrics
 
     write = metrics.Metrics.write
 

@@ -119,8 +119,8 @@ def checkout(tmp_path):
 
 def test_the_first_command_installs_the_core_and_pytest_adds_its_extra(checkout):
     """Catches tests' packages in everybody's environment, and one that is made anew."""
-    done = checkout.env('python', '-m', 'launch.quickstart')
-    assert (done.returncode, done.stdout) == (0, 'ran -m launch.quickstart\n')
+    done = checkout.env('python', '-m', 'studies.quickstart')
+    assert (done.returncode, done.stdout) == (0, 'ran -m studies.quickstart\n')
     assert re.fullmatch(
         r'Making the environment in \.venv: about \d+ MB to download, once \.\.\.\n', done.stderr
     )
@@ -132,7 +132,7 @@ def test_the_first_command_installs_the_core_and_pytest_adds_its_extra(checkout)
     assert checkout.installed() == ['.[test]']
 
     # Back to the core, and to the tests again: nothing is to be done.
-    for command in (('python', '-m', 'launch.quickstart'), ('python', '-m', 'pytest')):
+    for command in (('python', '-m', 'studies.quickstart'), ('python', '-m', 'pytest')):
         done = checkout.env(*command)
         assert (done.returncode, done.stderr, checkout.calls()) == (0, '', [])
 

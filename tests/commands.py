@@ -1,0 +1,87 @@
+"""All commands of the product (`python -m room.command`), and the flags that each of them defines."""
+
+import contextlib
+import functools
+import logging
+import pathlib
+import runpy
+import sys
+import warnings
+from unittest import mock
+
+import grain  # noqa: F401  (defines flags of its own, once)
+from absl import flags
+
+from runtime import cli, exit
+
+ROOMS = (
+    *('apps', 'benchmarks', 'configs', 'data', 'docs', 'evals', 'launch', 'model', 'runtime'),
+    *('studies', 'train'),
+)
+
+
+@contextlib.contextmanager
+def keep_root_logger():
+    """Leaves the root logger as it was: absl gives it a handler and a level when a command is run."""
+    handlers, level = logging.root.handlers[:], logging.root.level
+    try:
+        yield
+    finally:
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
+
+
+def list_commands() -> list[str]:
+    """Returns the modules that end in `cli.run(...)` or `exit.run(...)`."""
+    found = []
+    for path in sorted(p for room in ROOMS for p in pathlib.Path(room).rglob('*.py')):
+        text = path.read_text()
+        if "if __name__ == '__main__':" in text and ('cli.run(' in text or 'exit.run(' in text):
+            found.append('.'.join(path.with_suffix('').parts).removesuffix('.__main__'))
+    return found
+
+
+@contextlib.contextmanager
+def isolate_flags():
+    """Gives a command the flags of a fresh process; those it defines go when it ends, however it ends.
+
+    A test may have imported another program, whose flags would otherwise clash with the command's.
+    """
+    ours = [
+        (module, flag)
+        for module, defined_there in flags.FLAGS.flags_by_module_dict().items()
+        if module.split('.')[0] in (*ROOMS, 'tests')
+        for flag in [*defined_there]
+    ]
+    for _, flag in ours:
+        delattr(flags.FLAGS, flag.name)
+    known = set(flags.FLAGS)
+    try:
+        yield
+    finally:
+        for name in set(flags.FLAGS) - known:
+            delattr(flags.FLAGS, name)
+        flags.FLAGS.unparse_flags()
+        for module, flag in ours:
+            flags.FLAGS[flag.name] = flag
+            flags.FLAGS.register_flag_by_module(module, flag)
+
+
+@functools.cache
+def read_definitions(name: str) -> tuple[dict, dict[str, flags.Flag]]:
+    """Returns what a command does before main: (keywords of `run`, {name: flag}); nothing of it runs."""
+    asked = []
+    take = lambda *args, **keywords: asked.append(keywords)
+    with (
+        isolate_flags(),
+        mock.patch.object(cli, 'run', take),
+        mock.patch.object(exit, 'run', take),
+        mock.patch.object(sys, 'argv', [name]),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter('ignore')  # runpy's, of a module that is there already
+        known = set(flags.FLAGS)
+        runpy.run_module(name, run_name='__main__')
+        made = {new: flags.FLAGS[new] for new in set(flags.FLAGS) - known}
+    assert len(asked) == 1, f'{name} ends in neither cli.run nor exit.run'
+    return asked[0], made
