@@ -10,7 +10,7 @@ import re
 from absl import flags
 
 from data import paths as names
-from model.errors import lost
+from model.errors import describe_underflow
 
 MOST = 2**31 - 1  # of whole numbers that JAX and the libraries below take
 COUNT = 2**20  # of things that one command makes, holds or waits for
@@ -23,8 +23,8 @@ class _Number(flags.FloatParser):
         found = super().convert(argument)
         if not math.isfinite(found):
             raise ValueError(f'{argument} is not {self.syntactic_help}')
-        if lost(found) and not self.is_outside_bounds(found):
-            raise ValueError(lost(found))
+        if describe_underflow(found) and not self.is_outside_bounds(found):
+            raise ValueError(describe_underflow(found))
         return found
 
 

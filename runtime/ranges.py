@@ -5,7 +5,7 @@ import dataclasses
 import math
 import re
 
-from model.errors import lost
+from model.errors import describe_underflow
 from runtime.errors import CombinedError, RunError
 from runtime.options import COUNT, MOST
 from runtime.run_dir import flat
@@ -33,8 +33,12 @@ class Range:
             return self._said()
         fits = self.low < value if self.open == 'low' else self.low <= value
         fits &= value < self.high if self.open == 'high' else value <= self.high
-        if fits and lost(value):
-            return lost(value).replace('0, or ', '') if self.open == 'low' else lost(value)
+        if fits and describe_underflow(value):
+            return (
+                describe_underflow(value).replace('0, or ', '')
+                if self.open == 'low'
+                else describe_underflow(value)
+            )
         return '' if fits or self.zero and value == 0 else self._said()
 
     def _said(self) -> str:

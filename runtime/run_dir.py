@@ -371,10 +371,10 @@ def config_hash(config) -> str:
 def meaning(config, first: bool = False) -> list[dict]:
     """Returns what the encodings of an experiment mean (`model.positions.resolved`), as JSON keeps
     it; `first`: what they meant before versions were kept. Raises ModelError where they name none."""
-    from model.positions import resolved
+    from model.positions import resolve_pattern
 
     c = config.model
-    return json.loads(json.dumps(resolved(c.positions, dict(c.positions_args), first)))
+    return json.loads(json.dumps(resolve_pattern(c.positions, dict(c.positions_args), first)))
 
 
 def _meaning_or_none(config, first: bool = False) -> list[dict]:

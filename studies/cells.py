@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from data import tasks
 from data.cache import stable_hash
 from model.errors import ModelError
-from model.positions import REGISTRY, resolved
+from model.positions import REGISTRY, resolve_pattern
 from runtime import ranges
 from runtime.errors import RunError
 from runtime.run_dir import YOUNGER, cores
@@ -141,9 +141,9 @@ def _changed(arm: dict) -> dict[str, dict]:
     changed since results were kept: a record from before is another's. One that differs only in its
     defaults means what it meant where those are given."""
     given = arm['positions'], arm['positions_args']
-    then = {one['name']: one['arguments'] for one in resolved(*given, first=True)}
+    then = {one['name']: one['arguments'] for one in resolve_pattern(*given, first=True)}
     found = {}
-    for one in resolved(*given):
+    for one in resolve_pattern(*given):
         name = one.pop('name')
         kind = REGISTRY.get(name.partition('(')[0].strip())  # else a pattern that has a name
         in_defaults = kind is None or kind.spec.before
@@ -271,7 +271,9 @@ def paths(config) -> list[str]:
         training(config, [Cell(arm, next(iter(config.tasks)), 1, config.optimizer.lr)])[0]
         for arm in arms(config)
     ]
-    return list(dict.fromkeys(line for model in models for line in kernels.paths(model.config)))
+    return list(
+        dict.fromkeys(line for model in models for line in kernels.describe_kernels(model.config))
+    )
 
 
 def speed(config, task: str, steps: int = 24) -> float:

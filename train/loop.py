@@ -161,7 +161,7 @@ def prepare(
         )
 
     check_model(mesh, architecture, config.data.seq_len, config.train.loss_chunks)
-    for line in kernels.paths(architecture, mesh.shape['context']):
+    for line in kernels.describe_kernels(architecture, mesh.shape['context']):
         _LOG.info('%s', line)
     lineage = run_dir.lineage(
         config,

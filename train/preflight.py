@@ -10,7 +10,7 @@ from data import objectives, store
 from data.objectives import OBJECTIVES
 from data.pairs import read as read_pairs
 from model import config as model_config
-from model.errors import nearest
+from model.errors import did_you_mean
 from model.transformer import Transformer
 from runtime import ranges
 from runtime.errors import ErrorCollector, RunError
@@ -102,11 +102,11 @@ def _uncut(mesh) -> None:
 def _choices(config) -> None:
     if config.train.on_spike not in ON_SPIKE:
         raise RunError(
-            f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}'
+            f'config.train.on_spike is {config.train.on_spike!r}: {did_you_mean(config.train.on_spike, ON_SPIKE)}'
         )
     if config.train.objective not in OBJECTIVES:
         raise RunError(
-            f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}'
+            f'config.train.objective is {config.train.objective!r}: {did_you_mean(config.train.objective, OBJECTIVES)}'
         )
     if config.train.objective == 'contrastive' and 'same' in read_pairs.made(config.data):
         if not config.model.dropout:

@@ -13,7 +13,7 @@ import pytest
 
 from configs import base
 from model.config import resolve
-from model.positions import REGISTRY, Dims, Site
+from model.positions import REGISTRY, Dims, EncodingInputs
 from model.transformer import Transformer
 from tests.golden.references import outputs
 from tests.model.weights import HEADS, KV_HEADS, D, T, alone, close, run
@@ -26,10 +26,10 @@ def published(request):
 
 
 def at(ids):
-    """Returns a site of one document whose tokens have these ids."""
+    """Returns inputs of one document whose tokens have these ids."""
     ids = jnp.asarray(ids)[None]
     ones = jnp.ones(ids.shape, jnp.int32)
-    return Site(None, ids, ids, ones, k_positions=ids, k_places=ids, k_segment_ids=ones)
+    return EncodingInputs(None, ids, ids, ones, k_ids=ids, k_positions=ids, k_segment_ids=ones)
 
 
 def drawn(**shapes):
@@ -65,12 +65,12 @@ def turn(name, arguments, d, longest=131072, trained=4096, length=2):
     """
     encoding = REGISTRY[name](Dims(4 * d, 4, 4, d, 1, longest, trained), **arguments)
     encoding.check()
-    site, half = at([1, length - 1]), encoding.rotary_dim // 2
-    site = dataclasses.replace(site, shared=encoding.share(site))
+    inputs, half = at([1, length - 1]), encoding.rotary_dim // 2
+    inputs = dataclasses.replace(inputs, shared=encoding.share(inputs))
     ones = jnp.broadcast_to(jnp.arange(d) < half, (1, 1, 2, d)).astype(jnp.float32)
     q, k = (
         np.asarray(a[0, 0, 0], float)
-        for a in encoding.read(site, *encoding.rotate(site, ones, ones))
+        for a in encoding.read(inputs, *encoding.rotate(inputs, ones, ones))
     )
     np.testing.assert_array_equal(q, k)
     return np.arctan2(q[half : 2 * half], q[:half]), np.hypot(q[half : 2 * half], q[:half])
@@ -197,9 +197,9 @@ def test_rotated_queries_and_keys(layout, part, published):
     """
     n, d = 40, 64
     q, k = np.random.default_rng(0).normal(size=(2, 1, 3, n, d)).astype(np.float32)
-    encoding, site = alone('rope_partial', d, layout=layout, fraction=part / d), at(range(n))
-    site = dataclasses.replace(site, shared=encoding.share(site))
-    ours = [np.asarray(a) for a in encoding.rotate(site, q, k)]
+    encoding, inputs = alone('rope_partial', d, layout=layout, fraction=part / d), at(range(n))
+    inputs = dataclasses.replace(inputs, shared=encoding.share(inputs))
+    ours = [np.asarray(a) for a in encoding.rotate(inputs, q, k)]
     theirs = published('rotated', layout, part, q, k)
     expected = [theirs['q'], theirs['k']]
     close(ours, expected)
@@ -218,13 +218,13 @@ def test_sinusoids(published):
     def initial(name, init, shape, axes):
         return init(None, shape, jnp.float32)
 
-    site = dataclasses.replace(at(range(30)), param=initial)
-    close(alone('sinusoidal_scaled').embed(site, words), words + theirs['scaled'])
+    inputs = dataclasses.replace(at(range(30)), param=initial)
+    close(alone('sinusoidal_scaled').embed(inputs, words), words + theirs['scaled'])
     for name, table in (
         ('sinusoidal_concatenated', theirs['marian']),
         ('sinusoidal', theirs['xlm']),
     ):
-        close(alone(name).embed(site, words), words * T**0.5 + table)
+        close(alone(name).embed(inputs, words), words * T**0.5 + table)
 
 
 @pytest.mark.parametrize('heads', [6, 8, 12, 40])
@@ -235,15 +235,15 @@ def test_alibi(heads, published):
     """
     n = 9
     seen = np.tril(np.ones((n, n), bool))
-    encoding, site = REGISTRY['alibi'](Dims(heads * 8, heads, heads, 8, 1, n)), at(range(n))
-    bias = np.asarray(encoding.bias(site))[0]
+    encoding, inputs = REGISTRY['alibi'](Dims(heads * 8, heads, heads, 8, 1, n)), at(range(n))
+    bias = np.asarray(encoding.bias(inputs))[0]
     theirs = published('alibi', heads, n)
 
     def same(a, b):
         np.testing.assert_allclose(np.where(seen, a, 0), np.where(seen, b, 0), rtol=1e-6)
 
     same(bias - bias[..., :1], theirs['bloom'])  # m j, up to a constant a row
-    same(np.asarray(encoding.key_bias(site))[0, :, None], theirs['bloom'])
+    same(np.asarray(encoding.key_bias(inputs))[0, :, None], theirs['bloom'])
     same(bias[:, -1:], theirs['mpt'])  # m (j - i) of the last i
     same(bias, theirs['x_transformers'])
 
@@ -253,14 +253,14 @@ def test_t5_buckets(buckets, longest, published):
     """Catches a bound off by one, halves that are not of `buckets`, and the two-sided form."""
     dims = Dims(8, 1, 1, 8, 1, 2001)
     encoding = REGISTRY['t5'](dims, num_buckets=buckets, max_distance=longest)
-    site = Site(
+    inputs = EncodingInputs(
         None,
         jnp.array([[2000]]),
-        k_positions=2000 - jnp.arange(2001)[None],
+        k_ids=2000 - jnp.arange(2001)[None],
         shared=jnp.arange(float(buckets))[:, None],
     )
     theirs = published('t5_buckets', buckets, longest, 2001)['buckets']
-    np.testing.assert_array_equal(np.asarray(encoding.bias(site)).ravel(), theirs)
+    np.testing.assert_array_equal(np.asarray(encoding.bias(inputs)).ravel(), theirs)
 
 
 # ---- attention whose input is the identity matrix (weights.py), so that projections are the
