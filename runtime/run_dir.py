@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import importlib.metadata
 import json
 import logging
 import os
@@ -26,6 +25,7 @@ from data.cache import stable_hash
 from data.records import DataError, did_you_mean
 from model.errors import ModelError
 from runtime.errors import DiskFullError, RunError
+from runtime.system import exclusive_lock, package_versions
 
 _LOG = logging.getLogger('ordem')
 
@@ -606,19 +606,16 @@ def _is_parent(run: Run, given: Run, then: dict, there: bool) -> bool:
 
 def lineage(config, store, tokenizer, parent: dict | None) -> dict:
     """What a result depends on: parent, hashes, versions, and the cores, which XLA:CPU's bits depend on."""
-    versions = {
-        p: importlib.metadata.version(p)
-        for p in (
-            'jax',
-            'jaxlib',
-            'flax',
-            'optax',
-            'orbax-checkpoint',
-            'numpy',
-            'sentencepiece',
-            'grain',
-        )
-    }
+    versions = package_versions(
+        'jax',
+        'jaxlib',
+        'flax',
+        'optax',
+        'orbax-checkpoint',
+        'numpy',
+        'sentencepiece',
+        'grain',
+    )
     meant = config.model.get('encodings')
     return dict(
         format=FORMAT,
@@ -658,18 +655,12 @@ def in_use(run: Run):
     if '://' in os.fspath(run.path):
         yield
         return
-    import fcntl
-
     _check_links(run)
-    with open(run.path / '.lock', 'a') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f'{run.path}: another process trains in this directory; wait for it, or choose another --run'
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    message = (
+        f'{run.path}: another process trains in this directory; wait for it, or choose another '
+        f'--run'
+    )
+    with exclusive_lock(run.path / '.lock', message):
         yield
 
 

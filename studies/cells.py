@@ -1,7 +1,6 @@
 """The cells of a study: which there are, and what one of them measures."""
 
 import dataclasses
-import importlib.metadata
 import math
 import platform
 import resource
@@ -16,6 +15,7 @@ from model.positions import REGISTRY, resolve_pattern
 from runtime import ranges
 from runtime.errors import RunError
 from runtime.run_dir import YOUNGER, cores
+from runtime.system import package_versions
 from train.optimizer import make_schedule
 
 _YOUNGER = {
@@ -225,9 +225,7 @@ def measure(config, group: list[Cell]) -> list[dict]:
             kind(config, cell.task).measured(config, cell, model, rows, *of_seed)
             for cell, rows, of_seed in zip(group, drawn, trained)
         ]
-    versions = {
-        p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
-    }
+    versions = package_versions('jax', 'jaxlib', 'flax', 'optax', 'numpy')
     common = {
         'seconds': round((time.perf_counter() - began) / len(group), 1),
         'device': jax.devices()[0].device_kind,

@@ -8,7 +8,6 @@ its judgements and a TREC run file a system.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import pathlib
@@ -29,6 +28,7 @@ from model.errors import did_you_mean
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
+from runtime.system import package_versions
 
 _LOG = logging.getLogger('ordem')
 
@@ -211,7 +211,7 @@ def report(
         'command': command,
         'versions': {
             'python': platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in _PACKAGES},
+            **package_versions(*_PACKAGES),
         },
         'against': against or next(iter(runs), None),
         'tune': tune,
