@@ -4,13 +4,14 @@
 #     sh launch/env.sh python -m studies.quickstart
 #     sh launch/env.sh python -m pytest
 #
-# The environment holds what Ordem runs with, and those extras of setup.py that were asked for: pytest
-# brings `test` along, ruff, mypy, codespell and pre-commit `dev`, mkdocs `docs`, and ORDEM_EXTRAS names
-# others (ORDEM_EXTRAS=gpu,hf). What is missing is added to what is there; nothing is ever removed.
+# The environment holds what Ordem runs with, and those extras of setup.py that were asked for:
+# pytest brings `test` along, ruff, mypy, codespell and pre-commit `dev`, mkdocs `docs`, and
+# ORDEM_EXTRAS names others (ORDEM_EXTRAS=gpu,hf). What is missing is added to what is there; nothing
+# is ever removed.
 #
 # Needs CPython 3.11 to 3.13 and a shell. ORDEM_PYTHON chooses the interpreter, ORDEM_ENV the
-# environment's folder (default: .venv), ORDEM_CONSTRAINTS a constraints file. ORDEM_UV=1 installs with
-# uv, which does not read pip's settings; else pip does.
+# environment's folder (default: .venv), ORDEM_CONSTRAINTS a constraints file. ORDEM_UV=1 installs
+# with uv, which does not read pip's settings; else pip does.
 set -eu
 cd "$(dirname "$0")/.."
 env=${ORDEM_ENV:-.venv}
@@ -50,8 +51,8 @@ if has "$extras" gpu && has "$extras" tpu; then
     if has "$wanted" gpu && has "$wanted" tpu; then
         fail "ORDEM_EXTRAS is $ORDEM_EXTRAS: gpu and tpu exclude each other"
     fi
-    fail "ORDEM_EXTRAS adds$added to $env, which has $present: gpu and tpu exclude each other; give the \
-other one a folder: ORDEM_ENV=.venv-2"
+    fail "ORDEM_EXTRAS adds$added to $env, which has $present: gpu and tpu exclude each other; \
+give the other one a folder: ORDEM_ENV=.venv-2"
 fi
 
 python=${ORDEM_PYTHON:-}
@@ -113,7 +114,8 @@ if [ "$made_from" != "$source" ] || [ -n "$added" ]; then
     if [ "$new" = 1 ]; then
         echo "Making the environment in $env: about $megabytes MB to download, once ..." >&2
     elif [ "$made_from" = "$source" ]; then
-        echo "Adding$added to the environment in $env: about $megabytes MB to download, once ..." >&2
+        echo "Adding$added to the environment in $env: \
+about $megabytes MB to download, once ..." >&2
     else
         echo "Bringing the environment in $env up to date ..." >&2
     fi
