@@ -6,8 +6,8 @@
 #
 # The environment holds what Ordem runs with, and those extras of setup.py that were asked for:
 # pytest brings `test` along, ruff, mypy, codespell and pre-commit `dev`, mkdocs `docs`, and
-# ORDEM_EXTRAS names others (ORDEM_EXTRAS=gpu,hf). What is missing is added to what is there; nothing
-# is ever removed.
+# ORDEM_EXTRAS names others (ORDEM_EXTRAS=gpu,hf). What is missing is added to what is there, and
+# nothing is ever removed.
 #
 # Needs CPython 3.11 to 3.13 and a shell. ORDEM_PYTHON chooses the interpreter, ORDEM_ENV the
 # environment's folder (default: .venv), ORDEM_CONSTRAINTS a constraints file. ORDEM_UV=1 installs
