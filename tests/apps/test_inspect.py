@@ -351,7 +351,7 @@ def test_what_is_taken_from_a_parent_is_told(made, tmp_path, caplog):
         e = setup.build_experiment(config, str(tmp_path / 'none'))
     count = len(jax.tree.leaves(e.state['params']))
     told = [
-        r.getMessage() for r in caplog.records if r.name == 'ordem' and r.module == 'checkpoint'
+        r.getMessage() for r in caplog.records if r.name == 'ordem' and r.module == 'warm_start'
     ]
     assert told == [
         f'{path}@2: all {count} parameters are taken over; optimizer, step and random keys begin anew',
