@@ -19,7 +19,7 @@ from data import tokenizer as tokenizers
 from data.tokenizer import Tokenizer
 from model import config as model_config
 from runtime import checkpoint, master, run_dir, schema
-from runtime.checkpoint import describe, named, path
+from runtime.checkpoint import describe, path, summarize_paths
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run, diff_configs, flat
 from train.step import State
@@ -54,7 +54,7 @@ def open_parent(run: Run, config: ConfigDict, errors: ErrorCollector) -> Parent 
         if parent is None and config.parent:
             errors.check(_set_as_begun, run, config)
     elif config.parent:
-        parent = checkpoint.pinned(Run.parse(config.parent))
+        parent = checkpoint.pin_step(Run.parse(config.parent))
     else:
         parent = None
     if parent is None:
@@ -171,7 +171,7 @@ def _check_encodings(parent: Run, config: ConfigDict, vocab_size: int) -> None:
             'config.model.positions_args.length is %d, what the parent was trained on', length
         )
 
-    trained = checkpoint.model_of(parent)[0].config.encodings
+    trained = checkpoint.build_model(parent)[0].config.encodings
     for old, new in zip(trained, resolve()):
         layout = field_of(old, 'layout')
         new_layout = field_of(new, 'layout')
@@ -294,7 +294,7 @@ def warm_start(parent: Parent, state: State, shardings: State, encodings: tuple)
     """
     run = parent.run
     params = state['params']
-    parent_model, _, _ = checkpoint.model_of(run)
+    parent_model, _, _ = checkpoint.build_model(run)
     abstract = nn.meta.unbox(checkpoint.abstract_params(parent_model))
     same = same_encoding(parent_model.config.encodings, encodings)
     try:
@@ -319,7 +319,7 @@ def warm_start(parent: Parent, state: State, shardings: State, encodings: tuple)
         return fresh_array if path(keys) in fresh else loaded[path(keys)]
 
     params = jax.tree_util.tree_map_with_path(choose, params)
-    return master.begun({**state, 'params': params}, shardings)
+    return master.add_master({**state, 'params': params}, shardings)
 
 
 def _log_plan(run: Run, reused: list[str], fresh: list[str], dropped: list[str]) -> None:
@@ -334,8 +334,8 @@ def _log_plan(run: Run, reused: list[str], fresh: list[str], dropped: list[str])
     )
     parts = []
     if fresh:
-        parts.append(f'new, from config.seed: {named(fresh, len(fresh))}')
+        parts.append(f'new, from config.seed: {summarize_paths(fresh, len(fresh))}')
     if dropped:
-        parts.append(f"dropped of the parent's: {named(dropped, len(dropped))}")
+        parts.append(f"dropped of the parent's: {summarize_paths(dropped, len(dropped))}")
     if parts:
         _LOG.info('%s', '; '.join(parts))
