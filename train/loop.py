@@ -230,3 +230,5 @@ def report(experiment: Experiment, last: dict) -> None:
         if key in last:
             line += f', {name} {last[key]:.3f}'
     print(f'{experiment.run.path}: step {int(experiment.state["step"])}, {line}')
+    if experiment.config.log.motto:
+        print(experiment.config.log.motto)
