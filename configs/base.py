@@ -36,7 +36,6 @@ REVISIONS = {
     2: '2026-11-23, dropout and what becomes of spikes',
     3: '2026-11-26, contrastive objectives',
     4: '2026-11-28, rules of tokenizers, conversations',
-    5: '2026-11-29, a motto',
 }
 
 CONTRASTIVE = when('train.objective', 'contrastive')
@@ -422,7 +421,6 @@ SCHEMA = group(
         every=field(10, 'steps from one line to the next', count(1)),
         tensorboard=field(True, 'write events for TensorBoard'),
         progress=field(True, 'show progress in the terminal'),
-        motto=field('', 'said when training ends; empty: nothing', since=5),
         stall=field(
             1800.0,
             'seconds without progress after which a process ends itself',

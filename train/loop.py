@@ -230,5 +230,3 @@ def report(experiment: Experiment, last: dict) -> None:
         if key in last:
             line += f', {name} {last[key]:.3f}'
     print(f'{experiment.run.path}: step {int(experiment.state["step"])}, {line}')
-    if experiment.config.log.motto:
-        print(experiment.config.log.motto)
