@@ -1,6 +1,8 @@
-"""TPU types by the names that Google Cloud gives them: chips, hosts, topology, software version, zones.
+"""TPU types by the names that Google Cloud gives them: chips, hosts, topology, software version,
+zones.
 
-Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes,regions-zones} and, for GKE, kubernetes-engine/docs/concepts/plan-tpus.
+Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes,regions-zones} and, for GKE,
+kubernetes-engine/docs/concepts/plan-tpus.
 """
 
 import dataclasses
@@ -27,7 +29,8 @@ _CUBE = (
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """`unit`: what the number in a type's name counts, per chip (v4, v5p and tpu7x count cores). `runtime`: none where only GKE has it."""
+    """`unit`: what the number in a type's name counts, per chip (v4, v5p and tpu7x count cores).
+    `runtime`: none where only GKE has it."""
 
     prefix: str
     unit: int
@@ -77,7 +80,8 @@ FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """One TPU type. `hosts`: virtual machines of a Cloud TPU VM; `pods`: of GKE, whose machines have at most four chips."""
+    """One TPU type. `hosts`: virtual machines of a Cloud TPU VM; `pods`: of GKE, whose machines
+    have at most four chips."""
 
     type: str
     family: str
@@ -112,7 +116,8 @@ def find(name: str) -> Slice:
                 sizes, key=lambda t: abs(math.log(int(t.split('-')[1]) / max(1, int(size[1]))))
             )
             raise RunError(
-                f'--type={name}: no such TPU type; did you mean {close!r}? (valid: {", ".join(sizes)})'
+                f'--type={name}: no such TPU type; did you mean {close!r}? (valid: '
+                f'{", ".join(sizes)})'
             )
         close = did_you_mean(meant, TYPES).split('(')[0]
         raise RunError(
@@ -136,7 +141,8 @@ def check_name(name: str, flag: str = '--name', longest: int = 60) -> str:
     """RFC 1035, with room for the number of a slice. What passes needs no quoting anywhere."""
     if not re.fullmatch(rf'[a-z]([-a-z0-9]{{0,{longest - 2}}}[a-z0-9])?', name):
         raise RunError(
-            f'{flag}={name or "(empty)"}: expected 1 to {longest} lower-case letters, digits and hyphens, the first a letter, '
+            f'{flag}={name or "(empty)"}: expected 1 to {longest} lower-case letters, digits and '
+            'hyphens, the first a letter, '
             f'the last no hyphen'
         )
     return name

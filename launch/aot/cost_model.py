@@ -1,9 +1,12 @@
-"""Predicts how long a compiled, scheduled program takes, by replaying its schedule on a chip's peaks.
+"""Predicts how long a compiled, scheduled program takes, by replaying its schedule on a chip's
+peaks.
 
-An operation takes the largest of its matrix-unit and its memory time; a collective takes its link time. What the schedule starts early (a
-collective, a copy into the chip's own memory) goes on beside the operations that follow, and is waited for where the schedule says it must
-be done: only the waiting counts. Loop bodies count as often as they run. What is left out: the launch of operations, elementwise
-arithmetic outside of attention kernels (`vector`, by the compiler's own estimate, is told beside), and the host.
+An operation takes the largest of its matrix-unit and its memory time; a collective takes its link
+time. What the schedule starts early (a collective, a copy into the chip's own memory) goes on
+beside the operations that follow, and is waited for where the schedule says it must be done: only
+the waiting counts. Loop bodies count as often as they run. What is left out: the launch of
+operations, elementwise arithmetic outside of attention kernels (`vector`, by the compiler's own
+estimate, is told beside), and the host.
 """
 
 import collections
@@ -16,13 +19,15 @@ from launch.aot.topologies import Chip
 
 _HOP = 1e-6  # seconds for a message to the next chip
 _NETWORK_DELAY = 50e-6  # seconds for a message to another slice
-# Vector operations for an element of attention's square: mask, segments, maximum, exponential, sum, conversions; and their like backward.
+# Vector operations for an element of attention's square: mask, segments, maximum, exponential, sum,
+# conversions; and their like backward.
 _VECTOR = {'forward': 8, 'backward': 12}
 
 
 @dataclasses.dataclass
 class Moved:
-    """Collectives of one kind: how many, bytes that a device sends, seconds on the links, and seconds that nothing hides."""
+    """Collectives of one kind: how many, bytes that a device sends, seconds on the links, and
+    seconds that nothing hides."""
 
     count: int = 0
     bytes: float = 0.0
@@ -38,8 +43,9 @@ class Moved:
 
 @dataclasses.dataclass
 class Estimate:
-    """Of a computation, its loops unrolled. `bounds`: seconds by what they are bound by; `vector`: seconds by which the compiler's own
-    estimate of elementwise operations is above ours; `loops`: (name, trips, how they are known)."""
+    """Of a computation, its loops unrolled. `bounds`: seconds by what they are bound by; `vector`:
+    seconds by which the compiler's own estimate of elementwise operations is above ours; `loops`:
+    (name, trips, how they are known)."""
 
     seconds: float = 0.0
     flops: float = 0.0
@@ -89,7 +95,8 @@ class _Replay:
 
 
 class _Run:
-    """One computation: the clock, and what is under way on the links, between slices and to the memory, each a queue."""
+    """One computation: the clock, and what is under way on the links, between slices and to the
+    memory, each a queue."""
 
     def __init__(self, replay: _Replay, computation: hlo.Computation):
         self.replay, self.program, self.chip, self.computation = (
@@ -237,7 +244,8 @@ class _Run:
             self.advance(seconds, moved, 'matrix unit' if matrix >= memory else 'memory')
 
     def started(self, op: hlo.Op, inner: hlo.Computation) -> None:
-        """A computation that begins here and goes on beside what follows: its collectives; other work is counted as if it were waited for."""
+        """A computation that begins here and goes on beside what follows: its collectives; other
+        work is counted as if it were waited for."""
         found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
         for i, o in enumerate(found):
             self.collective(inner, o, started=op.name if i == len(found) - 1 else f'{op.name} {i}')
@@ -293,7 +301,8 @@ def _async_part(inner: hlo.Computation | None) -> str:
 
 
 def _whole_collective(inner: hlo.Computation) -> bool:
-    """A collective inside a fusion that is no part of an asynchronous one: those go on beside the fusion's own work."""
+    """A collective inside a fusion that is no part of an asynchronous one: those go on beside the
+    fusion's own work."""
     found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
     return (
         bool(found)
@@ -323,8 +332,9 @@ def link_time(
 ) -> tuple[float, float]:
     """(bytes that a device sends, seconds), of a collective over n devices.
 
-    Rings: a gather sends n - 1 times its part, a scatter the same, a reduction twice that. How many links work at once is what the
-    compiler says of its own algorithm (colors; both directions unless it says one); without a word, the two directions of one axis.
+    Rings: a gather sends n - 1 times its part, a scatter the same, a reduction twice that. How many
+    links work at once is what the compiler says of its own algorithm (colors; both directions
+    unless it says one); without a word, the two directions of one axis.
     """
     n = group_size(op)
     own = sum(

@@ -1,4 +1,5 @@
-"""How often the loops of a compiled program run: what the compiler says, or what the loop's condition and counter tell."""
+"""How often the loops of a compiled program run: what the compiler says, or what the loop's
+condition and counter tell."""
 
 import dataclasses
 import re
@@ -8,7 +9,8 @@ from launch.aot.hlo import Computation, Op, Program
 
 @dataclasses.dataclass(frozen=True)
 class Trips:
-    """How often a loop runs. `how`: known (the compiler says it), inferred (from the condition; `at most` where it can end before), unknown."""
+    """How often a loop runs. `how`: known (the compiler says it), inferred (from the condition; `at
+    most` where it can end before), unknown."""
 
     count: int
     how: str
@@ -49,7 +51,8 @@ _TURNED = {'LT': 'GT', 'GT': 'LT', 'LE': 'GE', 'GE': 'LE', 'NE': 'NE', 'EQ': 'EQ
 
 
 def _comparison(program, inner: Computation, op: Op, given: dict):
-    """((index of the loop's state, bound, direction) or None, whether something else can end the loop too)."""
+    """((index of the loop's state, bound, direction) or None, whether something else can end the
+    loop too)."""
     if op.kind == 'fusion':
         nested = program.inner(op)
         bound = {p.name: inner.by_name[o] for p, o in zip(nested.parameters, op.operands)}

@@ -45,7 +45,10 @@ def test_every_dependency_has_a_window_and_its_oldest_release_is_pinned():
         )
     )
     assert len(listed) > 14
-    exact = lambda v: (v.split('.') + ['0', '0'])[:3]
+
+    def exact(v):
+        return (v.split('.') + ['0', '0'])[:3]
+
     for name, low, _ in listed:
         assert exact(pinned[name]) == exact(low), name
     plain = re.findall(r"^        '([^']+)',$", pathlib.Path('setup.py').read_text(), re.M)
