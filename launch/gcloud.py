@@ -1,5 +1,4 @@
-"""The commands of `gcloud` that a TPU needs, and what went wrong with one, in a line that says what
-to do."""
+"""Runs the commands of `gcloud` that a TPU needs, and says what to do where one fails."""
 
 import dataclasses
 import json
@@ -74,8 +73,11 @@ _STATUS = re.compile(
 
 
 class GcloudError(RunError):
-    """A command that was refused. `kind`: absent, login, project, api, exists, zone, missing,
-    quota, agent, gone, ssh, remote (the command on a worker failed), or other."""
+    """A command that was refused.
+
+    `kind`: absent, login, project, api, exists, zone, missing, quota, agent, gone, ssh, remote (the
+    command on a worker failed), or other.
+    """
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -84,7 +86,7 @@ class GcloudError(RunError):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked of the queue."""
+    """A request to the queue for machines."""
 
     type: str
     runtime: str
@@ -93,8 +95,10 @@ class Request:
 
     @classmethod
     def of(cls, described: dict) -> 'Request':
-        """From `queued-resources describe`; with several slices there is one entry, or one for
-        each."""
+        """Reads what `queued-resources describe` says.
+
+        With several slices there is one entry, or one for each.
+        """
         specs = described['tpu']['nodeSpec']
         count = sum(int(s.get('multisliceParams', {}).get('nodeCount', 1)) for s in specs)
         return cls(
@@ -107,8 +111,10 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Gcloud:
-    """One queued resource. With `dry_run` commands are printed, fit for a shell, and taken to have
-    succeeded."""
+    """Gives commands on one queued resource.
+
+    With `dry_run` they are printed, fit for a shell, and taken to have succeeded.
+    """
 
     name: str
     zone: str
@@ -127,7 +133,10 @@ class Gcloud:
         ]
 
     def _call(self, words: list[str], name: str, echo: bool = False) -> str:
-        """Stdout of a command; with `echo` it is shown as it comes. Raises GcloudError."""
+        """Returns the stdout of a command; with `echo` it is shown as it comes.
+
+        Raises GcloudError.
+        """
         if self.dry_run:
             print(shlex.join(words))
             return ''
@@ -188,14 +197,16 @@ class Gcloud:
         self._call(self._words('queued-resources', 'delete', self.name, '--force'), self.name)
 
     def node_state(self, node: str) -> str:
-        """READY, PREEMPTED, ... of one slice."""
+        """Returns READY, PREEMPTED, ... of one slice."""
         return self._call(
             self._words('tpu-vm', 'describe', node, '--format=value(state)'), node
         ).strip()
 
     def ssh(self, node: str, command: str, worker: str = 'all', echo: bool = False) -> str:
-        """Runs `command` in the shell of the workers. A connection to a machine that vanished ends
-        after a minute and a half."""
+        """Runs `command` in the shell of the workers.
+
+        A connection to a machine that vanished ends after a minute and a half.
+        """
         return self._call(
             self._words(
                 'tpu-vm',
@@ -210,7 +221,7 @@ class Gcloud:
         )
 
     def send(self, node: str, path: str) -> None:
-        """A file to the home directory of all workers."""
+        """Sends a file to the home directory of all workers."""
         self._call(self._words('tpu-vm', 'scp', path, f'{node}:', '--worker=all'), node)
 
 

@@ -1,5 +1,7 @@
-"""The life of a run on Cloud TPU VMs: queued, active, run, preempted, made anew, resumed, ended.
-The command is `launch/tpu_vm.py`."""
+"""Leads a run on Cloud TPU VMs from the queue to its end.
+
+Queued, active, run, preempted, made anew, resumed, ended. The command is `launch/tpu_vm.py`.
+"""
 
 import dataclasses
 import pathlib
@@ -39,8 +41,13 @@ class PreemptedError(RunError):
 
 @dataclasses.dataclass
 class Launcher:
-    """The life of one queued resource. Seconds: `wait`, how long to stay in the queue; `poll`,
-    between two looks."""
+    """Leads one queued resource through its life.
+
+    Attributes:
+      workers: of all slices together; 0: not known.
+      wait: seconds to stay in the queue.
+      poll: seconds between two looks.
+    """
 
     gcloud: Gcloud
     slices: int = 1
@@ -63,7 +70,10 @@ class Launcher:
             print(f'[{time.strftime("%H:%M:%S")}] {self.name}: {text}', file=sys.stderr, flush=True)
 
     def _insist(self, call):
-        """Gives a call again that fails for a reason of the moment (a network, a service)."""
+        """Gives a call again that fails for a reason of the moment.
+
+        Such as a network, or a service.
+        """
         for attempt in range(_ATTEMPTS):
             try:
                 return call()
@@ -136,7 +146,10 @@ class Launcher:
         self.wait_until_active()
 
     def _on_all(self, call) -> list:
-        """call(node) for each slice; at once, except where the order is to be read."""
+        """Returns call(node) of each slice.
+
+        All at once, except where the order is to be read.
+        """
         if self.gcloud.dry_run or len(self.nodes) == 1:
             return [call(node) for node in self.nodes]
         import concurrent.futures  # here: it takes longer to import than the rest of a launcher
@@ -145,7 +158,10 @@ class Launcher:
             return list(pool.map(call, self.nodes))
 
     def install(self, archive: str, commit: str) -> None:
-        """The code of `commit`, and its environment, on all workers. Done again it is quick."""
+        """Installs the code of `commit` and its environment on all workers.
+
+        Done again it is quick.
+        """
         code = f'ordem/code-{commit[:12]}'
         words = [
             ['mkdir', '-p', code],
@@ -169,8 +185,10 @@ class Launcher:
         )
 
     def results(self) -> list[tuple[str, str]]:
-        """(worker, 'idle', 'running' or 'exit N') for all workers. Raises GcloudError where one
-        does not answer."""
+        """Returns (worker, 'idle', 'running' or 'exit N') of all workers.
+
+        Raises GcloudError where one does not answer.
+        """
         told = self._on_all(lambda node: self.gcloud.ssh(node, _RESULT))
         found = [
             (f'{node} {host}', state)
@@ -186,8 +204,10 @@ class Launcher:
         return found
 
     def follow(self, worker: str = '0') -> int:
-        """Shows the log until the command ends on all workers. Returns its exit code. Raises
-        PreemptedError, or RunError where ssh stays refused."""
+        """Shows the log until the command ends on all workers; returns its exit code.
+
+        Raises PreemptedError, or RunError where ssh stays refused.
+        """
         seen = 0  # lines of the log
         refused = 0
         late = 0
@@ -229,7 +249,7 @@ class Launcher:
             self.sleep(self.poll)
 
     def is_preempted(self) -> bool:
-        """By the queue, or before it has noticed by a slice's own state."""
+        """Returns True where the queue says so, or before it has noticed a slice's own state."""
         if self.describe()['state']['state'] in _GONE:
             return True
         try:
@@ -241,7 +261,10 @@ class Launcher:
             return error.kind == 'missing'
 
     def _preempted_soon(self) -> bool:
-        """Processes end some seconds before the service tells why."""
+        """Returns True where the machines turn out to be gone.
+
+        Processes end some seconds before the service tells why.
+        """
         for _ in range(_ATTEMPTS):
             if self.is_preempted():
                 return True

@@ -34,8 +34,10 @@ _SAVING = 120.0
 def variables(
     process: int, processes: int, port: int, devices: int = 0, xla_flags: str = ''
 ) -> dict[str, str]:
-    """The environment of one process, beside what it inherits. `devices`: forced CPU devices each;
-    0: what the machine has."""
+    """Returns the environment of one process, beside what it inherits.
+
+    `devices`: forced CPU devices of each; 0: those that the machine has.
+    """
     found = dict(
         MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), RANK=str(process)
     )
@@ -59,8 +61,10 @@ def free_port() -> int:
 
 
 def run(command: list[str], environments: list[dict[str, str]]) -> int:
-    """Runs `command` once in each environment. Returns 0, or the exit code of the first that
-    failed."""
+    """Runs `command` once in each environment.
+
+    Returns 0, or the exit code of the first process that failed.
+    """
     ended: queue.SimpleQueue = queue.SimpleQueue()  # which a signal's handler may use
     children: list[subprocess.Popen] = []
 

@@ -61,7 +61,7 @@ exit "$code"
 
 @dataclasses.dataclass(frozen=True)
 class Resources:
-    """Resources of a job and how long it may take; the fields are flags of the command."""
+    """Resources of a job, and its times; the fields are flags of the command."""
 
     nodes: int = 1
     gpus_per_node: int = 0

@@ -31,7 +31,7 @@ from runtime.errors import RunError
 
 
 class _Dumper(yaml.SafeDumper):
-    """Scripts as blocks of lines, keys in the order they are written here."""
+    """Writes scripts as blocks of lines, and keys in the order of the code."""
 
 
 _Dumper.add_representer(
@@ -45,8 +45,11 @@ def dump(content: dict) -> str:
 
 
 def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[str]) -> dict:
-    """docs.skypilot.co/en/latest/reference/yaml-spec.html. All workers of a slice run the same
-    script; JAX finds them by their metadata."""
+    """Returns a task of SkyPilot.
+
+    Form: docs.skypilot.co/en/latest/reference/yaml-spec.html. All workers of a slice run the same
+    script; JAX finds them by their metadata.
+    """
     return {
         'name': name,
         'workdir': code,
@@ -79,9 +82,12 @@ class Workload:
 
 
 def jobset(workload: Workload, command: list[str]) -> dict:
-    """cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice and
+    """Returns a JobSet for GKE.
+
+    Form: cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice and
     jobset.sigs.k8s.io/docs/reference. GKE tells each pod its place (TPU_WORKER_ID,
-    TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads."""
+    TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads.
+    """
     kind = workload.kind
     spot = workload.spot
     words = [w.replace('$(', '$$(') for w in command]  # Kubernetes would put a variable there
@@ -166,7 +172,7 @@ def jobset(workload: Workload, command: list[str]) -> dict:
 
 
 def xpk(workload: Workload, cluster: str, zone: str, project: str, command: list[str]) -> list[str]:
-    """github.com/AI-Hypercomputer/xpk: `xpk workload create`."""
+    """Returns the command `xpk workload create` (github.com/AI-Hypercomputer/xpk)."""
     if any('\n' in w for w in command):
         raise RunError('xpk puts the command into one line of a file: it cannot hold a line break')
     return [

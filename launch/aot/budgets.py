@@ -1,9 +1,8 @@
-"""The budgets under launch/aot/budgets/: one small JSON file for each config and slice, and the
-table of all of them.
+"""Reads, writes and compares budgets: a JSON file for each config and slice.
 
-A budget is the summary of `launch.aot.compile_check` without what may change for no reason (seconds
-of compiling). A later summary is compared with it: memory, FLOPs, bytes sent and predicted time may
-differ by 5 %.
+They lie under launch/aot/budgets/, with a table of all of them. A budget is the summary of
+`launch.aot.compile_check` without what may change for no reason (seconds of compiling). A later
+summary is compared with it: memory, FLOPs, bytes sent and predicted time may differ by 5 %.
 """
 
 import json
@@ -29,7 +28,7 @@ def path(config_file: str, found: dict) -> pathlib.Path:
 
 
 def save(config_file: str, found: dict) -> pathlib.Path:
-    """Writes a budget; returns where."""
+    """Writes a budget; returns its path."""
     kept = json.loads(json.dumps(found))
     for program in kept['programs'].values():
         program.pop('compile_seconds')
@@ -58,8 +57,10 @@ def load_all() -> dict[str, dict]:
 
 
 def differences(kept: dict, found: dict) -> list[str]:
-    """What of a budget no longer holds, a line each; figures that fell as well, since a budget is
-    what is known."""
+    """Returns what of a budget no longer holds, a line each.
+
+    Figures that fell are among it, since a budget is what is known.
+    """
     out = []
     for name in sorted({*kept['programs'], *found['programs']}):
         old, new = kept['programs'].get(name), found['programs'].get(name)
@@ -91,7 +92,7 @@ def differences(kept: dict, found: dict) -> list[str]:
 
 
 def table() -> str:
-    """launch/aot/budgets/README.md."""
+    """Returns the text of launch/aot/budgets/README.md."""
     kept = load_all().values()
     lines = [
         '# Budgets',

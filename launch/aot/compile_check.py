@@ -1,5 +1,6 @@
-"""What an experiment would need and do on a TPU slice that is not here: its programs are compiled
-for it, and their schedule is replayed.
+"""Tells what an experiment would need and do on a TPU slice that is not here.
+
+Its programs are compiled for the slice, and their schedule is replayed.
 
     python -m launch.aot.compile_check --config=configs/llama_1b.py --topology=v5e:4x4 --rows=4
     python -m launch.aot.compile_check --config=configs/llama_1b.py --topology=v5e:4x4 --fit
@@ -31,8 +32,10 @@ def check(
     batch: int = 16,
     context: int = 0,
 ) -> dict:
-    """The summaries of an experiment's programs on a slice. One that does not fit is a line under
-    'refused'."""
+    """Returns the summaries of an experiment's programs on a slice.
+
+    One that does not fit is a line under 'refused'.
+    """
     chip, devices = topologies.chip(topology), topologies.devices(topology, slices)
     found = {
         'topology': topology,
@@ -57,7 +60,7 @@ def check(
 
 
 def lines(found: dict) -> list[str]:
-    """The summary for a person."""
+    """Returns the summary as lines for a person."""
     chip = topologies.chip(found['topology'])
     slices = f', {found["slices"]} slices' if found['slices'] > 1 else ''
     out = [

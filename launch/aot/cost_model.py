@@ -1,12 +1,11 @@
-"""Predicts how long a compiled, scheduled program takes, by replaying its schedule on a chip's
-peaks.
+"""Predicts how long a compiled program takes, by replaying its schedule.
 
-An operation takes the largest of its matrix-unit and its memory time; a collective takes its link
-time. What the schedule starts early (a collective, a copy into the chip's own memory) goes on
-beside the operations that follow, and is waited for where the schedule says it must be done: only
-the waiting counts. Loop bodies count as often as they run. What is left out: the launch of
-operations, elementwise arithmetic outside of attention kernels (`vector`, by the compiler's own
-estimate, is told beside), and the host.
+An operation takes the largest of its matrix-unit and its memory time, at the peaks of a chip; a
+collective takes its link time. What the schedule starts early (a collective, a copy into the chip's
+own memory) goes on beside the operations that follow, and is waited for where the schedule says it
+must be done: only the waiting counts. Loop bodies count as often as they run. What is left out: the
+launch of operations, elementwise arithmetic outside of attention kernels (`vector`, by the
+compiler's own estimate, is told beside), and the host.
 """
 
 import collections
@@ -26,8 +25,10 @@ _VECTOR = {'forward': 8, 'backward': 12}
 
 @dataclasses.dataclass
 class Moved:
-    """Collectives of one kind: how many, bytes that a device sends, seconds on the links, and
-    seconds that nothing hides."""
+    """Collectives of one kind.
+
+    How many, bytes that a device sends, seconds on the links, and seconds that nothing hides.
+    """
 
     count: int = 0
     bytes: float = 0.0
@@ -43,9 +44,13 @@ class Moved:
 
 @dataclasses.dataclass
 class Estimate:
-    """Of a computation, its loops unrolled. `bounds`: seconds by what they are bound by; `vector`:
-    seconds by which the compiler's own estimate of elementwise operations is above ours; `loops`:
-    (name, trips, how they are known)."""
+    """The cost of a computation, its loops unrolled.
+
+    Attributes:
+      bounds: seconds by what they are bound by.
+      vector: seconds by which the compiler's own estimate of elementwise operations is above ours.
+      loops: (name, rounds, how they are known).
+    """
 
     seconds: float = 0.0
     flops: float = 0.0
@@ -59,7 +64,7 @@ class Estimate:
     loops: list = dataclasses.field(default_factory=list)
 
     def add(self, other: 'Estimate', times: int = 1) -> None:
-        """The other's work, not its time."""
+        """Adds the work of another, not its time."""
         for name in ('flops', 'kernel_flops', 'bytes', 'vector', 'unknown_kernels'):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for name in ('bounds', 'kernels'):
@@ -79,7 +84,7 @@ class _Started:
 
 
 def predict(program: hlo.Program, chip: Chip, slices: int = 1) -> Estimate:
-    """The whole program, once."""
+    """Returns the cost of the whole program, run once."""
     return _Replay(program, chip, slices).run(program.entry)
 
 
@@ -95,8 +100,11 @@ class _Replay:
 
 
 class _Run:
-    """One computation: the clock, and what is under way on the links, between slices and to the
-    memory, each a queue."""
+    """Replays one computation.
+
+    It has a clock, and what is under way on the links, between slices and to the memory, each a
+    queue.
+    """
 
     def __init__(self, replay: _Replay, computation: hlo.Computation):
         self.replay, self.program, self.chip, self.computation = (
@@ -117,7 +125,7 @@ class _Run:
             self.wait(queue, None)
 
     def advance(self, seconds: float, moved: float, bound: str) -> None:
-        """`seconds` pass, in which an operation moves so many bytes itself."""
+        """Lets `seconds` pass, in which an operation moves so many bytes itself."""
         self.estimate.seconds += seconds
         self.estimate.bounds[bound] += seconds
         self.serve('links', seconds)
@@ -134,7 +142,10 @@ class _Run:
                 self.queues[queue].popleft()
 
     def wait(self, queue: str, name: str | None) -> None:
-        """Until `name` (None: everything) is done; those before it in the queue come first."""
+        """Waits until `name` is done (None: everything).
+
+        Those before it in the queue come first.
+        """
         rate = self.chip.memory if queue == 'memory' else 1.0
         names = [s.name for s in self.queues[queue]]
         if name is not None and name not in names:
@@ -244,8 +255,10 @@ class _Run:
             self.advance(seconds, moved, 'matrix unit' if matrix >= memory else 'memory')
 
     def started(self, op: hlo.Op, inner: hlo.Computation) -> None:
-        """A computation that begins here and goes on beside what follows: its collectives; other
-        work is counted as if it were waited for."""
+        """Starts a computation that goes on beside what follows.
+
+        Its collectives go on; other work is counted as if it were waited for.
+        """
         found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
         for i, o in enumerate(found):
             self.collective(inner, o, started=op.name if i == len(found) - 1 else f'{op.name} {i}')
@@ -276,7 +289,10 @@ class _Run:
             self.wait('links', op.name)
 
     def between_slices(self, op: hlo.Op) -> None:
-        """XLA sends what goes between slices to the host's runtime, which reduces it there."""
+        """Counts what goes between slices.
+
+        XLA sends it to the host's runtime, which reduces it there.
+        """
         what = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.rest)
         kind = f'{(what[1] if what else "transfer").lower().replace("_", "-")} between slices'
         size, n = op.shapes[0].bytes, self.replay.slices
@@ -294,15 +310,17 @@ class _Run:
 
 
 def _async_part(inner: hlo.Computation | None) -> str:
-    """Which end of an asynchronous collective a fusion is; empty: neither."""
+    """Returns which end of an asynchronous collective a fusion is, or '' where it is neither."""
     if inner is None or not any(o.kind in hlo.COLLECTIVES for o in inner.ops):
         return ''
     return next((o.target for o in inner.ops if o.target.startswith('AsyncCollective')), '')
 
 
 def _whole_collective(inner: hlo.Computation) -> bool:
-    """A collective inside a fusion that is no part of an asynchronous one: those go on beside the
-    fusion's own work."""
+    """Returns a collective inside a fusion that is no part of an asynchronous one.
+
+    Those go on beside the fusion's own work.
+    """
     found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
     return (
         bool(found)
@@ -312,7 +330,10 @@ def _whole_collective(inner: hlo.Computation) -> bool:
 
 
 def group_size(op: hlo.Op) -> int:
-    """Devices that a collective is over: three ways of writing them."""
+    """Returns how many devices a collective is over.
+
+    There are three ways of writing them.
+    """
     mesh = re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', op.rest)
     if mesh:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
@@ -330,7 +351,7 @@ def group_size(op: hlo.Op) -> int:
 def link_time(
     computation: hlo.Computation, op: hlo.Op, kind: str, chip: Chip
 ) -> tuple[float, float]:
-    """(bytes that a device sends, seconds), of a collective over n devices.
+    """Returns (bytes that a device sends, seconds) of a collective over n devices.
 
     Rings: a gather sends n - 1 times its part, a scatter the same, a reduction twice that. How many
     links work at once is what the compiler says of its own algorithm (colors; both directions

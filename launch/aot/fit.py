@@ -14,8 +14,10 @@ _MOST = 4096  # rows on a device that are looked for
 
 
 def _needed(config, chip, devices, rows: int) -> float:
-    """Bytes that the train step needs with so many rows on each device; what the compiler says
-    where that is too much."""
+    """Returns bytes that the train step needs with so many rows on each device.
+
+    Where that is too much they are what the compiler says.
+    """
     mesh = programs.slice_mesh(config, devices)
     lowered, _, _ = programs.lower_train(programs.with_rows(config, mesh, rows), mesh)
     try:
@@ -25,7 +27,7 @@ def _needed(config, chip, devices, rows: int) -> float:
 
 
 def largest(chip, needed) -> int:
-    """The most rows for which `needed(rows)` bytes fit; 0: not even one."""
+    """Returns the most rows for which `needed(rows)` bytes fit; 0: not even one."""
     one, two = needed(1), needed(2)
     if one > chip.limit:
         return 0
@@ -53,8 +55,10 @@ def largest(chip, needed) -> int:
 
 
 def meshes(config, count: int) -> list[dict]:
-    """The shapes of data x fsdp x tensor (at most 4) that a number of devices can take, with the
-    config's own context."""
+    """Returns the meshes that a number of devices can take.
+
+    Shapes of data x fsdp x tensor (at most 4), with the config's own context.
+    """
     rest = count // max(1, config.mesh.context)
     powers = [2**i for i in range(rest.bit_length())]
     return [
@@ -66,8 +70,11 @@ def meshes(config, count: int) -> list[dict]:
 
 
 def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> dict:
-    """{'policies': for each remat policy its largest batch and prediction there, 'best': the
-    fastest per token, 'meshes': ranked}."""
+    """Returns what fits a slice, and how fast it would be.
+
+    {'policies': for each remat policy its largest batch and prediction there, 'best': the fastest
+    per token, 'meshes': ranked}.
+    """
     chip, devices = topologies.chip(topology), topologies.devices(topology, slices)
     found = {'topology': topology, 'slices': slices, 'policies': [], 'meshes': []}
 
@@ -131,7 +138,7 @@ def _line(p: dict) -> str:
 
 
 def lines(found: dict) -> list[str]:
-    """The answer for a person."""
+    """Returns the answer as lines for a person."""
     best = found['best']
     return [
         f'{found["topology"]}: the largest batch of each remat policy (predictions, within about '

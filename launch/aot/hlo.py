@@ -1,9 +1,8 @@
-"""Reading the text of a compiled, scheduled program: its computations, and what each operation
-computes and moves.
+"""Reads the text of a compiled, scheduled program.
 
-Nothing here knows of time: `launch/aot/cost_model.py` does. Bytes are those of the main memory
-(HBM), with the padding of tiles; arrays that the compiler keeps on the chip (`S(1)` in a layout)
-move nothing.
+Its computations, and what each operation computes and moves. Nothing here knows of time:
+`launch/aot/cost_model.py` does. Bytes are those of the main memory (HBM), with the padding of
+tiles; arrays that the compiler keeps on the chip (`S(1)` in a layout) move nothing.
 """
 
 import dataclasses
@@ -53,8 +52,12 @@ _FREE_CALLS = {
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array as the compiler laid it out. `order`: dimensions, the fastest first; `space`: 0 is
-    the main memory."""
+    """An array as the compiler laid it out.
+
+    Attributes:
+      order: dimensions, the fastest first.
+      space: 0 is the main memory.
+    """
 
     dtype: str
     dims: tuple[int, ...]
@@ -116,7 +119,7 @@ class Op:
 
     @functools.cached_property
     def cycles(self) -> float:
-        """The compiler's own estimate of an operation on one core; 0: none given."""
+        """The compiler's own estimate of an operation on one core, or 0 where it gives none."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
         return float(found[1]) if found else 0.0
 
@@ -166,12 +169,12 @@ class Program:
         return self.computations.get(op.attribute(attribute))
 
     def inner(self, op: Op) -> Computation | None:
-        """What a fusion or an asynchronous operation computes."""
+        """Returns the computation inside a fusion or an asynchronous operation."""
         return self.called(op) or self.called(op, 'called_computation')
 
 
 def shapes(text: str) -> list[Shape]:
-    """The arrays of a type, a tuple's leaves in order."""
+    """Returns the arrays of a type, a tuple's leaves in order."""
     found = []
     for dtype, dims, layout in _SHAPE.findall(text):
         order, _, rest = layout.partition(':')
@@ -190,7 +193,7 @@ def shapes(text: str) -> list[Shape]:
 
 
 def _balanced(text: str, start: int) -> int:
-    """Index after the bracket that closes the one at `start`."""
+    """Returns the index after the bracket that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == '(') - (text[i] == ')')
@@ -223,8 +226,10 @@ def _operation(line: str) -> Op | None:
 
 
 def parse(text: str) -> Program:
-    """The text of `compiled.as_text()`. Operations whose text goes over several lines are put
-    together first."""
+    """Parses the text of `compiled.as_text()`.
+
+    Operations whose text goes over several lines are put together first.
+    """
     computations, entry, current, pending = {}, None, None, ''
 
     def flush():
@@ -255,8 +260,10 @@ def parse(text: str) -> Program:
 
 
 def flops(program: Program, computation: Computation, op: Op) -> float:
-    """Of matrix multiplications, inside fusions too, loops not counted; 2 a multiply-add. Windows
-    beyond an array's edge count nothing."""
+    """Returns the FLOPs of matrix multiplications, 2 a multiply-add.
+
+    Inside fusions too, loops not counted. Windows beyond an array's edge count nothing.
+    """
     if op.kind == 'dot':
         lhs = computation.operand(op, 0).shapes[0].dims
         contracted = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', op.rest)[1]
@@ -297,7 +304,7 @@ def _convolution(computation: Computation, op: Op) -> float:
 def _pairs(
     size: int, kernel: int, out: int, low: int, stride: int, lhs_dilate: int, rhs_dilate: int
 ) -> int:
-    """Pairs of an output's place and a window's place that meet an element of the input."""
+    """Counts pairs of an output's and a window's place that meet an element."""
     place = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * rhs_dilate - low
     return int(
         ((place >= 0) & (place <= (size - 1) * lhs_dilate) & (place % lhs_dilate == 0)).sum()
@@ -306,8 +313,10 @@ def _pairs(
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A Pallas kernel's work. `logits`: elements of attention's square that it visits; 0 where it
-    is no attention kernel."""
+    """The work of a Pallas kernel.
+
+    `logits`: elements of attention's square that it visits; 0 where it is no attention kernel.
+    """
 
     flops: float
     wide_flops: float  # with head sizes rounded up to 128, as the matrix unit does
@@ -316,8 +325,11 @@ class Kernel:
 
 
 def kernel(computation: Computation, op: Op) -> Kernel:
-    """Of splash attention by its blocks (text: kernel_metadata), of others by the cost estimate
-    that their author gave."""
+    """Returns the work of a Pallas kernel.
+
+    That of splash attention from its blocks (text: kernel_metadata), that of others from the cost
+    estimate that their author gave.
+    """
     given = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', op.rest)
     blocks = dict(re.findall(r'(block_\w+)\\+": (\d+)', op.rest))
     if 'splash' not in op.name + op.op_name or not blocks:
@@ -355,8 +367,10 @@ def kernel(computation: Computation, op: Op) -> Kernel:
 
 
 def moved(program: Program, computation: Computation, op: Op) -> float:
-    """Bytes read from and written to the main memory. A slice taken or put in place inside a fusion
-    moves the slice alone."""
+    """Returns bytes read from and written to the main memory.
+
+    A slice taken or put in place inside a fusion moves the slice alone.
+    """
     if op.kind in FREE or op.kind == 'custom-call' and op.target in _FREE_CALLS:
         return 0.0
     inputs = [computation.by_name.get(o) for o in op.operands]
@@ -381,8 +395,10 @@ def moved(program: Program, computation: Computation, op: Op) -> float:
 
 
 def _read(program: Program, inner: Computation, source: Op) -> float:
-    """Bytes of `source`, a parameter or an alias of one, that the computation reads; infinite: all
-    of it."""
+    """Returns bytes of `source` that the computation reads; infinite: all of it.
+
+    `source` is a parameter, or an alias of one.
+    """
     total = 0.0 if source.name != inner.root.name else math.inf
     for user in inner.users.get(source.name, []):
         first = user.operands[0] == source.name
@@ -417,7 +433,7 @@ def _read(program: Program, inner: Computation, source: Op) -> float:
 
 
 def _written(program: Program, inner: Computation, root: Op, count: int) -> list[float]:
-    """Bytes written for each leaf of a fusion's result."""
+    """Returns bytes written for each leaf of a fusion's result."""
     leaves = [inner.by_name[o] for o in root.operands] if root.kind == 'tuple' else [root]
     if root.kind == 'tuple' and len(leaves) != count:
         return [s.padded for s in root.shapes]

@@ -1,5 +1,7 @@
-"""How often the loops of a compiled program run: what the compiler says, or what the loop's
-condition and counter tell."""
+"""Counts how often the loops of a compiled program run.
+
+From what the compiler says, or what the loop's condition and counter tell.
+"""
 
 import dataclasses
 import re
@@ -51,8 +53,10 @@ _TURNED = {'LT': 'GT', 'GT': 'LT', 'LE': 'GE', 'GE': 'LE', 'NE': 'NE', 'EQ': 'EQ
 
 
 def _comparison(program, inner: Computation, op: Op, given: dict):
-    """((index of the loop's state, bound, direction) or None, whether something else can end the
-    loop too)."""
+    """Returns what ends a loop: (comparison or None, whether something else can end it).
+
+    The comparison is (index of the loop's state, bound, direction).
+    """
     if op.kind == 'fusion':
         nested = program.inner(op)
         bound = {p.name: inner.by_name[o] for p, o in zip(nested.parameters, op.operands)}
@@ -76,7 +80,7 @@ def _comparison(program, inner: Computation, op: Op, given: dict):
 
 
 def _resolved(inner: Computation, op: Op, given: dict):
-    """('constant', value), ('index', place in the loop's state), or None."""
+    """Returns ('constant', value), ('index', place in the loop's state), or None."""
     while op.kind in ('bitcast', 'copy', 'convert') and op.operands:
         op = inner.by_name[op.operands[0]]
     if op.kind == 'parameter' and op.name in given:
@@ -110,7 +114,7 @@ def _entry_value(computation: Computation, op: Op, index: int) -> int | None:
 
 
 def _step(body: Computation, index: int) -> int | None:
-    """What a round of the loop adds to its counter."""
+    """Returns what a round of the loop adds to its counter."""
     value = body.operand(body.root, index) if body.root.kind == 'tuple' else None
     while value is not None and value.kind in ('copy', 'bitcast', 'copy-done', 'copy-start'):
         value = body.operand(value, 0)

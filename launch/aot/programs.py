@@ -1,5 +1,4 @@
-"""The programs of an experiment, compiled for a slice that is not here, and what each would cost
-there.
+"""Compiles the programs of an experiment for a slice that is not here, and sums them up.
 
 train: the step of train/step.py, which post-training runs too (its rows differ in their values
 alone). prefill, decode: of model/generate.py, on one chip, as `apps.generate` runs them. Everything
@@ -35,8 +34,13 @@ CHAR_PIECES = 256  # counted for a tokenizer of characters, whose size only its 
 
 @dataclasses.dataclass
 class Compiled:
-    """A program and what was asked of it. `seconds`: of the compilation; `limit`: bytes of a
-    device."""
+    """A compiled program.
+
+    Attributes:
+      text: the scheduled program.
+      peak, temporary: bytes of a device.
+      seconds: of the compilation.
+    """
 
     name: str
     text: str
@@ -46,8 +50,10 @@ class Compiled:
 
 
 class DoesNotFitError(RunError):
-    """A program that needs more memory than a device has. `needed`: bytes, where the compiler says
-    so."""
+    """A program that needs more memory than a device has.
+
+    `needed`: bytes, where the compiler says so.
+    """
 
     def __init__(self, message: str, needed: float):
         super().__init__(message)
@@ -55,8 +61,10 @@ class DoesNotFitError(RunError):
 
 
 def vocabulary(config) -> int:
-    """Entries of the embedding: of the tokenizer that is named, or of the one that would be
-    trained."""
+    """Returns entries of the embedding.
+
+    Those of the tokenizer that is named, or of the one that would be trained.
+    """
     if config.tokenizer.path:
         return tokenizers.load(config.tokenizer.path).vocab_size
     return CHAR_PIECES if config.tokenizer.kind == 'char' else config.tokenizer.vocab_size
@@ -67,7 +75,10 @@ def architecture(config) -> model_config.ModelConfig:
 
 
 def slice_mesh(config, devices: list):
-    """Returns the config's mesh over all devices of a slice; RunError where it is for others."""
+    """Returns the config's mesh over all devices of a slice.
+
+    Raises RunError where it is for another number of them.
+    """
     mesh = make_mesh(config.mesh, devices)
     if mesh.size != len(devices):
         raise RunError(
@@ -78,7 +89,10 @@ def slice_mesh(config, devices: list):
 
 
 def with_rows(config, mesh, rows: int):
-    """The config with so many rows on each device in each microbatch; 0: its own batch."""
+    """Returns the config with so many rows on each device in each microbatch.
+
+    0: its own batch.
+    """
     config = config.copy_and_resolve_references()
     if rows:
         config.data.batch_size = (
@@ -88,7 +102,10 @@ def with_rows(config, mesh, rows: int):
 
 
 def compiled(name: str, lowered, chip: Chip) -> Compiled:
-    """Raises DoesNotFitError where the compiler finds no room for it."""
+    """Compiles a program.
+
+    Raises DoesNotFitError where the compiler finds no room for it.
+    """
     start = time.perf_counter()
     try:
         done = lowered.compile()
@@ -116,8 +133,10 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
 
 
 def under(mesh, function):
-    """`function` traced under a mesh, by which it knows what it is compiled for
-    (model/kernels.platform)."""
+    """Returns `function` traced under a mesh.
+
+    By that it knows what it is compiled for (model/kernels.platform).
+    """
 
     def inside(*args):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -127,13 +146,13 @@ def under(mesh, function):
 
 
 def lower_train(config, mesh):
-    """(the lowered train step, its abstract state, the model)."""
+    """Returns the lowered train step, its abstract state, and the model."""
     traced, state, model = trace_train(config, mesh)
     return traced.lower(), state, model
 
 
 def trace_train(config, mesh):
-    """(the traced train step, its abstract state, the model)."""
+    """Returns the traced train step, its abstract state, and the model."""
     check_batch(mesh, config.data.batch_size, config.train.accumulation)
     model = Transformer(architecture(config))
     check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
@@ -182,8 +201,10 @@ def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: 
 def train(
     config, chip: Chip, devices: list, slices: int = 1, rows: int = 0, squares: bool = True
 ) -> dict:
-    """The summary of the train step. `squares`: look for [T,T] buffers too, which may take a
-    second, small compilation."""
+    """Returns the summary of the train step.
+
+    `squares`: look for [T,T] buffers too, which may take a second, small compilation.
+    """
     mesh = slice_mesh(config, devices)
     config = with_rows(config, mesh, rows)
     lowered, state, model = lower_train(config, mesh)
@@ -211,9 +232,12 @@ def train(
 
 
 def _squares(config, mesh, model, done: Compiled) -> list[str]:
-    """Arrays [.., T, T] that the step holds in memory. Where T is also another dimension (128:
-    lanes), shapes do not tell: then all that the step computes with, kernels and what nothing needs
-    left out, is looked through at a length that no other dimension has."""
+    """Returns arrays [.., T, T] that the step holds in memory.
+
+    Where T is also another dimension (128: lanes), shapes do not tell: then all that the step
+    computes with, kernels and what nothing needs left out, is looked through at a length that no
+    other dimension has.
+    """
     time_, c = config.data.seq_len // mesh.shape['context'], model.config
     others = {
         c.width,
@@ -261,8 +285,10 @@ def traced_squares(jaxpr, length: int) -> list[str]:
 
 
 def squares(program: hlo.Program, length: int) -> list[str]:
-    """Shapes with two dimensions of `length` that operations outside of fusions and kernels leave
-    in memory."""
+    """Returns shapes with two dimensions of `length` that operations leave in memory.
+
+    That is outside of fusions and kernels.
+    """
     inside = {
         o.attribute('calls')
         for c in program.computations.values()
@@ -285,11 +311,10 @@ def squares(program: hlo.Program, length: int) -> list[str]:
 def generation(
     config, chip: Chip, device, name: str, batch: int, context: int, chunk: int = 32
 ) -> dict:
-    """The summary of prefill (half of the context) or decode (`chunk` tokens in one program),
-    parameters in the computation's type.
+    """Returns the summary of prefill or decode, parameters in the computation's type.
 
-    decode's figures are of the whole chunk; `token_seconds` and `token_bytes` are of one token of
-    all rows.
+    prefill is of half of the context, decode of `chunk` tokens in one program: its figures are of
+    the whole chunk; `token_seconds` and `token_bytes` are of one token of all rows.
     """
     c = dataclasses.replace(architecture(config), scan_layers=False, remat='none')
     context = context or c.max_len

@@ -20,9 +20,20 @@ BAND = 0.15  # error of a predicted step time: nothing here was compared with a 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """FLOP/s in bf16, bytes/s of the memory, of one link in one direction and of the network
-    between slices; memory in bytes; clock in Hz and vector operations a second; devices of a chip;
-    chips of a host; the largest slice's chips."""
+    """The peaks of a chip.
+
+    Attributes:
+      matrix: FLOP/s in bf16.
+      memory: bytes/s of the memory.
+      link: bytes/s of one link in one direction.
+      network: bytes/s between slices.
+      limit: memory in bytes.
+      clock: Hz.
+      vector: vector operations a second.
+      dims: of its topologies.
+      devices: of a chip.
+      largest: chips of the largest slice.
+    """
 
     name: str
     matrix: float
@@ -109,7 +120,10 @@ NAMES = tuple(
 
 
 def chip(topology: str) -> Chip:
-    """Returns the chip of a topology's name. Raises RunError with the nearest where it is none."""
+    """Returns the chip of a topology's name.
+
+    Raises RunError, naming the nearest, where the name is none.
+    """
     name, _, shape = topology.partition(':')
     sizes = shape.split('x')
     valid = (
@@ -125,14 +139,15 @@ def chip(topology: str) -> Chip:
 
 
 def _like(name: str) -> list[str]:
-    """Names of the same chip, or of all."""
+    """Returns names of the same chip, or of all."""
     return [n for n in NAMES if n.startswith(f'{name}:')] or list(NAMES)
 
 
 def devices(topology: str, slices: int = 1) -> list:
-    """The devices of a slice, or of several, to compile for; none of them is here.
+    """Returns the devices of a slice, or of several, to compile for.
 
-    Raises RunError where the compiler is not installed or knows no such slice.
+    None of them is here. Raises RunError where the compiler is not installed or knows no such
+    slice.
     """
     found = chip(topology)
     if slices < 1:
@@ -163,7 +178,7 @@ def devices(topology: str, slices: int = 1) -> list:
 
 
 def missing() -> str:
-    """Why nothing can be compiled for a TPU here; empty: it can."""
+    """Returns why nothing can be compiled for a TPU here, or '' where it can."""
     import importlib.util
 
     if importlib.util.find_spec('libtpu') is None:
