@@ -232,13 +232,10 @@ def _error(code: int, stderr: str, name: str, zone: str) -> GcloudError:
         if line.strip() and not _STATUS.match(line.strip())
     ]
     own = next((i for i, line in enumerate(lines) if line.startswith('ERROR: (gcloud')), None)
-    said = (
-        re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
-        if own is not None
-        else lines[-1]
-        if lines
-        else f'exit code {code}'
-    )
+    if own is not None:
+        said = re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
+    else:
+        said = lines[-1] if lines else f'exit code {code}'
     for pattern, kind, advice in _KNOWN if own is not None else ():
         if re.search(pattern, said):
             return GcloudError(kind, advice.format(name=name, zone=zone, said=said))

@@ -215,9 +215,13 @@ def main(words: list[str]) -> None:
             'train.pretrain --config=... --run=gs://...`'
         )
     accelerators.check_name(f.name, longest=40)  # pods get names made from it
-    kind, commit = accelerators.find(f.type), snapshot.pin(f.commit)
+    kind = accelerators.find(f.type)
+    commit = snapshot.pin(f.commit)
     folder = pathlib.Path('runs/launch') / f.name
-    steps, text, path, then = [], '', folder / f'{verb}.yaml', []
+    steps = []
+    text = ''
+    path = folder / f'{verb}.yaml'
+    then = []
     if verb == 'sky':
         if not kind.runtime or f.slices != 1:
             raise RunError(

@@ -110,7 +110,8 @@ def table() -> str:
         '|' + '---|' * 13,
     ]
     for b in kept:
-        p, d = b['programs']['train'], b['programs'].get('decode')
+        p = b['programs']['train']
+        d = b['programs'].get('decode')
         slices = f'{b["slices"]} x ' if b['slices'] > 1 else ''
         mesh = ' x '.join(f'{a} {n}' for a, n in p['mesh'].items() if n > 1) or '1'
         sent = sum(m['bytes'] for m in p['collectives'].values()) / 1e9

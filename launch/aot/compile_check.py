@@ -36,7 +36,8 @@ def check(
 
     One that does not fit is a line under 'refused'.
     """
-    chip, devices = topologies.chip(topology), topologies.devices(topology, slices)
+    chip = topologies.chip(topology)
+    devices = topologies.devices(topology, slices)
     found = {
         'topology': topology,
         'slices': slices,

@@ -90,7 +90,9 @@ def predict(program: hlo.Program, chip: Chip, slices: int = 1) -> Estimate:
 
 class _Replay:
     def __init__(self, program: hlo.Program, chip: Chip, slices: int):
-        self.program, self.chip, self.slices = program, chip, slices
+        self.program = program
+        self.chip = chip
+        self.slices = slices
         self.done: dict[str, Estimate] = {}
 
     def run(self, computation: hlo.Computation) -> Estimate:
@@ -107,12 +109,10 @@ class _Run:
     """
 
     def __init__(self, replay: _Replay, computation: hlo.Computation):
-        self.replay, self.program, self.chip, self.computation = (
-            replay,
-            replay.program,
-            replay.chip,
-            computation,
-        )
+        self.replay = replay
+        self.program = replay.program
+        self.chip = replay.chip
+        self.computation = computation
         self.estimate = Estimate()
         self.queues = {
             'links': collections.deque(),
@@ -152,7 +152,8 @@ class _Run:
             return
         for _ in range(len(names) if name is None else names.index(name) + 1):
             first = self.queues[queue][0]
-            seconds, kind = first.left / rate, first.kind
+            seconds = first.left / rate
+            kind = first.kind
             self.queues[queue].popleft()
             self.estimate.seconds += seconds
             self.estimate.bounds['memory' if queue == 'memory' else 'links'] += seconds
@@ -225,7 +226,8 @@ class _Run:
 
     def compute(self, op: hlo.Op, inner) -> None:
         moved = hlo.moved(self.program, self.computation, op)
-        matrix, cycles = 0.0, op.cycles / self.chip.clock
+        matrix = 0.0
+        cycles = op.cycles / self.chip.clock
         if op.target == 'tpu_custom_call':
             work = hlo.kernel(self.computation, op)
             flops = work.flops
@@ -295,7 +297,8 @@ class _Run:
         """
         what = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.rest)
         kind = f'{(what[1] if what else "transfer").lower().replace("_", "-")} between slices'
-        size, n = op.shapes[0].bytes, self.replay.slices
+        size = op.shapes[0].bytes
+        n = self.replay.slices
         sent = size * (2 * (n - 1) / n if 'reduce' in kind else 1)
         seconds = sent / self.chip.network + _NETWORK_DELAY
         self.estimate.collectives.setdefault(kind, Moved()).add(Moved(1, sent, seconds))

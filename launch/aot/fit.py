@@ -75,7 +75,8 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
     {'policies': for each remat policy its largest batch and prediction there, 'best': the fastest
     per token, 'meshes': ranked}.
     """
-    chip, devices = topologies.chip(topology), topologies.devices(topology, slices)
+    chip = topologies.chip(topology)
+    devices = topologies.devices(topology, slices)
     found = {'topology': topology, 'slices': slices, 'policies': [], 'meshes': []}
 
     def row(changed, rows):

@@ -230,7 +230,10 @@ def parse(text: str) -> Program:
 
     Operations whose text goes over several lines are put together first.
     """
-    computations, entry, current, pending = {}, None, None, ''
+    computations = {}
+    entry = None
+    current = None
+    pending = ''
 
     def flush():
         if pending and current is not None:

@@ -122,10 +122,6 @@ def _step(body: Computation, index: int) -> int | None:
         return None
     sides = [_resolved(body, body.by_name[o], {}) for o in value.operands]
     constant = next((s[1] for s in sides if s and s[0] == 'constant'), None)
-    return (
-        None
-        if constant is None or ('index', index) not in sides
-        else constant
-        if value.kind == 'add'
-        else -constant
-    )
+    if constant is None or ('index', index) not in sides:
+        return None
+    return constant if value.kind == 'add' else -constant

@@ -167,7 +167,8 @@ def trace_train(config, mesh):
         shardings,
         steps.StepOptions(config.train.accumulation),
     )
-    blank, lies = objective.data.blank_batch(config.data), NamedSharding(mesh, BATCH)
+    blank = objective.data.blank_batch(config.data)
+    lies = NamedSharding(mesh, BATCH)
     if any(e.spec.task_ids for e in model.config.parts):
         blank['ids'] = blank['positions']
     batch = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies) for n, x in blank.items()}
@@ -238,7 +239,8 @@ def _squares(config, mesh, model, done: Compiled) -> list[str]:
     computes with, kernels and what nothing needs left out, is looked through at a length that no
     other dimension has.
     """
-    time_, c = config.data.seq_len // mesh.shape['context'], model.config
+    time_ = config.data.seq_len // mesh.shape['context']
+    c = model.config
     others = {
         c.width,
         c.mlp_width,
@@ -264,7 +266,8 @@ def _squares(config, mesh, model, done: Compiled) -> list[str]:
 def traced_squares(jaxpr, length: int) -> list[str]:
     """Returns shapes with two dimensions of `length` in a traced program, its loops included."""
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    found, inner = set(), [jaxpr]
+    found = set()
+    inner = [jaxpr]
     while inner:
         for equation in inner.pop().eqns:
             if equation.primitive.name == 'pallas_call':

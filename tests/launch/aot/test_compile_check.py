@@ -60,16 +60,13 @@ def test_the_train_step_of_a_slice():
         found['mesh'] == {'data': 1, 'fsdp': 4, 'tensor': 1, 'context': 1}
         and found['rows_a_device'] == 4
     )
-    assert found['state_bytes']['parameters'] == pytest.approx(
-        params, rel=0.01
-    )  # 4 bytes each, a quarter on each device
+    # 4 bytes each, a quarter on each device.
+    assert found['state_bytes']['parameters'] == pytest.approx(params, rel=0.01)
     assert found['state_bytes']['optimizer'] == pytest.approx(2 * params, rel=0.01)
-    assert {l['trips'] for l in found['loops']} == {2} and 'unknown' not in {
-        l['how'] for l in found['loops']
-    }
-    assert (
-        1.1 < found['executed_flops'] / found['model_flops'] < 1.5
-    )  # remat computes the layers' forward pass twice
+    assert {loop['trips'] for loop in found['loops']} == {2}
+    assert 'unknown' not in {loop['how'] for loop in found['loops']}
+    # remat computes the layers' forward pass twice.
+    assert 1.1 < found['executed_flops'] / found['model_flops'] < 1.5
     assert 'all-gather' in found['collectives'] and 'collective-permute' not in found['collectives']
     gathered = (
         2 * 2 * (4 * 256 * 256 + 3 * 256 * 512) + 2 * 256 * 2048
@@ -91,9 +88,8 @@ def test_gradients_cross_data_once_a_step():
         found = programs.train(
             config, topologies.chip('v5e:2x2'), topologies.devices('v5e:2x2'), squares=False
         )
-        assert found['accumulation'] == accumulation and 'unknown' not in {
-            l['how'] for l in found['loops']
-        }
+        assert found['accumulation'] == accumulation
+        assert 'unknown' not in {loop['how'] for loop in found['loops']}
         return found['collectives']['all-reduce']['bytes']
 
     one, four = reduced(1), reduced(4)
@@ -233,7 +229,8 @@ def test_promised_figures_are_those_of_the_budgets():
             and p['square_buffers'] == []
             and 'collective-permute' not in p['collectives']
         )
-        assert all(l['how'] in ('known', 'inferred') and l['trips'] == 16 for l in p['loops'])
+        for loop in p['loops']:
+            assert loop['how'] in ('known', 'inferred') and loop['trips'] == 16
     decode = kept['llama_1b_v5e_4x4_full']['programs']['decode']
     assert (
         decode['batch'] == 16
