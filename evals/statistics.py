@@ -97,7 +97,7 @@ class Contrast:
     losses: int = 0
     items: int = 0
 
-    def decided(self, p: float) -> str:
+    def verdict(self, p: float) -> str:
         """'holds' or 'reversed' where `p`, the contrast's own after a correction, is below 0.05 and there are at least 5 items: fewer of one
         sign come about by chance too often (4: 1 in 8) for a spread as small as theirs to mean anything; else 'undecided'."""
         return (

@@ -59,9 +59,9 @@ def test_tasks_count_alike():
     """Catches tasks pooled by their number of seeds, a task of one seed taken for certain, and one that decides by itself that nothing is."""
     assert s.contrast([[[1.0, 1.1]], [[0.0, 0.1] * 10]]).mean == pytest.approx(0.55)
     both = s.contrast([[[0.3, 0.2, 0.4, 0.3]], [[0.1, 0.2, 0.3]], [[0.9]]])
-    assert both.mean == pytest.approx(0.25) and both.pairs == 7 and both.decided(both.p) == 'holds'
+    assert both.mean == pytest.approx(0.25) and both.pairs == 7 and both.verdict(both.p) == 'holds'
     alone = s.contrast([[[0.9]], [[]]])
-    assert alone.mean == 0.9 and np.isnan(alone.low) and alone.decided(alone.p) == 'undecided'
+    assert alone.mean == 0.9 and np.isnan(alone.low) and alone.verdict(alone.p) == 'undecided'
     assert s.contrast([[[]], [[]]]).pairs == 0 and np.isnan(s.contrast([]).mean)
 
 
@@ -81,7 +81,7 @@ def test_differences_without_spread():
     without a spread of which one has the other sign."""
     same = s.contrast([[[1.0, 1.0, 1.0]]])
     assert (
-        same.p == 0.25 and (same.low, same.high) == (1, 1) and same.decided(same.p) == 'undecided'
+        same.p == 0.25 and (same.low, same.high) == (1, 1) and same.verdict(same.p) == 'undecided'
     )
     assert s.contrast([[[0.0] * 9]]).p == 1 and s.contrast([[[0.5] * 9]]).p == pytest.approx(2**-8)
     assert s.contrast([[[1.0] * 3], [[-1.0] * 3], [[1.0] * 3]]).p == pytest.approx(
@@ -133,7 +133,7 @@ def test_friedman():
 
 def test_verdicts():
     """Catches a verdict from the mean alone, one from few pairs however clear, and one that forgets the correction."""
-    verdict = lambda *x: (c := s.contrast([[x]])).decided(c.p)
+    verdict = lambda *x: (c := s.contrast([[x]])).verdict(c.p)
     assert (
         verdict(0.3, 0.2, 0.4, 0.2, 0.3) == 'holds'
         and verdict(-0.3, -0.2, -0.4, -0.2, -0.3) == 'reversed'
@@ -142,7 +142,7 @@ def test_verdicts():
         verdict(0.5, -0.4, 0.1, 0.3, 0.4) == 'undecided'
         and verdict(0.31, 0.3, 0.32, 0.3) == 'undecided'
     )
-    assert s.contrast([[[0.3, 0.2, 0.4, 0.2, 0.3]]]).decided(0.06) == 'undecided'
+    assert s.contrast([[[0.3, 0.2, 0.4, 0.2, 0.3]]]).verdict(0.06) == 'undecided'
 
 
 def test_spearman_and_its_samples_are_scipys():

@@ -9,7 +9,8 @@ import pytest
 from configs.ablations import base
 from model.errors import ModelError
 from runtime.errors import RunError
-from studies import ablate, cells, comparison, report
+from studies import ablate, cells, comparison, tables
+from studies.records import StudyRecords, read_records
 
 
 def small():
@@ -43,14 +44,14 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
     that counts them."""
     config, folder, _ = study
     wanted = [c for c in cells.sweep_cells(config)]
-    for cell in ablate.read(folder):
+    for cell in read_records(folder):
         wanted.append(cells.Cell(*(cell[f] for f in ('arm', 'task', 'seed', 'lr'))))
     with monkeypatch.context() as before:
         before.setattr(cells, 'resolved', lambda *_, **__: [])
         old = {cells.key(config, cell): cell for cell in wanted}
     lines = [
         record | {'key': key} | ({'commit': 'b09c89d'} if record['arm'] == 't5' else {})
-        for record in ablate.read(folder)
+        for record in read_records(folder)
         for key, cell in old.items()
         if all(record[f] == getattr(cell, f) for f in ('arm', 'task', 'seed', 'lr'))
     ]
@@ -61,12 +62,12 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
     def stand_in(config, group):
         measured.extend(group)
         keys = {cells.key(config, cell) for cell in group}
-        return [r for r in ablate.read(folder) if r['key'] in keys]
+        return [r for r in read_records(folder) if r['key'] in keys]
 
     monkeypatch.setattr(cells, 'measure', stand_in)
     ablate.run(config, tmp_path, workers=0)
     assert len(measured) == 4 and {cell.arm for cell in measured} == {'t5'}
-    now = ablate.read(tmp_path)
+    now = read_records(tmp_path)
     assert len(now) == 12 and {*old} <= {r['key'] for r in now}
     assert '8 records there' in ablate.plan(config, now, 1)
     told = (tmp_path / 'report' / 'report.md').read_text()
@@ -76,7 +77,7 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
 def test_every_cell_has_a_line(study):
     """Catches cells left out, a learning rate that is not the sweep's best, and a sweep that looks at longer lengths."""
     config, folder, summary = study
-    records = ablate.read(folder)
+    records = read_records(folder)
     assert len(records) == 4 + 4 and {r['seed'] for r in records} == {0, 1, 2}
     for arm in ('rope', 't5'):
         swept = {
@@ -97,7 +98,7 @@ def test_encodings_are_paired(study):
     """Catches initial parameters or data that differ between encodings of a seed, and seeds that share them; an unfair record is
     refused by name."""
     config, folder, _ = study
-    records = [r for r in ablate.read(folder) if r['seed']]
+    records = [r for r in read_records(folder) if r['seed']]
     initial = {(r['arm'], r['seed']): (r['initial'], r['data']) for r in records}
     assert initial['rope', 1] == initial['t5', 1] and initial['rope', 2] == initial['t5', 2]
     assert (
@@ -137,7 +138,7 @@ def test_seeds_in_one_program(study, tmp_path, monkeypatch):
     assert sorted(map(len, groups)) == [1] * 4 + [2] * 2 and all(
         len({(c.arm, c.task, c.lr) for c in group}) == 1 for group in groups
     )
-    alone, found = ({r['key']: r for r in ablate.read(path)} for path in (folder, tmp_path))
+    alone, found = ({r['key']: r for r in read_records(path)} for path in (folder, tmp_path))
     assert (
         alone.keys() == found.keys()
         and sorted(r['together'] for r in found.values()) == [1] * 4 + [2] * 4
@@ -158,7 +159,7 @@ def test_the_report_is_the_lines(study):
         (folder / 'report' / 'report.md').read_text(),
         (folder / 'report' / 'index.html').read_text(),
     )
-    scores = [r['beyond'] for r in ablate.read(folder) if r['arm'] == 't5' and r['seed']]
+    scores = [r['beyond'] for r in read_records(folder) if r['arm'] == 't5' and r['seed']]
     assert summary['tasks']['copy_same']['t5']['mean'] == pytest.approx(np.mean(scores))
     assert '| rope above t5 | **undecided** | rope - t5 |' in text and '| t5 | 64 |' in text
     assert (
@@ -174,7 +175,7 @@ def test_untrained_cells_are_not_ranked(study):
     config, folder, _ = study
     strict = small()
     strict.trained, strict.claims = 1.01, config.claims
-    records = [r for r in ablate.read(folder) if r['seed']]
+    records = [r for r in read_records(folder) if r['seed']]
     found = comparison.summarise(
         strict, cells.arms(strict), {'rope': {'copy_same': 1}, 't5': {'copy_same': 1}}, records
     )
@@ -183,7 +184,7 @@ def test_untrained_cells_are_not_ranked(study):
         and 'mean' not in found['ranked']
         and len(found['untrained']['rope']) == 2
     )
-    text = report.markdown(strict, found, report.Lines(records, []))
+    text = tables.markdown(strict, found, StudyRecords(records, []), '')
     assert (
         '| rope above t5 | **undecided** | rope - t5 | – | – | 0 : 0 : 0 | 1.000 | 0 of 1 |' in text
         and 'nan' not in text
@@ -230,7 +231,7 @@ def summed(claims, arms):
     found = comparison.summarise(
         config, dict.fromkeys(arms), {a: {'copy_same': 1} for a in arms}, records
     )
-    return found['claims'], report.markdown(config, found, report.Lines(records, []))
+    return found['claims'], tables.markdown(config, found, StudyRecords(records, []), '')
 
 
 def test_a_claim_is_about_each_pair():
@@ -311,18 +312,19 @@ def test_costs_are_of_the_same_tasks():
     records = made(a=dict(copy_same=(1.0,), more=(1.0,)), b=dict(copy_same=(1.0,), more=(1.0,)))
     for r, speed in zip(records, (100, 900, 200, 5)):
         r |= dict(tokens_per_second=speed, device='cpu' if speed == 5 else 'gpu')
-    found = comparison._costs(config, ['a', 'b'], records)
+    found = comparison.measure_costs(config, ['a', 'b'], records)
     assert [found[a]['tokens_per_second'] for a in 'ab'] == [100, 200] and found['a']['tasks'] == [
         'copy_same'
     ]
     assert (
         ': 3 cells on gpu and 1 cells on cpu, of one task and seed on both in 1 of 2'
-        in report.markdown(
+        in tables.markdown(
             config,
             comparison.summarise(
                 config, dict.fromkeys('ab'), {a: {'copy_same': 1} for a in 'ab'}, records
             ),
-            report.Lines(records, []),
+            StudyRecords(records, []),
+            '',
         )
     )
 
@@ -330,7 +332,7 @@ def test_costs_are_of_the_same_tasks():
 def test_the_plan(study):
     """Catches a plan that counts cells already there as to do, tokens of one cell only, or a time from nothing."""
     config, folder, _ = study
-    text = ablate.plan(config, ablate.read(folder), 4)
+    text = ablate.plan(config, read_records(folder), 4)
     assert (
         '2 encodings x 1 tasks x 2 seeds = 4 cells, 4 to choose learning rates, 8 records there'
         in text

@@ -6,14 +6,15 @@ import pathlib
 import pytest
 
 from configs.ablations import base
-from studies import ablate, cells, task_cells
+from studies import cells, task_cells
+from studies.records import read_records
 
 BEGIN_OTHERWISE = {'t5', 'learned'}  # arms whose keys may change for what the encoding is
 
 
 def study(name):
     config = importlib.import_module(f'configs.ablations.{name}').get_config()
-    kept = ablate.read(pathlib.Path(f'studies/results/{name}'))
+    kept = read_records(pathlib.Path(f'studies/results/{name}'))
     return config, kept
 
 

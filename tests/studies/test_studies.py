@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from studies import ablate, cells
+from studies.records import read_records
 
 STUDIES = sorted(
     p.stem for p in pathlib.Path('configs/ablations').glob('*.py') if p.stem != '__init__'
@@ -59,7 +60,7 @@ def test_kept_lines_are_found_again(name, monkeypatch):
     folder = pathlib.Path(f'studies/results/{name}')
     config = ConfigDict(json.loads((folder / 'config.json').read_text()))
     config.seeds = importlib.import_module(f'configs.ablations.{name}').get_config().seeds
-    kept = {record['key']: record for record in ablate.read(folder)}
+    kept = {record['key']: record for record in read_records(folder)}
     arms = cells.arms(config)
     unchanged = [arm for arm in arms if arm not in CHANGED[name]]
     config.arms = {arm: arms[arm] for arm in unchanged}

@@ -9,6 +9,7 @@ import pytest
 from configs.ablations import base
 from runtime.errors import RunError
 from studies import ablate, cells, comparison
+from studies.records import read_records
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def config(tmp_path, cache):
 def test_a_study_on_text(config, tmp_path):
     """Catches a protocol or length left out, encodings that read other data, and a report without the pictures of text or how much context counts."""
     summary = ablate.run(config, tmp_path / 'study', workers=0)
-    records = ablate.read(tmp_path / 'study')
+    records = read_records(tmp_path / 'study')
     assert len({r['data'] for r in records}) == len({r['initial'] for r in records}) == 1
     for r in records:
         assert {kind: sorted(map(int, x)) for kind, x in r['perplexity'].items()} == dict.fromkeys(
@@ -76,7 +77,7 @@ def test_a_text_that_diverges(config, tmp_path, monkeypatch):
     monkeypatch.setattr(cells.ranges, 'check', lambda config: None)  # which refuses such a rate
     summary = ablate.run(config, tmp_path / 'study', workers=0)
     assert (
-        not ablate.read(tmp_path / 'study')[0]['finite']
+        not read_records(tmp_path / 'study')[0]['finite']
         and summary['untrained']['alibi'][0]['inside'] is None
     )
     assert (
@@ -91,7 +92,7 @@ def test_what_a_document_gives():
         {'by_document': {'0': [a, 30], '1': [b, 10]}} for a, b in ((90.0, 20.0), (60.0, 30.0))
     ]
     mean = ((60 + 30) - (90 + 20)) / 40
-    gives = comparison._by_document([tuple(records)], mean)
+    gives = comparison.differences_by_document([tuple(records)], mean)
     assert np.mean(gives) == pytest.approx(mean) == -0.5
     assert gives[0] - mean == pytest.approx(2 / 40 * (-30 + 30 * 0.5)) and gives[
         1

@@ -438,12 +438,17 @@ def test_the_report_is_of_the_results(measured):
             assert f'| {c["a"]} | {c["b"]} | {v:+.3f} ({low:+.3f}..{high:+.3f}) |' in section
     overview = text[text.index('## Overview') : text.index('## Leaks')]
     assert [line.split(' |')[0] for line in overview.splitlines()[4:-1]] == [
+        '| **Words alone**',
         '| baseline',
+        '| **Control: the run before training**',
         '| base.untrained',
+        '| **Vectors of a trained run**',
         '| base',
         '| again',
+        '| **Run and words, ranks fused**',
         '| base+bm25',
         '| again+bm25',
+        '| **Run and words, scores weighted**',
         '| base~bm25',
         '| again~bm25',
     ]
@@ -452,7 +457,8 @@ def test_the_report_is_of_the_results(measured):
         line for line in overview.splitlines() if line.startswith('| again |')
     )
     assert (
-        'none seen | 0 of 16 | 0 of 8 |' in text
+        'None seen in 6 of 6 searches' in text
+        and 'No run has seen a question of these sets in training.' in text.split('![')[0]
         and found['command'] in text
         and 'Weights chosen on first' in text
     )
@@ -487,7 +493,7 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
     found = call(monkeypatch, tmp_path / 'blind', **given, cache=str(tmp_path))
     assert found['leaks']['base'][0]['checked'] is False
     text = (tmp_path / 'blind' / 'report.md').read_text()
-    assert '**not checked**: its token store is not in' in text and 'none seen' not in text
+    assert '**not checked**: its token store is not in' in text and 'None seen' not in text
 
 
 @pytest.mark.parametrize(
