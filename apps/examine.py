@@ -16,11 +16,10 @@ from ml_collections import ConfigDict
 from data import batches, objectives, store, tokenizer as tokenizers
 from data.records import DataError
 from model import config as model_config
-from model.errors import ModelError
 from model.sharding import spec
 from model.transformer import Transformer
 from runtime import checkpoint, run_dir
-from runtime.errors import RunError
+from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
 
 OK = 'ok'
@@ -55,15 +54,12 @@ class Examined:
     )  # whole ones of the newest one that was read
 
     def part(self, name: str, read):
-        """What read() gives, or None where it finds something damaged."""
-        try:
-            found = read()
-        except (RunError, DataError, ModelError) as error:
-            self.said[name] = str(error)
-            self.damage.append(str(error))
-            return None
-        self.said[name] = OK
-        return found
+        """Returns read(), or None where it finds something damaged."""
+        errors = ErrorCollector()
+        value = errors.check(read)
+        self.said[name] = '; '.join(errors.messages) or OK
+        self.damage += errors.messages
+        return value
 
 
 def examine(run: Run) -> Examined:

@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 
-from data.records import Broken, DataError, printable
+from data.records import BadRecord, DataError, printable
 
 _LOG = logging.getLogger('ordem')
 
@@ -20,7 +20,7 @@ ON_BROKEN = ('skip', 'skip_all', 'fatal')
 _TOLD = 100  # broken records that are named; all are counted
 
 
-def digest(value) -> str:
+def stable_hash(value) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
@@ -39,13 +39,13 @@ class Report:
 
     def __init__(self, on_broken: str, quiet: bool = False):
         self.kept, self.num_broken = 0, 0
-        self.broken: list[Broken] = []
+        self.broken: list[BadRecord] = []
         self._on_broken, self._quiet = on_broken, quiet
 
     def good(self, items: Iterable) -> Iterator:
         """The items that are not broken. Raises DataError on a broken one under `on_broken='fatal'`."""
         for item in items:
-            if not isinstance(item, Broken):
+            if not isinstance(item, BadRecord):
                 self.kept += 1
                 yield item
                 continue
@@ -86,7 +86,7 @@ class Report:
         )
 
 
-def _fatal(broken: Broken) -> DataError:
+def _fatal(broken: BadRecord) -> DataError:
     return DataError(f'{broken.where}: {broken.reason} (config.data.on_broken is fatal)')
 
 
@@ -98,7 +98,7 @@ def settle(facts: dict, on_broken: str, field: str, quiet: bool = False) -> None
     """
     read, lost, first = facts['records']['read'], facts['records']['broken'], facts['broken'][:1]
     if lost and on_broken == 'fatal':  # built when they were skipped
-        raise _fatal(Broken(**first[0]))
+        raise _fatal(BadRecord(**first[0]))
     said = f'{lost} of {read} records could not be read and are left out'
     said += ''.join(f', the first {b["where"]}: {b["reason"]}' for b in first)
     if 2 * lost > read and on_broken == 'skip':
@@ -111,9 +111,9 @@ def write_manifest(path: pathlib.Path, names: list[str], facts: dict) -> None:
     """The last file of a folder: `facts`, and the hashes of the files `names`."""
     hashes = {name: file_hash(path / name) for name in names}
     manifest = json.loads(
-        json.dumps({**facts, 'hashes': hashes, 'hash': digest(hashes)}, default=str)
+        json.dumps({**facts, 'hashes': hashes, 'hash': stable_hash(hashes)}, default=str)
     )
-    manifest['check'] = digest(manifest)
+    manifest['check'] = stable_hash(manifest)
     (path / 'manifest.json').write_text(json.dumps(manifest, indent=1))
 
 
@@ -133,7 +133,7 @@ def find(path: pathlib.Path, what: str) -> dict | None:
     return _manifest(path)
 
 
-def earlier(path: pathlib.Path, wanted: str) -> dict | None:
+def find_earlier(path: pathlib.Path, wanted: str) -> dict | None:
     """The manifest of a folder that was built under earlier rules, where it is there, whole, and
     the one that is `wanted` by its hash; else None."""
     if not wanted or not path.exists() or damage(path):
@@ -142,7 +142,7 @@ def earlier(path: pathlib.Path, wanted: str) -> dict | None:
     return manifest if manifest['hash'] == wanted else None
 
 
-def obtain(
+def get_or_build(
     path: pathlib.Path, build: Callable[[pathlib.Path], None], what: str, on_broken: str
 ) -> dict:
     """The manifest of a folder, which `build(folder)` fills where it is not there. One whose files are not what its manifest states is said
@@ -190,7 +190,7 @@ def damage(path: pathlib.Path) -> str:
     """What is wrong with a folder: '' where its manifest and each of its files is what was written."""
     try:
         manifest = _manifest(path)
-        if manifest.pop('check') != digest(manifest):
+        if manifest.pop('check') != stable_hash(manifest):
             return 'manifest.json is not as it was written'
         wrong = [
             name for name, known in manifest['hashes'].items() if file_hash(path / name) != known

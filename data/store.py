@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data import cache, sources, text as texts, tokenizer as tokenizers
 from data.chat import SYSTEM, encode_messages, system_note
-from data.records import Broken, DataError, Record, nearest, printable
+from data.records import BadRecord, DataError, Record, did_you_mean, printable
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
@@ -151,7 +151,7 @@ def check(config) -> None:
     if config.on_broken not in cache.ON_BROKEN:
         raise DataError(
             f"config.data.on_broken is {config.on_broken!r}: expected 'skip' (up to half of the "
-            "records), 'skip_all' or 'fatal'" + nearest(config.on_broken, cache.ON_BROKEN)
+            "records), 'skip_all' or 'fatal'" + did_you_mean(config.on_broken, cache.ON_BROKEN)
         )
     prefer = config.files.prefer if 'files' in config else 'text'
     if prefer not in ('text', 'conversation'):
@@ -189,7 +189,7 @@ def _nothing(config, report: cache.Report) -> DataError:
 
 def tokenizer_key(config) -> str:
     """Of the tokenizer that an experiment asks for: a hash of what it is trained on, and how."""
-    return cache.digest(
+    return cache.stable_hash(
         [
             config.tokenizer.to_dict(),
             sources.fingerprint(config.data),
@@ -221,7 +221,7 @@ def path_of(config, tokenizer: Tokenizer, reading: int = texts.READING) -> pathl
     """Where the store for this `data` config and tokenizer is kept: in the cache, by hash.
     `reading`: 1 for where it was before the rules of reading and parting had numbers."""
     found = sources.fingerprint(config, reading=reading)
-    key = cache.digest(
+    key = cache.stable_hash(
         [
             FORMAT,
             found,
@@ -241,7 +241,7 @@ def find(config, tokenizer: Tokenizer, wanted: str = '') -> Store | None:
     Raises DataError where it is damaged, or where the text is not there.
     """
     path = path_of(config, tokenizer)
-    if manifest := cache.earlier(path_of(config, tokenizer, 1), wanted):
+    if manifest := cache.find_earlier(path_of(config, tokenizer, 1), wanted):
         return Store(path_of(config, tokenizer, 1), manifest)
     manifest = cache.find(path, _WHAT)
     return manifest and Store(path, manifest)
@@ -256,9 +256,9 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True, wanted: s
     check(config)
     path = path_of(config, tokenizer)
     before = path_of(config, tokenizer, 1)
-    manifest = cache.earlier(before, wanted)
+    manifest = cache.find_earlier(before, wanted)
     path = before if manifest else path
-    manifest = manifest or cache.obtain(
+    manifest = manifest or cache.get_or_build(
         path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken
     )
     if manifest.get('system_messages') and system_note(tokenizer):
@@ -266,12 +266,12 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True, wanted: s
     return Store(path, manifest)
 
 
-def some(found):
+def take_chunk(found):
     """The next records, of anything with `parts()`: at most 1,024 of them, and none after one that fills what is tokenized at a time."""
     room = _TOGETHER
     for item in itertools.islice(found, 1024):
         yield item
-        room -= 0 if isinstance(item, Broken) else sum(map(len, item.parts()))
+        room -= 0 if isinstance(item, BadRecord) else sum(map(len, item.parts()))
         if room < 0:
             return
 
@@ -311,7 +311,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             leave=False,
         )
     )
-    for batch in iter(lambda: list(some(found)), []):
+    for batch in iter(lambda: list(take_chunk(found)), []):
         good = []
         for item in report.good(batch):
             if conversations is None:

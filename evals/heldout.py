@@ -12,7 +12,7 @@ from absl import flags
 
 from data import batches, store
 from model import loss as losses
-from model.transformer import keys_of_rows
+from model.transformer import make_row_keys
 from runtime import checkpoint, cli, metrics, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -29,7 +29,7 @@ def loss(model, params, split, config, seed: int) -> float:
             batch['tokens'],
             batch['positions'],
             batch['segment_ids'],
-            row_keys=keys_of_rows(rows),
+            row_keys=make_row_keys(rows),
         )
         return losses.weighted_token_loss(logits, batch)[1]
 

@@ -8,8 +8,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import hashlib
-import importlib.metadata
 import json
 import logging
 import os
@@ -23,9 +21,11 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from data import paths, safe_read, tokenizer as tokenizers
-from data.records import DataError, nearest
+from data.cache import stable_hash
+from data.records import DataError, did_you_mean
 from model.errors import ModelError
-from runtime.errors import NoRoom, RunError
+from runtime.errors import DiskFullError, RunError
+from runtime.system import exclusive_lock, package_versions
 
 _LOG = logging.getLogger('ordem')
 
@@ -181,13 +181,13 @@ class Run:
             return []
         read = _read_json(self.rollbacks_path)
         found = read.get('rollbacks')
-        if read.get('check') != _check_of(found):
+        if read.get('check') != stable_hash(found):
             raise RunError(f'{self.rollbacks_path}: damaged: not as it was written')
         return found
 
     def write_rollbacks(self, found: list[dict]) -> None:
         write_atomically(
-            self.rollbacks_path, json.dumps({'rollbacks': found, 'check': _check_of(found)})
+            self.rollbacks_path, json.dumps({'rollbacks': found, 'check': stable_hash(found)})
         )
 
     def tokenizer(self) -> tokenizers.Tokenizer:
@@ -241,7 +241,7 @@ def _no_such_run(path: epath.Path) -> str:
         if path.parent.is_dir()
         else []
     )
-    return f'{path}: no such run directory{nearest(path.name, beside)}'
+    return f'{path}: no such run directory{did_you_mean(path.name, beside)}'
 
 
 def place(directory: str) -> Run:
@@ -279,10 +279,6 @@ def _check_meaning(path, found, kept) -> None:
             raise RunError(f'{path}: damaged (model.encodings)')
         if not isinstance(one.get('arguments'), dict):
             raise RunError(f'{path}: damaged (model.encodings)')
-
-
-def _check_of(found) -> str:
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: epath.Path) -> dict:
@@ -369,16 +365,16 @@ def config_hash(config) -> str:
         if not any(k.startswith(h) for h in HARMLESS) and YOUNGER.get(k, '\0') != v
     }
     changed = [one for one in kept.pop(ENCODINGS, ()) if one['version'] > 1]
-    return _check_of(kept | ({ENCODINGS: changed} if changed else {}))
+    return stable_hash(kept | ({ENCODINGS: changed} if changed else {}))
 
 
 def meaning(config, first: bool = False) -> list[dict]:
     """Returns what the encodings of an experiment mean (`model.positions.resolved`), as JSON keeps
     it; `first`: what they meant before versions were kept. Raises ModelError where they name none."""
-    from model.positions import resolved
+    from model.positions import resolve_pattern
 
     c = config.model
-    return json.loads(json.dumps(resolved(c.positions, dict(c.positions_args), first)))
+    return json.loads(json.dumps(resolve_pattern(c.positions, dict(c.positions_args), first)))
 
 
 def _meaning_or_none(config, first: bool = False) -> list[dict]:
@@ -527,7 +523,7 @@ def identity(run: Run) -> str:
     found = run.lineage()
     before = found.get('parent')
     own = [found[name] for name in ('config_hash', 'data_hash', 'tokenizer_hash')]
-    return _check_of([*own, before and [found.get('descent', {}).get('hash'), before['step']]])
+    return stable_hash([*own, before and [found.get('descent', {}).get('hash'), before['step']]])
 
 
 def descent(parent: Run) -> dict:
@@ -610,19 +606,16 @@ def _is_parent(run: Run, given: Run, then: dict, there: bool) -> bool:
 
 def lineage(config, store, tokenizer, parent: dict | None) -> dict:
     """What a result depends on: parent, hashes, versions, and the cores, which XLA:CPU's bits depend on."""
-    versions = {
-        p: importlib.metadata.version(p)
-        for p in (
-            'jax',
-            'jaxlib',
-            'flax',
-            'optax',
-            'orbax-checkpoint',
-            'numpy',
-            'sentencepiece',
-            'grain',
-        )
-    }
+    versions = package_versions(
+        'jax',
+        'jaxlib',
+        'flax',
+        'optax',
+        'orbax-checkpoint',
+        'numpy',
+        'sentencepiece',
+        'grain',
+    )
     meant = config.model.get('encodings')
     return dict(
         format=FORMAT,
@@ -662,18 +655,12 @@ def in_use(run: Run):
     if '://' in os.fspath(run.path):
         yield
         return
-    import fcntl
-
     _check_links(run)
-    with open(run.path / '.lock', 'a') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f'{run.path}: another process trains in this directory; wait for it, or choose another --run'
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    message = (
+        f'{run.path}: another process trains in this directory; wait for it, or choose another '
+        f'--run'
+    )
+    with exclusive_lock(run.path / '.lock', message):
         yield
 
 
@@ -690,7 +677,7 @@ def _check_links(run: Run) -> None:
 
 @contextlib.contextmanager
 def room_in(run: Run):
-    """Raises NoRoom in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
+    """Raises DiskFullError in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
     try:
         yield
     except Exception as error:
@@ -702,7 +689,7 @@ def room_in(run: Run):
             if '://' in os.fspath(run.path)
             else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
         )
-        raise NoRoom(
+        raise DiskFullError(
             f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
             f'Make room: the same command then goes on from there'
         ) from None

@@ -18,9 +18,9 @@ from collections.abc import Iterator, Sequence
 from ml_collections import ConfigDict
 
 from data import files as walks, records, safe_read, sources, text as texts
-from data.records import Broken, DataError
+from data.records import BadRecord, DataError
 from data.text import line_ends
-from model.errors import nearest
+from model.errors import did_you_mean
 
 _BLOCK = 1 << 20  # bytes of text read at a time
 _LINE = 4 << 20  # bytes of one line
@@ -112,12 +112,12 @@ class Walk(walks.Walk):
     def __init__(self, roots: list[str], inside: os.PathLike):
         """`inside`: the folder of the index, which is passed over. Raises DataError where there is no such PATH."""
         super().__init__(inside=inside)
-        self.broken: list[Broken] = []
+        self.broken: list[BadRecord] = []
         self.unread: list[str] = []
         now = time.time_ns()
         for path in roots:
             if not exists(path):
-                near = records.nearest(os.path.basename(path), _beside(path))
+                near = records.did_you_mean(os.path.basename(path), _beside(path))
                 raise DataError(f'{path}: no such file or folder{near}')
         self.go([(path, ()) for path in roots])
         self.files: dict[str, File] = {}
@@ -126,10 +126,10 @@ class Walk(walks.Walk):
             self.files[name_of(path)] = File(name_of(path), found.st_size, mtime, path)
 
     def no_file(self, path: str) -> None:
-        self.broken.append(Broken(path, 'a pipe, socket or device, not a regular file'))
+        self.broken.append(BadRecord(path, 'a pipe, socket or device, not a regular file'))
 
     def cannot_read(self, path: str, error: OSError) -> None:
-        self.broken.append(Broken(path, f'cannot be read: {error.strerror}'))
+        self.broken.append(BadRecord(path, f'cannot be read: {error.strerror}'))
         self.unread += [name_of(path)] * (not leads_nowhere(error))
 
 
@@ -142,7 +142,7 @@ def _beside(path: str) -> list[str]:
     )
 
 
-def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
+def read(name: str, file, text_field: str) -> Iterator[Part | BadRecord]:
     """The parts of an open file by the end of its name, and records of it that are broken. Raises DataError where the file is."""
     kind = pathlib.PurePath(name).suffix.lower()
     file = file if kind == '.pdf' else texts.utf8(file)
@@ -170,7 +170,7 @@ def _decoded(raw: bytes, line: int = 1) -> str:
     Raises DataError where they are none."""
     try:
         return line_ends(texts.decode(raw, first=line == 1))
-    except texts.NotText as error:
+    except texts.NotTextError as error:
         at = line + len(_ENDS.findall(raw, 0, error.at))
         raise DataError(f'{error} in line {at}' if error.at >= 0 else str(error)) from None
 
@@ -196,11 +196,11 @@ def _part(raw: bytes, line: int, offset: int) -> Part:
     return Part(text, range(line, line + text.count('\n') + 1), offset)
 
 
-def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
+def _jsonl(name: str, file, field: str) -> Iterator[Part | BadRecord]:
     for number, raw in enumerate(safe_read.lines(file, _LINE), 1):
         where = f'{name}:{number}'
         if raw is None:
-            yield Broken(where, f'a line of more than {safe_read.size(_LINE)}')
+            yield BadRecord(where, f'a line of more than {safe_read.size(_LINE)}')
         elif raw.strip():
             try:
                 texts.decode(raw, what='line')  # which says more of what is none
@@ -209,7 +209,7 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
                 if not isinstance(text, str):
                     raise ValueError(
                         f'{field!r} is {text!r:.40}, expected text'
-                        + ('' if field in found else f'; {nearest(field, list(found)[:9])}')
+                        + ('' if field in found else f'; {did_you_mean(field, list(found)[:9])}')
                     )
                 if isinstance(found.get('title'), str):
                     text = f'{found["title"]}\n{text}'
@@ -218,7 +218,7 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
                     raise ValueError(texts.fault(text))
                 text = line_ends(text)
             except ValueError as error:  # half of a surrogate pair among them
-                yield Broken(where, f'broken record: {error}')
+                yield BadRecord(where, f'broken record: {error}')
             else:
                 yield Part(
                     text,

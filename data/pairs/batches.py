@@ -14,7 +14,7 @@ import functools
 
 import numpy as np
 
-from data.batches import Batch, Chance, Rows
+from data.batches import Batch, EpochRng, Rows
 from data.pairs.store import PairSplit
 from data.records import DataError
 
@@ -64,7 +64,7 @@ class PairBatches(Rows):
             config.pairs.negatives,
             config,
         )
-        self.split, self.chance = split, Chance(seed, shuffle)
+        self.split, self.chance = split, EpochRng(seed, shuffle)
         self._as_query, self._as_document = split.alike(self.query_len), split.alike(self.seq_len)
         self._known = self._belonging()
         self.most_known = int(np.diff(self._known[1]).max())

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from data import chat, paths, sources, words
 from data.pairs import from_text
 from data.pairs.from_text import MADE
-from data.records import Broken, DataError, Record, nearest
+from data.records import BadRecord, DataError, Record, did_you_mean
 from data.store import Parting, in_split
 from data.text import READING, line_ends, normal_form
 from data.tokenizer import Tokenizer
@@ -55,7 +55,7 @@ def check(config) -> None:
     if unknown is not None:
         raise DataError(
             f'config.data.pairs.kind is {wanted.kind!r}: expected {GIVEN!r} alone, or one or more of {", ".join(MADE)}'
-            + nearest(unknown, [kind for kind in KINDS if kind != unknown])
+            + did_you_mean(unknown, [kind for kind in KINDS if kind != unknown])
         )
     if wanted.negatives < 0:
         raise DataError(f'config.data.pairs.negatives is {wanted.negatives}: expected at least 0')
@@ -89,7 +89,7 @@ def check(config) -> None:
         )
 
 
-def read(config, parting: Parting | None = None) -> Iterator[Pair | Broken]:
+def read(config, parting: Parting | None = None) -> Iterator[Pair | BadRecord]:
     """All pairs that `config` (the `data` part of an experiment) names, always in the same order. Raises DataError as `check` does.
 
     Given pairs are held out by their query: all that answers it is known where it stands, and no query is in both splits. Pairs that are
@@ -102,9 +102,9 @@ def read(config, parting: Parting | None = None) -> Iterator[Pair | Broken]:
         yield from _given(config)
 
 
-def _made(config, parting: Parting) -> Iterator[Pair | Broken]:
+def _made(config, parting: Parting) -> Iterator[Pair | BadRecord]:
     for record in sources.read(config):
-        if isinstance(record, Broken):
+        if isinstance(record, BadRecord):
             yield record
             continue
         if record.text is None:
@@ -116,7 +116,7 @@ def _made(config, parting: Parting) -> Iterator[Pair | Broken]:
                 yield Pair(record.where, query, (positive,), split=split)
 
 
-def _given(config) -> Iterator[Pair | Broken]:
+def _given(config) -> Iterator[Pair | BadRecord]:
     if config.source == 'files':
         found = (
             item
@@ -128,7 +128,7 @@ def _given(config) -> Iterator[Pair | Broken]:
     for item in found:
         yield (
             item
-            if isinstance(item, Broken)
+            if isinstance(item, BadRecord)
             else dataclasses.replace(item, split=in_split(normal(item.query), config))
         )
 
@@ -158,7 +158,7 @@ def normal(text: str) -> str:
     return ' '.join(normal_form('NFC', text).split())
 
 
-def read_file(path: pathlib.Path) -> Iterator[Pair | Broken]:
+def read_file(path: pathlib.Path) -> Iterator[Pair | BadRecord]:
     """The pairs of a file (one of SUFFIXES).
 
     JSONL and parquet: {"query", "positive", "negative"}, also called "anchor", "positives", "negatives"; a string, or a list of them where there
@@ -171,17 +171,17 @@ def read_file(path: pathlib.Path) -> Iterator[Pair | Broken]:
     )
 
 
-def _from_line(where: str, line: bytes) -> Pair | Broken:
+def _from_line(where: str, line: bytes) -> Pair | BadRecord:
     text = sources.decoded(where, line)
-    if isinstance(text, Broken):
+    if isinstance(text, BadRecord):
         return text
     cells = text.rstrip('\r\n').split('\t')
     if len(cells) < 2:
-        return Broken(where, 'no tab: expected a query, a tab and what answers it')
+        return BadRecord(where, 'no tab: expected a query, a tab and what answers it')
     return _checked(where, cells[0], cells[1:2], [cell for cell in cells[2:] if cell.strip()])
 
 
-def _from_object(where: str, found: dict) -> Pair | Broken:
+def _from_object(where: str, found: dict) -> Pair | BadRecord:
     query = next((name for name in ('query', 'anchor') if found.get(name) is not None), None)
     if query:
         return _checked(
@@ -190,9 +190,9 @@ def _from_object(where: str, found: dict) -> Pair | Broken:
     try:
         return _from_record(Record(where, messages=chat.parse_messages(found)))
     except DataError as error:
-        return Broken(
+        return BadRecord(
             where,
-            f'no "query" and "positive", and {error}' + nearest('query', chat.fields(found)),
+            f'no "query" and "positive", and {error}' + did_you_mean('query', chat.fields(found)),
         )
 
 
@@ -202,26 +202,26 @@ def _listed(found: dict, name: str) -> list:
     return [text for value in values for text in (value if isinstance(value, list) else [value])]
 
 
-def _from_record(record: Record | Broken) -> Pair | Broken:
-    return record if isinstance(record, Broken) else _from_messages(record)
+def _from_record(record: Record | BadRecord) -> Pair | BadRecord:
+    return record if isinstance(record, BadRecord) else _from_messages(record)
 
 
-def _from_messages(record: Record) -> Pair | Broken:
+def _from_messages(record: Record) -> Pair | BadRecord:
     question, answer = chat.first_pair(record.messages)
     return _checked(record.where, question, [answer], [])
 
 
-def _checked(where: str, query, positives: list, negatives: list) -> Pair | Broken:
+def _checked(where: str, query, positives: list, negatives: list) -> Pair | BadRecord:
     for name, texts in (('query', [query]), ('positive', positives), ('negative', negatives)):
         for text in texts:
             fault = sources.fault(text)
             if fault:
-                return Broken(where, f'{name}: {fault}')
+                return BadRecord(where, f'{name}: {fault}')
     if not positives:
-        return Broken(where, 'no "positive": expected what answers the query')
+        return BadRecord(where, 'no "positive": expected what answers the query')
     known = {normal(text) for text in positives}
     if any(normal(text) in known for text in negatives):
-        return Broken(where, 'the same text is a positive and a negative')
+        return BadRecord(where, 'the same text is a positive and a negative')
     return Pair(
         where,
         line_ends(query),

@@ -97,7 +97,9 @@ def path_of(config, tokenizer: Tokenizer, reading: int = READING) -> pathlib.Pat
     `reading`: 1 for where it was before the rules of reading and parting had numbers."""
     found = pairs.fingerprint(config, reading)
     numbered = store.rules(config) if reading > 1 and pairs.made(config) else []
-    key = cache.digest([FORMAT, found, config.validation, config.split, tokenizer.hash, *numbered])
+    key = cache.stable_hash(
+        [FORMAT, found, config.validation, config.split, tokenizer.hash, *numbered]
+    )
     return pathlib.Path(config.cache) / f'pairs-{key[:16]}'
 
 
@@ -108,7 +110,7 @@ def find(config, tokenizer: Tokenizer, wanted: str = '') -> PairStore | None:
     Raises DataError where it is damaged, or where the text is not there.
     """
     path = path_of(config, tokenizer)
-    if manifest := cache.earlier(path_of(config, tokenizer, 1), wanted):
+    if manifest := cache.find_earlier(path_of(config, tokenizer, 1), wanted):
         return PairStore(path_of(config, tokenizer, 1), manifest)
     manifest = cache.find(path, _WHAT)
     return manifest and PairStore(path, manifest)
@@ -126,9 +128,9 @@ def open_or_build(
     store.check(config)
     pairs.check(config)
     path, before = path_of(config, tokenizer), path_of(config, tokenizer, 1)
-    manifest = cache.earlier(before, wanted)
+    manifest = cache.find_earlier(before, wanted)
     path = before if manifest else path
-    manifest = manifest or cache.obtain(
+    manifest = manifest or cache.get_or_build(
         path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken
     )
     if config.pairs.negatives and not manifest['splits']['train']['negatives']:
@@ -229,7 +231,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
             leave=False,
         )
     )
-    for batch in iter(lambda: list(store.some(found)), []):
+    for batch in iter(lambda: list(store.take_chunk(found)), []):
         good = list(report.good(batch))
         new = {
             split: writer.new(text for pair in good if pair.split == split for text in pair.parts())

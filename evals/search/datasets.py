@@ -15,7 +15,7 @@ import re
 from ml_collections import ConfigDict
 
 from data import safe_read, sources
-from data.records import Broken, DataError
+from data.records import BadRecord, DataError
 from evals.search import leaks, ranking
 
 THIRDS = ('first third', 'middle third', 'last third')
@@ -162,7 +162,7 @@ def pydoc(modules: int = 0, most: int = _PYDOC, trained: int = 0) -> Questions:
     read = lambda count: [
         r
         for r in sources.read(ConfigDict({'source': 'pydoc', 'pydoc': {'modules': count}}))
-        if not isinstance(r, Broken)
+        if not isinstance(r, BadRecord)
     ]
     known = {record.where: record.text for record in (read(trained) if trained else ())}
     found: dict[str, tuple[str, str]] = {}

@@ -13,7 +13,7 @@ import pytest
 from apps.search import files as search_files
 from data import safe_read, sources, store, text as texts
 from data.pairs import read as read_pairs
-from data.records import Broken, DataError, Record
+from data.records import BadRecord, DataError, Record
 
 PLAIN = 'Eine Zeile, und noch eine.\nThe third line\n\n  and a fourth\n'
 ENDS = {
@@ -137,7 +137,7 @@ def test_what_is_no_text(config, files, tmp_path, content, reason):
     content = content(tmp_path) if callable(content) else content
     files(a__txt=content)
     [broken] = sources.read(config)
-    assert isinstance(broken, Broken) and broken.reason.startswith(reason), broken
+    assert isinstance(broken, BadRecord) and broken.reason.startswith(reason), broken
     found = searched(tmp_path, 'a.txt', content)
     assert isinstance(found, str) and found.startswith(reason), found
 
@@ -193,10 +193,10 @@ def test_a_string_with_nul_is_no_text(config, files, tmp_path, row, where):
     """Catches NUL that JSON spells in letters, and that is trained on."""
     folder = files(a__jsonl=json.dumps(row))
     [broken] = sources.read(config) if where != 'pair' else read_pairs.read_file(folder / 'a.jsonl')
-    assert isinstance(broken, Broken) and 'NUL, which no text has, at character' in broken.reason
+    assert isinstance(broken, BadRecord) and 'NUL, which no text has, at character' in broken.reason
     if 'text' in row:
         [broken] = searched(tmp_path, 'a.jsonl', json.dumps(row))
-        assert isinstance(broken, Broken) and 'NUL, which no text has' in broken.reason
+        assert isinstance(broken, BadRecord) and 'NUL, which no text has' in broken.reason
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from hypothesis import example, given, settings, strategies as st
 
 from data import safe_read, sources, store, tokenizer as tokenizers
 from data.chat import decode_answer, encode_messages, encode_prompt, parse_messages
-from data.records import Broken, DataError, Record, printable
+from data.records import BadRecord, DataError, Record, printable
 
 GOLDEN = pathlib.Path('tests/golden/format_1/tokenizer.model')
 FIXED = settings(derandomize=True, deadline=None, max_examples=150)
@@ -86,7 +86,7 @@ def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, b
     assert found == read(path)
     for item in found:
         assert item.where.startswith(str(path))
-        if isinstance(item, Broken):
+        if isinstance(item, BadRecord):
             assert len(item.reason) < 400 and len(item.reason.splitlines()) == 1
         else:
             assert isinstance(item, Record) and all(
@@ -228,7 +228,7 @@ def test_lines_have_a_bound(monkeypatch, folder):
     )
     assert len(fits) == 20
     found = read(path)
-    assert [type(f) for f in found] == [Record, Broken, Broken, Broken, Record, Broken]
+    assert [type(f) for f in found] == [Record, BadRecord, BadRecord, BadRecord, Record, BadRecord]
     assert [f.where for f in found] == [f'{path}:{n}' for n in range(1, 7)]
     assert found[1].reason == 'a line of more than 20 bytes: split its document into several'
 
@@ -242,7 +242,7 @@ def test_documents_have_a_bound(monkeypatch, folder):
         assert read(path) == [Record(str(path), 'a' * 20)]
         path.write_bytes(pack(b'a' * 21))
         assert read(path) == [
-            Broken(
+            BadRecord(
                 str(path),
                 'more than 20 bytes of text in one file, which is one document: split it into several',
             )

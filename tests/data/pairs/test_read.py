@@ -10,7 +10,7 @@ import pytest
 from data.pairs import read as read_pairs, store as pair_store
 from data.pairs.batches import PairBatches
 from data.pairs.read import Pair
-from data.records import Broken, DataError
+from data.records import BadRecord, DataError
 from data.store import SPLITS
 
 TRIPLES = [
@@ -39,7 +39,7 @@ def build(config, tokenizer):
 
 def read(config):
     found = list(read_pairs.read(config))
-    return [p for p in found if isinstance(p, Pair)], [b for b in found if isinstance(b, Broken)]
+    return [p for p in found if isinstance(p, Pair)], [b for b in found if isinstance(b, BadRecord)]
 
 
 def texts(split, tokenizer):

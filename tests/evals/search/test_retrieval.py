@@ -103,7 +103,7 @@ def files(tmp_path_factory):
 
 
 def call(monkeypatch, out, **given):
-    """The door's main, in this process."""
+    """The command's main, in this process."""
     known = dict(
         squad=[],
         beir=[],
@@ -561,8 +561,8 @@ def test_results_are_not_overwritten(measured, monkeypatch):
     assert (out / 'results.json').read_bytes() == before
 
 
-def test_the_door_alone(tmp_path):
-    """Catches a door that needs files, a run or the network, and exit codes other than 0 and 2."""
+def test_the_command_alone(tmp_path):
+    """Catches a command that needs files, a run or the network, and exit codes other than 0 and 2."""
     command = [sys.executable, '-m', 'evals.search.retrieval', f'--out={tmp_path}/out']
     done = subprocess.run(command, capture_output=True, text=True)
     assert (
