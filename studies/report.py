@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from evals import plots
 from evals.html import page
 from evals.search import report as search_report
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import cli, options
 from runtime.errors import RunError
 from runtime.run_dir import write_atomically
@@ -117,7 +117,7 @@ def find_results(results: pathlib.Path, names: list[str]) -> list[pathlib.Path]:
     )
     for name in names:
         if name not in there:
-            raise RunError(f'{name!r} is not in {results}: {nearest(name, there)}')
+            raise RunError(f'{name!r} is not in {results}: {did_you_mean(name, there)}')
     return [results / name for name in names or there]
 
 

@@ -69,7 +69,7 @@ def test_old_and_new_lines_never_mix():
     lines = made(rope=dict(copy_same=(0.5, 0.6)), t5=dict(copy_same=(0.1, 0.2)))
     for record in lines:
         cell = cells.Cell(record['arm'], record['task'], record['seed'], config.optimizer.lr)
-        record |= {'key': cells.key(config, cell), 'lr': cell.lr}
+        record |= {'key': cells.key(config, cell), 'lr': cell.lr, 'validation_nats': 1.0}
     whole = select_records(config, lines)[1]
     assert whole.compared == [lines[0], lines[2], lines[1], lines[3]] and not whole.outdated
 

@@ -63,7 +63,7 @@ def test_a_document_is_read_whole_in_pieces(monkeypatch):
     """Catches what is lost where two pieces of a long document meet."""
     text = 'xyz ' + ' '.join(f'w{i}' for i in range(300))
     monkeypatch.setattr(leaks, '_TOKENS', 200)
-    monkeypatch.setattr(leaks, '_AGAIN', 60)
+    monkeypatch.setattr(leaks, '_OVERLAP', 60)
     pieces = [*leaks._parts(text, 0, 4), *leaks._parts(text, 4, len(text))]
     assert pieces[0] == 'xyz ' and len(pieces) > 5 and max(map(len, pieces)) <= 200
     wanted = [' '.join(f'w{i + j}' for j in range(8)) for i in range(292)]

@@ -145,13 +145,13 @@ def test_an_oracle_is_right_and_chance_is_chance():
     count = 120
     board = systems.Search(asking(count))
     eye = encoders.Vectors(np.eye(count, dtype=np.float32), np.arange(count))
-    board.vectors('oracle', eye, eye)
+    board.add_vectors('oracle', eye, eye)
     assert {m: e.value for m, e in board.estimates['oracle'].items()} == dict.fromkeys(
         ranking.MEASURES, 1.0
     )
     rng, found = np.random.default_rng(0), []
     for i in range(6):
-        board.vectors(
+        board.add_vectors(
             f'random{i}',
             *(
                 encoders.Vectors(rng.normal(size=(count, 16)).astype(np.float32), np.arange(count))
@@ -163,7 +163,7 @@ def test_an_oracle_is_right_and_chance_is_chance():
         10 / count, abs=0.035
     )  # 720 queries: a standard error of 0.010
     same = encoders.Vectors(np.ones((count, 1), np.float32), np.arange(count))
-    board.vectors('same', same, same)
+    board.add_vectors('same', same, same)
     assert board.estimates['same']['R@10'].value == pytest.approx(10 / count)
 
 
@@ -275,9 +275,9 @@ def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
     loaded = checkpoint.load(Run.parse(str(run)))
     longer = (Transformer(dataclasses.replace(loaded[0].config, max_len=64)), *loaded[1:])
     monkeypatch.setattr(checkpoint, 'load', lambda run: longer)
-    subject, facts = retrieval.load('x', Run.parse(str(run)), [])
+    system, facts = retrieval.load('x', Run.parse(str(run)), [])
     assert (
-        subject.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 32
+        system.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 32
         and facts['max_len'] == 64
     )
     board = systems.Search(
@@ -285,11 +285,11 @@ def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
             'long', {'q': 'moon'}, {'d': ' '.join(TOPICS * 3), 'e': 'sun'}, {'q': {'d': 1}}, {}
         )
     )
-    board.subject(dataclasses.replace(subject, sizes=()))
+    board.add_system(dataclasses.replace(system, sizes=()))
     assert (
         board.passages['x']
         == 1
-        + -(-len(encode_texts([' '.join(TOPICS * 3)], subject.tokenizer, 1 << 30)[0][1:-1]) // 30)
+        + -(-len(encode_texts([' '.join(TOPICS * 3)], system.tokenizer, 1 << 30)[0][1:-1]) // 30)
         > 3
     )
 
@@ -585,19 +585,18 @@ def test_writing_that_was_cut_short(tmp_path, monkeypatch):
     def fails(*_):
         raise KeyboardInterrupt
 
-    found = dict(sets=[], runs={}, out=tmp_path / 'new' / 'out', cache='nowhere', command='')
+    plan = retrieval.Plan(sets=[], runs={}, command='', cache='nowhere')
+    out = tmp_path / 'new' / 'out'
     monkeypatch.setattr(retrieval, 'measure', lambda *args: [])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(retrieval.retrieval_report, 'write', fails)
-        retrieval.report(**found)
-    assert not found['out'].exists()
-    monkeypatch.setattr(
-        retrieval.retrieval_report,
-        'write',
-        lambda found, out: (out / 'report.md').write_text('all of it'),
-    )
-    retrieval.report(**found)
-    assert (
-        sorted(p.name for p in found['out'].iterdir()) == ['report.md', 'results.json']
-        and len(list(found['out'].parent.iterdir())) == 1
-    )
+        patch.setattr(retrieval.search_report, 'write', fails)
+        retrieval.report(plan, out)
+    assert not out.exists()
+
+    def write(results, folder):
+        (folder / 'report.md').write_text('all of it')
+
+    monkeypatch.setattr(retrieval.search_report, 'write', write)
+    retrieval.report(plan, out)
+    assert sorted(p.name for p in out.iterdir()) == ['report.md', 'results.json']
+    assert len(list(out.parent.iterdir())) == 1
