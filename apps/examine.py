@@ -13,8 +13,9 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from data import batches, objectives, store, tokenizer as tokenizers
+from data import batches, objectives, tokenizer as tokenizers
 from data.records import DataError
+from data.store import TokenStore
 from model import config as model_config
 from model.sharding import spec
 from model.transformer import Transformer
@@ -46,7 +47,7 @@ class Examined:
     lineage: dict | None = None
     config: ConfigDict | None = None
     tokenizer: tokenizers.Tokenizer | None = None
-    data: store.Store | None = None
+    data: TokenStore | None = None
     rollbacks: list[dict] = dataclasses.field(default_factory=list)
     steps: list[int] = dataclasses.field(default_factory=list)  # of all checkpoints that are there
     arrays: dict[str, Array] = dataclasses.field(
@@ -128,7 +129,7 @@ def _lineage(run: Run) -> dict:
     return found
 
 
-def _store(e: Examined) -> store.Store | None:
+def _store(e: Examined) -> TokenStore | None:
     try:
         kept, _ = objectives.of(e.config.train.objective)
         kept.path_of(e.config.data, e.tokenizer)

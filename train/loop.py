@@ -15,6 +15,7 @@ import jax
 from jax.experimental import multihost_utils
 
 from data import batches, objectives, store, tokenizer as tokenizers
+from data.store import TokenStore
 from data.text import line_ends
 from model import config as model_config, generate, kernels
 from model.transformer import Transformer
@@ -40,7 +41,7 @@ class Experiment:
     run: Run
     config: object
     tokenizer: tokenizers.Tokenizer
-    store: store.Store
+    store: TokenStore
     training: batches.Batches
     validation: batches.Batches | None
     model: Transformer

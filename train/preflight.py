@@ -108,7 +108,7 @@ def _choices(config) -> None:
         raise RunError(
             f'config.train.objective is {config.train.objective!r}: {did_you_mean(config.train.objective, OBJECTIVES)}'
         )
-    if config.train.objective == 'contrastive' and 'same' in read_pairs.made(config.data):
+    if config.train.objective == 'contrastive' and 'same' in read_pairs.kinds_to_make(config.data):
         if not config.model.dropout:
             raise RunError(
                 "config.model.dropout is 0.0: nothing else tells a text from itself (config.data.pairs.kind 'same'); expected more than 0"

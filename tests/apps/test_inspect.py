@@ -16,6 +16,7 @@ from apps import compare, examine, inspect
 from data import batches, store
 from data.chat import encode_messages
 from data.records import printable
+from data.store import TokenStore
 from runtime import checkpoint, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -160,7 +161,7 @@ def test_a_batch_is_shown_as_it_is(copy):
     e = look(copy)
     config, tokenizer = e.config, e.tokenizer
     whole = batches.Batches(
-        store.find(config.data, tokenizer).split('train'), config.data, config.seed
+        TokenStore.find(config.data, tokenizer).split('train'), config.data, config.seed
     )
     for step, number in ((0, 0), (1, 4)):
         found, batch = examine.batch(e, step), whole(number)

@@ -19,6 +19,7 @@ from apps.search.reader import Reader
 from data import fusion
 from data.pairs.read import encode_texts
 from data.records import DataError
+from data.store import TokenStore
 from evals.search import baselines, datasets, encoders, ranking, retrieval, systems
 from model.embed import Embedder
 from model.errors import ModelError
@@ -474,9 +475,8 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
 ):
     """Catches scores of questions that the model was trained on, and a check that was not made told as passed."""
     model, _, tokenizer, config = checkpoint.load(Run.parse(str(run)))
-    from data import store
 
-    data = store.find(config.data, tokenizer).split('train')
+    data = TokenStore.find(config.data, tokenizer).split('train')
     seen = ' '.join(tokenizer.decode(data.document(0)).split()[:8])
     (tmp_path / 'seen.json').write_text(
         squad([('Some paragraph of words.', [('q1', seen, 0), ('q2', 'Not seen anywhere?', 0)])])
