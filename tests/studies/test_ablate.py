@@ -1,4 +1,5 @@
-"""A study from its config to its report: cells, resuming, fairness, and the report's figures against the raw lines."""
+"""A study from its config to its report: cells, resuming, fairness, and the report's figures
+against the raw lines."""
 
 import copy
 import json
@@ -75,7 +76,8 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
 
 
 def test_every_cell_has_a_line(study):
-    """Catches cells left out, a learning rate that is not the sweep's best, and a sweep that looks at longer lengths."""
+    """Catches cells left out, a learning rate that is not the sweep's best, and a sweep that looks
+    at longer lengths."""
     config, folder, summary = study
     records = read_records(folder)
     assert len(records) == 4 + 4 and {r['seed'] for r in records} == {0, 1, 2}
@@ -95,8 +97,8 @@ def test_every_cell_has_a_line(study):
 
 
 def test_encodings_are_paired(study):
-    """Catches initial parameters or data that differ between encodings of a seed, and seeds that share them; an unfair record is
-    refused by name."""
+    """Catches initial parameters or data that differ between encodings of a seed, and seeds that
+    share them; an unfair record is refused by name."""
     config, folder, _ = study
     records = [r for r in read_records(folder) if r['seed']]
     initial = {(r['arm'], r['seed']): (r['initial'], r['data']) for r in records}
@@ -113,7 +115,8 @@ def test_encodings_are_paired(study):
 
 
 def test_a_killed_study_goes_on(study, monkeypatch):
-    """Catches cells that are run again, and a half-written line that stops the study or hides the cell."""
+    """Catches cells that are run again, and a half-written line that stops the study or hides the
+    cell."""
     config, folder, summary = study
     lines = (folder / 'cells.jsonl').read_text().splitlines()
     (folder / 'cells.jsonl').write_text('\n'.join(lines[:-1]) + '\n' + lines[-1][:50] + '\n')
@@ -127,8 +130,8 @@ def test_a_killed_study_goes_on(study, monkeypatch):
 
 
 def test_seeds_in_one_program(study, tmp_path, monkeypatch):
-    """Catches seeds that share parameters, data or what is drawn, groups of cells that do not belong together, and records that are not
-    those of cells trained alone."""
+    """Catches seeds that share parameters, data or what is drawn, groups of cells that do not
+    belong together, and records that are not those of cells trained alone."""
     config, folder, _ = study
     groups, measure = [], cells.measure
     monkeypatch.setattr(
@@ -144,16 +147,15 @@ def test_seeds_in_one_program(study, tmp_path, monkeypatch):
         and sorted(r['together'] for r in found.values()) == [1] * 4 + [2] * 4
     )
     for name, record in found.items():
-        same = lambda field: record[field] == alone[name][field]
-        assert (
-            same('arm') and same('seed') and same('initial') and same('data') and same('parameters')
-        )
+        for field in ('arm', 'seed', 'initial', 'data', 'parameters'):
+            assert record[field] == alone[name][field]
         assert record['curve'] == pytest.approx(alone[name]['curve'], abs=2e-4)
         assert record['validation_nats'] == pytest.approx(alone[name]['validation_nats'], rel=1e-4)
 
 
 def test_the_report_is_the_lines(study):
-    """Catches figures that are not those of the records, a report that needs other files, and a missing claim."""
+    """Catches figures that are not those of the records, a report that needs other files, and a
+    missing claim."""
     config, folder, summary = study
     text, page = (
         (folder / 'report' / 'report.md').read_text(),
@@ -171,7 +173,8 @@ def test_the_report_is_the_lines(study):
 
 
 def test_untrained_cells_are_not_ranked(study):
-    """Catches a cell ranked though it never learned its task, and differences of no pairs shown as figures."""
+    """Catches a cell ranked though it never learned its task, and differences of no pairs shown as
+    figures."""
     config, folder, _ = study
     strict = small()
     strict.trained, strict.claims = 1.01, config.claims
@@ -192,7 +195,8 @@ def test_untrained_cells_are_not_ranked(study):
 
 
 def made(**scores):
-    """The records of arms with these scores, {task: a score a seed}; whoever has none has not learned it."""
+    """The records of arms with these scores, {task: a score a seed}; whoever has none has not
+    learned it."""
     common = dict(
         initial='',
         data='',
@@ -235,8 +239,9 @@ def summed(claims, arms):
 
 
 def test_a_claim_is_about_each_pair():
-    """Catches a claim that holds by the mean of pairs of which one is reversed, a table by task that leaves out claims with the tasks in another order, a task of one pair that counts or makes the whole undecided, and one that
-    nobody learned counted among the tasks."""
+    """Catches a claim that holds by the mean of pairs of which one is reversed, a table by task
+    that leaves out claims with the tasks in another order, a task of one pair that counts or makes
+    the whole undecided, and one that nobody learned counted among the tasks."""
     far = dict(copy_same=(0.9, 0.8, 0.85, 0.9, 0.8), more=(None, None, 0.5, None, None))
     low = dict(copy_same=(0.1, 0.12, 0.1, 0.09, 0.1), more=(0.1,) * 5)
     claims, text = summed(
@@ -292,7 +297,8 @@ def test_names_on_the_command_line():
 
 
 def test_parameters_on_the_command_line():
-    """Catches parameters that the arms of the config silently take the place of, and ones that none of them takes."""
+    """Catches parameters that the arms of the config silently take the place of, and ones that none
+    of them takes."""
     config = small()
     config.arms.t5.positions_args = dict(num_buckets=8, max_distance=16)
     config.model.positions_args.max_distance = 64
@@ -306,7 +312,8 @@ def test_parameters_on_the_command_line():
 
 
 def test_costs_are_of_the_same_tasks():
-    """Catches an encoding that looks fast because it ran other tasks that way, on a faster device."""
+    """Catches an encoding that looks fast because it ran other tasks that way, on a faster
+    device."""
     config = small()
     config.tasks.more = base.task('copy_same', (1, 4), (2, 8, 2))
     records = made(a=dict(copy_same=(1.0,), more=(1.0,)), b=dict(copy_same=(1.0,), more=(1.0,)))
@@ -330,7 +337,8 @@ def test_costs_are_of_the_same_tasks():
 
 
 def test_the_plan(study):
-    """Catches a plan that counts cells already there as to do, tokens of one cell only, or a time from nothing."""
+    """Catches a plan that counts cells already there as to do, tokens of one cell only, or a time
+    from nothing."""
     config, folder, _ = study
     text = ablate.plan(config, read_records(folder), 4)
     assert (

@@ -63,7 +63,10 @@ def test_what_a_key_states():
         c=base.task('addition', lengths='coupling'),
         d=base.task('addition', lengths='longest'),
     )
-    key = lambda arm, task='a': cells.key(config, cells.Cell(arm, task, 1, 1e-3))
+
+    def key(arm, task='a'):
+        return cells.key(config, cells.Cell(arm, task, 1, 1e-3))
+
     assert key('before') not in (key('free'), key('held'))
     assert key('free', 'a') == key('free', 'b')
     assert len({key('free', task) for task in 'bcd'}) == 3

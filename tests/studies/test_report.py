@@ -96,7 +96,7 @@ def test_the_first_sentences_are_the_figures():
         for text, (a, b) in zip(texts, pairs)
     )
     arms = dict(
-        t5=dict(copy_same=(0.1, 0.2, 0.1, 0.2, 0.1)),
+        t5=dict(copy_same=(0.1, 0.2, 0.15, 0.2, 0.1)),
         rope=dict(copy_same=(0.8, 0.9, 0.8, 0.9, 0.8)),
         alibi=dict(copy_same=(0.5,) * 5),
         none=dict(copy_same=(None,) * 5),
@@ -105,9 +105,9 @@ def test_the_first_sentences_are_the_figures():
     rates = {arm: {'copy_same': 1} for arm in arms}
     summary = comparison.summarise(config, dict.fromkeys(arms), rates, lines)
     best, claims, untrained = findings(config, summary, StudyRecords(lines, []))
-    assert 'with `rope` (84.0 %), then with `alibi` (50.0 %) and `t5` (14.0 %)' in best
+    assert 'with `rope` (84.0 %), then with `alibi` (50.0 %) and `t5` (15.0 %)' in best
     assert 'fewest with `none` (0.0 %)' in best and '1 task and 5 seeds' in best
-    assert 'Of 3 claims 1 holds; reversed: t5 above rope (-0.700)' in claims
+    assert 'Of 3 claims 1 holds; reversed: t5 above rope (-0.690)' in claims
     assert 'undecided: rope above none.' in claims and untrained.startswith('5 of 20 cells')
     text = tables.markdown(config, summary, StudyRecords(lines, []), 'the caption')
     places = [text.index(part) for part in (best, claims, '![the caption]', '## Claims')]

@@ -17,7 +17,8 @@ from studies import retrieval_lineage
 def phases(cache, tmp_path):
     (tmp_path / 'mine.txt').write_text(
         '\n\n'.join(
-            f'The river {word} flows to the sea of {word}. It has a bridge. Nobody knows its {word} source.'
+            f'The river {word} flows to the sea of {word}. It has a bridge. '
+            f'Nobody knows its {word} source.'
             for word in ('Lena', 'Douro', 'Negro', 'Sena', 'Ebro', 'Nilo', 'Reno', 'Volga')
         )
     )
@@ -43,8 +44,8 @@ def phases(cache, tmp_path):
 
 
 def test_each_phase_begins_from_the_one_before_and_all_are_measured(phases, tmp_path):
-    """Catches a phase without its parent, a second start that trains again, and a report that leaves a phase out or calls a run that has seen
-    the questions clean."""
+    """Catches a phase without its parent, a second start that trains again, and a report that
+    leaves a phase out or calls a run that has seen the questions clean."""
     out = tmp_path / 'out'
     retrieval_lineage.train(out, 'rope', phases)
     runs = {phase: Run.parse(str(out / f'rope-{phase}')) for phase in retrieval_lineage.PHASES}

@@ -33,7 +33,8 @@ def config(tmp_path, cache):
 
 
 def test_a_study_on_text(config, tmp_path):
-    """Catches a protocol or length left out, encodings that read other data, and a report without the pictures of text or how much context counts."""
+    """Catches a protocol or length left out, encodings that read other data, and a report without
+    the pictures of text or how much context counts."""
     summary = ablate.run(config, tmp_path / 'study', workers=0)
     records = read_records(tmp_path / 'study')
     assert len({r['data'] for r in records}) == len({r['initial'] for r in records}) == 1
@@ -59,10 +60,12 @@ def test_a_study_on_text(config, tmp_path):
         and 'Mean attention against distance' in page
     )
     (alibi,) = (r for r in records if r['arm'] == 'alibi')
-    assert (
-        f'| alibi | {alibi["effective_context"]} | {alibi["usable_length"]} | {alibi["shuffled"]["0"]:+.3f} | {alibi["shuffled"]["8"]:+.3f} | '
-        f'{alibi["gap"]["1"]:+.3f} |' in (tmp_path / 'study' / 'report' / 'report.md').read_text()
+    row = (
+        f'| alibi | {alibi["effective_context"]} | {alibi["usable_length"]} | '
+        f'{alibi["shuffled"]["0"]:+.3f} | {alibi["shuffled"]["8"]:+.3f} | '
+        f'{alibi["gap"]["1"]:+.3f} |'
     )
+    assert row in (tmp_path / 'study' / 'report' / 'report.md').read_text()
     assert '2 encodings x 1 tasks x 1 seeds = 2 cells' in ablate.plan(config, records, 1)
     assert (
         json.loads((tmp_path / 'study' / 'config.json').read_text())['tasks']['words']['train_len']
@@ -71,7 +74,8 @@ def test_a_study_on_text(config, tmp_path):
 
 
 def test_a_text_that_diverges(config, tmp_path, monkeypatch):
-    """Catches a study that ends at a cell without a finite loss, and begins it again each time: the line is kept, the report says so."""
+    """Catches a study that ends at a cell without a finite loss, and begins it again each time: the
+    line is kept, the report says so."""
     config.arms = dict(alibi=dict(positions='alibi'))
     config.optimizer.lr = 1e30
     monkeypatch.setattr(cells.ranges, 'check', lambda config: None)  # which refuses such a rate
@@ -87,7 +91,8 @@ def test_a_text_that_diverges(config, tmp_path, monkeypatch):
 
 
 def test_what_a_document_gives():
-    """Catches documents that count alike whatever their tokens, and a difference the wrong way round: their mean is that of the scores."""
+    """Catches documents that count alike whatever their tokens, and a difference the wrong way
+    round: their mean is that of the scores."""
     records = [
         {'by_document': {'0': [a, 30], '1': [b, 10]}} for a, b in ((90.0, 20.0), (60.0, 30.0))
     ]
