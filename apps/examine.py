@@ -13,7 +13,8 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from data import batches, objectives, tokenizer as tokenizers
+from data import batches, tokenizer as tokenizers
+from data.objectives import get_objective
 from data.records import DataError
 from data.store import TokenStore
 from model import config as model_config
@@ -131,7 +132,7 @@ def _lineage(run: Run) -> dict:
 
 def _store(e: Examined) -> TokenStore | None:
     try:
-        kept, _ = objectives.of(e.config.train.objective)
+        kept = get_objective(e.config.train.objective).store_class
         kept.path_of(e.config.data, e.tokenizer)
     except (
         DataError
@@ -246,14 +247,16 @@ def batch(e: Examined, step: int) -> dict:
         raise RunError(
             f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})'
         )
-    kept, rows_of = objectives.of(e.config.train.objective)
-    data = kept.open_or_build(e.config.data, e.tokenizer, wanted=e.lineage['data_hash'])
+    objective = get_objective(e.config.train.objective)
+    data = objective.store_class.open_or_build(
+        e.config.data, e.tokenizer, wanted=e.lineage['data_hash']
+    )
     if data.hash != e.lineage['data_hash']:
         raise RunError(
             f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'
         )
     number = run_dir.batch_of(e.rollbacks, step)
-    made = rows_of(data.split('train'), e.config.data, e.config.seed)(number)
+    made = objective.make_batches(data.split('train'), e.config.data, e.config.seed)(number)
     facts = {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed}
     if 'queries' in made:
         return {

@@ -13,7 +13,7 @@ from absl import flags
 from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
 from data.records import no_text, printable
 from data.text import line_ends
-from model.generate import generate
+from model.generate import Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
@@ -92,6 +92,7 @@ class Writer:
             return bool(self.stop) and all(self._cut(text) != text for text in map(decode, rows))
 
         end = (self.tokenizer.end, self.tokenizer.eos)
+        stop = Stop(end, watch, _EVERY) if show is not None else Stop(end, watch)
         rows = generate(
             self.model,
             self.params,
@@ -99,9 +100,7 @@ class Writer:
             self.max_new,
             self.sampling,
             self.seed,
-            end,
-            watch,
-            _EVERY if show is not None else 32,
+            stop,
         )
         texts = [self._cut(decode(row)) for row in rows]
         if show is not None:

@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from apps import compare, examine
+from data.objectives import get_objective
 from data.records import printable
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
@@ -179,11 +180,7 @@ def _overview(found: dict) -> str:
             [
                 'data',
                 f'{c["data"]["source"]}, {c["data"]["batch_size"]} rows of {c["data"]["seq_len"]} tokens, '
-                + (
-                    f'packing {c["data"]["packing"]}'
-                    if c['train']['objective'] == 'tokens'
-                    else f'pairs {c["data"]["pairs"]["kind"]}'
-                ),
+                + get_objective(c['train']['objective']).describe_rows(c['data']),
             ],
             [
                 'tokenizer',

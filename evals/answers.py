@@ -10,7 +10,7 @@ from absl import flags
 
 from data.atlas import pages as atlas_pages
 from data.chat import decode_answer, encode_prompt
-from model.generate import generate
+from model.generate import Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
@@ -44,8 +44,8 @@ def answer(model, params, tokenizer, asked: list[str], max_new: int = 24) -> lis
     generated = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
-        ends = (tokenizer.end, tokenizer.eos)
-        generated += generate(model, params, batch, max_new, GREEDY, start, ends)
+        stop = Stop((tokenizer.end, tokenizer.eos))
+        generated += generate(model, params, batch, max_new, GREEDY, start, stop)
     return [decode_answer(tokens, tokenizer) for tokens in generated]
 
 
@@ -60,8 +60,8 @@ def continuations(
     generated = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
-        ends = (tokenizer.eos,)
-        generated += generate(model, params, batch, max_new, Sampling(), seed + start, ends)
+        stop = Stop((tokenizer.eos,))
+        generated += generate(model, params, batch, max_new, Sampling(), seed + start, stop)
     return [tokenizer.decode(tokens) for tokens in generated]
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from data import batches
+from data.objectives import get_objective
 from data.store import TokenStore
 from model import loss as losses
 from model.transformer import make_row_keys
@@ -62,7 +63,7 @@ def measure(run: Run, cache: str) -> dict:
     somebody else may have written. Raises RunError where no text is held out, or it has changed.
     """
     model, params, tokenizer, config = checkpoint.load(run)
-    if config.train.objective != 'tokens':
+    if not get_objective(config.train.objective).holds_out_text:
         raise RunError(
             f'{run.path}: trained on pairs (config.train.objective is '
             f'{config.train.objective!r}), and holds out no text; expected a run on texts, or '

@@ -30,7 +30,7 @@ from runtime import cli, config_flags, options, streams
 from runtime.errors import RunError
 from runtime.run_dir import cores, write_atomically
 from studies import cells, records as study_records
-from train import loop
+from train import setup
 
 _LOG = logging.getLogger('ordem')
 _PR_SET_PDEATHSIG = 1
@@ -51,7 +51,7 @@ def _start_worker(started, pinned: bool, folder: pathlib.Path) -> None:
     os.environ['XLA_FLAGS'] = f'{given} --xla_cpu_multi_thread_eigen=false'
     streams.settle(keeps=True)
     cli.settle()
-    loop.keep_compiled(str(folder))
+    setup.keep_compiled(str(folder))
 
 
 def _pool(count: int, folder: pathlib.Path) -> concurrent.futures.ProcessPoolExecutor:
@@ -91,7 +91,7 @@ def run_cells(
     if not groups:
         return
     if workers == 0:
-        loop.keep_compiled(str(folder))
+        setup.keep_compiled(str(folder))
         for group in groups:
             append(cells.measure(config, group))
         return

@@ -26,12 +26,13 @@ from model.embed import POOLINGS
 from runtime import cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup
 
 # Modules of Python's documentation that are read where no other texts are given; the rest is
 # measured on.
 MODULES = 150
 PHASES = ('base', 'answers', 'search', 'collection')
+PHASES_ON_PAIRS = ('search', 'collection')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def experiments(
         if files[phase]:
             config.data.source = 'files'
             config.data.files.paths = files[phase]
-        if pooling and phase in ('search', 'collection'):
+        if pooling and phase in PHASES_ON_PAIRS:
             config.embedding.pooling = pooling
             config.model.bag = 'bag' in pooling
     return phases
@@ -94,7 +95,7 @@ def train(out: pathlib.Path, name: str, phases: dict[str, ConfigDict]) -> None:
         config.parent = parent
         config.data.cache = str(out / 'cache')
         print(f'{name}: {phase}', flush=True)
-        experiment = (posttrain if parent else loop).prepare(config, str(folder))
+        experiment = setup.build_experiment(config, str(folder))
         loop.report(experiment, loop.train(experiment))
         parent = str(folder)
 

@@ -121,7 +121,7 @@ class Walk(walks.Walk):
                 raise DataError(f'{path}: no such file or folder{near}')
         self.go([(path, ()) for path in roots])
         self.files: dict[str, File] = {}
-        for path, found in self.found.values():
+        for path, found in self.entries.values():
             mtime = found.st_mtime_ns if found.st_mtime_ns < now - _SETTLED else 0
             self.files[name_of(path)] = File(name_of(path), found.st_size, mtime, path)
 

@@ -10,7 +10,7 @@ from apps import generate as app
 from data.pairs import read as read_pairs
 from model.sampling import Sampling
 from runtime.run_dir import Run
-from train import loop
+from train import evaluate, loop, setup
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def run(cache, tmp_path_factory):
     c.eval.every = 0
     c.mesh.data = 1
     path = tmp_path_factory.mktemp('generate') / 'run'
-    loop.train(loop.prepare(c, str(path)))
+    loop.train(setup.build_experiment(c, str(path)))
     return path
 
 
@@ -145,20 +145,20 @@ def test_lines_of_prompts_end_as_those_of_texts(run, monkeypatch, end):
     """Catches a CR in what a model is asked, which no text has that it was trained on."""
     one, given = writer(run), []
     monkeypatch.setattr(one, 'write', lambda ids, *_: given.append(ids))
-    experiment = loop.prepare(Run.parse(str(run)).config(), str(run))
+    experiment = setup.build_experiment(Run.parse(str(run)).config(), str(run))
 
     def sampled(model, params, prompts, *_, **__):
         given.append(prompts)
         return prompts
 
-    monkeypatch.setattr(loop.generate, 'generate', sampled)
+    monkeypatch.setattr(evaluate.generate, 'generate', sampled)
     for line_end in ('\n', end):
         text = f'A capital{line_end}do Brasil'
         one.continue_text([text])
         one.answer([[('system', text), ('user', text), ('assistant', text), ('user', text)]])
         given.append(read_pairs.encode_texts([text], one.tokenizer, 99))
         experiment.config.sample.prompt = text
-        loop.sample(experiment, {})
+        evaluate.sample(experiment, {})
     assert len(given) == 8 and given[:4] == given[4:]
 
 

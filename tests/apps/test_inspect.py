@@ -20,7 +20,7 @@ from data.store import TokenStore
 from runtime import checkpoint, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def made(tiny, tmp_path_factory):
     config.train.steps, config.optimizer.warmup = 2, 1
     config.eval.every = config.checkpoint.every = 1
     config.checkpoint.update(keep_last=2, keep_best=0)
-    loop.train(loop.prepare(config, str(folder / 'run')))
+    loop.train(setup.build_experiment(config, str(folder / 'run')))
     return folder / 'run', config
 
 
@@ -348,7 +348,7 @@ def test_what_is_taken_from_a_parent_is_told(made, tmp_path, caplog):
     config = config.copy_and_resolve_references()
     config.parent, config.model.positions = str(path), 'none'
     with caplog.at_level('INFO', 'ordem'):
-        e = posttrain.prepare(config, str(tmp_path / 'none'))
+        e = setup.build_experiment(config, str(tmp_path / 'none'))
     count = len(jax.tree.leaves(e.state['params']))
     told = [
         r.getMessage() for r in caplog.records if r.name == 'ordem' and r.module == 'checkpoint'

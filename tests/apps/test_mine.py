@@ -10,7 +10,7 @@ from apps import mine as app
 from data.pairs import hard_negatives, read as read_pairs
 from data.pairs.read import Pair
 from runtime.run_dir import Run
-from train import loop
+from train import loop, setup
 
 PAIRS = [
     Pair('', f'Qual é a capital {n}?', (f'A capital {n} é {c}.',), ())
@@ -33,7 +33,7 @@ def run(cache, tiny, tmp_path_factory):
     c = tiny(cache)
     c.train.steps, c.optimizer.warmup, c.eval.every, c.checkpoint.every = 1, 0, 0, 1
     path = tmp_path_factory.mktemp('mine') / 'run'
-    loop.train(loop.prepare(c, str(path)))
+    loop.train(setup.build_experiment(c, str(path)))
     return path
 
 

@@ -100,7 +100,8 @@ def test_conversations_answer_for_answers(config, files, tokenizer):
 
 
 def test_turns(tokenizer):
-    """Catches a second turn that is not answered for, or a prompt that differs from training on the same turns."""
+    """Catches a second turn that is not answered for, or a prompt that differs from training on the
+    same turns."""
     messages = (('user', 'a'), ('assistant', 'b'), ('user', 'c'), ('assistant', '<|end|>'))
     ids, mask = encode_messages(messages, tokenizer)
     prompt = encode_prompt(messages[:3], tokenizer)
@@ -202,7 +203,8 @@ def flip(path):
     ],
 )
 def test_damaged_store(config, tokenizer, caplog, name, harm):
-    """Catches a store that trains on noise, one changed bit among it, damage that is mended without a word, and remains of it."""
+    """Catches a store that trains on noise, one changed bit among it, damage that is mended without
+    a word, and remains of it."""
     built = build(config, tokenizer)
     before = built.split('train').tokens.tobytes()
     harm(built.path / name)
@@ -217,7 +219,8 @@ def test_damaged_store(config, tokenizer, caplog, name, harm):
 
 
 def test_broken_is_fatal_in_a_kept_store(config, files, tokenizer):
-    """Catches `fatal` that is forgotten because a store was built while broken records were skipped."""
+    """Catches `fatal` that is forgotten because a store was built while broken records were
+    skipped."""
     folder = files(a__jsonl=LINES + 'broken')
     build(config, tokenizer)
     config.on_broken = 'fatal'
@@ -309,10 +312,16 @@ def test_equal_documents_stay_together(config, files, tokenizer, caplog, again, 
     there = [i for i in range(40, 60) if sides[i] == 'train'][0]
     here = [i for i in range(40, 60) if sides[i] == 'validation'][0]
     found[there], found[here] = again(found[held]), again(found[trained])
-    row = lambda t: dict(text=t) if form == 'texts' else dict(question=t, answer='yes')
+
+    def row(t):
+        return dict(text=t) if form == 'texts' else dict(question=t, answer='yes')
+
     files(a__jsonl=''.join(json.dumps(row(t)) + '\n' for t in found))
     built = build(config, tokenizer)
-    key = lambda t: t.replace('e\u0301', 'é').split()
+
+    def key(t):
+        return t.replace('e\u0301', 'é').split()
+
     first = {here: trained, there: held}
     wanted = {
         name: [key(t) for i, t in enumerate(found) if sides[first.get(i, i)] == name]

@@ -148,7 +148,10 @@ def test_what_is_no_text(config, files, tmp_path, content, reason):
 def test_text_with_a_mark_is_read(config, files, tmp_path, encoding, pack):
     """Catches text that search reads and training refuses, for the encoding that its mark names."""
     mark = '\ufeff' * (not encoding.endswith(('16', '32')))
-    coded = lambda text: pack((mark + text).encode(encoding))
+
+    def coded(text):
+        return pack((mark + text).encode(encoding))
+
     end = '.gz' * (pack is not bytes)
     rows = '{"text": "línea"}\r\n{"text": "数据"}\r\n'
     table = 'q\ta\r\né\t数据\r\n'

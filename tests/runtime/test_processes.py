@@ -17,7 +17,7 @@ from runtime import metrics, processes as distributed
 from runtime.errors import RunError
 from runtime.processes import ClusterSpec, difference, find_cluster
 from runtime.run_dir import Run
-from train import loop
+from train import loop, setup
 
 HERE = pathlib.Path(__file__).parent
 
@@ -80,7 +80,7 @@ def alone(tmp_path_factory, tiny):
     """One process, one device: what all groups are compared with."""
     c = tiny(str(tmp_path_factory.mktemp('cache')))
     path = tmp_path_factory.mktemp('alone') / 'run'
-    loop.train(loop.prepare(c.copy_and_resolve_references(), str(path)))
+    loop.train(setup.build_experiment(c.copy_and_resolve_references(), str(path)))
     c.mesh.data = -1
     return c, trained(path)
 
@@ -121,7 +121,7 @@ def test_groups_train_as_one_process_does(alone, tmp_path):
     alike(trained(tmp_path / 'run'), wanted)
 
     config.mesh.update(data=1, fsdp=1)
-    loop.train(loop.prepare(config, str(tmp_path / 'again')))
+    loop.train(setup.build_experiment(config, str(tmp_path / 'again')))
     alike(trained(tmp_path / 'again'), wanted)
 
 

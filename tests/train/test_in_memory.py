@@ -13,7 +13,8 @@ from train import in_memory
 
 @pytest.fixture(scope='module')
 def setting():
-    """A model whose positions are drawn anew for each row, so that random keys count; its data of three seeds."""
+    """A model whose positions are drawn anew for each row, so that random keys count; its data of
+    three seeds."""
     c = base.get_config()
     c.model.update(
         width=16, num_layers=1, num_heads=2, num_kv_heads=2, positions='randomized+rope', max_len=64
@@ -25,7 +26,8 @@ def setting():
 
 
 def test_together_is_as_alone(setting):
-    """Catches seeds that share parameters, batches, or random keys, and curves that are handed to another seed."""
+    """Catches seeds that share parameters, batches, or random keys, and curves that are handed to
+    another seed."""
     model, config, batches = setting
     together = in_memory.run(model, config, batches, [1, 2, 3], per_dispatch=2)
     assert len({found['initial'] for _, found in together}) == 3

@@ -29,7 +29,8 @@ O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. "Que
 Ninguém respondeu.
 
 A casa do moinho
-Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. Ele vivia só.
+Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. \
+Ele vivia só.
 """
 WRAPPED = """The first line of this text is wrapped where it is long enough to be
 so, and here it ends.
@@ -43,7 +44,8 @@ def ends(text):
 
 
 def test_sentences():
-    """Catches a sentence that ends at an abbreviation, a number or a quotation, and a line that does not end one."""
+    """Catches a sentence that ends at an abbreviation, a number or a quotation, and a line that
+    does not end one."""
     assert ends(DOCUMENT) == [
         'A viagem de inverno',
         'O Sr. Bento chegou às 7.30 da manhã.',
@@ -66,7 +68,8 @@ def test_sentences():
 
 @pytest.mark.parametrize('words', [8, 12, 20, 1000])
 def test_passages_hold_the_text(words):
-    """Catches a sentence lost, doubled or cut, a passage that is too long, and one that goes on past its paragraph when it is half full."""
+    """Catches a sentence lost, doubled or cut, a passage that is too long, and one that goes on
+    past its paragraph when it is half full."""
     some = sentences(lines_of(DOCUMENT))
     found = passages(some, words)
     assert [s for p in found for s in p] == [s for s in some if any(s in p for p in found)]
@@ -75,15 +78,18 @@ def test_passages_hold_the_text(words):
     }
     assert all(sum(s.num_words for s in p) <= words or len(p) == 1 for p in found)
     assert words < 1000 or len(found) == 1
-    shape = lambda words: [
-        len(p)
-        for p in passages(sentences(['One two three.', '', 'Four five six.', 'Seven.']), words)
-    ]
+
+    short = sentences(['One two three.', '', 'Four five six.', 'Seven.'])
+
+    def shape(words):
+        return [len(passage) for passage in passages(short, words)]
+
     assert shape(6) == [1, 2] and shape(8) == [3]
 
 
 def test_crops_are_of_one_passage():
-    """Catches crops that are always the same, that leave the passage, or of which the short one is long; and a passage of three words."""
+    """Catches crops that are always the same, that leave the passage, or of which the short one is
+    long; and a passage of three words."""
     text = '\n\n'.join(
         f'Passage {n} has ' + ' '.join(f'w{n}x{i}' for i in range(30)) + '.' for n in range(40)
     )
@@ -106,8 +112,12 @@ def test_crops_are_of_one_passage():
 
 
 def test_a_passage_gives_one_pair():
-    """Catches two pairs of one passage, each the other's near copy and negative, and a passage that gives none."""
-    said = lambda n, letter: ' '.join(f'P{n}{letter}{i}' for i in range(6))
+    """Catches two pairs of one passage, each the other's near copy and negative, and a passage that
+    gives none."""
+
+    def said(n, letter):
+        return ' '.join(f'P{n}{letter}{i}' for i in range(6))
+
     text = '\n\n'.join(f'{said(n, "a")}. {said(n, "b")}.' for n in range(60))
     found = list(make_pairs(['crops', 'spans', 'cloze'], text, 14))
     inside = [
@@ -136,15 +146,18 @@ def test_spans_are_neighbours():
 
 
 def test_titles():
-    """Catches a sentence, a statement or a wrapped line taken for a heading, and a passage that runs into the next one."""
+    """Catches a sentence, a statement or a wrapped line taken for a heading, and a passage that
+    runs into the next one."""
     assert list(title(DOCUMENT, 64)) == [
         (
             'A viagem de inverno',
-            'O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. "Que frio!" disse ele.\nNinguém respondeu.',
+            'O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. '
+            '"Que frio!" disse ele.\nNinguém respondeu.',
         ),
         (
             'A casa do moinho',
-            'Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. Ele vivia só.',
+            'Era uma casa pequena, com 2 janelas. Quem morava ali? '
+            'Um velho que J. Silva conhecia bem. Ele vivia só.',
         ),
     ]
     assert list(title(DOCUMENT, 8))[1] == (
@@ -172,7 +185,10 @@ def test_questions():
     assert list(question(DOCUMENT, 64)) == [
         ('Quem morava ali?', 'Um velho que J. Silva conhecia bem. Ele vivia só.')
     ]
-    asked = 'What is the capital of Peru? What is its domain? It is pe with a dot. Why is it? (Who is it?) It is who it is. What is last?'
+    asked = (
+        'What is the capital of Peru? What is its domain? It is pe with a dot. Why is it? '
+        '(Who is it?) It is who it is. What is last?'
+    )
     assert list(question(asked, 64)) == [
         ('What is its domain?', 'It is pe with a dot.'),
         ('(Who is it?)', 'It is who it is.'),
@@ -183,7 +199,8 @@ def test_questions():
 
 
 def test_cloze_takes_the_sentence_out():
-    """Catches a sentence of another passage, one that always or never stays, and always the first one taken."""
+    """Catches a sentence of another passage, one that always or never stays, and always the first
+    one taken."""
     texts = [
         ' '.join(f'Passage {i} says {word} about it.' for word in ('one', 'two', 'three', 'four'))
         for i in range(1000)
@@ -249,7 +266,8 @@ def read(config):
 
 
 def test_pairs_are_held_out_with_their_text(made, tokenizer):
-    """Catches pairs of one text in both splits, a kind that is left out, and a broken text that is not counted."""
+    """Catches pairs of one text in both splits, a kind that is left out, and a broken text that is
+    not counted."""
     found = read(made)
     sides = {}
     for pair in found:
@@ -294,8 +312,12 @@ def test_ends_are_held_out(made):
 
 @pytest.mark.parametrize('change', ['kind', 'words', 'validation'])
 def test_another_store(made, tokenizer, change):
-    """Catches pairs of another kind taken from the cache, and a store for each way to make batches of it."""
-    key = lambda: PairStore.path_of(made, tokenizer)
+    """Catches pairs of another kind taken from the cache, and a store for each way to make batches
+    of it."""
+
+    def key():
+        return PairStore.path_of(made, tokenizer)
+
     first = key()
     if change == 'validation':
         made.validation = 0.5
@@ -318,7 +340,10 @@ def test_signs_without_words(text):
 def test_another_process_makes_the_same_pairs():
     """Catches Python's own hash, which is another in each process."""
     text = ' '.join(f'Sentence {i} is here.' for i in range(40))
-    code = f'from data.pairs.from_text import *; print([list(make({text!r}, 16)) for make in MAKERS.values()])'
+    code = (
+        'from data.pairs.from_text import *; '
+        f'print([list(make({text!r}, 16)) for make in MAKERS.values()])'
+    )
     said = subprocess.run(
         [sys.executable, '-c', code],
         capture_output=True,
@@ -380,7 +405,10 @@ def test_pairs_do_not_hang_on_the_form_of_a_text():
     hyphens, and long words of many marks that are not one word."""
     text = ' '.join(f'Ação número {i} não é à toa, não. Lá vêm três.' for i in range(40))
     apart = unicodedata.normalize('NFD', text.replace('número', 'nú\u00admero'))
-    form = lambda some: unicodedata.normalize('NFC', some.replace('\u00ad', ''))
+
+    def form(some):
+        return unicodedata.normalize('NFC', some.replace('\u00ad', ''))
+
     for kinds in (['crops'], ['cloze', 'same']):
         assert [(form(q), form(p)) for q, p in make_pairs(kinds, apart, 20)] == list(
             make_pairs(kinds, text, 20)

@@ -29,7 +29,7 @@ from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.evals.search.test_datasets import squad
-from train import loop, mesh, step
+from train import loop, mesh, setup, step
 
 TOPICS = (
     'moon',
@@ -75,7 +75,7 @@ def run(tiny, cache, tmp_path_factory):
     c.embedding.sizes = '8,32'
     c.train.steps, c.eval.every, c.optimizer.warmup = 2, 0, 1
     path = tmp_path_factory.mktemp('retrieval') / 'run'
-    loop.train(loop.prepare(c, str(path)))
+    loop.train(setup.build_experiment(c, str(path)))
     return path
 
 
