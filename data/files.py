@@ -38,7 +38,7 @@ _COMMAS = 8  # parts of a name with commas that a message proposes
 
 @dataclasses.dataclass
 class Passed:
-    """What was passed over.
+    """Counts what was passed over.
 
     Attributes:
       reasons: counts by reason.
@@ -189,13 +189,13 @@ def _identity(path: str, state: os.stat_result):
 
 def _is_in(link: str) -> bool:
     """Returns whether a link leads to a folder that it is in itself."""
-    there = os.path.realpath(link)
-    here = os.path.realpath(os.path.dirname(link))
-    return os.path.commonpath([there, here]) == there
+    target = os.path.realpath(link)
+    folder = os.path.realpath(os.path.dirname(link))
+    return os.path.commonpath([target, folder]) == target
 
 
 def _own_folder(path: str) -> str:
-    """Returns what a folder is that Ordem has made; '' for any other, and for a file."""
+    """Returns what a folder is that Ordem has made, or '' for anything else."""
     for names, reason in _OWN_FOLDERS:
         if all(os.path.isfile(os.path.join(path, name)) for name in names):
             return reason
@@ -218,7 +218,7 @@ def _closed(patterns) -> frozenset:
 
 
 def _after(name: str, patterns: frozenset, hidden: bool = False) -> frozenset:
-    """Returns what is left of patterns after an entry, () where one is matched as a whole.
+    """Returns what is left of patterns after an entry; () is one that is matched.
 
     `hidden`: also where the entry is one that only a pattern which names it matches.
     """

@@ -10,7 +10,8 @@ from configs import base
 from data import sources, store, tokenizer as tokenizers
 from data.chat import decode_answer, encode_messages, encode_prompt
 from data.records import DataError
-from data.store import SPLITS, TokenStore, in_split
+from data.splits import SPLITS, in_split
+from data.store import TokenStore
 
 TEXTS = [f'document {i}: ' + 'words and words ' * (i % 7) for i in range(60)]
 LINES = ''.join(json.dumps({'text': t}) + '\n' for t in TEXTS)

@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import given, settings, strategies as st
 
 from configs import base
-from data import store, tokenizer as tokenizers
+from data import splits, store, tokenizer as tokenizers
 from data.records import DataError
 from data.tokenizer import CONTROL, KINDS
 from runtime.run_dir import Run
@@ -283,7 +283,7 @@ def test_held_out_text_has_no_say(config, files, split):
     """Catches a vocabulary learnt on the validation split."""
     config.update(split=split, validation=0.25)
     documents = [f'document {i}: ' + 'palavras e palavras ' * 5 for i in range(40)]
-    hidden = [store.in_split(i, config) == 'validation' for i in range(40)]
+    hidden = [splits.in_split(i, config) == 'validation' for i in range(40)]
 
     def train(texts):
         return tokenizers.train(store.training_texts(config), wanted('char')).hash

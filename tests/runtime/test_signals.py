@@ -104,7 +104,7 @@ def test_a_process_that_stood_still_is_no_hang(monkeypatch):
     dog = Watchdog(10, 'runs/x')
     monkeypatch.setattr(watch.time, 'monotonic', lambda: clock[0])
     monkeypatch.setattr(
-        watch.distributed,
+        watch.processes,
         'end_all',
         lambda code, message: (ended.append((clock[0], code)), dog.done.set()),
     )

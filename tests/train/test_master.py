@@ -70,13 +70,13 @@ def trained(kind, dtype):
 def test_small_steps_add_up(kind):
     """Catches steps of 1e-5 that are rounded away: after 1,000 of them the parameters are those of
     float32, rounded."""
-    before, found = trained(kind, jnp.bfloat16)
+    before, params = trained(kind, jnp.bfloat16)
     _, expected = trained(kind, jnp.float32)
-    for name, x in flat(found).items():
+    for name, x in flat(params).items():
         wide = np.asarray(flat(expected)[name])
         assert x.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(x, np.float32), wide, rtol=2**-8, atol=1e-6)
-    moved = [np.ravel(x != flat(before)[name]) for name, x in flat(found).items()]
+    moved = [np.ravel(x != flat(before)[name]) for name, x in flat(params).items()]
     assert np.mean(np.concatenate(moved)) > 0.3
 
 
@@ -113,13 +113,13 @@ def test_the_copy_lies_as_its_parameters():
     count, a buffer that copy and parameter share (grape_m keeps one in float32), and a step in
     which the copy stays."""
     state, step, batch = on_a_mesh(scan_layers=True, positions='grape_m')
-    kept = flat(state['opt_state']['master'])
-    assert {x.dtype.name for x in kept.values()} == {'float32'}
+    master_arrays = flat(state['opt_state']['master'])
+    assert {x.dtype.name for x in master_arrays.values()} == {'float32'}
     for name, x in flat(state['params']).items():
-        assert kept[name].sharding == x.sharding
+        assert master_arrays[name].sharding == x.sharding
     held = footprint.state_bytes(state)['optimizer']
     assert held >= 3 * footprint.bytes_per_device(state['opt_state']['master'])
-    before, first = jax.device_get((flat(state['params']), kept))
+    before, first = jax.device_get((flat(state['params']), master_arrays))
     for i in range(2):
         state, _ = step(state, batch(i))
     after, moved = jax.device_get((flat(state['params']), flat(state['opt_state']['master'])))

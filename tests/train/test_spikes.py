@@ -18,11 +18,11 @@ def poisoned(experiment, *numbers, factor=np.nan):
 
     def batch(number, rows):
         experiment.trained_on.append(number)
-        made = whole(number, rows)
+        rows_made = whole(number, rows)
         return (
-            {**made, 'loss_weights': made['loss_weights'] * np.float32(factor)}
+            {**rows_made, 'loss_weights': rows_made['loss_weights'] * np.float32(factor)}
             if number in numbers
-            else made
+            else rows_made
         )
 
     experiment.training = batch
@@ -171,10 +171,10 @@ def test_a_norm_far_above_its_mean_is_a_spike(tiny_config, tmp_path, monkeypatch
     whole, e.training = e.training, None
 
     def one_token(number, rows):  # a gradient of one token is many times that of a row's mean
-        made = whole(number, rows)
-        only = np.zeros_like(made['loss_weights'])
-        only[0, np.flatnonzero(made['loss_weights'][0])[0]] = 1
-        return {**made, 'loss_weights': only} if number == 4 else made
+        rows_made = whole(number, rows)
+        only = np.zeros_like(rows_made['loss_weights'])
+        only[0, np.flatnonzero(rows_made['loss_weights'][0])[0]] = 1
+        return {**rows_made, 'loss_weights': only} if number == 4 else rows_made
 
     e.training = one_token
     with pytest.raises(

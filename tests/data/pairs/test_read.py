@@ -12,7 +12,7 @@ from data.pairs.batches import PairBatches
 from data.pairs.read import Pair
 from data.pairs.store import PairStore
 from data.records import BadRecord, DataError
-from data.store import SPLITS
+from data.splits import SPLITS
 
 TRIPLES = [
     (
@@ -569,7 +569,7 @@ STORIES = [
 @pytest.mark.parametrize('change', [str, lambda t: t.replace('. ', '.\r\n'), lambda t: t + '\n'])
 def test_equal_texts_make_pairs_on_one_side(config, files, tokenizer, change):
     """Catches pairs that are held out and trained on, since their text comes twice."""
-    from data.store import in_split
+    from data.splits import in_split
 
     config.update(validation=0.3)
     config.pairs.update(kind='cloze', words=40)
