@@ -96,7 +96,7 @@ def script(name: str, command: list[str], folder: str, code: str, resources: Res
         log=shlex.quote(f'{folder}/log'),
         notice=resources.notice,
         code=shlex.quote(code),
-        extras='gpu' if resources.gpus_per_node else 'test',
+        extras='gpu' if resources.gpus_per_node else '',
         env=shlex.quote(f'{folder}/env'),
         command=shlex.join(command),
         retries=resources.retries,
