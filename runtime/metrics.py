@@ -17,8 +17,8 @@ from runtime.run_dir import Run, write_atomically
 
 _LOG = logging.getLogger('ordem')
 
-# bf16 peak of one device in FLOP/s, by `device_kind`; a device not here has no known peak and MFU is
-# n/a.
+# bf16 peak of one device in FLOP/s, by `device_kind`; a device not here has no known peak, and MFU
+# is n/a.
 PEAKS = {
     'TPU v4': 275e12,
     'TPU v5 lite': 197e12,
