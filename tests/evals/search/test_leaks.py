@@ -7,9 +7,9 @@ import shutil
 import pytest
 from etils import epath
 
-from data import splits, store, tokenizer as tokenizers
-from data.pairs import store as pair_store
+from data import splits, tokenizer as tokenizers
 from data.pairs.store import PairStore
+from data.store import TokenStore
 from evals.search import leaks
 from evals.search.datasets import Pairs, Questions
 from runtime import run_dir
@@ -71,7 +71,7 @@ def test_a_document_is_read_whole_in_pieces(monkeypatch):
     assert leaks.occurring(wanted, pieces) == set(wanted)
 
 
-def started(c, stores, folder, texts) -> Run:
+def started(c, store_class, folder, texts) -> Run:
     """A run directory and its store, as training begins with them."""
     tokenizer = tokenizers.train(texts, c.tokenizer)
     run = Run(epath.Path(folder))
@@ -80,7 +80,7 @@ def started(c, stores, folder, texts) -> Run:
         c,
         tokenizer,
         run_dir.lineage(
-            c, stores.open_or_build(c.data, tokenizer, progress=False), tokenizer, None
+            c, store_class.open_or_build(c.data, tokenizer, progress=False), tokenizer, None
         ),
     )
     return run
@@ -101,7 +101,7 @@ def trained(tmp_path_factory, tiny):
     for name, question in PLANTED.items():
         texts[split.index(name)] += f' Então perguntou: — {question.upper()} Ninguém sabia.'
     (folder / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
-    return started(c, store, folder / 'run', texts), c.data.cache, texts[split.index('train')]
+    return started(c, TokenStore, folder / 'run', texts), c.data.cache, texts[split.index('train')]
 
 
 def questions(*texts, documents=()):
@@ -157,7 +157,7 @@ def test_pairs_are_searched(tiny, tmp_path):
             for i in range(8)
         )
     )
-    run = started(c, pair_store, tmp_path / 'run', PLANTED.values())
+    run = started(c, PairStore, tmp_path / 'run', PLANTED.values())
     (entry,) = leaks.check(
         run, c.data.cache, [questions(PLANTED['train'], PLANTED['validation'], documents=['Tem 3'])]
     )
@@ -189,7 +189,7 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
     texts[7] += f' {asked[1]}.' * (split == 'documents')
     assert [splits.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
     (tmp_path / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
-    run = started(c, pair_store, tmp_path / 'run', texts)
+    run = started(c, PairStore, tmp_path / 'run', texts)
     data = PairStore.find(c.data, run.tokenizer()).split('train')
     sets = [questions(*asked, documents=[texts[6]])]
     assert not any(part in run.tokenizer().decode(data.tokens) for part in asked)
