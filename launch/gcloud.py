@@ -140,10 +140,10 @@ class Gcloud:
         if self.dry_run:
             print(shlex.join(words))
             return ''
-        with tempfile.TemporaryFile() as told:
+        with tempfile.TemporaryFile() as errors:
             try:
                 process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told
+                    words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
                 )
             except FileNotFoundError:
                 raise GcloudError(
@@ -151,22 +151,22 @@ class Gcloud:
                     'gcloud is not installed, or not on PATH: see '
                     'https://cloud.google.com/sdk/docs/install',
                 ) from None
-            out = []
+            lines = []
             with process:
                 for raw in (
                     process.stdout
                 ):  # by \n alone: a progress bar's \r ends no line, and lines are counted
                     line = raw.decode(errors='replace')
-                    out.append(line)
+                    lines.append(line)
                     if echo:
                         print(line, end='', flush=True)
-            told.seek(0)
-            err = told.read().decode(errors='replace')
+            errors.seek(0)
+            err = errors.read().decode(errors='replace')
         if process.returncode and not (
             echo and process.returncode == 255
         ):  # a connection that ends is no error while following
             raise _error(process.returncode, err, name, self.zone)
-        return ''.join(out)
+        return ''.join(lines)
 
     def create(self, request: Request) -> None:
         nodes = (
@@ -188,10 +188,10 @@ class Gcloud:
         )
 
     def describe(self) -> dict:
-        found = self._call(
+        text = self._call(
             self._words('queued-resources', 'describe', self.name, '--format=json'), self.name
         )
-        return json.loads(found) if found else {'state': {'state': 'ACTIVE'}}
+        return json.loads(text) if text else {'state': {'state': 'ACTIVE'}}
 
     def delete(self) -> None:
         self._call(self._words('queued-resources', 'delete', self.name, '--force'), self.name)
@@ -233,19 +233,19 @@ def _error(code: int, stderr: str, name: str, zone: str) -> GcloudError:
     ]
     own = next((i for i, line in enumerate(lines) if line.startswith('ERROR: (gcloud')), None)
     if own is not None:
-        said = re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
+        reason = re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
     else:
-        said = lines[-1] if lines else f'exit code {code}'
+        reason = lines[-1] if lines else f'exit code {code}'
     for pattern, kind, advice in _KNOWN if own is not None else ():
-        if re.search(pattern, said):
-            return GcloudError(kind, advice.format(name=name, zone=zone, said=said))
+        if re.search(pattern, reason):
+            return GcloudError(kind, advice.format(name=name, zone=zone, said=reason))
     if code == 255:
         return GcloudError(
             'ssh',
-            f'ssh to {name} was refused ({said}): see that a firewall rule lets port 22 in '
+            f'ssh to {name} was refused ({reason}): see that a firewall rule lets port 22 in '
             '(`gcloud compute firewall-rules list`) and that the machine is up (`status`), then '
             'give the command again',
         )
     return GcloudError(
-        'other' if own is not None else 'remote', f'{name}: {said.removeprefix("error: ")}'
+        'other' if own is not None else 'remote', f'{name}: {reason.removeprefix("error: ")}'
     )

@@ -94,19 +94,19 @@ class Launcher:
         began = self.clock()
         before = None
         while True:
-            found = self.describe()
-            state = found['state']['state']
+            description = self.describe()
+            state = description['state']['state']
             if state != before:
                 self.note(state)
                 before = state
             if state == 'ACTIVE':
-                self._read(found)
+                self._read(description)
                 return
             if state in _GONE:
                 raise PreemptedError(self.name)
             if state == 'FAILED':
                 why = (
-                    found['state']
+                    description['state']
                     .get('failedData', {})
                     .get('error', {})
                     .get('message', 'the service gives no reason')
@@ -129,10 +129,10 @@ class Launcher:
                 )
             self.sleep(self.poll)
 
-    def _read(self, found: dict) -> None:
+    def _read(self, description: dict) -> None:
         """Reads from what the service says how many slices and workers there are."""
-        if 'tpu' in found:
-            request = Request.of(found)
+        if 'tpu' in description:
+            request = Request.of(description)
             self.slices = request.slices
             self.workers = (
                 request.slices * accelerators.TYPES[request.type].hosts
@@ -189,19 +189,19 @@ class Launcher:
 
         Raises GcloudError where one does not answer.
         """
-        told = self._on_all(lambda node: self.gcloud.ssh(node, _RESULT))
-        found = [
+        outputs = self._on_all(lambda node: self.gcloud.ssh(node, _RESULT))
+        states = [
             (f'{node} {host}', state)
-            for node, lines in zip(self.nodes, told)
+            for node, lines in zip(self.nodes, outputs)
             for host, state in re.findall(r'^worker (\S+): (idle|running|exit \d+)$', lines, re.M)
         ]
-        if len(found) < self.workers:
+        if len(states) < self.workers:
             raise GcloudError(
                 'ssh',
-                f'{len(found)} of {self.workers} workers of {self.name} answer: see `status`, and '
+                f'{len(states)} of {self.workers} workers of {self.name} answer: see `status`, and '
                 'give the command again',
             )
-        return found
+        return states
 
     def follow(self, worker: str = '0') -> int:
         """Shows the log until the command ends on all workers; returns its exit code.
@@ -219,7 +219,7 @@ class Launcher:
                     worker,
                     echo=True,
                 ).count('\n')
-                found = self.results()
+                states = self.results()
                 refused = 0
             except GcloudError as error:
                 if error.kind not in ('ssh', 'gone', 'missing', 'other'):
@@ -233,10 +233,12 @@ class Launcher:
                 continue
             if self.gcloud.dry_run:
                 return 0
-            codes = {who: int(state.split()[1]) for who, state in found if state.startswith('exit')}
+            codes = {
+                who: int(state.split()[1]) for who, state in states if state.startswith('exit')
+            }
             late += bool(codes)
             # Where one has failed, the others should not be long.
-            if len(codes) == len(found) or late > 10:
+            if len(codes) == len(states) or late > 10:
                 failed = {who: code for who, code in codes.items() if code}
                 for who, code in failed.items():
                     self.note(f'{who}: exit code {code}')
@@ -335,15 +337,17 @@ class Launcher:
 
     def status(self) -> None:
         """Prints the queue's state and, where there are machines, theirs and what runs on them."""
-        found = self.describe()
-        state = found['state']['state']
+        description = self.describe()
+        state = description['state']['state']
         asked = ''
-        if 'tpu' in found:
-            request = Request.of(found)
-            asked = f', {request.type} x {request.slices}{", spot" if "spot" in found else ""}'
+        if 'tpu' in description:
+            request = Request.of(description)
+            asked = (
+                f', {request.type} x {request.slices}{", spot" if "spot" in description else ""}'
+            )
         lines = [f'{self.name}: {state}{asked}']
         if state == 'ACTIVE':
-            self._read(found)
+            self._read(description)
             lines += [f'  {node}: {self.gcloud.node_state(node)}' for node in self.nodes]
             lines += [f'  {who}: {what}' for who, what in self.results()]
         if not self.gcloud.dry_run:

@@ -38,26 +38,26 @@ def variables(
 
     `devices`: forced CPU devices of each; 0: those that the machine has.
     """
-    found = dict(
+    environment = dict(
         MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), RANK=str(process)
     )
     if devices:
-        kept = [
+        other_flags = [
             f
             for f in xla_flags.split()
             if not f.startswith('--xla_force_host_platform_device_count')
         ]
-        return found | dict(
+        return environment | dict(
             JAX_PLATFORMS='cpu',
-            XLA_FLAGS=' '.join([*kept, f'--xla_force_host_platform_device_count={devices}']),
+            XLA_FLAGS=' '.join([*other_flags, f'--xla_force_host_platform_device_count={devices}']),
         )
-    return found | dict(LOCAL_RANK=str(process))  # its GPU
+    return environment | dict(LOCAL_RANK=str(process))  # its GPU
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return found.getsockname()[1]
+    with socket.socket() as listener:
+        listener.bind(('127.0.0.1', 0))
+        return listener.getsockname()[1]
 
 
 def run(command: list[str], environments: list[dict[str, str]]) -> int:
@@ -111,9 +111,9 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
     first = 0
     left = len(children)
     ending = False
-    told = False
+    was_signalled = False
     while left:
-        patience = _SAVING if told else _GRACE
+        patience = _SAVING if was_signalled else _GRACE
         try:
             code, signalled = ended.get(timeout=patience if ending else None)
         except queue.Empty:
@@ -121,8 +121,8 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
             continue
         ending = ending or code != 0  # None: a signal came
         if code is None:
-            send(signal.SIGKILL if told else signalled)
-            told = True
+            send(signal.SIGKILL if was_signalled else signalled)
+            was_signalled = True
             continue
         left -= 1
         # As a shell says that a signal ended it.

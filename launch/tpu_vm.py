@@ -73,13 +73,15 @@ def main(words: list[str]) -> None:
         raise RunError(f'--slices={f.slices}: expected at least 1')
     launcher = Launcher(gcloud, f.slices, wait=f.wait_minutes * 60, poll=f.poll_seconds)
     if verb == 'create':
-        found = accelerators.find(f.type)
-        if not found.runtime:
+        tpu_type = accelerators.find(f.type)
+        if not tpu_type.runtime:
             raise RunError(
                 f'--type={f.type}: only on GKE, not as a TPU VM: see `python -m launch.templates '
                 'gke`'
             )
-        launcher.create(Request(found.type, f.runtime_version or found.runtime, f.slices, f.spot))
+        launcher.create(
+            Request(tpu_type.type, f.runtime_version or tpu_type.runtime, f.slices, f.spot)
+        )
         launcher.note('costs money until it is deleted')
     elif verb == 'run':
         _check_command(rest, f.keep_going)

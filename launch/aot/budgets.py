@@ -19,24 +19,24 @@ _COMPARED = ('peak_bytes', 'executed_flops', 'model_flops', 'memory_bytes', 'ste
 _GIB = topologies.GIB
 
 
-def path(config_file: str, found: dict) -> pathlib.Path:
-    slices = f'_{found["slices"]}slices' if found['slices'] > 1 else ''
-    remat = found['programs'].get('train', {}).get('remat', '')
+def path(config_file: str, summary: dict) -> pathlib.Path:
+    slices = f'_{summary["slices"]}slices' if summary['slices'] > 1 else ''
+    remat = summary['programs'].get('train', {}).get('remat', '')
     suffix = f'_{remat}' if remat else ''
     stem = pathlib.Path(config_file).stem
-    return FOLDER / f'{stem}_{found["topology"].replace(":", "_")}{slices}{suffix}.json'
+    return FOLDER / f'{stem}_{summary["topology"].replace(":", "_")}{slices}{suffix}.json'
 
 
-def save(config_file: str, found: dict) -> pathlib.Path:
+def save(config_file: str, summary: dict) -> pathlib.Path:
     """Writes a budget; returns its path."""
-    kept = json.loads(json.dumps(found))
-    for program in kept['programs'].values():
+    budget = json.loads(json.dumps(summary))
+    for program in budget['programs'].values():
         program.pop('compile_seconds')
-    kept['config'] = pathlib.Path(config_file).stem
-    kept['compiler'] = versions()
+    budget['config'] = pathlib.Path(config_file).stem
+    budget['compiler'] = versions()
     FOLDER.mkdir(exist_ok=True)
-    target = path(config_file, found)
-    write_atomically(target, json.dumps(_rounded(kept), indent=1) + '\n')
+    target = path(config_file, summary)
+    write_atomically(target, json.dumps(_rounded(budget), indent=1) + '\n')
     return target
 
 
@@ -56,17 +56,17 @@ def load_all() -> dict[str, dict]:
     return {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob('*.json'))}
 
 
-def differences(kept: dict, found: dict) -> list[str]:
+def differences(budget: dict, summary: dict) -> list[str]:
     """Returns what of a budget no longer holds, a line each.
 
     Figures that fell are among it, since a budget is what is known.
     """
-    out = []
-    for name in sorted({*kept['programs'], *found['programs']}):
-        old, new = kept['programs'].get(name), found['programs'].get(name)
+    changes = []
+    for name in sorted({*budget['programs'], *summary['programs']}):
+        old, new = budget['programs'].get(name), summary['programs'].get(name)
         if old is None or new is None:
-            refused = found['refused'].get(name, '')
-            out.append(
+            refused = summary['refused'].get(name, '')
+            changes.append(
                 f'{name}: {"now compiles" if old is None else f"no longer compiles: {refused}"}'
             )
             continue
@@ -77,23 +77,23 @@ def differences(kept: dict, found: dict) -> list[str]:
             )
         for figure, (a, b) in figures.items():
             if abs(b - a) > TOLERANCE * max(abs(a), abs(b)) and max(abs(a), abs(b)) > 1e-6:
-                out.append(
+                changes.append(
                     f'{name}: {figure} {a:.4g} -> {b:.4g} ({(b - a) / a:+.1%})'
                     if a
                     else f'{name}: {figure} 0 -> {b:.4g}'
                 )
         for field in ('fused_attention', 'square_buffers', 'kernels'):
             if old.get(field) != new.get(field):
-                out.append(f'{name}: {field} {old.get(field)} -> {new.get(field)}')
+                changes.append(f'{name}: {field} {old.get(field)} -> {new.get(field)}')
         unknown = [x['loop'] for x in new['loops'] if x['how'] == 'unknown']
         if unknown:
-            out.append(f'{name}: a loop whose rounds are not known: {unknown[0]}')
-    return out
+            changes.append(f'{name}: a loop whose rounds are not known: {unknown[0]}')
+    return changes
 
 
 def table() -> str:
     """Returns the text of launch/aot/budgets/README.md."""
-    kept = load_all().values()
+    budgets = load_all().values()
     lines = [
         '# Budgets',
         '',
@@ -109,7 +109,7 @@ def table() -> str:
         '| decode: ms a token |',
         '|' + '---|' * 13,
     ]
-    for b in kept:
+    for b in budgets:
         p = b['programs']['train']
         d = b['programs'].get('decode')
         slices = f'{b["slices"]} x ' if b['slices'] > 1 else ''
@@ -131,5 +131,7 @@ def table() -> str:
             f'{d["token_seconds"] * 1e3:.3g}' if d else '',
         ]
         lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
-    kinds = sorted({f'jax {b["compiler"]["jax"]}, libtpu {b["compiler"]["libtpu"]}' for b in kept})
+    kinds = sorted(
+        {f'jax {b["compiler"]["jax"]}, libtpu {b["compiler"]["libtpu"]}' for b in budgets}
+    )
     return '\n'.join([*lines, '', 'Compiled with ' + '; '.join(kinds) + '.', ''])

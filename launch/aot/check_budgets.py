@@ -109,17 +109,17 @@ def main() -> None:
     wrong = 0
     for r in wanted:
         try:
-            found = r.check()
+            summary = r.check()
         except RunError as error:
             print(f'{r.name}: {error}', file=sys.stderr)
             wrong += 1
             continue
-        path = budgets.path(r.config, found)
+        path = budgets.path(r.config, summary)
         if flag.save:
-            print(budgets.save(r.config, found), flush=True)
+            print(budgets.save(r.config, summary), flush=True)
             continue
         changed = (
-            budgets.differences(json.loads(path.read_text()), found)
+            budgets.differences(json.loads(path.read_text()), summary)
             if path.exists()
             else [f'no budget {path.name}: keep it with --save']
         )

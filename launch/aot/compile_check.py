@@ -38,7 +38,7 @@ def check(
     """
     chip = topologies.chip(topology)
     devices = topologies.devices(topology, slices)
-    found = {
+    summary = {
         'topology': topology,
         'slices': slices,
         'devices': len(devices),
@@ -46,34 +46,33 @@ def check(
         'refused': {},
     }
     if 'train' in which:
-        found['programs']['train'] = programs.train(config, chip, devices, slices, rows)
+        summary['programs']['train'] = programs.train(config, chip, devices, slices, rows)
     wanted = [name for name in ('prefill', 'decode') if name in which]
     if wanted:
         single = topologies.devices(f'{chip.name}:{"x".join("1" * chip.dims)}')[0]
         for name in wanted:
             try:
-                found['programs'][name] = programs.generation(
+                summary['programs'][name] = programs.generation(
                     config, chip, single, name, batch, context
                 )
             except programs.DoesNotFitError as error:
-                found['refused'][name] = str(error)
-    return found
+                summary['refused'][name] = str(error)
+    return summary
 
 
-def lines(found: dict) -> list[str]:
+def lines(summary: dict) -> list[str]:
     """Returns the summary as lines for a person."""
-    chip = topologies.chip(found['topology'])
-    slices = f', {found["slices"]} slices' if found['slices'] > 1 else ''
-    out = [
-        f'{found["topology"]}{slices}: {found["devices"]} devices of {chip.limit / _GIB:.2f} GiB'
-    ]
-    for name, p in found['programs'].items():
+    chip = topologies.chip(summary['topology'])
+    slices = f', {summary["slices"]} slices' if summary['slices'] > 1 else ''
+    memory = f'{chip.limit / _GIB:.2f} GiB'
+    out = [f'{summary["topology"]}{slices}: {summary["devices"]} devices of {memory}']
+    for name, p in summary['programs'].items():
         out += [
             '',
             *(_train_lines(p) if name == 'train' else _generation_lines(name, p)),
             *_shared_lines(p),
         ]
-    out += ['', *(f'{line}' for line in found['refused'].values())] if found['refused'] else []
+    out += ['', *(f'{line}' for line in summary['refused'].values())] if summary['refused'] else []
     return out
 
 
@@ -156,12 +155,12 @@ def main() -> None:
     if unknown:
         raise RunError(f'--programs={unknown[0]}: expected some of {", ".join(PROGRAMS)}')
     if flag.fit:
-        found = fit.fit(
+        summary = fit.fit(
             config, flag.topology, flag.slices, progress=lambda line: _LOG.info('%s', line)
         )
-        print(json.dumps(found, indent=1) if flag.json else '\n'.join(fit.lines(found)))
+        print(json.dumps(summary, indent=1) if flag.json else '\n'.join(fit.lines(summary)))
         return
-    found = check(
+    summary = check(
         config,
         flag.topology,
         flag.slices,
@@ -170,11 +169,11 @@ def main() -> None:
         flag.batch,
         flag.context,
     )
-    print(json.dumps(found, indent=1) if flag.json else '\n'.join(lines(found)))
+    print(json.dumps(summary, indent=1) if flag.json else '\n'.join(lines(summary)))
     if flag.save:
-        print(f'saved: {budgets.save(config_flags.file(), found)}')
-    if not found['programs']:
-        raise RunError('nothing fits: ' + '; '.join(found['refused'].values()))
+        print(f'saved: {budgets.save(config_flags.file(), summary)}')
+    if not summary['programs']:
+        raise RunError('nothing fits: ' + '; '.join(summary['refused'].values()))
 
 
 if __name__ == '__main__':

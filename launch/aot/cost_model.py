@@ -261,10 +261,12 @@ class _Run:
 
         Its collectives go on; other work is counted as if it were waited for.
         """
-        found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
-        for i, o in enumerate(found):
-            self.collective(inner, o, started=op.name if i == len(found) - 1 else f'{op.name} {i}')
-        if not found:
+        collectives = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
+        for i, o in enumerate(collectives):
+            self.collective(
+                inner, o, started=op.name if i == len(collectives) - 1 else f'{op.name} {i}'
+            )
+        if not collectives:
             self.nested(self.replay.run(inner), 1)
 
     def loop(self, op: hlo.Op) -> None:
@@ -324,10 +326,10 @@ def _whole_collective(inner: hlo.Computation) -> bool:
 
     Those go on beside the fusion's own work.
     """
-    found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
+    collectives = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
     return (
-        bool(found)
-        and 'chain_id' not in found[0].rest
+        bool(collectives)
+        and 'chain_id' not in collectives[0].rest
         and not inner.name.startswith('async_collective_fusion')
     )
 

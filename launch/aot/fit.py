@@ -77,7 +77,7 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
     """
     chip = topologies.chip(topology)
     devices = topologies.devices(topology, slices)
-    found = {'topology': topology, 'slices': slices, 'policies': [], 'meshes': []}
+    answer = {'topology': topology, 'slices': slices, 'policies': [], 'meshes': []}
 
     def row(changed, rows):
         p = programs.train(changed, chip, devices, slices, rows, squares=False)
@@ -108,24 +108,24 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
 
         rows = largest(chip, needed)
         if rows:
-            found['policies'].append(row(changed, rows))
-    if not found['policies']:
+            answer['policies'].append(row(changed, rows))
+    if not answer['policies']:
         raise RunError(
             f'nothing fits {topology}: not one row a device with any config.model.remat; take a '
             'larger slice'
         )
-    found['best'] = max(found['policies'], key=lambda p: p['tokens_per_second'])
+    answer['best'] = max(answer['policies'], key=lambda p: p['tokens_per_second'])
     for shape in meshes(config, len(devices)):
         changed = config.copy_and_resolve_references()
-        changed.model.remat = found['best']['remat']
+        changed.model.remat = answer['best']['remat']
         changed.mesh.update(shape)
         try:
-            found['meshes'].append(row(changed, found['best']['rows_a_device']))
-            progress(f'mesh {shape}: {found["meshes"][-1]["mfu"]:.3f} predicted MFU')
+            answer['meshes'].append(row(changed, answer['best']['rows_a_device']))
+            progress(f'mesh {shape}: {answer["meshes"][-1]["mfu"]:.3f} predicted MFU')
         except RunError as error:
             progress(f'mesh {shape}: {error}')
-    found['meshes'].sort(key=lambda p: -p['tokens_per_second'])
-    return found
+    answer['meshes'].sort(key=lambda p: -p['tokens_per_second'])
+    return answer
 
 
 def _line(p: dict) -> str:
@@ -138,15 +138,15 @@ def _line(p: dict) -> str:
     )
 
 
-def lines(found: dict) -> list[str]:
+def lines(answer: dict) -> list[str]:
     """Returns the answer as lines for a person."""
-    best = found['best']
+    best = answer['best']
     return [
-        f'{found["topology"]}: the largest batch of each remat policy (predictions, within about '
+        f'{answer["topology"]}: the largest batch of each remat policy (predictions, within about '
         f'{topologies.BAND:.0%})',
-        *map(_line, found['policies']),
+        *map(_line, answer['policies']),
         f'the cheapest that fits: --config.model.remat={best["remat"]} '
         f'--rows={best["rows_a_device"]}',
         'meshes at that batch, the fastest first',
-        *map(_line, found['meshes']),
+        *map(_line, answer['meshes']),
     ]

@@ -109,24 +109,24 @@ class Op:
     root: bool
 
     def attribute(self, name: str) -> str:
-        found = re.search(rf'\b{name}=%?([\w.\-]+)', self.rest)
-        return found[1] if found else ''
+        match = re.search(rf'\b{name}=%?([\w.\-]+)', self.rest)
+        return match[1] if match else ''
 
     @functools.cached_property
     def op_name(self) -> str:
-        found = re.search(r'op_name="([^"]*)"', self.rest)
-        return found[1] if found else ''
+        match = re.search(r'op_name="([^"]*)"', self.rest)
+        return match[1] if match else ''
 
     @functools.cached_property
     def cycles(self) -> float:
         """The compiler's own estimate of an operation on one core, or 0 where it gives none."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-        return float(found[1]) if found else 0.0
+        match = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
+        return float(match[1]) if match else 0.0
 
     @property
     def target(self) -> str:
-        found = re.search(r'custom_call_target="([^"]*)"', self.rest)
-        return found[1] if found else ''
+        match = re.search(r'custom_call_target="([^"]*)"', self.rest)
+        return match[1] if match else ''
 
 
 @dataclasses.dataclass
@@ -140,11 +140,11 @@ class Computation:
 
     @functools.cached_property
     def users(self) -> dict[str, list[Op]]:
-        found: dict[str, list[Op]] = {}
+        users: dict[str, list[Op]] = {}
         for op in self.ops:
             for operand in dict.fromkeys(op.operands):
-                found.setdefault(operand, []).append(op)
-        return found
+                users.setdefault(operand, []).append(op)
+        return users
 
     @property
     def root(self) -> Op:
@@ -175,12 +175,12 @@ class Program:
 
 def shapes(text: str) -> list[Shape]:
     """Returns the arrays of a type, a tuple's leaves in order."""
-    found = []
+    arrays = []
     for dtype, dims, layout in _SHAPE.findall(text):
         order, _, rest = layout.partition(':')
         tile = re.match(r'T\(([\d,]+)\)', rest)
         space = re.search(r'S\((\d+)\)', rest)
-        found.append(
+        arrays.append(
             Shape(
                 dtype,
                 tuple(int(d.lstrip('<=')) for d in dims.split(',') if d),
@@ -189,7 +189,7 @@ def shapes(text: str) -> list[Shape]:
                 int(space[1]) if space else 0,
             )
         )
-    return found
+    return arrays
 
 
 def _balanced(text: str, start: int) -> int:
@@ -336,8 +336,8 @@ def kernel(computation: Computation, op: Op) -> Kernel:
     given = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', op.rest)
     blocks = dict(re.findall(r'(block_\w+)\\+": (\d+)', op.rest))
     if 'splash' not in op.name + op.op_name or not blocks:
-        found = float(given[1]) if given else 0.0
-        return Kernel(found, found, 0.0, bool(given))
+        estimate = float(given[1]) if given else 0.0
+        return Kernel(estimate, estimate, 0.0, bool(given))
     operands = [computation.by_name[o].shapes[0] for o in op.operands]
     q, _, v = [s for s in operands if s.dtype in ('bf16', 'f32') and len(s.dims) >= 3][:3]
     grid = next((s for s in operands if s.dtype in ('s8', 's32', 's16')), None)
@@ -440,7 +440,7 @@ def _written(program: Program, inner: Computation, root: Op, count: int) -> list
     leaves = [inner.by_name[o] for o in root.operands] if root.kind == 'tuple' else [root]
     if root.kind == 'tuple' and len(leaves) != count:
         return [s.padded for s in root.shapes]
-    found = []
+    sizes = []
     for leaf in leaves:
         while leaf.kind == 'bitcast' and leaf.operands[0] in inner.by_name:
             leaf = inner.by_name[leaf.operands[0]]
@@ -450,12 +450,12 @@ def _written(program: Program, inner: Computation, root: Op, count: int) -> list
             or leaf.kind == 'custom-call'
             and leaf.target.startswith('AsyncCollective')
         ):
-            found += [0.0] * max(1, count if len(leaves) == 1 else 1)
+            sizes += [0.0] * max(1, count if len(leaves) == 1 else 1)
         elif leaf.kind == 'dynamic-update-slice':
-            found.append(inner.operand(leaf, 1).shapes[0].padded)
+            sizes.append(inner.operand(leaf, 1).shapes[0].padded)
         elif leaf.kind == 'fusion' and program.inner(leaf):
             nested = program.inner(leaf)
-            found += _written(program, nested, nested.root, len(leaf.shapes))
+            sizes += _written(program, nested, nested.root, len(leaf.shapes))
         else:
-            found += [s.padded for s in leaf.shapes]
-    return found
+            sizes += [s.padded for s in leaf.shapes]
+    return sizes

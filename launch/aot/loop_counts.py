@@ -64,8 +64,8 @@ def _comparison(program, inner: Computation, op: Op, given: dict):
             program, nested, nested.root, {n: (inner, o, given) for n, o in bound.items()}
         )
     if op.kind == 'and':
-        found = [_comparison(program, inner, inner.by_name[o], given)[0] for o in op.operands]
-        return next((f for f in found if f), None), True
+        comparisons = [_comparison(program, inner, inner.by_name[o], given)[0] for o in op.operands]
+        return next((f for f in comparisons if f), None), True
     if op.kind in ('bitcast', 'copy', 'convert'):
         return _comparison(program, inner, inner.by_name[op.operands[0]], given)
     if op.kind != 'compare':

@@ -213,12 +213,12 @@ def train(
     flops = footprint.step_flops(state['params'], config, model.config)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         paths = kernels.describe_kernels(model.config, mesh.shape['context'])
-    found = summary(done, chip, mesh.size, slices, flops)
+    figures = summary(done, chip, mesh.size, slices, flops)
     rows = config.data.batch_size // (
         mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
     )
     return {
-        **found,
+        **figures,
         'mesh': {a: mesh.shape[a] for a in AXES},
         'rows_a_device': rows,
         'accumulation': config.train.accumulation,
@@ -227,7 +227,7 @@ def train(
         'remat': config.model.remat,
         'state_bytes': footprint.state_bytes(state),
         'attention': paths,
-        'fused_attention': bool(found['kernels']),
+        'fused_attention': bool(figures['kernels']),
         'square_buffers': _squares(config, mesh, model, done) if squares else None,
     }
 
@@ -266,13 +266,13 @@ def _squares(config, mesh, model, done: Compiled) -> list[str]:
 def traced_squares(jaxpr, length: int) -> list[str]:
     """Returns shapes with two dimensions of `length` in a traced program, its loops included."""
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    found = set()
+    shapes = set()
     inner = [jaxpr]
     while inner:
         for equation in inner.pop().eqns:
             if equation.primitive.name == 'pallas_call':
                 continue
-            found |= {
+            shapes |= {
                 v.aval.str_short()
                 for v in equation.outvars
                 if getattr(v.aval, 'shape', ()).count(length) >= 2
@@ -284,7 +284,7 @@ def traced_squares(jaxpr, length: int) -> list[str]:
                 value = getattr(value, 'jaxpr', value)
                 if hasattr(value, 'eqns'):
                     inner.append(value)
-    return sorted(found)
+    return sorted(shapes)
 
 
 def squares(program: hlo.Program, length: int) -> list[str]:
@@ -369,7 +369,7 @@ def generation(
     done = compiled(name, lowered, chip)
     # A third of forward and backward.
     forward = metrics.flops_per_token(params, c, context // 2) / 3
-    found = {
+    figures = {
         **summary(done, chip, 1, 1, forward * batch * tokens),
         'batch': batch,
         'context': context,
@@ -377,8 +377,8 @@ def generation(
         'cache_bytes': footprint.bytes_per_device(state['cache']),
     }
     if name == 'decode':
-        found |= {
-            'token_seconds': found['step_seconds'] / chunk,
-            'token_bytes': found['memory_bytes'] / chunk,
+        figures |= {
+            'token_seconds': figures['step_seconds'] / chunk,
+            'token_bytes': figures['memory_bytes'] / chunk,
         }
-    return found
+    return figures

@@ -149,7 +149,7 @@ def devices(topology: str, slices: int = 1) -> list:
     None of them is here. Raises RunError where the compiler is not installed or knows no such
     slice.
     """
-    found = chip(topology)
+    description = chip(topology)
     if slices < 1:
         raise RunError(f'--slices={slices}: expected at least 1')
     os.environ.update(
@@ -161,7 +161,7 @@ def devices(topology: str, slices: int = 1) -> list:
         raise RunError(missing())
     from jax.experimental import topologies
 
-    options = dict(found.options)
+    options = dict(description.options)
     if math.prod(map(int, topology.partition(':')[2].split('x'))) < 4:
         options['chips_per_host_bounds'] = (1, 1, 1)
     if slices > 1:
@@ -173,7 +173,7 @@ def devices(topology: str, slices: int = 1) -> list:
     except Exception as error:  # jaxlib raises its own kinds, and they changed between versions
         raise RunError(
             f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; '
-            f'{did_you_mean(topology, _like(found.name))}'
+            f'{did_you_mean(topology, _like(description.name))}'
         ) from error
 
 
