@@ -1,4 +1,4 @@
-r"""Writes an sbatch script for a run on a Slurm cluster (`script`), or submits it too (`submit`).
+r"""Writes an sbatch script for a Slurm cluster (`script`), or submits it too (`submit`).
 
     python -m launch.slurm submit --name=gpt2 --nodes=2 --gpus_per_node=8 --time=24:00:00 -- \
         python -m train.pretrain --config=... --run=...
