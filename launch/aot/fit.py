@@ -7,7 +7,7 @@ answer is compiled again.
 import math
 
 from launch.aot import programs, topologies
-from model.config import REMAT
+from runtime import schema
 from runtime.errors import RunError
 
 _MOST = 4096  # rows on a device that are looked for
@@ -97,7 +97,7 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
         }
 
     # For each remat policy the largest batch.
-    for policy in REMAT:
+    for policy in schema.find('model.remat').choices:
         changed = config.copy_and_resolve_references()
         changed.model.remat = policy
         seen = {}

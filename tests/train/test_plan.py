@@ -107,7 +107,7 @@ def test_names_are_few():
     """Catches a line for each of a hundred layers, and a name that is left out."""
     paths = [f'layer_{i}/attention/positions/bias' for i in range(100)]
     assert (
-        checkpoint.named([*paths, 'layer_3/x', 'y'])
+        checkpoint.summarize_paths([*paths, 'layer_3/x', 'y'])
         == 'layer_*/attention/positions/bias (100 times), layer_3/x, y'
     )
-    assert checkpoint.named(list('abcdef')) == 'a, b, c, d and 2 more'
+    assert checkpoint.summarize_paths(list('abcdef')) == 'a, b, c, d and 2 more'

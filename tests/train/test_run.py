@@ -222,7 +222,8 @@ def test_lineage_and_loading(base_run):
         and lineage['tokenizer_hash'] == e.tokenizer.hash
         and lineage['parent'] is None
     )
-    assert run_dir.differences(run.config(), config, (run_dir.ENCODINGS,)) == []
+    changed = run_dir.diff_configs(run.config(), config, lambda name: name != run_dir.ENCODINGS)
+    assert changed == []
     _, params, tokenizer, _ = checkpoint.load(run)
     assert same(params, e.state['params']) and tokenizer.hash == e.tokenizer.hash
     sample = [m for m in metrics.read(run) if 'sample' in m]
@@ -346,7 +347,7 @@ def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, pos
         0
     ] and e.model.config.max_len == max(max_len, 32)
     if positions == 'yarn':
-        stored = checkpoint.model_of(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
+        stored = checkpoint.build_model(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
         assert e.model.config.encodings[0].s == stored.s == 2 and stored.trained == 32
     if positions == 'rerope':
         assert e.model.config.encodings[0].w == 8  # a quarter of the length of training
