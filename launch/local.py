@@ -1,9 +1,11 @@
-"""Several processes on this machine, as on several hosts: to try a run before a cluster has it, or one process a GPU.
+"""Runs several processes on this machine, as on several hosts.
 
-    python -m launch.local --processes=4 --devices=2 -- python -m train.pretrain --config=configs/base.py --run=runs/base
+    python -m launch.local --processes=4 --devices=2 -- \\
+        python -m train.pretrain --config=configs/base.py --run=runs/base
 
-Each line of output begins with its process's number. When one process fails, all are ended, and the exit code is the first one's. A signal
-is passed on to all of them.
+To try a run before a cluster has it, or one process a GPU. Each line of output begins with its
+process's number. When one process fails, all are ended, and the exit code is the first one's. A
+signal is passed on to all of them.
 """
 
 import itertools
@@ -21,16 +23,19 @@ from absl import flags
 from runtime import cli, options
 from runtime.errors import RunError
 
-_GRACE = 5.0  # seconds in which the other processes may end by themselves and say why, and again until they are killed
-_SAVING = (
-    120.0  # the same after a signal that was passed on: they save first; a second signal kills them
-)
+# Seconds in which the other processes may end by themselves and say why, and again until they are
+# killed; after a signal that was passed on they save first, and a second signal kills them.
+_GRACE = 5.0
+_SAVING = 120.0
 
 
 def variables(
     process: int, processes: int, port: int, devices: int = 0, xla_flags: str = ''
 ) -> dict[str, str]:
-    """The environment of one process, beside what it inherits. `devices`: forced CPU devices each; 0: what the machine has."""
+    """Returns the environment of one process, beside what it inherits.
+
+    `devices`: forced CPU devices each; 0: what the machine has.
+    """
     found = dict(
         MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), RANK=str(process)
     )
@@ -54,7 +59,8 @@ def free_port() -> int:
 
 
 def run(command: list[str], environments: list[dict[str, str]]) -> int:
-    """Runs `command` once in each environment. Returns 0, or the exit code of the first that failed."""
+    """Runs `command` once in each environment. Returns 0, or the exit code of the first that
+    failed."""
     ended: queue.SimpleQueue = queue.SimpleQueue()  # which a signal's handler may use
     children: list[subprocess.Popen] = []
 

@@ -1,15 +1,21 @@
-"""Task files for other people's launchers, and the commands that use them:
+"""Writes task files for other people's launchers, and the commands that use them.
 
-    python -m launch.templates sky --name=llama --type=v5litepod-16 --zone=us-west4-a --spot -- python -m train.pretrain --config=... --run=gs://...
-    python -m launch.templates gke --name=llama --type=v5litepod-16 --slices=2 --image=us-docker.pkg.dev/PROJECT/ordem/ordem -- python ...
-    python -m launch.templates xpk --name=llama --type=v5litepod-16 --cluster=CLUSTER --zone=us-west4-a --image=... -- python ...
+    python -m launch.templates sky --name=llama --type=v5litepod-16 --zone=us-west4-a --spot -- \\
+        python -m train.pretrain --config=... --run=gs://...
+    python -m launch.templates gke --name=llama --type=v5litepod-16 --slices=2 \\
+        --image=us-docker.pkg.dev/PROJECT/ordem/ordem -- python ...
+    python -m launch.templates xpk --name=llama --type=v5litepod-16 --cluster=CLUSTER \\
+        --zone=us-west4-a --image=... -- python ...
 
-`sky`: a SkyPilot task; as a managed job it is made anew after a preemption. `gke`: a JobSet for a cluster with TPU node pools, whose
-restarts resume the run; a user's mistake (exit code 2) is not tried again. `xpk`: the command line that makes such a JobSet by itself.
-The file goes to runs/launch/NAME and the commands are printed; with `--dry_run` the file is printed too, and not written. The code is that
-of a commit: SkyPilot sends it as a folder, GKE has it in an image tagged with it.
+`sky`: a SkyPilot task; as a managed job it is made anew after a preemption. `gke`: a JobSet for a
+cluster with TPU node pools, whose restarts resume the run; a user's mistake (exit code 2) is not
+tried again. `xpk`: the command line that makes such a JobSet by itself. The file goes to
+runs/launch/NAME and the commands are printed; with `--dry_run` the file is printed too, and not
+written. The code is that of a commit: SkyPilot sends it as a folder, GKE has it in an image tagged
+with it.
 """
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -39,7 +45,10 @@ def dump(content: dict) -> str:
 
 
 def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[str]) -> dict:
-    """docs.skypilot.co/en/latest/reference/yaml-spec.html. All workers of a slice run the same script; JAX finds them by their metadata."""
+    """Returns a SkyPilot task (docs.skypilot.co/en/latest/reference/yaml-spec.html).
+
+    All workers of a slice run the same script; JAX finds them by their metadata.
+    """
     return {
         'name': name,
         'workdir': code,
@@ -49,7 +58,8 @@ def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[
             'accelerator_args': {'tpu_vm': True, 'runtime_version': kind.runtime},
             'use_spot': spot,
         },
-        'setup': 'mkdir -p ~/ordem\nln -sfn "$PWD" ~/ordem/code\ncp launch/worker.sh ~/ordem\nsh ~/ordem/worker.sh install\n',
+        'setup': 'mkdir -p ~/ordem\nln -sfn "$PWD" ~/ordem/code\ncp launch/worker.sh ~/ordem\nsh '
+        '~/ordem/worker.sh install\n',
         'run': f'exec sh ~/ordem/worker.sh exec {shlex.join(command)}\n',
     }
 
@@ -57,8 +67,11 @@ def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[
 def jobset(
     name: str, kind: Slice, slices: int, spot: bool, image: str, restarts: int, command: list[str]
 ) -> dict:
-    """cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice and jobset.sigs.k8s.io/docs/reference. GKE tells each pod its place
-    (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads."""
+    """Returns a JobSet (jobset.sigs.k8s.io/docs/reference).
+
+    See cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice. GKE tells each pod its place
+    (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads.
+    """
     words = [w.replace('$(', '$$(') for w in command]  # Kubernetes would put a variable there
     pod = {
         'restartPolicy': 'Never',
@@ -138,34 +151,47 @@ def jobset(
     }
 
 
-def xpk(
-    name: str,
-    kind: Slice,
-    slices: int,
-    spot: bool,
-    image: str,
-    restarts: int,
-    cluster: str,
-    zone: str,
-    project: str,
-    command: list[str],
-) -> list[str]:
-    """github.com/AI-Hypercomputer/xpk: `xpk workload create`."""
+@dataclasses.dataclass(frozen=True)
+class Cluster:
+    """A GKE cluster; `project`: '' is the one that gcloud has chosen."""
+
+    name: str
+    zone: str
+    project: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """What runs there: slices of one kind, an image, and restarts after failures."""
+
+    name: str
+    kind: Slice
+    slices: int
+    spot: bool
+    image: str
+    restarts: int
+
+
+def xpk(work: Workload, cluster: Cluster, command: list[str]) -> list[str]:
+    """Returns `xpk workload create` (github.com/AI-Hypercomputer/xpk).
+
+    Raises RunError for a command with a line break.
+    """
     if any('\n' in w for w in command):
         raise RunError('xpk puts the command into one line of a file: it cannot hold a line break')
     return [
         'xpk',
         'workload',
         'create',
-        f'--workload={name}',
-        f'--cluster={cluster}',
-        f'--zone={zone}',
-        *([f'--project={project}'] if project else []),
-        f'--tpu-type={kind.type}',
-        f'--num-slices={slices}',
-        f'--docker-image={image}',
-        f'--max-restarts={restarts}',
-        *(['--spot'] if spot else []),
+        f'--workload={work.name}',
+        f'--cluster={cluster.name}',
+        f'--zone={cluster.zone}',
+        *([f'--project={cluster.project}'] if cluster.project else []),
+        f'--tpu-type={work.kind.type}',
+        f'--num-slices={work.slices}',
+        f'--docker-image={work.image}',
+        f'--max-restarts={work.restarts}',
+        *(['--spot'] if work.spot else []),
         f'--command={shlex.join(["sh", "launch/env.sh", *command])}',
     ]
 
@@ -173,7 +199,8 @@ def xpk(
 def _image(image: str, commit: str) -> str:
     if not re.fullmatch(r'[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?', image):
         raise RunError(
-            f'--image={image or "(empty)"}: expected the name of an image, for example us-docker.pkg.dev/PROJECT/ordem/ordem'
+            f'--image={image or "(empty)"}: expected the name of an image, for example '
+            'us-docker.pkg.dev/PROJECT/ordem/ordem'
         )
     return image if ':' in image.rpartition('/')[2] else f'{image}:{commit[:12]}'
 
@@ -183,11 +210,13 @@ def main(words: list[str]) -> None:
     verb, command = (words[0], words[1:]) if words else ('', [])
     if verb not in ('sky', 'gke', 'xpk'):
         raise RunError(
-            f'{verb or "no launcher"}: expected one of the launchers; {did_you_mean(verb, ("sky", "gke", "xpk"))}'
+            f'{verb or "no launcher"}: expected one of the launchers; '
+            f'{did_you_mean(verb, ("sky", "gke", "xpk"))}'
         )
     if not command:
         raise RunError(
-            f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m train.pretrain --config=... --run=gs://...`'
+            f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m '
+            'train.pretrain --config=... --run=gs://...`'
         )
     accelerators.check_name(f.name, longest=40)  # pods get names made from it
     kind, commit = accelerators.find(f.type), snapshot.pin(f.commit)
@@ -196,7 +225,8 @@ def main(words: list[str]) -> None:
     if verb == 'sky':
         if not kind.runtime or f.slices != 1:
             raise RunError(
-                f'--type={f.type} --slices={f.slices}: SkyPilot makes single slices of TPU VMs: take `launch.tpu_vm` or `gke`'
+                f'--type={f.type} --slices={f.slices}: SkyPilot makes single slices of TPU VMs: '
+                'take `launch.tpu_vm` or `gke`'
             )
         code = str(folder / f'code-{commit[:12]}')
         steps = snapshot.unpack(commit, code)
@@ -205,7 +235,8 @@ def main(words: list[str]) -> None:
     else:
         image = _image(f.image, commit)
         then = [
-            f'git archive --format=tar {commit} | docker build --tag={image} --file=launch/Dockerfile -',
+            f'git archive --format=tar {commit} | docker build --tag={image} '
+            '--file=launch/Dockerfile -',
             f'docker push {image}',
         ]
         if verb == 'gke':
@@ -213,22 +244,10 @@ def main(words: list[str]) -> None:
             then.append(f'kubectl apply --filename={path}')
         else:
             accelerators.check_zone(f.zone)
-            then.append(
-                shlex.join(
-                    xpk(
-                        f.name,
-                        kind,
-                        f.slices,
-                        f.spot,
-                        image,
-                        f.max_restarts,
-                        accelerators.check_name(f.cluster, '--cluster', 40),
-                        f.zone,
-                        f.project,
-                        command,
-                    )
-                )
-            )
+            cluster_name = accelerators.check_name(f.cluster, '--cluster', 40)
+            cluster = Cluster(cluster_name, f.zone, f.project)
+            work = Workload(f.name, kind, f.slices, f.spot, image, f.max_restarts)
+            then.append(shlex.join(xpk(work, cluster, command)))
     if f.dry_run:
         for step in steps or ([['mkdir', '-p', str(folder)]] if text else []):
             print(shlex.join(step))
