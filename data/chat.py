@@ -76,7 +76,7 @@ def _find_form(record: dict) -> tuple[str | None, tuple[str, str] | None]:
 
 
 def _describe_unknown(record: dict) -> str:
-    """Returns what a record holds that is no conversation, and the form that is nearest to it."""
+    """Returns the fields of a record that is no conversation, and the form nearest to it."""
     present = fields(record)
     if present or not record:
         message = f'found {_list_names(present) if present else "nothing"}'
@@ -88,12 +88,12 @@ def _describe_unknown(record: dict) -> str:
         shares.append(sum(near) / len(form))
     if not max(shares):
         return f'{message}; expected messages, question and answer, or instruction and output'
-    form = ', '.join(f'"{name}"' for name in _FORMS[shares.index(max(shares))])
-    return f'{message}; the nearest form is {{{form}}}'
+    nearest = ', '.join(f'"{name}"' for name in _FORMS[shares.index(max(shares))])
+    return f'{message}; the nearest form is {{{nearest}}}'
 
 
 def fields(record: dict) -> list[str]:
-    """Returns the names of the fields of a record that are not null, a hundred at most."""
+    """Returns the names of the fields that are not null, a hundred at most."""
     present = (str(name) for name, value in record.items() if value is not None)
     return list(itertools.islice(present, 100))
 
@@ -160,7 +160,10 @@ def _role(turn: dict):
 
 
 def _content(value):
-    """Returns a content as a string, where it is one or a list of text parts; else as it is."""
+    """Returns a content, which may be a list of text parts, as a string.
+
+    What is neither is returned as it is.
+    """
     if isinstance(value, dict):
         value = [value]
     if not isinstance(value, list):
@@ -197,10 +200,10 @@ def _check_turns(turns: list) -> tuple[tuple[str, str], ...]:
 
     # Of what is left each turn must be of the role that is due, and say something.
     for i, (number, (role, content)) in enumerate([*system, *rest]):
-        wanted = SYSTEM if system and i == 0 else ROLES[(i - len(system)) % 2]
-        if role != wanted:
+        due = SYSTEM if system and i == 0 else ROLES[(i - len(system)) % 2]
+        if role != due:
             name = repr(role[:40]) if isinstance(role, str) else f'of type {type(role).__name__}'
-            raise DataError(f'message {number} has role {name}, expected {wanted!r}')
+            raise DataError(f'message {number} has role {name}, expected {due!r}')
         if not _is_text(content):
             raise DataError(f'message {number} is empty or no string')
     if len(rest) < 2:

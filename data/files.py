@@ -18,7 +18,7 @@ import os
 import pathlib
 import stat
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from data.paths import expanded
 from data.records import DataError, did_you_mean
@@ -38,7 +38,7 @@ _COMMAS = 8  # parts of a name with commas that a message proposes
 
 @dataclasses.dataclass
 class Passed:
-    """What was passed over.
+    """Counts what was passed over.
 
     Attributes:
       reasons: counts by reason.
@@ -48,7 +48,7 @@ class Passed:
 
     reasons: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     kinds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    unread: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    unread: list[tuple[str, str | None]] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         """Returns '3 hidden, 2 of other kinds (.pdf 2)'; '' where there is nothing."""
@@ -154,7 +154,7 @@ class Walk:
         if not new:
             self._note_again(known, path)
             return
-        later = []
+        later: list[tuple] = []
         for entry in sorted(os.scandir(path), key=lambda e: e.name):
             rest = self._rest_of(entry, new)
             if rest:
@@ -173,7 +173,7 @@ class Walk:
 
         # A link to a folder around it is followed only by a pattern that names it.
         if rest and entry.is_symlink() and _is_in(entry.path):
-            naming = {pattern for pattern in patterns if pattern[0] != '**'}
+            naming = frozenset(pattern for pattern in patterns if pattern[0] != '**')
             rest = _after(entry.name, naming) - {()}
             self.passed.reasons['as a link to a folder around it'] += not rest
         if not rest and _left_out(entry.name) and _after(entry.name, patterns, hidden=True):
@@ -189,13 +189,13 @@ def _identity(path: str, state: os.stat_result):
 
 def _is_in(link: str) -> bool:
     """Returns whether a link leads to a folder that it is in itself."""
-    there = os.path.realpath(link)
-    here = os.path.realpath(os.path.dirname(link))
-    return os.path.commonpath([there, here]) == there
+    target = os.path.realpath(link)
+    folder = os.path.realpath(os.path.dirname(link))
+    return os.path.commonpath([target, folder]) == target
 
 
 def _own_folder(path: str) -> str:
-    """Returns what a folder is that Ordem has made; '' for any other, and for a file."""
+    """Returns what a folder is that Ordem has made, or '' for anything else."""
     for names, reason in _OWN_FOLDERS:
         if all(os.path.isfile(os.path.join(path, name)) for name in names):
             return reason
@@ -218,7 +218,7 @@ def _closed(patterns) -> frozenset:
 
 
 def _after(name: str, patterns: frozenset, hidden: bool = False) -> frozenset:
-    """Returns what is left of patterns after an entry, () where one is matched as a whole.
+    """Returns what is left of patterns after an entry; () is one that is matched.
 
     `hidden`: also where the entry is one that only a pattern which names it matches.
     """
@@ -347,7 +347,7 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
     return sorted(pathlib.Path(path) for path, _ in walk.entries.values()), walk.passed
 
 
-def _no_file_error(entry: str, path: str, field: str, rest: list[str] = ()) -> DataError:
+def _no_file_error(entry: str, path: str, field: str, rest: Sequence[str] = ()) -> DataError:
     """Returns the error that says why there is no file, and proposes one beside it.
 
     `rest`: the entry and those after it, for a name with commas.

@@ -29,9 +29,10 @@ def fuse(rankings: Sequence[Sequence[str]], k: int = 60) -> list[tuple[str, floa
 
 
 def interpolate(a: Mapping[str, float], b: Mapping[str, float], weight: float) -> dict[str, float]:
-    """Returns (1 - weight) * a + weight * b, the scores of each moved to 0 .. 1.
+    """Returns (1 - weight) * a + weight * b.
 
-    Lee 1997, "Analyses of multiple evidence combination". A document that one lacks has 0 there.
+    The scores of each are moved to 0 .. 1 (Lee 1997, "Analyses of multiple evidence combination").
+    A document that one lacks has 0 there.
     `weight` is to be chosen on other queries than those that it is measured on.
     """
     total: dict[str, float] = {}

@@ -47,7 +47,7 @@ def expanded_list(text: str) -> str:
 
 
 def begun(name: str) -> str:
-    """Returns what a file or folder is called until it is whole and takes the name `name`.
+    """Returns what a file or folder is called until it takes the name `name`.
 
     That is `.NAME.PID` in the same folder; of a long name its beginning, since no name has more
     than 255 bytes.

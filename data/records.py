@@ -1,4 +1,4 @@
-"""What a source yields: records, and reports of what could not be read."""
+"""Records, which a source yields, and reports of what could not be read."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,7 @@ _NO_TEXT = re.compile('[\0\ud800-\udfff]')
 
 
 class DataError(ValueError):
-    """A mistake in the data or in what was asked of it, in one line for the user."""
+    """The data are wrong, or what was asked of them; one line for the user."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What text is, and how its lines end: one reading of bytes for training, mining and search.
+"""Text and the ends of its lines: one reading of bytes for training, mining and search.
 
 Text is UTF-8, or UTF-16 or UTF-32 with a byte-order mark; a line ends with LF, CR LF or CR, which
 are all read as LF. Bytes with a NUL are no text, nor are those that are mostly control characters.
@@ -54,14 +54,14 @@ class NotTextError(DataError):
 
 
 def line_ends(text):
-    """Returns a string with each CR LF and each CR as LF; anything else as it is."""
+    """Returns a string with all lines ended by LF; anything else as it is."""
     if not isinstance(text, str) or '\r' not in text:
         return text
     return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def fault(text) -> str:
-    """Returns why this is no text to train on or to index; '' where it is one."""
+    """Returns why this is no text to train on or to index, or ''."""
     if not isinstance(text, str):
         return f'text is {type(text).__name__}, expected a string'
     if not text or text.isspace():
@@ -114,7 +114,7 @@ def _guess_encoding(raw: bytes | bytearray) -> str:
 
 
 class _Recoded:
-    """Text of another encoding, read as bytes of UTF-8, its mark too, some characters at a time."""
+    """A file of another encoding, read as bytes of UTF-8, its mark too, piece by piece."""
 
     def __init__(self, file, encoding: str):
         self._text = io.TextIOWrapper(file, encoding, newline='\n')

@@ -298,7 +298,7 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _cut(line: str) -> Iterator[str]:
-    """Yields a line in parts of at most `_PART` characters, cut before spaces if there are any."""
+    """Yields a line in parts of at most `_PART` characters, cut before spaces if possible."""
     begin = 0
     while len(line) - begin > _PART:
         end = line.rfind(' ', begin + 1, begin + _PART + 1)
@@ -337,14 +337,15 @@ def _inside_glyph(line: str, begin: int, at: int) -> bool:
 
 
 def sample_lines(texts: Iterable[Iterable[str]], limit: int) -> tuple[list[str], int]:
-    """Returns an even sample of the lines of texts, in their order, and the bytes of all lines.
+    """Returns an even sample of the lines of texts, and the bytes of all lines.
 
-    The sample has at most `limit` bytes, or one stretch. Stretches of neighbouring lines are drawn
-    by a hash of their number, so that each part of the texts has its chance, wherever it stands; a
-    stretch in which a text begins has twice the chance, for what is small beside large texts. Of
-    less than `limit` all is kept. No more than `limit` bytes and a stretch are held at a time.
+    The sample keeps their order, and has at most `limit` bytes, or one stretch. Stretches of
+    neighbouring lines are drawn by a hash of their number, so that each part of the texts has its
+    chance, wherever it stands; a stretch in which a text begins has twice the chance, for what is
+    small beside large texts. Of less than `limit` all is kept. No more than `limit` bytes and a
+    stretch are held at a time.
     """
-    kept: list[tuple[int, int, int, str]] = []  # a heap: what was drawn highest comes first
+    heap: list[tuple[int, int, int, str]] = []  # what was drawn highest comes first
     used = 0
     total = 0
     bound = 1 << 64
@@ -354,15 +355,15 @@ def sample_lines(texts: Iterable[Iterable[str]], limit: int) -> tuple[list[str],
         drawn = int.from_bytes(digest, 'big') >> begins
         if drawn >= bound:
             continue
-        heapq.heappush(kept, (-drawn, number, size, stretch))
+        heapq.heappush(heap, (-drawn, number, size, stretch))
         used += size
 
         # Too much is held: what was drawn highest goes, and whatever is drawn higher from now on.
-        while used > limit and len(kept) > 1:
-            highest, _, gone, _ = heapq.heappop(kept)
+        while used > limit and len(heap) > 1:
+            highest, _, gone, _ = heapq.heappop(heap)
             bound = -highest
             used -= gone
-    stretches = sorted((number, stretch) for _, number, _, stretch in kept)
+    stretches = sorted((number, stretch) for _, number, _, stretch in heap)
     return [line for _, stretch in stretches for line in stretch.split('\n')], total
 
 

@@ -74,7 +74,10 @@ class _Patterns(NamedTuple):
 @functools.cache
 def marks() -> str:
     """Returns the combining marks (Mn and Mc) of this Python's Unicode, for a regex's `[]`."""
-    codes = [c for c in range(0x300, 0x20000) if unicodedata.category(chr(c)) in ('Mn', 'Mc')]
+    codes = []
+    for code in range(0x300, 0x20000):
+        if unicodedata.category(chr(code)) in ('Mn', 'Mc'):
+            codes.append(code)
     return _ranges(codes)
 
 
@@ -206,7 +209,7 @@ def asked(text: str, joined: bool = False, turkish: bool = False) -> list[str]:
 
 
 def pieces(text: str) -> list[str]:
-    """Returns a text cut as it is, at white space and after each letter of an unspaced script.
+    """Returns a text cut at white space, and after each letter of a script without spaces.
 
     The length of a passage is counted by these. For ASCII text it is `text.split()`.
     """
@@ -229,7 +232,7 @@ def plain(text: str) -> str:
 
 
 def same_name(text: str) -> str:
-    """Returns a file's name, or a pattern for names, in the form by which all spellings are one.
+    """Returns a name, or a pattern for names, in a form that its spellings share.
 
     That is NFC, as file systems differ in it (macOS takes é apart).
     """

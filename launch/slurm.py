@@ -101,7 +101,7 @@ def script(name: str, command: list[str], folder: str, code: str, job: Allocatio
         log=shlex.quote(f'{folder}/log'),
         notice=job.notice,
         code=shlex.quote(code),
-        extras='gpu' if job.gpus_per_node else 'test',
+        extras='gpu' if job.gpus_per_node else '',
         env=shlex.quote(f'{folder}/env'),
         command=shlex.join(command),
         retries=job.retries,

@@ -4,7 +4,6 @@ import contextlib
 import difflib
 import logging
 import pathlib
-import runpy
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -12,83 +11,11 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 
 from data import paths
 from model.errors import ModelError
-from runtime import options, ranges
+from runtime import field_checks, options, schema
 from runtime.errors import RunError
 from runtime.run_dir import ENCODINGS, at_home, flags_of, flat, meaning
 
 _LOG = logging.getLogger('ordem')
-
-BASE = pathlib.Path(__file__).resolve().parents[1] / 'configs' / 'base.py'
-# Fields that do something only where another has a certain value: (fields, what they need, test of the config).
-_NEEDS = (
-    ('data.atlas.', "config.data.source='atlas'", lambda c: c.data.source == 'atlas'),
-    ('data.files.', "config.data.source='files'", lambda c: c.data.source == 'files'),
-    ('data.pydoc.', "config.data.source='pydoc'", lambda c: c.data.source == 'pydoc'),
-    ('optimizer.decay', "config.optimizer.schedule='wsd'", lambda c: c.optimizer.schedule == 'wsd'),
-    (
-        'optimizer.final',
-        'a config.optimizer.schedule that decays',
-        lambda c: c.optimizer.schedule != 'constant',
-    ),
-    (
-        'tokenizer.vocab_size',
-        'no config.tokenizer.path, and a kind other than char',
-        lambda c: not c.tokenizer.path and c.tokenizer.kind != 'char',
-    ),
-    ('tokenizer.kind', 'no config.tokenizer.path', lambda c: not c.tokenizer.path),
-    ('tokenizer.rules', 'no config.tokenizer.path', lambda c: not c.tokenizer.path),
-    (
-        'data.pairs.',
-        "config.train.objective='contrastive'",
-        lambda c: c.train.objective == 'contrastive',
-    ),
-    (
-        'data.pairs.negatives',
-        'pairs that are given (config.data.pairs.kind)',
-        lambda c: 'given' in c.data.pairs.kind,
-    ),
-    (
-        'data.pairs.words',
-        'pairs that are made of texts (config.data.pairs.kind)',
-        lambda c: 'given' not in c.data.pairs.kind,
-    ),
-    (
-        'data.packing',
-        "config.train.objective='tokens'",
-        lambda c: c.train.objective != 'contrastive',
-    ),
-    (
-        'model.logit_scale',
-        "config.train.objective='contrastive'",
-        lambda c: c.train.objective == 'contrastive',
-    ),
-    (
-        'model.bag',
-        "config.train.objective='contrastive'",
-        lambda c: c.train.objective == 'contrastive',
-    ),
-    (
-        'embedding.',
-        "config.train.objective='contrastive'",
-        lambda c: c.train.objective == 'contrastive',
-    ),
-    (
-        'embedding.temperature',
-        'no config.model.logit_scale, which learns it',
-        lambda c: not c.model.logit_scale,
-    ),
-    (
-        'train.loss_chunks',
-        "config.train.objective='tokens'",
-        lambda c: c.train.objective != 'contrastive',
-    ),
-    (
-        'train.z_loss',
-        "config.train.objective='tokens'",
-        lambda c: c.train.objective != 'contrastive',
-    ),
-    ('sample.prompt', 'config.sample.every above 0', lambda c: c.sample.every > 0),
-)
 
 
 class _Files(ConfigFileFlagParser):
@@ -117,17 +44,17 @@ def file() -> str:
     return paths.expanded(config_flags.get_config_filename(flags.FLAGS['config']))
 
 
-def get(schema: pathlib.Path | None = BASE) -> ConfigDict:
+def get(base: pathlib.Path | None = schema.EXPERIMENT) -> ConfigDict:
     """The config with its flags. Raises RunError for an unknown or ineffective field, and for a value of another type.
 
-    `schema`: the config whose fields the file must have, no more and no fewer; None: the file's own.
+    `base`: the config whose fields the file must have, no more and no fewer; None: the file's own.
     """
     if not flags.FLAGS['config'].present:
         raise RunError('--config is missing: expected a config file, for example configs/base.py')
     known = _fields_of(file())
     kept = known.pop(ENCODINGS, None)
-    if schema:
-        _compare(known, _fields_of(str(schema)))
+    if base:
+        _compare(known, _fields_of(str(base)))
     given = config_flags.get_override_values(flags.FLAGS['config'])
     if kept is not None:
         _leave_meaning(flags.FLAGS.config)
@@ -183,7 +110,7 @@ def read(file: str, words: list[str]) -> ConfigDict:
     if left:
         raise RunError(f'{left[0]!r}: expected flags of {file}, such as --config.model.width=128')
     found = check(given['config'].value, config_flags.get_override_values(given['config']), known)
-    ranges.check(found)
+    field_checks.check(found)
     return found
 
 
@@ -195,7 +122,7 @@ def _fields_of(file: str) -> dict:
         raise RunError(
             f'--config={file}: no such file' + (f'; did you mean {close[0]}?' if close else '')
         )
-    scope = runpy.run_path(file)
+    scope = schema.run_config_file(file)
     if 'get_config' not in scope:
         raise RunError(f'--config={file}: expected a function `get_config`, found none')
     found = scope['get_config']()
@@ -225,7 +152,7 @@ def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
 
     `given`: flags as {'a.b': value}; `known`: the fields of the file with their values.
     Raises RunError for an unknown or ineffective field, and for a value of another type."""
-    ranges.check_digits(config)
+    field_checks.check_digits(config)
     for name, value in given.items():
         if name.startswith('model.positions_args.'):
             continue  # checked against the encoding (model/positions)
@@ -239,20 +166,7 @@ def check(config: ConfigDict, given: dict, known: dict) -> ConfigDict:
             raise RunError(f'config.{name}: no such field{_nearest(name, known)}')
         if not _fits(value, known[name]):
             raise RunError(f'config.{name} is {value!r}: expected {type(known[name]).__name__}')
-        need = lacking(config, name)
+        need = field_checks.lacking(config, name)
         if need and value != known[name]:
             raise RunError(f'config.{name}={value!r} has no effect: it needs {need}')
     return at_home(config, strict=True)
-
-
-def lacking(config: ConfigDict, name: str) -> str:
-    """What a field needs in order to have an effect in `config`, or '' where it has one."""
-    return next(
-        (
-            need
-            for field, need, holds in _NEEDS
-            if (name == field or field.endswith('.') and name.startswith(field))
-            and not holds(config)
-        ),
-        '',
-    )

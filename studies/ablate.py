@@ -243,7 +243,7 @@ def _workers() -> int:
 
 
 def main() -> None:
-    config = config_flags.get(schema=None)
+    config = config_flags.get(base=None)
     name = pathlib.Path(str(config_flags.file())).stem
     folder = pathlib.Path(flags.FLAGS.out or f'runs/ablations/{name}')
     if flags.FLAGS.dry_run:

@@ -12,18 +12,12 @@ from data import tasks
 from data.cache import stable_hash
 from model.errors import ModelError
 from model.positions import REGISTRY, resolve_pattern
-from runtime import ranges
+from runtime import field_checks, schema
 from runtime.errors import RunError
-from runtime.run_dir import YOUNGER, cores
+from runtime.run_dir import cores
 from runtime.system import package_versions
 from train.optimizer import make_schedule
 
-# Fields that are younger than results that are kept, with what was meant before.
-_YOUNGER = {
-    **YOUNGER,
-    'model.context_attention': 'auto',
-    'optimizer.kind': 'adamw',
-}
 SWEEP_SEED = 0  # of the cells that choose the learning rate; no other cell has it
 
 
@@ -119,8 +113,8 @@ def key(config, cell: Cell) -> str:
     # Encodings of the arm, and the cell's own rate and steps, count in place of the config's.
     parts['model'] |= {'positions': '', 'positions_args': {}}
 
-    # Younger fields do not count while they have the value that was meant before.
-    for name, value in _YOUNGER.items():
+    # Fields that came later do not count while they have the value that was meant before.
+    for name, value in schema.younger(0).items():
         _drop_field(parts, name.split('.'), value)
         _drop_field(parts['task'], name.split('.'), value)
 
@@ -313,7 +307,7 @@ def check(config) -> None:
     Raises RunError or ModelError.
     """
     _check_fields(config)
-    ranges.check(config)
+    field_checks.check(config)
     for task in config.tasks:
         own = f'config.tasks.{task}.steps' if config.tasks[task].steps else 'config.train.steps'
         make_schedule(config.optimizer, steps_of(config, task), own)

@@ -83,7 +83,7 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
             step_monitor.push(step, step_metrics)  # read two steps late: the host never waits
 
             # A signal ends the run after this step, which is saved whatever its number.
-            ending = signals.asked(step) and step < stop
+            ending = signals.should_stop(step) and step < stop
             evaluating = due(step, config.eval.every, last_step)
             sampling = due(step, config.sample.every, last_step)
             saving = due(step, config.checkpoint.every, stop)

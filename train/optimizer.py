@@ -207,9 +207,9 @@ def init(optimizer: optax.GradientTransformation, params: Any) -> Any:
 
     With a float32 copy of the parameters where one is needed (runtime/master.py).
     """
-    wide = master.widened(params)
+    wide = master.widen(params)
     inner = optimizer.init(wide)
-    return {'inner': inner, 'master': wide} if master.needed(params) else inner
+    return {'inner': inner, 'master': wide} if master.is_needed(params) else inner
 
 
 def update(
@@ -224,7 +224,7 @@ def update(
         moves, and the parameters are what it rounds to.
       params: before the step.
     """
-    if not master.needed(params):
+    if not master.is_needed(params):
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
     updates, inner = optimizer.update(grads, state['inner'], state['master'])

@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from ml_collections import ConfigDict
 
 from model.transformer import Transformer, make_row_keys
-from runtime.master import widened
+from runtime.master import widen
 from train import optimizer as optimizers
 from train.losses import Loss, LossContext, Sums
 from train.mesh import BATCH, MANUAL, state_shardings
@@ -166,7 +166,7 @@ def make_step(
             return loss(model, params, batch, context)
 
         (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params)
-        return sums, jax.tree.map(_as_stored, widened(grads), shardings['params'])
+        return sums, jax.tree.map(_as_stored, widen(grads), shardings['params'])
 
     def accumulated(key, params, batch_and_rows):
         """Returns the same of the whole batch, one microbatch after the other."""
@@ -185,7 +185,7 @@ def make_step(
         def zeros_like(x, sharding):
             return _as_stored(jnp.zeros_like(x), sharding)
 
-        zero = jax.tree.map(zeros_like, widened(params), shardings['params'])
+        zero = jax.tree.map(zeros_like, widen(params), shardings['params'])
         grads, sums = jax.lax.scan(add, zero, jax.tree.map(deal, batch_and_rows))
         return jax.tree.map(lambda x: x.sum(0), sums), grads
 

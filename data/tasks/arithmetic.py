@@ -56,9 +56,12 @@ class Polynomial(Task):
         coefficients = rng.integers(-3, 4, size=length).tolist()
         degrees = rng.integers(0, 4, size=length).tolist()
         x = int(rng.integers(-2, 3))
-        terms = [f'{c}x^{d}' for c, d in zip(coefficients, degrees)]
-        value = sum(c * x**d for c, d in zip(coefficients, degrees)) % 10
-        return Example([*f'x={x}', 'in', *'+'.join(terms)], [str(value)])
+        terms = []
+        value = 0
+        for coefficient, degree in zip(coefficients, degrees):
+            terms.append(f'{coefficient}x^{degree}')
+            value += coefficient * x**degree
+        return Example([*f'x={x}', 'in', *'+'.join(terms)], [str(value % 10)])
 
 
 @dataclasses.dataclass(frozen=True)

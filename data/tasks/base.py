@@ -17,7 +17,9 @@ import numpy as np
 from data.batches import FIELDS, Batch
 from data.records import DataError
 
-BOS, SEP, EOS = 1, 2, 3  # 0 is padding
+BOS = 1  # 0 is padding
+SEP = 2
+EOS = 3
 SPECIAL = ('<pad>', '<bos>', '<sep>', '<eos>')
 
 

@@ -195,7 +195,7 @@ def _parse_runs(entries: Sequence[str]) -> dict[str, Run]:
             raise RunError(
                 f'--runs: two systems are called {name!r}: expected other names for the runs'
             )
-        runs[name] = checkpoint.pinned(Run.parse(paths.expanded(path, '--runs')))
+        runs[name] = checkpoint.pin_step(Run.parse(paths.expanded(path, '--runs')))
     return runs
 
 
@@ -276,7 +276,7 @@ def main() -> None:
             raise RunError(f'--poolings: found {pooling!r}: {hint}')
     runs = _parse_runs(f.runs)
     for name, run in runs.items() if f.poolings else ():
-        model = checkpoint.model_of(run)[0].config
+        model = checkpoint.build_model(run)[0].config
         for pooling in f.poolings:
             embed.check_pooling(pooling, model, f'--poolings, for the run {name},')
     if f.against and f.against not in runs:

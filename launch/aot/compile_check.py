@@ -13,7 +13,7 @@ import logging
 from absl import flags
 
 from launch.aot import budgets, fit, programs, topologies
-from runtime import cli, config_flags, options, ranges
+from runtime import cli, config_flags, field_checks, options
 from runtime.errors import RunError
 
 PROGRAMS = ('train', 'prefill', 'decode')
@@ -142,7 +142,7 @@ def _shared_lines(p: dict) -> list[str]:
 def main() -> None:
     flag = flags.FLAGS
     config = config_flags.get()
-    ranges.check(config)
+    field_checks.check(config)
     unknown = [p for p in flag.programs if p not in PROGRAMS]
     if unknown:
         raise RunError(f'--programs={unknown[0]}: expected some of {", ".join(PROGRAMS)}')

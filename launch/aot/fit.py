@@ -6,7 +6,7 @@ Memory grows linearly with the rows on a device, so that two compilations tell w
 import math
 
 from launch.aot import programs, topologies
-from model.config import REMAT
+from runtime import schema
 from runtime.errors import RunError
 
 _MOST = 4096  # rows on a device that are looked for
@@ -78,7 +78,7 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
             'mfu': p['mfu'],
         }
 
-    for policy in REMAT:
+    for policy in schema.find('model.remat').choices:
         changed = config.copy_and_resolve_references()
         changed.model.remat = policy
         seen = {}

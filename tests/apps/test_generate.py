@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from apps import generate as app
+from apps import generate as app, lines
 from data.pairs import read as read_pairs
 from model.sampling import Sampling
 from runtime.run_dir import Run
@@ -107,7 +107,7 @@ def test_a_turn_that_is_no_text_is_told(monkeypatch, capsys):
     asked = []
 
     class Listening:
-        fitting = staticmethod(lambda messages: messages)
+        fit_context = staticmethod(lambda messages: messages)
 
         @staticmethod
         def answer(conversations, show):
@@ -128,7 +128,7 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     """Catches generated text that commands the terminal."""
 
     class Hostile:
-        fitting = staticmethod(lambda messages: messages)
+        fit_context = staticmethod(lambda messages: messages)
 
         @staticmethod
         def answer(conversations, show):
@@ -138,6 +138,25 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     monkeypatch.setattr(sys, 'stdin', io.StringIO('why?\n'))
     app.chat(Hostile())
     assert capsys.readouterr().out == 'a\\x1b[2Jb\tç\n\\x07日\n'
+
+
+def test_a_person_is_told_once_what_to_expect(run, monkeypatch, capsys):
+    """Catches a chat that lets a person expect what no model of this size can do, and one that
+    says so to a program."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    one = writer(run, temperature=0.0)
+    monkeypatch.setattr(one, 'answer', lambda conversations, show: ['sim'])
+    monkeypatch.setattr(lines, 'readline', None)
+    for stdin, times in ((Terminal('a\nb\n'), 1), (io.StringIO('a\nb\n'), 0)):
+        monkeypatch.setattr(sys, 'stdin', stdin)
+        app.chat(one)
+        said = capsys.readouterr().out
+        assert said.count(' parameters, a context of 48 tokens') == times
+        assert said.count('> ') == 3 * times
 
 
 @pytest.mark.parametrize('end', ['\r\n', '\r'])

@@ -1,9 +1,10 @@
-"""Harms real training processes and runs, and sees that the next start goes on as if nothing had happened:
+"""Harms real training processes, and sees that the next start goes on as if nothing had happened:
 
     python -m tests.faults --out=tests/faults/results
 
-Each case is a line of `faults.jsonl` in --out: what was done, how the process ended, what was wrong (nothing, if all is well). README.md there is the
-table of them. A run that was harmed must end with the arrays (by checksum, optimizer and PRNG included) and the metrics of one that was not.
+Each case is a line of `faults.jsonl` in --out: what was done, how the process ended, what was wrong
+(nothing, if all is well). README.md there is the table of them. A run that was harmed must end with
+the arrays (by checksum, optimizer and PRNG included) and the metrics of one that was not.
 `--kinds=hang,signals --cases=2` takes some. About 25 minutes on 2 idle cores.
 """
 

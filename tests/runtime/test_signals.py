@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from runtime import checkpoint, exit, metrics, run_dir, signals as watch
+from runtime import checkpoint, exit, metrics, run_dir, signals as watchers
 from runtime.errors import DiskFullError, RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from runtime.signals import SIGNALS, Signals, Watchdog
@@ -74,9 +74,9 @@ def test_a_second_signal_ends_at_once():
     """Catches a process that can no longer be ended, and handlers that stay."""
     before = [signal.getsignal(n) for n in SIGNALS]
     with Signals() as signals:
-        assert not signals.asked(1)
+        assert not signals.should_stop(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.asked(2) and signals.number == signal.SIGTERM
+        assert signals.should_stop(2) and signals.number == signal.SIGTERM
         assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_DFL] * 2
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
@@ -102,9 +102,9 @@ def test_a_process_that_stood_still_is_no_hang(monkeypatch):
     """Catches a watchdog that counts the time for which the whole process was stopped (Ctrl-Z, a paused machine), or that then never barks."""
     clock, ended = [0.0], []
     dog = Watchdog(10, 'runs/x')
-    monkeypatch.setattr(watch.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(watchers.time, 'monotonic', lambda: clock[0])
     monkeypatch.setattr(
-        watch.distributed,
+        watchers.processes,
         'end_all',
         lambda code, message: (ended.append((clock[0], code)), dog.done.set()),
     )

@@ -78,7 +78,9 @@ def test_a_text_that_diverges(config, tmp_path, monkeypatch):
     line is kept, the report says so."""
     config.arms = dict(alibi=dict(positions='alibi'))
     config.optimizer.lr = 1e30
-    monkeypatch.setattr(cells.ranges, 'check', lambda config: None)  # which refuses such a rate
+    monkeypatch.setattr(
+        cells.field_checks, 'check', lambda config: None
+    )  # which refuses such a rate
     summary = ablate.run(config, tmp_path / 'study', workers=0)
     assert (
         not read_records(tmp_path / 'study')[0]['finite']

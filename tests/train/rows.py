@@ -27,14 +27,14 @@ def batch_of(step: int) -> dict:
     end = rng.integers(12, TIME + 1, (BATCH, 1))
     segment = np.where(column < cut, 1, np.where(column < end, 2, 0))
     last = (column == cut - 1) | (column >= end - 1)
-    made = dict(
+    batch = dict(
         tokens=tokens[:, :-1],
         targets=tokens[:, 1:],
         loss_weights=~last,
         segment_ids=segment,
         positions=np.where(column < cut, column, np.where(segment > 0, column - cut, 0)),
     )
-    return {k: made[k].astype(FIELDS[k]) for k in FIELDS}
+    return {k: batch[k].astype(FIELDS[k]) for k in FIELDS}
 
 
 def first_step(config, accumulation: int = 1, loss_chunks: int = 0, **sizes) -> tuple[float, dict]:

@@ -30,13 +30,13 @@ def test_together_is_as_alone(setting):
     another seed."""
     model, config, batches = setting
     together = in_memory.run(model, config, batches, [1, 2, 3], per_dispatch=2)
-    assert len({found['initial'] for _, found in together}) == 3
-    for rows, seed, (params, found) in zip(batches, (1, 2, 3), together):
+    assert len({record['initial'] for _, record in together}) == 3
+    for rows, seed, (params, record) in zip(batches, (1, 2, 3), together):
         ((alone, expected),) = in_memory.run(model, config, [rows], [seed], per_dispatch=2)
-        assert found['initial'] == expected['initial'] and found['curve'] == pytest.approx(
+        assert record['initial'] == expected['initial'] and record['curve'] == pytest.approx(
             expected['curve'], abs=2e-4
         )
-        assert (found['together'], expected['together']) == (3, 1)
+        assert (record['together'], expected['together']) == (3, 1)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params, alone)
 
 

@@ -70,13 +70,13 @@ def trained(kind, dtype):
 def test_small_steps_add_up(kind):
     """Catches steps of 1e-5 that are rounded away: after 1,000 of them the parameters are those of
     float32, rounded."""
-    before, found = trained(kind, jnp.bfloat16)
+    before, params = trained(kind, jnp.bfloat16)
     _, expected = trained(kind, jnp.float32)
-    for name, x in flat(found).items():
+    for name, x in flat(params).items():
         wide = np.asarray(flat(expected)[name])
         assert x.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(x, np.float32), wide, rtol=2**-8, atol=1e-6)
-    moved = [np.ravel(x != flat(before)[name]) for name, x in flat(found).items()]
+    moved = [np.ravel(x != flat(before)[name]) for name, x in flat(params).items()]
     assert np.mean(np.concatenate(moved)) > 0.3
 
 
@@ -93,7 +93,7 @@ def test_float32_has_no_copy():
         optimizers.update(optimizer, grads, bare, params),
         (optax.apply_updates(params, updates), state),
     )
-    assert master.begun({'params': params, 'opt_state': bare}, {})['opt_state'] is bare
+    assert master.add_master({'params': params, 'opt_state': bare}, {})['opt_state'] is bare
 
 
 def on_a_mesh(**more):
@@ -113,13 +113,13 @@ def test_the_copy_lies_as_its_parameters():
     count, a buffer that copy and parameter share (grape_m keeps one in float32), and a step in
     which the copy stays."""
     state, step, batch = on_a_mesh(scan_layers=True, positions='grape_m')
-    kept = flat(state['opt_state']['master'])
-    assert {x.dtype.name for x in kept.values()} == {'float32'}
+    master_arrays = flat(state['opt_state']['master'])
+    assert {x.dtype.name for x in master_arrays.values()} == {'float32'}
     for name, x in flat(state['params']).items():
-        assert kept[name].sharding == x.sharding
+        assert master_arrays[name].sharding == x.sharding
     held = footprint.state_bytes(state)['optimizer']
     assert held >= 3 * footprint.bytes_per_device(state['opt_state']['master'])
-    before, first = jax.device_get((flat(state['params']), kept))
+    before, first = jax.device_get((flat(state['params']), master_arrays))
     for i in range(2):
         state, _ = step(state, batch(i))
     after, moved = jax.device_get((flat(state['params']), flat(state['opt_state']['master'])))
@@ -150,7 +150,7 @@ def test_a_resumed_run_is_the_same(whole, tmp_path):
     config.train.stop_at = 0
     again = setup.build_experiment(config, str(tmp_path))
     assert int(again.state['step']) == 3
-    assert not same(again.state['opt_state']['master'], master.widened(again.state['params']))
+    assert not same(again.state['opt_state']['master'], master.widen(again.state['params']))
     loop.train(again)
     assert same(again.state, e.state) and same(rounded(e.state), e.state['params'])
 
@@ -160,14 +160,14 @@ def test_a_run_from_before_goes_on(whole, tmp_path, caplog):
     something else than its parameters; and one of another type of parameters that is taken."""
     config, e = whole
     run_dir.create(Run(run_dir.epath.Path(tmp_path)), config, e.tokenizer, e.run.lineage())
-    older = master.without(e.state) | {'step': jnp.int32(3)}
+    older = master.drop_master(e.state) | {'step': jnp.int32(3)}
     writer = checkpoint.Checkpoints(Run(run_dir.epath.Path(tmp_path)), config.checkpoint)
     writer.save(older, None)
     writer.close()
     assert same(checkpoint.load(Run.parse(str(tmp_path)))[1], e.state['params'])
     resumed = setup.build_experiment(config, str(tmp_path))
     assert 'step 3 was saved without a float32 copy of its parameters' in caplog.text
-    assert same(resumed.state['opt_state']['master'], master.widened(e.state['params']))
+    assert same(resumed.state['opt_state']['master'], master.widen(e.state['params']))
     assert same(resumed.state['opt_state']['inner'], e.state['opt_state']['inner'])
     assert (
         resumed.state['opt_state']['master']['embedding'].sharding
@@ -185,4 +185,4 @@ def test_a_child_begins_from_its_parent(whole, tmp_path):
     config.parent = f'{e.run.path}@6'
     child = setup.build_experiment(config, str(tmp_path / 'child'))
     assert same(child.state['params'], e.state['params'])
-    assert same(child.state['opt_state']['master'], master.widened(e.state['params']))
+    assert same(child.state['opt_state']['master'], master.widen(e.state['params']))

@@ -90,7 +90,7 @@ def test_muon_is_its_equation():
 def test_muon_on_a_mesh():
     """Catches state that every device holds whole, orthogonalisation of parts instead of wholes,
     and a rate at which nothing is learned."""
-    alone, found = muon(), {}
+    alone, losses = muon(), {}
     for name, (mesh, _, state, step) in {
         'one': alone,
         'mesh': muon(data=2, fsdp=2, tensor=2),
@@ -100,12 +100,12 @@ def test_muon_on_a_mesh():
                 x for x in jax.tree.leaves(state['opt_state']) if x.size > 1000
             ]  # all but norms
             assert held and all(x.addressable_shards[0].data.size * 2 <= x.size for x in held)
-        found[name] = []
+        losses[name] = []
         for i in range(12):
             state, values = step(state, meshes.to_devices(mesh, batch_of(i % 2), BATCH))
-            found[name].append(float(values['loss']))
-    np.testing.assert_allclose(found['mesh'], found['one'], rtol=1e-3)
-    assert found['one'][-1] < found['one'][0] - 0.5
+            losses[name].append(float(values['loss']))
+    np.testing.assert_allclose(losses['mesh'], losses['one'], rtol=1e-3)
+    assert losses['one'][-1] < losses['one'][0] - 0.5
 
 
 def test_parameters_in_bfloat16_have_float32_gradients_and_moments():

@@ -44,23 +44,31 @@ TABLES = {f'layer_{i}/attention/positions/table' for i in (0, 1)}
 )
 def test_a_change_of_encoding(tree, parent, child, new, dropped):
     """Catches a table that is kept, dropped or made anew against the plan."""
-    (theirs, old), (ours, encodings) = tree(positions=parent), tree(positions=child)
-    plan = warm_start.plan_transfer(theirs, ours, warm_start.same_encoding(old, encodings))
+    (parent_arrays, old), (child_arrays, encodings) = tree(positions=parent), tree(positions=child)
+    plan = warm_start.plan_transfer(
+        parent_arrays, child_arrays, warm_start.same_encoding(old, encodings)
+    )
     assert (set(plan[1]), set(plan[2])) == (new, dropped)
-    assert set(plan[0]) == set(ours) - new and {*plan[0], *plan[2]} == set(theirs)
+    assert set(plan[0]) == set(child_arrays) - new and {*plan[0], *plan[2]} == set(parent_arrays)
 
 
 def test_a_bag_of_tokens(tree):
     """Catches a bag that a second phase of search begins anew, and one that the first is refused
     for."""
-    (theirs, old), (ours, _) = tree(), tree(bag=True)
+    (parent_arrays, old), (child_arrays, _) = tree(), tree(bag=True)
     bag = {f'bag/{name}' for name in ('embedding', 'gate', 'weight')}
     same = warm_start.same_encoding(old, old)
-    assert [set(x) for x in warm_start.plan_transfer(ours, ours, same)[1:]] == [set(), set()]
+    assert [set(x) for x in warm_start.plan_transfer(child_arrays, child_arrays, same)[1:]] == [
+        set(),
+        set(),
+    ]
     assert (
-        [set(x) for x in warm_start.plan_transfer(theirs, ours, same)[1:]]
+        [set(x) for x in warm_start.plan_transfer(parent_arrays, child_arrays, same)[1:]]
         == [bag, set()]
-        == [set(x) for x in reversed(warm_start.plan_transfer(ours, theirs, same)[1:])]
+        == [
+            set(x)
+            for x in reversed(warm_start.plan_transfer(child_arrays, parent_arrays, same)[1:])
+        ]
     )
 
 
@@ -99,7 +107,7 @@ def test_names_are_few():
     """Catches a line for each of a hundred layers, and a name that is left out."""
     paths = [f'layer_{i}/attention/positions/bias' for i in range(100)]
     assert (
-        checkpoint.named([*paths, 'layer_3/x', 'y'])
+        checkpoint.summarize_paths([*paths, 'layer_3/x', 'y'])
         == 'layer_*/attention/positions/bias (100 times), layer_3/x, y'
     )
-    assert checkpoint.named(list('abcdef')) == 'a, b, c, d and 2 more'
+    assert checkpoint.summarize_paths(list('abcdef')) == 'a, b, c, d and 2 more'

@@ -17,9 +17,9 @@ def test_all_problems_in_one_list(tiny_config, tmp_path, capsys):
     tiny_config.model.positions = 'rop'
     tiny_config.optimizer.schedule = 'cosin'
     tiny_config.log.stall = -1.0
-    with pytest.raises(CombinedError) as found:
+    with pytest.raises(CombinedError) as error:
         setup.build_experiment(tiny_config, str(tmp_path / 'run'))
-    assert exit.describe_error(found.value)[0] == 2
+    assert exit.describe_error(error.value)[0] == 2
     lines = capsys.readouterr().err.splitlines()
     for field in (
         'config.data.batch_size is 7',
@@ -48,12 +48,12 @@ def test_a_parent_that_does_not_fit_is_in_the_list(tiny_config, tmp_path):
         7,
         2,
     )
-    with pytest.raises(CombinedError) as found:
+    with pytest.raises(CombinedError) as error:
         setup.build_experiment(config, str(tmp_path / 'answers'))
     assert (
-        len(found.value.messages) == 2
-        and 'config.model.mlp_width' in str(found.value)
-        and 'config.data.batch_size is 7' in str(found.value)
+        len(error.value.messages) == 2
+        and 'config.model.mlp_width' in str(error.value)
+        and 'config.data.batch_size is 7' in str(error.value)
     )
 
 

@@ -35,11 +35,13 @@ def build(config, accumulation=1, devices=8, **mesh_sizes):
 
 def losses_of(built, count=3):
     mesh, _, state, step = built
-    found = []
+    measured = []
     for i in range(count):
         state, values = step(state, meshes.to_devices(mesh, batch_of(i), BATCH))
-        found.append([float(values['loss']), float(values['grad_norm']), float(values['weight'])])
-    return np.array(found), jax.device_get(state['params'])
+        measured.append(
+            [float(values['loss']), float(values['grad_norm']), float(values['weight'])]
+        )
+    return np.array(measured), jax.device_get(state['params'])
 
 
 @pytest.fixture(scope='module')
@@ -67,8 +69,8 @@ def test_any_mesh_gives_the_losses_of_one_device(one_device, fsdp, accumulation,
         config.model.scan_layers = True
         expected, params = losses_of(build(config, devices=1))
     devices = 4 if accumulation == 4 else 8
-    found, found_params = losses_of(build(config, accumulation, devices, fsdp=fsdp))
-    np.testing.assert_allclose(found, expected, rtol=2e-5)
+    measured, found_params = losses_of(build(config, accumulation, devices, fsdp=fsdp))
+    np.testing.assert_allclose(measured, expected, rtol=2e-5)
     # Adam divides by the root of tiny moments, so parameters feel rounding more than losses do: a
     # thousandth of the rate.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), found_params, params)
@@ -103,13 +105,13 @@ def test_a_kernel_on_a_mesh(one_device, monkeypatch, data, fsdp):
         monkeypatch.setattr(module, 'TIME', 128)
     config = one_device[0].copy_and_resolve_references()
     config.model.update(num_layers=1, remat='minimal')
-    found = {}
+    measured = {}
     for attention, devices, sizes in (('reference', 1, {}), ('splash', 4, {'fsdp': fsdp})):
         config.model.attention = attention
-        found[attention], _ = losses_of(
+        measured[attention], _ = losses_of(
             build(config.copy_and_resolve_references(), devices=devices, **sizes), count=2
         )
-    np.testing.assert_allclose(found['splash'], found['reference'], rtol=1e-4)
+    np.testing.assert_allclose(measured['splash'], measured['reference'], rtol=1e-4)
 
 
 def test_fsdp_shards_parameters_and_moments(one_device):
@@ -144,8 +146,8 @@ def test_loss_and_gradient_equal_a_direct_computation(one_device):
 def test_golden_first_step(one_device):
     """Catches any change of initial values, batch or arithmetic. XLA:CPU's last bits differ by
     cores and version: 1e-4."""
-    _, found, _ = one_device
-    np.testing.assert_allclose(found[0], GOLDEN, rtol=1e-4)
+    _, measured, _ = one_device
+    np.testing.assert_allclose(measured[0], GOLDEN, rtol=1e-4)
 
 
 GOLDEN = [

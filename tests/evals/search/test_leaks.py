@@ -7,9 +7,9 @@ import shutil
 import pytest
 from etils import epath
 
-from data import store, tokenizer as tokenizers
-from data.pairs import store as pair_store
+from data import splits, tokenizer as tokenizers
 from data.pairs.store import PairStore
+from data.store import TokenStore
 from evals.search import leaks
 from evals.search.datasets import Pairs, Questions
 from runtime import run_dir
@@ -96,14 +96,14 @@ def trained(tmp_path_factory, tiny):
     c.data.update(source='files', validation=0.3)
     c.data.files.paths = str(folder / 'text.jsonl')
     c.tokenizer.kind = 'char'
-    split = [store.in_split(i, c.data) for i in range(24)]
+    split = [splits.in_split(i, c.data) for i in range(24)]
     texts = [
         f'The paragraph of number {i} tells of {i * i} things that are here.' for i in range(24)
     ]
     for name, question in PLANTED.items():
         texts[split.index(name)] += f' Então perguntou: — {question.upper()} Ninguém sabia.'
     (folder / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
-    return started(c, store, folder / 'run', texts), c.data.cache, texts[split.index('train')]
+    return started(c, TokenStore, folder / 'run', texts), c.data.cache, texts[split.index('train')]
 
 
 def questions(*texts, documents=()):
@@ -161,7 +161,7 @@ def test_pairs_are_searched(tiny, tmp_path):
             for i in range(8)
         )
     )
-    run = started(c, pair_store, tmp_path / 'run', PLANTED.values())
+    run = started(c, PairStore, tmp_path / 'run', PLANTED.values())
     (entry,) = leaks.check(
         run, c.data.cache, [questions(PLANTED['train'], PLANTED['validation'], documents=['Tem 3'])]
     )
@@ -191,9 +191,9 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
     ]
     texts[6] = f'{texts[6]} {asked[0]}. {texts[5]} {texts[6]}' + f' {asked[1]}.' * (split == 'tail')
     texts[7] += f' {asked[1]}.' * (split == 'documents')
-    assert [store.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
+    assert [splits.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
     (tmp_path / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
-    run = started(c, pair_store, tmp_path / 'run', texts)
+    run = started(c, PairStore, tmp_path / 'run', texts)
     data = PairStore.find(c.data, run.tokenizer()).split('train')
     sets = [questions(*asked, documents=[texts[6]])]
     assert not any(part in run.tokenizer().decode(data.tokens) for part in asked)
@@ -204,7 +204,7 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
         and entry['sets']['set']['documents_seen'] == (split == 'documents')
     )
     assert entry['documents'] == (
-        sum(store.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8
+        sum(splits.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8
     )
     os.utime(tmp_path / 'text.jsonl', (1, 1))
     assert not leaks.check(run, c.data.cache, sets)[0]['checked']

@@ -74,7 +74,7 @@ def main(out: pathlib.Path, *names: str) -> None:
         config = config_of(name, arguments, str(folder / 'cache'))
         e = setup.build_experiment(config, str(folder / 'run'))
         loop.train(e)
-        model, tokenizer, _ = checkpoint.model_of(run_dir.Run.parse(str(folder / 'run')))
+        model, tokenizer, _ = checkpoint.build_model(run_dir.Run.parse(str(folder / 'run')))
         read = lambda file: json.loads((folder / 'run' / file).read_text())
         found = {
             'config': read('config.json'),
