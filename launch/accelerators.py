@@ -1,6 +1,7 @@
-"""TPU types by Google Cloud's names: chips, hosts, topology, software version, zones.
+"""TPU types by the names that Google Cloud gives them.
 
-Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes,regions-zones} and, for GKE,
+Chips, hosts, topology, software version, zones. Sources:
+cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes,regions-zones} and, for GKE,
 kubernetes-engine/docs/concepts/plan-tpus.
 """
 
@@ -28,8 +29,12 @@ _CUBE = (
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """`unit`: what the number in a type's name counts, per chip (v4, v5p and tpu7x count cores).
-    `runtime`: none where only GKE has it."""
+    """A generation of TPUs.
+
+    Attributes:
+      unit: what the number in a type's name counts, per chip (v4, v5p and tpu7x count cores).
+      runtime: software version of its machines; none where only GKE has it.
+    """
 
     prefix: str
     unit: int
@@ -79,8 +84,12 @@ FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """One TPU type. `hosts`: virtual machines of a Cloud TPU VM; `pods`: of GKE, whose machines
-    have at most four chips."""
+    """One TPU type.
+
+    Attributes:
+      hosts: virtual machines of a Cloud TPU VM.
+      pods: of GKE, whose machines have at most four chips.
+    """
 
     type: str
     family: str
@@ -105,7 +114,10 @@ TYPES = {
 
 
 def find(name: str) -> Slice:
-    """Returns the type of this name. Raises RunError with the nearest one where there is none."""
+    """Returns the TPU type of this name.
+
+    Raises RunError with the nearest type where there is none.
+    """
     if name not in TYPES:
         meant = re.sub(r'^v5(e|lite)-', 'v5litepod-', name.lower())  # what people call it
         sizes = [t for t in TYPES if t.startswith(meant.split('-')[0] + '-')]
@@ -127,9 +139,9 @@ def find(name: str) -> Slice:
 
 
 def check_zone(zone: str) -> str:
-    """Returns a zone of the right form.
+    """Returns a zone whose form is right, else raises RunError.
 
-    Which zones have which TPUs changes, and the service knows. Raises RunError.
+    Which zones have which TPUs changes, and the service knows.
     """
     if not re.fullmatch(r'[a-z]+-[a-z]+\d+-(ai\d+)?[a-z]', zone):
         raise RunError(
@@ -140,9 +152,9 @@ def check_zone(zone: str) -> str:
 
 
 def check_name(name: str, flag: str = '--name', longest: int = 60) -> str:
-    """Returns a name that is valid by RFC 1035, with room for the number of a slice.
+    """Returns a name that follows RFC 1035, else raises RunError.
 
-    What passes needs no quoting anywhere. Raises RunError.
+    There is room for the number of a slice. What passes needs no quoting anywhere.
     """
     if not re.fullmatch(rf'[a-z]([-a-z0-9]{{0,{longest - 2}}}[a-z0-9])?', name):
         raise RunError(

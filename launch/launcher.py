@@ -1,5 +1,7 @@
-"""The life of a run on Cloud TPU VMs: queued, active, run, preempted, made anew, resumed, ended.
-The command is `launch/tpu_vm.py`."""
+"""Leads a run on Cloud TPU VMs from the queue to its end.
+
+Queued, active, run, preempted, made anew, resumed, ended. The command is `launch/tpu_vm.py`.
+"""
 
 import dataclasses
 import pathlib
@@ -20,7 +22,8 @@ _RESULT = (
     'if [ -f ordem/worker.sh ]; then sh ordem/worker.sh result; '
     'else echo worker $(hostname): idle; fi'
 )
-# Attempts at a command that fails for no known reason, and looks at the state before a failure
+
+# Attempts of a command that fails for no known reason; and looks at the state before a failure
 # counts as none of the machines'.
 _ATTEMPTS = 3
 
@@ -38,8 +41,13 @@ class PreemptedError(RunError):
 
 @dataclasses.dataclass
 class Launcher:
-    """The life of one queued resource. Seconds: `wait`, how long to stay in the queue; `poll`,
-    between two looks."""
+    """Leads one queued resource through its life.
+
+    Attributes:
+      workers: of all slices together; 0: not known.
+      wait: seconds to stay in the queue.
+      poll: seconds between two looks.
+    """
 
     gcloud: Gcloud
     slices: int = 1
@@ -62,7 +70,10 @@ class Launcher:
             print(f'[{time.strftime("%H:%M:%S")}] {self.name}: {text}', file=sys.stderr, flush=True)
 
     def _insist(self, call):
-        """Gives a call again that may fail for a reason of the moment (a network, a service)."""
+        """Gives a call again that fails for a reason of the moment.
+
+        Such as a network, or a service.
+        """
         for attempt in range(_ATTEMPTS):
             try:
                 return call()
@@ -75,12 +86,13 @@ class Launcher:
         return self._insist(self.gcloud.describe)
 
     def wait_until_active(self) -> None:
-        """Waits until the machines are there.
+        """Waits for the machines.
 
         Raises PreemptedError where they are gone, RunError where they will not come or the wait is
         over.
         """
-        began, before = self.clock(), None
+        began = self.clock()
+        before = None
         while True:
             found = self.describe()
             state = found['state']['state']
@@ -118,7 +130,7 @@ class Launcher:
             self.sleep(self.poll)
 
     def _read(self, found: dict) -> None:
-        """Reads how many slices and workers there are, from what the service says."""
+        """Reads from what the service says how many slices and workers there are."""
         if 'tpu' in found:
             request = Request.of(found)
             self.slices = request.slices
@@ -134,7 +146,10 @@ class Launcher:
         self.wait_until_active()
 
     def _on_all(self, call) -> list:
-        """Returns call(node) of each slice; at once, except where the order is to be read."""
+        """Returns call(node) of each slice.
+
+        All at once, except where the order is to be read.
+        """
         if self.gcloud.dry_run or len(self.nodes) == 1:
             return [call(node) for node in self.nodes]
         import concurrent.futures  # here: it takes longer to import than the rest of a launcher
@@ -143,8 +158,10 @@ class Launcher:
             return list(pool.map(call, self.nodes))
 
     def install(self, archive: str, commit: str) -> None:
-        """Puts the code of `commit`, and its environment, on all workers. Done again it is
-        quick."""
+        """Installs the code of `commit` and its environment on all workers.
+
+        Done again it is quick.
+        """
         code = f'ordem/code-{commit[:12]}'
         words = [
             ['mkdir', '-p', code],
@@ -168,7 +185,7 @@ class Launcher:
         )
 
     def results(self) -> list[tuple[str, str]]:
-        """Returns (worker, 'idle', 'running' or 'exit N') for all workers.
+        """Returns (worker, 'idle', 'running' or 'exit N') of all workers.
 
         Raises GcloudError where one does not answer.
         """
@@ -187,11 +204,13 @@ class Launcher:
         return found
 
     def follow(self, worker: str = '0') -> int:
-        """Shows the log until the command ends on all workers. Returns its exit code.
+        """Shows the log until the command ends on all workers; returns its exit code.
 
         Raises PreemptedError, or RunError where ssh stays refused.
         """
-        seen, refused, late = 0, 0, 0
+        seen = 0  # lines of the log
+        refused = 0
+        late = 0
         while True:
             try:
                 seen += self.gcloud.ssh(
@@ -216,27 +235,21 @@ class Launcher:
                 return 0
             codes = {who: int(state.split()[1]) for who, state in found if state.startswith('exit')}
             late += bool(codes)
-            if (
-                len(codes) == len(found) or late > 10
-            ):  # where one has failed, the others should not be long
+            # Where one has failed, the others should not be long.
+            if len(codes) == len(found) or late > 10:
                 failed = {who: code for who, code in codes.items() if code}
                 for who, code in failed.items():
                     self.note(f'{who}: exit code {code}')
                 if late > 10:
                     self.note('other workers still run; stopping them')
                     self.worker('stop')
-                return (
-                    exit.MISTAKE
-                    if exit.MISTAKE in failed.values()
-                    else next(iter(failed.values()), 0)
-                )
+                if exit.MISTAKE in failed.values():
+                    return exit.MISTAKE
+                return next(iter(failed.values()), 0)
             self.sleep(self.poll)
 
     def is_preempted(self) -> bool:
-        """Returns whether the machines are gone.
-
-        By the queue, or before it has noticed by a slice's own state.
-        """
+        """Returns True where the queue says so, or before it has noticed a slice's own state."""
         if self.describe()['state']['state'] in _GONE:
             return True
         try:
@@ -248,9 +261,9 @@ class Launcher:
             return error.kind == 'missing'
 
     def _preempted_soon(self) -> bool:
-        """Returns whether the machines are gone, some seconds after a process ended.
+        """Returns True where the machines turn out to be gone.
 
-        Processes end before the service tells why.
+        Processes end some seconds before the service tells why.
         """
         for _ in range(_ATTEMPTS):
             if self.is_preempted():
@@ -281,8 +294,7 @@ class Launcher:
     def run(
         self, command: list[str], commit: str, archive: str, keep_going: bool, retries: int
     ) -> int:
-        """Starts the command, or goes on following it where it runs already. Returns its exit
-        code."""
+        """Starts the command, or follows it where it runs already; returns its exit code."""
         request = None if self.gcloud.dry_run else Request.of(self.describe())
         failures = 0
         while True:
@@ -293,9 +305,8 @@ class Launcher:
                     self.note('a command runs there already: going on with it')
                 else:
                     self.install(archive, commit)
-                if (
-                    'running' not in states or len(states) == 1
-                ):  # where some have ended, the others will too: none is begun beside them
+                # Where some have ended, the others will too: none is begun beside them.
+                if 'running' not in states or len(states) == 1:
                     self.worker('start', *command)
                 code = self.follow()
                 if self.gcloud.dry_run and keep_going:
@@ -326,13 +337,10 @@ class Launcher:
         """Prints the queue's state and, where there are machines, theirs and what runs on them."""
         found = self.describe()
         state = found['state']['state']
-        asked = (
-            ''
-            if 'tpu' not in found
-            else ', {0.type} x {0.slices}{1}'.format(
-                Request.of(found), ', spot' if 'spot' in found else ''
-            )
-        )
+        asked = ''
+        if 'tpu' in found:
+            request = Request.of(found)
+            asked = f', {request.type} x {request.slices}{", spot" if "spot" in found else ""}'
         lines = [f'{self.name}: {state}{asked}']
         if state == 'ACTIVE':
             self._read(found)

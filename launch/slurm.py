@@ -1,6 +1,7 @@
-"""Runs on a Slurm cluster: an sbatch script, written (`script`), or submitted too (`submit`).
+r"""A run on a Slurm cluster: an sbatch script, written (`script`) or written and submitted
+(`submit`):
 
-    python -m launch.slurm submit --name=gpt2 --nodes=2 --gpus_per_node=8 --time=24:00:00 -- \\
+    python -m launch.slurm submit --name=gpt2 --nodes=2 --gpus_per_node=8 --time=24:00:00 -- \
         python -m train.pretrain --config=... --run=...
 
 The folder `--folder` must lie on a disk that all nodes share: it takes the code of a commit, its
@@ -51,7 +52,7 @@ case $code in
 esac
 if [ -n "$stopped" ] || [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]; then
     echo "exit code $code${{stopped:+ (told to stop)}}: queued again;" \\
-        "the run resumes from its newest checkpoint"
+        'the run resumes from its newest checkpoint'
     scontrol requeue "$SLURM_JOB_ID" && exit 0
 fi
 exit "$code"
@@ -59,13 +60,8 @@ exit "$code"
 
 
 @dataclasses.dataclass(frozen=True)
-class Allocation:
-    """What a job asks of the cluster.
-
-    time: its limit, as sbatch reads it.
-    notice: seconds before the limit at which the run is told to end.
-    retries: after failures that are no user's mistake.
-    """
+class Resources:
+    """Resources of a job, and its times; the fields are flags of the command."""
 
     nodes: int = 1
     gpus_per_node: int = 0
@@ -76,35 +72,34 @@ class Allocation:
     retries: int = 3
 
 
-def script(name: str, command: list[str], folder: str, code: str, job: Allocation) -> str:
-    """Returns the text of the sbatch script. `folder` and `code` are absolute paths.
-
-    Raises RunError for a folder that sbatch would not read as it is.
-    """
+def script(name: str, command: list[str], folder: str, code: str, resources: Resources) -> str:
+    """Returns the text of the sbatch script. `folder` and `code` are absolute paths."""
     if not re.fullmatch(r'[\w ./+@,=~-]+', folder):
         raise RunError(
             f'--folder={folder}: expected a path without quotes, % and the like, which sbatch '
             'would read in the path of its log'
         )
     options = {
-        'gpus-per-node': job.gpus_per_node,
-        'partition': job.partition,
-        'account': job.account,
+        'gpus_per_node': resources.gpus_per_node or '',
+        'partition': resources.partition,
+        'account': resources.account,
     }
-    lines = [f'#SBATCH --{key}={value}\n' for key, value in options.items() if value]
+    lines = ''.join(
+        f'#SBATCH --{key.replace("_", "-")}={value}\n' for key, value in options.items() if value
+    )
     return SCRIPT.format(
         name=name,
-        nodes=job.nodes,
-        tasks=max(1, job.gpus_per_node),
-        options=''.join(lines),
-        time=job.time,
+        nodes=resources.nodes,
+        tasks=max(1, resources.gpus_per_node),
+        options=lines,
+        time=resources.time,
         log=shlex.quote(f'{folder}/log'),
-        notice=job.notice,
+        notice=resources.notice,
         code=shlex.quote(code),
-        extras='gpu' if job.gpus_per_node else '',
+        extras='gpu' if resources.gpus_per_node else '',
         env=shlex.quote(f'{folder}/env'),
         command=shlex.join(command),
-        retries=job.retries,
+        retries=resources.retries,
     )
 
 
@@ -132,8 +127,9 @@ def main(words: list[str]) -> None:
     folder = pathlib.Path(f.folder or f'runs/slurm/{f.name}').absolute()
     commit = snapshot.pin(f.commit)
     code = f'{folder}/code-{commit[:12]}'
-    asked = {field.name: f[field.name].value for field in dataclasses.fields(Allocation)}
-    text = script(f.name, command, str(folder), code, Allocation(**asked))
+    fields = [field.name for field in dataclasses.fields(Resources)]
+    resources = Resources(**{name: f[name].value for name in fields})
+    text = script(f.name, command, str(folder), code, resources)
     path = folder / 'job.sh'
     steps = snapshot.unpack(commit, code)
     submit = ['sbatch', str(path)]

@@ -1,5 +1,7 @@
-"""The code of a run, pinned: an archive of a commit, not the working tree at some later moment. All
-is said from the repository's root."""
+"""Pins the code of a run: an archive of a commit, not the working tree at a later moment.
+
+All paths are from the root of the repository.
+"""
 
 import pathlib
 import subprocess
@@ -38,7 +40,10 @@ def pin(commit: str = '') -> str:
 
 
 def commands(commit: str, archive: str) -> list[list[str]]:
-    """Returns the commands that write `archive`. The same commit gives the same bytes."""
+    """Returns the commands that write `archive`.
+
+    The same commit gives the same bytes.
+    """
     return [
         ['mkdir', '-p', str(pathlib.Path(archive).parent)],
         ['git', 'archive', '--format=tar.gz', f'--output={archive}', commit],
@@ -48,7 +53,7 @@ def commands(commit: str, archive: str) -> list[list[str]]:
 def unpack(commit: str, folder: str) -> list[list[str]]:
     """Returns the commands that lay the code out in `folder`.
 
-    For clusters that share a disk with this machine or send a folder.
+    For clusters that share a disk with this machine, or send a folder.
     """
     archive = f'{folder}.tar.gz'
     return [

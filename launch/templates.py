@@ -1,10 +1,10 @@
-"""Writes task files for other people's launchers, and the commands that use them.
+r"""Task files for other people's launchers, and the commands that use them:
 
-    python -m launch.templates sky --name=llama --type=v5litepod-16 --zone=us-west4-a --spot -- \\
+    python -m launch.templates sky --name=llama --type=v5litepod-16 --zone=us-west4-a --spot -- \
         python -m train.pretrain --config=... --run=gs://...
-    python -m launch.templates gke --name=llama --type=v5litepod-16 --slices=2 \\
+    python -m launch.templates gke --name=llama --type=v5litepod-16 --slices=2 \
         --image=us-docker.pkg.dev/PROJECT/ordem/ordem -- python ...
-    python -m launch.templates xpk --name=llama --type=v5litepod-16 --cluster=CLUSTER \\
+    python -m launch.templates xpk --name=llama --type=v5litepod-16 --cluster=CLUSTER \
         --zone=us-west4-a --image=... -- python ...
 
 `sky`: a SkyPilot task; as a managed job it is made anew after a preemption. `gke`: a JobSet for a
@@ -31,7 +31,7 @@ from runtime.errors import RunError
 
 
 class _Dumper(yaml.SafeDumper):
-    """Scripts as blocks of lines, keys in the order they are written here."""
+    """Writes scripts as blocks of lines, and keys in the order of the code."""
 
 
 _Dumper.add_representer(
@@ -45,9 +45,10 @@ def dump(content: dict) -> str:
 
 
 def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[str]) -> dict:
-    """Returns a SkyPilot task (docs.skypilot.co/en/latest/reference/yaml-spec.html).
+    """Returns a task of SkyPilot.
 
-    All workers of a slice run the same script; JAX finds them by their metadata.
+    Form: docs.skypilot.co/en/latest/reference/yaml-spec.html. All workers of a slice run the same
+    script; JAX finds them by their metadata.
     """
     return {
         'name': name,
@@ -58,20 +59,37 @@ def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[
             'accelerator_args': {'tpu_vm': True, 'runtime_version': kind.runtime},
             'use_spot': spot,
         },
-        'setup': 'mkdir -p ~/ordem\nln -sfn "$PWD" ~/ordem/code\ncp launch/worker.sh ~/ordem\nsh '
-        '~/ordem/worker.sh install\n',
+        'setup': (
+            'mkdir -p ~/ordem\n'
+            'ln -sfn "$PWD" ~/ordem/code\n'
+            'cp launch/worker.sh ~/ordem\n'
+            'sh ~/ordem/worker.sh install\n'
+        ),
         'run': f'exec sh ~/ordem/worker.sh exec {shlex.join(command)}\n',
     }
 
 
-def jobset(
-    name: str, kind: Slice, slices: int, spot: bool, image: str, restarts: int, command: list[str]
-) -> dict:
-    """Returns a JobSet (jobset.sigs.k8s.io/docs/reference).
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A run on GKE: what it is called, and the machines and the image that it takes."""
 
-    See cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice. GKE tells each pod its place
-    (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads.
+    name: str
+    kind: Slice
+    slices: int
+    spot: bool
+    image: str
+    restarts: int
+
+
+def jobset(workload: Workload, command: list[str]) -> dict:
+    """Returns a JobSet for GKE.
+
+    Form: cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice and
+    jobset.sigs.k8s.io/docs/reference. GKE tells each pod its place (TPU_WORKER_ID,
+    TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads.
     """
+    kind = workload.kind
+    spot = workload.spot
     words = [w.replace('$(', '$$(') for w in command]  # Kubernetes would put a variable there
     pod = {
         'restartPolicy': 'Never',
@@ -99,7 +117,7 @@ def jobset(
         'containers': [
             {
                 'name': 'ordem',
-                'image': image,
+                'image': workload.image,
                 'command': ['sh', 'launch/env.sh', *words],
                 'ports': [
                     {'containerPort': 8471},
@@ -136,62 +154,40 @@ def jobset(
         'apiVersion': 'jobset.x-k8s.io/v1alpha2',
         'kind': 'JobSet',
         'metadata': {
-            'name': name,
+            'name': workload.name,
             'annotations': {
                 'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'
             },
         },
         'spec': {
             'failurePolicy': {
-                'maxRestarts': restarts,
+                'maxRestarts': workload.restarts,
                 'rules': [{'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}],
             },
-            'replicatedJobs': [{'name': 'slice', 'replicas': slices, 'template': {'spec': job}}],
+            'replicatedJobs': [
+                {'name': 'slice', 'replicas': workload.slices, 'template': {'spec': job}}
+            ],
         },
     }
 
 
-@dataclasses.dataclass(frozen=True)
-class Cluster:
-    """A GKE cluster; `project`: '' is the one that gcloud has chosen."""
-
-    name: str
-    zone: str
-    project: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Workload:
-    """What runs there: slices of one kind, an image, and restarts after failures."""
-
-    name: str
-    kind: Slice
-    slices: int
-    spot: bool
-    image: str
-    restarts: int
-
-
-def xpk(work: Workload, cluster: Cluster, command: list[str]) -> list[str]:
-    """Returns `xpk workload create` (github.com/AI-Hypercomputer/xpk).
-
-    Raises RunError for a command with a line break.
-    """
+def xpk(workload: Workload, cluster: str, zone: str, project: str, command: list[str]) -> list[str]:
+    """Returns the command `xpk workload create` (github.com/AI-Hypercomputer/xpk)."""
     if any('\n' in w for w in command):
         raise RunError('xpk puts the command into one line of a file: it cannot hold a line break')
     return [
         'xpk',
         'workload',
         'create',
-        f'--workload={work.name}',
-        f'--cluster={cluster.name}',
-        f'--zone={cluster.zone}',
-        *([f'--project={cluster.project}'] if cluster.project else []),
-        f'--tpu-type={work.kind.type}',
-        f'--num-slices={work.slices}',
-        f'--docker-image={work.image}',
-        f'--max-restarts={work.restarts}',
-        *(['--spot'] if work.spot else []),
+        f'--workload={workload.name}',
+        f'--cluster={cluster}',
+        f'--zone={zone}',
+        *([f'--project={project}'] if project else []),
+        f'--tpu-type={workload.kind.type}',
+        f'--num-slices={workload.slices}',
+        f'--docker-image={workload.image}',
+        f'--max-restarts={workload.restarts}',
+        *(['--spot'] if workload.spot else []),
         f'--command={shlex.join(["sh", "launch/env.sh", *command])}',
     ]
 
@@ -219,9 +215,13 @@ def main(words: list[str]) -> None:
             'train.pretrain --config=... --run=gs://...`'
         )
     accelerators.check_name(f.name, longest=40)  # pods get names made from it
-    kind, commit = accelerators.find(f.type), snapshot.pin(f.commit)
+    kind = accelerators.find(f.type)
+    commit = snapshot.pin(f.commit)
     folder = pathlib.Path('runs/launch') / f.name
-    steps, text, path, then = [], '', folder / f'{verb}.yaml', []
+    steps = []
+    text = ''
+    path = folder / f'{verb}.yaml'
+    then = []
     if verb == 'sky':
         if not kind.runtime or f.slices != 1:
             raise RunError(
@@ -234,20 +234,19 @@ def main(words: list[str]) -> None:
         then = [shlex.join(['sky', 'jobs', 'launch', f'--name={f.name}', str(path)])]
     else:
         image = _image(f.image, commit)
+        workload = Workload(f.name, kind, f.slices, f.spot, image, f.max_restarts)
         then = [
             f'git archive --format=tar {commit} | docker build --tag={image} '
             '--file=launch/Dockerfile -',
             f'docker push {image}',
         ]
         if verb == 'gke':
-            text = dump(jobset(f.name, kind, f.slices, f.spot, image, f.max_restarts, command))
+            text = dump(jobset(workload, command))
             then.append(f'kubectl apply --filename={path}')
         else:
             accelerators.check_zone(f.zone)
-            cluster_name = accelerators.check_name(f.cluster, '--cluster', 40)
-            cluster = Cluster(cluster_name, f.zone, f.project)
-            work = Workload(f.name, kind, f.slices, f.spot, image, f.max_restarts)
-            then.append(shlex.join(xpk(work, cluster, command)))
+            cluster = accelerators.check_name(f.cluster, '--cluster', 40)
+            then.append(shlex.join(xpk(workload, cluster, f.zone, f.project, command)))
     if f.dry_run:
         for step in steps or ([['mkdir', '-p', str(folder)]] if text else []):
             print(shlex.join(step))

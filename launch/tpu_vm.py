@@ -1,7 +1,7 @@
-"""Runs on Cloud TPU VMs, from the queue to the end.
+r"""A run on Cloud TPU VMs, from the queue to the end:
 
     python -m launch.tpu_vm create --name=llama --type=v5litepod-16 --zone=us-west4-a --spot
-    python -m launch.tpu_vm run --name=llama --zone=us-west4-a --keep_going -- \\
+    python -m launch.tpu_vm run --name=llama --zone=us-west4-a --keep_going -- \
         python -m train.pretrain --config=... --run=gs://...
     python -m launch.tpu_vm status|logs|stop|delete --name=llama --zone=us-west4-a
 

@@ -1,9 +1,12 @@
-"""A stand-in for `gcloud compute tpus`, put first on PATH: states, flags, outputs and error texts as documented and as in SDK 528.
+"""A stand-in for `gcloud compute tpus`, put first on PATH: states, flags, outputs and error texts
+as documented and as in SDK 528.
 
-What it is to play lies in $STAND_IN/state.json, which the test writes and reads: `create` (for each creation the states that successive
-looks find, the last of which stays), `quota`, `account`, `project`, `agent`, `api`, `refuse_ssh` (how many times), `preempt` (for each
-`follow`, whether the machines vanish under it), `lag` (the queue does not notice; the slices are PREEMPTED or missing), `fail` (the next commands that fail for no known reason). Every call is recorded in `calls`.
-Workers are directories $STAND_IN/workers/NODE/i; their commands are run by a shell, as sshd does.
+What it is to play lies in $STAND_IN/state.json, which the test writes and reads: `create` (for each
+creation the states that successive looks find, the last of which stays), `quota`, `account`,
+`project`, `agent`, `api`, `refuse_ssh` (how many times), `preempt` (for each `follow`, whether the
+machines vanish under it), `lag` (the queue does not notice; the slices are PREEMPTED or missing),
+`fail` (the next commands that fail for no known reason). Every call is recorded in `calls`. Workers
+are directories $STAND_IN/workers/NODE/i; their commands are run by a shell, as sshd does.
 """
 
 import argparse

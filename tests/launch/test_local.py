@@ -54,7 +54,10 @@ def test_signals_are_forwarded(number, code):
     threading.Thread(
         target=lambda: (os.read(ready, 1), os.read(ready, 1), os.kill(os.getpid(), number))
     ).start()
-    script = f'trap "exit 3" INT; trap "exit 4" TERM; echo > /proc/{os.getpid()}/fd/{write}; while :; do sleep 0.05; done'
+    script = (
+        f'trap "exit 3" INT; trap "exit 4" TERM; echo > /proc/{os.getpid()}/fd/{write}; '
+        'while :; do sleep 0.05; done'
+    )
     assert local.run(*sh(script, 2)) == code
     assert signal.getsignal(number) is before
     os.close(ready), os.close(write)

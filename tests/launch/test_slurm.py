@@ -97,7 +97,10 @@ def test_how_it_ends(slurm, code, restarts, ends, again):
 def test_it_gives_way(slurm):
     """Catches a run that is killed at the time limit without having been told, or told and not
     queued again."""
-    command = f'trap "echo told > {slurm.bucket}/said; exit 143" TERM; echo > {slurm.bucket}/runs; while :; do sleep 0.05; done'
+    command = (
+        f'trap "echo told > {slurm.bucket}/said; exit 143" TERM; echo > {slurm.bucket}/runs; '
+        'while :; do sleep 0.05; done'
+    )
     job = subprocess.Popen(
         written(slurm, 'sh', '-c', command),
         env={**os.environ, 'SLURM_JOB_ID': '42', 'SLURM_RESTART_COUNT': '9'},

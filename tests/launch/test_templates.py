@@ -15,19 +15,22 @@ AWKWARD = '--run=gs://b/it\'s a "run"; $HOME $(HOME) `x` \\ *'
 COMMAND = ['python', '-m', 'train.pretrain', AWKWARD]
 KIND = accelerators.find('v5litepod-16')
 IMAGE = 'us-docker.pkg.dev/p/ordem/ordem'
-WORK = templates.Workload('llama', KIND, 2, True, IMAGE, 7)
 
 
 def sky_task(**how):
     return templates.sky('llama', KIND, 'us-west4-a', True, how.get('code', '.'), COMMAND)
 
 
+def workload(kind=KIND, slices=2, spot=True):
+    return templates.Workload('llama', kind, slices, spot, IMAGE, restarts=7)
+
+
 def jobset(kind=KIND, slices=2, spot=True):
-    return templates.jobset('llama', kind, slices, spot, IMAGE, 7, COMMAND)
+    return templates.jobset(workload(kind, slices, spot), COMMAND)
 
 
 def xpk_words():
-    return templates.xpk(WORK, templates.Cluster('cluster', 'us-west4-a', 'p-1'), COMMAND)
+    return templates.xpk(workload(), 'cluster', 'us-west4-a', 'p-1', COMMAND)
 
 
 def test_sky_task(tmp_path):
@@ -108,7 +111,8 @@ def test_jobset(name):
         *COMMAND[:-1],
         AWKWARD.replace('$(HOME)', '$$(HOME)'),
     ]
-    # A user's mistake ends the set: the Job fails by its policy, and the set does not start it again. The policy asks for restartPolicy Never.
+    # A user's mistake ends the set: the Job fails by its policy, and the set does not start it
+    # again. The policy asks for restartPolicy Never.
     assert job['podFailurePolicy']['rules'][0]['onExitCodes'] == {
         'containerName': container['name'],
         'operator': 'In',
@@ -179,7 +183,7 @@ def test_xpk_words():
     )
     assert shlex.split(words[-1].removeprefix('--command=')) == ['sh', 'launch/env.sh', *COMMAND]
     with pytest.raises(RunError, match='line break'):
-        templates.xpk(WORK, templates.Cluster('cluster', 'us-west4-a'), ['a\nb'])
+        templates.xpk(workload(), 'cluster', 'us-west4-a', '', ['a\nb'])
 
 
 def test_xpk_parses_it():

@@ -284,8 +284,9 @@ def test_dry_run_is_what_is_done(cloud):
     done = cloud.calls()
     cloud.set(calls=[], resources={})
     assert run(started(cloud), 'true') == 0
-    drop = lambda calls: [c for c in calls if c != 'queued-resources describe']
-    assert drop(done) == drop(cloud.calls())
+    again = cloud.calls()
+    look = 'queued-resources describe'
+    assert [c for c in done if c != look] == [c for c in again if c != look]
 
 
 MISTAKES = {
@@ -415,7 +416,10 @@ def test_what_is_sent_is_a_commit(cloud):
 
 def test_a_launcher_starts_quickly():
     """Catches an import of JAX, which takes seconds, in a program that only starts others."""
-    code = 'import sys, launch.tpu_vm, launch.gcloud; sys.exit("jax" in sys.modules or "numpy" in sys.modules)'
+    code = (
+        'import sys, launch.tpu_vm, launch.gcloud; '
+        'sys.exit("jax" in sys.modules or "numpy" in sys.modules)'
+    )
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
