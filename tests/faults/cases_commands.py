@@ -37,7 +37,8 @@ def without_held_out_text(folder):
 def study(change: str):
     """A study of one's own: configs/ablations/base.py, and a line that changes it."""
     return lambda d: (d / 'study.py').write_text(
-        f'from configs.ablations import base\n\n\ndef get_config():\n    c = base.get_config()\n    {change}\n    return c\n'
+        f'from configs.ablations import base\n\n\ndef get_config():\n    c = base.get_config()\n '
+        f'   {change}\n    return c\n'
     )
 
 

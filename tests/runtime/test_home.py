@@ -1,4 +1,5 @@
-"""`~` in the paths of flags and fields: the home folder in each of them, and no folder of that name."""
+"""`~` in the paths of flags and fields: the home folder in each of them, and no folder of that
+name."""
 
 import ast
 import json
@@ -120,7 +121,8 @@ def test_what_is_no_home(text, home):
 
 
 def test_other_users(home):
-    """Catches a folder named after a user who is not known, and a file of that name that is not found."""
+    """Catches a folder named after a user who is not known, and a file of that name that is not
+    found."""
     root = os.path.expanduser('~root')
     assert paths.expanded('~root/x', '--out') == f'{root}/x'
     with pytest.raises(DataError, match="--out is '~nobody9/x': no user 'nobody9' is known here"):

@@ -104,7 +104,8 @@ def test_a_step_of_another_run(here):
     ],
 )
 def test_what_is_said_of_names(here, name, said):
-    """Catches a name that is taken for another one, and a line that does not say what is missing."""
+    """Catches a name that is taken for another one, and a line that does not say what is
+    missing."""
     with pytest.raises(RunError) as found:
         checkpoint.pin_step(Run.parse(name))
     assert said in str(found.value) and '\n' not in str(found.value)
@@ -140,7 +141,8 @@ def begun(path, parent, **more):
 
 @pytest.fixture
 def family(here):
-    """The folder with a parent (run/), a run that began from it (child/) and another one (other/)."""
+    """The folder with a parent (run/), a run that began from it (child/) and another one
+    (other/)."""
     shutil.copytree('run', 'child')
     shutil.copytree('run', 'other')
     changed('other', seed=1)

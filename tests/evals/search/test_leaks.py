@@ -72,7 +72,7 @@ def test_a_document_is_read_whole_in_pieces(monkeypatch):
     assert leaks.occurring(wanted, pieces) == set(wanted)
 
 
-def started(c, stores, folder, texts) -> Run:
+def started(c, store_class, folder, texts) -> Run:
     """A run directory and its store, as training begins with them."""
     tokenizer = tokenizers.train(texts, c.tokenizer)
     run = Run(epath.Path(folder))
@@ -81,7 +81,7 @@ def started(c, stores, folder, texts) -> Run:
         c,
         tokenizer,
         run_dir.lineage(
-            c, stores.open_or_build(c.data, tokenizer, progress=False), tokenizer, None
+            c, store_class.open_or_build(c.data, tokenizer, progress=False), tokenizer, None
         ),
     )
     return run
