@@ -37,7 +37,8 @@ from apps.search.store import Folder
 from configs import pydoc
 from data import sources
 from runtime import cli, options
-from runtime.run_dir import Run, cores
+from runtime.run_dir import Run
+from runtime.system import available_cpus
 from train import loop, setup
 
 _FILE = 50_000  # characters of a drawn file
@@ -177,7 +178,7 @@ def indexing(folder: pathlib.Path, run: str, paths: list[str], megabytes: float)
         width=reader.size,
         chunk=reader.trained,
         device=jax.devices()[0].device_kind,
-        cores=cores(),
+        cores=available_cpus(),
         index_bytes=bytes_of,
     )
 
@@ -335,7 +336,7 @@ def graph(folder: pathlib.Path, run: str, count: int, size: int, queries: int) -
         times_faster=median['exact'] / median['graph'],
         building_seconds=building,
         opening=opening,
-        cores=cores(),
+        cores=available_cpus(),
         raw={name: [round(x, 6) for x in values] for name, values in seconds.items()},
     )
 

@@ -44,9 +44,9 @@ class ModelConfig:
 
     @property
     def residual_scale(self) -> float:
-        """Variance of the weights that write to the residual stream.
+        """Returns the variance of weights that write to the residual stream.
 
-        2 writes a layer add up to 1 (GPT-2).
+        The 2 writes of each layer add up to 1 (GPT-2).
         """
         return 1 / (2 * self.num_layers)
 

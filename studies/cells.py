@@ -14,8 +14,7 @@ from model.errors import ModelError
 from model.positions import REGISTRY, resolve_pattern
 from runtime import field_checks, schema
 from runtime.errors import RunError
-from runtime.run_dir import cores
-from runtime.system import package_versions
+from runtime.system import available_cpus, package_versions
 from train.optimizer import make_schedule
 
 SWEEP_SEED = 0  # of the cells that choose the learning rate; no other cell has it
@@ -247,7 +246,7 @@ def measure(config, group: list[Cell]) -> list[dict]:
     common = {
         'seconds': round((time.perf_counter() - began) / len(group), 1),
         'device': jax.devices()[0].device_kind,
-        'threads': cores(),
+        'threads': available_cpus(),
         'memory_mb': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         'versions': {'python': platform.python_version(), **versions},
     }

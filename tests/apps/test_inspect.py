@@ -17,7 +17,7 @@ from data import batches, store
 from data.chat import encode_messages
 from data.records import printable
 from data.store import TokenStore
-from runtime import checkpoint, run_dir
+from runtime import checkpoint, encoding_meaning
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup
@@ -385,7 +385,7 @@ def test_an_old_run_compared():
         '--config.model.positions_args.log_n=False',
     ]
     e.config.model.update(positions='fire', positions_args={})
-    e.config.model.encodings = run_dir.meaning(e.config, first=True)
+    e.config.model.encodings = encoding_meaning.get_meaning(e.config, first=True)
     there.config.model.positions = 'fire'
     found = compare.compare(e, there)['differences']
     (row,) = [d for d in found if d['what'] == 'encoding']

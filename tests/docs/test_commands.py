@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from runtime.run_dir import flat
+from runtime.config_tree import flatten
 from tests import commands
 
 DOCUMENTS = ['README.md', 'CONTRIBUTING.md', *sorted(map(str, pathlib.Path('docs').rglob('*.md')))]
@@ -43,7 +43,7 @@ def _check(command: str) -> None:
         if not word.startswith('--'):
             continue
         if name.startswith('config.'):
-            fields = flat(runpy.run_path(config or 'configs/base.py')['get_config']())
+            fields = flatten(runpy.run_path(config or 'configs/base.py')['get_config']())
             field = name.removeprefix('config.')
             known = field in fields or field.startswith(('model.positions_args', 'tasks'))
             assert known, f'no field {field} in {config}'

@@ -7,7 +7,7 @@ import sys
 from unittest import mock
 
 from data.store import TokenStore
-from runtime import run_dir
+from runtime import config_tree, run_dir
 from tests.faults.bad_inputs import Case
 
 WRITE, STUDY = (
@@ -29,7 +29,10 @@ def without_held_out_text(folder):
     config = run.config()
     config.data.validation = 0.0
     data = TokenStore.open_or_build(config.data, run.tokenizer(), progress=False)
-    lineage = run.lineage() | {'config_hash': run_dir.config_hash(config), 'data_hash': data.hash}
+    lineage = run.lineage() | {
+        'config_hash': config_tree.config_hash(config),
+        'data_hash': data.hash,
+    }
     (folder / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
     (folder / 'run' / 'lineage.json').write_text(json.dumps(lineage))
 

@@ -31,7 +31,7 @@ with atheris.instrument_imports(include=['data', 'runtime.run_dir', 'ml_collecti
     from data.chat import ROLES, parse_messages
     from data.records import BadRecord, DataError, Record, printable
     from data.tokenizer import Tokenizer
-    from runtime import run_dir
+    from runtime import config_tree, run_dir
     from runtime.errors import RunError
 import zstandard
 
@@ -134,7 +134,7 @@ def _run(data: bytes) -> None:
     run = run_dir.Run.parse(str(_FOLDER))
     for read in (run.config, run.lineage):
         try:
-            run_dir.flat(read())
+            config_tree.flatten(read())
         except RunError as error:
             assert str(error).startswith(str(_FOLDER)) and len(str(error).splitlines()) == 1
 

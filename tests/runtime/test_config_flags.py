@@ -12,8 +12,8 @@ import pytest
 from model.config import resolve
 from model.transformer import Transformer
 from runtime import checkpoint, config_flags
+from runtime.config_tree import flatten
 from runtime.errors import RunError
-from runtime.run_dir import flat
 from train import mesh, setup
 from train.optimizer import SCHEDULES, make_optimizer, make_schedule
 
@@ -29,9 +29,9 @@ def test_shipped_configs(name):
     c = scope['get_config']()
     stem = pathlib.Path(name).stem
     assert f'--config={name}' in scope['__doc__']
-    of_encodings = {n for n in flat(c) if n.startswith('model.positions_args.')}
-    assert set(flat(c)) - of_encodings == set(
-        flat(runpy.run_path('configs/base.py')['get_config']())
+    of_encodings = {n for n in flatten(c) if n.startswith('model.positions_args.')}
+    assert set(flatten(c)) - of_encodings == set(
+        flatten(runpy.run_path('configs/base.py')['get_config']())
     )
     model = Transformer(resolve(c.model, c.tokenizer.vocab_size, c.data.seq_len))
     size = sum(x.size for x in jax.tree.leaves(checkpoint.abstract_params(model)))
@@ -63,7 +63,7 @@ def test_shipped_configs(name):
 def test_mistakes_in_flags(tiny_config, given, message):
     """Catches a mistyped or ineffective field that is taken silently."""
     with pytest.raises(RunError, match=message):
-        config_flags.check(tiny_config, given, flat(tiny_config))
+        config_flags.check(tiny_config, given, flatten(tiny_config))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from runtime import checkpoint, run_dir
+from runtime import checkpoint, config_tree, origin, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.faults import bad_inputs
@@ -119,7 +119,7 @@ def changed(path, seed):
     run = Run(run_dir.epath.Path(path))
     config = run.config()
     config.seed = seed
-    lineage = run.lineage() | {'config_hash': run_dir.config_hash(config)}
+    lineage = run.lineage() | {'config_hash': config_tree.config_hash(config)}
     run.config_path.write_text(json.dumps(config.to_dict()))
     (run.path / 'lineage.json').write_text(json.dumps(lineage))
 
@@ -130,9 +130,9 @@ def begun(path, parent, **more):
     config = run.config()
     config.model.max_len = config.data.seq_len  # as post-training fills it in
     lineage = run.lineage() | {
-        'config_hash': run_dir.config_hash(config),
+        'config_hash': config_tree.config_hash(config),
         'parent': {'run': str(parent.path), 'step': parent.step},
-        'descent': run_dir.descent(parent),
+        'descent': origin.describe_parent(parent),
     }
     lineage = {k: v for k, v in (lineage | more).items() if v is not None}
     run.config_path.write_text(json.dumps(config.to_dict()))
@@ -257,6 +257,6 @@ def test_a_grandparent_counts(family):
     begun('b', 'other')
     begun('child', 'a')
     run = Run.parse('child')
-    assert run_dir.check_parent(run, 'a') == Run(run_dir.epath.Path('a'), 4)
+    assert origin.check_parent(run, 'a') == Run(run_dir.epath.Path('a'), 4)
     with pytest.raises(RunError, match='which is another run'):
-        run_dir.check_parent(run, 'b')
+        origin.check_parent(run, 'b')

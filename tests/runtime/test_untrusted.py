@@ -21,9 +21,10 @@ from configs import base
 from data import safe_read
 from data.records import DataError
 from model.errors import ModelError
-from runtime import checkpoint, config_flags, exit, metrics, run_dir
+from runtime import checkpoint, config_flags, config_tree, exit, metrics, run_dir
+from runtime.config_tree import flatten
 from runtime.errors import RunError
-from runtime.run_dir import Run, flat
+from runtime.run_dir import Run
 from studies.records import read_records
 
 GOLDEN = pathlib.Path('tests/golden/format_1')
@@ -59,7 +60,7 @@ def experiment():
     return base.get_config()
 
 
-FIELDS = st.sampled_from(sorted(flat(base.get_config())))
+FIELDS = st.sampled_from(sorted(flatten(base.get_config())))
 
 
 @FIXED
@@ -73,7 +74,7 @@ FIELDS = st.sampled_from(sorted(flat(base.get_config())))
 def test_any_field_is_taken_or_refused_by_name(experiment, name, value):
     """Catches a name or a value on the command line that ends in another exception, or in a message
     without the field's name."""
-    known = flat(experiment)
+    known = flatten(experiment)
     try:
         assert config_flags.check(experiment, {name: value}, known) is experiment
     except RunError as error:
@@ -131,7 +132,7 @@ def test_any_bytes_are_json_or_a_run_error(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / 'any.json'
     path.write_bytes(content)
     try:
-        found = run_dir._read_json(run_dir.epath.Path(path))
+        found = run_dir.read_json(run_dir.epath.Path(path))
     except RunError as error:
         assert str(error).startswith(f'{path}: damaged') and len(str(error).splitlines()) == 1
         return
@@ -151,7 +152,7 @@ def fill(run, name, content):
             lineage.write_text(
                 json.dumps(
                     json.loads(lineage.read_text())
-                    | {'config_hash': run_dir.config_hash(ConfigDict(made))}
+                    | {'config_hash': config_tree.config_hash(ConfigDict(made))}
                 )
             )
     path.write_bytes(content if isinstance(content, bytes) else content.encode())

@@ -12,7 +12,7 @@ from data.pairs.store import PairStore
 from data.store import TokenStore
 from evals.search import leaks
 from evals.search.datasets import Pairs, Questions
-from runtime import run_dir
+from runtime import origin, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -80,7 +80,7 @@ def started(c, store_class, folder, texts) -> Run:
         run,
         c,
         tokenizer,
-        run_dir.lineage(
+        origin.make_lineage(
             c, store_class.open_or_build(c.data, tokenizer, progress=False), tokenizer, None
         ),
     )
