@@ -55,7 +55,9 @@ class Range:
         if self.words:
             return self.words
         noun = self.noun or ('a whole number' if self.whole else 'a number')
-        low, high = (f'{end:g}' if isinstance(end, float) else f'{end}' for end in self._ends())
+        low, high = (
+            f'{end:g}' if isinstance(end, float) else f'{end}' for end in (self.low, self.high)
+        )
         if self.open == 'low':
             span = f'{noun} above {low}, at most {high}'
         elif self.open == 'high':
@@ -65,9 +67,6 @@ class Range:
         if not self.zero:
             return span
         return f'{span}{", or 0" if self.low > 0 else ""} (0: {self.zero})'
-
-    def _ends(self) -> tuple[float, float]:
-        return self.low, self.high
 
 
 def count(low: int = 0, high: int = INT32, zero: str = '') -> Range:

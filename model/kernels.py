@@ -19,7 +19,6 @@ from model.errors import ModelError, did_you_mean
 from model.sharding import RULES
 
 KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
-CONTEXT = ('auto', 'ring', 'gather')
 _LENGTH_MULTIPLES = {'splash': 128, 'cudnn': 2}
 
 # Columns that a bias of the keys takes in bfloat16: with the third one the error is below that of

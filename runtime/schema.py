@@ -52,17 +52,19 @@ def names(holds: Callable[[Any], bool]) -> list[str]:
 def may_change_on_resume(name: str) -> bool:
     """Returns whether a started run goes on with another value of a field; where this version does
     not know the field, what the fields beside it share decides."""
-    entry = _schema(EXPERIMENT).find(name)
-    known = _schema(EXPERIMENT).shared_at(name) if entry is None else entry
-    return known.resume != 'fixed'
+    return _entry_or_shared(name).resume != 'fixed'
 
 
 def must_equal_parent(name: str) -> bool:
     """Returns whether a run must have the value that its parent has; as `may_change_on_resume` for
     fields that are not known."""
-    entry = _schema(EXPERIMENT).find(name)
-    known = _schema(EXPERIMENT).shared_at(name) if entry is None else entry
-    return known.child == 'same'
+    return _entry_or_shared(name).child == 'same'
+
+
+def _entry_or_shared(name: str):
+    """Returns the entry of an experiment's field, or what the fields beside it share."""
+    experiment = _schema(EXPERIMENT)
+    return experiment.find(name) or experiment.shared_at(name)
 
 
 def younger(revision: int) -> dict[str, Any]:
