@@ -10,7 +10,7 @@ from absl import flags
 
 from data.atlas import pages as atlas_pages
 from data.chat import decode_answer, encode_prompt
-from model.generate import generate
+from model.generate import Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
@@ -60,7 +60,9 @@ def continuations(
 def _batched(model, params, prompts, max_new, sampling, end, seed=0):
     found = []
     for i in range(0, len(prompts), _BATCH):
-        found += generate(model, params, prompts[i : i + _BATCH], max_new, sampling, seed + i, end)
+        found += generate(
+            model, params, prompts[i : i + _BATCH], max_new, sampling, seed + i, Stop(end)
+        )
     return found
 
 

@@ -10,7 +10,9 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from data import batches, store
+from data import batches
+from data.objectives import get_objective
+from data.store import TokenStore
 from model import loss as losses
 from model.transformer import make_row_keys
 from runtime import checkpoint, cli, metrics, options
@@ -56,14 +58,14 @@ def xz_bits_per_byte(text: bytes, after: bytes = b'') -> float:
 def measure(run: Run, cache: str) -> dict:
     """`cache`: where the token store is looked for, or built; not where the run's config says, which somebody else may have written."""
     model, params, tokenizer, config = checkpoint.load(run)
-    if config.train.objective != 'tokens':
+    if not get_objective(config.train.objective).holds_out_text:
         raise RunError(
-            f'{run.path}: trained on pairs (config.train.objective is {config.train.objective!r}), and holds out no text; expected a run on '
-            f'texts, or python -m evals.search.retrieval'
+            f'{run.path}: trained on pairs (config.train.objective is {config.train.objective!r}), '
+            f'and holds out no text; expected a run on texts, or python -m evals.search.retrieval'
         )
     config.data.cache = cache
     wanted = run.lineage()['data_hash']
-    data = store.open_or_build(config.data, tokenizer, wanted=wanted)
+    data = TokenStore.open_or_build(config.data, tokenizer, wanted=wanted)
     if data.hash != wanted:
         raise RunError(f'{run.path}: the text of config.data has changed since the run was started')
     held_out = data.split('validation')

@@ -84,7 +84,7 @@ def script(
         log=shlex.quote(f'{folder}/log'),
         notice=notice,
         code=shlex.quote(code),
-        extras='gpu' if gpus_per_node else 'test',
+        extras='gpu' if gpus_per_node else '',
         env=shlex.quote(f'{folder}/env'),
         command=shlex.join(command),
         retries=retries,

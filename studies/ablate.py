@@ -28,7 +28,7 @@ from runtime import cli, config_flags, options, streams
 from runtime.errors import RunError
 from runtime.run_dir import cores, write_atomically
 from studies import cells
-from train import loop
+from train import setup
 
 _LOG = logging.getLogger('ordem')
 
@@ -59,7 +59,7 @@ def _start_worker(started, pinned: bool, folder: pathlib.Path) -> None:
     )
     streams.settle(keeps=True)
     cli.settle()
-    loop.keep_compiled(str(folder))
+    setup.keep_compiled(str(folder))
 
 
 def _pool(count: int, folder: pathlib.Path) -> concurrent.futures.ProcessPoolExecutor:
@@ -86,7 +86,7 @@ def run_cells(
     if not todo:
         return
     if workers == 0:
-        loop.keep_compiled(str(folder))
+        setup.keep_compiled(str(folder))
         for group in todo:
             keep(cells.measure(config, group))
         return

@@ -22,10 +22,11 @@ from model.embed import POOLINGS
 from runtime import cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup
 
 MODULES = 150  # of Python's documentation that are read where no other texts are given; the rest is what is measured on
 PHASES = ('base', 'answers', 'search', 'collection')
+PHASES_ON_PAIRS = ('search', 'collection')
 
 
 def experiments(
@@ -47,7 +48,7 @@ def experiments(
         config.data.pydoc.modules = MODULES
         if read[phase]:
             config.data.source, config.data.files.paths = 'files', read[phase]
-        if pooling and config.train.objective == 'contrastive':
+        if pooling and phase in PHASES_ON_PAIRS:
             config.embedding.pooling, config.model.bag = pooling, 'bag' in pooling
     return found
 
@@ -59,7 +60,7 @@ def train(out: pathlib.Path, name: str, phases: dict[str, ConfigDict]) -> None:
         folder = out / f'{name}-{phase}'
         config.parent, config.data.cache = parent, str(out / 'cache')
         print(f'{name}: {phase}', flush=True)
-        experiment = (posttrain if parent else loop).prepare(config, str(folder))
+        experiment = setup.build_experiment(config, str(folder))
         loop.report(experiment, loop.train(experiment))
         parent = str(folder)
 

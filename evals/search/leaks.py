@@ -5,8 +5,8 @@ import collections
 import itertools
 from collections.abc import Iterable, Iterator
 
-from data import objectives, store, words
-from data.pairs import read as read_pairs
+from data import store, words
+from data.objectives import get_objective
 from data.records import DataError
 from model.errors import ModelError
 from runtime.errors import RunError
@@ -117,16 +117,14 @@ def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
     """Each document of a run's training split, in parts. Raises where its store, or the texts that pairs were made of, are not there as they were."""
     config, tokenizer = run.config(), run.tokenizer()
     config.data.cache = cache
-    data = objectives.of(config.train.objective)[0].find(
-        config.data, tokenizer, run.lineage()['data_hash']
-    )
+    objective = get_objective(config.train.objective)
+    data = objective.store_class.find(config.data, tokenizer, run.lineage()['data_hash'])
     if data is None:
         raise RunError(f'its token store is not in {cache}')
     if data.hash != run.lineage()['data_hash']:
         raise RunError(f'the token store in {cache} has other text than the run was trained on')
-    if config.train.objective == 'contrastive' and read_pairs.made(
-        config.data
-    ):  # the store was found by what its texts were: they are those
+    if not objective.stores_whole_texts(config.data):
+        # The store was found by what its texts were: they are those.
         return (_parts(text, 0, len(text)) for text in store.training_texts(config.data))
     split = data.split('train')
     return (

@@ -157,7 +157,7 @@ def _runs(given: list[str]) -> dict[str, Run]:
             raise RunError(
                 f'--runs: two systems are called {name!r}: expected other names for the runs'
             )
-        found[name] = checkpoint.pinned(Run.parse(paths.expanded(path, '--runs')))
+        found[name] = checkpoint.pin_step(Run.parse(paths.expanded(path, '--runs')))
     return found
 
 
@@ -254,7 +254,7 @@ def main() -> None:
             )
     runs = _runs(f.runs)
     for name, run in runs.items() if f.poolings else ():
-        model = checkpoint.model_of(run)[0].config
+        model = checkpoint.build_model(run)[0].config
         for pooling in f.poolings:
             embed.check_pooling(pooling, model, f'--poolings, for the run {name},')
     if f.against and f.against not in runs:

@@ -15,7 +15,7 @@ from flax import linen as nn
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from data import objectives, tokenizer as tokenizers
+from data import tokenizer as tokenizers
 from launch.aot import cost_model, hlo, topologies
 from launch.aot.topologies import Chip
 from model import config as model_config, generate, kernels
@@ -25,7 +25,7 @@ from runtime import metrics
 from runtime.errors import RunError
 from train import footprint, step as steps
 from train.mesh import AXES, BATCH, check_batch, check_model, make_mesh
-from train.objectives import make_losses
+from train.objectives import get_objective
 from train.optimizer import make_optimizer
 
 CHAR_PIECES = 256  # counted for a tokenizer of characters, whose size only its text tells
@@ -130,11 +130,16 @@ def trace_train(config, mesh):
     check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state, shardings = steps.abstract_state(model, optimizer, mesh)
-    loss, _ = make_losses(config, model.config)
+    objective = get_objective(config.train.objective)
     step = steps.make_step(
-        model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks
+        model,
+        optimizer,
+        objective.training_loss(config, model.config),
+        mesh,
+        shardings,
+        steps.StepOptions(config.train.accumulation),
     )
-    blank, lies = objectives.blank(config.train.objective, config.data), NamedSharding(mesh, BATCH)
+    blank, lies = objective.data.blank_batch(config.data), NamedSharding(mesh, BATCH)
     if any(e.spec.task_ids for e in model.config.parts):
         blank['ids'] = blank['positions']
     batch = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies) for n, x in blank.items()}

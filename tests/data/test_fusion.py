@@ -6,7 +6,8 @@ from data import fusion
 
 
 def test_fusion_by_hand():
-    """Catches ranks from 0, a missing document that is punished or that gets a last rank, and ties in the order of the lists."""
+    """Catches ranks from 0, a missing document that is punished or that gets a last rank, and ties
+    in the order of the lists."""
     found = fusion.fuse([['b', 'a', 'c'], ['a', 'b', 'd']])
     assert [d for d, _ in found] == ['a', 'b', 'c', 'd']  # a and b have 1/61 + 1/62, c and d 1/63
     assert [s for _, s in found] == pytest.approx([1 / 61 + 1 / 62] * 2 + [1 / 63] * 2)

@@ -13,6 +13,7 @@ import zstandard
 
 from data import sources, store
 from data.records import BadRecord, DataError, Record
+from data.store import TokenStore
 
 LINES = b'{"text": "one"}\n\n{"text": "two", "id": 2}\n'
 PACKED = b''.join(
@@ -33,7 +34,8 @@ def read(config):
 
 
 def test_every_kind_of_file(config, files):
-    """Catches a suffix, a byte order mark, a blank line, or a file of several compressed frames that is misread."""
+    """Catches a suffix, a byte order mark, a blank line, or a file of several compressed frames
+    that is misread."""
     folder = files(
         a__txt='olá\n',
         b__txt='\ufeffmarked',
@@ -89,7 +91,8 @@ def test_large_compressed_files(config, files, content):
     ],
 )
 def test_paths(config, files, tmp_path, paths, names):
-    """Catches a pattern or folder not searched, a file read twice, and an order that depends on the disk."""
+    """Catches a pattern or folder not searched, a file read twice, and an order that depends on the
+    disk."""
     folder = files(b__txt='b', a__txt='a', z__md='not read')
     (folder / 'deep').mkdir()
     (folder / 'deep' / 'c.txt').write_text('c')
@@ -276,19 +279,21 @@ BROKEN = {  # name: (file, its content, line or '', reason)
 
 @pytest.mark.parametrize('name, content, line, reason', BROKEN.values(), ids=BROKEN)
 def test_broken_records(config, files, tokenizer, name, content, line, reason):
-    """Catches a broken record that is taken, ends in a traceback, hides its neighbours, or is reported without its place."""
+    """Catches a broken record that is taken, ends in a traceback, hides its neighbours, or is
+    reported without its place."""
     folder = files(**{name: content, 'whole.txt': 'read all the same'})
     records, broken = read(config)
     assert [b.where for b in broken] == [f'{folder / name}{line}']
     assert len(records) == 1 + 2 * (line == ':4') and records[-1].text == 'read all the same'
     config.on_broken = 'fatal'
     with pytest.raises(DataError, match=f'{folder / name}{line}: .*{reason}'):
-        store.open_or_build(config, tokenizer, progress=False)
+        TokenStore.open_or_build(config, tokenizer, progress=False)
 
 
 @pytest.mark.parametrize('pack', [gzip.compress, zstandard.compress])
 def test_truncated_lines(config, files, pack):
-    """Catches a cut file taken for a whole one: the lines before the cut are read, the cut is reported where it is."""
+    """Catches a cut file taken for a whole one: the lines before the cut are read, the cut is
+    reported where it is."""
     suffix = 'gz' if pack is gzip.compress else 'zst'
     folder = files(**{f'a__jsonl__{suffix}': pack(PACKED * 20)[:-20]})
     records, [broken] = read(config)
@@ -419,9 +424,9 @@ def test_how_many_may_be_skipped(config, files, tokenizer, caplog, lost, what, o
         caplog.clear()
         if what == 'error' and on_broken == 'skip':
             with pytest.raises(DataError, match=f'{said}.*config.data.on_broken=skip_all'):
-                store.open_or_build(config, tokenizer, progress=False)
+                TokenStore.open_or_build(config, tokenizer, progress=False)
         else:
-            store.open_or_build(config, tokenizer, progress=False)
+            TokenStore.open_or_build(config, tokenizer, progress=False)
             assert any(map(re.compile(said).match, caplog.messages)) == (
                 what != 'none' and not known
             )
@@ -443,9 +448,13 @@ def test_parquet_needs_its_extra(config, files, monkeypatch):
 
 
 def test_fingerprint_follows_the_files(config, files):
-    """Catches a stale store: the fingerprint changes with a file, a new file, a field; not with reading."""
+    """Catches a stale store: the fingerprint changes with a file, a new file, a field; not with
+    reading."""
     seen = []
-    look = lambda: seen.append(json.dumps(sources.fingerprint(config)))
+
+    def look():
+        seen.append(json.dumps(sources.fingerprint(config)))
+
     folder = files(a__txt='one')
     look(), read(config), look()
     assert seen[0] == seen[1]
@@ -461,7 +470,8 @@ def test_fingerprint_follows_the_files(config, files):
 
 
 def test_pydoc(config, monkeypatch):
-    """Catches documentation that needs the network, is empty, or repeats a module; and an order that changes."""
+    """Catches documentation that needs the network, is empty, or repeats a module; and an order
+    that changes."""
 
     def refuse(*_, **__):
         raise AssertionError('the network was used')

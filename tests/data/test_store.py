@@ -10,7 +10,8 @@ from configs import base
 from data import sources, store, tokenizer as tokenizers
 from data.chat import decode_answer, encode_messages, encode_prompt
 from data.records import DataError
-from data.store import SPLITS, in_split
+from data.splits import SPLITS, in_split
+from data.store import TokenStore
 
 TEXTS = [f'document {i}: ' + 'words and words ' * (i % 7) for i in range(60)]
 LINES = ''.join(json.dumps({'text': t}) + '\n' for t in TEXTS)
@@ -18,7 +19,7 @@ PAIRS = [(f'pergunta {i}', f'resposta {i}' * (1 + i % 3)) for i in range(30)]
 
 
 def build(config, tokenizer):
-    return store.open_or_build(config, tokenizer, progress=False)
+    return TokenStore.open_or_build(config, tokenizer, progress=False)
 
 
 def documents(split):
@@ -100,7 +101,8 @@ def test_conversations_answer_for_answers(config, files, tokenizer):
 
 
 def test_turns(tokenizer):
-    """Catches a second turn that is not answered for, or a prompt that differs from training on the same turns."""
+    """Catches a second turn that is not answered for, or a prompt that differs from training on the
+    same turns."""
     messages = (('user', 'a'), ('assistant', 'b'), ('user', 'c'), ('assistant', '<|end|>'))
     ids, mask = encode_messages(messages, tokenizer)
     prompt = encode_prompt(messages[:3], tokenizer)
@@ -202,7 +204,8 @@ def flip(path):
     ],
 )
 def test_damaged_store(config, tokenizer, caplog, name, harm):
-    """Catches a store that trains on noise, one changed bit among it, damage that is mended without a word, and remains of it."""
+    """Catches a store that trains on noise, one changed bit among it, damage that is mended without
+    a word, and remains of it."""
     built = build(config, tokenizer)
     before = built.split('train').tokens.tobytes()
     harm(built.path / name)
@@ -217,7 +220,8 @@ def test_damaged_store(config, tokenizer, caplog, name, harm):
 
 
 def test_broken_is_fatal_in_a_kept_store(config, files, tokenizer):
-    """Catches `fatal` that is forgotten because a store was built while broken records were skipped."""
+    """Catches `fatal` that is forgotten because a store was built while broken records were
+    skipped."""
     folder = files(a__jsonl=LINES + 'broken')
     build(config, tokenizer)
     config.on_broken = 'fatal'
@@ -309,10 +313,16 @@ def test_equal_documents_stay_together(config, files, tokenizer, caplog, again, 
     there = [i for i in range(40, 60) if sides[i] == 'train'][0]
     here = [i for i in range(40, 60) if sides[i] == 'validation'][0]
     found[there], found[here] = again(found[held]), again(found[trained])
-    row = lambda t: dict(text=t) if form == 'texts' else dict(question=t, answer='yes')
+
+    def row(t):
+        return dict(text=t) if form == 'texts' else dict(question=t, answer='yes')
+
     files(a__jsonl=''.join(json.dumps(row(t)) + '\n' for t in found))
     built = build(config, tokenizer)
-    key = lambda t: t.replace('e\u0301', 'é').split()
+
+    def key(t):
+        return t.replace('e\u0301', 'é').split()
+
     first = {here: trained, there: held}
     wanted = {
         name: [key(t) for i, t in enumerate(found) if sides[first.get(i, i)] == name]
@@ -381,6 +391,6 @@ def test_a_store_says_by_which_rules_it_was_split(config, tokenizer):
     """Catches a store of any source whose equal documents were split by earlier rules, taken for
     one of these."""
     config.validation = 0.2
-    assert store.path_of(config, tokenizer) != store.path_of(config, tokenizer, 1)
+    assert TokenStore.path_of(config, tokenizer) != TokenStore.path_of(config, tokenizer, 1)
     config.split = 'tail'  # which nothing has changed for
-    assert store.path_of(config, tokenizer) == store.path_of(config, tokenizer, 1)
+    assert TokenStore.path_of(config, tokenizer) == TokenStore.path_of(config, tokenizer, 1)

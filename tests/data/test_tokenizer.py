@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import given, settings, strategies as st
 
 from configs import base
-from data import store, tokenizer as tokenizers
+from data import splits, store, tokenizer as tokenizers
 from data.records import DataError
 from data.tokenizer import CONTROL, KINDS
 from runtime.run_dir import Run
@@ -70,7 +70,8 @@ def trained(kind, corpus):
 @settings(deadline=None, max_examples=300)
 @given(text=TEXTS)
 def test_any_text_round_trips(trained, text):
-    """Catches normalisation, a lost space or NUL, an unknown id, and text that encodes to a control piece."""
+    """Catches normalisation, a lost space or NUL, an unknown id, and text that encodes to a control
+    piece."""
     ids = trained.encode(text)
     assert trained.decode(ids) == text
     pieces = {trained.piece(i) for i in ids}
@@ -130,7 +131,7 @@ def test_uses_no_more_than_asked(share):
     used."""
     lines = [f'{i} ' + 'word ' * (i % 7) for i in range(3000)]
     size = sum(map(len, lines))
-    used, total = tokenizers.sampled([lines[:1000], lines[1000:]], int(size * share))
+    used, total = tokenizers.sample_lines([lines[:1000], lines[1000:]], int(size * share))
     assert total == size and used == [line for line in lines if line in {*used}]
     assert min(1, share) * 0.98 <= sum(map(len, used)) / size <= min(1, share)
 
@@ -141,10 +142,10 @@ def test_the_sample_is_even(sizes):
     the same text."""
     lines, ends = [f'{i:05}' for i in range(20000)], np.cumsum(sizes)
     texts = [lines[end - size : end] for size, end in zip(sizes, ends)]
-    used, _ = tokenizers.sampled(texts, 20000)
+    used, _ = tokenizers.sample_lines(texts, 20000)
     tenths = np.bincount(np.asarray(used, int) // 2000, minlength=10)
     assert len(used) > 3900 and tenths.min() > 250 and tenths.max() < 550
-    assert used == sorted(used) and used == tokenizers.sampled(texts, 20000)[0]
+    assert used == sorted(used) and used == tokenizers.sample_lines(texts, 20000)[0]
 
 
 def test_a_small_text_beside_a_large_one_is_read():
@@ -152,7 +153,7 @@ def test_a_small_text_beside_a_large_one_is_read():
     limit."""
     large = [f'line {i}' for i in range(40000)]
     for seed in range(20):
-        used, _ = tokenizers.sampled([large[seed:], ['small']], int(9e-1 * 10 * len(large)))
+        used, _ = tokenizers.sample_lines([large[seed:], ['small']], int(9e-1 * 10 * len(large)))
         assert used[-1] == 'small' and len(used) > 30000
 
 
@@ -268,7 +269,8 @@ def test_rules_of_before():
 
 
 def test_the_rules_are_part_of_the_name(tiny_config):
-    """Catches a tokenizer in the cache that was made under other rules and is taken for this one."""
+    """Catches a tokenizer in the cache that was made under other rules and is taken for this
+    one."""
     keys = [store.tokenizer_key(tiny_config)]
     tiny_config.tokenizer.rules = 1
     keys.append(store.tokenizer_key(tiny_config))
@@ -281,11 +283,16 @@ def test_held_out_text_has_no_say(config, files, split):
     """Catches a vocabulary learnt on the validation split."""
     config.update(split=split, validation=0.25)
     documents = [f'document {i}: ' + 'palavras e palavras ' * 5 for i in range(40)]
-    hidden = [store.in_split(i, config) == 'validation' for i in range(40)]
-    train = lambda texts: tokenizers.train(store.training_texts(config), wanted('char')).hash
-    changed = lambda text, held: (
-        text[:-10] + 'ŧøþæ' * 2 + 'ŋđ' if split == 'tail' else 'ŧøþæ' if held else text
-    )
+    hidden = [splits.in_split(i, config) == 'validation' for i in range(40)]
+
+    def train(texts):
+        return tokenizers.train(store.training_texts(config), wanted('char')).hash
+
+    def changed(text, held):
+        if split == 'tail':
+            return text[:-10] + 'ŧøþæ' * 2 + 'ŋđ'
+        return 'ŧøþæ' if held else text
+
     hashes = []
     for texts in (
         documents,
@@ -314,7 +321,8 @@ def test_held_out_text_has_no_say(config, files, split):
     ],
 )
 def test_vocabulary_bounds(corpus, config, message):
-    """Catches a refusal whose bound is not the bound: the size it names trains, the next one does not."""
+    """Catches a refusal whose bound is not the bound: the size it names trains, the next one does
+    not."""
     with pytest.raises(DataError, match=message) as refused:
         tokenizers.train(corpus, config)
     bound = int(re.search(message, str(refused.value))[1])
@@ -328,7 +336,8 @@ def test_vocabulary_bounds(corpus, config, message):
 @pytest.mark.parametrize('megabytes', [32.0, 0.02])
 @pytest.mark.parametrize('kind', ['unigram', 'bpe'])
 def test_the_bound_of_one_long_line(kind, megabytes):
-    """Catches a bound that is that of the beginning of a line, or that hides that it is a sample's."""
+    """Catches a bound that is that of the beginning of a line, or that hides that it is a
+    sample's."""
     texts, config = [f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}'], wanted(kind, 60000)
     config.train_megabytes = megabytes
     with pytest.raises(DataError, match=r'the text supports at most (\d+)') as refused:
@@ -343,7 +352,8 @@ def test_the_bound_of_one_long_line(kind, megabytes):
 
 
 def test_mistakes(tmp_path, corpus):
-    """Catches a traceback for a wrong kind, no text, and a file that is missing, no model, or another's model."""
+    """Catches a traceback for a wrong kind, no text, and a file that is missing, no model, or
+    another's model."""
     foreign = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus),

@@ -214,9 +214,9 @@ def test_no_room_is_worth_another_try(number, named):
 def test_what_libraries_say_of_the_system():
     """Catches a refusal that only the words of a library in C++ tell of."""
     said = 'NOT_FOUND: Error opening "/a/b": [OS error 36: ENAMETOOLONG File name too long] [x=1]'
-    found = refused.mistake(ValueError(said), [('--run', '/a')])
+    found = refused.explain(ValueError(said), [('--run', '/a')])
     assert str(found).startswith('--run=/a: /a/b: File name too long; expected at most 255 bytes')
-    assert refused.mistake(ValueError('something else'), []) is None
+    assert refused.explain(ValueError('something else'), []) is None
 
 
 def test_a_place_that_cannot_be_written(tmp_path):

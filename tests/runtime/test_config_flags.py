@@ -14,7 +14,7 @@ from model.transformer import Transformer
 from runtime import checkpoint, config_flags
 from runtime.errors import RunError
 from runtime.run_dir import flat
-from train import mesh
+from train import mesh, setup
 from train.optimizer import SCHEDULES, make_optimizer, make_schedule
 
 NAMES = sorted(n for n in glob.glob('configs/*.py') if not n.endswith('__init__.py'))
@@ -147,7 +147,6 @@ def test_mistakes_in_flags(tiny_config, given, message):
 def test_mistakes_in_values(tiny_config, tmp_path, changes, message):
     """Catches a value that fails late, or with a traceback; nothing is written."""
     from runtime import exit
-    from train import loop
 
     if changes.get('mesh.fsdp') == 3:
         tiny_config.mesh.data = -1
@@ -158,7 +157,7 @@ def test_mistakes_in_values(tiny_config, tmp_path, changes, message):
             part = part[p]
         part[last] = value
     with pytest.raises((exit.DataError, exit.ModelError, RunError), match=message):
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
 

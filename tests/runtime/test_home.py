@@ -16,7 +16,7 @@ from runtime import config_flags, options, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run, flat
 from tests import commands
-from train import loop
+from train import setup
 
 GOLDEN = pathlib.Path('tests/golden/format_1').resolve()
 TEXT = pathlib.Path('tests/golden/text.txt').resolve()
@@ -138,7 +138,7 @@ def test_a_run_at_home(home, tiny_config):
     tiny_config.data.update(source='files', cache='~/cache', validation=0.5, split='tail')
     tiny_config.data.files.paths = '~/text.txt'
     tiny_config.tokenizer.update(vocab_size=320)
-    loop.prepare(tiny_config, '~/runs/first')
+    setup.build_experiment(tiny_config, '~/runs/first')
     assert sorted(p.name for p in home.iterdir()) == ['cache', 'runs', 'text.txt']
     kept = json.loads((home / 'runs/first/config.json').read_text())
     assert kept['data']['cache'] == f'{home}/cache'

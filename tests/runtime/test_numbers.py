@@ -28,7 +28,7 @@ from runtime.errors import CombinedError, RunError
 from runtime.run_dir import flat
 from studies import cells
 from tests import commands
-from train import loop, preflight
+from train import preflight, setup
 
 CONFIGS = sorted(
     str(path)
@@ -133,7 +133,7 @@ def test_a_run_with_such_a_number_is_not_begun(tiny_config, tmp_path, field, val
         part = part[group]
     part[last] = value
     with pytest.raises(CombinedError, match=f'config.{field} is ') as found:
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert len(found.value.messages) == 1 and not (tmp_path / 'run').exists()
 
 
@@ -141,7 +141,7 @@ def test_memory_of_the_batches(tiny_config, tmp_path, monkeypatch):
     """Catches a run that is killed while its first batches are made."""
     tiny_config.data.update(seq_len=2**20, batch_size=2**10)
     with pytest.raises(RunError) as found:
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     said = str(found.value)
     assert 'config.data.seq_len is 1048576 and config.data.batch_size 1024' in said
     assert 'a batch takes 20.00 GiB and 4 lie in memory' in said and 'config.data.prefetch' in said
@@ -159,7 +159,7 @@ def test_memory_of_attention(tiny_config, tmp_path, monkeypatch):
     """Catches a context whose square is killed for memory in the first step, on a CPU."""
     tiny_config.data.update(seq_len=2**16, batch_size=8)
     with pytest.raises(RunError, match='attention of a layer takes 256.00 GiB'):
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
     monkeypatch.setattr(preflight, 'machine_memory', lambda: 8 * 2 * 32**2 * 4)
     tiny_config.data.seq_len = 32

@@ -7,13 +7,13 @@ import unicodedata
 
 import pytest
 
-from data.pairs import read as read_pairs, store as pair_store
+from data.pairs import read as read_pairs
 from data.pairs.from_text import (
-    MADE,
+    MAKERS,
     cloze,
     crops,
     lines_of,
-    pairs as pairs_of,
+    make_pairs,
     passages,
     question,
     same,
@@ -21,6 +21,7 @@ from data.pairs.from_text import (
     spans,
     title,
 )
+from data.pairs.store import PairStore
 
 DOCUMENT = """A viagem de inverno
 
@@ -28,7 +29,8 @@ O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. "Que
 Ninguém respondeu.
 
 A casa do moinho
-Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. Ele vivia só.
+Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. \
+Ele vivia só.
 """
 WRAPPED = """The first line of this text is wrapped where it is long enough to be
 so, and here it ends.
@@ -42,7 +44,8 @@ def ends(text):
 
 
 def test_sentences():
-    """Catches a sentence that ends at an abbreviation, a number or a quotation, and a line that does not end one."""
+    """Catches a sentence that ends at an abbreviation, a number or a quotation, and a line that
+    does not end one."""
     assert ends(DOCUMENT) == [
         'A viagem de inverno',
         'O Sr. Bento chegou às 7.30 da manhã.',
@@ -65,24 +68,28 @@ def test_sentences():
 
 @pytest.mark.parametrize('words', [8, 12, 20, 1000])
 def test_passages_hold_the_text(words):
-    """Catches a sentence lost, doubled or cut, a passage that is too long, and one that goes on past its paragraph when it is half full."""
+    """Catches a sentence lost, doubled or cut, a passage that is too long, and one that goes on
+    past its paragraph when it is half full."""
     some = sentences(lines_of(DOCUMENT))
     found = passages(some, words)
     assert [s for p in found for s in p] == [s for s in some if any(s in p for p in found)]
     assert {s.text for s in some} - {s.text for p in found for s in p} <= {
-        s.text for s in some if s.words < 3
+        s.text for s in some if s.num_words < 3
     }
-    assert all(sum(s.words for s in p) <= words or len(p) == 1 for p in found)
+    assert all(sum(s.num_words for s in p) <= words or len(p) == 1 for p in found)
     assert words < 1000 or len(found) == 1
-    shape = lambda words: [
-        len(p)
-        for p in passages(sentences(['One two three.', '', 'Four five six.', 'Seven.']), words)
-    ]
+
+    short = sentences(['One two three.', '', 'Four five six.', 'Seven.'])
+
+    def shape(words):
+        return [len(passage) for passage in passages(short, words)]
+
     assert shape(6) == [1, 2] and shape(8) == [3]
 
 
 def test_crops_are_of_one_passage():
-    """Catches crops that are always the same, that leave the passage, or of which the short one is long; and a passage of three words."""
+    """Catches crops that are always the same, that leave the passage, or of which the short one is
+    long; and a passage of three words."""
     text = '\n\n'.join(
         f'Passage {n} has ' + ' '.join(f'w{n}x{i}' for i in range(30)) + '.' for n in range(40)
     )
@@ -105,10 +112,14 @@ def test_crops_are_of_one_passage():
 
 
 def test_a_passage_gives_one_pair():
-    """Catches two pairs of one passage, each the other's near copy and negative, and a passage that gives none."""
-    said = lambda n, letter: ' '.join(f'P{n}{letter}{i}' for i in range(6))
+    """Catches two pairs of one passage, each the other's near copy and negative, and a passage that
+    gives none."""
+
+    def said(n, letter):
+        return ' '.join(f'P{n}{letter}{i}' for i in range(6))
+
     text = '\n\n'.join(f'{said(n, "a")}. {said(n, "b")}.' for n in range(60))
-    found = list(pairs_of(['crops', 'spans', 'cloze'], text, 14))
+    found = list(make_pairs(['crops', 'spans', 'cloze'], text, 14))
     inside = [
         re.search(r'P(\d+)', ' '.join(pair))[1]
         for pair in found
@@ -135,15 +146,18 @@ def test_spans_are_neighbours():
 
 
 def test_titles():
-    """Catches a sentence, a statement or a wrapped line taken for a heading, and a passage that runs into the next one."""
+    """Catches a sentence, a statement or a wrapped line taken for a heading, and a passage that
+    runs into the next one."""
     assert list(title(DOCUMENT, 64)) == [
         (
             'A viagem de inverno',
-            'O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. "Que frio!" disse ele.\nNinguém respondeu.',
+            'O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. '
+            '"Que frio!" disse ele.\nNinguém respondeu.',
         ),
         (
             'A casa do moinho',
-            'Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. Ele vivia só.',
+            'Era uma casa pequena, com 2 janelas. Quem morava ali? '
+            'Um velho que J. Silva conhecia bem. Ele vivia só.',
         ),
     ]
     assert list(title(DOCUMENT, 8))[1] == (
@@ -171,7 +185,10 @@ def test_questions():
     assert list(question(DOCUMENT, 64)) == [
         ('Quem morava ali?', 'Um velho que J. Silva conhecia bem. Ele vivia só.')
     ]
-    asked = 'What is the capital of Peru? What is its domain? It is pe with a dot. Why is it? (Who is it?) It is who it is. What is last?'
+    asked = (
+        'What is the capital of Peru? What is its domain? It is pe with a dot. Why is it? '
+        '(Who is it?) It is who it is. What is last?'
+    )
     assert list(question(asked, 64)) == [
         ('What is its domain?', 'It is pe with a dot.'),
         ('(Who is it?)', 'It is who it is.'),
@@ -182,7 +199,8 @@ def test_questions():
 
 
 def test_cloze_takes_the_sentence_out():
-    """Catches a sentence of another passage, one that always or never stays, and always the first one taken."""
+    """Catches a sentence of another passage, one that always or never stays, and always the first
+    one taken."""
     texts = [
         ' '.join(f'Passage {i} says {word} about it.' for word in ('one', 'two', 'three', 'four'))
         for i in range(1000)
@@ -228,7 +246,7 @@ def test_texts_without_words_end():
         '"' * 20_000 + ' ' * 20_000,
         '— ' * 9000 + 'A.',
     ):
-        for make in MADE.values():
+        for make in MAKERS.values():
             assert all(q.strip() and p.strip() for q, p in make(text, 8))
 
 
@@ -248,7 +266,8 @@ def read(config):
 
 
 def test_pairs_are_held_out_with_their_text(made, tokenizer):
-    """Catches pairs of one text in both splits, a kind that is left out, and a broken text that is not counted."""
+    """Catches pairs of one text in both splits, a kind that is left out, and a broken text that is
+    not counted."""
     found = read(made)
     sides = {}
     for pair in found:
@@ -262,7 +281,7 @@ def test_pairs_are_held_out_with_their_text(made, tokenizer):
     assert {p.query for p in read(made)} == {'A viagem de inverno', 'A casa do moinho'} and len(
         read(made)
     ) == 60 < len(found)
-    built = pair_store.open_or_build(made, tokenizer, progress=False)
+    built = PairStore.open_or_build(made, tokenizer, progress=False)
     assert built.manifest['records'] == dict(read=61, kept=60, broken=1)
     held = sum(side == {'validation'} for side in sides.values())
     assert (
@@ -293,8 +312,12 @@ def test_ends_are_held_out(made):
 
 @pytest.mark.parametrize('change', ['kind', 'words', 'validation'])
 def test_another_store(made, tokenizer, change):
-    """Catches pairs of another kind taken from the cache, and a store for each way to make batches of it."""
-    key = lambda: pair_store.path_of(made, tokenizer)
+    """Catches pairs of another kind taken from the cache, and a store for each way to make batches
+    of it."""
+
+    def key():
+        return PairStore.path_of(made, tokenizer)
+
     first = key()
     if change == 'validation':
         made.validation = 0.5
@@ -306,10 +329,21 @@ def test_another_store(made, tokenizer, change):
     assert key() == second
 
 
+@pytest.mark.parametrize('text', ['e\n。。b', '。D b', '”— !x..。”b'])
+def test_signs_without_words(text):
+    """Catches a passage that has fewer words than its sentences, of which no stretch can be cut."""
+    for words in (8, 16):
+        for make in MAKERS.values():
+            assert all(query and positive for query, positive in make(text, words))
+
+
 def test_another_process_makes_the_same_pairs():
     """Catches Python's own hash, which is another in each process."""
     text = ' '.join(f'Sentence {i} is here.' for i in range(40))
-    code = f'from data.pairs.from_text import *; print([list(make({text!r}, 16)) for make in MADE.values()])'
+    code = (
+        'from data.pairs.from_text import *; '
+        f'print([list(make({text!r}, 16)) for make in MAKERS.values()])'
+    )
     said = subprocess.run(
         [sys.executable, '-c', code],
         capture_output=True,
@@ -317,7 +351,7 @@ def test_another_process_makes_the_same_pairs():
         check=True,
         env={'PYTHONHASHSEED': '7'},
     ).stdout
-    assert said.strip() == str([list(make(text, 16)) for make in MADE.values()])
+    assert said.strip() == str([list(make(text, 16)) for make in MAKERS.values()])
 
 
 CHINESE = """今天我们去公园散步。天气很好，阳光明媚。「你好吗？」他问。我们都笑了！
@@ -338,7 +372,7 @@ def test_sentences_of_other_scripts():
         '他问。',
         '我们都笑了！',
     ]
-    assert [s.words for s in some] == [9, 8, 3, 2, 5] and some[2].asks
+    assert [s.num_words for s in some] == [9, 8, 3, 2, 5] and some[2].asks
     assert ''.join(s.before + s.text for s in some).strip() == CHINESE.partition('\n')[0]
     assert ends('राम घर गया। वह सिर. दर्द था। क्या तुम आओगे? हाँ!') == [
         'राम घर गया।',
@@ -353,11 +387,11 @@ def test_sentences_of_other_scripts():
         assert ends(text) == [text.rpartition(' ')[0], text.rpartition(' ')[2]]
 
 
-@pytest.mark.parametrize('kind', MADE)
+@pytest.mark.parametrize('kind', MAKERS)
 def test_pairs_of_scripts_without_spaces(kind):
     """Catches a text without spaces that is one word, of which no pair is made, and stretches of it
     that stand nowhere in it or are all of it."""
-    found = list(MADE[kind](CHINESE, 30))
+    found = list(MAKERS[kind](CHINESE, 30))
     flat = ''.join(CHINESE.split())
     assert found and all(''.join(query.split()) in flat for query, _ in found)
     if kind == 'crops':
@@ -371,10 +405,13 @@ def test_pairs_do_not_hang_on_the_form_of_a_text():
     hyphens, and long words of many marks that are not one word."""
     text = ' '.join(f'Ação número {i} não é à toa, não. Lá vêm três.' for i in range(40))
     apart = unicodedata.normalize('NFD', text.replace('número', 'nú\u00admero'))
-    form = lambda some: unicodedata.normalize('NFC', some.replace('\u00ad', ''))
+
+    def form(some):
+        return unicodedata.normalize('NFC', some.replace('\u00ad', ''))
+
     for kinds in (['crops'], ['cloze', 'same']):
-        assert [(form(q), form(p)) for q, p in pairs_of(kinds, apart, 20)] == list(
-            pairs_of(kinds, text, 20)
+        assert [(form(q), form(p)) for q, p in make_pairs(kinds, apart, 20)] == list(
+            make_pairs(kinds, text, 20)
         )
 
 
@@ -385,9 +422,9 @@ def test_what_looks_alike_is_one_text(config, files, tokenizer):
     files(a__txt=text, b__txt=unicodedata.normalize('NFD', text))
     config.update(validation=0.0)
     config.pairs.update(kind='cloze', words=40)
-    first = pair_store.path_of(config, tokenizer)
-    split = pair_store.open_or_build(config, tokenizer, progress=False).split('train')
+    first = PairStore.path_of(config, tokenizer)
+    split = PairStore.open_or_build(config, tokenizer, progress=False).split('train')
     assert len(split.pairs) == 1 and len(split.offsets) == 3
     with pytest.MonkeyPatch.context() as later:
         later.setattr(read_pairs.words, 'RULES', 3)
-        assert pair_store.path_of(config, tokenizer) != first
+        assert PairStore.path_of(config, tokenizer) != first

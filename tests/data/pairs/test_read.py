@@ -7,11 +7,12 @@ import logging
 import numpy as np
 import pytest
 
-from data.pairs import read as read_pairs, store as pair_store
+from data.pairs import read as read_pairs
 from data.pairs.batches import PairBatches
 from data.pairs.read import Pair
+from data.pairs.store import PairStore
 from data.records import BadRecord, DataError
-from data.store import SPLITS
+from data.splits import SPLITS
 
 TRIPLES = [
     (
@@ -34,7 +35,7 @@ def given(config, files):
 
 
 def build(config, tokenizer):
-    return pair_store.open_or_build(config, tokenizer, progress=False)
+    return PairStore.open_or_build(config, tokenizer, progress=False)
 
 
 def read(config):
@@ -56,7 +57,8 @@ def examples(split, tokenizer):
 
 
 def test_the_store_holds_the_pairs(given, tokenizer):
-    """Catches a pair lost, doubled, in both splits or with the negatives of another, and tokens that are not those an embedder reads."""
+    """Catches a pair lost, doubled, in both splits or with the negatives of another, and tokens
+    that are not those an embedder reads."""
     built = build(given, tokenizer)
     kept = {name: examples(built.split(name), tokenizer) for name in SPLITS}
     assert sorted(kept['train'] + kept['validation']) == sorted(TRIPLES) and all(kept.values())
@@ -78,7 +80,8 @@ def test_the_store_holds_the_pairs(given, tokenizer):
 
 
 def test_equal_texts_share_an_id(config, files, tokenizer):
-    """Catches a text that has two ids, as query and as document or with another white space, an example kept twice, and lost negatives of it."""
+    """Catches a text that has two ids, as query and as document or with another white space, an
+    example kept twice, and lost negatives of it."""
     files(
         a__jsonl='\n'.join(
             json.dumps(x)
@@ -109,7 +112,8 @@ def test_equal_texts_share_an_id(config, files, tokenizer):
 
 
 def test_what_is_held_out_stays_so(given, files, tokenizer):
-    """Catches a split by place in the file: adding records moves no query, and all that answers a query is on one side."""
+    """Catches a split by place in the file: adding records moves no query, and all that answers a
+    query is on one side."""
     before = {p.query: p.split for p in read(given)[0]}
     files(
         a__jsonl=''.join(f'{{"query": "new {i}", "positive": "a"}}\n' for i in range(50))
@@ -169,7 +173,8 @@ FORMS = {  # name: (file, content, pairs)
 
 @pytest.mark.parametrize('name, content, expected', FORMS.values(), ids=FORMS)
 def test_forms(config, files, name, content, expected):
-    """Catches a form of pairs that is not understood, and files of texts that are taken for pairs."""
+    """Catches a form of pairs that is not understood, and files of texts that are taken for
+    pairs."""
     files(**{name: content, 'b.txt': 'no pair', 'c.md': 'no pair'})
     found, broken = read(config)
     assert [(p.query, p.positives, p.negatives) for p in found] == expected and not broken
@@ -221,7 +226,8 @@ WRONG = {  # name: (file, a line after two good ones, reason)
 
 @pytest.mark.parametrize('name, line, reason', WRONG.values(), ids=WRONG)
 def test_broken_pairs(config, files, tokenizer, name, line, reason):
-    """Catches a broken pair that is taken, ends in a traceback, hides its neighbours, or is reported without its place."""
+    """Catches a broken pair that is taken, ends in a traceback, hides its neighbours, or is
+    reported without its place."""
     good = b'one\ttwo\n' if name == 'a.tsv' else b'{"query": "one", "positive": "two"}\n'
     folder = files(**{name: good + line + b'\n' + good})
     config.validation = 0.0
@@ -241,7 +247,8 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
         (
             dict(kind='givn'),
             LINES,
-            "config.data.pairs.kind is 'givn': expected 'given' alone, or one or more of spans, .*; did you mean 'given'",
+            "config.data.pairs.kind is 'givn': expected 'given' alone, or one or more of spans, "
+            ".*; did you mean 'given'",
         ),
         (
             dict(kind='cloze,titel'),
@@ -251,7 +258,8 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
         (
             dict(kind='given,title'),
             LINES,
-            "config.data.pairs.kind is 'given,title': expected 'given' alone, or one or more of .*same$",
+            "config.data.pairs.kind is 'given,title': expected 'given' alone, or one or more of "
+            '.*same$',
         ),
         (dict(kind=''), LINES, "config.data.pairs.kind is '': expected 'given' alone"),
         (dict(kind='same', words=3), LINES, 'config.data.pairs.words is 3: expected at least 8'),
@@ -268,7 +276,8 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
         (
             dict(kind='spans'),
             '{"question": "why?", "answer": "so"}',
-            "a.jsonl:1: a conversation; config.data.pairs.kind 'spans' makes pairs of texts; expected 'given'",
+            "a.jsonl:1: a conversation; config.data.pairs.kind 'spans' makes pairs of texts; "
+            "expected 'given'",
         ),
         (dict(negatives=-1), LINES, 'config.data.pairs.negatives is -1: expected at least 0'),
         (
@@ -280,7 +289,8 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
         (
             dict(negatives=2),
             '{"query": "a", "positive": "b"}',
-            'config.data.pairs.negatives is 2: no training pair of the source .files. has a negative',
+            'config.data.pairs.negatives is 2: no training pair of the source .files. has a '
+            'negative',
         ),
         (
             dict(),
@@ -349,22 +359,24 @@ def flip(path):
     ],
 )
 def test_damaged_store(given, tokenizer, caplog, name, harm):
-    """Catches a store that trains on what its manifest does not state, or that is built again where it is whole."""
+    """Catches a store that trains on what its manifest does not state, or that is built again where
+    it is whole."""
     built = build(given, tokenizer)
     with caplog.at_level(logging.INFO, 'ordem'):
         assert build(given, tokenizer).path == built.path and not caplog.records
     harm(built.path / name)
     with pytest.raises(DataError, match='damaged pair store'):
-        pair_store.find(given, tokenizer)
+        PairStore.find(given, tokenizer)
     again = build(given, tokenizer)
     assert again.hash == built.hash and 'damaged pair store' in caplog.text and name in caplog.text
-    assert pair_store.find(given, tokenizer).manifest == again.manifest and [
+    assert PairStore.find(given, tokenizer).manifest == again.manifest and [
         p.name for p in built.path.parent.iterdir()
     ] == [built.path.name]
 
 
 def test_identity(given, files, tokenizer):
-    """Catches a lineage that changes with a file's name, and one that does not with what answers a query or is a negative."""
+    """Catches a lineage that changes with a file's name, and one that does not with what answers a
+    query or is a negative."""
     first = build(given, tokenizer)
     folder = files()
     (folder / 'a.jsonl').rename(folder / 'b.jsonl')
@@ -402,9 +414,13 @@ def wide(given):
 
 
 def test_fields_are_the_texts(wide, tokenizer):
-    """Catches a query, document, length or id of another example, an absent negative that is a text, and shapes or types that change."""
+    """Catches a query, document, length or id of another example, an absent negative that is a
+    text, and shapes or types that change."""
     made = batches(wide, tokenizer)
-    decode = lambda row: tokenizer.decode(row)[1:]
+
+    def decode(row):
+        return tokenizer.decode(row)[1:]
+
     drawn = {(q, p): set(n) for q, p, n in TRIPLES}
     words = texts(made.split, tokenizer)
     for step in range(2 * made.rows_per_epoch // 7):
@@ -444,7 +460,8 @@ def test_fields_are_the_texts(wide, tokenizer):
 
 
 def test_an_epoch_has_every_example_once(wide, tokenizer):
-    """Catches examples lost or repeated, one order for all epochs and seeds, and negatives that no epoch draws."""
+    """Catches examples lost or repeated, one order for all epochs and seeds, and negatives that no
+    epoch draws."""
     made, other = batches(wide, tokenizer), batches(wide, tokenizer, seed=4)
     epochs = [epoch(made, n) for n in range(12)]
     for rows in epochs:
@@ -459,7 +476,8 @@ def test_an_epoch_has_every_example_once(wide, tokenizer):
 
 
 def test_a_batch_is_a_function_of_the_step(wide, tokenizer):
-    """Catches iterator state, a host that sees other rows than its own, and one that reads them at another place of the epoch's end."""
+    """Catches iterator state, a host that sees other rows than its own, and one that reads them at
+    another place of the epoch's end."""
     made = batches(wide, tokenizer)
     for step in (0, 3, made.rows_per_epoch // 7, 40):
         whole = made(step)
@@ -474,7 +492,8 @@ def test_a_batch_is_a_function_of_the_step(wide, tokenizer):
 
 
 def test_evaluation_sees_each_example_once(wide, tokenizer):
-    """Catches an evaluation whose last batch repeats examples, or whose padding has texts; and rows of a host that are others."""
+    """Catches an evaluation whose last batch repeats examples, or whose padding has texts; and rows
+    of a host that are others."""
     made = batches(wide, tokenizer, 'validation', shuffle=False)
     found = list(made.once())
     ids = np.concatenate([b['text_ids'] for b in found])
@@ -507,8 +526,9 @@ def test_cut_texts_keep_their_end_mark(given, tokenizer):
 
 
 def test_what_is_cut_alike_is_one_text(config, files, tokenizer):
-    """Catches duplicates that are negatives: queries or documents that differ only behind the end of their rows, a query's text beside the whole of
-    another that begins as it does, and documents that belong to one of two queries that read the same."""
+    """Catches duplicates that are negatives: queries or documents that differ only behind the end
+    of their rows, a query's text beside the whole of another that begins as it does, and documents
+    that belong to one of two queries that read the same."""
     head = 'the head of all '
     files(
         a__jsonl=''.join(
@@ -549,7 +569,7 @@ STORIES = [
 @pytest.mark.parametrize('change', [str, lambda t: t.replace('. ', '.\r\n'), lambda t: t + '\n'])
 def test_equal_texts_make_pairs_on_one_side(config, files, tokenizer, change):
     """Catches pairs that are held out and trained on, since their text comes twice."""
-    from data.store import in_split
+    from data.splits import in_split
 
     config.update(validation=0.3)
     config.pairs.update(kind='cloze', words=40)
@@ -584,12 +604,12 @@ def test_equal_queries_are_on_one_side(config, files, tokenizer, again):
 def test_a_pair_store_of_earlier_rules(given, tokenizer):
     """Catches pairs that were read by other rules, taken for what these make, and a run that no
     longer finds what it was started with."""
-    before, path = pair_store.path_of(given, tokenizer, 1), pair_store.path_of(given, tokenizer)
+    before, path = PairStore.path_of(given, tokenizer, 1), PairStore.path_of(given, tokenizer)
     built = build(given, tokenizer)
     path.rename(before)
-    assert before != path and pair_store.find(given, tokenizer) is None
-    assert pair_store.find(given, tokenizer, built.hash).path == before
-    assert pair_store.open_or_build(given, tokenizer, False, built.hash).path == before
+    assert before != path and PairStore.find(given, tokenizer) is None
+    assert PairStore.find(given, tokenizer, built.hash).path == before
+    assert PairStore.open_or_build(given, tokenizer, False, built.hash).path == before
     assert build(given, tokenizer).path == path
 
 

@@ -28,7 +28,8 @@ def actions(command):
 
 
 def test_scan_has_all_commands_and_their_actions():
-    """Catches a grammar with too many or too few commands, `after` in the order of `and`, and `around` that acts once."""
+    """Catches a grammar with too many or too few commands, `after` in the order of `and`, and
+    `around` that acts once."""
     pairs = [
         (' '.join(words), list(answer))
         for group in grammars._commands().values()
@@ -61,7 +62,8 @@ def test_scan_examples(command, answer):
 
 
 def test_scan_lengths():
-    """Catches lengths that are not those of the answer, and rounding up or not at all where no command has a length."""
+    """Catches lengths that are not those of the answer, and rounding up or not at all where no
+    command has a length."""
     task, without = grammars.Scan(), {23, 29, 31, 34, 35, 37, 38, 39, 41, 42, 43, 44, 45, 46, 47}
     for length in range(1, 49):
         exact = length
@@ -125,7 +127,8 @@ def test_pcfg_examples(text, answer):
 
 @pytest.mark.parametrize('task', [grammars.Pcfg(), grammars.Pcfg(letters=3, longest=12)])
 def test_pcfg(task):
-    """Catches a function that edits wrongly, a number of functions that is not the length, and strings of 1 or 6 letters."""
+    """Catches a function that edits wrongly, a number of functions that is not the length, and
+    strings of 1 or 6 letters."""
     seen = set()
     for length in (1, 2, 5, 8, 14):
         for seed in range(60):

@@ -7,8 +7,9 @@ import shutil
 import pytest
 from etils import epath
 
-from data import store, tokenizer as tokenizers
+from data import splits, store, tokenizer as tokenizers
 from data.pairs import store as pair_store
+from data.pairs.store import PairStore
 from evals.search import leaks
 from evals.search.datasets import Pairs, Questions
 from runtime import run_dir
@@ -93,7 +94,7 @@ def trained(tmp_path_factory, tiny):
     c.data.update(source='files', validation=0.3)
     c.data.files.paths = str(folder / 'text.jsonl')
     c.tokenizer.kind = 'char'
-    split = [store.in_split(i, c.data) for i in range(24)]
+    split = [splits.in_split(i, c.data) for i in range(24)]
     texts = [
         f'The paragraph of number {i} tells of {i * i} things that are here.' for i in range(24)
     ]
@@ -186,10 +187,10 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
     ]
     texts[6] = f'{texts[6]} {asked[0]}. {texts[5]} {texts[6]}' + f' {asked[1]}.' * (split == 'tail')
     texts[7] += f' {asked[1]}.' * (split == 'documents')
-    assert [store.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
+    assert [splits.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
     (tmp_path / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
     run = started(c, pair_store, tmp_path / 'run', texts)
-    data = pair_store.find(c.data, run.tokenizer()).split('train')
+    data = PairStore.find(c.data, run.tokenizer()).split('train')
     sets = [questions(*asked, documents=[texts[6]])]
     assert not any(part in run.tokenizer().decode(data.tokens) for part in asked)
     (entry,) = leaks.check(run, c.data.cache, sets)
@@ -199,7 +200,7 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
         and entry['sets']['set']['documents_seen'] == (split == 'documents')
     )
     assert entry['documents'] == (
-        sum(store.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8
+        sum(splits.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8
     )
     os.utime(tmp_path / 'text.jsonl', (1, 1))
     assert not leaks.check(run, c.data.cache, sets)[0]['checked']

@@ -19,6 +19,7 @@ from apps.search.reader import Reader
 from data import fusion
 from data.pairs.read import encode_texts
 from data.records import DataError
+from data.store import TokenStore
 from evals.search import baselines, datasets, encoders, ranking, retrieval, systems
 from model.embed import Embedder
 from model.errors import ModelError
@@ -27,7 +28,7 @@ from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.evals.search.test_datasets import squad
-from train import loop, mesh, step
+from train import loop, mesh, setup, step
 
 TOPICS = (
     'moon',
@@ -73,7 +74,7 @@ def run(tiny, cache, tmp_path_factory):
     c.embedding.sizes = '8,32'
     c.train.steps, c.eval.every, c.optimizer.warmup = 2, 0, 1
     path = tmp_path_factory.mktemp('retrieval') / 'run'
-    loop.train(loop.prepare(c, str(path)))
+    loop.train(setup.build_experiment(c, str(path)))
     return path
 
 
@@ -468,9 +469,8 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
 ):
     """Catches scores of questions that the model was trained on, and a check that was not made told as passed."""
     model, _, tokenizer, config = checkpoint.load(Run.parse(str(run)))
-    from data import store
 
-    data = store.find(config.data, tokenizer).split('train')
+    data = TokenStore.find(config.data, tokenizer).split('train')
     seen = ' '.join(tokenizer.decode(data.document(0)).split()[:8])
     (tmp_path / 'seen.json').write_text(
         squad([('Some paragraph of words.', [('q1', seen, 0), ('q2', 'Not seen anywhere?', 0)])])
