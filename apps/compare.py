@@ -15,7 +15,7 @@ from data.records import DataError
 from data.store import TokenStore
 from model import config as model_config
 from model.transformer import Transformer
-from runtime import checkpoint, config_flags as configs, run_dir
+from runtime import checkpoint, config_flags, field_checks, run_dir, schema
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -55,7 +55,7 @@ def open_other(name: str, words: list[str]) -> Other:
             )
         run = Run.parse(name)
         return Other(str(run.path), run.config(), run.tokenizer(), run.lineage()['data_hash'])
-    config = configs.read(name, words)
+    config = config_flags.read(name, words)
     try:
         tokenizer = (
             tokenizers.load(config.tokenizer.path)
@@ -142,9 +142,9 @@ def _compare_fields(differences: _Differences, e: Examined, against: Other) -> N
     there_fields = run_dir.flat(against.config)
     for name in sorted({*here_fields, *there_fields} - {run_dir.ENCODINGS}):
         here, there = here_fields.get(name), there_fields.get(name)
-        if configs.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.'):
+        if field_checks.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.'):
             continue  # without effect
-        what = 'harmless' if name.startswith(run_dir.HARMLESS) else 'config'
+        what = 'harmless' if schema.may_change_on_resume(name) else 'config'
         flags = None
         if name in here_fields:
             flags = [f'--config.{name}={shlex.quote(str(here))}']

@@ -19,7 +19,7 @@ from etils import epath
 from benchmarks.rows import random_rows
 from model.config import resolve
 from model.transformer import Transformer
-from runtime import checkpoint, cli, config_flags, options, ranges
+from runtime import checkpoint, cli, config_flags, field_checks, options
 from runtime.run_dir import Run
 from train import mesh as meshes, step as steps
 from train.losses import TokenLoss
@@ -75,7 +75,7 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
 
 def main() -> None:
     f, config = flags.FLAGS, config_flags.get()
-    ranges.check(config)
+    field_checks.check(config)
     pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=f.out) as folder:
         print(

@@ -88,8 +88,8 @@ def _describe_unknown(record: dict) -> str:
         shares.append(sum(near) / len(form))
     if not max(shares):
         return f'{message}; expected messages, question and answer, or instruction and output'
-    form = ', '.join(f'"{name}"' for name in _FORMS[shares.index(max(shares))])
-    return f'{message}; the nearest form is {{{form}}}'
+    nearest = ', '.join(f'"{name}"' for name in _FORMS[shares.index(max(shares))])
+    return f'{message}; the nearest form is {{{nearest}}}'
 
 
 def fields(record: dict) -> list[str]:

@@ -18,7 +18,7 @@ import os
 import pathlib
 import stat
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from data.paths import expanded
 from data.records import DataError, did_you_mean
@@ -48,7 +48,7 @@ class Passed:
 
     reasons: collections.Counter = dataclasses.field(default_factory=collections.Counter)
     kinds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
-    unread: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    unread: list[tuple[str, str | None]] = dataclasses.field(default_factory=list)
 
     def __str__(self) -> str:
         """Returns '3 hidden, 2 of other kinds (.pdf 2)'; '' where there is nothing."""
@@ -154,7 +154,7 @@ class Walk:
         if not new:
             self._note_again(known, path)
             return
-        later = []
+        later: list[tuple] = []
         for entry in sorted(os.scandir(path), key=lambda e: e.name):
             rest = self._rest_of(entry, new)
             if rest:
@@ -173,7 +173,7 @@ class Walk:
 
         # A link to a folder around it is followed only by a pattern that names it.
         if rest and entry.is_symlink() and _is_in(entry.path):
-            naming = {pattern for pattern in patterns if pattern[0] != '**'}
+            naming = frozenset(pattern for pattern in patterns if pattern[0] != '**')
             rest = _after(entry.name, naming) - {()}
             self.passed.reasons['as a link to a folder around it'] += not rest
         if not rest and _left_out(entry.name) and _after(entry.name, patterns, hidden=True):
@@ -347,7 +347,7 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
     return sorted(pathlib.Path(path) for path, _ in walk.entries.values()), walk.passed
 
 
-def _no_file_error(entry: str, path: str, field: str, rest: list[str] = ()) -> DataError:
+def _no_file_error(entry: str, path: str, field: str, rest: Sequence[str] = ()) -> DataError:
     """Returns the error that says why there is no file, and proposes one beside it.
 
     `rest`: the entry and those after it, for a name with commas.

@@ -114,7 +114,7 @@ def parse(text: bytes | bytearray) -> dict:
     # Level by level, without recursion: what reads the object later is recursive.
     level: list = [value]
     for _ in range(_DEPTH):
-        inner = []
+        inner: list = []
         for outer in level:
             if isinstance(outer, dict):
                 inner += outer.values()

@@ -74,8 +74,10 @@ class _Patterns(NamedTuple):
 @functools.cache
 def marks() -> str:
     """Returns the combining marks (Mn and Mc) of this Python's Unicode, for a regex's `[]`."""
-    codes = range(0x300, 0x20000)
-    codes = [code for code in codes if unicodedata.category(chr(code)) in ('Mn', 'Mc')]
+    codes = []
+    for code in range(0x300, 0x20000):
+        if unicodedata.category(chr(code)) in ('Mn', 'Mc'):
+            codes.append(code)
     return _ranges(codes)
 
 

@@ -256,7 +256,9 @@ class Transformer(nn.Module):
             batch_key = None
 
         # Of this device's part of the context; then of all, since every part needs all keys' ids.
-        own_positions, own_segment_ids, own_task_ids = positions, segment_ids, task_ids
+        own_positions = positions
+        own_segment_ids = segment_ids
+        own_task_ids = task_ids
         positions = gather_context(positions, 1)
         segment_ids = gather_context(segment_ids, 1)
         if task_ids is not None:

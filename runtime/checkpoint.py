@@ -23,7 +23,7 @@ from data import safe_read
 from model import config as model_config
 from model.errors import ModelError
 from model.transformer import Transformer
-from runtime import master, processes
+from runtime import field_checks, master, processes
 from runtime.errors import ProcessTimeoutError, RunError
 from runtime.run_dir import Run
 
@@ -478,6 +478,7 @@ def build_model(run: Run):
     """Returns the model that a run trained, its tokenizer and its config, without its weights."""
     config = run.config()
     tokenizer = run.tokenizer()
+    field_checks.check({'model': config.model})
     jax.devices()  # that there is none is no fault of the run's
     with _blame_config(run):
         architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)

@@ -14,7 +14,7 @@ from absl import app, flags
 
 from data.records import DataError, no_text, printable
 from model.errors import ModelError
-from runtime import options, refused, streams
+from runtime import options, refused, schema, streams
 from runtime.errors import RunError, StoppedBySignalError, split_messages
 
 MISTAKE = RunError.code
@@ -137,14 +137,11 @@ def _paths() -> Iterator[tuple[str, str]]:
         elif flag.present and hasattr(type(flag), 'config_filename'):
             yield f'--{name}', flag.config_filename.partition(':')[0]
         if _is_config(flag.value):
-            from runtime import run_dir  # here: it needs JAX, as does whatever has a config
-
-            paths = tuple(f'.{end}' for end in run_dir.PATHS)
-            path_lists = tuple(f'.{end}' for end in run_dir.PATH_LISTS)
             for field, value in _strings(f'--{name}', flag.value):
-                if field.endswith(paths):
+                kind = schema.path_kind(field.removeprefix('config.'))
+                if kind == 'one':
                     yield field, value
-                elif field.endswith(path_lists):
+                elif kind == 'several':
                     yield from ((field, path) for path in value.split(','))
 
 

@@ -84,7 +84,7 @@ def test_functions_are_short():
 ROOMS_OF_PRODUCT = sorted(ROOMS - {'tests'})
 UNPICKLING = {'pickle', 'cPickle', 'marshal', 'shelve', 'dill', 'cloudpickle', 'joblib', 'pickle5'}
 RUNS_CODE = {
-    'runtime/config_flags.py': 'runpy',
+    'runtime/schema.py': 'runpy',
     'launch/aot/check_budgets.py': 'runpy',
     'data/sources.py': 'importlib',
 }  # of configs, and of Python's own library

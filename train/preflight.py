@@ -18,9 +18,8 @@ from data import store
 from data.tokenizer import Tokenizer
 from model import config as model_config
 from model.config import ModelConfig
-from model.errors import did_you_mean
 from model.transformer import Transformer
-from runtime import ranges
+from runtime import field_checks
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
 from train import footprint
@@ -29,7 +28,6 @@ from train.objectives import Objective, get_objective
 from train.optimizer import make_optimizer
 from train.step import abstract_state
 
-ON_SPIKE = ('stop', 'skip', 'rollback')
 _PATTERN = '[]*?'  # characters of a path that Orbax reads as a pattern
 
 
@@ -45,21 +43,21 @@ def check(
     `objective` is None where `config` names none, which `errors` has already; `tokenizer` is None
     where it is trained later. Returns the mesh, None where it cannot be made.
     """
-    out_of_range = ranges.outside(config)
-    errors.check(ranges.check, config)
+    faults = field_checks.find_faults(config)
+    errors.check(field_checks.check, config)
 
     def sound(*groups: str) -> bool:
-        """Returns whether all numbers of these groups are in their ranges.
+        """Returns whether all values of these groups fit their fields.
 
         Others are told, and nothing is made of them.
         """
-        return not any(name.startswith(groups) for name in out_of_range)
+        return not any(name.startswith(groups) for name in faults)
 
     # What fields say of each other.
     mesh = errors.check(make_mesh, config.mesh) if sound('mesh.') else None
     if mesh and sound('train.accumulation', 'data.batch_size'):
         errors.check(check_batch, mesh, config.data.batch_size, config.train.accumulation)
-    errors.check(_check_choices, config)
+    errors.check(_check_sampling, config)
     if objective:
         errors.check(objective.check_config, config)
         if mesh:
@@ -121,11 +119,8 @@ def _check_sizes(
         errors.check(room, run.path, state, config.checkpoint)
 
 
-def _check_choices(config: ConfigDict) -> None:
-    """Raises RunError where a field names no choice, or asks for what the model cannot do."""
-    on_spike = config.train.on_spike
-    if on_spike not in ON_SPIKE:
-        raise RunError(f'config.train.on_spike is {on_spike!r}: {did_you_mean(on_spike, ON_SPIKE)}')
+def _check_sampling(config: ConfigDict) -> None:
+    """Raises RunError where text is to be written by a model that sees both ways."""
     if config.sample.every and not config.model.causal:
         raise RunError(
             'config.sample.every: a model that sees both ways (config.model.causal) writes no '

@@ -73,25 +73,10 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
       RunError, ModelError or DataError: whatever is wrong; what can be told in seconds all at once.
     """
     run = run_dir.place(directory)
-    run_dir.at_home(config, strict=True)
     resuming = run_dir.is_started(run.path)
-    config.model.encodings = []  # what they mean today, or below what the run that goes on meant
-
-    # Every mistake that can be told without reading the text is told at one start.
-    errors = ErrorCollector()
-    objective = errors.check(get_objective, config.train.objective)
-    if conversations and objective:
-        objective.data.prefer_conversations(config.data)
-    parent = open_parent(run, config, errors)
-    tokenizer = parent.tokenizer if parent else None
-    _assert_same_start(config, directory, resuming)
-    if resuming:
-        tokenizer = _mend_and_check(run, config, tokenizer, errors)
-    mesh = preflight.check(errors, config, run, objective, tokenizer)
-    errors.raise_all()
-
-    if not resuming:
-        config.model.encodings = run_dir.meaning(config)
+    objective, parent, tokenizer, mesh = check_before_start(
+        config, run, resuming, directory, conversations
+    )
     keep_compiled(config.data.cache)
 
     # From here on the text is read. The first process fills the cache, the others find it there.
@@ -136,6 +121,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
         if parent:
             state = warm_start(parent, state, shardings, architecture.encodings)
 
+    # Both are compiled when they are first called.
     train_step = steps.make_step(
         model,
         optimizer,
@@ -152,6 +138,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
         config.train.accumulation,
     )
 
+    # Only now, with everything made, is anything written.
     if not resuming:
         _begin_directory(run, config, tokenizer, lineage, parent)
     return Experiment(
@@ -173,6 +160,36 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
 
 
 # --- Before the text is read ----------------------------------------------------------------------
+
+
+def check_before_start(
+    config: ConfigDict, run: Run, resuming: bool, directory: str, conversations: bool
+) -> tuple[Objective, Parent | None, Tokenizer | None, jax.sharding.Mesh]:
+    """Checks all that can be told without reading the text: every mistake at one start.
+
+    Returns the objective, the parent, the tokenizer of the run that goes on or of the parent, and
+    the mesh. Raises as `build_experiment`, whose arguments these are.
+    """
+    errors = ErrorCollector()
+    run_dir.at_home(config, strict=True)
+    config.model.encodings = []  # what they mean today, or below what the run that goes on meant
+    objective = errors.check(get_objective, config.train.objective)
+    if conversations and objective:
+        objective.data.prefer_conversations(config.data)
+
+    # The parent sets fields of the config, on which all processes must then agree.
+    parent = open_parent(run, config, errors)
+    tokenizer = parent.tokenizer if parent else None
+    _assert_same_start(config, directory, resuming)
+    if resuming:
+        tokenizer = _mend_and_check(run, config, tokenizer, errors)
+    mesh = preflight.check(errors, config, run, objective, tokenizer)
+    errors.raise_all()
+
+    # A new run keeps what its encodings mean, for the day when their defaults are others.
+    if not resuming:
+        config.model.encodings = run_dir.meaning(config)
+    return objective, parent, tokenizer, mesh
 
 
 def _assert_same_start(config: ConfigDict, directory: str, resuming: bool) -> None:

@@ -18,30 +18,13 @@ from ml_collections import ConfigDict
 from data import tokenizer as tokenizers
 from data.tokenizer import Tokenizer
 from model import config as model_config
-from runtime import checkpoint, master, run_dir
+from runtime import checkpoint, master, run_dir, schema
 from runtime.checkpoint import describe, path, summarize_paths
 from runtime.errors import ErrorCollector, RunError
-from runtime.run_dir import Run, differences
+from runtime.run_dir import Run, diff_configs, flat
 from train.step import State
 
 _LOG = logging.getLogger('ordem')
-
-# What two phases may do differently with the same parameters. Another positional encoding is a
-# recipe of its own: what it does not share with the parent's begins anew, and the log says so.
-_FREE = (
-    'dtype',
-    'remat',
-    'max_len',
-    'window',
-    'attention',
-    'causal',
-    'logit_scale',
-    'bag',
-    'dropout',
-    'positions',
-    'positions_args.',
-    'encodings',
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +71,7 @@ def check_parent(parent: Run, config: ConfigDict) -> Tokenizer:
     parent_config = parent.config()
     tokenizer = parent.tokenizer()
     config.model.encodings = []
-    changed = _changed(parent_config, config, 'model', _FREE)
+    changed = _changed(parent_config, config, 'model')
     if changed:
         raise RunError(
             f'{parent.path}: the parent has another architecture (parent -> here): {changed}'
@@ -106,15 +89,22 @@ def check_parent(parent: Run, config: ConfigDict) -> Tokenizer:
             f'longer'
         )
     config.model.max_len = longest
-    config.tokenizer.rules = parent_config.tokenizer.rules
+    taken = schema.names(lambda entry: entry.child == 'taken')
+    parent_fields = flat(parent_config)
+    config.update_from_flattened_dict({name: parent_fields[name] for name in taken})
     _check_encodings(parent, config, tokenizer.vocab_size)
     return tokenizer
 
 
-def _changed(parent_config: ConfigDict, config: ConfigDict, part: str, free: tuple) -> str:
-    """Returns in words the fields of a part that differ, but for those that are free."""
-    lines = differences(parent_config[part], config[part], free)
-    return '; '.join(line.replace('config.', f'config.{part}.', 1) for line in lines)
+def _changed(parent_config: ConfigDict, config: ConfigDict, part: str) -> str:
+    """Returns in words the fields of a part that differ and must be as the parent's."""
+
+    def counts(name: str) -> bool:
+        if name == run_dir.ENCODINGS:  # what they mean may be another
+            return False
+        return name.startswith(f'{part}.') and schema.must_equal_parent(name)
+
+    return '; '.join(diff_configs(parent_config, config, counts))
 
 
 def _check_tokenizer(
@@ -129,7 +119,7 @@ def _check_tokenizer(
                 f'({parent.tokenizer_path}); leave the field empty to use that one'
             )
     elif not parent_config.tokenizer.path:
-        changed = _changed(parent_config, config, 'tokenizer', ('path', 'train_megabytes', 'rules'))
+        changed = _changed(parent_config, config, 'tokenizer')
         if changed:
             raise RunError(
                 f'{parent.path}: the parent has another tokenizer (parent -> here): {changed}'

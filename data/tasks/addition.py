@@ -113,17 +113,18 @@ class Addition(Task):
         beyond = place - (length - low) - 1
         return (length, low + place) if beyond < 0 else (low + beyond, length)
 
-    def _sum(self, rng: np.random.Generator, a: int, b: int) -> Example:
-        """Returns a sum of numbers of so many digits."""
-        length = max(a, b)
+    def _sum(self, rng: np.random.Generator, digits_a: int, digits_b: int) -> Example:
+        """Returns a sum of two numbers of so many digits."""
+        length = max(digits_a, digits_b)
         if self.hints and length + 1 > _HINTS:
             raise DataError(
                 f'addition with index hints has {_HINTS} of them: expected at most {_HINTS - 1} '
                 f'digits, found {length}'
             )
-        a = self._number(rng, a)
-        b = self._number(rng, b)
-        total = [int(d) for d in str(int(''.join(map(str, a))) + int(''.join(map(str, b))))]
+        a = self._number(rng, digits_a)
+        b = self._number(rng, digits_b)
+        value = int(''.join(map(str, a))) + int(''.join(map(str, b)))
+        total = [int(digit) for digit in str(value)]
         if self.padded:
             a = [0] * (length - len(a)) + a
             b = [0] * (length - len(b)) + b

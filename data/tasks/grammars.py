@@ -34,7 +34,7 @@ def _commands() -> dict[int, list[tuple[tuple[str, ...], tuple[str, ...]]]]:
     for (words_a, actions_a), (words_b, actions_b) in itertools.product(phrases, phrases):
         commands.append(((*words_a, 'and', *words_b), actions_a + actions_b))
         commands.append(((*words_a, 'after', *words_b), actions_b + actions_a))
-    groups = {}
+    groups: dict[int, list] = {}
     for words, actions in commands:
         groups.setdefault(len(actions), []).append((words, actions))
     return groups

@@ -351,7 +351,7 @@ class Counting(Task):
 
     def _program(self, rng, length: int) -> tuple[list[str], dict[str, int]]:
         prompt = []
-        values = {}
+        values: dict[str, int] = {}
         done = 0
         while done < length:
             draw = rng.integers(58)

@@ -96,7 +96,8 @@ def _in_a_pattern(name: str) -> str:
 def row(name: str) -> dict:
     """Returns all that is known of an encoding, from its spec and its methods."""
     kind = REGISTRY[name]
-    spec, enters = kind.spec, kind.enters()
+    spec = kind.spec
+    enters = kind.enters()
     return {
         'name': name,
         'title': spec.title,

@@ -99,7 +99,8 @@ def test_a_batch_is_a_function_of_the_step(world, step, cut):
     cut = min(cut, world['batch_size'])
     batches(step + 7)
     _, again = build(**world)
-    first, second = again(step, slice(0, cut)), again(step, slice(cut, None))
+    first = again(step, slice(0, cut))
+    second = again(step, slice(cut, None))
     for name, dtype in FIELDS.items():
         assert whole[name].dtype == dtype and whole[name].shape == (
             world['batch_size'],

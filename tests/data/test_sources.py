@@ -27,9 +27,9 @@ def chat(*roles):
 
 
 def read(config):
-    found = list(sources.read(config))
-    return [r for r in found if isinstance(r, Record)], [
-        b for b in found if isinstance(b, BadRecord)
+    items = list(sources.read(config))
+    return [r for r in items if isinstance(r, Record)], [
+        b for b in items if isinstance(b, BadRecord)
     ]
 
 
@@ -417,17 +417,17 @@ def test_how_many_may_be_skipped(config, files, tokenizer, caplog, lost, what, o
         a__jsonl='{"txt": "none"}\n' * lost
         + ''.join(f'{{"text": "{i}"}}\n' for i in range(20 - lost))
     )
-    said = (
+    message = (
         f'{lost} of 20 records could not be read and are left out, the first .*a.jsonl:1: no field'
     )
     for known in (False, True):
         caplog.clear()
         if what == 'error' and on_broken == 'skip':
-            with pytest.raises(DataError, match=f'{said}.*config.data.on_broken=skip_all'):
+            with pytest.raises(DataError, match=f'{message}.*config.data.on_broken=skip_all'):
                 TokenStore.open_or_build(config, tokenizer, progress=False)
         else:
             TokenStore.open_or_build(config, tokenizer, progress=False)
-            assert any(map(re.compile(said).match, caplog.messages)) == (
+            assert any(map(re.compile(message).match, caplog.messages)) == (
                 what != 'none' and not known
             )
 
@@ -477,7 +477,8 @@ def test_pydoc(config, monkeypatch):
         raise AssertionError('the network was used')
 
     monkeypatch.setattr(socket.socket, 'connect', refuse)
-    config.source, config.pydoc.modules = 'pydoc', 12
+    config.source = 'pydoc'
+    config.pydoc.modules = 12
     records, broken = read(config)
     assert 5 <= len(records) <= 12 and not broken and read(config)[0] == records
     assert len({r.where for r in records}) == len(records)
@@ -511,17 +512,20 @@ def in_python(*flags, **env):
 @pytest.mark.parametrize('flags, env', [(['-OO'], {}), ([], {'PYTHONOPTIMIZE': '2'})])
 def test_documentation_that_is_left_out(flags, env):
     """Catches a quarter of a corpus, without a word, where Python leaves documentation out."""
-    said = in_python(*flags, **env)
-    assert said.startswith("DataError config.data.source 'pydoc'") and 'expected at most 1' in said
+    output = in_python(*flags, **env)
+    assert (
+        output.startswith("DataError config.data.source 'pydoc'") and 'expected at most 1' in output
+    )
 
 
 def test_documentation_is_its_content(config, monkeypatch):
     """Catches a key that another environment has for other text, or another key for the same
     text."""
-    config.source, config.pydoc.modules = 'pydoc', 8
+    config.source = 'pydoc'
+    config.pydoc.modules = 8
     here = sources.fingerprint(config)['content']
-    told = in_python('-O', PYTHONHASHSEED='7', LC_ALL='C', HOME='/nowhere', TZ='Asia/Tokyo')
-    assert told.split() == [here, str(len(list(sources.read(config))))]
+    output = in_python('-O', PYTHONHASHSEED='7', LC_ALL='C', HOME='/nowhere', TZ='Asia/Tokyo')
+    assert output.split() == [here, str(len(list(sources.read(config))))]
     sources._pydoc_hash.cache_clear()
     monkeypatch.setattr(sources.inspect, 'getdoc', lambda _: 'words ' * 60)
     assert sources.fingerprint(config)['content'] != here

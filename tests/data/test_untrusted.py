@@ -84,9 +84,9 @@ def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, b
         written[place - 1] = byte
     path = folder / f'any{kind}{packed}'
     path.write_bytes(written)
-    found = read(path)
-    assert found == read(path)
-    for item in found:
+    items = read(path)
+    assert items == read(path)
+    for item in items:
         assert item.where.startswith(str(path))
         if isinstance(item, BadRecord):
             assert len(item.reason) < 400 and len(item.reason.splitlines()) == 1
@@ -97,14 +97,15 @@ def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, b
             roles = [role for role, _ in item.messages or ()]
             assert roles[roles[:1] == ['system'] :] == ['user', 'assistant'] * (len(roles) // 2)
     if kind == '.jsonl' and not packed and place == 0:
-        assert len(found) == sum(bool(line.strip()) for line in content.splitlines()) or not content
+        assert len(items) == sum(bool(line.strip()) for line in content.splitlines()) or not content
 
 
 def read(path):
     from configs import base
 
     config = base.get_config().data
-    config.source, config.files.paths = 'files', str(path)
+    config.source = 'files'
+    config.files.paths = str(path)
     return list(sources.read(config))
 
 
@@ -145,8 +146,8 @@ def test_no_text_becomes_a_mark(tokenizer, before, last):
     assert [i for i in ids if i in marks] == [tokenizer.bos] + turn * len(before) and len(
         ids
     ) == len(answered)
-    told = [('system', last), *messages, ('user', last)]
-    assert [i for i in encode_prompt(told, tokenizer) if i in marks] == [
+    message = [('system', last), *messages, ('user', last)]
+    assert [i for i in encode_prompt(message, tokenizer) if i in marks] == [
         tokenizer.bos,
         tokenizer.system,
         *turn * len(before),
@@ -173,11 +174,11 @@ def test_any_model_is_a_tokenizer_or_a_data_error(changes, cut):
     for place, byte in changes:
         proto[place] = byte
     try:
-        made = tokenizers.Tokenizer(bytes(proto[: len(proto) - cut]))
+        changed = tokenizers.Tokenizer(bytes(proto[: len(proto) - cut]))
     except DataError as error:
         assert 'tokenizer: ' in str(error)
         return
-    assert isinstance(made.decode(made.encode('olá\n\t\u2581 123 日本')), str)
+    assert isinstance(changed.decode(changed.encode('olá\n\t\u2581 123 日本')), str)
 
 
 def test_a_byte_piece_that_is_no_text():
@@ -207,20 +208,22 @@ def test_names_of_files_command_nothing(config, tmp_path, tokenizer, caplog):
     be written to the manifest."""
     (tmp_path / HOSTILE_NAME).write_bytes(b'\xff')
     (tmp_path / 'whole\x1b\udcff.txt').write_text('whole')
-    config.source, config.files.paths, config.validation = 'files', str(tmp_path), 0.0
-    kept = TokenStore.open_or_build(config, tokenizer, progress=False)
-    [broken] = kept.manifest['broken']
+    config.source = 'files'
+    config.files.paths = str(tmp_path)
+    config.validation = 0.0
+    built = TokenStore.open_or_build(config, tokenizer, progress=False)
+    [broken] = built.manifest['broken']
     assert broken['where'] == str(tmp_path / HOSTILE_NAME)
-    [said] = [r.getMessage() for r in caplog.records if r.getMessage().startswith('skipped')]
-    assert '\n' not in said and said == printable(said) and said.encode()
+    [message] = [r.getMessage() for r in caplog.records if r.getMessage().startswith('skipped')]
+    assert '\n' not in message and message == printable(message) and message.encode()
 
 
 def test_objects_are_no_tokens(config, tokenizer):
     """Catches a manifest whose type makes numpy take the bytes of a file for the addresses of
     objects."""
-    kept = TokenStore.open_or_build(config, tokenizer, progress=False)
+    built = TokenStore.open_or_build(config, tokenizer, progress=False)
     with pytest.raises(DataError, match="tokens of type 'O'"):
-        TokenStore(kept.path, {**kept.manifest, 'dtype': 'O'}).split('train')
+        TokenStore(built.path, {**built.manifest, 'dtype': 'O'}).split('train')
 
 
 def test_lines_have_a_bound(monkeypatch, folder):
@@ -234,10 +237,10 @@ def test_lines_have_a_bound(monkeypatch, folder):
         b'\n'.join([fits, fits[:-1] + b' }', b'"' * 47, b'x' * 48, fits, fits[:-1] + b' }'])
     )
     assert len(fits) == 20
-    found = read(path)
-    assert [type(f) for f in found] == [Record, BadRecord, BadRecord, BadRecord, Record, BadRecord]
-    assert [f.where for f in found] == [f'{path}:{n}' for n in range(1, 7)]
-    assert found[1].reason == 'a line of more than 20 bytes: split its document into several'
+    items = read(path)
+    assert [type(f) for f in items] == [Record, BadRecord, BadRecord, BadRecord, Record, BadRecord]
+    assert [f.where for f in items] == [f'{path}:{n}' for n in range(1, 7)]
+    assert items[1].reason == 'a line of more than 20 bytes: split its document into several'
 
 
 def test_documents_have_a_bound(monkeypatch, folder):
@@ -347,7 +350,8 @@ def test_large_documents_are_not_tokenized_together(config, files, tokenizer, mo
     """Catches a batch of as many documents as there are, whatever their size, and tokens that
     depend on the batch."""
     files(a__jsonl=''.join(json.dumps({'text': c * 60}) + '\n' for c in 'abcdefgh'))
-    whole, asked = TokenStore.open_or_build(config, tokenizer, progress=False), []
+    whole = TokenStore.open_or_build(config, tokenizer, progress=False)
+    asked = []
     encode = tokenizer.encode_batch
     monkeypatch.setattr(store, '_CHUNK_CHARACTERS', 100)
     monkeypatch.setattr(

@@ -1,4 +1,5 @@
-"""The loss on held-out text, in training and after it, of an encoding that draws its ids there too."""
+"""The loss on held-out text, in training and after it, of an encoding that draws its ids there
+too."""
 
 from types import SimpleNamespace
 
@@ -19,8 +20,9 @@ from train.optimizer import make_optimizer
 
 
 def test_validation_sees_the_ids_of_training(monkeypatch):
-    """Catches a loss on the ids of decoding, which reach half as far as those of training where config.model.max_len is twice its length;
-    one draw for all batches; and dropout in an evaluation."""
+    """Catches a loss on the ids of decoding, which reach half as far as those of training where
+    config.model.max_len is twice its length; one draw for all batches; and dropout in an
+    evaluation."""
     config = config_of(
         'randomized+rope', 2, dropout=0.5, max_len=4 * TIME, positions_args={'range': 16 * TIME}
     )

@@ -17,7 +17,7 @@ from runtime.run_dir import flat
 from train import mesh, setup
 from train.optimizer import SCHEDULES, make_optimizer, make_schedule
 
-NAMES = sorted(n for n in glob.glob('configs/*.py') if not n.endswith('__init__.py'))
+NAMES = sorted(n for n in glob.glob('configs/*.py') if not n.endswith(('__init__.py', 'fields.py')))
 MILLIONS = {'base': 2.164, 'gpt2_124m': 124.4, 'llama_1b': 956.4, 'llama_8b': 8030.3}
 
 
@@ -133,7 +133,7 @@ def test_mistakes_in_flags(tiny_config, given, message):
             r'config.optimizer.warmup is 6: expected at least 0, and less than config.train.steps \(6\)',
         ),
         ({'train.steps': 0}, 'config.train.steps is 0'),
-        ({'data.source': 'atlass'}, "config.data.source is 'atlass': .* did you mean 'atlas'"),
+        ({'data.source': 'atlass'}, "config.data.source is 'atlass': did you mean 'atlas'"),
         ({'data.validation': 1.5}, 'config.data.validation is 1.5: expected a share'),
         ({'data.packing': 'best'}, "config.data.packing is 'best'"),
         (

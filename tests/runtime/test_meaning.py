@@ -14,7 +14,7 @@ from model import config as model_config
 from model.errors import ModelError
 from model.positions import PATTERNS, REGISTRY, Dims, build, resolve_pattern
 from model.transformer import Transformer
-from runtime import checkpoint, metrics, run_dir
+from runtime import checkpoint, metrics, run_dir, schema
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup, warm_start
@@ -74,7 +74,7 @@ def rerope(tmp_path):
     shutil.copytree(BEFORE / 'rerope', tmp_path / 'run')
     config = ConfigDict(json.loads((BEFORE / 'rerope' / 'config.json').read_text()))
     config.data.cache, config.mesh.data = str(tmp_path / 'cache'), 1
-    for name, value in run_dir.YOUNGER.items():
+    for name, value in schema.younger(run_dir.REVISION).items():
         *groups, field = name.split('.')
         there = config
         for group in groups:
@@ -203,8 +203,9 @@ def test_layers_of_one_kind_may_differ():
     a, b, *_ = build('rope(base=1e4)+window(window=8),rope(base=1e6)', {}, dims)
     assert (a.parts[0].base, a.parts[1].window, b.base) == (1e4, 8, 1e6)
     config = json.loads((BEFORE / 't5.json').read_text())['config']['model']
+    younger = schema.younger(run_dir.REVISION).items()
     config = ConfigDict(
-        config | {k[6:]: v for k, v in run_dir.YOUNGER.items() if k[:6] == 'model.'}
+        config | {name[6:]: value for name, value in younger if name.startswith('model.')}
     )
     config.update(
         num_layers=2, positions='t5(num_buckets=8,max_distance=9),t5(num_buckets=6,max_distance=9)'

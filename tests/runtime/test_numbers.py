@@ -23,7 +23,7 @@ from model.positions import REGISTRY, build
 from model.positions.base import Dims
 from model.sampling import Sampling
 from model.transformer import Transformer
-from runtime import exit, options, ranges
+from runtime import exit, field_checks, options, schema
 from runtime.errors import CombinedError, RunError
 from runtime.run_dir import flat
 from studies import cells
@@ -34,7 +34,7 @@ CONFIGS = sorted(
     str(path)
     for folder in ('configs', 'configs/ablations')
     for path in pathlib.Path(folder).glob('*.py')
-    if path.stem != '__init__'
+    if path.stem not in ('__init__', 'fields')
 )
 BASE = flat(runpy.run_path('configs/base.py')['get_config']())
 STUDY = flat(runpy.run_path('configs/ablations/base.py')['get_config']())
@@ -56,20 +56,29 @@ def numbers(config: dict) -> dict:
 def test_each_number_of_a_config_has_a_range(path):
     """Catches a new field without a range, and a shipped value outside of it."""
     config = runpy.run_path(path)['get_config']()
-    assert [name for name in numbers(flat(config)) if ranges.of(name) is None] == []
-    assert ranges.outside(config) == {}
+    assert [name for name in numbers(flat(config)) if _range(name) is None] == []
+    assert field_checks.find_faults(config) == {}
 
 
 def test_each_range_has_both_ends():
     """Catches a range that is open on one side: its other end is then found by whoever runs out of
     memory."""
-    for name, span in ranges.FIELDS.items():
+    study = runpy.run_path('configs/ablations/base.py')
+    groups = (study['SCHEMA'], study['TASK'], study['TEXT'], base.SCHEMA)
+    ranges = [(name, e.range) for group in groups for name, e in group.entries() if e.range]
+    assert len(ranges) > 100
+    for name, span in ranges:
         assert math.isfinite(span.low) and math.isfinite(span.high) and span.low < span.high, name
         assert span.high <= 2**31 - 1, name
 
 
+def _range(name: str):
+    entry = schema.find(name)
+    return entry and entry.range
+
+
 def changed(fields: dict, name: str, value) -> ConfigDict:
-    """A config of one field, as `ranges` sees it."""
+    """A config of one field, as checks of fields see it."""
     made = ConfigDict(convert_dict=False)
     *groups, last = name.split('.')
     at = made
@@ -86,7 +95,7 @@ def test_absurd_numbers_are_refused_everywhere(number):
     of digits."""
     for fields in (BASE, STUDY):
         for name in numbers(fields):
-            said = ranges.outside(changed(fields, name, number))
+            said = field_checks.find_faults(changed(fields, name, number))
             assert [*said] == [name] and said[name].startswith(f'config.{name} is '), name
             assert 'expected' in said[name] and len(said[name]) < 200, said
 
@@ -94,10 +103,10 @@ def test_absurd_numbers_are_refused_everywhere(number):
 @pytest.mark.parametrize('name', [n for n in numbers(BASE) if 'seed' in n])
 def test_seeds(name):
     """Catches a seed that JAX cannot take, and one of the range that is refused."""
-    assert not ranges.outside(changed(BASE, name, 2**31 - 1))
-    assert not ranges.outside(changed(BASE, name, 0))
+    assert not field_checks.find_faults(changed(BASE, name, 2**31 - 1))
+    assert not field_checks.find_faults(changed(BASE, name, 0))
     for value in (2**31, -1, 2**32 - 1, 2**63, 1.5, True, '1'):
-        assert f'config.{name} is ' in ranges.outside(changed(BASE, name, value))[name]
+        assert f'config.{name} is ' in field_checks.find_faults(changed(BASE, name, value))[name]
 
 
 @pytest.mark.parametrize(
@@ -335,9 +344,9 @@ def test_what_float32_takes_for_zero_is_refused(number):
     """Catches a number that passes for more than 0 and is divided by as 0."""
     for fields in (BASE, STUDY):
         for name in (n for n, v in numbers(fields).items() if isinstance(v, float)):
-            said = ranges.outside(changed(fields, name, number))
+            said = field_checks.find_faults(changed(fields, name, number))
             assert [*said] == [name] and 'expected' in said[name], name
-            fits = ranges.of(name).low <= 0
+            fits = _range(name).low <= 0
             assert ('at least 1e-37' in said[name]) == fits, name
     values = flags.FlagValues()
     options.number('top_p', 1.0, 'A share', 0, 1, values)

@@ -9,7 +9,7 @@ from apps.search.reader import Reader
 from model.embed import embed, normalize
 from model.errors import ModelError
 from model.generate import generate
-from runtime import checkpoint, config_flags
+from runtime import checkpoint, field_checks
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.train.test_run import lines, same
@@ -145,13 +145,13 @@ def test_fields_of_another_objective_have_no_effect():
     from configs import base
 
     c = base.get_config()
-    assert config_flags.lacking(c, 'embedding.pooling') == "config.train.objective='contrastive'"
-    assert config_flags.lacking(c, 'data.pairs.kind') == "config.train.objective='contrastive'"
+    assert field_checks.lacking(c, 'embedding.pooling') == "config.train.objective='contrastive'"
+    assert field_checks.lacking(c, 'data.pairs.kind') == "config.train.objective='contrastive'"
     c.train.objective = 'contrastive'
-    assert config_flags.lacking(c, 'data.packing') == "config.train.objective='tokens'"
+    assert field_checks.lacking(c, 'data.packing') == "config.train.objective='tokens'"
     c.model.logit_scale = True
     assert (
-        config_flags.lacking(c, 'embedding.temperature')
+        field_checks.lacking(c, 'embedding.temperature')
         == 'no config.model.logit_scale, which learns it'
     )
-    assert not config_flags.lacking(c, 'embedding.pooling')
+    assert not field_checks.lacking(c, 'embedding.pooling')

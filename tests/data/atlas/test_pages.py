@@ -90,22 +90,23 @@ def sentences(text):
 def answered(documents, known, asked):
     """(how often one of the questions is asked, which of them a document answers after asking,
     outside of other questions)."""
-    count, found = 0, []
+    count = 0
+    leaked = []
     for text in documents:
         for question, answer in known if '?' in text else ():
             if question in text:
                 count += 1
                 rest = ' '.join(s for s in sentences(text.split(question, 1)[1]) if s not in asked)
                 if re.search(rf'(?<!\w){re.escape(answer)}(?!\w)', rest, re.IGNORECASE):
-                    found.append(question)
-    return count, found
+                    leaked.append(question)
+    return count, leaked
 
 
 def test_held_out_questions_are_never_answered(config, world, web, answers, asked):
     """Catches a leak: any document that asks about a held-out country and then says the answer."""
     hidden = atlas_pages.held_out(config)
-    count, found = answered(web + answers, facts(world[code] for code in hidden), asked)
-    assert count > 100 and not found
+    count, leaked = answered(web + answers, facts(world[code] for code in hidden), asked)
+    assert count > 100 and not leaked
 
 
 def test_taught_questions_are_answered(config, world, answers, asked):
@@ -126,14 +127,14 @@ def test_pages_ask_or_tell(web, asked):
 def test_web_states_every_fact_in_each_edition(config, world):
     """Catches an edition that leaves out or repeats facts: domains, which occur once a fact, are
     counted."""
-    told = collections.Counter()
+    occurrences = collections.Counter()
     for record in atlas_pages.records(config):
         edition = re.match(r'atlas:(\d+/\w\w)/\d', record.where)
         if edition:
-            told.update(
+            occurrences.update(
                 (edition[1], d) for d in re.findall(r'(?<![\w.])\.[a-z]{2}(?!\w)', record.text)
             )
-    assert told == {
+    assert occurrences == {
         (f'{e}/{lang}', f'.{code}'): 1 for e in range(6) for lang in ('pt', 'en') for code in world
     }
 
@@ -143,9 +144,11 @@ def test_pairs_split_at_held_out(config, world):
     one."""
     hidden = atlas_pages.held_out(config)
     assert 'br' in hidden and len(hidden) == round(0.2 * len(world))
-    taught, kept = ([c.code for c, *_ in atlas_pages.pairs(config, of)] for of in (False, True))
-    assert set(taught) == set(world) - hidden and set(kept) == hidden
-    assert len(taught) == 24 * len(set(taught)) and len(kept) == 12 * len(hidden)
+    taught, evaluated = (
+        [c.code for c, *_ in atlas_pages.pairs(config, of)] for of in (False, True)
+    )
+    assert set(taught) == set(world) - hidden and set(evaluated) == hidden
+    assert len(taught) == 24 * len(set(taught)) and len(evaluated) == 12 * len(hidden)
 
 
 @pytest.mark.parametrize('part', ['web', 'answers'])
@@ -238,7 +241,8 @@ def test_facts_are_right(world):
 
     differs = {}
     for code, country in world.items():
-        row, stated = known[code], country.facts['en']
+        row = known[code]
+        stated = country.facts['en']
         expected = {
             'capital': row['capital'],
             'demonym': list(row['demonyms']['eng'].values()),

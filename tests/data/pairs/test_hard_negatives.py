@@ -20,7 +20,8 @@ def world(seed, num_queries=30, num_texts=200, size=8):
         vectors = rng.normal(size=shape)
         return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
 
-    queries, texts = unit((num_queries, size)), unit((num_texts, size))
+    queries = unit((num_queries, size))
+    texts = unit((num_texts, size))
     texts[50:60] = texts[40]  # of equal texts the lower number comes first
     positives = [rng.choice(num_texts, rng.integers(1, 4), replace=False).tolist() for _ in queries]
     barred = [rng.choice(num_texts, rng.integers(0, 3), replace=False).tolist() for _ in queries]
@@ -34,14 +35,14 @@ def test_negatives_by_vectors(monkeypatch, margin, together):
     left out, and blocks that lose queries."""
     monkeypatch.setattr(hard_negatives, '_SCORES_AT_A_TIME', together)
     queries, texts, positives, barred = world(0)
-    found = hard_negatives.by_vectors(queries, texts, positives, barred, 5, margin)
+    negatives = hard_negatives.by_vectors(queries, texts, positives, barred, 5, margin)
     assert (
-        len(found) == 30
-        and any(len(f) == 5 for f in found)
-        and (margin == 1 or any(len(f) < 5 for f in found))
+        len(negatives) == 30
+        and any(len(f) == 5 for f in negatives)
+        and (margin == 1 or any(len(f) < 5 for f in negatives))
     )
     below = 0
-    for query, own, other, ids in zip(queries, positives, barred, found):
+    for query, own, other, ids in zip(queries, positives, barred, negatives):
         scores = texts @ query
         least = min(scores[i] for i in own)
         below += least < 0
@@ -59,11 +60,9 @@ def test_negatives_by_vectors(monkeypatch, margin, together):
 def test_margin_keeps_what_is_too_near_out():
     """A control: without the margin, a text that nobody marked and that is the positive itself
     becomes its negative."""
-    queries, texts = (
-        np.eye(3, dtype=np.float32)[:1],
-        np.array(
-            [[0.8, 0.6, 0], [0.8, 0.6, 0], [0.78, 0, 0.63], [0.7, 0.7, 0], [0, 0, 1]], np.float32
-        ),
+    queries = np.eye(3, dtype=np.float32)[:1]
+    texts = np.array(
+        [[0.8, 0.6, 0], [0.8, 0.6, 0], [0.78, 0, 0.63], [0.7, 0.7, 0], [0, 0, 1]], np.float32
     )
 
     def mined(margin):
@@ -102,11 +101,9 @@ def test_negatives_by_words():
             if word in w
         )
 
-    queries, positives, barred = (
-        ['Qual é a capital do Peru?', 'sol', '!', 'B', 'Peru'],
-        [[0], [1], [3], [0], [2]],
-        [[2], [], [], [], []],
-    )
+    queries = ['Qual é a capital do Peru?', 'sol', '!', 'B', 'Peru']
+    positives = [[0], [1], [3], [0], [2]]
+    barred = [[2], [], [], [], []]
     for count in (1, 2, 9):
         for query, own, other, ids in zip(
             queries,
@@ -124,15 +121,15 @@ def test_negatives_by_words():
 def test_written_pairs_are_read(tmp_path):
     """Catches text that is escaped wrongly, a field that is lost, half a file, and a file that is
     written over."""
-    found = [Pair('', 'q "1"\n\u2028', ('p\t', 'olá'), ('n\x1b',)), Pair('', 'q', ('p',))]
+    pairs = [Pair('', 'q "1"\n\u2028', ('p\t', 'olá'), ('n\x1b',)), Pair('', 'q', ('p',))]
     path = tmp_path / 'a.jsonl'
-    read_pairs.write_pairs(path, found)
+    read_pairs.write_pairs(path, pairs)
     assert [(p.query, p.positives, p.negatives) for p in read_pairs.read_file(path)] == [
-        (p.query, p.positives, p.negatives) for p in found
+        (p.query, p.positives, p.negatives) for p in pairs
     ]
     before = path.read_bytes()
     with pytest.raises(DataError, match='a.jsonl: is there already'):
-        read_pairs.write_pairs(path, found[1:])
+        read_pairs.write_pairs(path, pairs[1:])
     with pytest.raises(ZeroDivisionError):
         read_pairs.write_pairs(tmp_path / 'b.jsonl', (1 / 0 for _ in range(2)))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.jsonl']
@@ -151,5 +148,5 @@ def test_negatives_by_words_in_any_form():
         'none',
     ]
     asked = ['Café', 'financial', '公园', 'हिन्दी', 'ह', 'नदी', '花园', 'CSV', 'READ_CSV']
-    found = hard_negatives.by_words(asked, texts, [[5]] * 9, [[]] * 9, 3)
-    assert [ids.tolist() for ids in found] == [[0], [1], [2], [3], [], [], [], [], [4]]
+    negatives = hard_negatives.by_words(asked, texts, [[5]] * 9, [[]] * 9, 3)
+    assert [ids.tolist() for ids in negatives] == [[0], [1], [2], [3], [], [], [], [], [4]]

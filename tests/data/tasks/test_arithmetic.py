@@ -65,12 +65,14 @@ def test_parity():
 def test_lego(permuted):
     """Catches a sign that is not carried along the chain, a question about its first half, and
     clauses in the wrong order."""
-    in_order, asked = 0, set()
+    in_order = 0
+    asked = set()
     for length, example in examples(arithmetic.Lego(permuted=permuted), (2, 3, 6, 7, 26), 60):
         clauses, question = ''.join(example.prompt).split('?')
         clauses = [clause.split('=') for clause in clauses.split(',')]
         assert len(dict(clauses)) == len(clauses) == length
-        values, chain = {'1': 1}, []
+        values = {'1': 1}
+        chain = []
         while len(chain) < length:  # solves what can be solved, until all is
             for name, right in clauses:
                 if name not in values and right[1] in values:

@@ -174,13 +174,13 @@ def test_chance_level(task, length, most, least):
 def test_parameters_without_a_valid_value(kind, arguments):
     """Catches a check that lets all pass, and a message that does not name the parameter and what
     was found."""
-    with pytest.raises(DataError) as found:
+    with pytest.raises(DataError) as refusal:
         kind(**arguments).check()
     ((key, value),) = arguments.items()
     assert (
-        f'task_args.{key}' in str(found.value)
-        and str(value) in str(found.value)
-        and 'expected' in str(found.value)
+        f'task_args.{key}' in str(refusal.value)
+        and str(value) in str(refusal.value)
+        and 'expected' in str(refusal.value)
     )
 
 

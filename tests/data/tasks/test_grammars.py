@@ -20,7 +20,8 @@ def actions(command):
         return actions(' '.join(phrase)) * {'twice': 2, 'thrice': 3}[last]
     if last not in ('left', 'right'):
         return [f'I_{last.upper()}']
-    verb, turn = phrase[0], [f'I_TURN_{last.upper()}']
+    verb = phrase[0]
+    turn = [f'I_TURN_{last.upper()}']
     doing = [] if verb == 'turn' else [f'I_{verb.upper()}']
     return {'around': (turn + doing) * 4, 'opposite': turn + turn + doing}.get(
         phrase[-1], turn + doing
@@ -64,7 +65,8 @@ def test_scan_examples(command, answer):
 def test_scan_lengths():
     """Catches lengths that are not those of the answer, and rounding up or not at all where no
     command has a length."""
-    task, without = grammars.Scan(), {23, 29, 31, 34, 35, 37, 38, 39, 41, 42, 43, 44, 45, 46, 47}
+    task = grammars.Scan()
+    without = {23, 29, 31, 34, 35, 37, 38, 39, 41, 42, 43, 44, 45, 46, 47}
     for length in range(1, 49):
         exact = length
         while exact in without:
@@ -96,12 +98,12 @@ RULES = [  # each rewrites the innermost function, whose arguments are strings
 def edited(text):
     while ' ' in text and re.match('[a-z]', text):
         for pattern, rule in RULES:
-            found = re.search(pattern, text)
-            if found:
+            match = re.search(pattern, text)
+            if match:
                 text = (
-                    text[: found.start()]
-                    + ' '.join(rule(*(g.split() for g in found.groups())))
-                    + text[found.end() :]
+                    text[: match.start()]
+                    + ' '.join(rule(*(g.split() for g in match.groups())))
+                    + text[match.end() :]
                 )
                 break
         else:

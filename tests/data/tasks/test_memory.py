@@ -43,7 +43,8 @@ def test_flip_flop(ignore):
 def test_selective_copy(task):
     """Catches words out of order, a word that is left out, noise in the answer, and words that
     always come first."""
-    first, last = set(), set()
+    first = set()
+    last = set()
     for length, example in examples(task, (1, 5, 40)):
         rest = list(example.prompt)
         for word in example.answer:  # takes away from the front: what stays is noise
@@ -75,9 +76,11 @@ def test_induction_head(task):
 def test_multi_query_recall():
     """Catches a value of another key, a repeated key, one that is not asked for, all queries in the
     order of the pairs or next to one another, and places that are as likely far away as near."""
-    gaps, orders = [], 0
+    gaps = []
+    orders = 0
     for length, example in examples(memory.MultiQueryRecall(words=66), (1, 2, 9, 32)):
-        pairs, rest = example.prompt[: 2 * length], example.prompt[2 * length :]
+        pairs = example.prompt[: 2 * length]
+        rest = example.prompt[2 * length :]
         assert (
             all(s[0] == 'kv'[i % 2] for i, s in enumerate(pairs))
             and len({*pairs}) == 2 * length
@@ -117,8 +120,8 @@ def test_what_is_asked_has_the_loss(task, length):
         else:
             assert all(
                 (q, a) in zip(half, half[1:])
-                for half, some in zip(halves, (answered[:length], answered[length:]))
-                for q, a in some
+                for half, symbols in zip(halves, (answered[:length], answered[length:]))
+                for q, a in symbols
             )
             assert len(answered) == 2 * length and all(
                 q[0] == 'k' and a[0] == 'v' for q, a in answered
@@ -128,14 +131,16 @@ def test_what_is_asked_has_the_loss(task, length):
 def test_indirect_indexing():
     """Catches an offset in the wrong direction or one off, and a named character that occurs
     twice."""
-    signs, furthest = set(), 0
+    signs = set()
+    furthest = 0
     for length, example in examples(memory.IndirectIndexing(), (2, 3, 20, 150)):
-        text, (_, named, _, sign, *digits) = example.prompt[:length], example.prompt[length:]
+        text = example.prompt[:length]
+        (_, named, _, sign, *digits) = example.prompt[length:]
         assert text.count(named) == 1 and digits[0] != '0'
         walk = iter(text[text.index(named) :] if sign == '+' else text[text.index(named) :: -1])
         for _ in range(int(''.join(digits)) + 1):
-            found = next(walk)
-        assert example.answer == [found]
+            expected = next(walk)
+        assert example.answer == [expected]
         signs.add(sign)
         furthest = max(furthest, int(''.join(digits)))
     assert signs == {'+', '-'} and furthest > 99
@@ -147,7 +152,8 @@ def test_passkey(depth, digits):
     another length."""
     before = set()
     for length, example in examples(memory.Passkey(depth=depth, digits=digits), (1, 10, 200)):
-        text, key = ' '.join(example.prompt), ' '.join(example.answer)
+        text = ' '.join(example.prompt)
+        key = ' '.join(example.answer)
         assert len(example.answer) == digits
         assert text.count(f'the pass key is {key} . remember it . {key} is the pass key .') == 1
         assert text.endswith('what is the pass key ? the pass key is')

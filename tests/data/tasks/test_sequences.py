@@ -76,8 +76,10 @@ def test_addition(name, arguments):
     """Catches a lost carry, digits in the wrong order, and operands shorter than the length
     says."""
     for n, task, e in examples(name, **arguments):
-        plus, whole = e.prompt.index('+'), name == 'addition_all_reversed'
-        a, b = e.prompt[:plus], e.prompt[plus + 1 :]
+        plus = e.prompt.index('+')
+        whole = name == 'addition_all_reversed'
+        a = e.prompt[:plus]
+        b = e.prompt[plus + 1 :]
         assert number(e.answer, name != 'addition') == number(a, whole) + number(b, whole)
         assert max(len(a), len(b)) == n and len(e.prompt) + len(e.answer) <= task.size(n)
         if arguments.get('padded'):
@@ -97,7 +99,8 @@ def test_hints_and_scratchpad():
             assert places == sorted(range(len(part) // 2), reverse=falling)
     for n, _, e in examples('addition_scratchpad'):
         text = ''.join(e.answer)
-        steps, total = text[: text.rindex(';')].split(';'), text[text.rindex(';') + 2 :]
+        steps = text[: text.rindex(';')].split(';')
+        total = text[text.rindex(';') + 2 :]
         carry = 0
         for place, step in enumerate(steps):
             carry, digit = divmod(int(step[0]) + int(step[1]) + carry, 10)
@@ -119,10 +122,8 @@ def test_batches_are_functions_of_the_step():
         lengths = []
         for segment in (1, 2):
             of = {k: x[row][first['segment_ids'][row] == segment] for k, x in first.items()}
-            tokens, sep = (
-                [*of['tokens'], of['targets'][-1]],
-                int(np.flatnonzero(of['tokens'] == base.SEP)[0]),
-            )
+            tokens = [*of['tokens'], of['targets'][-1]]
+            sep = int(np.flatnonzero(of['tokens'] == base.SEP)[0])
             assert (
                 tokens[0] == base.BOS
                 and tokens[-1] == base.EOS
@@ -142,7 +143,8 @@ def test_task_given_ids_lie_on_their_tokens():
     """Catches ids shifted by one against the tokens: '+' has 1, and digits of one significance
     share theirs."""
     batches = TaskBatches(Addition(form='reversed', padded=True), (3, 3), 2, 0, scheme='coupling')
-    batch, symbols = batches(0), {i: s for s, i in batches.task.vocabulary.items()}
+    batch = batches(0)
+    symbols = {i: s for s, i in batches.task.vocabulary.items()}
     first = batch['segment_ids'][0] == 1
     words = [symbols[t] for t in batch['tokens'][0][first]]
     assert [w for w, i in zip(words, batch['ids'][0][first]) if i == 1] == ['+', '<sep>']
