@@ -71,6 +71,8 @@ setup(
             'pre-commit>=4.6,<5',
         ],
         'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7,<10', 'mkdocstrings[python]>=1.0,<2'],
+        # What executes the notebooks: python -m pytest -m slow
+        'examples': ['nbclient>=0.11,<0.12', 'nbformat>=5.11,<6', 'ipykernel>=7.4,<8'],
         'fuzz': ['atheris>=3,<4'],  # python -m tests.faults.fuzz
     },
 )

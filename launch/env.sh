@@ -15,7 +15,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 env=${ORDEM_ENV:-.venv}
-known=core,dev,docs,fuzz,gpu,hf,reference,test,tpu,tpu-compile
+known=core,dev,docs,examples,fuzz,gpu,hf,reference,test,tpu,tpu-compile
 
 fail() { echo "error: $1" >&2; exit 2; }
 has() { case ",$1," in *",$2,"*) return 0;; *) return 1;; esac; }      # whether a list has a name
@@ -25,6 +25,7 @@ size_of() {
     case $1 in
     core) echo 216;; test) echo 2;; dev) echo 34;; docs) echo 25;; hf) echo 52;; fuzz) echo 33;;
     tpu) echo 220;; tpu-compile) echo 130;; gpu) echo 3060;; reference) echo 2900;;
+    examples) echo 15;;
     esac
 }
 

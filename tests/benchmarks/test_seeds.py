@@ -16,7 +16,7 @@ def test_both_ways_are_measured(monkeypatch):
         ran.append(list(numbers))
         return [(None, {'tokens_per_second': rate[len(numbers)][numbers[0] - 1]})] * len(numbers)
 
-    monkeypatch.setattr(seeds.trial, 'run', run)
+    monkeypatch.setattr(seeds.in_memory, 'run', run)
     found = seeds.measure(base.get_config(), 'rope', 'copy_same', 2, 8, 1)
     assert ran == [[1], [2], [1, 2]]
     assert found['tokens_per_second'] == {'alone': 1500, 'together': 6000} and found[

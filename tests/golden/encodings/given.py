@@ -1,4 +1,4 @@
-"""Tokens and parameters that are the same at any commit, and the logits that a model gives of them."""
+"""Tokens and parameters that are the same at any commit, and the logits of a model for them."""
 
 import jax
 import jax.numpy as jnp
@@ -24,16 +24,22 @@ def params_of(model):
 
 
 def logits(model):
-    """Returns logits [2,8] of the last token in two texts and 8 pieces: without keys, as in decoding,
-    and with keys of the rows, as in training."""
-    params, rng = params_of(model), np.random.default_rng(0)
+    """Returns logits [2,8] of the last token in two texts, for 8 pieces.
+
+    Without keys, as in decoding, and with keys of the rows, as in training.
+    """
+    params = params_of(model)
+    rng = np.random.default_rng(0)
     tokens = rng.integers(1, 30, (2, TIME)).astype(np.int32)
     places = np.tile(np.arange(TIME, dtype=np.int32), (2, 1))
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
         jax.random.key(5, impl='threefry2x32'), jnp.arange(2)
     )
     fields = tokens, places, np.ones_like(tokens)
-    run = lambda model, keys: model.apply({'params': params}, *fields, row_keys=keys)[0]
+
+    def run(model, keys):
+        return model.apply({'params': params}, *fields, row_keys=keys)[0]
+
     return {
         'without keys': run(model, None)[:, -1, :8],
         'with keys': run(model.clone(training=True), keys)[:, -1, :8],
@@ -41,5 +47,5 @@ def logits(model):
 
 
 def rounded(found: dict) -> dict:
-    """Returns lists of numbers with six digits after the point: what floats of another machine keep."""
+    """Returns numbers with six digits after the point: what floats of another machine keep."""
     return {k: [[round(x, 6) for x in row] for row in rows] for k, rows in found.items()}

@@ -2,10 +2,14 @@
 
     git worktree add --detach ../before b09c89d
     cp tests/golden/encodings/make.py ../before/make.py
-    (cd ../before && PYTHONPATH=. JAX_PLATFORMS=cpu python make.py ../HERE/tests/golden/encodings [NAME...])
+    cd ../before
+    PYTHONPATH=. JAX_PLATFORMS=cpu python make.py ../HERE/tests/golden/encodings [NAME...]
+
+Names of modules are those of that commit.
 
 Each `NAME.json` holds config.json and lineage.json of a run as it was written then, its vocabulary,
-and the logits that its model gave for the tokens and parameters of `tests/golden/encodings/given.py`.
+and the logits that its model gave for the tokens and parameters of
+`tests/golden/encodings/given.py`.
 `rerope/` is a run directory, stopped at step 2 of 4.
 """
 
@@ -19,8 +23,7 @@ import tempfile
 import numpy as np
 
 from configs import base
-from runtime import checkpoint, run_dir
-from train import loop, setup
+from train import checkpoint, loop, runs
 
 CASES = {
     't5': {},
@@ -72,10 +75,13 @@ def main(out: pathlib.Path, *names: str) -> None:
         arguments = CASES[name]
         folder = pathlib.Path(tempfile.mkdtemp())
         config = config_of(name, arguments, str(folder / 'cache'))
-        e = setup.build_experiment(config, str(folder / 'run'))
+        e = loop.prepare(config, str(folder / 'run'))
         loop.train(e)
-        model, tokenizer, _ = checkpoint.build_model(run_dir.Run.parse(str(folder / 'run')))
-        read = lambda file: json.loads((folder / 'run' / file).read_text())
+        model, tokenizer, _ = checkpoint.model_of(runs.Run.parse(str(folder / 'run')))
+
+        def read(file):
+            return json.loads((folder / 'run' / file).read_text())
+
         found = {
             'config': read('config.json'),
             'lineage': read('lineage.json'),
