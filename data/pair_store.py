@@ -15,10 +15,10 @@ import pathlib
 import sys
 
 import numpy as np
-from tqdm import tqdm
 
 from data import kept, pairs, store, words
 from data.pairs import Pair
+from data.progress import track
 from data.records import DataError
 from data.store import SPLITS
 from data.text import READING
@@ -219,15 +219,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     report, parting = kept.Report(config.on_broken), store.Parting(config)
     made = bool(pairs.made(config))
     writers = {split: _Writer(path, split, dtype, made) for split in SPLITS}
-    found = iter(
-        tqdm(
-            pairs.read(config, parting),
-            desc='tokenizing',
-            unit=' pairs',
-            disable=not progress,
-            leave=False,
-        )
-    )
+    found = iter(track(pairs.read(config, parting), 'tokenizing', unit='pairs', show=progress))
     for batch in iter(lambda: list(store.some(found)), []):
         good = list(report.good(batch))
         new = {

@@ -11,12 +11,12 @@ import logging
 import pathlib
 
 import numpy as np
-from tqdm import tqdm
 
 from data import kept, sources
 from data import text as texts
 from data import tokenizer as tokenizers
 from data.chat import SYSTEM, encode_messages, system_note
+from data.progress import track
 from data.records import Broken, DataError, Record, nearest, printable
 from data.tokenizer import Tokenizer
 
@@ -304,15 +304,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         for s in SPLITS
         for what in ('tokens', 'answered')
     }
-    found = iter(
-        tqdm(
-            sources.read(config),
-            desc='tokenizing',
-            unit=' records',
-            disable=not progress,
-            leave=False,
-        )
-    )
+    found = iter(track(sources.read(config), 'tokenizing', unit='records', show=progress))
     for batch in iter(lambda: list(some(found)), []):
         good = []
         for item in report.good(batch):

@@ -388,7 +388,7 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
         nonlocal skipped
         values = {k: float(v) for k, v in jax.device_get(device_values).items()}
         e.beat(done)
-        log.bar.update(1)
+        log.progress.update(1)
         finite = math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])
         if not values.pop('spike', 0.0) and finite:
             skipped = 0

@@ -1,4 +1,4 @@
-"""metrics.jsonl, TensorBoard events, the progress bar, and a few sums."""
+"""metrics.jsonl, TensorBoard events, progress, and a few sums."""
 
 import json
 import logging
@@ -9,9 +9,9 @@ import time
 
 import jax
 from etils import epath
-from tqdm import tqdm
 
 from data import bounded
+from data.progress import track
 from train import distributed
 from train.runs import Run, write_atomically
 
@@ -89,13 +89,13 @@ class Metrics:
             from tensorboardX import SummaryWriter
 
             self.events = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
-        self.bar = tqdm(
+        self.progress = track(
+            None,
             total=total,
+            unit='steps',
+            show=config.progress and writes,
             initial=start,
-            disable=not (config.progress and writes),
-            unit=' steps',
-            dynamic_ncols=True,
-            mininterval=1.0,
+            leave=True,
         )
         self.flops, self.seq_tokens = seed_line['flops_per_token'], seed_line['tokens_per_step']
         self.last = (time.perf_counter(), start)
@@ -110,7 +110,7 @@ class Metrics:
             step,
             {**values, 'learning_rate': learning_rate, 'tokens_per_second': speed, 'mfu': used},
         )
-        self.bar.set_postfix_str(
+        self.progress.set_postfix_str(
             f'loss {values["loss"]:.3f}, {speed:,.0f} tokens/s, MFU {"n/a" if used is None else f"{used:.1%}"}'
         )
 
@@ -151,7 +151,7 @@ class Metrics:
         return True
 
     def close(self) -> None:
-        self.bar.close()
+        self.progress.close()
         self.file.close()
         if self.events:
             self.events.close()

@@ -2,9 +2,8 @@
 
 import pathlib
 
-from tqdm import tqdm
-
 from apps.search.engine import Engine
+from data.progress import track
 from data.records import DataError
 from evals import ranking
 
@@ -26,7 +25,7 @@ def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progr
         raise DataError(f'{qrels}: no document is relevant to any query: expected grades above 0')
     found = {
         query: engine.documents(texts[query], _DEEP, mode)
-        for query in tqdm(sorted(judged), 'queries', disable=not progress, leave=False)
+        for query in track(sorted(judged), 'judged queries', show=progress)
     }
     if out:
         ranking.write_run(pathlib.Path(out), found, f'ordem-{mode}')

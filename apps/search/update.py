@@ -18,7 +18,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from apps.search import files, lexical, vectors
 from apps.search.chunks import Splitter
@@ -26,6 +25,7 @@ from apps.search.reader import Reader, check_same
 from apps.search.store import FORMAT, Folder, fresh
 from data import words as rules
 from data.paths import expanded
+from data.progress import track
 from data.records import Broken, DataError, printable
 from data.text import READING
 from train.errors import RunError, Stopped
@@ -70,7 +70,7 @@ class Update:
     Args:
       reader: the model.
       asked: 'chunk' and 'overlap' in tokens, 'text_field' of JSON records, 'language' of stems; None: as before, or the default.
-      progress: whether to show bars.
+      progress: whether to show it.
     """
 
     def __init__(self, folder: Folder, reader: Reader, asked: dict, progress: bool):
@@ -157,8 +157,8 @@ class Update:
         return skipped and not any(files.is_under(name, [root]) for name in self._good)
 
     def _each(self, found: Iterable, what: str, total: int) -> Iterator:
-        """All of it with a progress bar, unless a signal ends it."""
-        for one in tqdm(found, what, total, disable=not self._progress, leave=False):
+        """All of it with progress shown, unless a signal ends it."""
+        for one in track(found, what, total, show=self._progress):
             self._check_stop()
             yield one
 
