@@ -26,7 +26,10 @@ setup(
     packages=find_packages(
         include=[
             f'{room}{end}'
-            for room in ('configs', 'data', 'model', 'train', 'evals', 'apps', 'launch')
+            for room in (
+                *('configs', 'data', 'model', 'runtime', 'train', 'evals', 'apps', 'studies'),
+                *('launch', 'docs'),
+            )
             for end in ('', '.*')
         ]
     ),

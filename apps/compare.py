@@ -11,10 +11,9 @@ from data import store, tokenizer as tokenizers
 from data.records import DataError
 from model import config as model_config
 from model.transformer import Transformer
-from train import checkpoint, config as configs, runs
-from train.errors import RunError
-from train.runs import Run
-
+from runtime import checkpoint, config_flags as configs, run_dir
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 KINDS = {
     'config': 'fields of the config',
@@ -71,8 +70,8 @@ def compare(e: Examined, against: Other) -> dict:
         raise RunError(f'--against={against.name}: cannot be told, since {e.damage[0]}')
     there, unknown, found = against.tokenizer, [], []
     same_tokenizer = there is not None and there.hash == e.tokenizer.hash
-    here_fields, there_fields = runs.flat(e.config), runs.flat(against.config)
-    for name in sorted({*here_fields, *there_fields} - {runs.ENCODINGS}):
+    here_fields, there_fields = run_dir.flat(e.config), run_dir.flat(against.config)
+    for name in sorted({*here_fields, *there_fields} - {run_dir.ENCODINGS}):
         a, b = here_fields.get(name), there_fields.get(name)
         without_effect = (
             configs.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.')
@@ -81,7 +80,7 @@ def compare(e: Examined, against: Other) -> dict:
             flag = f'--config.{name}={shlex.quote(str(a))}' if name in here_fields else None
             found.append(
                 {
-                    'what': 'harmless' if name.startswith(runs.HARMLESS) else 'config',
+                    'what': 'harmless' if name.startswith(run_dir.HARMLESS) else 'config',
                     'name': f'config.{name}',
                     'here': a,
                     'there': b,
@@ -130,7 +129,7 @@ def compare(e: Examined, against: Other) -> dict:
         'positional encoding',
         *map(_encodings, shapes),
         _as_meant(e.config, follows('model.positions') or [])
-        or runs.flags_of(*map(_meant, (e.config, against.config)))
+        or run_dir.flags_of(*map(_meant, (e.config, against.config)))
         or follows('model.', 'data.seq_len'),
     )
     for name, *versions in _begun_otherwise(e.config, against.config):
@@ -163,13 +162,13 @@ def compare(e: Examined, against: Other) -> dict:
 
 def _meant(config) -> list[dict]:
     """Returns what the encodings of a run, or of a config that none was made of yet, mean."""
-    return config.model.get('encodings') or runs.meaning(config)
+    return config.model.get('encodings') or run_dir.meaning(config)
 
 
 def _as_meant(config, stated: list[str]) -> list[str]:
     """Returns `stated`, flags that state the encodings of a run, with those that have them mean now
     what they meant when it was made."""
-    meant = runs.flags_of(_meant(config), runs.meaning(config))
+    meant = run_dir.flags_of(_meant(config), run_dir.meaning(config))
     whole = any(flag.startswith('--config.model.positions=') for flag in meant)
     kept = [f for f in stated if not (whole and f.startswith('--config.model.positions='))]
     return [*kept, *meant]

@@ -19,9 +19,9 @@ from model import config as model_config
 from model.errors import ModelError
 from model.sharding import spec
 from model.transformer import Transformer
-from train import checkpoint, runs
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, run_dir
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 OK = 'ok'
 
@@ -164,7 +164,7 @@ def ancestors(e: Examined) -> list[Examined]:
             return [
                 *found,
                 Examined(
-                    Run(runs.epath.Path(parent['run']), parent['step']),
+                    Run(run_dir.epath.Path(parent['run']), parent['step']),
                     {'run': f'moved or deleted ({error})'},
                     [],
                 ),
@@ -255,7 +255,7 @@ def batch(e: Examined, step: int) -> dict:
         raise RunError(
             f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'
         )
-    number = runs.batch_of(e.rollbacks, step)
+    number = run_dir.batch_of(e.rollbacks, step)
     made = rows_of(data.split('train'), e.config.data, e.config.seed)(number)
     facts = {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed}
     if 'queries' in made:

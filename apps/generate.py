@@ -15,9 +15,9 @@ from data.records import no_text, printable
 from data.text import line_ends
 from model.generate import generate
 from model.sampling import Sampling
-from train import checkpoint, door, options
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, cli, options
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 _LOG = logging.getLogger('ordem')
 
@@ -210,4 +210,4 @@ def main() -> None:
 
 if __name__ == '__main__':
     define_flags()
-    door.run(main)
+    cli.run(main)

@@ -18,9 +18,9 @@ from absl import flags
 
 from apps import compare, examine
 from data.records import printable
-from train import checkpoint, door, options
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, cli, options
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 OPEN, CLOSE = '\u27e6', '\u27e7'  # round what the loss weights: brackets that texts hardly have
 HASHES = {'config.json': 'config', 'tokenizer.model': 'tokenizer', 'token store': 'data'}
@@ -380,4 +380,4 @@ def main(words: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    door.run(main, words=True)
+    cli.run(main, words=True)

@@ -12,15 +12,16 @@ from collections.abc import Iterable
 
 from absl import flags
 
-from data import files, mining, pairs
-from data.kept import ON_BROKEN, Report
-from data.pairs import Pair
+from data import files
+from data.cache import ON_BROKEN, Report
+from data.pairs import hard_negatives, read as read_pairs
+from data.pairs.read import Pair
 from data.records import printable
 from model.embed import Embedder
 from model.errors import nearest
-from train import checkpoint, door, options
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, cli, options
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 WAYS = ('vectors', 'words')
 
@@ -44,13 +45,13 @@ class Collection:
         self._ids: dict[str, int] = {}
         for pair in found:
             asked = self.asked.setdefault(
-                pairs.normal(pair.query), Asked(pair.where, pair.query, {}, {})
+                read_pairs.normal(pair.query), Asked(pair.where, pair.query, {}, {})
             )
             asked.positives.update(dict.fromkeys(map(self._id, pair.positives)))
             asked.negatives.update(dict.fromkeys(map(self._id, pair.negatives)))
 
     def _id(self, text: str) -> int:
-        number = self._ids.setdefault(pairs.normal(text), len(self.documents))
+        number = self._ids.setdefault(read_pairs.normal(text), len(self.documents))
         if number == len(self.documents):
             self.documents.append(text)
         return number
@@ -84,8 +85,8 @@ def by_run(run: Run, count: int, margin: float):
     """A way to mine: the vectors of a run's model, pooled as it was trained."""
     model, params, tokenizer, config = checkpoint.load(run)
     embedder = Embedder(model, params, config.embedding.pooling)
-    vectors = lambda texts: embedder(pairs.encode_texts(texts, tokenizer, embedder.longest))
-    return lambda queries, texts, positives, barred: mining.by_vectors(
+    vectors = lambda texts: embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
+    return lambda queries, texts, positives, barred: hard_negatives.by_vectors(
         vectors(queries), vectors(texts), positives, barred, count, margin
     )
 
@@ -146,20 +147,20 @@ def main() -> None:
                 else f'{out.parent} is no directory'
             )
         )
-    door.check_writable('--out', str(out))
+    cli.check_writable('--out', str(out))
     report = Report(f.on_broken)
-    paths, passed = files.find(f.pairs, pairs.SUFFIXES, '--pairs')
-    found = Collection(report.good(item for path in paths for item in pairs.read_file(path)))
+    paths, passed = files.find(f.pairs, read_pairs.SUFFIXES, '--pairs')
+    found = Collection(report.good(item for path in paths for item in read_pairs.read_file(path)))
     if not found.asked:
         raise RunError(f'--pairs={f.pairs}: no usable pair; {report.num_broken} broken')
     report.end('--on_broken')
     mine = (
         by_run(Run.parse(f.run), f.count, f.margin)
         if f.by == 'vectors'
-        else lambda *given: mining.by_words(*given, f.count)
+        else lambda *given: hard_negatives.by_words(*given, f.count)
     )
     mined = found.mined(mine)
-    pairs.write_pairs(out, mined)
+    read_pairs.write_pairs(out, mined)
     before, now = (
         sum(len(asked.negatives) for asked in found.asked.values()),
         sum(len(pair.negatives) for pair in mined),
@@ -175,4 +176,4 @@ def main() -> None:
 
 if __name__ == '__main__':
     define_flags()
-    door.run(main)
+    cli.run(main)

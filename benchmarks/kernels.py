@@ -20,11 +20,11 @@ from flax import linen as nn
 
 from benchmarks.rows import random_rows
 from configs import base
-from model import kernels
+from model import kernels, loss
 from model.config import resolve
 from model.errors import ModelError
 from model.transformer import Transformer
-from train import door, losses, options
+from runtime import cli, options
 
 _VOCABULARY = 4096
 
@@ -57,7 +57,7 @@ def compiled(model: Transformer, params: dict, batch: dict):
 
     def total(p, b):
         logits, _ = model.apply({'params': p}, b['tokens'], b['positions'], b['segment_ids'])
-        return losses.weighted_token_loss(logits, b)[0]
+        return loss.weighted_token_loss(logits, b)[0]
 
     program = jax.jit(jax.value_and_grad(total)).lower(params, batch).compile()
     jax.block_until_ready(program(params, batch))
@@ -153,4 +153,4 @@ if __name__ == '__main__':
         length=1024, rows=8, width=512, layers=4, heads=8, steps=10, rounds=3
     ).items():
         options.whole(name, default, 'Of the model, the batch, or the measuring', 1, options.COUNT)
-    door.run(main)
+    cli.run(main)

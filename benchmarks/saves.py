@@ -17,12 +17,13 @@ from absl import flags
 from etils import epath
 
 from benchmarks.rows import random_rows
+from model import loss
 from model.config import resolve
 from model.transformer import Transformer
-from train import checkpoint, config as configs, door, losses, mesh as meshes, options, ranges
-from train import step as steps
+from runtime import checkpoint, cli, config_flags, options, ranges
+from runtime.run_dir import Run
+from train import mesh as meshes, step as steps
 from train.optimizer import make_optimizer
-from train.runs import Run
 
 
 def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
@@ -34,7 +35,7 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
         make_optimizer(c.optimizer, c.train.steps),
     )
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
-    step = steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings)
+    step = steps.make_step(model, optimizer, loss.weighted_token_loss, mesh, shardings)
     batch = meshes.to_devices(mesh, random_rows(vocabulary, rows, c.data.seq_len), rows)
     checkpoints = checkpoint.Checkpoints(Run(epath.Path(folder)), c.checkpoint)
 
@@ -73,14 +74,14 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
 
 
 def main() -> None:
-    f, config = flags.FLAGS, configs.get()
+    f, config = flags.FLAGS, config_flags.get()
     ranges.check(config)
     pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=f.out) as folder:
         print(
             json.dumps(
                 {
-                    'config': configs.file(),
+                    'config': config_flags.file(),
                     **measure(config, f.rows, f.rounds, pathlib.Path(folder)),
                 },
                 indent=1,
@@ -89,7 +90,7 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    configs.define_flag()
+    config_flags.define_flag()
     options.whole('rows', 1, 'Rows of the batch', 1, options.COUNT)
     options.whole('rounds', 5, 'Steps without and with a save', 1, options.COUNT)
     options.path(
@@ -97,4 +98,4 @@ if __name__ == '__main__':
         'runs/benchmarks',
         'On which disk: the checkpoints go to a folder of their own there, and are removed',
     )
-    door.run(main)
+    cli.run(main)

@@ -32,8 +32,9 @@ from apps.search.reader import Reader
 from apps.search.store import Folder
 from configs import pydoc
 from data import sources
-from train import door, loop, options
-from train.runs import Run, cores
+from runtime import cli, options
+from runtime.run_dir import Run, cores
+from train import loop
 
 _FILE = 50_000  # characters of a drawn file
 _SENTENCES = 20_000  # that are tokenized at a time
@@ -353,4 +354,4 @@ if __name__ == '__main__':
     options.path(
         'out', 'runs/benchmarks', 'On which disk: a folder of its own there, which is removed'
     )
-    door.run(main)
+    cli.run(main)

@@ -1,4 +1,4 @@
-"""Whether several seeds of a study's cell train faster in one program (`launch.ablate --together`) than one after the other.
+"""Whether several seeds of a study's cell train faster in one program (`studies.ablate --together`) than one after the other.
 
     python -m benchmarks.seeds --config=configs/ablations/kazemnejad.py --arm=rope --task=copy --seeds=5 --rounds=3
 
@@ -13,10 +13,11 @@ import time
 import jax
 from absl import flags
 
-from launch import cells
 from model.errors import nearest
-from train import config as configs, door, options, trial
-from train.errors import RunError
+from runtime import cli, config_flags, options
+from runtime.errors import RunError
+from studies import cells
+from train import in_memory
 
 
 def measure(config, arm: str, task: str, seeds: int, steps: int, rounds: int) -> dict:
@@ -28,12 +29,14 @@ def measure(config, arm: str, task: str, seeds: int, steps: int, rounds: int) ->
     rates: dict[str, list[float]] = dict(alone=[], together=[])
     for _ in range(rounds):
         one_by_one = [
-            trial.run(model, config, [rows], [seed])[0][1]['tokens_per_second']
+            in_memory.run(model, config, [rows], [seed])[0][1]['tokens_per_second']
             for seed, rows in enumerate(drawn, 1)
         ]
         rates['alone'].append(statistics.harmonic_mean(one_by_one))
         rates['together'].append(
-            trial.run(model, config, drawn, list(range(1, seeds + 1)))[0][1]['tokens_per_second']
+            in_memory.run(model, config, drawn, list(range(1, seeds + 1)))[0][1][
+                'tokens_per_second'
+            ]
         )
     began = time.perf_counter()
     tokens = sum(
@@ -56,7 +59,7 @@ def measure(config, arm: str, task: str, seeds: int, steps: int, rounds: int) ->
 
 
 def main() -> None:
-    f, config = flags.FLAGS, configs.get(schema=None)
+    f, config = flags.FLAGS, config_flags.get(schema=None)
     known = {
         'arm': list(cells.arms(config)),
         'task': [name for name, t in config.tasks.items() if t.kind == 'task'],
@@ -67,7 +70,7 @@ def main() -> None:
     print(
         json.dumps(
             {
-                'config': configs.file(),
+                'config': config_flags.file(),
                 **measure(config, f.arm, f.task, f.seeds, f.steps, f.rounds),
             },
             indent=1,
@@ -76,10 +79,10 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    configs.define_flag()
+    config_flags.define_flag()
     flags.DEFINE_string('arm', 'rope', 'Of the study')
     flags.DEFINE_string('task', 'copy', 'Of the study')
     options.whole('seeds', 5, 'Trained together', 2, 2**12)
     options.whole('steps', 64, 'Of training, a round', 8, options.COUNT)
     options.whole('rounds', 3, 'Turns', 1, options.COUNT)
-    door.run(main)
+    cli.run(main)

@@ -3,7 +3,7 @@
     python -m train.pretrain --config=configs/search_base.py --run=runs/search_base
 
 Reads Python's own documentation, which is there on any machine; other text: `--config.data.source=files --config.data.files.paths=TEXTS`.
-About 4 minutes on one core. `python -m launch.retrieval` runs all phases and measures each.
+About 4 minutes on one core. `python -m studies.retrieval_lineage` runs all phases and measures each.
 """
 
 from configs import base

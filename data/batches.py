@@ -31,7 +31,7 @@ def check(config) -> None:
         raise DataError(f"config.data.packing is {config.packing!r}: expected 'stream' or 'whole'")
 
 
-class Chance:
+class EpochRng:
     """What is random in an epoch, of (seed, epoch) and what it is for; nothing where `shuffle` is False."""
 
     def __init__(self, seed: int, shuffle: bool):
@@ -48,7 +48,7 @@ class Chance:
         )
 
 
-class _Packing(Chance):
+class _Packing(EpochRng):
     """Rows of an epoch. Subclasses say how many there are and which tokens a row holds."""
 
     def __init__(self, split: Split, seq_len: int, seed: int, shuffle: bool):

@@ -19,7 +19,7 @@ import stat
 import unicodedata
 
 from data.paths import expanded
-from data.records import DataError, nearest
+from data.records import DataError, did_you_mean
 
 _PROGRAMS = ('__pycache__', 'node_modules')
 # Files by which a folder is one that Ordem has made, and what it is then. Its texts are of others'.
@@ -315,10 +315,10 @@ def _nothing(entry: str, path: str, field: str, rest: list[str] = ()) -> DataErr
         beside = [other for other in os.listdir(os.path.dirname(path) or '.') if other != name]
     except OSError:
         beside = []
-    near = nearest(name, beside)
+    near = did_you_mean(name, beside)
     for count in range(2, 1 + min(len(rest), _COMMAS)):
         whole = ', '.join([name, *rest[1:count]])
-        near = near or nearest(whole, [o for o in beside if o.count(',') == count - 1])
+        near = near or did_you_mean(whole, [o for o in beside if o.count(',') == count - 1])
     return DataError(f'{entry}: no file found ({field}){near}')
 
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from data import batches, pair_batches, pair_store, pairs, sources, store
+from data import batches, sources, store
+from data.pairs import batches as pair_batches, read as read_pairs, store as pair_store
 
 OBJECTIVES = ('tokens', 'contrastive')
 
@@ -47,4 +48,6 @@ def blank(objective: str, config) -> batches.Batch:
 
 def records(objective: str):
     """(what checks the fields of `config.data`, the module that reads its records)."""
-    return (pairs.check, pairs) if objective == 'contrastive' else (batches.check, sources)
+    return (
+        (read_pairs.check, read_pairs) if objective == 'contrastive' else (batches.check, sources)
+    )

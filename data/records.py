@@ -33,7 +33,7 @@ class Record:
 
 
 @dataclasses.dataclass(frozen=True)
-class Broken:
+class BadRecord:
     """A record that could not be read: where (file:line) and why, in one line."""
 
     where: str
@@ -45,7 +45,7 @@ def printable(text: str) -> str:
     return _COMMANDS.sub(lambda found: found[0].encode('unicode_escape').decode(), text)
 
 
-def nearest(name: str, choices) -> str:
+def did_you_mean(name: str, choices) -> str:
     """The end of a message: the choice nearest to `name`, if any is near."""
     close = difflib.get_close_matches(name, list(choices), 1)
     return f'; did you mean {close[0]!r}?' if close else ''

@@ -1,4 +1,4 @@
-"""Where text comes from: `config.data.source` is atlas, files or pydoc. Each yields Records and Broken reports."""
+"""Where text comes from: `config.data.source` is atlas, files or pydoc. Each yields Records, and BadRecords for what cannot be read."""
 
 import dataclasses
 import functools
@@ -12,9 +12,9 @@ import sys
 import zlib
 from collections.abc import Iterator
 
-from data import atlas, atlas_facts, bounded, chat, files
-from data import text as texts
-from data.records import Broken, DataError, Record, nearest
+from data import chat, files, safe_read, text as texts
+from data.atlas import facts as atlas_facts, pages as atlas_pages
+from data.records import BadRecord, DataError, Record, did_you_mean
 from data.text import fault, line_ends
 
 SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
@@ -24,10 +24,10 @@ _OPTIMIZE = sys.flags.optimize  # from 2 on there are no documentation strings
 _MARK = 4  # bytes of the longest byte-order mark
 
 
-def read(config) -> Iterator[Record | Broken]:
+def read(config) -> Iterator[Record | BadRecord]:
     """All records of the source that `config` (the `data` part of an experiment) names, always in the same order."""
     if config.source == 'atlas':
-        return atlas.records(config.atlas)
+        return atlas_pages.records(config.atlas)
     if config.source == 'files':
         return _read_files(config.files)
     if config.source == 'pydoc':
@@ -35,7 +35,7 @@ def read(config) -> Iterator[Record | Broken]:
         return _read_pydoc(config.pydoc.modules)
     raise DataError(
         f'config.data.source is {config.source!r}: expected one of atlas, files, pydoc'
-        + nearest(config.source, ('atlas', 'files', 'pydoc'))
+        + did_you_mean(config.source, ('atlas', 'files', 'pydoc'))
     )
 
 
@@ -72,7 +72,7 @@ def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = tex
             found |= {'reading': reading, 'conversations': chat.RULES}
     elif config.source == 'atlas':
         found['code'] = hashlib.sha256(
-            (inspect.getsource(atlas) + inspect.getsource(atlas_facts)).encode()
+            (inspect.getsource(atlas_pages) + inspect.getsource(atlas_facts)).encode()
         ).hexdigest()
     else:
         found['python'] = sys.version
@@ -82,16 +82,16 @@ def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = tex
     return found
 
 
-def _read_files(config) -> Iterator[Record | Broken]:
+def _read_files(config) -> Iterator[Record | BadRecord]:
     parse = functools.partial(_from_object, field=config.text_field, prefer=config.prefer)
     for path in find_files(config.paths):
         found = objects(path, parse) if is_kind(path, OBJECTS) else [_read_text(path)]
         yield from map(_with_line_ends, found)
 
 
-def _with_line_ends(item: Record | Broken) -> Record | Broken:
+def _with_line_ends(item: Record | BadRecord) -> Record | BadRecord:
     """A record whose lines all end alike (`data/text.py`)."""
-    if isinstance(item, Broken) or not any('\r' in part for part in item.parts()):
+    if isinstance(item, BadRecord) or not any('\r' in part for part in item.parts()):
         return item
     if item.messages is None:
         return dataclasses.replace(item, text=line_ends(item.text))
@@ -105,7 +105,7 @@ def is_kind(path: pathlib.Path, suffixes: tuple[str, ...] | str) -> bool:
 
 
 def objects(path: pathlib.Path, parse) -> Iterator:
-    """What `parse(where, object)` makes of each JSON object of a file (one of OBJECTS); what is none is Broken."""
+    """What `parse(where, object)` makes of each JSON object of a file (one of OBJECTS); what is none is a BadRecord."""
     if is_kind(path, '.parquet'):
         return _read_parquet(path, parse)
     return lines(path, functools.partial(_parse_line, parse=parse))
@@ -163,76 +163,76 @@ def _unpack_errors() -> tuple:
     return (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
-def _read_text(path) -> Record | Broken:
+def _read_text(path) -> Record | BadRecord:
     if path.stat().st_size == 0:
-        return Broken(str(path), 'empty file')
+        return BadRecord(str(path), 'empty file')
     try:
         with _open(path) as file:
-            found = bounded.content(texts.utf8(file), bounded.DOCUMENT)
+            found = safe_read.content(texts.utf8(file), safe_read.DOCUMENT)
         if found is None:
-            return Broken(
+            return BadRecord(
                 str(path),
-                f'more than {bounded.size(bounded.DOCUMENT)} of text in one file, which is one document: split it into several',
+                f'more than {safe_read.size(safe_read.DOCUMENT)} of text in one file, which is one document: split it into several',
             )
         return _checked(str(path), texts.decode(found))
-    except texts.NotText as error:
-        return Broken(str(path), _why(error))
+    except texts.NotTextError as error:
+        return BadRecord(str(path), _why(error))
     except _unpack_errors() as error:
-        return Broken(str(path), f'cannot be read: {error}')
+        return BadRecord(str(path), f'cannot be read: {error}')
 
 
-def _why(error: texts.NotText, of: str = '') -> str:
+def _why(error: texts.NotTextError, of: str = '') -> str:
     return f'{error} at byte {error.at}{of}' if error.at >= 0 else str(error)
 
 
-def _checked(where: str, text) -> Record | Broken:
+def _checked(where: str, text) -> Record | BadRecord:
     reason = fault(text)
-    return Broken(where, reason) if reason else Record(where, text)
+    return BadRecord(where, reason) if reason else Record(where, text)
 
 
 def lines(path: pathlib.Path, parse) -> Iterator:
-    """What `parse(where, line)` makes of each line of a file, packed or not, that is not blank; one that cannot be read is Broken."""
+    """What `parse(where, line)` makes of each line of a file, packed or not, that is not blank; one that cannot be read is a BadRecord."""
     number = 0
     try:
         with _open(path) as file:
-            for number, line in enumerate(bounded.lines(texts.utf8(file), bounded.LINE), 1):
+            for number, line in enumerate(safe_read.lines(texts.utf8(file), safe_read.LINE), 1):
                 if line is None:
-                    yield Broken(
+                    yield BadRecord(
                         f'{path}:{number}',
-                        f'a line of more than {bounded.size(bounded.LINE)}: split its document into several',
+                        f'a line of more than {safe_read.size(safe_read.LINE)}: split its document into several',
                     )
                 elif line.strip():
                     yield parse(f'{path}:{number}', line)
         if not number:
-            yield Broken(str(path), 'empty file')
-    except texts.NotText as error:
-        yield Broken(f'{path}:{number + 1}', str(error))
+            yield BadRecord(str(path), 'empty file')
+    except texts.NotTextError as error:
+        yield BadRecord(f'{path}:{number + 1}', str(error))
     except _unpack_errors() as error:
-        yield Broken(f'{path}:{number + 1}', f'cannot be read: {error}')
+        yield BadRecord(f'{path}:{number + 1}', f'cannot be read: {error}')
 
 
-def decoded(where: str, line: bytes) -> str | Broken:
+def decoded(where: str, line: bytes) -> str | BadRecord:
     """A line of a file, which may begin with a mark."""
     try:
         return texts.decode(line, what='line')
-    except texts.NotText as error:
-        return Broken(where, _why(error, ' of the line'))
+    except texts.NotTextError as error:
+        return BadRecord(where, _why(error, ' of the line'))
 
 
 def _parse_line(where: str, line: bytes, parse):
     text = decoded(where, line)
-    if isinstance(text, Broken):
+    if isinstance(text, BadRecord):
         return text
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers of more digits than Python reads
-        return Broken(where, f'broken JSON: {error}')
+        return BadRecord(where, f'broken JSON: {error}')
     if not isinstance(found, dict):
-        return Broken(where, f'JSON {type(found).__name__}, expected an object')
+        return BadRecord(where, f'JSON {type(found).__name__}, expected an object')
     return parse(where, found)
 
 
-def _from_object(where: str, found: dict, field: str, prefer: str) -> Record | Broken:
+def _from_object(where: str, found: dict, field: str, prefer: str) -> Record | BadRecord:
     """A record of the text in `field`, or of a conversation; `prefer` says which where it has both.
 
     A field that is null is absent, and so is a blank text beside a conversation.
@@ -245,17 +245,17 @@ def _from_object(where: str, found: dict, field: str, prefer: str) -> Record | B
         record = Record(where, messages=chat.parse_messages(found))
     except DataError as error:
         lacks = '' if asks else f'no field {field!r} (config.data.files.text_field) and '
-        return Broken(
+        return BadRecord(
             where,
-            f'{lacks}{error}' + ('' if asks else nearest(field, chat.fields(found))),
+            f'{lacks}{error}' + ('' if asks else did_you_mean(field, chat.fields(found))),
         )
     reason = next(filter(None, map(fault, record.parts())), '')
-    return Broken(where, reason) if reason else record
+    return BadRecord(where, reason) if reason else record
 
 
 def _read_parquet(path, parse) -> Iterator:
     if path.stat().st_size == 0:
-        yield Broken(str(path), 'empty file')
+        yield BadRecord(str(path), 'empty file')
         return
     try:
         import pyarrow.parquet
@@ -267,7 +267,7 @@ def _read_parquet(path, parse) -> Iterator:
             for number, row in enumerate(rows, 1):
                 yield parse(f'{path}:{number}', row)
     except Exception as error:  # the reader's own exceptions are many and undocumented
-        yield Broken(str(path), f'cannot be read as parquet: {error}'.splitlines()[0])
+        yield BadRecord(str(path), f'cannot be read as parquet: {error}'.splitlines()[0])
 
 
 def _check_documented() -> None:
@@ -289,7 +289,7 @@ def _pydoc_hash(modules: int) -> str:
     return found.hexdigest()
 
 
-def _read_pydoc(modules: int) -> Iterator[Record | Broken]:
+def _read_pydoc(modules: int) -> Iterator[Record | BadRecord]:
     """The documentation of each standard library module and its public members, one document a module."""
     import contextlib
     import importlib

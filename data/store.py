@@ -12,12 +12,10 @@ import pathlib
 
 import numpy as np
 
-from data import kept, sources
-from data import text as texts
-from data import tokenizer as tokenizers
+from data import cache, sources, text as texts, tokenizer as tokenizers
 from data.chat import SYSTEM, encode_messages, system_note
 from data.progress import track
-from data.records import Broken, DataError, Record, nearest, printable
+from data.records import BadRecord, DataError, Record, did_you_mean, printable
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
@@ -150,10 +148,10 @@ def check(config) -> None:
         raise DataError(
             f'config.data.validation is {config.validation}: expected a share of the text, from 0 to 1'
         )
-    if config.on_broken not in kept.ON_BROKEN:
+    if config.on_broken not in cache.ON_BROKEN:
         raise DataError(
             f"config.data.on_broken is {config.on_broken!r}: expected 'skip' (up to half of the "
-            "records), 'skip_all' or 'fatal'" + nearest(config.on_broken, kept.ON_BROKEN)
+            "records), 'skip_all' or 'fatal'" + did_you_mean(config.on_broken, cache.ON_BROKEN)
         )
     prefer = config.files.prefer if 'files' in config else 'text'
     if prefer not in ('text', 'conversation'):
@@ -168,7 +166,7 @@ def training_texts(config):
     Raises DataError where there is none, and on a broken record under `on_broken='fatal'`.
     """
     check(config)
-    report, empty = kept.Report(config.on_broken, quiet=True), True
+    report, empty = cache.Report(config.on_broken, quiet=True), True
     parting = Parting(config)
     for record in report.good(sources.read(config)):
         for split, part in parting.pieces(record):
@@ -180,7 +178,7 @@ def training_texts(config):
     report.end()
 
 
-def _nothing(config, report: kept.Report) -> DataError:
+def _nothing(config, report: cache.Report) -> DataError:
     other = (
         ", or hold out the end of each document with config.data.split='tail'"
         if config.split == 'documents'
@@ -191,7 +189,7 @@ def _nothing(config, report: kept.Report) -> DataError:
 
 def tokenizer_key(config) -> str:
     """Of the tokenizer that an experiment asks for: a hash of what it is trained on, and how."""
-    return kept.digest(
+    return cache.stable_hash(
         [
             config.tokenizer.to_dict(),
             sources.fingerprint(config.data),
@@ -207,7 +205,7 @@ def kept_tokenizer(config) -> Tokenizer | None:
     for path in sorted(
         pathlib.Path(config.data.cache).glob(f'tokenizer-{tokenizer_key(config)}-*.model')
     ):
-        if kept.file_hash(path).startswith(path.stem.rpartition('-')[2]):
+        if cache.file_hash(path).startswith(path.stem.rpartition('-')[2]):
             return tokenizers.load(path)
         _LOG.warning('%s: damaged tokenizer: passed over', path)
     return None
@@ -223,7 +221,7 @@ def path_of(config, tokenizer: Tokenizer, reading: int = texts.READING) -> pathl
     """Where the store for this `data` config and tokenizer is kept: in the cache, by hash.
     `reading`: 1 for where it was before the rules of reading and parting had numbers."""
     found = sources.fingerprint(config, reading=reading)
-    key = kept.digest(
+    key = cache.stable_hash(
         [
             FORMAT,
             found,
@@ -243,9 +241,9 @@ def find(config, tokenizer: Tokenizer, wanted: str = '') -> Store | None:
     Raises DataError where it is damaged, or where the text is not there.
     """
     path = path_of(config, tokenizer)
-    if manifest := kept.earlier(path_of(config, tokenizer, 1), wanted):
+    if manifest := cache.find_earlier(path_of(config, tokenizer, 1), wanted):
         return Store(path_of(config, tokenizer, 1), manifest)
-    manifest = kept.find(path, _WHAT)
+    manifest = cache.find(path, _WHAT)
     return manifest and Store(path, manifest)
 
 
@@ -258,9 +256,9 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True, wanted: s
     check(config)
     path = path_of(config, tokenizer)
     before = path_of(config, tokenizer, 1)
-    manifest = kept.earlier(before, wanted)
+    manifest = cache.find_earlier(before, wanted)
     path = before if manifest else path
-    manifest = manifest or kept.obtain(
+    manifest = manifest or cache.get_or_build(
         path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken
     )
     if manifest.get('system_messages') and system_note(tokenizer):
@@ -268,12 +266,12 @@ def open_or_build(config, tokenizer: Tokenizer, progress: bool = True, wanted: s
     return Store(path, manifest)
 
 
-def some(found):
+def take_chunk(found):
     """The next records, of anything with `parts()`: at most 1,024 of them, and none after one that fills what is tokenized at a time."""
     room = _TOGETHER
     for item in itertools.islice(found, 1024):
         yield item
-        room -= 0 if isinstance(item, Broken) else sum(map(len, item.parts()))
+        room -= 0 if isinstance(item, BadRecord) else sum(map(len, item.parts()))
         if room < 0:
             return
 
@@ -297,7 +295,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
     counts = {s: dict(documents=0, tokens=0, bytes=0) for s in SPLITS}
     offsets = {s: [0] for s in SPLITS}
-    report, parting = kept.Report(config.on_broken), Parting(config)
+    report, parting = cache.Report(config.on_broken), Parting(config)
     conversations, systems = None, 0
     files = {
         (s, what): open(path / f'{s}.{what}', 'wb')
@@ -305,7 +303,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         for what in ('tokens', 'answered')
     }
     found = iter(track(sources.read(config), 'tokenizing', unit='records', show=progress))
-    for batch in iter(lambda: list(some(found)), []):
+    for batch in iter(lambda: list(take_chunk(found)), []):
         good = []
         for item in report.good(batch):
             if conversations is None:
@@ -339,7 +337,7 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
     for split in SPLITS:
         np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
     passed_over = sources.passed_over(config)
-    kept.write_manifest(
+    cache.write_manifest(
         path,
         [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')],
         dict(

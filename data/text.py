@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 
 from data.records import DataError
 
-# Of the rules here, in data/files.py and in data/bounded.py: raised where the same files would give
+# Of the rules here, in data/files.py and in data/safe_read.py: raised where the same files would give
 # other texts. It is part of the keys of stores and tokenizers and of the manifest of an index, in
 # which there is none where they are older than the number.
 READING = 2
@@ -44,7 +44,7 @@ _MANY = re.compile('[^\\w\\s\0-\u02ff]{64,}')  # marks and symbols, one after th
 _POINTER, _POINTER_SIZE = b'version https://git-lfs.github.com/spec/v', 1024
 
 
-class NotText(DataError):
+class NotTextError(DataError):
     """Bytes that are no text: why, and `at` which byte, or -1 where it is none in particular."""
 
     def __init__(self, reason: str, at: int = -1):
@@ -78,27 +78,27 @@ def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> st
       first: they are the first ones, and may begin with a mark.
       what: they are, for the message.
     Raises:
-      NotText: they are none.
+      NotTextError: they are none.
     """
     if first and len(raw) < _POINTER_SIZE and raw.startswith(_POINTER):
-        raise NotText(
+        raise NotTextError(
             'a pointer of Git LFS in place of the file: expected what git lfs pull fetches'
         )
     at = raw.find(b'\0')
     if at >= 0:
         encoding = _unmarked(raw[:_LOOKED_AT]) if first else ''
-        raise NotText(
+        raise NotTextError(
             f'{encoding} without a byte-order mark: expected UTF-8, or a mark'
             if encoding
             else f'a binary {what}, no text: NUL',
             -1 if encoding else at,
         )
     if len(raw) - len(raw.translate(None, _CONTROLS)) > max(_FEW, _MOST * len(raw)):
-        raise NotText(f'a binary {what}, no text: control characters')
+        raise NotTextError(f'a binary {what}, no text: control characters')
     try:
         return raw.decode('utf-8-sig' if first else 'utf-8')
     except UnicodeDecodeError as error:
-        raise NotText('invalid UTF-8', error.start) from None
+        raise NotTextError('invalid UTF-8', error.start) from None
 
 
 def _unmarked(raw: bytes | bytearray) -> str:
@@ -132,12 +132,12 @@ class _Recoded:
         try:
             return work(count).encode()
         except UnicodeError:
-            raise NotText(f'invalid {self._encoding.upper()}') from None
+            raise NotTextError(f'invalid {self._encoding.upper()}') from None
 
 
 def utf8(file):
     """An open file (with `peek`) as one of UTF-8: itself, or where its mark says that it is UTF-16
-    or UTF-32 what is in it. That one raises NotText where it is not."""
+    or UTF-32 what is in it. That one raises NotTextError where it is not."""
     head = file.peek(4)[:4]
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 import sentencepiece
 
-from data import bounded
+from data import safe_read
 from data.records import DataError
 
 _LOG = logging.getLogger('ordem')
@@ -123,7 +123,7 @@ def load(path, field: str = '') -> Tokenizer:
 
     where = f'{field} is {path}' if field else str(path)
     try:
-        return Tokenizer(bytes(bounded.file(epath.Path(path), bounded.MODEL)), where)
+        return Tokenizer(bytes(safe_read.file(epath.Path(path), safe_read.MODEL)), where)
     except FileNotFoundError:
         raise DataError(f'{where}: no tokenizer there; expected a SentencePiece model') from None
 

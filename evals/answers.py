@@ -8,13 +8,13 @@ import json
 
 from absl import flags
 
-from data import atlas
+from data.atlas import pages as atlas_pages
 from data.chat import decode_answer, encode_prompt
 from model.generate import generate
 from model.sampling import Sampling
-from train import checkpoint, door, options
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, cli, options
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 _BATCH = 128
 GREEDY = Sampling(temperature=0.0)
@@ -33,7 +33,7 @@ def questions(config) -> list[dict]:
             question=r.messages[0][1],
             answer=r.messages[1][1],
         )
-        for country, lang, relation, r in atlas.pairs(config, of_held_out=True)
+        for country, lang, relation, r in atlas_pages.pairs(config, of_held_out=True)
     ]
 
 
@@ -67,7 +67,7 @@ def _batched(model, params, prompts, max_new, sampling, end, seed=0):
 def most_frequent(config) -> dict[tuple[str, str], str]:
     """The control that has read nothing: for each language and relation the answer most frequent in post-training."""
     counts = collections.defaultdict(collections.Counter)
-    for _, lang, relation, record in atlas.pairs(config):
+    for _, lang, relation, record in atlas_pages.pairs(config):
         counts[lang, relation][record.messages[1][1]] += 1
     return {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
 
@@ -117,4 +117,4 @@ def main() -> None:
 
 if __name__ == '__main__':
     options.path('run', '', 'Run directory, DIR or DIR@step')
-    door.run(main)
+    cli.run(main)

@@ -11,10 +11,11 @@ import jax.numpy as jnp
 from absl import flags
 
 from data import batches, store
+from model import loss as losses
 from model.transformer import keys_of_rows
-from train import checkpoint, door, losses, metrics, options
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, cli, metrics, options
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 
 def loss(model, params, split, config, seed: int) -> float:
@@ -58,7 +59,7 @@ def measure(run: Run, cache: str) -> dict:
     if config.train.objective != 'tokens':
         raise RunError(
             f'{run.path}: trained on pairs (config.train.objective is {config.train.objective!r}), and holds out no text; expected a run on '
-            f'texts, or python -m evals.retrieval'
+            f'texts, or python -m evals.search.retrieval'
         )
     config.data.cache = cache
     wanted = run.lineage()['data_hash']
@@ -90,4 +91,4 @@ def main() -> None:
 if __name__ == '__main__':
     options.path('run', '', 'Run directory, DIR or DIR@step')
     options.path('cache', 'runs/.cache', 'Where token stores are kept')
-    door.run(main)
+    cli.run(main)

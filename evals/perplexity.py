@@ -23,10 +23,10 @@ import numpy as np
 
 from model.config import ModelConfig
 from model.errors import ModelError
+from model.loss import cross_entropy
 from model.positions import PositionalEncoding, Spec
 from model.transformer import Transformer, keys_of_rows
-from train.errors import RunError
-from train.losses import cross_entropy
+from runtime.errors import RunError
 
 _GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 are spread evenly, over any run of them
 BATCH_TOKENS = 8192  # read at a time: a batch has as many chunks as fit, at least one

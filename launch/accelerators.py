@@ -8,7 +8,7 @@ import math
 import re
 
 from model.errors import nearest
-from train.errors import RunError
+from runtime.errors import RunError
 
 _SQUARE = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 _CUBE = (

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Makes Ordem's environment once, then runs the given command in it:
 #
-#     sh launch/env.sh python -m launch.quickstart
+#     sh launch/env.sh python -m studies.quickstart
 #     sh launch/env.sh python -m pytest
 #
 # Needs CPython 3.11 to 3.13 and a shell. ORDEM_PYTHON chooses the interpreter, ORDEM_EXTRAS the extras (default: test),

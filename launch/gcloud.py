@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import tempfile
 
-from train.errors import RunError
+from runtime.errors import RunError
 
 # What gcloud says -> (kind, what to do). The first that is found in its stderr counts.
 _KNOWN = (

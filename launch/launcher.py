@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 from launch import accelerators
 from launch.gcloud import Gcloud, GcloudError, Request
-from train import guard
-from train.errors import RunError
+from runtime import exit
+from runtime.errors import RunError
 
 _QUEUED = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING', 'STATE_UNSPECIFIED')
 _GONE = ('SUSPENDING', 'SUSPENDED')
@@ -202,8 +202,8 @@ class Launcher:
                     self.note('other workers still run; stopping them')
                     self.worker('stop')
                 return (
-                    guard.MISTAKE
-                    if guard.MISTAKE in failed.values()
+                    exit.MISTAKE
+                    if exit.MISTAKE in failed.values()
                     else next(iter(failed.values()), 0)
                 )
             self.sleep(self.poll)
@@ -270,7 +270,7 @@ class Launcher:
                     print(
                         '# after a preemption: `delete` and `create` as before, then these commands again'
                     )
-                if not keep_going or self.gcloud.dry_run or code in (0, guard.MISTAKE):
+                if not keep_going or self.gcloud.dry_run or code in (0, exit.MISTAKE):
                     return code
                 if self._preempted_soon():
                     raise Preempted(self.name)

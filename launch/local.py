@@ -18,8 +18,8 @@ import threading
 
 from absl import flags
 
-from train import door, options
-from train.errors import RunError
+from runtime import cli, options
+from runtime.errors import RunError
 
 _GRACE = 5.0  # seconds in which the other processes may end by themselves and say why, and again until they are killed
 _SAVING = (
@@ -159,4 +159,4 @@ if __name__ == '__main__':
         1024,
     )
     flags.DEFINE_bool('dry_run', False, 'Print the exact commands, and stop')
-    door.run(main, keeps=True)
+    cli.run(main, keeps=True)

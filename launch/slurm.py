@@ -16,8 +16,8 @@ from absl import flags
 
 from launch import accelerators, snapshot
 from model.errors import nearest
-from train import guard, options
-from train.errors import RunError
+from runtime import exit, options
+from runtime.errors import RunError
 
 SCRIPT = """#!/bin/bash
 #SBATCH --job-name={name}
@@ -184,4 +184,4 @@ if __name__ == '__main__':
         'Commit whose code runs; default: the last one, when the working tree holds nothing else',
     )
     flags.DEFINE_bool('dry_run', False, 'Print the commands instead')
-    guard.run(main, words=True)
+    exit.run(main, words=True)

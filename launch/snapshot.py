@@ -3,7 +3,7 @@
 import pathlib
 import subprocess
 
-from train.errors import RunError
+from runtime.errors import RunError
 
 
 def _git(*words: str) -> str:

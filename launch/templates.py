@@ -20,8 +20,8 @@ from absl import flags
 from launch import accelerators, snapshot
 from launch.accelerators import Slice
 from model.errors import nearest
-from train import guard, options
-from train.errors import RunError
+from runtime import exit, options
+from runtime.errors import RunError
 
 
 class _Dumper(yaml.SafeDumper):
@@ -112,7 +112,7 @@ def jobset(
                     'onExitCodes': {
                         'containerName': 'ordem',
                         'operator': 'In',
-                        'values': [guard.MISTAKE],
+                        'values': [exit.MISTAKE],
                     },
                 }
             ]
@@ -265,4 +265,4 @@ if __name__ == '__main__':
         'Commit whose code runs; default: the last one, when the working tree holds nothing else',
     )
     flags.DEFINE_bool('dry_run', False, 'Print the file too, and write none')
-    guard.run(main, words=True)
+    exit.run(main, words=True)

@@ -23,8 +23,8 @@ from launch import accelerators, snapshot
 from launch.gcloud import Gcloud, Request
 from launch.launcher import Launcher
 from model.errors import nearest
-from train import guard, options, streams
-from train.errors import RunError
+from runtime import exit, options, streams
+from runtime.errors import RunError
 
 
 def _check_command(command: list[str], keep_going: bool) -> None:
@@ -144,4 +144,4 @@ if __name__ == '__main__':
     options.number('wait_minutes', 360.0, 'How long to wait in the queue', 0, 1e6)
     options.number('poll_seconds', 30.0, 'Between two looks at the state', 0, 86400)
     flags.DEFINE_bool('dry_run', False, 'Print the commands instead')
-    guard.run(main, words=True)
+    exit.run(main, words=True)

@@ -2,7 +2,6 @@
 
 import difflib
 
-
 LEAST = 1e-37  # float32 takes what is nearer to 0 for 0, or soon after
 
 

@@ -231,8 +231,10 @@ def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
 
 def _splash(q, k, v, segment_ids, config) -> jax.Array:
     """JAX's splash attention, for TPUs; interpreted elsewhere. Inside documents. `q` is scaled."""
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as kernels,
+        splash_attention_mask as masks,
+    )
 
     length, group = q.shape[2], q.shape[1] // k.shape[1]
     square, back = (length, length), config.window - 1

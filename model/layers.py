@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,9 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from model.sharding import constrain, context_parts, own_part
+
+if TYPE_CHECKING:
+    from model.config import ModelConfig
 
 fan_in = nn.initializers.variance_scaling
 

@@ -12,9 +12,12 @@ from unittest import mock
 import grain  # noqa: F401  (defines flags of its own, once)
 from absl import flags
 
-from train import door, guard
+from runtime import cli, exit
 
-ROOMS = ('apps', 'benchmarks', 'data', 'evals', 'launch', 'model', 'train')
+ROOMS = (
+    *('apps', 'benchmarks', 'configs', 'data', 'docs', 'evals', 'launch', 'model', 'runtime'),
+    *('studies', 'train'),
+)
 
 
 @contextlib.contextmanager
@@ -71,8 +74,8 @@ def defined(name: str) -> tuple[dict, dict[str, flags.Flag]]:
     take = lambda *args, **keywords: asked.append(keywords)
     with (
         own_flags(),
-        mock.patch.object(door, 'run', take),
-        mock.patch.object(guard, 'run', take),
+        mock.patch.object(cli, 'run', take),
+        mock.patch.object(exit, 'run', take),
         mock.patch.object(sys, 'argv', [name]),
         warnings.catch_warnings(),
     ):

@@ -5,7 +5,7 @@ import math
 import jax
 
 from data import objectives
-from train.metrics import flops_per_token
+from runtime.metrics import flops_per_token
 
 
 def bytes_per_device(tree) -> int:

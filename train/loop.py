@@ -16,15 +16,16 @@ from jax.experimental import multihost_utils
 
 from data import batches, objectives, store, tokenizer as tokenizers
 from data.text import line_ends
-from model import config as model_config
-from model import generate, kernels
+from model import config as model_config, generate, kernels
 from model.transformer import Transformer
-from train import checkpoint, distributed, losses, master, metrics, preflight, runs, step as steps
-from train.errors import RunError, Stopped
+from runtime import checkpoint, master, metrics, processes, run_dir
+from runtime.errors import RunError, Stopped
+from runtime.run_dir import Run, batch_of
+from runtime.signals import Signals, Watchdog
+from train import preflight, step as steps
 from train.mesh import check_model, local_rows, to_devices
+from train.objectives import make_losses
 from train.optimizer import make_optimizer, make_schedule
-from train.runs import Run, batch_of
-from train.watch import Signals, Watchdog
 
 _LOG = logging.getLogger('ordem')
 
@@ -62,7 +63,7 @@ def obtain_tokenizer(config) -> tokenizers.Tokenizer:
         found = tokenizers.train(store.training_texts(config.data), config.tokenizer)
         cache = pathlib.Path(config.data.cache)
         cache.mkdir(parents=True, exist_ok=True)
-        runs.write_atomically(
+        run_dir.write_atomically(
             cache / f'tokenizer-{store.tokenizer_key(config)}-{found.hash[:16]}.model', found.proto
         )
     return found
@@ -92,38 +93,38 @@ def prepare(
     Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written; what can be told in
     seconds all at once, with what `tried` has found already. `conversations`: texts are refused.
     """
-    run = runs.place(directory)
-    runs.at_home(config, strict=True)
-    resuming, tried = runs.is_started(run.path), tried or preflight.Tried()
+    run = run_dir.place(directory)
+    run_dir.at_home(config, strict=True)
+    resuming, tried = run_dir.is_started(run.path), tried or preflight.Tried()
     config.model.encodings = []  # those of today, or below of the run that goes on
-    distributed.agree(
+    processes.agree(
         {
-            **{f'config.{k}': v for k, v in runs.flat(config).items() if k != 'data.cache'},
+            **{f'config.{k}': v for k, v in run_dir.flat(config).items() if k != 'data.cache'},
             '--run': directory,
             'a run to resume': resuming,
             'the devices': f'{jax.local_device_count()} of kind {jax.local_devices()[0].device_kind}',
         }
     )
     if resuming:
-        runs.check_parent(run, config.parent or (str(parent.path) if parent else ''))
-        runs.keep_own(run, config)
+        run_dir.check_parent(run, config.parent or (str(parent.path) if parent else ''))
+        run_dir.keep_own(run, config)
         theirs = (
             functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
         )
         tried(
-            distributed.first_then_others,
+            processes.first_then_others,
             'mend',
-            lambda: runs.mend(run, config, theirs, distributed.is_first()),
+            lambda: run_dir.mend(run, config, theirs, processes.is_first()),
         )
         if not tried.found:
-            tried(runs.check_resumable, run, config)
+            tried(run_dir.check_resumable, run, config)
             tokenizer = tried(run.tokenizer)
     mesh = preflight.check(tried, config, run, tokenizer)
     tried.end()
     if not resuming:
-        config.model.encodings = runs.meaning(config)
+        config.model.encodings = run_dir.meaning(config)
     keep_compiled(config.data.cache)
-    tokenizer = tokenizer or distributed.first_then_others(
+    tokenizer = tokenizer or processes.first_then_others(
         'tokenizer', lambda: obtain_tokenizer(config)
     )
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
@@ -136,7 +137,7 @@ def prepare(
     kept, rows_of = objectives.of(config.train.objective)
     # A run that goes on keeps a store that was made under earlier rules of reading.
     then = run.lineage()['data_hash'] if resuming else ''
-    data = distributed.first_then_others(
+    data = processes.first_then_others(
         'data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress, then)
     )
     if conversations and not of_pairs and not data.manifest['conversations']:
@@ -162,15 +163,15 @@ def prepare(
     check_model(mesh, architecture, config.data.seq_len, config.train.loss_chunks)
     for line in kernels.paths(architecture, mesh.shape['context']):
         _LOG.info('%s', line)
-    lineage = runs.lineage(
+    lineage = run_dir.lineage(
         config,
         data,
         tokenizer,
         None if parent is None else {'run': str(parent.path), 'step': parent.step},
     )
-    distributed.agree({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
+    processes.agree({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:
-        runs.check_lineage(run, lineage)
+        run_dir.check_lineage(run, lineage)
     model, optimizer = (
         Transformer(architecture),
         make_optimizer(config.optimizer, config.train.steps),
@@ -183,7 +184,7 @@ def prepare(
         reader = checkpoint.Checkpoints(run)
         state = reader.restore(abstract, shardings)
         rollbacks = json.loads(
-            distributed.decide(
+            processes.decide(
                 'rollbacks',
                 json.dumps(_rollbacks(run, reader.rollbacks(int(state['step'])))),
                 lambda said: said[0],
@@ -196,18 +197,18 @@ def prepare(
             model, optimizer, config.seed, mesh, config.train.spike > 0
         )
         if parent is not None:
-            lineage['descent'] = runs.descent(parent)
+            lineage['descent'] = run_dir.descent(parent)
             params = checkpoint.adopted(
                 parent, state['params'], shardings['params'], architecture.encodings
             )
             state = master.begun({**state, 'params': params}, shardings)
-        if distributed.is_first():
+        if processes.is_first():
             if run.config_path.exists():
                 _LOG.warning(
                     '%s: was started before and has no checkpoint: begins at step 0', run.path
                 )
-            runs.create(run, config, tokenizer, lineage)
-    loss, measured = losses.of(config, architecture)
+            run_dir.create(run, config, tokenizer, lineage)
+    loss, measured = make_losses(config, architecture)
     return Experiment(
         run,
         config,
@@ -247,7 +248,7 @@ def _rollbacks(run: Run, saved: list[dict]) -> list[dict]:
         error = f'{run.rollbacks_path}: damaged: it lacks what the checkpoint was saved with'
     except RunError as damaged:
         error = damaged
-    if distributed.is_first():
+    if processes.is_first():
         _LOG.warning('%s; written anew from the checkpoint', error)
         run.write_rollbacks(saved)
     return saved
@@ -280,7 +281,7 @@ def sample(e: Experiment, params) -> dict:
     text = line_ends(e.config.sample.prompt)
     if jax.process_count() > 1:
         params = multihost_utils.process_allgather(params, tiled=True)
-        if not distributed.is_first():
+        if not processes.is_first():
             return {}
     here = jax.device_put(params, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     out = generate.generate(
@@ -310,14 +311,14 @@ def train(e: Experiment) -> dict:
     """
     first: dict = {}
     with (
-        runs.in_use(e.run) if distributed.is_first() else contextlib.nullcontext(),
-        runs.room_in(e.run),
+        run_dir.in_use(e.run) if processes.is_first() else contextlib.nullcontext(),
+        run_dir.room_in(e.run),
         Signals() as signals,
         Watchdog(e.config.log.stall, str(e.run.path)) as watchdog,
     ):
         e.beat = watchdog.beat
-        if distributed.is_first():
-            runs.check_resumable(
+        if processes.is_first():
+            run_dir.check_resumable(
                 e.run, e.config
             )  # nobody began another run here since it was prepared
         while True:
@@ -355,7 +356,7 @@ def _roll_back(e: Experiment, spike: int, message: str) -> dict:
         last,
     )
     e.rollbacks.append({'step': back, 'batches': passed})
-    if distributed.is_first():
+    if processes.is_first():
         e.run.write_rollbacks(e.rollbacks)
     return {'rolled_back_from': spike, 'batches_passed_over': passed}
 
@@ -483,5 +484,5 @@ def report(e: Experiment, last: dict) -> None:
         if key in last
     )
     loss = f'loss {last["loss"]:.3f}{held_out}' if last else 'nothing left to do'
-    if distributed.is_first():
+    if processes.is_first():
         print(f'{e.run.path}: step {int(e.state["step"])}, {loss}')

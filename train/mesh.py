@@ -6,12 +6,11 @@ import jax
 import numpy as np
 from flax import linen as nn
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
 from model.kernels import over_context
 from model.sharding import spec
-from train.errors import RunError
+from runtime.errors import RunError
 
 AXES = ('data', 'fsdp', 'tensor', 'context')
 BATCH = P(

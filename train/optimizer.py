@@ -11,8 +11,8 @@ import optax
 import optax.contrib
 
 from model.errors import nearest
-from train import master
-from train.errors import RunError
+from runtime import master
+from runtime.errors import RunError
 
 SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
 KINDS = ('adamw', 'muon')
@@ -163,7 +163,7 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
 
 def init(optimizer: optax.GradientTransformation, params):
     """Returns the state of the optimizer for parameters of any type, itself in float32; with a
-    float32 copy of the parameters where one is needed (train/master.py)."""
+    float32 copy of the parameters where one is needed (runtime/master.py)."""
     wide = master.widened(params)
     inner = optimizer.init(wide)
     return {'inner': inner, 'master': wide} if master.needed(params) else inner

@@ -1,7 +1,7 @@
 """Post-training: `python -m train.posttrain --config=configs/atlas_answers.py --config.parent=runs/atlas --run=runs/answers`.
 
 Parameters and tokenizer from the parent, a fresh optimizer, and the loss on answers and their end mark only; or, with
-`--config.train.objective=contrastive`, on pairs of texts that belong together (train/contrastive.py). The positional encoding may be another
+`--config.train.objective=contrastive`, on pairs of texts that belong together (train/objectives.py). The positional encoding may be another
 than the parent's.
 """
 
@@ -13,10 +13,10 @@ from ml_collections import ConfigDict
 
 from data import tokenizer as tokenizers
 from model import config as model_config
-from train import config as configs
-from train import checkpoint, distributed, door, loop, options, preflight, runs
-from train.errors import RunError
-from train.runs import Run, differences
+from runtime import checkpoint, cli, config_flags, options, processes, run_dir
+from runtime.errors import RunError
+from runtime.run_dir import Run, differences
+from train import loop, preflight
 
 # What two phases may do differently with the same parameters. Another positional encoding is a recipe of its own: what it does not
 # share with the parent's begins anew, and the log says so.
@@ -95,14 +95,14 @@ def _tell_change(parent: Run, theirs, config) -> None:
     if given[0] != given[1]:
         _LOG.info('the positional encoding changes: %s -> %s', *given)
         return
-    now = ConfigDict(dict(positions=theirs.positions, encodings=runs.meaning(config)))
-    if not runs.same_meaning(theirs, now):
+    now = ConfigDict(dict(positions=theirs.positions, encodings=run_dir.meaning(config)))
+    if not run_dir.same_meaning(theirs, now):
         _LOG.warning(
             '%s: %s meant something else when the parent was trained; this run begins with what it '
             'means now, to keep that of the parent give %s',
             parent.path,
             given[0],
-            ' '.join(runs.flags_of(theirs.encodings, now.encodings)),
+            ' '.join(run_dir.flags_of(theirs.encodings, now.encodings)),
         )
 
 
@@ -149,7 +149,7 @@ def prepare(config, directory: str, conversations: bool = False) -> loop.Experim
     given. One that goes on needs its parent no more, and takes no other. Raises as
     `loop.prepare`. `conversations`: texts are refused, and records that have both are read as
     conversations."""
-    runs.at_home(config, strict=True)
+    run_dir.at_home(config, strict=True)
     if conversations and config.data.source == 'files' and config.train.objective == 'tokens':
         config.data.files.prefer = 'conversation'
     if not config.parent:
@@ -159,9 +159,9 @@ def prepare(config, directory: str, conversations: bool = False) -> loop.Experim
                 'config.tokenizer.path'
             )
         return loop.prepare(config, directory, conversations=conversations)
-    run, tried, tokenizer = runs.place(directory), preflight.Tried(), None
-    if runs.is_started(run.path):
-        parent = runs.check_parent(run, config.parent)
+    run, tried, tokenizer = run_dir.place(directory), preflight.Tried(), None
+    if run_dir.is_started(run.path):
+        parent = run_dir.check_parent(run, config.parent)
     else:
         parent = checkpoint.pinned(Run.parse(config.parent))
     if parent is None:
@@ -183,12 +183,12 @@ def _as_begun(run: Run, config) -> None:
 
 
 def main() -> None:
-    experiment = prepare(configs.get(), flags.FLAGS.run, conversations=True)
+    experiment = prepare(config_flags.get(), flags.FLAGS.run, conversations=True)
     loop.report(experiment, loop.train(experiment))
 
 
 if __name__ == '__main__':
     options.path('run', '', 'Directory of the run')
-    configs.define_flag()
-    distributed.define_flags()
-    door.run(distributed.together(main), keeps=True)
+    config_flags.define_flag()
+    processes.define_flags()
+    cli.run(processes.together(main), keeps=True)

@@ -6,15 +6,18 @@ import shutil
 
 import jax
 
-from data import objectives, pairs, store
+from data import objectives, store
 from data.objectives import OBJECTIVES
+from data.pairs import read as read_pairs
 from data.records import DataError
 from model import config as model_config
 from model.errors import ModelError, nearest
 from model.transformer import Transformer
-from train import contrastive, footprint, ranges
-from train.errors import Problems, RunError
+from runtime import ranges
+from runtime.errors import Problems, RunError
+from train import footprint
 from train.mesh import check_batch, check_model, local_rows, make_mesh
+from train.objectives import make as make_contrastive
 from train.optimizer import make_optimizer
 from train.step import abstract_state
 
@@ -98,7 +101,7 @@ def _check_sizes(tried: Tried, config, run, mesh, architecture, optimizer) -> No
     tried(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
     tried(_ids, architecture)
     if config.train.objective == 'contrastive':
-        tried(contrastive.make, config.embedding, architecture)
+        tried(make_contrastive, config.embedding, architecture)
     rows = local_rows(mesh, config.data.batch_size)
     tried(rows_memory, config, rows)
     if not tried.found and jax.default_backend() == 'cpu':
@@ -127,7 +130,7 @@ def _choices(config) -> None:
         raise RunError(
             f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}'
         )
-    if config.train.objective == 'contrastive' and 'same' in pairs.made(config.data):
+    if config.train.objective == 'contrastive' and 'same' in read_pairs.made(config.data):
         if not config.model.dropout:
             raise RunError(
                 "config.model.dropout is 0.0: nothing else tells a text from itself (config.data.pairs.kind 'same'); expected more than 0"
@@ -152,7 +155,7 @@ def _ids(architecture) -> None:
     if wanted:
         raise RunError(
             f'config.model.positions: {wanted.title} needs position ids from the data ({wanted.task_ids!r}), which texts do not give: '
-            f'compare it on tasks (launch.ablate), or choose another encoding'
+            f'compare it on tasks (studies.ablate), or choose another encoding'
         )
 
 

@@ -6,13 +6,13 @@ another run, on other text, at another learning rate, or with another positional
 
 from absl import flags
 
-from train import config as configs
-from train import distributed, door, loop, options, posttrain
-from train.errors import RunError
+from runtime import cli, config_flags, options, processes
+from runtime.errors import RunError
+from train import loop, posttrain
 
 
 def main() -> None:
-    config = configs.get()
+    config = config_flags.get()
     if config.train.objective == 'contrastive':
         raise RunError(
             "config.train.objective is 'contrastive': expected python -m train.posttrain, whose model has read before"
@@ -23,6 +23,6 @@ def main() -> None:
 
 if __name__ == '__main__':
     options.path('run', '', 'Directory of the run')
-    configs.define_flag()
-    distributed.define_flags()
-    door.run(distributed.together(main), keeps=True)
+    config_flags.define_flag()
+    processes.define_flags()
+    cli.run(processes.together(main), keeps=True)

@@ -8,15 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
+from model.loss import chunks_for, in_chunks
 from model.transformer import Transformer, keys_of_rows, output_of, unembed
+from runtime.master import widened
 from train import optimizer as optimizers
-from train.contrastive import Contrastive
-from train.losses import chunks_for, in_chunks
-from train.master import widened
 from train.mesh import BATCH, MANUAL, state_shardings
+from train.objectives import Contrastive
 
 State = dict  # {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}, and 'norms' [2] where spikes are measured
 

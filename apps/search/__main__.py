@@ -20,9 +20,9 @@ from apps.search import FUSIONS, MODES, WEIGHT
 from apps.search.store import Folder
 from data.records import no_text, printable
 from model.errors import nearest
-from train import door, options
-from train.errors import RunError
-from train.runs import Run
+from runtime import cli, options
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 _LOG = logging.getLogger('ordem')
 COMMANDS = ('index', 'query', 'eval')
@@ -112,8 +112,8 @@ def index(folder: Folder, paths: list[str], progress: bool) -> None:
     from apps.search.update import Update
 
     for path in paths:
-        door.check_path('PATH', path)
-    door.check_writable('--index', str(folder.path))
+        cli.check_path('PATH', path)
+    cli.check_writable('--index', str(folder.path))
     f, made = flags.FLAGS, (folder.manifest() or {}).get('made', {})
     run = Run.at(made['run'], made['step']) if made and not f.run else Run.parse(f.run)
     reader = Reader(
@@ -178,7 +178,7 @@ def evaluate(folder: Folder, progress: bool) -> None:
         raise RunError('eval expects --queries and --qrels')
     out = f.out
     for path in (out, f'{out}.qrels') if out else ():
-        door.check_path('--out', path)
+        cli.check_path('--out', path)
         if os.path.exists(path):
             raise RunError(
                 f'--out={f.out}: {"" if path == out else f"{path} "}is there already; nothing is written over it'
@@ -186,7 +186,7 @@ def evaluate(folder: Folder, progress: bool) -> None:
     if out and not os.path.isdir(os.path.dirname(out) or '.'):
         raise RunError(f'--out={f.out}: {os.path.dirname(out)} is no directory')
     if out:
-        door.check_writable('--out', out)
+        cli.check_writable('--out', out)
     found = judged.measure(_engine(folder), f.queries, f.qrels, f.mode, out, progress)
     if f.json:
         print(json.dumps(found))
@@ -227,4 +227,4 @@ def main(words: list[str]) -> None:
 
 if __name__ == '__main__':
     define_flags()
-    door.run(main, words=True)
+    cli.run(main, words=True)

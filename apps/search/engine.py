@@ -16,8 +16,8 @@ from apps.search.files import name_of
 from apps.search.reader import Other, Reader, check_same
 from apps.search.store import Folder
 from data import fusion, words as rules
-from train.errors import RunError
-from train.runs import Run
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 _LOG = logging.getLogger('ordem')
 _AMONG = 'IN (SELECT value FROM json_each(?))'

@@ -17,10 +17,8 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
-from data import bounded, records, sources
-from data import files as walks
-from data import text as texts
-from data.records import Broken, DataError
+from data import files as walks, records, safe_read, sources, text as texts
+from data.records import BadRecord, DataError
 from data.text import line_ends
 from model.errors import nearest
 
@@ -114,12 +112,12 @@ class Walk(walks.Walk):
     def __init__(self, roots: list[str], inside: os.PathLike):
         """`inside`: the folder of the index, which is passed over. Raises DataError where there is no such PATH."""
         super().__init__(inside=inside)
-        self.broken: list[Broken] = []
+        self.broken: list[BadRecord] = []
         self.unread: list[str] = []
         now = time.time_ns()
         for path in roots:
             if not exists(path):
-                near = records.nearest(os.path.basename(path), _beside(path))
+                near = records.did_you_mean(os.path.basename(path), _beside(path))
                 raise DataError(f'{path}: no such file or folder{near}')
         self.go([(path, ()) for path in roots])
         self.files: dict[str, File] = {}
@@ -128,10 +126,10 @@ class Walk(walks.Walk):
             self.files[name_of(path)] = File(name_of(path), found.st_size, mtime, path)
 
     def no_file(self, path: str) -> None:
-        self.broken.append(Broken(path, 'a pipe, socket or device, not a regular file'))
+        self.broken.append(BadRecord(path, 'a pipe, socket or device, not a regular file'))
 
     def cannot_read(self, path: str, error: OSError) -> None:
-        self.broken.append(Broken(path, f'cannot be read: {error.strerror}'))
+        self.broken.append(BadRecord(path, f'cannot be read: {error.strerror}'))
         self.unread += [name_of(path)] * (not leads_nowhere(error))
 
 
@@ -144,7 +142,7 @@ def _beside(path: str) -> list[str]:
     )
 
 
-def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
+def read(name: str, file, text_field: str) -> Iterator[Part | BadRecord]:
     """The parts of an open file by the end of its name, and records of it that are broken. Raises DataError where the file is."""
     kind = pathlib.PurePath(name).suffix.lower()
     file = file if kind == '.pdf' else texts.utf8(file)
@@ -159,9 +157,11 @@ def read(name: str, file, text_field: str) -> Iterator[Part | Broken]:
 
 
 def _whole(file) -> bytes:
-    found = bounded.content(file, _WHOLE)
+    found = safe_read.content(file, _WHOLE)
     if found is None:
-        raise DataError(f'larger than {bounded.size(_WHOLE)}, the most that is read of such a file')
+        raise DataError(
+            f'larger than {safe_read.size(_WHOLE)}, the most that is read of such a file'
+        )
     return bytes(found)
 
 
@@ -170,7 +170,7 @@ def _decoded(raw: bytes, line: int = 1) -> str:
     Raises DataError where they are none."""
     try:
         return line_ends(texts.decode(raw, first=line == 1))
-    except texts.NotText as error:
+    except texts.NotTextError as error:
         at = line + len(_ENDS.findall(raw, 0, error.at))
         raise DataError(f'{error} in line {at}' if error.at >= 0 else str(error)) from None
 
@@ -184,7 +184,7 @@ def _text(file) -> Iterator[Part]:
             end = rest.rfind(b'\r', 0, len(rest) - 1) + 1
             if not end and b'\0' not in raw + rest:
                 number = line + len(_ENDS.findall(raw))
-                raise DataError(f'line {number} has more than {bounded.size(_LINE)}')
+                raise DataError(f'line {number} has more than {safe_read.size(_LINE)}')
             rest, held = (rest[:end], rest[end:]) if end else (rest, b'')
         part = _part(raw + rest, line, offset)
         yield part
@@ -196,15 +196,15 @@ def _part(raw: bytes, line: int, offset: int) -> Part:
     return Part(text, range(line, line + text.count('\n') + 1), offset)
 
 
-def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
-    for number, raw in enumerate(bounded.lines(file, _LINE), 1):
+def _jsonl(name: str, file, field: str) -> Iterator[Part | BadRecord]:
+    for number, raw in enumerate(safe_read.lines(file, _LINE), 1):
         where = f'{name}:{number}'
         if raw is None:
-            yield Broken(where, f'a line of more than {bounded.size(_LINE)}')
+            yield BadRecord(where, f'a line of more than {safe_read.size(_LINE)}')
         elif raw.strip():
             try:
                 texts.decode(raw, what='line')  # which says more of what is none
-                found = bounded.parse(raw)
+                found = safe_read.parse(raw)
                 text, key = found.get(field), found.get('_id')
                 if not isinstance(text, str):
                     raise ValueError(
@@ -218,7 +218,7 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | Broken]:
                     raise ValueError(texts.fault(text))
                 text = line_ends(text)
             except ValueError as error:  # half of a surrogate pair among them
-                yield Broken(where, f'broken record: {error}')
+                yield BadRecord(where, f'broken record: {error}')
             else:
                 yield Part(
                     text,

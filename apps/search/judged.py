@@ -5,7 +5,7 @@ import pathlib
 from apps.search.engine import Engine
 from data.progress import track
 from data.records import DataError
-from evals import ranking
+from evals.search import ranking
 
 _DEEP = 1000  # chunks that are ranked for a query; their documents are what is measured
 

@@ -10,9 +10,10 @@ import bm25s
 import numpy as np
 import Stemmer
 
-from data import mining, words as rules
+from data import words as rules
+from data.pairs import hard_negatives
 from model.errors import nearest
-from train.errors import RunError
+from runtime.errors import RunError
 
 logging.getLogger('bm25s').setLevel(logging.WARNING)
 _FIRST = re.compile(r'[^\W_]+')  # the words of indexes by the first rules, in lower case
@@ -109,5 +110,6 @@ class Lexical:
             kept[np.searchsorted(self.ids, allowed)] = True
             scores[~kept] = 0
         return [
-            (int(self.ids[i]), float(scores[i])) for i in mining.best(scores, scores > 0, count)
+            (int(self.ids[i]), float(scores[i]))
+            for i in hard_negatives.best(scores, scores > 0, count)
         ]

@@ -1,17 +1,16 @@
 """The model of an index: texts become vectors, and an index knows which model made its own."""
 
-import hashlib
-import json
 import os
 
 import jax
 import numpy as np
 
-from data.pairs import encode_texts
+from data.cache import stable_hash
+from data.pairs.read import encode_texts
 from model.embed import Embedder, check, reads
-from train import checkpoint
-from train.errors import RunError
-from train.runs import Run, config_hash
+from runtime import checkpoint
+from runtime.errors import RunError
+from runtime.run_dir import Run, config_hash
 
 VERSION = 1  # of how texts are cut (chunks.py) and become vectors (model/embed.py): raised where the same run and settings would give others
 _SAID = {
@@ -46,7 +45,7 @@ class Reader:
             run=where if '://' in where else os.path.abspath(where),
             step=run.step,
             config_hash=config_hash(config),
-            params=hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest(),
+            params=stable_hash(sums),
             tokenizer_hash=self.tokenizer.hash,
         )
         check_same(

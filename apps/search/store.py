@@ -18,10 +18,11 @@ import pathlib
 import shutil
 import sqlite3
 
-from data import bounded
+from data import safe_read
+from data.cache import stable_hash
 from data.paths import expanded
-from train.errors import NoRoom, RunError
-from train.runs import write_atomically
+from runtime.errors import NoRoom, RunError
+from runtime.run_dir import write_atomically
 
 FORMAT = 1
 _OWN = ('.lock', '.manifest.json.')  # what is there before the manifest
@@ -58,7 +59,7 @@ class Folder:
     def manifest(self) -> dict | None:
         """None: nothing was indexed here. Raises RunError where it is damaged, or of a format that this version does not read."""
         try:
-            found = bounded.parse(bounded.file(self._manifest, bounded.JSON))
+            found = safe_read.parse(safe_read.file(self._manifest, safe_read.JSON))
         except FileNotFoundError:
             return None
         except ValueError as error:
@@ -69,7 +70,7 @@ class Folder:
             raise RunError(
                 f'{self.path}: an index of format {found.get("format")}, this version reads {FORMAT}; index into another folder'
             )
-        if found.pop('check', '') != _check(found):
+        if found.pop('check', '') != stable_hash(found):
             raise RunError(
                 f'{self._manifest}: damaged (not as it was written); remove {self.path} and index again'
             )
@@ -78,7 +79,9 @@ class Folder:
         return found
 
     def write_manifest(self, found: dict) -> None:
-        write_atomically(self._manifest, json.dumps({**found, 'check': _check(found)}, indent=1))
+        write_atomically(
+            self._manifest, json.dumps({**found, 'check': stable_hash(found)}, indent=1)
+        )
         _sync(self._manifest)
         _sync(self.path)
 
@@ -254,10 +257,6 @@ def fresh(path: pathlib.Path) -> pathlib.Path:
     """The path, with nothing there."""
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     return path
-
-
-def _check(found) -> str:
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
 def _sync(path: pathlib.Path) -> None:

@@ -26,9 +26,9 @@ from apps.search.store import FORMAT, Folder, fresh
 from data import words as rules
 from data.paths import expanded
 from data.progress import track
-from data.records import Broken, DataError, printable
+from data.records import BadRecord, DataError, printable
 from data.text import READING
-from train.errors import RunError, Stopped
+from runtime.errors import RunError, Stopped
 
 _LOG = logging.getLogger('ordem')
 _TOGETHER = 1_000  # chunks that are embedded at a time, at most: all of a file, for no more than one to be lost
@@ -123,7 +123,9 @@ class Update:
         walk = files.Walk([r for r in roots if r not in away], folder.path)
         if str(walk.passed):
             _LOG.info('passed over: %s', printable(str(walk.passed)))
-        walk.broken += [Broken(r, f'is not there; {_KEPT} (--remove takes it out)') for r in away]
+        walk.broken += [
+            BadRecord(r, f'is not there; {_KEPT} (--remove takes it out)') for r in away
+        ]
         names = {r: files.name_of(r) for r in sorted({*manifest['roots'], *roots})}
         removed = [files.name_of(expanded(p)) for p in remove]
         known = folder.names(manifest) if remove else []
@@ -213,7 +215,7 @@ class Update:
             for broken in walk.broken:
                 name = files.name_of(broken.where)
                 kept = name in walk.unread and any(files.is_under(other, [name]) for other in held)
-                self._skip(Broken(broken.where, f'{broken.reason}; {_KEPT}') if kept else broken)
+                self._skip(BadRecord(broken.where, f'{broken.reason}; {_KEPT}') if kept else broken)
             for name in known:
                 gone = (
                     name not in walk.files
@@ -270,7 +272,7 @@ class Update:
                 known is not None and not fault
             )
         if fault:
-            self._skip(Broken(file.name, fault))
+            self._skip(BadRecord(file.name, fault))
         else:
             self._counts[kind] += 1
             self._good.append(file.name)
@@ -290,9 +292,9 @@ class Update:
             try:
                 for part in files.read(file.name, opened, self._settings['text_field']):
                     self._check_stop()
-                    if isinstance(part, Broken):
+                    if isinstance(part, BadRecord):
                         self._skip(part)
-                    for row in () if isinstance(part, Broken) else _cut(part, splitter):
+                    for row in () if isinstance(part, BadRecord) else _cut(part, splitter):
                         same = hashlib.sha256(row[-1].encode()).digest()[:16]
                         db.execute('INSERT OR IGNORE INTO vectors (hash) VALUES (?)', (same,))
                         db.execute(
@@ -312,7 +314,7 @@ class Update:
         self._db.execute('DELETE FROM chunks WHERE file = ?', (key,))
         self._db.execute('DELETE FROM files WHERE id = ?', (key,))
 
-    def _skip(self, broken: Broken) -> None:
+    def _skip(self, broken: BadRecord) -> None:
         self._counts['skipped'] += 1
         kept = broken.reason.endswith(_KEPT)
         (self._good if kept else self._skipped).append(files.name_of(broken.where))

@@ -1,1 +1,1 @@
-"""Studies: encodings x tasks x seeds, one file each. Run with `python -m launch.ablate`."""
+"""Studies: encodings x tasks x seeds, one file each. Run with `python -m studies.ablate`."""

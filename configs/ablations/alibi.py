@@ -1,6 +1,6 @@
 """Press et al. 2022 (ALiBi, arXiv 2108.12409): train short, test long, on real text.
 
-    python -m launch.ablate --config=configs/ablations/alibi.py --config.tasks.machado.data.files.paths=../shared/data/text/machado
+    python -m studies.ablate --config=configs/ablations/alibi.py --config.tasks.machado.data.files.paths=../shared/data/text/machado
 
 Trained on rows of 128 tokens of the works of Machado de Assis (any folder of texts will do), tested on up to 2,048, on the same target tokens
 for all encodings and lengths: chunks one after the other (the paper's table 5, which falls because of the early-token curse), a

@@ -1,6 +1,6 @@
 """Addition beyond 40 digits from up to 20 (Cho et al. 2024, arXiv 2405.20671): position coupling and encodings that do not couple.
 
-    python -m launch.ablate --config=configs/ablations/coupling.py --out=evals/results/coupling
+    python -m studies.ablate --config=configs/ablations/coupling.py --out=studies/results/coupling
 
 Three layers of width 128 with 4 heads of 64: as many as RoPE needs to learn the lengths of training (one layer does not suffice it, and
 heads of 16 do not tell ids far apart: BUILD_NOTES). Numbers are filled up with zeros, the answer

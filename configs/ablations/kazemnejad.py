@@ -1,6 +1,6 @@
 """Kazemnejad et al. 2023 (arXiv 2305.19466) at the size of a CPU: which encodings generalize to longer examples.
 
-    python -m launch.ablate --config=configs/ablations/kazemnejad.py
+    python -m studies.ablate --config=configs/ablations/kazemnejad.py
 
 The copy and reverse families, trained on up to 20 words and tested on up to 40, and addition, trained on up to 3 digits and tested on up to 6
 (in the paper 8 and 16, which models of this size do not learn: BUILD_NOTES). Seven encodings: the paper's five, RoPE on the whole head, and

@@ -1,6 +1,6 @@
 """Kazemnejad et al. 2023 (arXiv 2305.19466) at the paper's size, for GPUs: 12 layers of width 768, 40,000 steps of 64 examples.
 
-    python -m launch.ablate --config=configs/ablations/kazemnejad_full.py
+    python -m studies.ablate --config=configs/ablations/kazemnejad_full.py
 
 The encodings, tasks and claims of `kazemnejad.py`, with lengths of sums drawn as the authors draw
 them; five seeds, bfloat16 arithmetic. 378 cells: `--dry_run` tells the time that is left once the

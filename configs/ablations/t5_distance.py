@@ -1,6 +1,6 @@
 """Why T5 fails where one word is repeated (configs/ablations/kazemnejad.py): distances it never saw, or T5 itself?
 
-    python -m launch.ablate --config=configs/ablations/t5_distance.py
+    python -m studies.ablate --config=configs/ablations/t5_distance.py
 
 T5 puts distances from 16 on into buckets that grow up to a distance of 128. Texts of training are shorter, so that the biases of some buckets
 beyond never had a gradient. With `max_distance` 20 the last bucket begins inside the lengths of training, and all distances beyond fall into it.

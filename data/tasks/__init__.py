@@ -3,9 +3,9 @@
 import difflib
 
 from data.records import DataError
-from data.tasks.base import Example, Task, TaskBatches
 from data.tasks.addition import Addition
 from data.tasks.arithmetic import Lego, Parity, Polynomial, Summation
+from data.tasks.base import Example, Task, TaskBatches
 from data.tasks.chomsky import (
     BinaryAddition,
     BinaryMultiplication,

@@ -21,7 +21,7 @@ def search_run(tiny, tmp_path_factory):
 @pytest.fixture(scope='session')
 def reader(search_run):
     from apps.search.reader import Reader
-    from train.runs import Run
+    from runtime.run_dir import Run
 
     return Reader(Run.parse(str(search_run)), '', 0)
 

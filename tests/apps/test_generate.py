@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from apps import generate as app
-from data import pairs
+from data.pairs import read as read_pairs
 from model.sampling import Sampling
+from runtime.run_dir import Run
 from train import loop
-from train.runs import Run
 
 
 @pytest.fixture(scope='module')
@@ -156,7 +156,7 @@ def test_lines_of_prompts_end_as_those_of_texts(run, monkeypatch, end):
         text = f'A capital{line_end}do Brasil'
         one.continue_text([text])
         one.answer([[('system', text), ('user', text), ('assistant', text), ('user', text)]])
-        given.append(pairs.encode_texts([text], one.tokenizer, 99))
+        given.append(read_pairs.encode_texts([text], one.tokenizer, 99))
         experiment.config.sample.prompt = text
         loop.sample(experiment, {})
     assert len(given) == 8 and given[:4] == given[4:]

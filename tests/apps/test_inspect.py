@@ -16,9 +16,10 @@ from apps import compare, examine, inspect
 from data import batches, store
 from data.chat import encode_messages
 from data.records import printable
-from train import checkpoint, loop, posttrain, runs
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, run_dir
+from runtime.errors import RunError
+from runtime.run_dir import Run
+from train import loop, posttrain
 
 
 @pytest.fixture(scope='module')
@@ -372,7 +373,7 @@ def test_an_old_run_compared():
         '--config.model.positions_args.log_n=False',
     ]
     e.config.model.update(positions='fire', positions_args={})
-    e.config.model.encodings = runs.meaning(e.config, first=True)
+    e.config.model.encodings = run_dir.meaning(e.config, first=True)
     there.config.model.positions = 'fire'
     found = compare.compare(e, there)['differences']
     (row,) = [d for d in found if d['what'] == 'encoding']

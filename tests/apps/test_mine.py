@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from apps import mine as app
-from data import mining, pairs
-from data.pairs import Pair
+from data.pairs import hard_negatives, read as read_pairs
+from data.pairs.read import Pair
+from runtime.run_dir import Run
 from train import loop
-from train.runs import Run
 
 PAIRS = [
     Pair('', f'Qual é a capital {n}?', (f'A capital {n} é {c}.',), ())
@@ -39,7 +39,7 @@ def run(cache, tiny, tmp_path_factory):
 
 @pytest.fixture
 def given(tmp_path):
-    pairs.write_pairs(tmp_path / 'in.jsonl', PAIRS)
+    read_pairs.write_pairs(tmp_path / 'in.jsonl', PAIRS)
     with open(tmp_path / 'in.jsonl', 'a') as file:
         file.write('broken\n')
     return tmp_path / 'in.jsonl'
@@ -56,7 +56,7 @@ def test_the_door(run, given, tmp_path):
     out = tmp_path / 'out.jsonl'
     done = door(f'--run={run}', f'--pairs={given}', f'--out={out}', '--count=3', '--margin=1')
     assert done.returncode == 0, done.stderr
-    mined = list(pairs.read_file(out))
+    mined = list(read_pairs.read_file(out))
     assert [p.query for p in mined] == [p.query for p in PAIRS[:5]] + ['É Lima. ']
     assert (
         mined[0].positives == ('A capital do Peru é Lima.', 'É Lima.')
@@ -86,12 +86,12 @@ def test_the_door(run, given, tmp_path):
 def test_by_the_model_of_the_run(run):
     """Catches vectors of another pooling or of documents for queries: the ids are those of a plain ranking by the run's own vectors."""
     from model.embed import Embedder
-    from train import checkpoint
+    from runtime import checkpoint
 
     found = app.Collection(PAIRS[:6])
     model, params, tokenizer, config = checkpoint.load(Run.parse(str(run)))
     embedder = Embedder(model, params, config.embedding.pooling)
-    vectors = lambda texts: embedder(pairs.encode_texts(texts, tokenizer, embedder.longest))
+    vectors = lambda texts: embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
     mined = found.mined(app.by_run(Run.parse(str(run)), 2, 1.0))
     queries, documents = vectors([a.query for a in found.asked.values()]), vectors(found.documents)
     for query, asked, pair in zip(queries, found.asked.values(), mined):
@@ -113,11 +113,11 @@ def test_by_words(given, tmp_path):
     # The broken line, that it is more than a tenth, and nothing of the library's.
     assert done.returncode == 0 and done.stderr.count('\n') == 2, done.stderr
     assert 'WARNING: 1 of 8 records could not be read' in done.stderr
-    mined = list(pairs.read_file(tmp_path / 'out.jsonl'))
+    mined = list(read_pairs.read_file(tmp_path / 'out.jsonl'))
     assert all(len(p.negatives) >= 2 for p in mined[:5]) and all(
         'A capital' in n for p in mined[1:5] for n in p.negatives
     )
-    found = app.Collection(PAIRS).mined(lambda *given: mining.by_words(*given, 2))
+    found = app.Collection(PAIRS).mined(lambda *given: hard_negatives.by_words(*given, 2))
     assert [json.dumps(p.negatives) for p in mined] == [json.dumps(p.negatives) for p in found]
 
 
@@ -154,14 +154,15 @@ def test_pairs_most_of_which_cannot_be_read(given, tmp_path, on_broken):
 def test_mistakes(given, tmp_path, monkeypatch, args, message, capsys):
     """Catches a traceback, or hours of embedding before a mistake is told."""
     from absl import flags
-    from train import guard
+
+    from runtime import exit
 
     values = flags.FlagValues()
     app.define_flags(values)
     values(['', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', *args])
     monkeypatch.setattr(app.flags, 'FLAGS', values)
     with pytest.raises(SystemExit) as ended:
-        guard._guarded(app.main)
+        exit._guarded(app.main)
     said = capsys.readouterr().err
     assert (
         ended.value.code == 2
@@ -187,5 +188,5 @@ def test_files_are_found_as_elsewhere(given, tmp_path):
         in done.stdout
     )
     assert done.stdout.endswith('1 of other kinds (.md 1)\n')
-    mined = list(pairs.read_file(tmp_path / 'out.jsonl'))
+    mined = list(read_pairs.read_file(tmp_path / 'out.jsonl'))
     assert mined and not any('hidden' in p.query for p in mined)

@@ -7,15 +7,23 @@ import sys
 import numpy as np
 import pytest
 
-from apps.search import MODES
-from apps.search import chunks, engine as engines, files, lexical, reader as readers, show, update
+from apps.search import (
+    MODES,
+    chunks,
+    engine as engines,
+    files,
+    lexical,
+    reader as readers,
+    show,
+    update,
+)
 from apps.search.engine import Engine
 from apps.search.reader import Reader
 from apps.search.store import Folder
 from data.records import DataError, Record
 from model.embed import pool
-from train.errors import RunError
-from train.runs import Run
+from runtime.errors import RunError
+from runtime.run_dir import Run
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ import pytest
 from apps.search import show, store, update
 from apps.search.engine import Engine
 from apps.search.store import Folder
+from runtime.errors import RunError
 from tests.apps.test_search_faults import index, results
-from train.errors import RunError
 
 
 def interrupt(*_, **__):

@@ -12,13 +12,12 @@ import sys
 import numpy as np
 import pytest
 
-from apps.search import MODES
-from apps.search import files, update
+from apps.search import MODES, files, update
 from apps.search.engine import Engine
 from apps.search.reader import Reader
 from apps.search.store import Folder
-from train.errors import RunError, Stopped
-from train.runs import Run
+from runtime.errors import RunError, Stopped
+from runtime.run_dir import Run
 
 
 def index(reader, folder, *paths, remove=(), **asked):

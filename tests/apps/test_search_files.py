@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from apps.search import files
 from apps.search.chunks import Splitter, passages
 from data import tokenizer as tokenizers
-from data.records import Broken, DataError
+from data.records import BadRecord, DataError
 
 
 def read(tmp_path, name, content, field='text'):
@@ -247,12 +247,12 @@ def test_records_of_json_lines(tmp_path, monkeypatch):
         json.dumps({'_id': 7, 'text': 'last'}),
     ]
     found = read(tmp_path, 'a.jsonl', '\n'.join(rows))
-    parts = [p for p in found if not isinstance(p, Broken)]
+    parts = [p for p in found if not isinstance(p, BadRecord)]
     assert [(p.text, list(p.lines), p.record) for p in parts] == [
         ('T\none\ntwo', [1, 1, 1], 'a'),
         ('last', [8], '7'),
     ]
-    told = {int(b.where.rpartition(':')[2]): b.reason for b in found if isinstance(b, Broken)}
+    told = {int(b.where.rpartition(':')[2]): b.reason for b in found if isinstance(b, BadRecord)}
     assert (
         set(told) == {2, 3, 5, 6, 7}
         and "'text' is None, expected text" in told[5]

@@ -10,12 +10,11 @@ import unicodedata
 
 import pytest
 
-from apps.search import __main__ as door
-from apps.search import lexical, update
+from apps.search import __main__ as door, lexical, update
 from apps.search.engine import Engine
 from apps.search.store import Folder
 from data import words
-from train.errors import RunError
+from runtime.errors import RunError
 
 NFC, NFD = (lambda text, form=form: unicodedata.normalize(form, text) for form in ('NFC', 'NFD'))
 TEXTS = {

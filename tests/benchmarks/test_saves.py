@@ -5,7 +5,7 @@ from benchmarks import saves
 
 def test_a_save_is_measured(tiny_config, tmp_path, monkeypatch):
     """Catches a benchmark that does not run any more, and a share that leaves out the checksums or the copies."""
-    from train import checkpoint
+    from runtime import checkpoint
 
     clock, save = [0.0], checkpoint.Checkpoints.save
     monkeypatch.setattr(saves.time, 'perf_counter', lambda: clock[0])

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 
 from data.batches import FIELDS, Batches, prefetched

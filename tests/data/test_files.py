@@ -214,7 +214,7 @@ def test_an_end_of_a_name_counts_without_case(config, tmp_path, suffix):
 
     import zstandard
 
-    from data import pairs
+    from data.pairs import read as read_pairs
 
     lower, folder = suffix.lower(), tmp_path / 'files'
     row = 'a\tb\n' if 'tsv' in lower else '{"text": "a", "query": "a", "positive": "b"}\n'
@@ -227,5 +227,5 @@ def test_an_end_of_a_name_counts_without_case(config, tmp_path, suffix):
         [record] = sources.read(config)
         assert record.text == ('a' if 'jsonl' in lower else row)
     if 'txt' not in lower:
-        [pair] = pairs.read_file(folder / f'x{suffix}')
+        [pair] = read_pairs.read_file(folder / f'x{suffix}')
         assert pair.query == 'a' and pair.positives == ('b',)

@@ -4,7 +4,7 @@ import pytest
 
 from configs import base
 from data import sources
-from data.records import Broken, Record
+from data.records import BadRecord, Record
 
 parquet = pytest.importorskip('pyarrow.parquet', reason='parquet needs the extra `hf`')
 
@@ -20,7 +20,9 @@ def test_parquet_rows_are_records(tmp_path):
     config.files.paths = str(tmp_path)
     found = list(sources.read(config))
     assert [r.text for r in found if isinstance(r, Record)] == ['um', 'dois']
-    assert [(b.where.rsplit('/', 1)[1], b.reason[:14]) for b in found if isinstance(b, Broken)] == [
+    assert [
+        (b.where.rsplit('/', 1)[1], b.reason[:14]) for b in found if isinstance(b, BadRecord)
+    ] == [
         ('a.parquet:3', 'empty document'),
         ('b.parquet', 'cannot be read'),
     ]

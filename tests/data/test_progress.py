@@ -23,7 +23,7 @@ def clock(monkeypatch):
 
 
 def test_a_log_gets_lines(capsys, clock):
-    """Catches carriage returns in a log, a line per item, and a count, time or rest that is wrong."""
+    """Catches carriage returns in a log, a line per item, and a wrong count or time."""
     for _ in progress.track(range(100), 'tokenizing', unit='records'):
         clock[0] += 1.0
     written = capsys.readouterr().err
@@ -37,7 +37,7 @@ def test_a_log_gets_lines(capsys, clock):
 
 
 def test_short_work_says_nothing(capsys, clock):
-    """Catches noise from work that is over at once, and an end that is told though nothing was done."""
+    """Catches noise from work that is over at once, and an end of nothing that is told."""
     assert list(progress.track(range(3), 'tokenizing')) == [0, 1, 2]
     progress.track(None, total=5, unit='steps', initial=5, leave=True).close()
     assert capsys.readouterr().err == ''

@@ -12,7 +12,7 @@ import pytest
 import zstandard
 
 from data import sources, store
-from data.records import Broken, DataError, Record
+from data.records import BadRecord, DataError, Record
 
 LINES = b'{"text": "one"}\n\n{"text": "two", "id": 2}\n'
 PACKED = b''.join(
@@ -27,7 +27,9 @@ def chat(*roles):
 
 def read(config):
     found = list(sources.read(config))
-    return [r for r in found if isinstance(r, Record)], [b for b in found if isinstance(b, Broken)]
+    return [r for r in found if isinstance(r, Record)], [
+        b for b in found if isinstance(b, BadRecord)
+    ]
 
 
 def test_every_kind_of_file(config, files):

@@ -11,9 +11,9 @@ import zlib
 import pytest
 
 from apps.search import files as search_files
-from data import bounded, pairs, sources, store
-from data import text as texts
-from data.records import Broken, DataError, Record
+from data import safe_read, sources, store, text as texts
+from data.pairs import read as read_pairs
+from data.records import BadRecord, DataError, Record
 
 PLAIN = 'Eine Zeile, und noch eine.\nThe third line\n\n  and a fourth\n'
 ENDS = {
@@ -65,7 +65,7 @@ def test_lines_end_alike(config, files, tmp_path, monkeypatch, text):
 def test_lines_of_pairs_and_conversations_end_alike(config, files, name, content):
     """Catches CR in pairs and in the turns of a conversation."""
     folder = files(**{name: content})
-    [pair] = pairs.read_file(folder / name)
+    [pair] = read_pairs.read_file(folder / name)
     assert (pair.query, pair.positives) == ('q\nq', ('a\nb',))
     assert pair.negatives in ((), ('c\nd',))
     if 'question' in content:
@@ -81,7 +81,7 @@ def test_rows_end_alike(files, end):
         b__jsonl=f'{{"query": "a", "positive": "b"}}{end}{{"query": "c", "positive": "d"}}{end}',
     )
     for name in ('a.tsv', 'b.jsonl'):
-        found = list(pairs.read_file(folder / name))
+        found = list(read_pairs.read_file(folder / name))
         assert [(p.query, *p.positives) for p in found] == [('a', 'b'), ('c', 'd')]
         assert [p.where.rpartition(':')[2] for p in found] == ['1', '2']
 
@@ -94,8 +94,8 @@ def test_lines_are_those_of_python_in_bounded_memory(monkeypatch):
     for _ in range(3000):
         raw = b''.join(rng.choices(some, k=rng.randrange(14)))
         most = rng.choice([3, 5, 8, 100])
-        monkeypatch.setattr(bounded, '_CHUNK', rng.choice([1, 2, 50]))
-        found, whole = list(bounded.lines(io.BytesIO(raw), most)), raw.splitlines(True)
+        monkeypatch.setattr(safe_read, '_CHUNK', rng.choice([1, 2, 50]))
+        found, whole = list(safe_read.lines(io.BytesIO(raw), most)), raw.splitlines(True)
         assert len(found) == len(whole)
         for line, wanted in zip(found, whole):
             assert line == wanted or line is None and len(wanted) > most
@@ -137,7 +137,7 @@ def test_what_is_no_text(config, files, tmp_path, content, reason):
     content = content(tmp_path) if callable(content) else content
     files(a__txt=content)
     [broken] = sources.read(config)
-    assert isinstance(broken, Broken) and broken.reason.startswith(reason), broken
+    assert isinstance(broken, BadRecord) and broken.reason.startswith(reason), broken
     found = searched(tmp_path, 'a.txt', content)
     assert isinstance(found, str) and found.startswith(reason), found
 
@@ -156,7 +156,7 @@ def test_text_with_a_mark_is_read(config, files, tmp_path, encoding, pack):
     )
     found = list(sources.read(config))
     assert [r.text for r in found] == [WORDS, 'línea', '数据']
-    read = [(p.query, *p.positives) for p in pairs.read_file(folder / f'c.tsv{end}')]
+    read = [(p.query, *p.positives) for p in read_pairs.read_file(folder / f'c.tsv{end}')]
     assert read == [('q', 'a'), ('é', '数据')]
 
 
@@ -192,11 +192,11 @@ def test_text_that_is_not_of_its_mark(config, files, encoding):
 def test_a_string_with_nul_is_no_text(config, files, tmp_path, row, where):
     """Catches NUL that JSON spells in letters, and that is trained on."""
     folder = files(a__jsonl=json.dumps(row))
-    [broken] = sources.read(config) if where != 'pair' else pairs.read_file(folder / 'a.jsonl')
-    assert isinstance(broken, Broken) and 'NUL, which no text has, at character' in broken.reason
+    [broken] = sources.read(config) if where != 'pair' else read_pairs.read_file(folder / 'a.jsonl')
+    assert isinstance(broken, BadRecord) and 'NUL, which no text has, at character' in broken.reason
     if 'text' in row:
         [broken] = searched(tmp_path, 'a.jsonl', json.dumps(row))
-        assert isinstance(broken, Broken) and 'NUL, which no text has' in broken.reason
+        assert isinstance(broken, BadRecord) and 'NUL, which no text has' in broken.reason
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from configs import base
 from data import store, tokenizer as tokenizers
 from data.records import DataError
 from data.tokenizer import CONTROL, KINDS
-from train.runs import Run
+from runtime.run_dir import Run
 
 MARKS = (
     *CONTROL,

@@ -1,4 +1,4 @@
-"""Data that somebody else made: read in bounded memory, told in one line, never executed. Run directories: tests/train/test_untrusted.py."""
+"""Data that somebody else made: read in bounded memory, told in one line, never executed. Run directories: tests/runtime/test_untrusted.py."""
 
 import gzip
 import json
@@ -10,13 +10,11 @@ import sys
 
 import pytest
 import zstandard
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 
-from data import bounded, sources, store
-from data import tokenizer as tokenizers
+from data import safe_read, sources, store, tokenizer as tokenizers
 from data.chat import decode_answer, encode_messages, encode_prompt, parse_messages
-from data.records import Broken, DataError, Record, printable
+from data.records import BadRecord, DataError, Record, printable
 
 GOLDEN = pathlib.Path('tests/golden/format_1/tokenizer.model')
 FIXED = settings(derandomize=True, deadline=None, max_examples=150)
@@ -88,7 +86,7 @@ def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, b
     assert found == read(path)
     for item in found:
         assert item.where.startswith(str(path))
-        if isinstance(item, Broken):
+        if isinstance(item, BadRecord):
             assert len(item.reason) < 400 and len(item.reason.splitlines()) == 1
         else:
             assert isinstance(item, Record) and all(
@@ -221,8 +219,8 @@ def test_objects_are_no_tokens(config, tokenizer):
 
 def test_lines_have_a_bound(monkeypatch, folder):
     """Catches a bound that is off by one, and a long line that takes its neighbours with it or shifts their numbers."""
-    monkeypatch.setattr(bounded, 'LINE', 20)
-    monkeypatch.setattr(bounded, '_CHUNK', 8)
+    monkeypatch.setattr(safe_read, 'LINE', 20)
+    monkeypatch.setattr(safe_read, '_CHUNK', 8)
     path = folder / 'lines.jsonl'
     fits = b'{"text": "%s"}' % (b'a' * 8)
     path.write_bytes(
@@ -230,21 +228,21 @@ def test_lines_have_a_bound(monkeypatch, folder):
     )
     assert len(fits) == 20
     found = read(path)
-    assert [type(f) for f in found] == [Record, Broken, Broken, Broken, Record, Broken]
+    assert [type(f) for f in found] == [Record, BadRecord, BadRecord, BadRecord, Record, BadRecord]
     assert [f.where for f in found] == [f'{path}:{n}' for n in range(1, 7)]
     assert found[1].reason == 'a line of more than 20 bytes: split its document into several'
 
 
 def test_documents_have_a_bound(monkeypatch, folder):
     """Catches a bound on a file that is off by one, or that does not count what is unpacked."""
-    monkeypatch.setattr(bounded, 'DOCUMENT', 20)
+    monkeypatch.setattr(safe_read, 'DOCUMENT', 20)
     for name, pack in PACK.items():
         path = folder / f'document.txt{name}'
         path.write_bytes(pack(b'a' * 20))
         assert read(path) == [Record(str(path), 'a' * 20)]
         path.write_bytes(pack(b'a' * 21))
         assert read(path) == [
-            Broken(
+            BadRecord(
                 str(path),
                 'more than 20 bytes of text in one file, which is one document: split it into several',
             )

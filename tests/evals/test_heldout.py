@@ -9,10 +9,11 @@ import pytest
 from flax import linen as nn
 
 from evals import heldout
+from model import loss as losses
 from model.config import resolve
 from model.transformer import Transformer, keys_of_rows
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
-from train import losses, mesh as meshes, step as steps
+from train import mesh as meshes, step as steps
 from train.optimizer import make_optimizer
 
 

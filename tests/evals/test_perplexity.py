@@ -17,7 +17,7 @@ from model.config import resolve
 from model.errors import ModelError
 from model.generate import empty_cache
 from model.transformer import Transformer
-from train.errors import RunError
+from runtime.errors import RunError
 
 VOCAB, LONGEST, SCORED, COUNT, LENGTHS = 11, 24, 6, 5, (6, 9, 16, 24)
 RNG = np.random.default_rng(0)

@@ -24,12 +24,12 @@ from collections.abc import Callable
 from unittest import mock
 
 import grain  # noqa: F401  (defines flags of its own, once)
-from absl import app
-from absl import logging as absl_logging
+from absl import app, logging as absl_logging
 
+from runtime import cli
+from runtime.run_dir import Run
 from tests import doors
-from train import door, loop
-from train.runs import Run
+from train import loop
 
 TABLE = pathlib.Path(__file__).with_name('BAD_INPUTS.md')
 GOLDEN = conftest.ROOT / 'tests' / 'golden'
@@ -120,7 +120,7 @@ def in_process(words: list[str]) -> tuple[int, str]:
             doors.root_logger_kept(),
             doors.own_flags(),
             mock.patch.object(sys, 'argv', [module, *arguments]),
-            mock.patch.object(door, 'settle', _settle),
+            mock.patch.object(cli, 'settle', _settle),
             mock.patch.object(loop, '_train', _began),
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(io.StringIO()),

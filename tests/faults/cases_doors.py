@@ -7,12 +7,12 @@ import sys
 from unittest import mock
 
 from data import store
+from runtime import run_dir
 from tests.faults.bad_inputs import Case
-from train import runs
 
 WRITE, STUDY = (
     'apps.generate --run=run',
-    'launch.ablate --config=configs/ablations/base.py --dry_run --out=study',
+    'studies.ablate --config=configs/ablations/base.py --dry_run --out=study',
 )
 TRAIN = 'train.pretrain --config=mine.py --run=new'
 TPU = 'launch.tpu_vm --zone=us-west4-a --name=first --dry_run'
@@ -25,11 +25,11 @@ def environment(**variables):
 
 def without_held_out_text(folder):
     """A run as one trained with config.data.validation=0."""
-    run = runs.Run.parse('run')
+    run = run_dir.Run.parse('run')
     config = run.config()
     config.data.validation = 0.0
     data = store.open_or_build(config.data, run.tokenizer(), progress=False)
-    lineage = run.lineage() | {'config_hash': runs.config_hash(config), 'data_hash': data.hash}
+    lineage = run.lineage() | {'config_hash': run_dir.config_hash(config), 'data_hash': data.hash}
     (folder / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
     (folder / 'run' / 'lineage.json').write_text(json.dumps(lineage))
 
@@ -43,7 +43,7 @@ def study(change: str):
 
 def changed(what: str, change: str) -> Case:
     return Case(
-        'studies', 'launch.ablate --config=study.py --dry_run --out=study', what, study(change)
+        'studies', 'studies.ablate --config=study.py --dry_run --out=study', what, study(change)
     )
 
 
@@ -130,7 +130,7 @@ NAMES = [
             None,
         ),
         (
-            'evals.retrieval --pydoc --out=text.txt/report',
+            'evals.search.retrieval --pydoc --out=text.txt/report',
             '`--out` lies in a file',
             None,
         ),
@@ -286,16 +286,16 @@ LAUNCHERS = [
         f'{SLURM} script --nodes=99999999999 -- true',
         f'{SLURM} script --notice=99999999999 -- true',
         'launch.local --processes=99999999999 -- true',
-        'launch.quickstart --seed=2147483648',
-        'launch.compile_check --config=configs/base.py --batch=99999999999',
-        'launch.compile_check --config=configs/base.py --config.data.seq_len=1000000000',
-        'launch.compile_check --config=configs/base.py --topology=v5e:99999999999x4',
+        'studies.quickstart --seed=2147483648',
+        'launch.aot.compile_check --config=configs/base.py --batch=99999999999',
+        'launch.aot.compile_check --config=configs/base.py --config.data.seq_len=1000000000',
+        'launch.aot.compile_check --config=configs/base.py --topology=v5e:99999999999x4',
         'launch.local --processes=2',
         'launch.local --processes=0 -- true',
         'launch.local -- no-such-program',
         'launch.templates skye --name=first',
-        'launch.compile_check --config=configs/base.py --topology=v9:2x2',
-        'launch.compile_check --config=configs/base.py --programs=trian',
+        'launch.aot.compile_check --config=configs/base.py --topology=v9:2x2',
+        'launch.aot.compile_check --config=configs/base.py --programs=trian',
     )
 ]
 PROCESSES = [

@@ -8,8 +8,8 @@ import shutil
 from unittest import mock
 
 from data import tokenizer as tokenizers
+from runtime import run_dir
 from tests.faults.bad_inputs import Case
-from train import runs
 
 RESUME = 'train.pretrain --config=mine.py --run=run'
 READ = 'apps.generate --prompt=x --run=run'
@@ -281,8 +281,8 @@ def begun(then=None):
         for name in ('child', 'other'):
             shutil.copytree(folder / 'run', folder / name)
         _changed_run(folder / 'other', lambda config: config.update(seed=1), {})
-        parent = runs.Run(runs.epath.Path(folder / 'run'), 4)
-        more = {'parent': {'run': 'run', 'step': 4}, 'descent': runs.descent(parent)}
+        parent = run_dir.Run(run_dir.epath.Path(folder / 'run'), 4)
+        more = {'parent': {'run': 'run', 'step': 4}, 'descent': run_dir.descent(parent)}
         _changed_run(folder / 'child', lambda config: config.model.update(max_len=16), more)
         return then and then(folder)
 
@@ -291,10 +291,10 @@ def begun(then=None):
 
 def _changed_run(path, change, more: dict) -> None:
     """Changes the config of a run, and writes what its lineage then says, and `more`."""
-    run = runs.Run(runs.epath.Path(path))
+    run = run_dir.Run(run_dir.epath.Path(path))
     config = run.config()
     change(config)
-    lineage = run.lineage() | more | {'config_hash': runs.config_hash(config)}
+    lineage = run.lineage() | more | {'config_hash': run_dir.config_hash(config)}
     (path / 'config.json').write_text(json.dumps(config.to_dict()))
     (path / 'lineage.json').write_text(json.dumps(lineage))
 

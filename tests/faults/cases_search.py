@@ -134,7 +134,7 @@ MINE = (
     ]
 )
 MEASURE = [
-    Case('retrieval', f'evals.retrieval {flags}')
+    Case('retrieval', f'evals.search.retrieval {flags}')
     for flags in (
         '',
         '--out=configs',
@@ -153,7 +153,7 @@ MEASURE = [
         '--out=new --tune=pydoc',
     )
 ] + [
-    Case('retrieval', f'launch.retrieval {flags}')
+    Case('retrieval', f'studies.retrieval_lineage {flags}')
     for flags in (
         '--out=',
         '--positions=rope,rope',

@@ -3,7 +3,7 @@
     python -m tests.faults.fuzz --seconds=60
     python -m tests.faults.fuzz --target=jsonl -- FILE      runs an input again that was kept as a crash
 
-Each target is given bytes and raises where they are not read as promised: Records and Broken, the same a second time; a dict or a
+Each target is given bytes and raises where they are not read as promised: Records and BadRecords, the same a second time; a dict or a
 RunError; messages or a DataError. Targets run one after the other, each in a process of its own (libFuzzer ends it) for its share of
 the seconds, on a corpus that begins with well-formed examples. The summary goes to `--out`; a crash is an exit code of 1.
 """
@@ -21,14 +21,14 @@ import tempfile
 
 import atheris
 
-with atheris.instrument_imports(include=['data', 'train.runs', 'ml_collections']):
+with atheris.instrument_imports(include=['data', 'runtime.run_dir', 'ml_collections']):
     from configs import base
     from data import sources
     from data.chat import ROLES, parse_messages
-    from data.records import Broken, DataError, Record, printable
+    from data.records import BadRecord, DataError, Record, printable
     from data.tokenizer import Tokenizer
-    from train import runs
-    from train.errors import RunError
+    from runtime import run_dir
+    from runtime.errors import RunError
 import zstandard
 
 GOLDEN = pathlib.Path('tests/golden/format_1')
@@ -50,8 +50,8 @@ def _read(name: str, data: bytes) -> None:
     found = list(sources.read(_CONFIG))
     assert found == list(sources.read(_CONFIG))
     for item in found:
-        assert isinstance(item, (Record, Broken)) and item.where.startswith(str(path))
-        if isinstance(item, Broken):
+        assert isinstance(item, (Record, BadRecord)) and item.where.startswith(str(path))
+        if isinstance(item, BadRecord):
             assert len(item.reason.splitlines()) == 1 and len(item.reason) < 400
         else:
             assert all(part.strip() and part.encode() for part in item.parts())
@@ -126,10 +126,10 @@ def _chat(data: bytes) -> None:
 def _run(data: bytes) -> None:
     for name in ('config.json', 'lineage.json'):
         (_FOLDER / name).write_bytes(data)
-    run = runs.Run.parse(str(_FOLDER))
+    run = run_dir.Run.parse(str(_FOLDER))
     for read in (run.config, run.lineage):
         try:
-            runs.flat(read())
+            run_dir.flat(read())
         except RunError as error:
             assert str(error).startswith(str(_FOLDER)) and len(str(error).splitlines()) == 1
 

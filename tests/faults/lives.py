@@ -8,9 +8,9 @@ import re
 import subprocess
 import sys
 
+from runtime import metrics, run_dir
+from runtime.run_dir import Run
 from tests.conftest import _tiny
-from train import metrics, runs
-from train.runs import Run
 
 STEPS, EVERY = 24, 4  # steps of a run, and between its checkpoints
 _CLOCK = ('tokens_per_second', 'mfu')
@@ -199,7 +199,10 @@ def state(run: pathlib.Path) -> dict:
         for line in metrics.read(Run.parse(str(run)))
     ]
     return dict(
-        step=last, arrays=arrays, lines=lines, data=runs.Run.parse(str(run)).lineage()['data_hash']
+        step=last,
+        arrays=arrays,
+        lines=lines,
+        data=run_dir.Run.parse(str(run)).lineage()['data_hash'],
     )
 
 

@@ -1,13 +1,13 @@
 """Exact resume, and the short version of `python -m tests.faults`: real processes are killed and runs damaged, and end as if nothing had happened.
 
-The full log and its table are in `results/`; signals are tried in tests/train/test_watch.py.
+The full log and its table are in `results/`; signals are tried in tests/runtime/test_signals.py.
 """
 
 import json
 import os
+import pathlib
 import random
 import re
-import pathlib
 import signal
 import subprocess
 

@@ -44,7 +44,7 @@ def die_in_save(event: int) -> None:
 
 
 def at_line(step: int, act) -> None:
-    from train import metrics
+    from runtime import metrics
 
     write = metrics.Metrics.write
 

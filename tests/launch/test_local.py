@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from launch import local
-from train.errors import RunError
+from runtime.errors import RunError
 
 
 def sh(script, ranks):

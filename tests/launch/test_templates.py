@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from launch import accelerators, templates
-from train.errors import RunError
+from runtime.errors import RunError
 
 AWKWARD = '--run=gs://b/it\'s a "run"; $HOME $(HOME) `x` \\ *'
 COMMAND = ['python', '-m', 'train.pretrain', AWKWARD]

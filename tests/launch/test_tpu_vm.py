@@ -10,7 +10,7 @@ import pytest
 from launch import accelerators, gcloud, snapshot
 from launch.gcloud import Gcloud, GcloudError, Request
 from launch.launcher import Launcher, Preempted
-from train.errors import RunError
+from runtime.errors import RunError
 
 WHERE = ('--name=llama', '--zone=us-west4-a')
 QUICK = (*WHERE, '--poll_seconds=0')

@@ -11,8 +11,7 @@ from model import generate
 from model.config import resolve
 from model.errors import ModelError
 from model.transformer import Transformer
-from tests.model import references as R
-from tests.model import references_rotary as Rot
+from tests.model import references as R, references_rotary as Rot
 from tests.model.test_references import path
 from tests.model.weights import HEADS, PLACES, D, T, close, run
 

@@ -4,8 +4,7 @@ import jax
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
+from jax.sharding import AxisType, PartitionSpec as P
 
 from model import kernels
 from model.config import resolve

@@ -11,8 +11,7 @@ import pytest
 from flax import linen as nn
 
 from configs import base
-from model import generate as decoding
-from model import positions as registry
+from model import generate as decoding, positions as registry
 from model.config import resolve
 from model.errors import ModelError
 from model.positions import REGISTRY, Dims

@@ -9,9 +9,8 @@ import pytest
 
 from model.attention import Parameters
 from model.positions import REGISTRY, Site
-from tests.model import references as R
-from tests.model import references_rotary as Rot
-from tests.model.weights import DRAWN, D, HEADS, KERPLE, KV_HEADS, PLACES, T, alone, close, run
+from tests.model import references as R, references_rotary as Rot
+from tests.model.weights import DRAWN, HEADS, KERPLE, KV_HEADS, PLACES, D, T, alone, close, run
 
 ONE, MLP = {'stretch': 1.0}, ('w1', 'b1', 'w2', 'b2')
 TAPS = dict(zip(MLP, ('inner_taps', 'inner_offset', 'outer_taps', 'outer_offset')))

@@ -361,6 +361,7 @@ ALL_HEADS_ALIKE = [
 def test_heads_cut_over_devices(name):
     """Catches slopes and tables of the wrong heads where heads lie on different devices: two halves of the heads give the whole."""
     from jax.sharding import AxisType
+
     from train.mesh import state_shardings
 
     model, params = built(name)

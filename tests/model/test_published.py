@@ -15,7 +15,7 @@ from configs import base
 from model.config import resolve
 from model.positions import REGISTRY, Dims, Site
 from model.transformer import Transformer
-from tests.model.weights import D, HEADS, T, alone, close, of_kv, run
+from tests.model.weights import HEADS, D, T, alone, close, of_kv, run
 
 WHY = "packages to compare with: pip install -e '.[test]'"
 torch, transformers = (pytest.importorskip(name, reason=WHY) for name in ('torch', 'transformers'))

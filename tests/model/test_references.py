@@ -13,9 +13,8 @@ import pytest
 
 from data.tasks.addition import Addition
 from model.positions import REGISTRY, Site
-from tests.model import references as R
-from tests.model import references_rotary as Rot
-from tests.model.weights import DRAWN, HEADS, D, KERPLE, T, TRAINED, alone, close, of_kv, run
+from tests.model import references as R, references_rotary as Rot
+from tests.model.weights import DRAWN, HEADS, KERPLE, TRAINED, D, T, alone, close, of_kv, run
 
 CASES = []
 

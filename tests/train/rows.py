@@ -8,9 +8,10 @@ import optax
 import pytest
 
 from data.batches import FIELDS
+from model import loss as losses
 from model.config import resolve
 from model.transformer import Transformer
-from train import losses, mesh as meshes, step as steps
+from train import mesh as meshes, step as steps
 
 AXES = ('data', 'fsdp', 'tensor', 'context')
 BATCH, TIME, VOCAB = 16, 16, 64

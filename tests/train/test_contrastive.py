@@ -12,12 +12,12 @@ import pytest
 from model.config import resolve
 from model.embed import POOLINGS, embed
 from model.transformer import Transformer
+from runtime.errors import RunError
 from tests.train.rows import agree, config_of
-from train import contrastive, mesh as meshes, step as steps
-from train.errors import RunError
+from train import mesh as meshes, objectives, step as steps
 
 B, G, T, Q, VOCAB = 8, 3, 8, 6, 64
-LOSS = contrastive.Contrastive('mean', 0.1, (32,))
+LOSS = objectives.Contrastive('mean', 0.1, (32,))
 
 
 def batch_of(seed: int = 0, negatives: int = G - 1) -> dict:
@@ -163,7 +163,7 @@ def test_loss_and_gradient_are_the_direct_ones(pooling, sizes, causal):
     normalised, and a gradient that stops at the gathering or at the chunks."""
     batch, loss, more = (
         batch_of(),
-        contrastive.Contrastive(pooling, 0.1, sizes),
+        objectives.Contrastive(pooling, 0.1, sizes),
         dict(causal=causal, bag='bag' in pooling),
     )
     found, model, params = first_step(batch, loss, **more)
@@ -247,9 +247,9 @@ def test_a_learned_scale_is_learned():
     """Catches a scale outside the parameters, or without a gradient: with one, the first step is that of temperature 1/20 and moves it."""
     batch = batch_of()
     found, _, params = first_step(
-        batch, contrastive.Contrastive('mean', 7.0, (32,)), logit_scale=True
+        batch, objectives.Contrastive('mean', 7.0, (32,)), logit_scale=True
     )
-    fixed = first_step(batch, contrastive.Contrastive('mean', 0.05, (32,)))[0]
+    fixed = first_step(batch, objectives.Contrastive('mean', 0.05, (32,)))[0]
     assert found[0] == pytest.approx(fixed[0], rel=1e-6)
     assert (
         params['logit_scale'] == pytest.approx(np.log(20))
@@ -266,10 +266,8 @@ def test_dropout_makes_two_of_one_text():
         batch['text_ids'][:, 0],
     )
     batch['known'][:, 0] = batch['text_ids'][:, 0]
-    with_dropout = first_step(batch, contrastive.Contrastive('mean', 0.05, (32,)), dropout=0.1)[0][
-        0
-    ]
-    without = first_step(batch, contrastive.Contrastive('mean', 0.05, (32,)))[0][0]
+    with_dropout = first_step(batch, objectives.Contrastive('mean', 0.05, (32,)), dropout=0.1)[0][0]
+    without = first_step(batch, objectives.Contrastive('mean', 0.05, (32,)))[0][0]
     assert with_dropout > 1.05 * without
 
 
@@ -288,10 +286,10 @@ def test_wrong_fields(field, value, message):
     config = small()
     config.embedding[field] = value
     with pytest.raises((RunError, ValueError), match='config.embedding') as error:
-        contrastive.make(config.embedding, resolve(config.model, VOCAB, T))
+        objectives.make(config.embedding, resolve(config.model, VOCAB, T))
     assert message in str(error.value)
     with pytest.raises(
         RunError,
         match='config.model.bag is True: it has no effect with config.embedding.pooling=.mean',
     ):
-        contrastive.make(small().embedding, resolve(small(bag=True).model, VOCAB, T))
+        objectives.make(small().embedding, resolve(small(bag=True).model, VOCAB, T))

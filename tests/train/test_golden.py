@@ -10,9 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from train import checkpoint, loop, metrics, runs
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, metrics, run_dir
+from runtime.errors import RunError
+from runtime.run_dir import Run
+from train import loop
 
 GOLDEN = sorted(pathlib.Path('tests/golden').glob('format_*'))
 
@@ -20,7 +21,7 @@ GOLDEN = sorted(pathlib.Path('tests/golden').glob('format_*'))
 def test_each_format_has_one():
     """Catches a new format without a directory that keeps it readable."""
     assert [p.name for p in GOLDEN] == [
-        f'format_{n}' for n in range(1, max(runs.FORMAT, checkpoint.FORMAT) + 1)
+        f'format_{n}' for n in range(1, max(run_dir.FORMAT, checkpoint.FORMAT) + 1)
     ]
 
 
@@ -30,7 +31,9 @@ def test_an_old_run_is_whole(path, tmp_path):
     shutil.copytree(path, tmp_path / 'run')
     run = Run.parse(str(tmp_path / 'run'))
     config = run.config()
-    assert config.model.dropout == 0.0 and runs.config_hash(config) == run.lineage()['config_hash']
+    assert (
+        config.model.dropout == 0.0 and run_dir.config_hash(config) == run.lineage()['config_hash']
+    )
     config.data.cache = str(tmp_path / 'cache')
     e = loop.prepare(config, str(run.path))
     assert int(e.state['step']) == 4 and e.store.hash == run.lineage()['data_hash']

@@ -6,12 +6,13 @@ import numpy as np
 import optax
 import pytest
 
+from model import loss
 from model.config import resolve
 from model.transformer import Transformer
+from runtime import checkpoint, master
+from runtime.run_dir import Run
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
-from train import checkpoint, footprint, loop, losses, master, mesh as meshes, step as steps
-from train import optimizer as optimizers
-from train.runs import Run
+from train import footprint, loop, mesh as meshes, optimizer as optimizers, step as steps
 
 STEPS = 1000
 
@@ -100,7 +101,7 @@ def on_a_mesh(**more):
     model = Transformer(resolve(config.model, VOCAB, TIME))
     optimizer = optimizers.make_optimizer(config.optimizer, 100)
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
-    step = steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings)
+    step = steps.make_step(model, optimizer, loss.weighted_token_loss, mesh, shardings)
     return state, step, lambda i: meshes.to_devices(mesh, batch_of(i), BATCH)
 
 

@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
+from model import loss as losses
 from model.config import resolve
 from model.transformer import Transformer
 from tests.train.rows import AXES, BATCH, TIME, VOCAB, agree, batch_of, config_of, first_step
-from train import losses, mesh as meshes, step as steps
+from train import mesh as meshes, step as steps
 
 SHAPES = [s for s in itertools.product((1, 2, 4, 8), repeat=4) if np.prod(s) == 8]
 

@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from tests.train.rows import TIME, VOCAB, batch_of, BATCH, config_of
+from model import loss
 from model.config import resolve
 from model.transformer import Transformer
-from train import losses, mesh as meshes, step as steps
+from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
+from train import mesh as meshes, step as steps
 from train.optimizer import make_optimizer, matrices
 
 
@@ -28,7 +29,7 @@ def muon(**sizes):
         mesh,
         optimizer,
         state,
-        steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings),
+        steps.make_step(model, optimizer, loss.weighted_token_loss, mesh, shardings),
     )
 
 
@@ -111,7 +112,7 @@ def test_parameters_in_bfloat16_have_float32_gradients_and_moments():
         make_optimizer(config.optimizer, 100),
     )
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
-    step = steps.make_step(model, optimizer, losses.weighted_token_loss, mesh, shardings, 4)
+    step = steps.make_step(model, optimizer, loss.weighted_token_loss, mesh, shardings, 4)
     batch = meshes.to_devices(mesh, batch_of(0), BATCH)
     added = [
         e.outvars[0].aval

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from model.loss import chunks_for, in_chunks, weighted_token_loss
 from tests.train.rows import AXES, BATCH, TIME, VOCAB, agree, batch_of, config_of, first_step
-from train.losses import chunks_for, in_chunks, weighted_token_loss
 
 # A pairwise cover: which axes are cut, microbatches, key-value heads, encoding (of the embedding, a rotation, a bias, extra columns), scanned
 # layers, chunks of the loss.

@@ -5,8 +5,8 @@ from flax import linen as nn
 
 from model import config as model_config
 from model.transformer import Transformer
-from train import checkpoint
-from train.errors import RunError
+from runtime import checkpoint
+from runtime.errors import RunError
 
 
 @pytest.fixture

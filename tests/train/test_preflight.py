@@ -5,8 +5,9 @@ import os
 
 import pytest
 
-from train import guard, loop, preflight
-from train.errors import Problems, RunError
+from runtime import exit
+from runtime.errors import Problems, RunError
+from train import loop, preflight
 
 
 def test_all_problems_in_one_list(tiny_config, tmp_path, capsys):
@@ -18,7 +19,7 @@ def test_all_problems_in_one_list(tiny_config, tmp_path, capsys):
     tiny_config.log.stall = -1.0
     with pytest.raises(Problems) as found:
         loop.prepare(tiny_config, str(tmp_path / 'run'))
-    assert guard.told(found.value)[0] == 2
+    assert exit.told(found.value)[0] == 2
     lines = capsys.readouterr().err.splitlines()
     for field in (
         'config.data.batch_size is 7',

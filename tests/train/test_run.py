@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from train import checkpoint, loop, metrics, posttrain, runs
-from train.errors import RunError
-from train.runs import Run
+from runtime import checkpoint, metrics, run_dir
+from runtime.errors import RunError
+from runtime.run_dir import Run
+from train import loop, posttrain
 
 
 def run(config, path, stop_at=0):
@@ -105,7 +106,7 @@ def test_a_step_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
     assert all(
         s in str(error.value) for s in ('at step 5', 'checkpoint: 3', 'batch(4)', e.store.hash[:12])
     )
-    assert runs.is_started(tmp_path / 'run') and checkpoint.Checkpoints(e.run).steps() == [3]
+    assert run_dir.is_started(tmp_path / 'run') and checkpoint.Checkpoints(e.run).steps() == [3]
 
 
 def test_the_newest_and_the_best_are_kept(tiny_config, tmp_path, monkeypatch):
@@ -206,7 +207,7 @@ def test_lineage_and_loading(base_run):
         and lineage['tokenizer_hash'] == e.tokenizer.hash
         and lineage['parent'] is None
     )
-    assert runs.differences(found.config(), config, (runs.ENCODINGS,)) == []
+    assert run_dir.differences(found.config(), config, (run_dir.ENCODINGS,)) == []
     _, params, tokenizer, _ = checkpoint.load(found)
     assert same(params, e.state['params']) and tokenizer.hash == e.tokenizer.hash
     sample = [m for m in metrics.read(found) if 'sample' in m]
@@ -259,12 +260,12 @@ def test_a_run_keeps_the_rules_it_was_started_with():
     """Catches a run from before a default changed that the same command does not go on with, or
     goes on with under other rules."""
     run = Run.parse('tests/golden/format_1')
-    config, digest = run.config(), runs.config_hash(run.config())
+    config, digest = run.config(), run_dir.config_hash(run.config())
     config.tokenizer.rules, config.data.files.prefer = 2, 'conversation'
-    runs.keep_own(run, config)
+    run_dir.keep_own(run, config)
     assert (config.tokenizer.rules, config.data.files.prefer) == (1, 'text')
-    runs.check_resumable(run, config)
-    assert digest == runs.config_hash(config) == run.lineage()['config_hash']
+    run_dir.check_resumable(run, config)
+    assert digest == run_dir.config_hash(config) == run.lineage()['config_hash']
 
 
 MISFITS = [

@@ -5,11 +5,10 @@ import itertools
 import numpy as np
 import optax
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from ml_collections import ConfigDict
 
-from train.errors import RunError
+from runtime.errors import RunError
 from train.optimizer import SCHEDULES, make_schedule
 
 

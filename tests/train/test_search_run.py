@@ -8,10 +8,11 @@ from apps.search.reader import Reader
 from model.embed import embed, unit
 from model.errors import ModelError
 from model.generate import generate
+from runtime import checkpoint, config_flags
+from runtime.errors import RunError
+from runtime.run_dir import Run
 from tests.train.test_run import lines, same
-from train import checkpoint, config as configs, loop, posttrain
-from train.errors import RunError
-from train.runs import Run
+from train import loop, posttrain
 
 
 @pytest.fixture(scope='module')
@@ -136,13 +137,13 @@ def test_fields_of_another_objective_have_no_effect():
     from configs import base
 
     c = base.get_config()
-    assert configs.lacking(c, 'embedding.pooling') == "config.train.objective='contrastive'"
-    assert configs.lacking(c, 'data.pairs.kind') == "config.train.objective='contrastive'"
+    assert config_flags.lacking(c, 'embedding.pooling') == "config.train.objective='contrastive'"
+    assert config_flags.lacking(c, 'data.pairs.kind') == "config.train.objective='contrastive'"
     c.train.objective = 'contrastive'
-    assert configs.lacking(c, 'data.packing') == "config.train.objective='tokens'"
+    assert config_flags.lacking(c, 'data.packing') == "config.train.objective='tokens'"
     c.model.logit_scale = True
     assert (
-        configs.lacking(c, 'embedding.temperature')
+        config_flags.lacking(c, 'embedding.temperature')
         == 'no config.model.logit_scale, which learns it'
     )
-    assert not configs.lacking(c, 'embedding.pooling')
+    assert not config_flags.lacking(c, 'embedding.pooling')

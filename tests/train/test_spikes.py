@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from train import checkpoint, loop, metrics, runs
-from train.errors import RunError, Stopped
-from train.runs import Run
-from tests.train.test_watch import signalled
+from runtime import checkpoint, metrics, run_dir
+from runtime.errors import RunError, Stopped
+from runtime.run_dir import Run
+from tests.runtime.test_signals import signalled
+from train import loop
 
 
 def poisoned(experiment, *numbers, factor=np.nan):
@@ -176,7 +177,7 @@ def test_a_norm_far_above_its_mean_is_a_spike(tiny_config, tmp_path, monkeypatch
     mean, seen = jax.device_get(make('run').state['norms'])
     assert seen == 3 and mean > 0
     assert 'norms' not in loop.prepare(tiny_config, str(tmp_path / 'plain')).state
-    assert runs.differences(e.config, tiny_config, runs.HARMLESS) == [
+    assert run_dir.differences(e.config, tiny_config, run_dir.HARMLESS) == [
         'config.train.spike: 3.0 -> 0.0'
     ]
     assert Run.parse(str(tmp_path / 'run')).rollbacks() == []

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from model import loss as losses
 from model.config import resolve
 from model.transformer import Transformer
 from tests.train import rows
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of
-from train import losses, mesh as meshes, step as steps
+from train import mesh as meshes, step as steps
 from train.optimizer import make_optimizer
 
 

@@ -1,0 +1,1 @@
+"""Texts that belong together: read or made, stored, and given in batches."""

@@ -1,0 +1,1 @@
+"""Search by meaning to numbers: datasets, systems, rankings and their report."""

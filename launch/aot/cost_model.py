@@ -1,0 +1,347 @@
+"""Predicts how long a compiled, scheduled program takes, by replaying its schedule on a chip's peaks.
+
+An operation takes the largest of its matrix-unit and its memory time; a collective takes its link time. What the schedule starts early (a
+collective, a copy into the chip's own memory) goes on beside the operations that follow, and is waited for where the schedule says it must
+be done: only the waiting counts. Loop bodies count as often as they run. What is left out: the launch of operations, elementwise
+arithmetic outside of attention kernels (`vector`, by the compiler's own estimate, is told beside), and the host.
+"""
+
+import collections
+import dataclasses
+import re
+
+from launch.aot import hlo
+from launch.aot.loop_counts import trips as trips_of
+from launch.aot.topologies import Chip
+
+_HOP = 1e-6  # seconds for a message to the next chip
+_NETWORK_DELAY = 50e-6  # seconds for a message to another slice
+# Vector operations for an element of attention's square: mask, segments, maximum, exponential, sum, conversions; and their like backward.
+_VECTOR = {'forward': 8, 'backward': 12}
+
+
+@dataclasses.dataclass
+class Moved:
+    """Collectives of one kind: how many, bytes that a device sends, seconds on the links, and seconds that nothing hides."""
+
+    count: int = 0
+    bytes: float = 0.0
+    seconds: float = 0.0
+    exposed: float = 0.0
+
+    def add(self, other: 'Moved', times: int = 1) -> None:
+        self.count += times * other.count
+        self.bytes += times * other.bytes
+        self.seconds += times * other.seconds
+        self.exposed += times * other.exposed
+
+
+@dataclasses.dataclass
+class Estimate:
+    """Of a computation, its loops unrolled. `bounds`: seconds by what they are bound by; `vector`: seconds by which the compiler's own
+    estimate of elementwise operations is above ours; `loops`: (name, trips, how they are known)."""
+
+    seconds: float = 0.0
+    flops: float = 0.0
+    kernel_flops: float = 0.0
+    bytes: float = 0.0
+    vector: float = 0.0
+    bounds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    collectives: dict = dataclasses.field(default_factory=dict)
+    kernels: collections.Counter = dataclasses.field(default_factory=collections.Counter)
+    unknown_kernels: int = 0
+    loops: list = dataclasses.field(default_factory=list)
+
+    def add(self, other: 'Estimate', times: int = 1) -> None:
+        """The other's work, not its time."""
+        for name in ('flops', 'kernel_flops', 'bytes', 'vector', 'unknown_kernels'):
+            setattr(self, name, getattr(self, name) + times * getattr(other, name))
+        for name in ('bounds', 'kernels'):
+            getattr(self, name).update({k: v * times for k, v in getattr(other, name).items()})
+        for kind, moved in other.collectives.items():
+            self.collectives.setdefault(kind, Moved()).add(moved, times)
+        self.loops += other.loops
+
+
+@dataclasses.dataclass
+class _Started:
+    """Something under way: `left` seconds on the links, or bytes of the memory."""
+
+    name: str
+    left: float
+    kind: str = ''
+
+
+def predict(program: hlo.Program, chip: Chip, slices: int = 1) -> Estimate:
+    """The whole program, once."""
+    return _Replay(program, chip, slices).run(program.entry)
+
+
+class _Replay:
+    def __init__(self, program: hlo.Program, chip: Chip, slices: int):
+        self.program, self.chip, self.slices = program, chip, slices
+        self.done: dict[str, Estimate] = {}
+
+    def run(self, computation: hlo.Computation) -> Estimate:
+        if computation.name not in self.done:
+            self.done[computation.name] = _Run(self, computation).estimate
+        return self.done[computation.name]
+
+
+class _Run:
+    """One computation: the clock, and what is under way on the links, between slices and to the memory, each a queue."""
+
+    def __init__(self, replay: _Replay, computation: hlo.Computation):
+        self.replay, self.program, self.chip, self.computation = (
+            replay,
+            replay.program,
+            replay.chip,
+            computation,
+        )
+        self.estimate = Estimate()
+        self.queues = {
+            'links': collections.deque(),
+            'network': collections.deque(),
+            'memory': collections.deque(),
+        }
+        for op in computation.ops:
+            self.step(op)
+        for queue in self.queues:
+            self.wait(queue, None)
+
+    def advance(self, seconds: float, moved: float, bound: str) -> None:
+        """`seconds` pass, in which an operation moves so many bytes itself."""
+        self.estimate.seconds += seconds
+        self.estimate.bounds[bound] += seconds
+        self.serve('links', seconds)
+        self.serve('network', seconds)
+        self.serve('memory', max(0.0, seconds * self.chip.memory - moved))
+
+    def serve(self, queue: str, amount: float) -> None:
+        while self.queues[queue] and amount > 0:
+            first = self.queues[queue][0]
+            used = min(first.left, amount)
+            first.left -= used
+            amount -= used
+            if first.left <= 0:
+                self.queues[queue].popleft()
+
+    def wait(self, queue: str, name: str | None) -> None:
+        """Until `name` (None: everything) is done; those before it in the queue come first."""
+        rate = self.chip.memory if queue == 'memory' else 1.0
+        names = [s.name for s in self.queues[queue]]
+        if name is not None and name not in names:
+            return
+        for _ in range(len(names) if name is None else names.index(name) + 1):
+            first = self.queues[queue][0]
+            seconds, kind = first.left / rate, first.kind
+            self.queues[queue].popleft()
+            self.estimate.seconds += seconds
+            self.estimate.bounds['memory' if queue == 'memory' else 'links'] += seconds
+            if kind:
+                self.estimate.collectives[kind].exposed += seconds
+            for other in self.queues:  # a queue is served by its own waiting, and the others go on
+                if other != queue:
+                    self.serve(other, seconds * (self.chip.memory if other == 'memory' else 1.0))
+
+    def step(self, op: hlo.Op) -> None:
+        kind = op.kind
+        inner = (
+            self.program.inner(op)
+            if kind in ('fusion', 'async-start', 'async-update', 'async-done')
+            else None
+        )
+        part = _async_part(inner)
+        if kind == 'while':
+            self.loop(op)
+        elif kind == 'conditional':
+            names = re.findall(
+                r'%([\w.\-]+)',
+                (re.search(r'branch_computations=\{([^}]*)\}', op.rest) or [op.rest, ''])[1],
+            ) or [op.attribute('true_computation'), op.attribute('false_computation')]
+            self.nested(
+                max(
+                    (self.replay.run(self.program.computations[n]) for n in names),
+                    key=lambda e: e.seconds,
+                ),
+                1,
+            )
+        elif kind == 'call':
+            self.nested(
+                self.replay.run(self.program.called(op, 'to_apply') or self.program.called(op)), 1
+            )
+        elif part == 'AsyncCollectiveStart' or kind == 'async-start' and part:
+            self.collective(
+                inner,
+                next(o for o in inner.ops if o.kind in hlo.COLLECTIVES),
+                started=str(self.channel(inner)),
+            )
+        elif part == 'AsyncCollectiveDone' or kind == 'async-done' and part:
+            self.wait('links', str(self.channel(inner)))
+        elif kind == 'call-start':  # tpu7x: on cores of its own
+            self.started(op, self.program.called(op, 'to_apply') or self.program.inner(op))
+        elif kind == 'call-done':
+            self.wait('links', self.source(op))
+        elif kind == 'recv':
+            self.between_slices(op)
+        elif kind == 'recv-done':
+            self.wait('network', self.source(op))
+        elif kind in ('send', 'send-done', 'async-update', 'async-done'):
+            pass
+        elif kind.endswith('-start') and kind.removesuffix('-start') in hlo.COLLECTIVES:
+            self.collective(self.computation, op, started=op.name)
+        elif kind.endswith('-done') and kind.removesuffix('-done') in hlo.COLLECTIVES:
+            self.wait('links', self.source(op))
+        elif kind in hlo.COLLECTIVES:
+            self.collective(self.computation, op)
+        elif kind in ('copy-start', 'slice-start'):
+            target = op.shapes[
+                0 if kind == 'copy-start' else -2
+            ]  # (to, from, context); (from, to, context)
+            self.estimate.bytes += target.padded
+            self.queues['memory'].append(_Started(op.name, target.padded))
+        elif kind in ('copy-done', 'slice-done'):
+            self.wait('memory', self.source(op))
+        elif kind not in hlo.FREE:
+            self.compute(op, inner)
+
+    def compute(self, op: hlo.Op, inner) -> None:
+        moved = hlo.moved(self.program, self.computation, op)
+        matrix, cycles = 0.0, op.cycles / self.chip.clock
+        if op.target == 'tpu_custom_call':
+            work = hlo.kernel(self.computation, op)
+            flops = work.flops
+            backward = 'dkv' in op.name + op.op_name or 'dq' in op.name
+            matrix = (
+                work.wide_flops / self.chip.matrix
+                + work.logits * _VECTOR['backward' if backward else 'forward'] / self.chip.vector
+            )
+            self.estimate.kernel_flops += flops
+            self.estimate.kernels[re.sub(r'[.\d]+$', '', op.name)] += 1
+            self.estimate.unknown_kernels += not work.known
+        else:
+            flops = hlo.flops(self.program, self.computation, op)
+            matrix = max(flops / self.chip.matrix, cycles) if flops else 0.0
+        self.estimate.flops += flops
+        self.estimate.bytes += moved
+        memory = moved / self.chip.memory
+        seconds = max(matrix, memory)
+        self.estimate.vector += max(0.0, cycles - seconds)
+        if inner is not None and _whole_collective(
+            inner
+        ):  # a reduction that XLA fused with the slice that follows it
+            self.collective(
+                inner, next(o for o in inner.ops if o.kind in hlo.COLLECTIVES), scattered=True
+            )
+        if seconds:
+            self.advance(seconds, moved, 'matrix unit' if matrix >= memory else 'memory')
+
+    def started(self, op: hlo.Op, inner: hlo.Computation) -> None:
+        """A computation that begins here and goes on beside what follows: its collectives; other work is counted as if it were waited for."""
+        found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
+        for i, o in enumerate(found):
+            self.collective(inner, o, started=op.name if i == len(found) - 1 else f'{op.name} {i}')
+        if not found:
+            self.nested(self.replay.run(inner), 1)
+
+    def loop(self, op: hlo.Op) -> None:
+        trips = trips_of(self.program, self.computation, op)
+        self.estimate.loops.append((op.op_name or op.name, trips.count, trips.how))
+        self.nested(self.replay.run(self.program.called(op, 'body')), trips.count)
+
+    def nested(self, inner: Estimate, times: int) -> None:
+        self.estimate.add(inner, times)
+        self.estimate.seconds += times * inner.seconds
+        self.serve('links', times * (inner.seconds - inner.bounds['links']))
+        self.serve('network', times * inner.seconds)
+        self.serve('memory', times * max(0.0, inner.seconds * self.chip.memory - inner.bytes))
+
+    def collective(
+        self, computation: hlo.Computation, op: hlo.Op, started: str = '', scattered: bool = False
+    ) -> None:
+        kind = 'reduce-scatter' if scattered else op.kind.removesuffix('-start')
+        sent, seconds = link_time(computation, op, kind, self.chip)
+        moved = self.estimate.collectives.setdefault(kind, Moved())
+        moved.add(Moved(1, sent, seconds))
+        self.queues['links'].append(_Started(started or op.name, seconds, kind))
+        if not started:
+            self.wait('links', op.name)
+
+    def between_slices(self, op: hlo.Op) -> None:
+        """XLA sends what goes between slices to the host's runtime, which reduces it there."""
+        what = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.rest)
+        kind = f'{(what[1] if what else "transfer").lower().replace("_", "-")} between slices'
+        size, n = op.shapes[0].bytes, self.replay.slices
+        sent = size * (2 * (n - 1) / n if 'reduce' in kind else 1)
+        seconds = sent / self.chip.network + _NETWORK_DELAY
+        self.estimate.collectives.setdefault(kind, Moved()).add(Moved(1, sent, seconds))
+        self.queues['network'].append(_Started(op.name, seconds, kind))
+
+    def source(self, op: hlo.Op) -> str:
+        return op.operands[0]
+
+    def channel(self, inner: hlo.Computation):
+        op = next(o for o in inner.ops if o.kind in hlo.COLLECTIVES)
+        return op.attribute('channel_id') or op.name
+
+
+def _async_part(inner: hlo.Computation | None) -> str:
+    """Which end of an asynchronous collective a fusion is; empty: neither."""
+    if inner is None or not any(o.kind in hlo.COLLECTIVES for o in inner.ops):
+        return ''
+    return next((o.target for o in inner.ops if o.target.startswith('AsyncCollective')), '')
+
+
+def _whole_collective(inner: hlo.Computation) -> bool:
+    """A collective inside a fusion that is no part of an asynchronous one: those go on beside the fusion's own work."""
+    found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
+    return (
+        bool(found)
+        and 'chain_id' not in found[0].rest
+        and not inner.name.startswith('async_collective_fusion')
+    )
+
+
+def group_size(op: hlo.Op) -> int:
+    """Devices that a collective is over: three ways of writing them."""
+    mesh = re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', op.rest)
+    if mesh:
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
+        n = 1
+        for axis in re.findall(r"'([^']+)'", mesh[2]):
+            n *= int(sizes[axis])
+        return n
+    listed = re.search(r'replica_groups=\{\{([\d,]*)\}', op.rest)
+    if listed:
+        return listed[1].count(',') + 1
+    tiled = re.search(r'replica_groups=\[(\d+),(\d+)\]', op.rest)
+    return int(tiled[2]) if tiled else 1
+
+
+def link_time(
+    computation: hlo.Computation, op: hlo.Op, kind: str, chip: Chip
+) -> tuple[float, float]:
+    """(bytes that a device sends, seconds), of a collective over n devices.
+
+    Rings: a gather sends n - 1 times its part, a scatter the same, a reduction twice that. How many links work at once is what the
+    compiler says of its own algorithm (colors; both directions unless it says one); without a word, the two directions of one axis.
+    """
+    n = group_size(op)
+    own = sum(
+        s.bytes
+        for o in op.operands
+        if o in computation.by_name
+        for s in computation.by_name[o].shapes
+    )
+    if kind == 'collective-permute':
+        return own, own / chip.link + _HOP
+    if n == 1:
+        return 0.0, 0.0
+    sent = {'all-gather': own * (n - 1), 'all-reduce': 2 * own * (n - 1) / n}.get(
+        kind, own * (n - 1) / n
+    )
+    colors = re.search(r'colors:([1-9]\d*)', op.rest)
+    links = int(colors[1]) * (1 if 'UniDirection' in op.rest else 2) if colors else 2
+    return sent, sent / (chip.link * links) + _HOP * (
+        n - 1 if not colors else 2 * (n ** (1 / chip.dims)) * chip.dims
+    )

@@ -1,0 +1,337 @@
+"""The programs of an experiment, compiled for a slice that is not here, and what each would cost there.
+
+train: the step of train/step.py, which post-training runs too (its rows differ in their values alone). prefill, decode: of
+model/generate.py, on one chip, as `apps.generate` runs them. Everything is shapes: no array is made.
+"""
+
+import dataclasses
+import re
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax.interpreters import partial_eval
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+
+from data import objectives, tokenizer as tokenizers
+from launch.aot import cost_model, hlo, topologies
+from launch.aot.topologies import Chip
+from model import config as model_config, generate, kernels
+from model.sampling import Sampling
+from model.transformer import Transformer
+from runtime import metrics
+from runtime.errors import RunError
+from train import footprint, step as steps
+from train.mesh import AXES, BATCH, check_batch, check_model, make_mesh
+from train.objectives import make_losses
+from train.optimizer import make_optimizer
+
+CHAR_PIECES = 256  # counted for a tokenizer of characters, whose size only its text tells
+
+
+@dataclasses.dataclass
+class Compiled:
+    """A program and what was asked of it. `seconds`: of the compilation; `limit`: bytes of a device."""
+
+    name: str
+    text: str
+    peak: int
+    temporary: int
+    seconds: float
+
+
+class DoesNotFit(RunError):
+    """A program that needs more memory than a device has. `needed`: bytes, where the compiler says so."""
+
+    def __init__(self, message: str, needed: float):
+        super().__init__(message)
+        self.needed = needed
+
+
+def vocabulary(config) -> int:
+    """Entries of the embedding: of the tokenizer that is named, or of the one that would be trained."""
+    if config.tokenizer.path:
+        return tokenizers.load(config.tokenizer.path).vocab_size
+    return CHAR_PIECES if config.tokenizer.kind == 'char' else config.tokenizer.vocab_size
+
+
+def architecture(config) -> model_config.ModelConfig:
+    return model_config.resolve(config.model, vocabulary(config), config.data.seq_len)
+
+
+def slice_mesh(config, devices: list):
+    """The config's mesh over all devices of a slice. Raises RunError where it is not for so many."""
+    mesh = make_mesh(config.mesh, devices)
+    if mesh.size != len(devices):
+        raise RunError(
+            f'config.mesh is {dict(mesh.shape)}: expected sizes whose product is the number of devices ({len(devices)}), at most one of them -1'
+        )
+    return mesh
+
+
+def with_rows(config, mesh, rows: int):
+    """The config with so many rows on each device in each microbatch; 0: its own batch."""
+    config = config.copy_and_resolve_references()
+    if rows:
+        config.data.batch_size = (
+            rows * mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
+        )
+    return config
+
+
+def compiled(name: str, lowered, chip: Chip) -> Compiled:
+    """Raises DoesNotFit where the compiler finds no room for it."""
+    start = time.perf_counter()
+    try:
+        done = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = re.search(r'Used ([\d.]+)([MG]) of|\(([\d.]+)([MG])\) exceeds', str(error))
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        size, unit = (used[1] or used[3], used[2] or used[4]) if used else ('inf', 'G')
+        needed = float(size) * (topologies.GIB if unit == 'G' else 2**20)
+        raise DoesNotFit(
+            f'{name}: does not fit: it needs {needed / topologies.GIB:.2f} GiB of the {chip.limit / topologies.GIB:.2f} GiB of a '
+            f'{chip.name} device; take fewer rows (--rows), another config.model.remat or a larger slice (--fit)',
+            needed,
+        ) from error
+    memory = done.memory_analysis()
+    return Compiled(
+        name,
+        done.as_text(),
+        memory.peak_memory_in_bytes,
+        memory.temp_size_in_bytes,
+        time.perf_counter() - start,
+    )
+
+
+def under(mesh, function):
+    """`function` traced under a mesh, by which it knows what it is compiled for (model/kernels.platform)."""
+
+    def inside(*args):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return function(*args)
+
+    return inside
+
+
+def lower_train(config, mesh):
+    """(the lowered train step, its abstract state, the model)."""
+    traced, state, model = trace_train(config, mesh)
+    return traced.lower(), state, model
+
+
+def trace_train(config, mesh):
+    """(the traced train step, its abstract state, the model)."""
+    check_batch(mesh, config.data.batch_size, config.train.accumulation)
+    model = Transformer(architecture(config))
+    check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    state, shardings = steps.abstract_state(model, optimizer, mesh)
+    loss, _ = make_losses(config, model.config)
+    step = steps.make_step(
+        model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks
+    )
+    blank, lies = objectives.blank(config.train.objective, config.data), NamedSharding(mesh, BATCH)
+    if any(e.spec.task_ids for e in model.config.parts):
+        blank['ids'] = blank['positions']
+    batch = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies) for n, x in blank.items()}
+    return step.trace(state, batch), state, model
+
+
+def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: float) -> dict:
+    """What a compiled program costs, as numbers. Times are predictions (launch/aot/cost_model.py)."""
+    program = hlo.parse(done.text)
+    estimate = cost_model.predict(program, chip, slices)
+    seconds = estimate.seconds
+    return {
+        'peak_bytes': done.peak,
+        'limit_bytes': chip.limit,
+        'temporary_bytes': done.temporary,
+        'model_flops': model_flops,
+        'executed_flops': estimate.flops * devices,
+        'memory_bytes': estimate.bytes,
+        'step_seconds': seconds,
+        'bounds': dict(sorted(estimate.bounds.items())),
+        'elementwise_seconds': estimate.vector,
+        'mfu': model_flops / (seconds * chip.matrix * devices) if seconds else 0.0,
+        'collectives': {k: dataclasses.asdict(m) for k, m in sorted(estimate.collectives.items())},
+        'kernels': dict(estimate.kernels),
+        'kernels_without_cost': estimate.unknown_kernels,
+        'loops': [{'loop': n, 'trips': t, 'how': how} for n, t, how in estimate.loops],
+        'compile_seconds': done.seconds,
+    }
+
+
+def train(
+    config, chip: Chip, devices: list, slices: int = 1, rows: int = 0, squares: bool = True
+) -> dict:
+    """The summary of the train step. `squares`: look for [T,T] buffers too, which may take a second, small compilation."""
+    mesh = slice_mesh(config, devices)
+    config = with_rows(config, mesh, rows)
+    lowered, state, model = lower_train(config, mesh)
+    done = compiled('train', lowered, chip)
+    flops = footprint.step_flops(state['params'], config, model.config)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        paths = kernels.paths(model.config, mesh.shape['context'])
+    found = summary(done, chip, mesh.size, slices, flops)
+    rows = config.data.batch_size // (
+        mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
+    )
+    return {
+        **found,
+        'mesh': {a: mesh.shape[a] for a in AXES},
+        'rows_a_device': rows,
+        'accumulation': config.train.accumulation,
+        'batch_size': config.data.batch_size,
+        'seq_len': config.data.seq_len,
+        'remat': config.model.remat,
+        'state_bytes': footprint.state_bytes(state),
+        'attention': paths,
+        'fused_attention': bool(found['kernels']),
+        'square_buffers': _squares(config, mesh, model, done) if squares else None,
+    }
+
+
+def _squares(config, mesh, model, done: Compiled) -> list[str]:
+    """Arrays [.., T, T] that the step holds in memory. Where T is also another dimension (128: lanes), shapes do not tell: then all
+    that the step computes with, kernels and what nothing needs left out, is looked through at a length that no other dimension has."""
+    time_, c = config.data.seq_len // mesh.shape['context'], model.config
+    others = {
+        c.width,
+        c.mlp_width,
+        c.vocab_size,
+        c.num_heads * c.head_dim,
+        c.num_kv_heads * c.head_dim,
+        c.num_layers,
+        c.head_dim,
+        c.num_heads,
+        128,
+        config.data.batch_size,
+        config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp']),
+    }
+    if time_ not in others:
+        return squares(hlo.parse(done.text), time_)
+    config = config.copy_and_resolve_references()
+    config.model.max_len = 0
+    time_ = next(t for t in range(time_ + 128, 8 * time_ + 1024, 128) if t not in others)
+    config.data.seq_len = time_ * mesh.shape['context']
+    return traced_squares(trace_train(config, mesh)[0].jaxpr.jaxpr, time_)
+
+
+def traced_squares(jaxpr, length: int) -> list[str]:
+    """Shapes with two dimensions of `length` in a traced program, the bodies of its loops included."""
+    jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
+    found, inner = set(), [jaxpr]
+    while inner:
+        for equation in inner.pop().eqns:
+            if equation.primitive.name == 'pallas_call':
+                continue
+            found |= {
+                v.aval.str_short()
+                for v in equation.outvars
+                if getattr(v.aval, 'shape', ()).count(length) >= 2
+            }
+            for value in jax.tree.leaves(
+                list(equation.params.values()),
+                is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr'),
+            ):
+                value = getattr(value, 'jaxpr', value)
+                if hasattr(value, 'eqns'):
+                    inner.append(value)
+    return sorted(found)
+
+
+def squares(program: hlo.Program, length: int) -> list[str]:
+    """Shapes with two dimensions of `length` that operations outside of fusions and kernels leave in memory."""
+    inside = {
+        o.attribute('calls')
+        for c in program.computations.values()
+        for o in c.ops
+        if o.kind == 'fusion'
+    }
+    return sorted(
+        {
+            f'{s.dtype}[{",".join(map(str, s.dims))}]'
+            for c in program.computations.values()
+            if c.name not in inside
+            for o in c.ops
+            if o.kind not in hlo.FREE
+            for s in o.shapes
+            if s.dims.count(length) >= 2
+        }
+    )
+
+
+def generation(
+    config, chip: Chip, device, name: str, batch: int, context: int, chunk: int = 32
+) -> dict:
+    """The summary of prefill (half of the context) or decode (`chunk` tokens in one program), parameters in the computation's type.
+
+    decode's figures are of the whole chunk; `token_seconds` and `token_bytes` are of one token of all rows.
+    """
+    c = dataclasses.replace(architecture(config), scan_layers=False, remat='none')
+    context = context or c.max_len
+    model = Transformer(dataclasses.replace(c, max_len=max(c.max_len, context)))
+    mesh = Mesh(np.asarray([[[[device]]]]), AXES)
+    here = NamedSharding(mesh, P())
+    put = lambda tree: jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree
+    )
+    one = jnp.ones((1, 1), jnp.int32)
+    params = put(
+        jax.eval_shape(
+            lambda: generate.computable(
+                model,
+                nn.meta.unbox(model.init(jax.random.key(0), one, one * 0, one, one)['params']),
+            )
+        )
+    )
+    prompt = max(16, context // 2 // 16 * 16)
+    prefill = under(
+        mesh,
+        lambda params, tokens, lengths: generate.prefill.__wrapped__(
+            model, params, tokens, lengths, context
+        ),
+    )
+    prompts = put(
+        (
+            jax.ShapeDtypeStruct((batch, prompt), jnp.int32),
+            jax.ShapeDtypeStruct((batch,), jnp.int32),
+        )
+    )
+    state = put(jax.eval_shape(prefill, params, *prompts))
+    if name == 'prefill':
+        lowered, tokens = jax.jit(prefill).lower(params, *prompts), prompt
+    else:
+        decode = under(
+            mesh,
+            lambda params, state, keys, sampling: generate.decode.__wrapped__(
+                model, params, state, keys, sampling, chunk, (0,)
+            ),
+        )
+        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+        sampling = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, dataclasses.asdict(Sampling())))
+        lowered, tokens = (
+            jax.jit(decode, donate_argnums=1).lower(params, state, put(keys), put(sampling)),
+            chunk,
+        )
+    done = compiled(name, lowered, chip)
+    forward = (
+        metrics.flops_per_token(params, c, context // 2) / 3
+    )  # a third of forward and backward
+    found = {
+        **summary(done, chip, 1, 1, forward * batch * tokens),
+        'batch': batch,
+        'context': context,
+        'weight_bytes': footprint.bytes_per_device(params),
+        'cache_bytes': footprint.bytes_per_device(state['cache']),
+    }
+    if name == 'decode':
+        found |= {
+            'token_seconds': found['step_seconds'] / chunk,
+            'token_bytes': found['memory_bytes'] / chunk,
+        }
+    return found

@@ -1,0 +1,163 @@
+"""The TPU slices that can be compiled for without having one, and what their chips can do at best.
+
+Peaks are per device as JAX counts them (a core of tpu7x, a chip of the others). bf16, HBM and links: Google's system
+architecture pages; between slices: "How to Scale Your Model" (Austin et al. 2025, table of TPU specs). Vector operations a second follow
+from 8 x 128 lanes, 4 slots a lane and the clock that bf16 and the number of matrix units imply.
+"""
+
+import dataclasses
+import math
+import os
+import re
+
+from model.errors import nearest
+from runtime.errors import RunError
+
+GIB = 2**30
+BAND = 0.15  # error of a predicted step time: nothing here was compared with a TPU's clock
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """FLOP/s in bf16, bytes/s of the memory, of one link in one direction and of the network between slices; memory in bytes;
+    clock in Hz and vector operations a second; devices of a chip; chips of a host; the largest slice's chips."""
+
+    name: str
+    matrix: float
+    memory: float
+    link: float
+    network: float
+    limit: float
+    clock: float
+    vector: float
+    dims: int
+    devices: int = 1
+    largest: int = 256
+    options: tuple = ()
+
+
+_cores = lambda clock, cores: clock * 8 * 128 * 4 * cores
+CHIPS = {
+    c.name: c
+    for c in (
+        Chip(
+            'v4',
+            275e12,
+            1.2e12,
+            45e9,
+            6.25e9,
+            30.75 * GIB,
+            1.05e9,
+            _cores(1.05e9, 2),
+            3,
+            largest=4096,
+            options=(('chip_config_name', 'megacore'), ('chips_per_host_bounds', (2, 2, 1))),
+        ),
+        Chip('v5e', 197e12, 0.82e12, 45e9, 3.125e9, 15.75 * GIB, 1.5e9, _cores(1.5e9, 1), 2),
+        Chip(
+            'v5p',
+            459e12,
+            2.77e12,
+            90e9,
+            6.25e9,
+            95.74 * GIB,
+            1.75e9,
+            _cores(1.75e9, 2),
+            3,
+            largest=8960,
+        ),
+        Chip('v6e', 918e12, 1.64e12, 90e9, 12.5e9, 31.25 * GIB, 1.75e9, _cores(1.75e9, 1), 2),
+        Chip(
+            'tpu7x',
+            1153e12,
+            3.69e12,
+            90e9,
+            12.5e9,
+            94.75 * GIB,
+            2.2e9,
+            _cores(2.2e9, 1),
+            3,
+            devices=2,
+            largest=9216,
+        ),
+    )
+}
+# Shapes offered for suggestions; any other of the right dimensions is tried as it is.
+_FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
+_CUBES = (
+    '1x1x1',
+    '2x2x1',
+    '2x2x2',
+    '2x2x4',
+    '2x4x4',
+    '4x4x4',
+    '4x4x8',
+    '4x8x8',
+    '8x8x8',
+    '8x8x16',
+    '8x16x16',
+)
+NAMES = tuple(
+    f'{c.name}:{shape}' for c in CHIPS.values() for shape in (_FLAT if c.dims == 2 else _CUBES)
+)
+
+
+def chip(topology: str) -> Chip:
+    """The chip of a topology's name. Raises RunError, naming the nearest, where the name is none."""
+    name, _, shape = topology.partition(':')
+    sizes = shape.split('x')
+    valid = (
+        name in CHIPS
+        and len(sizes) == CHIPS[name].dims
+        and all(re.fullmatch('[1-9][0-9]{0,8}', s) for s in sizes)
+    )
+    if not valid or math.prod(map(int, sizes)) > CHIPS[name].largest:
+        raise RunError(f'--topology={topology}: no such slice; {nearest(topology, _like(name))}')
+    return CHIPS[name]
+
+
+def _like(name: str) -> list[str]:
+    """Names of the same chip, or of all."""
+    return [n for n in NAMES if n.startswith(f'{name}:')] or list(NAMES)
+
+
+def devices(topology: str, slices: int = 1) -> list:
+    """The devices of a slice, or of several, to compile for; none of them is here.
+
+    Raises RunError where the compiler is not installed or knows no such slice.
+    """
+    found = chip(topology)
+    if slices < 1:
+        raise RunError(f'--slices={slices}: expected at least 1')
+    os.environ.update(
+        TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1'
+    )
+    os.environ.setdefault(
+        'TPU_ACCELERATOR_TYPE', 'v5litepod-16'
+    )  # else the compiler complains that it sees none; the name decides
+    if missing():
+        raise RunError(missing())
+    from jax.experimental import topologies
+
+    options = dict(found.options)
+    if math.prod(map(int, topology.partition(':')[2].split('x'))) < 4:
+        options['chips_per_host_bounds'] = (1, 1, 1)
+    if slices > 1:
+        options['num_slices'] = slices
+    try:
+        return topologies.get_topology_desc(
+            platform='tpu', topology_name=topology, **options
+        ).devices
+    except Exception as error:  # jaxlib raises its own kinds, and they changed between versions
+        raise RunError(
+            f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; {nearest(topology, _like(found.name))}'
+        ) from error
+
+
+def missing() -> str:
+    """Why nothing can be compiled for a TPU here; empty: it can."""
+    import importlib.util
+
+    if importlib.util.find_spec('libtpu') is None:
+        return "libtpu is not installed: pip install -e '.[tpu-compile]'"
+    return ''

@@ -1,0 +1,164 @@
+"""metrics.jsonl, TensorBoard events, progress, and a few sums."""
+
+import json
+import logging
+import math
+import os
+import tempfile
+import time
+
+import jax
+from etils import epath
+
+from data import safe_read
+from data.progress import track
+from runtime import processes
+from runtime.run_dir import Run, write_atomically
+
+_LOG = logging.getLogger('ordem')
+
+# bf16 peak of one device in FLOP/s, by `device_kind`; a device not here has no known peak and MFU is n/a.
+PEAKS = {
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5e': 197e12,
+    'TPU v5p': 459e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+    'TPU v6e': 918e12,
+    'TPU7x': 1153e12,
+    'NVIDIA A100-SXM4-40GB': 312e12,
+    'NVIDIA A100-SXM4-80GB': 312e12,
+    'NVIDIA H100 80GB HBM3': 989e12,
+    'NVIDIA H200': 989e12,
+}
+
+
+def flops_per_token(params, config, seq_len: int, logits: bool = True) -> float:
+    """Forward and backward of one token: 6 a parameter in a matmul, and 6 T H d a layer for causal attention (both matmuls,
+    half of the square). The embedding lookup counts only where its table is the output too (PaLM, 2022, appendix B). `logits`: whether they are
+    computed."""
+    matmul = sum(
+        x.size
+        for p, x in jax.tree_util.tree_leaves_with_path(params)
+        if p[-1].key == 'kernel'
+        and (logits or p[0].key != 'output')
+        or p[-1].key == 'embedding'
+        and config.tied
+        and logits
+    )
+    return 6.0 * matmul + 6.0 * config.num_layers * seq_len * config.num_heads * config.head_dim
+
+
+def mfu(flops_per_second: float) -> float | None:
+    """Of all devices together, as a share of their peak; None where the peak is not known."""
+    device = jax.devices()[0]
+    peak = PEAKS.get(device.device_kind)
+    return None if peak is None else flops_per_second / (peak * jax.device_count())
+
+
+def bits_per_byte(nats_per_token: float, tokens: int, num_bytes: int) -> float:
+    """`tokens`: predicted ones in the text of `num_bytes`."""
+    return nats_per_token * tokens / (num_bytes * math.log(2))
+
+
+class Metrics:
+    """Writes one line a call to metrics.jsonl and TensorBoard; on a resumed run lines after `start` are cut off first. Of several
+    processes only the first writes.
+
+    An object store (gs://) cannot append: there files are written on this machine and copied every minute and at the end.
+    """
+
+    def __init__(self, run: Run, start: int, total: int, config, seed_line: dict):
+        writes = processes.is_first()
+        self.store = run.path if writes and '://' in os.fspath(run.path) else None
+        self.folder = epath.Path(tempfile.mkdtemp()) if self.store else run.path
+        self.path, before = self.folder / 'metrics.jsonl', run.path / 'metrics.jsonl'
+        lines = []
+        if writes and before.exists():
+            lines = [
+                json.dumps(line) + '\n'
+                for line in safe_read.objects(before)
+                if isinstance(line.get('step'), int) and line['step'] <= start
+            ]
+        if writes:
+            write_atomically(self.path, ''.join(lines))
+        self.file = open(self.path if writes else os.devnull, 'a', buffering=1)
+        self.events = None
+        if config.tensorboard and writes:
+            from tensorboardX import SummaryWriter
+
+            self.events = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
+        self.progress = track(
+            None,
+            total=total,
+            unit='steps',
+            show=config.progress and writes,
+            initial=start,
+            leave=True,
+        )
+        self.flops, self.seq_tokens = seed_line['flops_per_token'], seed_line['tokens_per_step']
+        self.last = (time.perf_counter(), start)
+        self.copied = time.monotonic()
+
+    def train(self, step: int, values: dict, learning_rate: float) -> None:
+        now = time.perf_counter()
+        speed = (step - self.last[1]) * self.seq_tokens / max(now - self.last[0], 1e-9)
+        self.last = (now, step)
+        used = mfu(speed * self.flops)
+        self.write(
+            step,
+            {**values, 'learning_rate': learning_rate, 'tokens_per_second': speed, 'mfu': used},
+        )
+        self.progress.set_postfix_str(
+            f'loss {values["loss"]:.3f}, {speed:,.0f} tokens/s, MFU {"n/a" if used is None else f"{used:.1%}"}'
+        )
+
+    def pause(self, seconds: float) -> None:
+        """Leaves evaluation and checkpoints out of the speed."""
+        self.last = (self.last[0] + seconds, self.last[1])
+
+    def write(self, step: int, values: dict) -> None:
+        self.file.write(json.dumps({'step': step, **values}) + '\n')
+        if self.events:
+            for name, value in values.items():
+                if isinstance(value, (int, float)):
+                    self.events.add_scalar(name, value, step)
+                elif isinstance(value, str):
+                    self.events.add_text(name, value, step)
+        if time.monotonic() - self.copied > 60:
+            self.copy()
+
+    def copy(self) -> bool:
+        """To the object store, if there is one: every minute, and with each checkpoint, after whose step a run goes on. Whether it is there."""
+        self.copied = time.monotonic()
+        if not self.store:
+            return True
+        if self.events:
+            self.events.flush()
+        try:
+            for path in self.folder.iterdir():
+                (self.store / path.name).write_bytes(path.read_bytes())
+        except Exception as error:  # a store that fails for a while is no reason to stop training
+            _LOG.warning(
+                '%s: metrics were not copied (%s: %s); they lie in %s',
+                self.store,
+                type(error).__name__,
+                error,
+                self.folder,
+            )
+            return False
+        return True
+
+    def close(self) -> None:
+        self.progress.close()
+        self.file.close()
+        if self.events:
+            self.events.close()
+        if self.store and self.copy():  # else what could not be copied stays on this machine
+            self.folder.rmtree()
+
+
+def read(run: Run) -> list[dict]:
+    """The lines of metrics.jsonl."""
+    return list(safe_read.objects(run.path / 'metrics.jsonl'))

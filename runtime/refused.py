@@ -1,0 +1,172 @@
+"""What the system refuses to open, make or write, as a mistake in one line: for all commands."""
+
+import errno
+import os
+import pathlib
+import re
+import tempfile
+import traceback
+from collections.abc import Iterable
+
+from data import paths
+from data.records import did_you_mean
+from runtime.errors import NoRoom, RunError
+
+# No room, or a disk that fails: the same command may go on later.
+_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_PLACE = 'a place that this user may read and write'
+_EXPECTED = {
+    errno.ENOENT: 'one that is there',
+    errno.ENAMETOOLONG: 'at most 255 bytes in a name and 4,095 in all',
+    errno.ELOOP: 'a link that leads to a file or folder, not to itself',
+    errno.ENOTDIR: 'a folder',
+    errno.EISDIR: 'a file',
+    errno.EROFS: 'a place that can be written',
+    errno.EEXIST: 'a name that is free',
+    errno.ENOTEMPTY: 'a name that is free',
+    errno.EMFILE: 'a higher limit of open files (ulimit -n)',
+    errno.EINVAL: 'a name that this file system allows',
+    errno.EILSEQ: 'a name that this file system allows',
+}
+# What no command can do anything with: a name that is only not there may be meant to be made.
+_NEVER = (errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EILSEQ)
+_SHOWN = 60  # characters of a name in a message
+_WORD = 200  # characters of a word in a message: longer ones are no words
+
+
+def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError | None:
+    """What a refusal of the system means to a user; None where `error` is none.
+
+    `given`: (flag or field, its value) for all that was asked, of which the one is named that the
+    refused path comes from. An error is one that Python raises of a file (OSError with its name),
+    one of no room, or what a library written in C++ says of either in words ('[OS error 36: ...').
+    """
+    if _has_no_device(error):
+        return RunError(
+            f'JAX_PLATFORMS={os.environ.get("JAX_PLATFORMS", "")}: this machine has no such device '
+            f'that JAX can use here ({" ".join(str(error).split())[:200] or "none was found"}); '
+            f'expected one that it has, or the variable unset'
+        )
+    if isinstance(error, RuntimeError) and 'determine home directory' in str(error):  # pathlib's
+        return RunError('a path begins with ~ and no user of this system: expected ~/ or ./~')
+    found = _as_system_error(error)
+    if found is None or found.errno is None:
+        return None
+    where = _where(os.fsdecode(found.filename), given) if found.filename else ''
+    what = found.strerror or os.strerror(found.errno)
+    if found.errno in _ROOM:
+        return NoRoom(f'{where or "the disk"}: {what}; the same command goes on when there is room')
+    if not where:
+        return None
+    if found.errno == errno.ENOTDIR:
+        what = f'{_shown(_file_above(os.fsdecode(found.filename)))} is a file'
+    near = _near(os.fsdecode(found.filename)) if found.errno == errno.ENOENT else ''
+    return RunError(f'{where}: {what}; expected {_EXPECTED.get(found.errno, _PLACE)}{near}')
+
+
+def _has_no_device(error: BaseException) -> bool:
+    """Whether JAX was asked for devices of a kind that it does not find."""
+    at = traceback.extract_tb(error.__traceback__)
+    return (
+        isinstance(error, (RuntimeError, AssertionError))
+        and bool(os.environ.get('JAX_PLATFORMS'))
+        and bool(at)
+        and pathlib.PurePath(at[-1].filename).parts[-3:] == ('jax', '_src', 'xla_bridge.py')
+    )
+
+
+def check(name: str, path: str) -> None:
+    """Raises RunError where the system would refuse a path whatever is done with it. `name`: the
+    flag or field that holds it."""
+    path = path.strip()
+    if not path or '://' in path:
+        return
+    try:
+        os.stat(paths.expanded(path))
+    except OSError as error:
+        if error.errno in _NEVER:
+            raise mistake(error, [(name, path)]) from None
+
+
+def check_writable(name: str, path: str) -> None:
+    """Makes and removes a folder in the path, or in the folder above it that is there: to be called
+    before work whose result goes there. Raises RunError where the system refuses that."""
+    if '://' in path:
+        return
+    above = os.path.abspath(path)
+    while not os.path.isdir(above) and os.path.dirname(above) != above:
+        above = os.path.dirname(above)
+    try:
+        os.rmdir(tempfile.mkdtemp(prefix='.', dir=above))
+    except OSError as error:
+        # Not even the folder that is there takes a name: that is no name to look for.
+        number = errno.EROFS if error.errno == errno.ENOENT else error.errno
+        raise mistake(OSError(number, error.strerror, path), [(name, path)]) from None
+
+
+def shortened(line: str) -> str:
+    """A message whose names are too long to be read, with the middle of them left out."""
+    return re.sub(rf'\S{{{_WORD},}}', lambda found: _shown(found[0]), line)
+
+
+def _as_system_error(error: BaseException) -> OSError | None:
+    if isinstance(error, OSError):
+        named = isinstance(error.filename, (str, bytes, os.PathLike))
+        return error if named else OSError(error.errno, error.strerror) if error.errno else None
+    if isinstance(error, RuntimeError) and str(error).startswith('Symlink loop from '):  # pathlib's
+        path = str(error).partition("'")[2].rstrip("'")
+        return OSError(errno.ELOOP, os.strerror(errno.ELOOP), path)
+    said = re.search(r'\[OS error (\d+): (?:E[A-Z]+ )?([^\]]*)\]', str(error))
+    if said is None:
+        return None
+    path = re.search(r'"(/[^"]*)"', str(error)[: said.start()])
+    return OSError(int(said[1]), said[2], path[1]) if path else OSError(int(said[1]), said[2])
+
+
+def _where(path: str, given: Iterable[tuple[str, str]]) -> str:
+    """The path, and before it the flag or field whose value it is or lies under, the longest."""
+    best, named = '', ''
+    for name, value in given:
+        for part in (value, *re.split('[,=]', value)):
+            for root in (part.strip(), part.strip().rpartition('@')[0]):
+                full = _full(root)
+                above = f'{root}/'.startswith(f'{path}/')  # of a folder and those it lies in
+                if root and len(full) > len(best) and (above or _is_of(_full(path), full)):
+                    best, named = full, f'{name}={_shown(value)}'
+    if not named:
+        return _shown(path)
+    return named if best == _full(path) else f'{named}: {_shown(path)}'
+
+
+def _is_of(path: str, root: str) -> bool:
+    """Whether it is the root, under it, or made beside it to take its place."""
+    folder, name = os.path.split(root)
+    begun = os.path.join(folder, paths.begun(name))
+    return f'{path}/'.startswith((f'{root}/', f'{begun}/'))
+
+
+def _full(path: str) -> str:
+    return os.path.abspath(paths.expanded(path)).rstrip('/')
+
+
+def _shown(path: str) -> str:
+    """A name in one line: its spaces and ends of lines spelled out, a long one cut."""
+    path = re.sub(r'[\n\r\t]', lambda found: repr(found[0])[1:-1], path)
+    return path if len(path) <= _SHOWN else f'{path[: _SHOWN // 2]}…{path[-_SHOWN // 3 :]}'
+
+
+def _file_above(path: str) -> str:
+    """What is no folder on the way to `path`, or the path."""
+    above = path
+    while not os.path.lexists(above) and os.path.dirname(above) not in ('', above):
+        above = os.path.dirname(above)
+    return above
+
+
+def _near(path: str) -> str:
+    try:
+        beside = os.listdir(os.path.dirname(path) or '.')
+    except OSError:
+        return ''
+    name = os.path.basename(path)
+    return did_you_mean(name, [other for other in beside if other != name])

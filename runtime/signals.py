@@ -1,0 +1,99 @@
+"""What watches over a training process: signals that tell it to end, and a clock that ends it when nothing moves."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+import time
+
+import jax
+from jax.experimental import multihost_utils
+
+from data.records import printable
+from runtime import processes
+from runtime.errors import STALLED
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Signals:
+    """While it is open, SIGTERM and SIGINT ask for an end after the step that runs, instead of ending the process; a second one ends it.
+
+    In a group of processes JAX takes SIGTERM as a notice of preemption: its service lets all processes end after the same step, whichever of
+    them was told. There SIGINT is passed on as SIGTERM, and a second signal changes nothing.
+    """
+
+    def __init__(self):
+        self.number = 0
+        self.alone = jax.process_count() == 1
+        self.before: dict = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():  # no other may set handlers
+            taken = SIGNALS if self.alone else (signal.SIGINT,)
+            self.before = {number: signal.signal(number, self._told) for number in taken}
+        return self
+
+    def __exit__(self, *_):
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _told(self, number, _):
+        self.number = number
+        if self.alone:
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
+        else:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def asked(self, step: int) -> bool:
+        """Whether to end after `step`: the same answer on all processes, which all ask after each step."""
+        if not self.alone and multihost_utils.reached_preemption_sync_point(step):
+            self.number = self.number or signal.SIGTERM
+            return True
+        return self.alone and self.number != 0
+
+
+class Watchdog:
+    """While it is open, a thread ends the process when `beat` was not called for `seconds` (0: never): it prints the stack of every thread
+    and leaves with exit code 76, whatever the main thread hangs in. The other processes of a group end with it.
+
+    `name`: of the run, for the message.
+    """
+
+    def __init__(self, seconds: float, name: str):
+        self.seconds, self.name, self.step = seconds, name, 0
+        self.last = time.monotonic()
+        self.done = threading.Event()
+
+    def __enter__(self):
+        if self.seconds > 0:
+            threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.done.set()
+
+    def beat(self, step: int | None = None) -> None:
+        self.last, self.step = time.monotonic(), self.step if step is None else step
+
+    def _watch(self) -> None:
+        tick = max(0.05, min(1.0, self.seconds / 4))
+        woke = time.monotonic()
+        while not self.done.wait(tick):
+            late = time.monotonic() - woke - tick
+            if (
+                late > tick
+            ):  # the whole process stood still (Ctrl-Z, a paused machine), not its main thread
+                self.last += late
+            woke = time.monotonic()
+            quiet = woke - self.last
+            if quiet > self.seconds:
+                faulthandler.dump_traceback(all_threads=True)
+                message = (
+                    f'{self.name}: no progress for {quiet:.0f} s after step {self.step} (config.log.stall is {self.seconds:g}); '
+                    f'above is where each thread stands. The same command goes on from the newest checkpoint'
+                )
+                print(printable(f'error: {message}'), file=sys.stderr, flush=True)
+                processes.end_all(STALLED, message)

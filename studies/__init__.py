@@ -1,0 +1,1 @@
+"""Experiments to comparisons of many runs and their reports: ablations, the quickstart, the retrieval lineage."""
