@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from apps.examine import Examined
 from data import store, tokenizer as tokenizers
 from data.records import DataError
+from data.store import TokenStore
 from model import config as model_config
 from model.transformer import Transformer
 from runtime import checkpoint, config_flags as configs, run_dir
@@ -55,7 +56,7 @@ def other(name: str, words: list[str]) -> Other:
         tokenizer = None
     if tokenizer is None:
         return Other(name, config, None, None)
-    data = store.find(config.data, tokenizer)
+    data = TokenStore.find(config.data, tokenizer)
     return Other(name, config, tokenizer, data.hash if data else None)
 
 

@@ -13,14 +13,14 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from data import batches, objectives, store, tokenizer as tokenizers
+from data import batches, objectives, tokenizer as tokenizers
 from data.records import DataError
+from data.store import TokenStore
 from model import config as model_config
-from model.errors import ModelError
 from model.sharding import spec
 from model.transformer import Transformer
 from runtime import checkpoint, run_dir
-from runtime.errors import RunError
+from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
 
 OK = 'ok'
@@ -47,7 +47,7 @@ class Examined:
     lineage: dict | None = None
     config: ConfigDict | None = None
     tokenizer: tokenizers.Tokenizer | None = None
-    data: store.Store | None = None
+    data: TokenStore | None = None
     rollbacks: list[dict] = dataclasses.field(default_factory=list)
     steps: list[int] = dataclasses.field(default_factory=list)  # of all checkpoints that are there
     arrays: dict[str, Array] = dataclasses.field(
@@ -55,15 +55,12 @@ class Examined:
     )  # whole ones of the newest one that was read
 
     def part(self, name: str, read):
-        """What read() gives, or None where it finds something damaged."""
-        try:
-            found = read()
-        except (RunError, DataError, ModelError) as error:
-            self.said[name] = str(error)
-            self.damage.append(str(error))
-            return None
-        self.said[name] = OK
-        return found
+        """Returns read(), or None where it finds something damaged."""
+        errors = ErrorCollector()
+        value = errors.check(read)
+        self.said[name] = '; '.join(errors.messages) or OK
+        self.damage += errors.messages
+        return value
 
 
 def examine(run: Run) -> Examined:
@@ -132,7 +129,7 @@ def _lineage(run: Run) -> dict:
     return found
 
 
-def _store(e: Examined) -> store.Store | None:
+def _store(e: Examined) -> TokenStore | None:
     try:
         kept, _ = objectives.of(e.config.train.objective)
         kept.path_of(e.config.data, e.tokenizer)

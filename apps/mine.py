@@ -18,7 +18,7 @@ from data.pairs import hard_negatives, read as read_pairs
 from data.pairs.read import Pair
 from data.records import printable
 from model.embed import Embedder
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -125,12 +125,12 @@ def define_flags(values=flags.FLAGS) -> None:
 def main() -> None:
     f = flags.FLAGS
     if f.by not in WAYS:
-        raise RunError(f'--by={f.by}: {nearest(f.by, WAYS)}')
+        raise RunError(f'--by={f.by}: {did_you_mean(f.by, WAYS)}')
     for name in ('run', 'margin'):
         if f.by == 'words' and f[name].present:
             raise RunError(f'--{name}={f[name].value} has no effect: it needs --by=vectors')
     if f.on_broken not in ON_BROKEN:
-        raise RunError(f'--on_broken={f.on_broken}: {nearest(f.on_broken, ON_BROKEN)}')
+        raise RunError(f'--on_broken={f.on_broken}: {did_you_mean(f.on_broken, ON_BROKEN)}')
     if f.count < 1:
         raise RunError(f'--count is {f.count}: expected at least 1')
     if not 0 < f.margin <= 1:

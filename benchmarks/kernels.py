@@ -105,7 +105,7 @@ def measure(f, names: list[str], asked: list[str]) -> Iterator[dict]:
         of = lambda key, s: seconds[key] / s if key in seconds else None
         yield {
             'encoding': name,
-            'auto': kernels.paths(built(f, name, 'auto').config),
+            'auto': kernels.describe_kernels(built(f, name, 'auto').config),
             'refused': refused,
             **{
                 k: dict(

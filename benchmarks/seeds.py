@@ -13,7 +13,7 @@ import time
 import jax
 from absl import flags
 
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import cli, config_flags, options
 from runtime.errors import RunError
 from studies import cells
@@ -66,7 +66,7 @@ def main() -> None:
     }
     for name, valid in known.items():
         if f[name].value not in valid:
-            raise RunError(f'--{name}={f[name].value}: {nearest(f[name].value, valid)}')
+            raise RunError(f'--{name}={f[name].value}: {did_you_mean(f[name].value, valid)}')
     print(
         json.dumps(
             {

@@ -13,7 +13,7 @@ def get_config():
     c = base.get_config()
     c.data.update(source='pydoc', seq_len=256, batch_size=32)
     c.tokenizer.update(kind='unigram', vocab_size=4096, train_megabytes=8.0)
-    # Scaled, so that a text's vector is made of its words from the start: without it 60 steps of configs/search.py end at chance (BUILD_NOTES).
+    # Scaled, so that a text's vector is made of its words from the start: without it 60 steps of configs/search.py end at chance (docs/lab/search.md).
     c.model.update(width=128, num_layers=3, num_heads=4, num_kv_heads=4, scale_embedding=True)
     c.train.steps = 120
     c.optimizer.update(lr=4e-3, warmup=12)

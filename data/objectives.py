@@ -2,18 +2,20 @@
 
 import numpy as np
 
-from data import batches, sources, store
-from data.pairs import batches as pair_batches, read as read_pairs, store as pair_store
+from data import batches, sources
+from data.pairs import batches as pair_batches, read as read_pairs
+from data.pairs.store import PairStore
+from data.store import TokenStore
 
 OBJECTIVES = ('tokens', 'contrastive')
 
 
 def of(objective: str):
-    """(module of the store, class of the batches): each has the same face for both."""
+    """(class of the store, class of the batches): each has the same face for both."""
     return (
-        (pair_store, pair_batches.PairBatches)
+        (PairStore, pair_batches.PairBatches)
         if objective == 'contrastive'
-        else (store, batches.Batches)
+        else (TokenStore, batches.Batches)
     )
 
 

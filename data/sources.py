@@ -1,19 +1,25 @@
-"""Where text comes from: `config.data.source` is atlas, files or pydoc. Each yields Records, and BadRecords for what cannot be read."""
+"""Where text comes from: `config.data.source` is atlas, files or pydoc.
 
+Each source yields Records, and BadRecords for what cannot be read.
+"""
+
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import importlib
 import inspect
 import io
 import json
 import pathlib
 import pkgutil
 import sys
+import warnings
 import zlib
 from collections.abc import Iterator
 
 from data import chat, files, safe_read, text as texts
-from data.atlas import facts as atlas_facts, pages as atlas_pages
+from data.atlas import pages as atlas_pages
 from data.records import BadRecord, DataError, Record, did_you_mean
 from data.text import fault, line_ends
 
@@ -21,11 +27,41 @@ SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', 
 OBJECTS = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.parquet')
 _PACKED = 512  # bytes of .zst that are unpacked at a time
 _OPTIMIZE = sys.flags.optimize  # from 2 on there are no documentation strings
+_UNDOCUMENTED = {  # they open windows, print poems, or are large and of no use
+    'antigravity',
+    'ensurepip',
+    'idlelib',
+    'lib2to3',
+    'msilib',
+    'test',
+    'this',
+    'tkinter',
+    'turtle',
+    'turtledemo',
+}
+_PACKAGES = (  # whose own modules are read too
+    'asyncio',
+    'collections',
+    'concurrent',
+    'email',
+    'http',
+    'importlib',
+    'json',
+    'logging',
+    'multiprocessing',
+    'unittest',
+    'urllib',
+    'xml',
+)
+_SHORTEST_DOCUMENT = 200  # characters; less is a name and little else
 _MARK = 4  # bytes of the longest byte-order mark
 
 
 def read(config) -> Iterator[Record | BadRecord]:
-    """All records of the source that `config` (the `data` part of an experiment) names, always in the same order."""
+    """Yields all records of the source that a config names, always in the same order.
+
+    `config`: the `data` part of an experiment. Raises DataError for a source that there is not.
+    """
     if config.source == 'atlas':
         return atlas_pages.records(config.atlas)
     if config.source == 'files':
@@ -42,55 +78,69 @@ def read(config) -> Iterator[Record | BadRecord]:
 def find_files(
     paths: str, suffixes: tuple[str, ...] = SUFFIXES, field: str = 'config.data.files.paths'
 ) -> list[pathlib.Path]:
-    """Files, globs and directories with commas between them -> sorted files (`data/files.py`).
+    """Returns the sorted files that a list of files, globs and directories leads to.
 
-    `suffixes`: ends of names that can be read, in small letters; `field`: what names them. Raises
-    DataError where one of them leads to no such file.
+    Args:
+      paths: with commas between them (`data/files.py`).
+      suffixes: ends of names that can be read, in small letters.
+      field: what names them, for messages.
+    Raises:
+      DataError: one of them leads to no such file.
     """
     return files.find(paths, suffixes, field)[0]
 
 
 def passed_over(config, suffixes: tuple[str, ...] = SUFFIXES) -> str:
-    """What of the files that `config` names was passed over, and why; '' where nothing was."""
+    """Returns which files of a source were passed over, and why; '' where none were."""
     if config.source != 'files':
         return ''
     return str(files.find(config.files.paths, suffixes, 'config.data.files.paths')[1])
 
 
 def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = texts.READING) -> dict:
-    """What determines the records of a source: its fields, the state of the files it reads and
-    under which rules, or its content. `reading`: 1 for what said so before there was a number."""
-    found = (
-        {'source': config.source, **config[config.source].to_dict()}
-        if config.source in config
-        else {}
-    )
+    """Returns what determines the records of a source, for the keys of what is made of them.
+
+    That is its fields, and the state of the files it reads and the rules they are read by, or the
+    version of what writes them, or a hash of the records.
+
+    Args:
+      config: the `data` part of an experiment.
+      suffixes: ends of names of files that are read.
+      reading: 1 for the fingerprint from before the rules of reading had a number.
+    Raises:
+      DataError: the files are not there.
+    """
+    fields = {}
+    if config.source in config:
+        fields = {'source': config.source, **config[config.source].to_dict()}
+
     if config.source == 'files':
-        states = ((p, p.stat()) for p in find_files(config.files.paths, suffixes))
-        found['files'] = [(str(p), of.st_size, of.st_mtime_ns) for p, of in states]
+        fields['files'] = []
+        for path in find_files(config.files.paths, suffixes):
+            state = path.stat()
+            fields['files'].append((str(path), state.st_size, state.st_mtime_ns))
         if reading > 1:
-            found |= {'reading': reading, 'conversations': chat.RULES}
+            fields |= {'reading': reading, 'conversations': chat.RULES}
     elif config.source == 'atlas':
-        found['code'] = hashlib.sha256(
-            (inspect.getsource(atlas_pages) + inspect.getsource(atlas_facts)).encode()
-        ).hexdigest()
+        fields['version'] = atlas_pages.VERSION
     else:
-        found['python'] = sys.version
+        # What modules document depends on the machine: their records themselves are hashed.
+        fields['python'] = sys.version
         if reading > 1 and config.source == 'pydoc':
             _check_documented()
-            found['content'] = _pydoc_hash(config.pydoc.modules)
-    return found
+            fields['content'] = _pydoc_hash(config.pydoc.modules)
+    return fields
 
 
 def _read_files(config) -> Iterator[Record | BadRecord]:
-    parse = functools.partial(_from_object, field=config.text_field, prefer=config.prefer)
+    parse = functools.partial(_from_object, text_field=config.text_field, prefer=config.prefer)
     for path in find_files(config.paths):
-        found = objects(path, parse) if is_kind(path, OBJECTS) else [_read_text(path)]
-        yield from map(_with_line_ends, found)
+        items = objects(path, parse) if is_kind(path, OBJECTS) else [_read_text(path)]
+        yield from map(_with_line_ends, items)
 
 
 def _with_line_ends(item: Record | BadRecord) -> Record | BadRecord:
-    """A record whose lines all end alike (`data/text.py`)."""
+    """Returns a record with all lines ended by LF (`data/text.py`)."""
     if isinstance(item, BadRecord) or not any('\r' in part for part in item.parts()):
         return item
     if item.messages is None:
@@ -100,12 +150,15 @@ def _with_line_ends(item: Record | BadRecord) -> Record | BadRecord:
 
 
 def is_kind(path: pathlib.Path, suffixes: tuple[str, ...] | str) -> bool:
-    """Whether a name ends so, without case."""
+    """Returns whether a file's name has one of the ends, without case."""
     return path.name.lower().endswith(suffixes)
 
 
 def objects(path: pathlib.Path, parse) -> Iterator:
-    """What `parse(where, object)` makes of each JSON object of a file (one of OBJECTS); what is none is a BadRecord."""
+    """Yields what `parse(where, fields)` makes of each JSON object of a file (one of OBJECTS).
+
+    What is no object becomes a BadRecord.
+    """
     if is_kind(path, '.parquet'):
         return _read_parquet(path, parse)
     return lines(path, functools.partial(_parse_line, parse=parse))
@@ -125,25 +178,31 @@ class _Chunks(io.RawIOBase):
     """A file of the chunks that an iterator yields."""
 
     def __init__(self, chunks: Iterator[bytes]):
-        self._chunks, self._left = chunks, memoryview(b'')
+        self._chunks = chunks
+        self._left = memoryview(b'')
 
     def readable(self):
         return True
 
     def readinto(self, out):
-        while len(self._left) < _MARK:  # which is looked for in what comes first
+        # The first read gives a byte-order mark as a whole: it is looked for there.
+        while len(self._left) < _MARK:
             chunk = next(self._chunks, None)
             if chunk is None:
                 break
             self._left = memoryview(bytes(self._left) + chunk)
         count = min(len(out), len(self._left))
-        out[:count], self._left = self._left[:count], self._left[count:]
+        out[:count] = self._left[:count]
+        self._left = self._left[count:]
         return count
 
 
 def _unpack_zst(path: pathlib.Path) -> Iterator[bytes]:
-    """Frame by frame: zstandard's own reader takes a truncated file for a whole one. By few bytes: they come out at once, at most
-    32,768 for each, as does a window of at most 128 MiB."""
+    """Yields the content of a .zst file, frame by frame.
+
+    zstandard's own reader takes a truncated file for a whole one. Few packed bytes are taken at a
+    time: they come out at once, at most 32,768 for each, as does a window of at most 128 MiB.
+    """
     import zstandard
 
     frame = None
@@ -152,7 +211,9 @@ def _unpack_zst(path: pathlib.Path) -> Iterator[bytes]:
             while packed:
                 frame = frame or zstandard.ZstdDecompressor().decompressobj()
                 yield frame.decompress(packed)
-                frame, packed = (None, frame.unused_data) if frame.eof else (frame, b'')
+                packed = frame.unused_data if frame.eof else b''
+                if frame.eof:
+                    frame = None
     if frame:
         raise EOFError('the file ends inside a compressed frame')
 
@@ -163,25 +224,27 @@ def _unpack_errors() -> tuple:
     return (OSError, EOFError, zlib.error, zstandard.ZstdError)
 
 
-def _read_text(path) -> Record | BadRecord:
+def _read_text(path: pathlib.Path) -> Record | BadRecord:
+    """Returns a text file as one record."""
     if path.stat().st_size == 0:
         return BadRecord(str(path), 'empty file')
     try:
         with _open(path) as file:
-            found = safe_read.content(texts.utf8(file), safe_read.DOCUMENT)
-        if found is None:
+            content = safe_read.content(texts.utf8(file), safe_read.DOCUMENT)
+        if content is None:
             return BadRecord(
                 str(path),
-                f'more than {safe_read.size(safe_read.DOCUMENT)} of text in one file, which is one document: split it into several',
+                f'more than {safe_read.size(safe_read.DOCUMENT)} of text in one file, which is one '
+                'document: split it into several',
             )
-        return _checked(str(path), texts.decode(found))
+        return _checked(str(path), texts.decode(content))
     except texts.NotTextError as error:
-        return BadRecord(str(path), _why(error))
+        return BadRecord(str(path), _describe(error))
     except _unpack_errors() as error:
         return BadRecord(str(path), f'cannot be read: {error}')
 
 
-def _why(error: texts.NotTextError, of: str = '') -> str:
+def _describe(error: texts.NotTextError, of: str = '') -> str:
     return f'{error} at byte {error.at}{of}' if error.at >= 0 else str(error)
 
 
@@ -191,18 +254,23 @@ def _checked(where: str, text) -> Record | BadRecord:
 
 
 def lines(path: pathlib.Path, parse) -> Iterator:
-    """What `parse(where, line)` makes of each line of a file, packed or not, that is not blank; one that cannot be read is a BadRecord."""
+    """Yields what `parse(where, line)` makes of each line of a file that is not blank.
+
+    The file may be packed. A line that cannot be read becomes a BadRecord.
+    """
     number = 0
     try:
         with _open(path) as file:
             for number, line in enumerate(safe_read.lines(texts.utf8(file), safe_read.LINE), 1):
+                where = f'{path}:{number}'
                 if line is None:
                     yield BadRecord(
-                        f'{path}:{number}',
-                        f'a line of more than {safe_read.size(safe_read.LINE)}: split its document into several',
+                        where,
+                        f'a line of more than {safe_read.size(safe_read.LINE)}: split its document '
+                        'into several',
                     )
                 elif line.strip():
-                    yield parse(f'{path}:{number}', line)
+                    yield parse(where, line)
         if not number:
             yield BadRecord(str(path), 'empty file')
     except texts.NotTextError as error:
@@ -212,11 +280,11 @@ def lines(path: pathlib.Path, parse) -> Iterator:
 
 
 def decoded(where: str, line: bytes) -> str | BadRecord:
-    """A line of a file, which may begin with a mark."""
+    """Returns a line of a file as text, without the mark it may begin with."""
     try:
         return texts.decode(line, what='line')
     except texts.NotTextError as error:
-        return BadRecord(where, _why(error, ' of the line'))
+        return BadRecord(where, _describe(error, ' of the line'))
 
 
 def _parse_line(where: str, line: bytes, parse):
@@ -224,30 +292,34 @@ def _parse_line(where: str, line: bytes, parse):
     if isinstance(text, BadRecord):
         return text
     try:
-        found = json.loads(text)
+        fields = json.loads(text)
     except (ValueError, RecursionError) as error:  # also numbers of more digits than Python reads
         return BadRecord(where, f'broken JSON: {error}')
-    if not isinstance(found, dict):
-        return BadRecord(where, f'JSON {type(found).__name__}, expected an object')
-    return parse(where, found)
+    if not isinstance(fields, dict):
+        return BadRecord(where, f'JSON {type(fields).__name__}, expected an object')
+    return parse(where, fields)
 
 
-def _from_object(where: str, found: dict, field: str, prefer: str) -> Record | BadRecord:
-    """A record of the text in `field`, or of a conversation; `prefer` says which where it has both.
+def _from_object(where: str, fields: dict, text_field: str, prefer: str) -> Record | BadRecord:
+    """Returns a record of the text in `text_field`, or of a conversation.
 
-    A field that is null is absent, and so is a blank text beside a conversation.
+    `prefer` says which where there are both. A field that is null is absent, and so is a blank text
+    beside a conversation.
     """
-    text, asks = found.get(field), chat.holds_conversation(found)
+    text = fields.get(text_field)
+    talks = chat.holds_conversation(fields)
     blank = isinstance(text, str) and not text.strip()
-    if text is not None and not (asks and (blank or prefer == 'conversation')):
+    if text is not None and not (talks and (blank or prefer == 'conversation')):
         return _checked(where, text)
     try:
-        record = Record(where, messages=chat.parse_messages(found))
+        record = Record(where, messages=chat.parse_messages(fields))
     except DataError as error:
-        lacks = '' if asks else f'no field {field!r} (config.data.files.text_field) and '
+        if talks:
+            return BadRecord(where, str(error))
         return BadRecord(
             where,
-            f'{lacks}{error}' + ('' if asks else did_you_mean(field, chat.fields(found))),
+            f'no field {text_field!r} (config.data.files.text_field) and {error}'
+            + did_you_mean(text_field, chat.fields(fields)),
         )
     reason = next(filter(None, map(fault, record.parts())), '')
     return BadRecord(where, reason) if reason else record
@@ -281,82 +353,64 @@ def _check_documented() -> None:
 
 @functools.cache
 def _pydoc_hash(modules: int) -> str:
-    """Of the documents: which modules can be imported and what they document depends on the
-    machine, on how Python was built and on what is installed."""
-    found = hashlib.sha256()
+    """Returns a hash of the documents of pydoc.
+
+    Which modules can be imported and what they document depends on the machine, on how Python was
+    built and on what is installed.
+    """
+    digest = hashlib.sha256()
     for record in _read_pydoc(modules):
-        found.update(json.dumps([record.where, record.text]).encode())
-    return found.hexdigest()
+        digest.update(json.dumps([record.where, record.text]).encode())
+    return digest.hexdigest()
+
+
+def _documented_modules() -> list[str]:
+    """Returns the names of the modules whose documentation is read, in order."""
+    names = sorted(
+        name
+        for name in sys.stdlib_module_names
+        if not name.startswith('_') and name not in _UNDOCUMENTED
+    )
+    inner = []
+    for package in _PACKAGES:
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+            if not module.name.startswith('_'):
+                inner.append(f'{package}.{module.name}')
+    return names + sorted(inner)
 
 
 def _read_pydoc(modules: int) -> Iterator[Record | BadRecord]:
-    """The documentation of each standard library module and its public members, one document a module."""
-    import contextlib
-    import importlib
-    import warnings
+    """Yields the documentation of each standard library module, one document a module.
 
-    skip = {
-        'antigravity',
-        'this',
-        'idlelib',
-        'test',
-        'tkinter',
-        'turtle',
-        'turtledemo',
-        'lib2to3',
-        'msilib',
-        'ensurepip',
-    }
-    names = sorted(n for n in sys.stdlib_module_names if not n.startswith('_') and n not in skip)
-    names += sorted(
-        f'{n}.{m.name}'
-        for n in (
-            'asyncio',
-            'collections',
-            'concurrent',
-            'email',
-            'http',
-            'importlib',
-            'json',
-            'logging',
-            'multiprocessing',
-            'unittest',
-            'urllib',
-            'xml',
-        )
-        for m in pkgutil.iter_modules(importlib.import_module(n).__path__)
-        if not m.name.startswith('_')
-    )
-    for name in names[: modules or None]:
+    `modules`: how many are read; 0 for all.
+    """
+    for name in _documented_modules()[: modules or None]:
         try:
             with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
                 warnings.simplefilter('ignore')
                 module = importlib.import_module(name)
-        except (
-            Exception
-        ):  # modules of other platforms do not import here; they are no part of this corpus
+        except Exception:  # a module of another platform is no part of this corpus
             continue
-        text = _document(name, module)
-        if len(text) > 200:
+        text = document_module(name, module)
+        if len(text) > _SHORTEST_DOCUMENT:
             yield Record(f'pydoc:{name}', text)
 
 
-def _document(name: str, module) -> str:
-    found, seen = [f'{name}\n\n{inspect.getdoc(module) or ""}'], set()
+def document_module(name: str, module) -> str:
+    """Returns the documentation of a module and of its public classes, methods and functions."""
+    parts = [f'{name}\n\n{inspect.getdoc(module) or ""}']
+    seen = set()
     for key, member in sorted(vars(module).items()):
-        if (
-            key.startswith('_')
-            or not (inspect.isclass(member) or inspect.isroutine(member))
-            or id(member) in seen
-        ):
+        public = not key.startswith('_') and (inspect.isclass(member) or inspect.isroutine(member))
+        if not public or id(member) in seen:
             continue
         seen.add(id(member))
-        if getattr(member, '__module__', name) == name and inspect.getdoc(member):
-            found.append(f'{name}.{key}\n{inspect.getdoc(member)}')
-            if inspect.isclass(member):
-                found += [
-                    f'{name}.{key}.{k}\n{inspect.getdoc(m)}'
-                    for k, m in sorted(vars(member).items())
-                    if not k.startswith('_') and inspect.isroutine(m) and inspect.getdoc(m)
-                ]
-    return '\n\n'.join(found)
+        if getattr(member, '__module__', name) != name or not inspect.getdoc(member):
+            continue
+        parts.append(f'{name}.{key}\n{inspect.getdoc(member)}')
+        if inspect.isclass(member):
+            for method_name, method in sorted(vars(member).items()):
+                public = not method_name.startswith('_') and inspect.isroutine(method)
+                if public and inspect.getdoc(method):
+                    parts.append(f'{name}.{key}.{method_name}\n{inspect.getdoc(method)}')
+    return '\n\n'.join(parts)

@@ -1,7 +1,8 @@
-"""The token store: text tokenized once, kept on disk under the hash of everything that determines it.
+"""The token store: text tokenized once, kept on disk under the hash of what determines it.
 
-A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.offsets` (int64, where each document begins, and
-the end), `<split>.answered` (uint8 per token, conversations only), and `manifest.json`.
+A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.offsets` (int64, where
+each document begins, and the end), `<split>.answered` (uint8 per token, conversations only), and
+`manifest.json`.
 """
 
 import dataclasses
@@ -9,10 +10,12 @@ import hashlib
 import itertools
 import logging
 import pathlib
+from collections.abc import Iterator
 
 import numpy as np
 
 from data import cache, sources, text as texts, tokenizer as tokenizers
+from data.cached_store import SPLITS, CachedStore, smallest_token_dtype
 from data.chat import SYSTEM, encode_messages, system_note
 from data.progress import track
 from data.records import BadRecord, DataError, Record, did_you_mean, printable
@@ -21,17 +24,21 @@ from data.tokenizer import Tokenizer
 _LOG = logging.getLogger('ordem')
 
 FORMAT = 3
-PARTING = 2  # of the rules by which records go to a split. 1: equal ones were parted by their place
-SPLITS = ('train', 'validation')
-_WHAT = 'token store'
-_TOGETHER = (
-    4 << 20
-)  # characters that are tokenized together, or one document: each takes about 50 bytes meanwhile
+SPLIT_RULES = 2  # by which records go to a split; 1: equal ones went by their place
+_CHUNK_RECORDS = 1024
+_CHUNK_CHARACTERS = 4 << 20  # tokenized together; each takes about 50 bytes meanwhile
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Documents of one split: `tokens` [N], `offsets` [documents + 1], `answered` [N] or None, `num_bytes` of text."""
+    """The documents of one split.
+
+    Attributes:
+      tokens: [N] uint16 or uint32, of all documents.
+      offsets: [documents + 1] int64, where each begins, and the end.
+      answered: [N] uint8, 1 where a token is one that the assistant says; None for plain text.
+      num_bytes: bytes of the text in UTF-8.
+    """
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -40,104 +47,153 @@ class Split:
 
     @property
     def lengths(self) -> np.ndarray:
+        """Tokens of each document, [documents] int64."""
         return np.diff(self.offsets)
 
     def document(self, index: int) -> np.ndarray:
+        """Returns the tokens of a document, its begin and end mark included."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Store:
-    path: pathlib.Path
-    manifest: dict
+class TokenStore(CachedStore):
+    """The store of the documents or conversations of a source."""
 
-    @property
-    def hash(self) -> str:
-        """Of the tokens and where documents begin: the identity of the data in a run's lineage."""
-        return self.manifest['hash']
+    NOUN = 'token store'
+    PREFIX = 'store'
+
+    @classmethod
+    def key(cls, config, tokenizer: Tokenizer, reading: int) -> list:
+        return [
+            FORMAT,
+            sources.fingerprint(config, reading=reading),
+            config.validation,
+            config.split,
+            tokenizer.hash,
+            *(split_rules(config) if reading > 1 else []),
+        ]
+
+    @classmethod
+    def check(cls, config) -> None:
+        check(config)
+
+    @classmethod
+    def build(cls, config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
+        _build(config, tokenizer, folder, progress)
+
+    def check_content(self, config, tokenizer: Tokenizer) -> None:
+        """Warns where the tokenizer has no mark for the system messages that there are."""
+        num_system_messages = self.manifest.get('system_messages')
+        note = system_note(tokenizer) if num_system_messages else ''
+        if note:
+            _LOG.warning('%d system messages: %s', num_system_messages, note)
 
     def split(self, name: str) -> Split:
-        kind, known = self.manifest['dtype'], self.manifest['splits'][name]
-        if kind not in (
-            'uint16',
-            'uint32',
-        ):  # of type object, a file's bytes would be taken for addresses
-            raise DataError(
-                f'{self.path}: damaged token store (tokens of type {kind!r}); remove it to build it again'
-            )
-        read = lambda what, dtype: (
-            np.memmap(self.path / f'{name}.{what}', dtype, 'r')
-            if known['tokens']
-            else np.zeros(0, dtype)
-        )
-        answered = read('answered', np.uint8) if self.manifest['conversations'] else None
+        """Returns the documents of 'train' or 'validation', memory-mapped."""
+        answered = None
+        if self.manifest['conversations']:
+            answered = self.map_array(f'{name}.answered', np.uint8)
         return Split(
-            read('tokens', kind),
-            np.fromfile(self.path / f'{name}.offsets', np.int64),
+            self.map_array(f'{name}.tokens', self.token_dtype),
+            self.read_array(f'{name}.offsets', np.int64),
             answered,
-            known['bytes'],
+            self.manifest['splits'][name]['bytes'],
         )
+
+
+# Which record goes to which split.
 
 
 def in_split(ordinal: int | str, config) -> str:
-    """Which split the `ordinal`-th record belongs to, or all that has a key in common: by hash, so that adding records moves none."""
-    draw = int.from_bytes(hashlib.sha256(f'split {ordinal}'.encode()).digest()[:8], 'big') / 2**64
-    return 'validation' if draw < config.validation else 'train'
+    """Returns the split of the `ordinal`-th record, or of all records that share a key.
+
+    By hash, so that adding records moves none.
+    """
+    digest = hashlib.sha256(f'split {ordinal}'.encode()).digest()
+    share = int.from_bytes(digest[:8], 'big') / 2**64
+    return 'validation' if share < config.validation else 'train'
 
 
-def pieces(record: Record, ordinal: int, config, cut: int | None = None):
-    """A record -> (split, record) pairs: itself whole, or under `split='tail'` its head and its
-    held-out end, which begins with character `cut` where that is given."""
-    if config.split == 'tail' and record.text is not None:
-        cut = _cut(record.text, config) if cut is None else cut
-        for split, text in (('train', record.text[:cut]), ('validation', record.text[cut:])):
-            if text:
-                yield split, dataclasses.replace(record, text=text)
-    else:
+def split_record(
+    record: Record, ordinal: int, config, cut: int | None = None
+) -> Iterator[tuple[str, Record]]:
+    """Yields (split, record) pairs: the record whole, or under `split='tail'` its two ends.
+
+    `cut`: the character with which the held-out end begins, where it is known.
+    """
+    if config.split != 'tail' or record.text is None:
         yield in_split(ordinal, config), record
+        return
+    if cut is None:
+        cut = _tail_begins(record.text, config)
+    for split, text in (('train', record.text[:cut]), ('validation', record.text[cut:])):
+        if text:
+            yield split, dataclasses.replace(record, text=text)
 
 
-def _cut(text: str, config) -> int:
+def _tail_begins(text: str, config) -> int:
     return int(len(text) * (1 - config.validation))
 
 
-class Parting:
-    """Which split the records of a source belong to, which come one after the other: equal ones
-    (`data/text.py: identity`) where the first of them does, cut after the same words. `equal`: how
-    many were like an earlier one, `moved`: of these, how many would have gone to the other split by
-    their place."""
+class Splitter:
+    """Says which split each record of a source belongs to; they come one after the other.
+
+    Equal records (`data/text.py: identity`) go where the first of them went, cut after the same
+    words, so that nothing held out is trained on.
+
+    Attributes:
+      num_equal: records that were like an earlier one.
+      num_moved: of these, how many their place would have sent to the other split.
+    """
 
     def __init__(self, config):
-        self.equal = self.moved = 0
-        self._config, self._ordinals = config, itertools.count()
-        self._first: dict[bytes, int] = {}
-        self._heads: dict[int, int] = {}  # of the first ones: what is seen of what is not held out
+        self.num_equal = 0
+        self.num_moved = 0
+        self._config = config
+        self._ordinals = itertools.count()
+        self._first: dict[bytes, int] = {}  # identity -> ordinal of the first such record
+        self._heads: dict[int, int] = {}  # that ordinal -> words of it that are trained on
 
-    def pieces(self, record: Record):
-        """(split, record) pairs, as `pieces` gives them, of the next record."""
-        ordinal, first, cut = next(self._ordinals), None, None
-        if 0 < self._config.validation < 1:
-            first = self._first.setdefault(texts.identity(record.parts()), ordinal)
-            if self._config.split == 'tail' and record.text is not None:
-                head = texts.seen(record.text[: _cut(record.text, self._config)])
-                if (wanted := self._heads.setdefault(first, head)) != head:
-                    cut = texts.place(record.text, wanted)
-        if first in (None, ordinal):
-            return pieces(record, ordinal, self._config)
-        self.equal += 1
+    def pieces(self, record: Record) -> Iterator[tuple[str, Record]]:
+        """Returns the (split, record) pairs of the next record, as `split_record` does."""
+        ordinal = next(self._ordinals)
+        if not 0 < self._config.validation < 1:
+            return split_record(record, ordinal, self._config)
+        first = self._first.setdefault(texts.identity(record.parts()), ordinal)
+
+        # An equal text may differ in white space: its cut is put after the same words.
+        cut = None
+        if self._config.split == 'tail' and record.text is not None:
+            head = texts.seen(record.text[: _tail_begins(record.text, self._config)])
+            wanted = self._heads.setdefault(first, head)
+            if wanted != head:
+                cut = texts.place(record.text, wanted)
+
+        if first == ordinal:
+            return split_record(record, ordinal, self._config)
+        self.num_equal += 1
         if self._config.split == 'documents':
-            here, there = (in_split(number, self._config) for number in (ordinal, first))
-            self.moved += here != there
-        return pieces(record, first, self._config, cut)
+            own_split = in_split(ordinal, self._config)
+            self.num_moved += own_split != in_split(first, self._config)
+        return split_record(record, first, self._config, cut)
 
-    def told(self) -> str:
-        """What to say of equal records; '' where there are none."""
-        if not self.equal:
+    def describe(self) -> str:
+        """Returns a line on equal records, or '' where there are none."""
+        if not self.num_equal:
             return ''
         return (
-            f'equal to an earlier record, and on its side of the split: {self.equal} '
-            f'({self.moved} would have been on the other)'
+            f'equal to an earlier record, and on its side of the split: {self.num_equal} '
+            f'({self.num_moved} would have been on the other)'
         )
+
+
+def split_rules(config) -> list:
+    """Returns what a key holds of the rules by which records are split; nothing for the first."""
+    if config.split == 'documents' and 0 < config.validation < 1:
+        return [SPLIT_RULES]
+    return []
+
+
+# What a config may say, and the texts of a tokenizer.
 
 
 def check(config) -> None:
@@ -146,7 +202,8 @@ def check(config) -> None:
         raise DataError(f"config.data.split is {config.split!r}: expected 'documents' or 'tail'")
     if not 0 <= config.validation <= 1:
         raise DataError(
-            f'config.data.validation is {config.validation}: expected a share of the text, from 0 to 1'
+            f'config.data.validation is {config.validation}: expected a share of the text, '
+            'from 0 to 1'
         )
     if config.on_broken not in cache.ON_BROKEN:
         raise DataError(
@@ -160,200 +217,173 @@ def check(config) -> None:
         )
 
 
-def training_texts(config):
-    """The texts of the training split, for the tokenizer: held-out text has no say in the vocabulary.
+def training_texts(config) -> Iterator[str]:
+    """Yields the texts of the training split, for the tokenizer.
 
-    Raises DataError where there is none, and on a broken record under `on_broken='fatal'`.
+    Held-out text has no say in the vocabulary. Raises DataError where there is none, and on a
+    broken record under `on_broken='fatal'`.
     """
     check(config)
-    report, empty = cache.Report(config.on_broken, quiet=True), True
-    parting = Parting(config)
+    report = cache.Report(config.on_broken, quiet=True)
+    splitter = Splitter(config)
+    empty = True
     for record in report.good(sources.read(config)):
-        for split, part in parting.pieces(record):
+        for split, piece in splitter.pieces(record):
             if split == 'train':
                 empty = False
-                yield from part.parts()
+                yield from piece.parts()
     if empty:
-        raise _nothing(config, report)
+        raise _no_records_error(config, report)
     report.end()
 
 
-def _nothing(config, report: cache.Report) -> DataError:
-    other = (
-        ", or hold out the end of each document with config.data.split='tail'"
-        if config.split == 'documents'
-        else ''
-    )
-    return report.nothing(config, 'record', other)
+def _no_records_error(config, report: cache.Report) -> DataError:
+    advice = ''
+    if config.split == 'documents':
+        advice = ", or hold out the end of each document with config.data.split='tail'"
+    return report.no_records_error(config, 'record', advice)
 
 
 def tokenizer_key(config) -> str:
-    """Of the tokenizer that an experiment asks for: a hash of what it is trained on, and how."""
-    return cache.stable_hash(
-        [
-            config.tokenizer.to_dict(),
-            sources.fingerprint(config.data),
-            config.data.validation,
-            config.data.split,
-            *rules(config.data),
-        ]
-    )[:16]
+    """Returns a hash of what an experiment's tokenizer is trained on, and how."""
+    key = [
+        config.tokenizer.to_dict(),
+        sources.fingerprint(config.data),
+        config.data.validation,
+        config.data.split,
+        *split_rules(config.data),
+    ]
+    return cache.stable_hash(key)[:16]
 
 
 def kept_tokenizer(config) -> Tokenizer | None:
-    """The tokenizer that an experiment asks for, where it is in the cache and whole: a file with its own hash in its name."""
-    for path in sorted(
-        pathlib.Path(config.data.cache).glob(f'tokenizer-{tokenizer_key(config)}-*.model')
-    ):
+    """Returns the tokenizer that an experiment asks for, or None where the cache has none.
+
+    A file bears its own hash in its name; one that does not have it any more is passed over.
+    """
+    pattern = f'tokenizer-{tokenizer_key(config)}-*.model'
+    for path in sorted(pathlib.Path(config.data.cache).glob(pattern)):
         if cache.file_hash(path).startswith(path.stem.rpartition('-')[2]):
             return tokenizers.load(path)
         _LOG.warning('%s: damaged tokenizer: passed over', path)
     return None
 
 
-def rules(config) -> list:
-    """What a key has of the rules by which records go to a split; nothing where they are the
-    first."""
-    return [PARTING] if config.split == 'documents' and 0 < config.validation < 1 else []
+# Building a store.
 
 
-def path_of(config, tokenizer: Tokenizer, reading: int = texts.READING) -> pathlib.Path:
-    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash.
-    `reading`: 1 for where it was before the rules of reading and parting had numbers."""
-    found = sources.fingerprint(config, reading=reading)
-    key = cache.stable_hash(
-        [
-            FORMAT,
-            found,
-            config.validation,
-            config.split,
-            tokenizer.hash,
-            *(rules(config) if reading > 1 else []),
-        ]
-    )[:16]
-    return pathlib.Path(config.cache) / f'store-{key}'
+def take_chunk(items: Iterator) -> list:
+    """Returns the next items that are tokenized together; [] at the end.
 
-
-def find(config, tokenizer: Tokenizer, wanted: str = '') -> Store | None:
-    """The store in the cache, or None: nothing is built. `wanted`: its hash, where a run says it;
-    one that was made under earlier rules is found by that.
-
-    Raises DataError where it is damaged, or where the text is not there.
+    `items`: BadRecords and whatever has `parts()`. A chunk has at most 1,024 of them, and ends with
+    the one that fills it.
     """
-    path = path_of(config, tokenizer)
-    if manifest := cache.find_earlier(path_of(config, tokenizer, 1), wanted):
-        return Store(path_of(config, tokenizer, 1), manifest)
-    manifest = cache.find(path, _WHAT)
-    return manifest and Store(path, manifest)
-
-
-def open_or_build(config, tokenizer: Tokenizer, progress: bool = True, wanted: str = '') -> Store:
-    """The store for this `data` config and tokenizer: the one in `config.cache`, or a new one built there. One whose files are not
-    what its manifest states is said to be damaged, and built again. `wanted`: as `find` takes it.
-
-    Raises DataError on a broken record under `on_broken='fatal'`, and on a source without a single record.
-    """
-    check(config)
-    path = path_of(config, tokenizer)
-    before = path_of(config, tokenizer, 1)
-    manifest = cache.find_earlier(before, wanted)
-    path = before if manifest else path
-    manifest = manifest or cache.get_or_build(
-        path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken
-    )
-    if manifest.get('system_messages') and system_note(tokenizer):
-        _LOG.warning('%d system messages: %s', manifest['system_messages'], system_note(tokenizer))
-    return Store(path, manifest)
-
-
-def take_chunk(found):
-    """The next records, of anything with `parts()`: at most 1,024 of them, and none after one that fills what is tokenized at a time."""
-    room = _TOGETHER
-    for item in itertools.islice(found, 1024):
-        yield item
-        room -= 0 if isinstance(item, BadRecord) else sum(map(len, item.parts()))
+    chunk = []
+    room = _CHUNK_CHARACTERS
+    for item in itertools.islice(items, _CHUNK_RECORDS):
+        chunk.append(item)
+        if not isinstance(item, BadRecord):
+            room -= sum(map(len, item.parts()))
         if room < 0:
-            return
+            break
+    return chunk
 
 
-def tell(passed_over: str, parting: Parting) -> None:
-    """Logs what was left out of a source, and what was put where its like is."""
+def source_facts(report: cache.Report, splitter: Splitter, passed_over: str) -> dict:
+    """Returns what a manifest says of the records of a source."""
+    return dict(
+        **report.facts(),
+        equal=dict(records=splitter.num_equal, moved=splitter.num_moved),
+        passed_over=passed_over,
+    )
+
+
+def log_left_out(passed_over: str, splitter: Splitter) -> None:
+    """Logs which files were passed over, and how many records were equal."""
     if passed_over:
         _LOG.info('passed over: %s', printable(passed_over))
-    if parting.equal:
-        _LOG.info('%s', parting.told())
+    if splitter.num_equal:
+        _LOG.info('%s', splitter.describe())
 
 
-def _encoded(record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    try:
-        return encode_messages(record.messages, tokenizer)
-    except DataError as error:
-        raise DataError(f'{record.where}: {error}') from None
+class _SplitWriter:
+    """Writes the documents of one split as they come; only offsets are held in memory."""
+
+    def __init__(self, folder: pathlib.Path, split: str, dtype: np.dtype):
+        self._offsets_path = folder / f'{split}.offsets'
+        self._tokens = open(folder / f'{split}.tokens', 'wb')
+        self._answered = open(folder / f'{split}.answered', 'wb')
+        self._dtype = dtype
+        self._offsets = [0]
+        self._num_bytes = 0
+
+    def add(self, record: Record, ids: list[int], answered: list[int] | None) -> None:
+        """Appends a document: its token ids, and which of them the assistant says."""
+        self._tokens.write(np.asarray(ids, self._dtype).tobytes())
+        if answered is not None:
+            self._answered.write(np.asarray(answered, np.uint8).tobytes())
+        self._offsets.append(self._offsets[-1] + len(ids))
+        self._num_bytes += sum(len(part.encode()) for part in record.parts())
+
+    def finish(self) -> dict:
+        """Writes the offsets, closes the files, and returns counts for the manifest."""
+        self._tokens.close()
+        self._answered.close()
+        np.asarray(self._offsets, np.int64).tofile(self._offsets_path)
+        return dict(
+            documents=len(self._offsets) - 1, tokens=self._offsets[-1], bytes=self._num_bytes
+        )
 
 
-def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
-    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    counts = {s: dict(documents=0, tokens=0, bytes=0) for s in SPLITS}
-    offsets = {s: [0] for s in SPLITS}
-    report, parting = cache.Report(config.on_broken), Parting(config)
-    conversations, systems = None, 0
-    files = {
-        (s, what): open(path / f'{s}.{what}', 'wb')
-        for s in SPLITS
-        for what in ('tokens', 'answered')
-    }
-    found = iter(track(sources.read(config), 'tokenizing', unit='records', show=progress))
-    for batch in iter(lambda: list(take_chunk(found)), []):
-        good = []
-        for item in report.good(batch):
+def _build(config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
+    dtype = smallest_token_dtype(tokenizer)
+    report = cache.Report(config.on_broken)
+    splitter = Splitter(config)
+    writers = {split: _SplitWriter(folder, split, dtype) for split in SPLITS}
+    conversations = None  # the first record says which of the two the source holds
+    num_system_messages = 0
+    records = iter(track(sources.read(config), 'tokenizing', unit='records', show=progress))
+
+    # A chunk at a time: the tokenizer is fast on many texts, and memory stays bounded.
+    while chunk := take_chunk(records):
+        pieces: list[tuple[str, Record]] = []
+        for record in report.good(chunk):
             if conversations is None:
-                conversations = item.messages is not None
-            if (item.messages is not None) != conversations:
+                conversations = record.messages is not None
+            if conversations != (record.messages is not None):
                 raise DataError(
-                    f'{item.where}: texts and conversations in one source; train on one or the other'
+                    f'{record.where}: texts and conversations in one source; train on one or the '
+                    'other'
                 )
-            good += parting.pieces(item)
+            pieces += splitter.pieces(record)
+
         if conversations:
-            encoded = [_encoded(record, tokenizer) for _, record in good]
-            systems += sum(record.messages[0][0] == SYSTEM for _, record in good)
-        else:
-            encoded = [
-                ([tokenizer.bos, *ids, tokenizer.eos], None)
-                for ids in tokenizer.encode_batch([record.text for _, record in good])
-            ]
-        for (split, record), (ids, answered) in zip(good, encoded):
-            files[split, 'tokens'].write(np.asarray(ids, dtype).tobytes())
-            if answered is not None:
-                files[split, 'answered'].write(np.asarray(answered, np.uint8).tobytes())
-            offsets[split].append(offsets[split][-1] + len(ids))
-            count = counts[split]
-            count['documents'] += 1
-            count['tokens'] += len(ids)
-            count['bytes'] += sum(len(part.encode()) for part in record.parts())
-    for file in files.values():
-        file.close()
+            num_system_messages += sum(record.messages[0][0] == SYSTEM for _, record in pieces)
+        encoded = _encode([record for _, record in pieces], tokenizer, bool(conversations))
+        for (split, record), (ids, answered) in zip(pieces, encoded):
+            writers[split].add(record, ids, answered)
+
+    counts = {split: writer.finish() for split, writer in writers.items()}
     if not counts['train']['documents']:
-        raise _nothing(config, report)
-    for split in SPLITS:
-        np.asarray(offsets[split], np.int64).tofile(path / f'{split}.offsets')
+        raise _no_records_error(config, report)
+
+    # The manifest comes last: a folder without one is not whole.
     passed_over = sources.passed_over(config)
     cache.write_manifest(
-        path,
-        [f'{s}.{what}' for s in SPLITS for what in ('tokens', 'offsets', 'answered')],
+        folder,
+        [f'{split}.{array}' for split in SPLITS for array in ('tokens', 'offsets', 'answered')],
         dict(
             format=FORMAT,
-            dtype=np.dtype(dtype).name,
+            dtype=dtype.name,
             conversations=bool(conversations),
-            system_messages=systems,
+            system_messages=num_system_messages,
             splits=counts,
-            **report.facts(),
-            equal=dict(records=parting.equal, moved=parting.moved),
-            passed_over=passed_over,
+            **source_facts(report, splitter, passed_over),
             tokenizer=tokenizer.hash,
             source=sources.fingerprint(config),
         ),
     )
-    tell(passed_over, parting)
+    log_left_out(passed_over, splitter)
     _LOG.info(
         'tokenized %d records (%d broken, skipped): %d training and %d held-out tokens',
         report.kept + report.num_broken,
@@ -361,3 +391,20 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         counts['train']['tokens'],
         counts['validation']['tokens'],
     )
+
+
+def _encode(
+    records: list[Record], tokenizer: Tokenizer, conversations: bool
+) -> list[tuple[list[int], list[int] | None]]:
+    """Returns (token ids, which of them the assistant says) of each record; None for plain text."""
+    if conversations:
+        return [_encode_conversation(record, tokenizer) for record in records]
+    rows = tokenizer.encode_batch([record.text for record in records])
+    return [([tokenizer.bos, *ids, tokenizer.eos], None) for ids in rows]
+
+
+def _encode_conversation(record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    try:
+        return encode_messages(record.messages, tokenizer)
+    except DataError as error:
+        raise DataError(f'{record.where}: {error}') from None

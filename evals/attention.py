@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.transformer import Transformer, keys_of_rows
+from model.transformer import Transformer, make_row_keys
 
 
 def by_distance(
@@ -22,7 +22,7 @@ def by_distance(
             b['positions'],
             b['segment_ids'],
             b.get('ids'),
-            row_keys=keys_of_rows(jnp.arange(len(b['tokens']))),
+            row_keys=make_row_keys(jnp.arange(len(b['tokens']))),
             mutable=['intermediates'],
         )
     )(params, batch)

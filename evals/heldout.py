@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 from absl import flags
 
-from data import batches, store
+from data import batches
+from data.store import TokenStore
 from model import loss as losses
-from model.transformer import keys_of_rows
+from model.transformer import make_row_keys
 from runtime import checkpoint, cli, metrics, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -29,7 +30,7 @@ def loss(model, params, split, config, seed: int) -> float:
             batch['tokens'],
             batch['positions'],
             batch['segment_ids'],
-            row_keys=keys_of_rows(rows),
+            row_keys=make_row_keys(rows),
         )
         return losses.weighted_token_loss(logits, batch)[1]
 
@@ -63,7 +64,7 @@ def measure(run: Run, cache: str) -> dict:
         )
     config.data.cache = cache
     wanted = run.lineage()['data_hash']
-    data = store.open_or_build(config.data, tokenizer, wanted=wanted)
+    data = TokenStore.open_or_build(config.data, tokenizer, wanted=wanted)
     if data.hash != wanted:
         raise RunError(f'{run.path}: the text of config.data has changed since the run was started')
     held_out = data.split('validation')

@@ -9,7 +9,7 @@ import numpy as np
 
 from data.batches import Batch
 from data.tasks import TaskBatches
-from model.transformer import Transformer, keys_of_rows
+from model.transformer import Transformer, make_row_keys
 
 
 def accuracy(
@@ -41,7 +41,7 @@ def _measure(model: Transformer, params, batch: Batch, length: int) -> dict[str,
         batch['positions'],
         batch['segment_ids'],
         batch.get('ids'),
-        row_keys=keys_of_rows(jnp.arange(len(batch['tokens'])), length),
+        row_keys=make_row_keys(jnp.arange(len(batch['tokens'])), length),
     )
     asked = batch['loss_weights'] > 0
     right = (logits.argmax(-1) == batch['targets']) & asked

@@ -25,7 +25,7 @@ from model.config import ModelConfig
 from model.errors import ModelError
 from model.loss import cross_entropy
 from model.positions import PositionalEncoding, Spec
-from model.transformer import Transformer, keys_of_rows
+from model.transformer import Transformer, make_row_keys
 from runtime.errors import RunError
 
 _GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 are spread evenly, over any run of them
@@ -269,12 +269,12 @@ def shift_sensitivity(
 
 class _Offset(PositionalEncoding):
     """Adds what the data gives to the id of each token. It is an encoding because with positions that are handed to the model
-    relative encodings would count columns (`Site.consecutive`) and see no gap."""
+    relative encodings would count columns (`EncodingInputs.consecutive`) and see no gap."""
 
     spec = Spec('moved ids', 'gap and shift tests', shift_invariant=False, wraps=True)
 
-    def position_ids(self, site):
-        return site.q_positions + site.task_ids
+    def position_ids(self, inputs):
+        return inputs.q_ids + inputs.task_ids
 
 
 class _OffsetConfig(ModelConfig):
@@ -368,6 +368,6 @@ def _nats(
         positions,
         real.astype(jnp.int32),
         ids,
-        row_keys=keys_of_rows(numbers),
+        row_keys=make_row_keys(numbers),
     )
     return cross_entropy(logits, tokens[:, 1:])[0]

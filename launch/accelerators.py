@@ -7,7 +7,7 @@ import dataclasses
 import math
 import re
 
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime.errors import RunError
 
 _SQUARE = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
@@ -114,7 +114,7 @@ def find(name: str) -> Slice:
             raise RunError(
                 f'--type={name}: no such TPU type; did you mean {close!r}? (valid: {", ".join(sizes)})'
             )
-        close = nearest(meant, TYPES).split('(')[0]
+        close = did_you_mean(meant, TYPES).split('(')[0]
         raise RunError(
             f'--type={name or "(empty)"}: no such TPU type; {close}(valid: '
             f'{", ".join(f"{f.prefix}-N" for f in FAMILIES.values())})'
@@ -127,7 +127,7 @@ def check_zone(zone: str) -> str:
     if not re.fullmatch(r'[a-z]+-[a-z]+\d+-(ai\d+)?[a-z]', zone):
         raise RunError(
             f'--zone={zone or "(empty)"}: expected a zone; '
-            + nearest(zone, sorted({z for f in FAMILIES.values() for z in f.zones}))
+            + did_you_mean(zone, sorted({z for f in FAMILIES.values() for z in f.zones}))
         )
     return zone
 

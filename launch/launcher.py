@@ -1,4 +1,4 @@
-"""The life of a run on Cloud TPU VMs: queued, active, run, preempted, made anew, resumed, ended. The door is `launch/tpu_vm.py`."""
+"""The life of a run on Cloud TPU VMs: queued, active, run, preempted, made anew, resumed, ended. The command is `launch/tpu_vm.py`."""
 
 import dataclasses
 import pathlib

@@ -15,7 +15,7 @@ import shlex
 from absl import flags
 
 from launch import accelerators, snapshot
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import exit, options
 from runtime.errors import RunError
 
@@ -96,7 +96,7 @@ def main(words: list[str]) -> None:
     verb, command = (words[0], words[1:]) if words else ('', [])
     if verb not in ('script', 'submit'):
         raise RunError(
-            f'{verb or "no command"}: expected one of the commands; {nearest(verb, ("script", "submit"))}'
+            f'{verb or "no command"}: expected one of the commands; {did_you_mean(verb, ("script", "submit"))}'
         )
     if not command:
         raise RunError(

@@ -19,7 +19,7 @@ from absl import flags
 
 from launch import accelerators, snapshot
 from launch.accelerators import Slice
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import exit, options
 from runtime.errors import RunError
 
@@ -183,7 +183,7 @@ def main(words: list[str]) -> None:
     verb, command = (words[0], words[1:]) if words else ('', [])
     if verb not in ('sky', 'gke', 'xpk'):
         raise RunError(
-            f'{verb or "no launcher"}: expected one of the launchers; {nearest(verb, ("sky", "gke", "xpk"))}'
+            f'{verb or "no launcher"}: expected one of the launchers; {did_you_mean(verb, ("sky", "gke", "xpk"))}'
         )
     if not command:
         raise RunError(

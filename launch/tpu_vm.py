@@ -22,7 +22,7 @@ from absl import flags
 from launch import accelerators, snapshot
 from launch.gcloud import Gcloud, Request
 from launch.launcher import Launcher
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import exit, options, streams
 from runtime.errors import RunError
 
@@ -53,7 +53,7 @@ def main(words: list[str]) -> None:
     verb, rest = (words[0], words[1:]) if words else ('', [])
     if verb not in commands:
         raise RunError(
-            f'{verb or "no command"}: expected one of the commands; {nearest(verb, commands)}'
+            f'{verb or "no command"}: expected one of the commands; {did_you_mean(verb, commands)}'
         )
     if rest and verb != 'run':
         raise RunError(f'{verb}: unexpected {rest[0]!r}')

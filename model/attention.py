@@ -12,17 +12,17 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from model.config import ModelConfig
-from model.kernels import choose, fused, named, over_context
+from model.kernels import choose_context_path, choose_kernel, fused_attention, name_for_remat
 from model.layers import Norm, fan_in
-from model.positions import PositionalEncoding, Site
-from model.ring import capped, products, ring, visible, weighted
-from model.sharding import constrain, context_parts, gathered
+from model.positions import EncodingInputs, PositionalEncoding
+from model.ring import ring_attention, scaled_products, soft_cap, visible_pairs, weigh_values
+from model.sharding import constrain, context_parts, gather_context
 
 Cache = dict[str, jax.Array]
 
 
 @flax.struct.dataclass
-class Place:
+class TokenLayout:
     """Where the tokens of a forward pass stand; arrays [B,T], and [B,S] for all keys, those of the cache included.
 
     `positions` count tokens in their document, `ids` are what the encoding sees; they differ where it has ids of its own.
@@ -36,16 +36,16 @@ class Place:
     k_ids: jax.Array
     row_keys: jax.Array | None
     task_ids: jax.Array | None
-    consecutive: bool = flax.struct.field(pytree_node=False, default=False)  # see Site
-    draw_keys: jax.Array | None = None  # see Site
-    batch_key: jax.Array | None = None  # see Site
+    consecutive: bool = flax.struct.field(pytree_node=False, default=False)  # see EncodingInputs
+    draw_keys: jax.Array | None = None  # see EncodingInputs
+    batch_key: jax.Array | None = None  # see EncodingInputs
     column: jax.Array | None = (
         None  # first column of the cache that the new tokens take; None: no cache
     )
 
-    def site(self, param, shared=None, x=None) -> Site:
-        """What an encoding sees of this place."""
-        return Site(
+    def encoding_inputs(self, param, shared=None, x=None) -> EncodingInputs:
+        """What an encoding sees of this layout."""
+        return EncodingInputs(
             param,
             self.ids,
             self.positions,
@@ -81,7 +81,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x_BxTxD: jax.Array, place: Place, shared, cache: Cache | None, layer=0
+        self, x_BxTxD: jax.Array, layout: TokenLayout, shared, cache: Cache | None, layer=0
     ) -> tuple[jax.Array, Cache | None]:
         c, encoding = self.config, self.encoding
         project = lambda heads, axis, name: jnp.einsum(
@@ -105,53 +105,57 @@ class Attention(nn.Module):
                 Norm('rmsnorm', name='key_norm')(k_BxKxTxd),
             )
 
-        site = place.site(Parameters(c.param_dtype, name='positions'), shared, x_BxTxD)
-        site = encoding.redrawn(site, layer, frozenset())
-        pairs = visible(
-            place.positions,
-            place.segment_ids,
-            place.k_positions,
-            place.k_segment_ids,
+        inputs = layout.encoding_inputs(
+            Parameters(c.param_dtype, name='positions'), shared, x_BxTxD
+        )
+        inputs = encoding.redraw(inputs, layer, frozenset())
+        pairs = visible_pairs(
+            layout.positions,
+            layout.segment_ids,
+            layout.k_positions,
+            layout.k_segment_ids,
             c.window,
             c.causal,
         )
-        further, count = encoding.mask(site), place.positions[:, None] + 1
+        further, count = encoding.mask(inputs), layout.positions[:, None] + 1
         if further is not None:
             pairs &= further
         if further is not None or c.window:
             count = jnp.maximum(pairs.sum(-1), 1)
-        site = dataclasses.replace(
-            site, visible=pairs, keys_seen=count
+        inputs = dataclasses.replace(
+            inputs, visible=pairs, keys_seen=count
         )  # compiled only for what asks for them: a ring has no [T,S]
-        q_BxHxTxd, k_BxKxTxd = encoding.rotate(site, q_BxHxTxd, k_BxKxTxd)
-        q_BxHxTxd = encoding.scale(site, q_BxHxTxd)
-        state, carried, kernel = encoding.key_state(site), {}, 'reference'
+        q_BxHxTxd, k_BxKxTxd = encoding.rotate(inputs, q_BxHxTxd, k_BxKxTxd)
+        q_BxHxTxd = encoding.scale(inputs, q_BxHxTxd)
+        state, carried, kernel = encoding.key_state(inputs), {}, 'reference'
         if cache is not None:
             carried = {
                 n.removeprefix('carried_'): a for n, a in cache.items() if n.startswith('carried_')
             }
             new = {'k': k_BxKxTxd, 'v': v_BxKxTxd, **{f'state_{n}': s for n, s in state.items()}}
-            cache = _written(cache, new, place.column, place.k_ids.shape[1])
+            cache = _written(cache, new, layout.column, layout.k_ids.shape[1])
             k_BxKxTxd, v_BxKxTxd = cache['k'], cache['v']  # from here on T is S for them
             state = {n: cache[f'state_{n}'] for n in state}
         elif context_parts() > 1:
-            kernel, _ = over_context(c, encoding)
-            state = {n: gathered(s, s.ndim - 1) for n, s in state.items()}
+            kernel, _ = choose_context_path(c, encoding)
+            state = {n: gather_context(s, s.ndim - 1) for n, s in state.items()}
             if kernel == 'gather':
-                k_BxKxTxd, v_BxKxTxd = gathered(k_BxKxTxd, 2), gathered(v_BxKxTxd, 2)
+                k_BxKxTxd, v_BxKxTxd = gather_context(k_BxKxTxd, 2), gather_context(v_BxKxTxd, 2)
         elif not self.is_initializing():
-            kernel, _ = choose(c, encoding, x_BxTxD.shape[1])
-        site = dataclasses.replace(site, state=state, carried=carried)
-        q_BxHxTxd, k_BxKxTxd = encoding.read(site, q_BxHxTxd, k_BxKxTxd)
+            kernel, _ = choose_kernel(c, encoding, x_BxTxD.shape[1])
+        inputs = dataclasses.replace(inputs, state=state, carried=carried)
+        q_BxHxTxd, k_BxKxTxd = encoding.read(inputs, q_BxHxTxd, k_BxKxTxd)
         if kernel in ('reference', 'gather', 'ring'):
-            q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = named(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
-        site = dataclasses.replace(site, q=q_BxHxTxd, k=k_BxKxTxd)
+            q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
+        inputs = dataclasses.replace(inputs, q=q_BxHxTxd, k=k_BxKxTxd)
         if kernel in ('reference', 'gather'):
-            out_BxHxTxd, cache = self._reference(site, v_BxKxTxd, cache)
+            out_BxHxTxd, cache = self._reference(inputs, v_BxKxTxd, cache)
         elif kernel == 'ring':
-            out_BxHxTxd = ring(site, v_BxKxTxd, encoding, c)
+            out_BxHxTxd = ring_attention(inputs, v_BxKxTxd, encoding, c)
         else:
-            out_BxHxTxd = fused(kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, site, c)
+            out_BxHxTxd = fused_attention(
+                kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, inputs, c
+            )
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
         out = c.weight(
             (c.num_heads, c.head_dim, c.width),
@@ -164,26 +168,27 @@ class Attention(nn.Module):
         ), cache
 
     def _reference(
-        self, site: Site, v_BxKxSxd: jax.Array, cache: Cache | None
+        self, inputs: EncodingInputs, v_BxKxSxd: jax.Array, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
         """Attention written out, every place of entry honoured: [B,H,T,d]."""
         c, encoding = self.config, self.encoding
-        z_BxHxTxS = capped(
-            encoding.product(dataclasses.replace(site, z=products(site.q, site.k, c))), c
+        z_BxHxTxS = soft_cap(
+            encoding.product(dataclasses.replace(inputs, z=scaled_products(inputs.q, inputs.k, c))),
+            c,
         )
-        bias = encoding.additive(site)
+        bias = encoding.additive(inputs)
         if bias is not None:
             z_BxHxTxS += bias
-        site = dataclasses.replace(site, z=z_BxHxTxS)
-        logits, carried = encoding.logits_and_carried(site)
-        weights = encoding.softmax(site, logits, site.visible)
+        inputs = dataclasses.replace(inputs, z=z_BxHxTxS)
+        logits, carried = encoding.logits_and_carried(inputs)
+        weights = encoding.softmax(inputs, logits, inputs.visible)
         self.sow(
             'intermediates', 'attention', weights
         )  # [B,H,T,S]; kept only where 'intermediates' are asked for
         if cache is not None:
             cache |= {f'carried_{n}': a for n, a in carried.items()}
-        out_BxHxTxd = weighted(weights.astype(c.dtype), v_BxKxSxd)
-        more = encoding.value(site, weights)
+        out_BxHxTxd = weigh_values(weights.astype(c.dtype), v_BxKxSxd)
+        more = encoding.value(inputs, weights)
         return out_BxHxTxd if more is None else out_BxHxTxd + more.astype(c.dtype), cache
 
 

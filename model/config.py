@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from model import kernels
-from model.errors import ModelError, nearest
+from model.errors import ModelError, did_you_mean
 from model.positions import Dims, PositionalEncoding, build
 
 REMAT = ('none', 'full', 'attention', 'minimal')
@@ -110,7 +110,7 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
         ('param_dtype', ('float32', 'bfloat16')),
     ):
         if c[name] not in valid:
-            raise ModelError(f'config.model.{name} is {c[name]!r}: {nearest(c[name], valid)}')
+            raise ModelError(f'config.model.{name} is {c[name]!r}: {did_you_mean(c[name], valid)}')
     if not c.head_dim and c.width % c.num_heads:
         raise ModelError(
             f'config.model.width is {c.width}: expected a multiple of num_heads ({c.num_heads}), or set head_dim'
@@ -144,7 +144,7 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
             f'config.model.positions_args.scale_tokens=False'
         )
     for encoding in encodings if not c.causal else ():
-        if not encoding.both_ways:
+        if not encoding.bidirectional:
             raise ModelError(
                 f'config.model.causal is False: {encoding.spec.title} is defined for tokens that see those before them; expected '
                 f"'none', 'rope' or another that only rotates, or is added to the embedding"

@@ -11,19 +11,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from model.config import ModelConfig
-from model.errors import ModelError, nearest
+from model.errors import ModelError, did_you_mean
 from model.layers import Bag
-from model.transformer import Transformer, keys_of_rows
+from model.transformer import Transformer, make_row_keys
 
 POOLINGS = ('mean', 'last', 'weighted', 'bag', 'bag+mean')
 
 _TOGETHER = 4096  # tokens of one forward pass
 
 
-def check(pooling: str, model: ModelConfig, field: str = 'config.embedding.pooling') -> None:
+def check_pooling(
+    pooling: str, model: ModelConfig, field: str = 'config.embedding.pooling'
+) -> None:
     """Raises ModelError where `pooling` names none, or one for which the model has no parameters; `field`: what names it."""
     if pooling not in POOLINGS:
-        raise ModelError(f'{field} is {pooling!r}: {nearest(pooling, POOLINGS)}')
+        raise ModelError(f'{field} is {pooling!r}: {did_you_mean(pooling, POOLINGS)}')
     if 'bag' in pooling and not model.bag:
         raise ModelError(
             f'{field} is {pooling!r}: this model has no vectors for a bag of tokens; expected config.model.bag=True in training, or '
@@ -31,7 +33,7 @@ def check(pooling: str, model: ModelConfig, field: str = 'config.embedding.pooli
         )
 
 
-def sizes(text: str, width: int) -> list[int]:
+def parse_sizes(text: str, width: int) -> list[int]:
     """'32,64' of config.embedding.sizes -> [32, 64]. Raises ModelError where those are no numbers from 1 to the model's width."""
     try:
         found = sorted({int(word) for word in text.split(',') if word.strip()})
@@ -44,7 +46,7 @@ def sizes(text: str, width: int) -> list[int]:
     return found
 
 
-def reads(config) -> int:
+def trained_length(config) -> int:
     """Tokens of a text, its marks among them, of which an experiment's model was trained to make one vector: a longer text is cut. Its context may be
     longer, but a mean over more tokens than in training is another quantity."""
     return config.data.seq_len
@@ -66,7 +68,7 @@ def pool(hidden_NxTxD: jax.Array, valid_NxT: jax.Array, pooling: str) -> jax.Arr
     return jnp.einsum('ntd,nt->nd', hidden_NxTxD.astype(jnp.float32), weights_NxT)
 
 
-def unit(vectors_NxD: jax.Array) -> jax.Array:
+def normalize(vectors_NxD: jax.Array) -> jax.Array:
     """Scaled to length 1."""
     return vectors_NxD * jax.lax.rsqrt(
         jnp.maximum(jnp.square(vectors_NxD).sum(-1, keepdims=True), 1e-12)
@@ -105,14 +107,14 @@ def embed(
 
 
 _units = jax.jit(
-    lambda model, params, tokens, lengths, pooling: unit(
+    lambda model, params, tokens, lengths, pooling: normalize(
         embed(
             model,
             params,
             tokens,
             jnp.arange(tokens.shape[1]) < lengths[:, None],
             pooling,
-            keys_of_rows(0 * lengths),
+            make_row_keys(0 * lengths),
         )
     ),
     static_argnums=(0, 4),
@@ -131,7 +133,7 @@ class Embedder:
     """
 
     def __init__(self, model: Transformer, params, pooling: str = 'mean', size: int = 0):
-        check(pooling, model.config)
+        check_pooling(pooling, model.config)
         if not 0 <= size <= model.config.width:
             raise ModelError(
                 f'a size of {size} dimensions: expected at most {model.config.width}, the width of the model'

@@ -9,13 +9,13 @@ class ModelError(ValueError):
     """A model that cannot be built or used as asked, in one line for the user."""
 
 
-def lost(value: float) -> str:
+def describe_underflow(value: float) -> str:
     """Returns what was expected in place of a number that is not 0, and that float32 takes for 0; ''
     of any other."""
     return '' if not 0 < abs(value) < LEAST else 'expected 0, or a number of at least 1e-37 in size'
 
 
-def nearest(name: str, choices) -> str:
+def did_you_mean(name: str, choices) -> str:
     """The end of a message: the valid choice nearest to `name`, and all of them."""
     choices = list(choices)
     close = difflib.get_close_matches(name, choices, 1)

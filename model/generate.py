@@ -14,13 +14,13 @@ import numpy as np
 
 from model import kernels
 from model.errors import ModelError
-from model.sampling import Sampling, draw
+from model.sampling import Sampling, draw_tokens
 from model.transformer import CacheState, Transformer
 
 _CHUNK = 32  # tokens between two looks at the text: for stop strings, streaming, and an end before max_new
 
 
-def unrolled(model: Transformer, params: dict) -> tuple[Transformer, dict]:
+def unroll_layers(model: Transformer, params: dict) -> tuple[Transformer, dict]:
     """The same model with its layers one by one, as decoding wants them: each has its own cache array."""
     c = model.config
     if not c.scan_layers:
@@ -34,7 +34,7 @@ def unrolled(model: Transformer, params: dict) -> tuple[Transformer, dict]:
     return Transformer(dataclasses.replace(c, scan_layers=False, remat='none')), rest
 
 
-def computable(model: Transformer, params):
+def cast_weights(model: Transformer, params):
     """Weights in the type that they are used in: decoding reads every one for each token, and wants nothing wider."""
     return jax.tree_util.tree_map_with_path(
         lambda path, x: (
@@ -120,7 +120,7 @@ def decode(
 
     def one(carry):
         i, state, out = carry
-        token = draw(
+        token = draw_tokens(
             state['logits'],
             jax.vmap(jax.random.fold_in, (0, None))(keys, state['drawn']),
             state['seen'],
@@ -197,8 +197,8 @@ def generate(
     max_new = min(max_new, context - min(map(len, prompts)))
     # More than there are counts as all, however much it is: what is compiled holds 32 bits.
     sampling = dataclasses.replace(sampling, top_k=min(sampling.top_k, model.config.vocab_size))
-    model, params = unrolled(model, params)
-    params = computable(model, params)
+    model, params = unroll_layers(model, params)
+    params = cast_weights(model, params)
     padded = -(-longest // 16) * 16  # few lengths, few compilations
     chunk = min(max_new, every)
     tokens = np.zeros((len(prompts), padded), np.int32)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 
-from model.errors import ModelError, nearest
+from model.errors import ModelError, did_you_mean
 from model.sharding import RULES
 
 KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
@@ -21,7 +21,7 @@ _MULTIPLE = {'splash': 128, 'cudnn': 2}  # of lengths
 _PARTS = 3  # columns that a bias of the keys takes in bfloat16: with the third the error is below float32's at any length
 
 
-def refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
+def find_refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
     """Why a kernel cannot carry an encoding; empty: it can.
 
     xla and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16, head size a multiple of 8 and, with
@@ -69,9 +69,9 @@ def _largest_head() -> int:
 def check(kernel: str, encodings, dims, dtype: str, logit_cap: float) -> None:
     """Raises ModelError where `config.model.attention` names no kernel, or one that cannot carry an encoding."""
     if kernel not in KERNELS:
-        raise ModelError(f'config.model.attention is {kernel!r}: {nearest(kernel, KERNELS)}')
+        raise ModelError(f'config.model.attention is {kernel!r}: {did_you_mean(kernel, KERNELS)}')
     for encoding in encodings:
-        why = '' if kernel == 'auto' else refusal(kernel, encoding, dims, dtype, logit_cap)
+        why = '' if kernel == 'auto' else find_refusal(kernel, encoding, dims, dtype, logit_cap)
         if why:
             raise ModelError(
                 f"config.model.attention is {kernel!r}: {why}; expected 'reference' or 'auto'"
@@ -86,7 +86,7 @@ def platform() -> str:
     )
 
 
-def choose(config, encoding, length: int = 0) -> tuple[str, str]:
+def choose_kernel(config, encoding, length: int = 0) -> tuple[str, str]:
     """The kernel that a layer with this encoding takes, and why, for the log. `config`: ModelConfig; `length`: tokens, 0: of a training row."""
     return _choose(config, encoding, platform(), length or encoding.dims.trained)
 
@@ -98,7 +98,7 @@ def _choose(config, encoding, backend: str, length: int) -> tuple[str, str]:
     wanted = {'gpu': 'cudnn', 'tpu': 'splash'}.get(backend)
     if wanted is None:
         return 'reference', f'no kernel is faster on {backend}'
-    why = refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
+    why = find_refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
     if length % _MULTIPLE[wanted]:
         why = why or f'it takes lengths that are multiples of {_MULTIPLE[wanted]} (here {length})'
     return (
@@ -108,7 +108,7 @@ def _choose(config, encoding, backend: str, length: int) -> tuple[str, str]:
     )
 
 
-def over_context(config, encoding) -> tuple[str, str]:
+def choose_context_path(config, encoding) -> tuple[str, str]:
     """How attention crosses the `context` axis, and why: 'ring', where keys and values travel round it, or 'gather', where each device
     takes all of them. Raises ModelError where an encoding can do neither, or not what config.model.context_attention asks for."""
     if encoding.carries():
@@ -141,9 +141,9 @@ def over_context(config, encoding) -> tuple[str, str]:
     )
 
 
-def paths(config, context: int = 1) -> list[str]:
+def describe_kernels(config, context: int = 1) -> list[str]:
     """A line for the log for each encoding of a model: which attention it takes, and why. `context`: size of that axis of the mesh."""
-    chosen = functools.partial(over_context if context > 1 else choose, config)
+    chosen = functools.partial(choose_context_path if context > 1 else choose_kernel, config)
     return [
         f'attention with {e.spec.title}: {name} ({why})'
         for e in config.distinct
@@ -152,7 +152,7 @@ def paths(config, context: int = 1) -> list[str]:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def split(x: jax.Array, parts: int, dtype) -> jax.Array:
+def split_exactly(x: jax.Array, parts: int, dtype) -> jax.Array:
     """x [...] float32 -> [..., parts] in `dtype`, which sum to x: what bfloat16 rounds off goes into the next part."""
     found, rest, kind = [], x, jnp.finfo(dtype)
     for _ in range(parts):
@@ -165,13 +165,13 @@ def split(x: jax.Array, parts: int, dtype) -> jax.Array:
 
 
 # Each part has the gradient of the sum: rounding is passed through.
-split.defvjp(
-    lambda x, parts, dtype: (split(x, parts, dtype), None),
+split_exactly.defvjp(
+    lambda x, parts, dtype: (split_exactly(x, parts, dtype), None),
     lambda parts, dtype, _, g: (g[..., 0].astype(jnp.float32),),
 )
 
 
-def with_columns(
+def append_bias_columns(
     q: jax.Array, k: jax.Array, key_bias: jax.Array, scale: float, parts: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """q [B,H,T,d], k [B,K,S,d] and a bias of the keys [B or 1,H,S] -> q', k' with scale q'.k' = scale q.k + bias.
@@ -183,26 +183,28 @@ def with_columns(
     group = q.shape[1] // k.shape[1]
     parts = parts or (1 if q.dtype == jnp.float32 else _PARTS)
     bias = jnp.broadcast_to(key_bias, (k.shape[0], *key_bias.shape[1:]))
-    columns = split(bias / scale, parts, k.dtype).reshape(k.shape[0], k.shape[1], group, -1, parts)
+    columns = split_exactly(bias / scale, parts, k.dtype).reshape(
+        k.shape[0], k.shape[1], group, -1, parts
+    )
     columns = jnp.moveaxis(columns, 2, 3).reshape(*k.shape[:3], group * parts)
     pick = jnp.repeat(jnp.eye(group, dtype=q.dtype), parts, axis=1)
     pick = jnp.broadcast_to(jnp.tile(pick, (k.shape[1], 1))[:, None], (*q.shape[:3], group * parts))
     return jnp.concatenate([q, pick], -1), jnp.concatenate([k, columns], -1)
 
 
-def narrowed(bias: jax.Array, dtype) -> jax.Array:
+def narrow_bias(bias: jax.Array, dtype) -> jax.Array:
     """bias [B or 1,H or 1,T,T] for a kernel that takes it in a type of few bits: less that of the token itself. It is a constant of the row,
     which softmax drops, and rounding is then small where a bias is near that one, whatever its size (64 in Sandwich of 8 heads)."""
     own = jnp.diagonal(bias, axis1=-2, axis2=-1)[..., None]
     return (bias - jax.lax.stop_gradient(own)).astype(dtype)
 
 
-def named(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
+def name_for_remat(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
     """What attention computes with, by the names that remat policies keep (model/transformer.py)."""
     return checkpoint_name(q, 'query'), checkpoint_name(k, 'key'), checkpoint_name(v, 'value')
 
 
-def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
+def fused_attention(kernel: str, q, k, v, encoding, inputs, config) -> jax.Array:
     """Attention of queries to the keys of the same call: q [B,H,T,d], k, v [B,K,T,d] -> [B,H,T,d of v]."""
     if (length := q.shape[2]) % _MULTIPLE.get(kernel, 1):
         raise ModelError(
@@ -210,21 +212,23 @@ def fused(kernel: str, q, k, v, encoding, site, config) -> jax.Array:
         )
     bias, scale = None, config.head_dim**-0.5
     if _by_columns(encoding):
-        q, k = with_columns(q, k, encoding.key_bias(site), scale)
+        q, k = append_bias_columns(q, k, encoding.key_bias(inputs), scale)
     else:
-        bias = encoding.additive(site)
-    q, k, v = named(q * scale if kernel == 'splash' else q, k, v)
+        bias = encoding.additive(inputs)
+    q, k, v = name_for_remat(q * scale if kernel == 'splash' else q, k, v)
     if kernel == 'splash':
-        return _splash(q, k, v, site.segment_ids, config)
+        return _splash(q, k, v, inputs.segment_ids, config)
     size, values = -(-max(q.shape[-1], v.shape[-1]) // 8) * 8, v.shape[-1]
     widened = lambda x: jnp.pad(
         x, ((0, 0),) * 3 + ((0, size - x.shape[-1]),)
     )  # cudnn wants one size for all, a multiple of 8
     q, k, v = (jnp.moveaxis(widened(x), 1, 2) for x in (q, k, v))
     if bias is not None and kernel == 'cudnn':
-        bias = narrowed(jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1])), q.dtype)
+        bias = narrow_bias(
+            jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1])), q.dtype
+        )
     out = jax.nn.dot_product_attention(
-        q, k, v, bias, site.visible, scale=scale, implementation=kernel
+        q, k, v, bias, inputs.visible, scale=scale, implementation=kernel
     )
     return jnp.moveaxis(out, 2, 1)[..., :values]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from model.sharding import constrain, context_parts, own_part
+from model.sharding import constrain, context_parts, own_context_part
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -91,7 +91,7 @@ class FeedForward(nn.Module):
         return jnp.einsum('btf,fd->btd', h_BxTxF, down)
 
 
-def dropped(x_BxTxD: jax.Array, rate: float, row_keys: jax.Array | None, place) -> jax.Array:
+def dropout(x_BxTxD: jax.Array, rate: float, row_keys: jax.Array | None, place) -> jax.Array:
     """Dropout (Srivastava et al. 2014): zeros in a share `rate` of the elements, the others divided by 1 - rate; without keys nothing.
 
     `row_keys`: [B] PRNG keys; `place`: a number of its own for each place of the model. What a row loses depends on its key alone: it is
@@ -103,7 +103,7 @@ def dropped(x_BxTxD: jax.Array, rate: float, row_keys: jax.Array | None, place) 
     keep = jax.vmap(
         lambda key: jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, shape)
     )(row_keys)
-    return jnp.where(own_part(keep, 1), x_BxTxD / (1 - rate), 0).astype(x_BxTxD.dtype)
+    return jnp.where(own_context_part(keep, 1), x_BxTxD / (1 - rate), 0).astype(x_BxTxD.dtype)
 
 
 class Bag(nn.Module):

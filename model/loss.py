@@ -29,7 +29,7 @@ def weighted_token_loss(
     return total, {'nll': (nll * weights).sum(), 'weight': weights.sum()}
 
 
-def in_chunks(
+def loss_in_chunks(
     loss, logits_of, hidden_BxTxD: jax.Array, batch: dict, chunks: int
 ) -> tuple[jax.Array, dict]:
     """The loss with the logits of T / chunks columns at a time. They are computed again in the backward pass, so that no more of them
@@ -42,7 +42,7 @@ def in_chunks(
     return jax.tree.map(lambda x: x.sum(0), sums)
 
 
-def chunks_for(columns: int, logits_bytes: int, wanted: int) -> int:
+def choose_chunks(columns: int, logits_bytes: int, wanted: int) -> int:
     """Into how many chunks to cut: as `wanted`, else (0) 1 as long as a device's logits stay below 4 GiB, and then so many that a chunk
     has at most 1 GiB. In chunks they cost one more matmul (predicted on a v5e: 2 % of a step at a vocabulary of 32k)."""
     if wanted or logits_bytes <= 4 * 2**30:

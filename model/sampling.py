@@ -33,12 +33,12 @@ class Sampling:
                 raise ModelError(f'{name} is {getattr(self, name)}: expected {expected}')
 
 
-def penalised(logits: jax.Array, seen: jax.Array, penalty) -> jax.Array:
+def penalize_repetition(logits: jax.Array, seen: jax.Array, penalty) -> jax.Array:
     """logits [B,V], seen [B,V] bool."""
     return jnp.where(seen, jnp.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def filtered(logits: jax.Array, top_k, top_p, min_p) -> jax.Array:
+def filter_logits(logits: jax.Array, top_k, top_p, min_p) -> jax.Array:
     """logits [B,V] -> the same with what the filters exclude at -inf. The most likely token always stays; ties at the k-th
     place all stay."""
     vocab = logits.shape[-1]
@@ -58,10 +58,10 @@ def filtered(logits: jax.Array, top_k, top_p, min_p) -> jax.Array:
     return jnp.where(logits >= lowest, logits, -jnp.inf)
 
 
-def draw(logits: jax.Array, keys: jax.Array, seen: jax.Array, s: Sampling) -> jax.Array:
+def draw_tokens(logits: jax.Array, keys: jax.Array, seen: jax.Array, s: Sampling) -> jax.Array:
     """logits [B,V] float32, keys [B] -> tokens [B] int32. The fields of `s` may be traced, `temperature` of 0 included."""
-    logits = penalised(logits, seen, s.repetition_penalty)
+    logits = penalize_repetition(logits, seen, s.repetition_penalty)
     greedy = jnp.argmax(logits, -1)
-    warm = filtered(logits / jnp.maximum(s.temperature, 1e-6), s.top_k, s.top_p, s.min_p)
+    warm = filter_logits(logits / jnp.maximum(s.temperature, 1e-6), s.top_k, s.top_p, s.min_p)
     drawn = jax.vmap(jax.random.categorical)(keys, warm)
     return jnp.where(s.temperature > 0, drawn, greedy).astype(jnp.int32)

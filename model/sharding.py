@@ -36,12 +36,12 @@ def context_parts() -> int:
     return mesh.shape[CONTEXT] if CONTEXT in mesh.manual_axes else 1
 
 
-def gathered(x: jax.Array, axis: int) -> jax.Array:
+def gather_context(x: jax.Array, axis: int) -> jax.Array:
     """The parts of all devices along the context, one after the other."""
     return jax.lax.all_gather(x, CONTEXT, axis=axis, tiled=True) if context_parts() > 1 else x
 
 
-def own_part(x: jax.Array, axis: int) -> jax.Array:
+def own_context_part(x: jax.Array, axis: int) -> jax.Array:
     """Of an array that is whole along `axis`: the part that this device has of the context."""
     parts = context_parts()
     return (

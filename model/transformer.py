@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from model.attention import Attention, Cache, Parameters, Place
+from model.attention import Attention, Cache, Parameters, TokenLayout
 from model.config import ModelConfig
 from model.errors import ModelError
-from model.layers import Bag, FeedForward, Norm, dropped, fan_in
-from model.positions import PositionalEncoding, Site
-from model.sharding import constrain, context_parts, gathered, own_part
+from model.layers import Bag, FeedForward, Norm, dropout, fan_in
+from model.positions import EncodingInputs, PositionalEncoding
+from model.sharding import constrain, context_parts, gather_context, own_context_part
 
 CacheState = dict  # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
 
@@ -26,13 +26,13 @@ class Block(nn.Module):
     encoding: PositionalEncoding
 
     @nn.compact
-    def __call__(self, x_BxTxD, place: Place, shared, layer, cache: Cache | None = None):
+    def __call__(self, x_BxTxD, layout: TokenLayout, shared, layer, cache: Cache | None = None):
         c, drop = (
             self.config,
-            lambda x, i: dropped(x, self.config.dropout, place.row_keys, 2 * layer + i),
+            lambda x, i: dropout(x, self.config.dropout, layout.row_keys, 2 * layer + i),
         )
         y, cache = Attention(c, self.encoding, name='attention')(
-            Norm(c.norm, name='attention_norm')(x_BxTxD), place, shared, cache, layer
+            Norm(c.norm, name='attention_norm')(x_BxTxD), layout, shared, cache, layer
         )
         x_BxTxD = constrain(x_BxTxD + drop(y, 1), 'batch', None, None)
         y = FeedForward(c, name='feed_forward')(Norm(c.norm, name='feed_forward_norm')(x_BxTxD))
@@ -45,11 +45,11 @@ class Group(nn.Module):
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BxTxD, place: Place, shared, group):
+    def __call__(self, x_BxTxD, layout: TokenLayout, shared, group):
         c = self.config
         for i in range(c.period):
             x_BxTxD, _ = _block(c)(c, c.encodings[i], name=f'layer_{i}')(
-                x_BxTxD, place, shared[c.distinct.index(c.encodings[i])], group * c.period + i
+                x_BxTxD, layout, shared[c.distinct.index(c.encodings[i])], group * c.period + i
             )
         return x_BxTxD, None
 
@@ -110,7 +110,7 @@ class Transformer(nn.Module):
         """
         c = self.config
         keys = row_keys, batch_key
-        place, cache = self._placed(tokens, positions, segment_ids, ids, keys, cache)
+        layout, cache = self._placed(tokens, positions, segment_ids, ids, keys, cache)
         table_VxD = self.param(
             'embedding',
             nn.with_partitioning(nn.initializers.normal(c.width**-0.5), ('vocab', 'embed')),
@@ -122,17 +122,17 @@ class Transformer(nn.Module):
         if c.scale_embedding:  # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
             x_BxTxD = x_BxTxD * jnp.asarray(c.width**0.5, x_BxTxD.dtype)
         if not self.training and any('position_ids' in part.enters() for part in c.parts):
-            lacks_id = (place.ids < 0) & (
-                place.segment_ids > 0
+            lacks_id = (layout.ids < 0) & (
+                layout.segment_ids > 0
             )  # beyond config.model.max_len or what ids are drawn from
             x_BxTxD = jnp.where(lacks_id[..., None], jnp.nan, x_BxTxD)
         of_part = {}
         for part, scope in zip(c.parts, c.scopes):
-            site = place.site(Parameters(c.param_dtype, name=scope))
-            x_BxTxD = part.embed(site, x_BxTxD)
-            of_part[part] = part.share(site)
-        shared = [encoding.gathered(of_part) for encoding in c.distinct]
-        x_BxTxD = constrain(dropped(x_BxTxD, c.dropout, place.row_keys, 0), 'batch', None, None)
+            inputs = layout.encoding_inputs(Parameters(c.param_dtype, name=scope))
+            x_BxTxD = part.embed(inputs, x_BxTxD)
+            of_part[part] = part.share(inputs)
+        shared = [encoding.collect_shared(of_part) for encoding in c.distinct]
+        x_BxTxD = constrain(dropout(x_BxTxD, c.dropout, layout.row_keys, 0), 'batch', None, None)
         if c.scan_layers:
             if cache is not None:
                 raise ModelError(
@@ -147,13 +147,13 @@ class Transformer(nn.Module):
                 metadata_params={nn.PARTITION_NAME: None},
             )
             x_BxTxD, _ = layers(c, name='layers')(
-                x_BxTxD, place, shared, jnp.arange(c.num_layers // c.period)
+                x_BxTxD, layout, shared, jnp.arange(c.num_layers // c.period)
             )
         else:
             for i, encoding in enumerate(c.encodings):
                 old = None if cache is None else cache['layers'][i]
                 x_BxTxD, new = _block(c)(c, encoding, name=f'layer_{i}')(
-                    x_BxTxD, place, shared[c.distinct.index(encoding)], i, old
+                    x_BxTxD, layout, shared[c.distinct.index(encoding)], i, old
                 )
                 if cache is not None:
                     cache['layers'][i] = new
@@ -185,7 +185,7 @@ class Transformer(nn.Module):
             segment_ids,
             task_ids,
         )  # of this device's part of the context; below: of the whole
-        positions, segment_ids, task_ids = (x if x is None else gathered(x, 1) for x in here)
+        positions, segment_ids, task_ids = (x if x is None else gather_context(x, 1) for x in here)
         ids = positions
         for e in c.parts:
             if e.spec.task_ids and task_ids is None:
@@ -193,7 +193,7 @@ class Transformer(nn.Module):
                     f'{e.spec.title} needs position ids from the data ({e.spec.task_ids!r}): this data gives none'
                 )
             ids = e.position_ids(
-                Site(
+                EncodingInputs(
                     None,
                     ids,
                     positions,
@@ -209,10 +209,10 @@ class Transformer(nn.Module):
             consecutive = context_parts() == 1 and not any(
                 'position_ids' in e.enters() for e in c.parts
             )
-            return Place(
+            return TokenLayout(
                 here[0],
                 here[1],
-                own_part(ids, 1),
+                own_context_part(ids, 1),
                 positions,
                 segment_ids,
                 ids,
@@ -233,7 +233,7 @@ class Transformer(nn.Module):
             segment_ids=put('segment_ids', segment_ids),
             column=column + tokens.shape[1],
         )
-        return Place(
+        return TokenLayout(
             positions,
             segment_ids,
             ids,
@@ -248,12 +248,12 @@ class Transformer(nn.Module):
         ), cache
 
 
-def keys_of_rows(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
+def make_row_keys(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
     """PRNG keys of an evaluation, by the numbers of its rows [B]: what a row draws does not depend on the batch that it is in."""
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl='threefry2x32'), rows)
 
 
-def output_of(config: ModelConfig, params) -> jax.Array:
+def output_matrix(config: ModelConfig, params) -> jax.Array:
     """The matrix of the logits, in the computation's type and gathered over `fsdp`."""
     if config.tied:
         return constrain(params['embedding'].astype(config.dtype), 'vocab', None)

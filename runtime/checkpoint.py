@@ -25,7 +25,7 @@ from model import config as model_config
 from model.errors import ModelError
 from model.transformer import Transformer
 from runtime import master, processes
-from runtime.errors import Absent, RunError
+from runtime.errors import ProcessTimeoutError, RunError
 from runtime.run_dir import Run
 
 _LOG = logging.getLogger('ordem')
@@ -157,7 +157,7 @@ class Checkpoints:
         Raises RunError where none is whole, or its arrays are not those expected. A checkpoint that is passed over is reported with the reason.
         """
         steps = json.loads(
-            processes.decide('steps', json.dumps(self.steps()), lambda said: said[0])
+            processes.broadcast_decision('steps', json.dumps(self.steps()), lambda said: said[0])
         )  # a shared disk may show each another list
         if not steps:
             raise RunError(f'{self.run.path}: has no checkpoint')
@@ -169,16 +169,16 @@ class Checkpoints:
         for step in reversed([s for s in steps if s % every == 0] or steps):
             try:
                 state, fault = self._restore(step, abstract, shardings, only_params), ''
-            except _Damaged as error:
+            except _DamagedError as error:
                 state, fault = None, f'step {step}: {error}'
             try:
-                fault = processes.decide(
+                fault = processes.broadcast_decision(
                     'restore', fault, lambda said: next(filter(None, said), '')
                 )  # one fault counts for all
-            except Absent:
+            except ProcessTimeoutError:
                 if not fault:
                     raise  # Orbax keeps those that read their part waiting for this one: the next start must not meet it again
-                raise Absent(
+                raise ProcessTimeoutError(
                     f'{self.run.path}: checkpoint passed over, {fault}; moved to {_move(self.run, step)}: the same command goes on from the '
                     f'one before it'
                 ) from None
@@ -197,7 +197,7 @@ class Checkpoints:
         cannot be read) and what is wrong with it, or ''. Where there is no list of arrays the path is that of the files."""
         try:
             known = self._described(step)
-        except _Damaged as error:
+        except _DamagedError as error:
             yield 'meta', None, str(error)
             return
         host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
@@ -255,14 +255,14 @@ class Checkpoints:
         ]
 
     def _described(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Path -> (type and shape, checksum) of each array, as it was saved. Raises _Damaged."""
+        """Path -> (type and shape, checksum) of each array, as it was saved. Raises _DamagedError."""
         try:
             meta = self._meta(step)
             known = {k: (v[0], tuple(v[1])) for k, v in meta['arrays'].items()}
         except Exception as error:  # whatever a damaged file makes the reader raise
-            raise _Damaged(f'its description cannot be read ({_first_line(error)})') from None
+            raise _DamagedError(f'its description cannot be read ({_first_line(error)})') from None
         if meta.get('format') != FORMAT:
-            raise _Damaged(
+            raise _DamagedError(
                 f'its format is {meta.get("format")}, expected {FORMAT}: made by another version of Ordem, or damaged'
             )
         return known
@@ -287,7 +287,7 @@ class Checkpoints:
             if k not in known or k not in wanted or known[k][0] != wanted[k]
         ]
         if wrong:
-            raise _Damaged(
+            raise _DamagedError(
                 f'not the arrays of this config; {"; ".join(wrong[:4])}'
                 + (f' and {len(wrong) - 4} more' if len(wrong) > 4 else '')
             )
@@ -301,11 +301,11 @@ class Checkpoints:
         try:
             found = self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
-            raise _Damaged(f'its arrays cannot be read ({_first_line(error)})') from None
+            raise _DamagedError(f'its arrays cannot be read ({_first_line(error)})') from None
         state = {'params': found['params'], **({} if only_params else found['rest'])}
         for name, value in jax.device_get(checksums(state)).items():
             if tuple(int(n) for n in value) != known[name][1]:
-                raise _Damaged(f'the checksum of {name} does not match')
+                raise _DamagedError(f'the checksum of {name} does not match')
         return state
 
 
@@ -316,7 +316,7 @@ def _has_master(names) -> bool:
 
 def _set_aside(run: Run, after: int) -> None:
     """Moves checkpoints of steps beyond `after` out of the way of new ones, without losing them."""
-    if processes.is_first():
+    if processes.is_main_process():
         for step in [s for s in run.steps() if s > after]:
             _move(run, step)
     processes.barrier('set aside')
@@ -376,7 +376,7 @@ def _no_such_step(run: Run, steps: list[int]) -> RunError:
     )
 
 
-class _Damaged(Exception):
+class _DamagedError(Exception):
     """A checkpoint that is not what was saved."""
 
 

@@ -1,4 +1,4 @@
-"""What every door (`python -m room.door`) does first: settings, then flags and mistakes (`runtime/exit.py`)."""
+"""What every command (`python -m room.command`) does first: settings, then flags and mistakes (`runtime/exit.py`)."""
 
 import ctypes
 import logging
@@ -46,7 +46,7 @@ def run(main, words: bool = False, keeps: bool = False) -> None:
 
 
 def settle() -> None:
-    """Settings that results or speed depend on, the same for all doors."""
+    """Settings that results or speed depend on, the same for all commands."""
     import model
 
     beside = pathlib.Path(__file__).resolve().parents[1] / 'model'

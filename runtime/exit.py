@@ -1,4 +1,4 @@
-"""Flags, and one clear line for a user's mistake: the part of a door that does not need JAX (0.1 s instead of seconds)."""
+"""Flags, and one clear line for a user's mistake: the part of a command that does not need JAX (0.1 s instead of seconds)."""
 
 import re
 import sys
@@ -10,7 +10,7 @@ from absl import app, flags
 from data.records import DataError, no_text, printable
 from model.errors import ModelError
 from runtime import options, refused, streams
-from runtime.errors import RunError, Stopped
+from runtime.errors import RunError, StoppedBySignalError, split_messages
 
 MISTAKE = RunError.code
 
@@ -153,9 +153,11 @@ def _guarded(main) -> None:
     except (Exception, KeyboardInterrupt) as error:
         if error is streams.lost():  # which `streams.ended` tells of
             sys.exit(0)
-        if _mistake(error) is None and not isinstance(error, (Stopped, KeyboardInterrupt)):
+        if _mistake(error) is None and not isinstance(
+            error, (StoppedBySignalError, KeyboardInterrupt)
+        ):
             raise
-        sys.exit(told(error)[0])
+        sys.exit(describe_error(error)[0])
 
 
 def _mistake(error: BaseException) -> Exception | None:
@@ -166,7 +168,7 @@ def _mistake(error: BaseException) -> Exception | None:
     return refused.mistake(error, given())
 
 
-def told(error: BaseException) -> tuple[int, str]:
+def describe_error(error: BaseException) -> tuple[int, str]:
     """Prints what ended the program, a mistake in one line and anything else with its traceback.
 
     Returns exit code and line.
@@ -175,11 +177,11 @@ def told(error: BaseException) -> tuple[int, str]:
     message = ' '.join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return 130, 'interrupted'
-    if isinstance(error, Stopped):
+    if isinstance(error, StoppedBySignalError):
         _print(message)
         return error.code, message
     if isinstance(error, (DataError, ModelError, RunError)):
-        for line in getattr(error, 'found', [message]):
+        for line in split_messages(error):
             _print(f'error: {" ".join(line.split())}')
         return getattr(error, 'code', MISTAKE), message
     trace = ''.join(traceback.format_exception(error))
@@ -193,4 +195,4 @@ def _print(line: str) -> None:
 
 def fail(message: str) -> None:
     """Ends the program with the message in one line on stderr."""
-    sys.exit(told(RunError(message))[0])
+    sys.exit(describe_error(RunError(message))[0])

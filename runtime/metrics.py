@@ -70,7 +70,7 @@ class Metrics:
     """
 
     def __init__(self, run: Run, start: int, total: int, config, seed_line: dict):
-        writes = processes.is_first()
+        writes = processes.is_main_process()
         self.store = run.path if writes and '://' in os.fspath(run.path) else None
         self.folder = epath.Path(tempfile.mkdtemp()) if self.store else run.path
         self.path, before = self.folder / 'metrics.jsonl', run.path / 'metrics.jsonl'

@@ -1,8 +1,8 @@
-"""Flags of the doors: whole numbers and others with both ends of their range, and paths with `~`.
+"""Flags of the commands: whole numbers and others with both ends of their range, and paths with `~`.
 Nothing here needs JAX.
 
-A door defines numbers and paths with these and no others: `tests/runtime/test_numbers.py` and
-`tests/runtime/test_home.py` look at all doors."""
+A command defines numbers and paths with these and no others: `tests/runtime/test_numbers.py` and
+`tests/runtime/test_home.py` look at all commands."""
 
 import math
 import re
@@ -10,7 +10,7 @@ import re
 from absl import flags
 
 from data import paths as names
-from model.errors import lost
+from model.errors import describe_underflow
 
 MOST = 2**31 - 1  # of whole numbers that JAX and the libraries below take
 COUNT = 2**20  # of things that one command makes, holds or waits for
@@ -23,8 +23,8 @@ class _Number(flags.FloatParser):
         found = super().convert(argument)
         if not math.isfinite(found):
             raise ValueError(f'{argument} is not {self.syntactic_help}')
-        if lost(found) and not self.is_outside_bounds(found):
-            raise ValueError(lost(found))
+        if describe_underflow(found) and not self.is_outside_bounds(found):
+            raise ValueError(describe_underflow(found))
         return found
 
 

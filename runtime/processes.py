@@ -1,6 +1,6 @@
 """Several processes that train one model: found, joined, compared, and ended together.
 
-`door.run(together(main))` runs `main` as one of them. Where they meet comes from --coordinator, --num_processes and --process_id, from
+`cli.run(run_distributed(main))` runs `main` as one of them. Where they meet comes from --coordinator, --num_processes and --process_id, from
 torchrun-like variables, or from JAX's own recognition of a cluster (TPU VM, GKE, Slurm, Open MPI); with none of these there is one
 process and nothing here does anything. All that leans on JAX's insides (cluster recognition, the coordinator's key-value store) is in
 this file.
@@ -28,7 +28,7 @@ from jax._src import clusters, distributed as jax_distributed
 
 from data.records import printable
 from runtime import exit, options
-from runtime.errors import Absent, RunError, Stopped
+from runtime.errors import ProcessTimeoutError, RunError, StoppedBySignalError
 
 _LOG = logging.getLogger('ordem')
 _LINE = 2**20  # bytes of a message of the roll call at most
@@ -37,7 +37,7 @@ _DAY = 86400.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class ClusterSpec:
     """Where the processes meet ('HOST:PORT' of process 0), how many they are, which one this is, and its accelerators (None: all)."""
 
     coordinator: str
@@ -101,13 +101,13 @@ def define_flags() -> None:
     )
 
 
-def place(
+def find_cluster(
     coordinator: str,
     num_processes: int,
     process_id: int,
     join_timeout: float = 300,
     environment=os.environ,
-) -> Place | None:
+) -> ClusterSpec | None:
     """The flags' values (absent: '' and -1) and the environment -> this process's place; None: there is only one process.
 
     Raises RunError where only some of the flags or variables are there, or their values do not fit.
@@ -121,7 +121,7 @@ def place(
         return None
     if any(given.values()):
         _complete(given)
-        found = Place(coordinator, num_processes, process_id)
+        found = ClusterSpec(coordinator, num_processes, process_id)
     elif 'WORLD_SIZE' in environment or 'RANK' in environment:
         if environment.get('WORLD_SIZE') == '1':
             return None
@@ -135,7 +135,7 @@ def place(
         port = number('MASTER_PORT') + (
             environment.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
         )  # torchrun itself listens there
-        found = Place(
+        found = ClusterSpec(
             f'{environment["MASTER_ADDR"]}:{port}',
             number('WORLD_SIZE'),
             number('RANK'),
@@ -153,7 +153,7 @@ def place(
             ) from None
         if detected[0] is None:
             return None
-        found = Place(*detected)
+        found = ClusterSpec(*detected)
     return found if found.num_processes > 1 else None
 
 
@@ -177,12 +177,12 @@ def _number(environment, name: str) -> int:
 # --- Joining ---------------------------------------------------------------------------------------------------------------------
 
 
-def together(main: Callable[[], None]) -> Callable[[], None]:
+def run_distributed(main: Callable[[], None]) -> Callable[[], None]:
     """`main` run as one of the processes. Where one of them fails all end, with its message and its exit code."""
 
     def joined() -> None:
         f = flags.FLAGS
-        here = place(f.coordinator, f.num_processes, f.process_id, f.join_timeout)
+        here = find_cluster(f.coordinator, f.num_processes, f.process_id, f.join_timeout)
         if here is None:
             main()
             return
@@ -203,14 +203,14 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
         try:
             try:
                 main()
-            except Stopped as stop:  # all of them, after the same step
+            except StoppedBySignalError as stop:  # all of them, after the same step
                 stopped = stop
             barrier('end', _DAY)
         except BaseException as error:
             with _leaving:
-                code, message = exit.told(error)
+                code, message = exit.describe_error(error)
                 _leave(code, f'process {here.process_id}: {message}')
-        if is_first():
+        if is_main_process():
             _client().key_value_set('ordem/failed', '')
         watching.join()
         if stopped:
@@ -219,7 +219,7 @@ def together(main: Callable[[], None]) -> Callable[[], None]:
     return joined
 
 
-def _roll_call(here: Place, timeout: float) -> None:
+def _roll_call(here: ClusterSpec, timeout: float) -> None:
     """Waits until all processes are there and run the same code. It comes before JAX's own, which aborts the process where one is
     missing and does not say which, and uses the same port, as no other may be open between the hosts."""
     mine = dict(
@@ -228,10 +228,10 @@ def _roll_call(here: Place, timeout: float) -> None:
     )
     verdict = _call(here, mine, timeout) if here.process_id == 0 else _answer(here, mine, timeout)
     if verdict:
-        raise (Absent if 'did not come' in verdict else RunError)(verdict)
+        raise (ProcessTimeoutError if 'did not come' in verdict else RunError)(verdict)
 
 
-def _call(here: Place, mine: dict, timeout: float) -> str:
+def _call(here: ClusterSpec, mine: dict, timeout: float) -> str:
     deadline = time.monotonic() + timeout
     said, lines, verdict = {0: mine['facts']}, [], ''
     try:
@@ -279,7 +279,7 @@ def _call(here: Place, mine: dict, timeout: float) -> str:
     return verdict
 
 
-def _answer(here: Place, mine: dict, timeout: float) -> str:
+def _answer(here: ClusterSpec, mine: dict, timeout: float) -> str:
     deadline = time.monotonic() + timeout
     while True:
         try:
@@ -312,7 +312,7 @@ def _versions() -> dict[str, str]:
 # --- Meeting: through the key-value store that process 0 keeps ----------------------------------------------------------------------
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     """Whether this process writes what is written once."""
     return jax_distributed.global_state.process_id == 0
 
@@ -322,24 +322,24 @@ def count() -> int:
 
 
 def barrier(name: str, timeout: float | None = None) -> None:
-    """Waits for all processes. Raises Absent, on all of them, with those that did not come in `timeout` seconds (--join_timeout)."""
-    decide(name, '', lambda said: '', timeout)
+    """Waits for all processes. Raises ProcessTimeoutError, on all of them, with those that did not come in `timeout` seconds (--join_timeout)."""
+    broadcast_decision(name, '', lambda said: '', timeout)
 
 
-def first_then_others(name: str, make: Callable):
+def main_process_first(name: str, make: Callable):
     """make() on process 0 and then on the others, which find in a shared cache what it has built, or build it too. The wait is as
     long as the work; that process 0 is alive is what heartbeats are for."""
-    found = make() if is_first() else None
+    found = make() if is_main_process() else None
     barrier(name, _DAY)
-    if not is_first():
+    if not is_main_process():
         found = make()
     barrier(name, _DAY)  # the others may have to build it too, each on its own disk
     return found
 
 
-def agree(facts: dict) -> None:
+def assert_same(facts: dict) -> None:
     """Raises RunError, on all processes, where a fact is not the same on all; it names the fact and who says what."""
-    verdict = decide(
+    verdict = broadcast_decision(
         'agree',
         json.dumps(facts, default=str),
         lambda said: difference({i: json.loads(s) for i, s in enumerate(said)}),
@@ -368,12 +368,12 @@ def difference(said: dict[int, dict]) -> str:
     )
 
 
-def decide(
+def broadcast_decision(
     name: str, mine: str, rule: Callable[[list[str]], str], timeout: float | None = None
 ) -> str:
     """What `rule` makes of what all processes say, in their order: computed by process 0, the same answer for all.
 
-    All call it in the same order. Raises Absent, on all of them, with those that did not come in time.
+    All call it in the same order. Raises ProcessTimeoutError, on all of them, with those that did not come in time.
     """
     client, n = _client(), count()
     if client is None:
@@ -383,7 +383,7 @@ def decide(
     key = f'ordem/{name}/{_meetings[name]}'
     deadline = time.monotonic() + timeout
     client.key_value_set(f'{key}/{jax_distributed.global_state.process_id}', mine)
-    if is_first():
+    if is_main_process():
         said = [
             _get(client, f'{key}/{i}', max(0.001, deadline - time.monotonic())) for i in range(n)
         ]
@@ -398,7 +398,7 @@ def decide(
         else (_missing([0], n, timeout, f' to the meeting {name!r}'), '')
     )
     if missing:
-        raise Absent(missing)
+        raise ProcessTimeoutError(missing)
     return verdict
 
 

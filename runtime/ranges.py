@@ -5,8 +5,8 @@ import dataclasses
 import math
 import re
 
-from model.errors import lost
-from runtime.errors import Problems, RunError
+from model.errors import describe_underflow
+from runtime.errors import CombinedError, RunError
 from runtime.options import COUNT, MOST
 from runtime.run_dir import flat
 
@@ -33,8 +33,12 @@ class Range:
             return self._said()
         fits = self.low < value if self.open == 'low' else self.low <= value
         fits &= value < self.high if self.open == 'high' else value <= self.high
-        if fits and lost(value):
-            return lost(value).replace('0, or ', '') if self.open == 'low' else lost(value)
+        if fits and describe_underflow(value):
+            return (
+                describe_underflow(value).replace('0, or ', '')
+                if self.open == 'low'
+                else describe_underflow(value)
+            )
         return '' if fits or self.zero and value == 0 else self._said()
 
     def _said(self) -> str:
@@ -169,10 +173,10 @@ def outside(config) -> dict[str, str]:
 
 
 def check(config) -> None:
-    """Raises Problems with each number of an experiment or a study that is not in its range."""
+    """Raises CombinedError with each number of an experiment or a study that is not in its range."""
     found = list(outside(config).values())
     if found:
-        raise Problems(found)
+        raise CombinedError(found)
 
 
 def check_digits(config) -> None:

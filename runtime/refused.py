@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from data import paths
 from data.records import did_you_mean
-from runtime.errors import NoRoom, RunError
+from runtime.errors import DiskFullError, RunError
 
 # No room, or a disk that fails: the same command may go on later.
 _ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
@@ -55,7 +55,9 @@ def mistake(error: BaseException, given: Iterable[tuple[str, str]]) -> RunError 
     where = _where(os.fsdecode(found.filename), given) if found.filename else ''
     what = found.strerror or os.strerror(found.errno)
     if found.errno in _ROOM:
-        return NoRoom(f'{where or "the disk"}: {what}; the same command goes on when there is room')
+        return DiskFullError(
+            f'{where or "the disk"}: {what}; the same command goes on when there is room'
+        )
     if not where:
         return None
     if found.errno == errno.ENOTDIR:

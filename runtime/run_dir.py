@@ -8,7 +8,6 @@ import contextlib
 import dataclasses
 import errno
 import functools
-import importlib.metadata
 import json
 import logging
 import os
@@ -25,7 +24,8 @@ from data import paths, safe_read, tokenizer as tokenizers
 from data.cache import stable_hash
 from data.records import DataError, did_you_mean
 from model.errors import ModelError
-from runtime.errors import NoRoom, RunError
+from runtime.errors import DiskFullError, RunError
+from runtime.system import exclusive_lock, package_versions
 
 _LOG = logging.getLogger('ordem')
 
@@ -371,10 +371,10 @@ def config_hash(config) -> str:
 def meaning(config, first: bool = False) -> list[dict]:
     """Returns what the encodings of an experiment mean (`model.positions.resolved`), as JSON keeps
     it; `first`: what they meant before versions were kept. Raises ModelError where they name none."""
-    from model.positions import resolved
+    from model.positions import resolve_pattern
 
     c = config.model
-    return json.loads(json.dumps(resolved(c.positions, dict(c.positions_args), first)))
+    return json.loads(json.dumps(resolve_pattern(c.positions, dict(c.positions_args), first)))
 
 
 def _meaning_or_none(config, first: bool = False) -> list[dict]:
@@ -606,19 +606,16 @@ def _is_parent(run: Run, given: Run, then: dict, there: bool) -> bool:
 
 def lineage(config, store, tokenizer, parent: dict | None) -> dict:
     """What a result depends on: parent, hashes, versions, and the cores, which XLA:CPU's bits depend on."""
-    versions = {
-        p: importlib.metadata.version(p)
-        for p in (
-            'jax',
-            'jaxlib',
-            'flax',
-            'optax',
-            'orbax-checkpoint',
-            'numpy',
-            'sentencepiece',
-            'grain',
-        )
-    }
+    versions = package_versions(
+        'jax',
+        'jaxlib',
+        'flax',
+        'optax',
+        'orbax-checkpoint',
+        'numpy',
+        'sentencepiece',
+        'grain',
+    )
     meant = config.model.get('encodings')
     return dict(
         format=FORMAT,
@@ -658,18 +655,12 @@ def in_use(run: Run):
     if '://' in os.fspath(run.path):
         yield
         return
-    import fcntl
-
     _check_links(run)
-    with open(run.path / '.lock', 'a') as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f'{run.path}: another process trains in this directory; wait for it, or choose another --run'
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+    message = (
+        f'{run.path}: another process trains in this directory; wait for it, or choose another '
+        f'--run'
+    )
+    with exclusive_lock(run.path / '.lock', message):
         yield
 
 
@@ -686,7 +677,7 @@ def _check_links(run: Run) -> None:
 
 @contextlib.contextmanager
 def room_in(run: Run):
-    """Raises NoRoom in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
+    """Raises DiskFullError in place of whatever a full disk makes the writers of checkpoints and metrics raise."""
     try:
         yield
     except Exception as error:
@@ -698,7 +689,7 @@ def room_in(run: Run):
             if '://' in os.fspath(run.path)
             else f' ({shutil.disk_usage(pathlib.Path(run.path)).free / 2**20:.0f} MiB free)'
         )
-        raise NoRoom(
+        raise DiskFullError(
             f'{run.path}: the disk is full{free}; the newest whole checkpoint is {f"of step {whole[-1]}" if whole else "none"}. '
             f'Make room: the same command then goes on from there'
         ) from None

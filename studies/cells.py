@@ -1,7 +1,6 @@
 """The cells of a study: which there are, and what one of them measures."""
 
 import dataclasses
-import importlib.metadata
 import math
 import platform
 import resource
@@ -12,10 +11,11 @@ from ml_collections import ConfigDict
 from data import tasks
 from data.cache import stable_hash
 from model.errors import ModelError
-from model.positions import REGISTRY, resolved
+from model.positions import REGISTRY, resolve_pattern
 from runtime import ranges
 from runtime.errors import RunError
 from runtime.run_dir import YOUNGER, cores
+from runtime.system import package_versions
 from train.optimizer import make_schedule
 
 _YOUNGER = {
@@ -141,9 +141,9 @@ def _changed(arm: dict) -> dict[str, dict]:
     changed since results were kept: a record from before is another's. One that differs only in its
     defaults means what it meant where those are given."""
     given = arm['positions'], arm['positions_args']
-    then = {one['name']: one['arguments'] for one in resolved(*given, first=True)}
+    then = {one['name']: one['arguments'] for one in resolve_pattern(*given, first=True)}
     found = {}
-    for one in resolved(*given):
+    for one in resolve_pattern(*given):
         name = one.pop('name')
         kind = REGISTRY.get(name.partition('(')[0].strip())  # else a pattern that has a name
         in_defaults = kind is None or kind.spec.before
@@ -225,9 +225,7 @@ def measure(config, group: list[Cell]) -> list[dict]:
             kind(config, cell.task).measured(config, cell, model, rows, *of_seed)
             for cell, rows, of_seed in zip(group, drawn, trained)
         ]
-    versions = {
-        p: importlib.metadata.version(p) for p in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')
-    }
+    versions = package_versions('jax', 'jaxlib', 'flax', 'optax', 'numpy')
     common = {
         'seconds': round((time.perf_counter() - began) / len(group), 1),
         'device': jax.devices()[0].device_kind,
@@ -271,7 +269,9 @@ def paths(config) -> list[str]:
         training(config, [Cell(arm, next(iter(config.tasks)), 1, config.optimizer.lr)])[0]
         for arm in arms(config)
     ]
-    return list(dict.fromkeys(line for model in models for line in kernels.paths(model.config)))
+    return list(
+        dict.fromkeys(line for model in models for line in kernels.describe_kernels(model.config))
+    )
 
 
 def speed(config, task: str, steps: int = 24) -> float:

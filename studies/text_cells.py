@@ -5,7 +5,8 @@ import hashlib
 import numpy as np
 from ml_collections import ConfigDict
 
-from data import batches, store
+from data import batches
+from data.store import TokenStore
 from evals import attention, perplexity
 from runtime.errors import RunError
 from train import loop
@@ -19,7 +20,7 @@ def obtained(config, task: str):
     t = config.tasks[task]
     whole = ConfigDict(dict(data=t.data.to_dict(), tokenizer=t.tokenizer.to_dict()))
     tokenizer = loop.obtain_tokenizer(whole)
-    return tokenizer, store.open_or_build(whole.data, tokenizer, progress=False)
+    return tokenizer, TokenStore.open_or_build(whole.data, tokenizer, progress=False)
 
 
 def sizes(config, task: str) -> tuple[int, int, int]:

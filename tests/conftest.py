@@ -1,4 +1,4 @@
-"""Settings of all tests: eight forced CPU devices, the door's numeric settings, and one store of compiled programs. On a GPU:
+"""Settings of all tests: eight forced CPU devices, the command's numeric settings, and one store of compiled programs. On a GPU:
 
 ORDEM_TEST_PLATFORM=cuda,cpu python -m pytest -n4 tests/model
 """

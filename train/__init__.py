@@ -1,1 +1,1 @@
-"""Batches to weights: `pretrain` and `posttrain` are its two doors."""
+"""Batches to weights: `pretrain` and `posttrain` are its two commands."""

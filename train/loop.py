@@ -15,11 +15,12 @@ import jax
 from jax.experimental import multihost_utils
 
 from data import batches, objectives, store, tokenizer as tokenizers
+from data.store import TokenStore
 from data.text import line_ends
 from model import config as model_config, generate, kernels
 from model.transformer import Transformer
 from runtime import checkpoint, master, metrics, processes, run_dir
-from runtime.errors import RunError, Stopped
+from runtime.errors import ErrorCollector, RunError, StoppedBySignalError
 from runtime.run_dir import Run, batch_of
 from runtime.signals import Signals, Watchdog
 from train import preflight, step as steps
@@ -40,7 +41,7 @@ class Experiment:
     run: Run
     config: object
     tokenizer: tokenizers.Tokenizer
-    store: store.Store
+    store: TokenStore
     training: batches.Batches
     validation: batches.Batches | None
     model: Transformer
@@ -81,7 +82,7 @@ def prepare(
     directory: str,
     tokenizer=None,
     parent: Run | None = None,
-    tried: preflight.Tried | None = None,
+    errors: ErrorCollector | None = None,
     conversations: bool = False,
 ) -> Experiment:
     """Builds the experiment. Each part of its state comes from the first of these that has it:
@@ -91,13 +92,13 @@ def prepare(
     scratch: all else (optimizer, step, random keys; parameters that no parent has) from config.seed.
 
     Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written; what can be told in
-    seconds all at once, with what `tried` has found already. `conversations`: texts are refused.
+    seconds all at once, with what `errors` has found already. `conversations`: texts are refused.
     """
     run = run_dir.place(directory)
     run_dir.at_home(config, strict=True)
-    resuming, tried = run_dir.is_started(run.path), tried or preflight.Tried()
+    resuming, errors = run_dir.is_started(run.path), errors or ErrorCollector()
     config.model.encodings = []  # those of today, or below of the run that goes on
-    processes.agree(
+    processes.assert_same(
         {
             **{f'config.{k}': v for k, v in run_dir.flat(config).items() if k != 'data.cache'},
             '--run': directory,
@@ -111,20 +112,20 @@ def prepare(
         theirs = (
             functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
         )
-        tried(
-            processes.first_then_others,
+        errors.check(
+            processes.main_process_first,
             'mend',
-            lambda: run_dir.mend(run, config, theirs, processes.is_first()),
+            lambda: run_dir.mend(run, config, theirs, processes.is_main_process()),
         )
-        if not tried.found:
-            tried(run_dir.check_resumable, run, config)
-            tokenizer = tried(run.tokenizer)
-    mesh = preflight.check(tried, config, run, tokenizer)
-    tried.end()
+        if not errors.messages:
+            errors.check(run_dir.check_resumable, run, config)
+            tokenizer = errors.check(run.tokenizer)
+    mesh = preflight.check(errors, config, run, tokenizer)
+    errors.raise_all()
     if not resuming:
         config.model.encodings = run_dir.meaning(config)
     keep_compiled(config.data.cache)
-    tokenizer = tokenizer or processes.first_then_others(
+    tokenizer = tokenizer or processes.main_process_first(
         'tokenizer', lambda: obtain_tokenizer(config)
     )
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
@@ -137,7 +138,7 @@ def prepare(
     kept, rows_of = objectives.of(config.train.objective)
     # A run that goes on keeps a store that was made under earlier rules of reading.
     then = run.lineage()['data_hash'] if resuming else ''
-    data = processes.first_then_others(
+    data = processes.main_process_first(
         'data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress, then)
     )
     if conversations and not of_pairs and not data.manifest['conversations']:
@@ -161,7 +162,7 @@ def prepare(
         )
 
     check_model(mesh, architecture, config.data.seq_len, config.train.loss_chunks)
-    for line in kernels.paths(architecture, mesh.shape['context']):
+    for line in kernels.describe_kernels(architecture, mesh.shape['context']):
         _LOG.info('%s', line)
     lineage = run_dir.lineage(
         config,
@@ -169,7 +170,7 @@ def prepare(
         tokenizer,
         None if parent is None else {'run': str(parent.path), 'step': parent.step},
     )
-    processes.agree({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
+    processes.assert_same({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:
         run_dir.check_lineage(run, lineage)
     model, optimizer = (
@@ -184,7 +185,7 @@ def prepare(
         reader = checkpoint.Checkpoints(run)
         state = reader.restore(abstract, shardings)
         rollbacks = json.loads(
-            processes.decide(
+            processes.broadcast_decision(
                 'rollbacks',
                 json.dumps(_rollbacks(run, reader.rollbacks(int(state['step'])))),
                 lambda said: said[0],
@@ -202,7 +203,7 @@ def prepare(
                 parent, state['params'], shardings['params'], architecture.encodings
             )
             state = master.begun({**state, 'params': params}, shardings)
-        if processes.is_first():
+        if processes.is_main_process():
             if run.config_path.exists():
                 _LOG.warning(
                     '%s: was started before and has no checkpoint: begins at step 0', run.path
@@ -248,7 +249,7 @@ def _rollbacks(run: Run, saved: list[dict]) -> list[dict]:
         error = f'{run.rollbacks_path}: damaged: it lacks what the checkpoint was saved with'
     except RunError as damaged:
         error = damaged
-    if processes.is_first():
+    if processes.is_main_process():
         _LOG.warning('%s; written anew from the checkpoint', error)
         run.write_rollbacks(saved)
     return saved
@@ -281,7 +282,7 @@ def sample(e: Experiment, params) -> dict:
     text = line_ends(e.config.sample.prompt)
     if jax.process_count() > 1:
         params = multihost_utils.process_allgather(params, tiled=True)
-        if not processes.is_first():
+        if not processes.is_main_process():
             return {}
     here = jax.device_put(params, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
     out = generate.generate(
@@ -307,17 +308,17 @@ class _Spike(Exception):
 def train(e: Experiment) -> dict:
     """Runs the steps that are left. Returns the last measurements; the run directory holds everything else.
 
-    Raises Stopped after a signal, with everything saved, NoRoom where the disk is full, and RunError where the loss is not finite.
+    Raises StoppedBySignalError after a signal, with everything saved, DiskFullError where the disk is full, and RunError where the loss is not finite.
     """
     first: dict = {}
     with (
-        run_dir.in_use(e.run) if processes.is_first() else contextlib.nullcontext(),
+        run_dir.in_use(e.run) if processes.is_main_process() else contextlib.nullcontext(),
         run_dir.room_in(e.run),
         Signals() as signals,
         Watchdog(e.config.log.stall, str(e.run.path)) as watchdog,
     ):
         e.beat = watchdog.beat
-        if processes.is_first():
+        if processes.is_main_process():
             run_dir.check_resumable(
                 e.run, e.config
             )  # nobody began another run here since it was prepared
@@ -356,7 +357,7 @@ def _roll_back(e: Experiment, spike: int, message: str) -> dict:
         last,
     )
     e.rollbacks.append({'step': back, 'batches': passed})
-    if processes.is_first():
+    if processes.is_main_process():
         e.run.write_rollbacks(e.rollbacks)
     return {'rolled_back_from': spike, 'batches_passed_over': passed}
 
@@ -452,7 +453,7 @@ def _train(e: Experiment, signals: Signals, first: dict) -> dict:
                 log.pause(time.perf_counter() - began)
             if ending:
                 checkpoints.wait()
-                raise Stopped(
+                raise StoppedBySignalError(
                     f'{e.run.path}: ended after step {done}, as {signal.Signals(signals.number).name} asked'
                     + (
                         ', and saved; the same command goes on from there'
@@ -484,5 +485,5 @@ def report(e: Experiment, last: dict) -> None:
         if key in last
     )
     loss = f'loss {last["loss"]:.3f}{held_out}' if last else 'nothing left to do'
-    if processes.is_first():
+    if processes.is_main_process():
         print(f'{e.run.path}: step {int(e.state["step"])}, {loss}')

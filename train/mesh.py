@@ -8,7 +8,7 @@ from flax import linen as nn
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec as P
 
-from model.kernels import over_context
+from model.kernels import choose_context_path
 from model.sharding import spec
 from runtime.errors import RunError
 
@@ -90,7 +90,7 @@ def check_model(mesh: Mesh, model, seq_len: int, loss_chunks: int) -> None:
         )
     if mesh.shape['context'] > 1:
         for encoding in model.distinct:
-            over_context(model, encoding)
+            choose_context_path(model, encoding)
 
 
 def check_batch(mesh: Mesh, batch_size: int, accumulation: int) -> None:

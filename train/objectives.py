@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from model import loss
 from model.config import ModelConfig
-from model.embed import check, embed, sizes, unit
+from model.embed import check_pooling, embed, normalize, parse_sizes
 from model.transformer import Transformer
 from runtime.errors import RunError
 
@@ -76,7 +76,10 @@ class Contrastive:
         )
         there = _Pairs(batch, axes)
         losses, correct = zip(
-            *(there.loss(*(unit(v[..., :size]) for v in vectors), scale) for size in self.sizes)
+            *(
+                there.loss(*(normalize(v[..., :size]) for v in vectors), scale)
+                for size in self.sizes
+            )
         )
         here = there.weights
         total = sum(losses) / len(losses)
@@ -171,7 +174,7 @@ def _first(ids_N: jax.Array) -> jax.Array:
 
 def make(config, model: ModelConfig) -> Contrastive:
     """`config`: the `embedding` part of an experiment. Raises RunError or ModelError where a field has no valid value."""
-    check(config.pooling, model)
+    check_pooling(config.pooling, model)
     if model.bag and 'bag' not in config.pooling:
         raise RunError(
             f"config.model.bag is True: it has no effect with config.embedding.pooling={config.pooling!r}; expected False, or 'bag+mean' or 'bag'"
@@ -183,5 +186,5 @@ def make(config, model: ModelConfig) -> Contrastive:
     return Contrastive(
         config.pooling,
         config.temperature,
-        tuple(sorted({*sizes(config.sizes, model.width), model.width})),
+        tuple(sorted({*parse_sizes(config.sizes, model.width), model.width})),
     )

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import master
 from runtime.errors import RunError
 
@@ -132,7 +132,9 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), its moments in float32; or, for the weights of the layers, Muon (Jordan et al.
     2024) with updates of AdamW's usual size (Liu et al. 2025, arXiv 2502.16982, equation 4), so that one learning rate serves both."""
     if config.kind not in KINDS:
-        raise RunError(f'config.optimizer.kind is {config.kind!r}: {nearest(config.kind, KINDS)}')
+        raise RunError(
+            f'config.optimizer.kind is {config.kind!r}: {did_you_mean(config.kind, KINDS)}'
+        )
     clip = optax.clip_by_global_norm(config.clip) if config.clip else optax.identity()
     schedule = make_schedule(config, steps)
     if config.kind == 'adamw':

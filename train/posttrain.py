@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 from data import tokenizer as tokenizers
 from model import config as model_config
 from runtime import checkpoint, cli, config_flags, options, processes, run_dir
-from runtime.errors import RunError
+from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run, differences
-from train import loop, preflight
+from train import loop
 
 # What two phases may do differently with the same parameters. Another positional encoding is a recipe of its own: what it does not
 # share with the parent's begins anew, and the log says so.
@@ -159,16 +159,16 @@ def prepare(config, directory: str, conversations: bool = False) -> loop.Experim
                 'config.tokenizer.path'
             )
         return loop.prepare(config, directory, conversations=conversations)
-    run, tried, tokenizer = run_dir.place(directory), preflight.Tried(), None
+    run, errors, tokenizer = run_dir.place(directory), ErrorCollector(), None
     if run_dir.is_started(run.path):
         parent = run_dir.check_parent(run, config.parent)
     else:
         parent = checkpoint.pinned(Run.parse(config.parent))
     if parent is None:
-        tried(_as_begun, run, config)
+        errors.check(_as_begun, run, config)
     else:
-        tokenizer = tried(check_parent, parent, config)
-    return loop.prepare(config, directory, tokenizer, parent, tried, conversations)
+        tokenizer = errors.check(check_parent, parent, config)
+    return loop.prepare(config, directory, tokenizer, parent, errors, conversations)
 
 
 def _as_begun(run: Run, config) -> None:
@@ -191,4 +191,4 @@ if __name__ == '__main__':
     options.path('run', '', 'Directory of the run')
     config_flags.define_flag()
     processes.define_flags()
-    cli.run(processes.together(main), keeps=True)
+    cli.run(processes.run_distributed(main), keeps=True)

@@ -9,12 +9,11 @@ import jax
 from data import objectives, store
 from data.objectives import OBJECTIVES
 from data.pairs import read as read_pairs
-from data.records import DataError
 from model import config as model_config
-from model.errors import ModelError, nearest
+from model.errors import did_you_mean
 from model.transformer import Transformer
 from runtime import ranges
-from runtime.errors import Problems, RunError
+from runtime.errors import ErrorCollector, RunError
 from train import footprint
 from train.mesh import check_batch, check_model, local_rows, make_mesh
 from train.objectives import make as make_contrastive
@@ -24,94 +23,73 @@ from train.step import abstract_state
 ON_SPIKE = ('stop', 'skip', 'rollback')
 
 
-class Tried:
-    """Calls checks and keeps what they raise, to raise it all at once."""
-
-    def __init__(self):
-        self.found: list[str] = []
-
-    def __call__(self, check, *args):
-        """check(*args), or None where it found something wrong."""
-        try:
-            return check(*args)
-        except (RunError, ModelError, DataError) as error:
-            self.found += [
-                line for line in getattr(error, 'found', [str(error)]) if line not in self.found
-            ]
-
-    def end(self) -> None:
-        """Raises Problems where anything was found."""
-        if self.found:
-            raise Problems(self.found)
-
-
-def check(tried: Tried, config, run, tokenizer=None) -> jax.sharding.Mesh | None:
+def check(errors: ErrorCollector, config, run, tokenizer=None) -> jax.sharding.Mesh | None:
     """All that the config, the machine and the run directory tell without reading the text; returns the mesh."""
     wrong = ranges.outside(config)
-    tried(ranges.check, config)
+    errors.check(ranges.check, config)
 
     def sound(*groups: str) -> bool:
         """Returns whether all numbers of these groups are in their ranges: others are told, and
         nothing is made of them."""
         return not any(name.startswith(groups) for name in wrong)
 
-    mesh = tried(make_mesh, config.mesh) if sound('mesh.') else None
+    mesh = errors.check(make_mesh, config.mesh) if sound('mesh.') else None
     if mesh and sound('train.accumulation', 'data.batch_size'):
-        tried(check_batch, mesh, config.data.batch_size, config.train.accumulation)
-    tried(_choices, config)
+        errors.check(check_batch, mesh, config.data.batch_size, config.train.accumulation)
+    errors.check(_choices, config)
     if mesh and config.train.objective == 'contrastive':
-        tried(_uncut, mesh)
-    _check_data(tried, config, sound)
-    tried(_name, run.path)
-    tried(writable, run.path, '--run', 'the directory of the run')
+        errors.check(_uncut, mesh)
+    _check_data(errors, config, sound)
+    errors.check(_name, run.path)
+    errors.check(writable, run.path, '--run', 'the directory of the run')
     if not pathlib.Path(
         config.data.cache
     ).is_dir():  # one that is there may hold all that is needed
-        tried(writable, config.data.cache, 'config.data.cache', 'a directory')
+        errors.check(writable, config.data.cache, 'config.data.cache', 'a directory')
     optimizer = architecture = None
     if sound('optimizer.'):
         # That there are no steps is told once: so many leave room for any warm-up and decay.
         enough = 10**6 * (config.optimizer.warmup + 1)
         steps = config.train.steps if sound('train.steps') else enough
-        optimizer = tried(make_optimizer, config.optimizer, steps)
+        optimizer = errors.check(make_optimizer, config.optimizer, steps)
     if sound('model.', 'tokenizer.vocab_size', 'data.seq_len'):
         pieces = (
             tokenizer.vocab_size if tokenizer else max(config.tokenizer.vocab_size, 300)
         )  # until the tokenizer is trained
-        architecture = tried(model_config.resolve, config.model, pieces, config.data.seq_len)
-    if not (mesh and architecture and optimizer) or tried.found:
+        architecture = errors.check(model_config.resolve, config.model, pieces, config.data.seq_len)
+    if not (mesh and architecture and optimizer) or errors.messages:
         return mesh
-    _check_sizes(tried, config, run, mesh, architecture, optimizer)
+    _check_sizes(errors, config, run, mesh, architecture, optimizer)
     return mesh
 
 
-def _check_data(tried: Tried, config, sound) -> None:
+def _check_data(errors: ErrorCollector, config, sound) -> None:
     """What is known of the data from the names of its files."""
     if not sound('data.'):
         return
-    tried(store.check, config.data)
+    errors.check(store.check, config.data)
     check_rows, records = objectives.records(config.train.objective)
-    tried(check_rows, config.data)
-    tried(records.fingerprint, config.data)
+    errors.check(check_rows, config.data)
+    errors.check(records.fingerprint, config.data)
 
 
-def _check_sizes(tried: Tried, config, run, mesh, architecture, optimizer) -> None:
+def _check_sizes(errors: ErrorCollector, config, run, mesh, architecture, optimizer) -> None:
     """What shapes tell, of numbers that are all in their ranges: that parts fit each other, and all
     of them the machine."""
-    tried(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
-    tried(_ids, architecture)
+    errors.check(check_model, mesh, architecture, config.data.seq_len, config.train.loss_chunks)
+    errors.check(_ids, architecture)
     if config.train.objective == 'contrastive':
-        tried(make_contrastive, config.embedding, architecture)
+        errors.check(make_contrastive, config.embedding, architecture)
     rows = local_rows(mesh, config.data.batch_size)
-    tried(rows_memory, config, rows)
-    if not tried.found and jax.default_backend() == 'cpu':
-        tried(attention_memory, config, architecture, rows, mesh.shape['context'])
-    if not tried.found:
+    errors.check(rows_memory, config, rows)
+    if not errors.messages and jax.default_backend() == 'cpu':
+        errors.check(attention_memory, config, architecture, rows, mesh.shape['context'])
+    if not errors.messages:
         state, _ = abstract_state(
             Transformer(architecture), optimizer, mesh, config.train.spike > 0
         )
-        tried(memory, state, jax.local_devices()[0])
-        tried(room, run.path, state, config.checkpoint)
+        errors.check(memory, state, jax.local_devices()[0])
+        errors.check(room, run.path, state, config.checkpoint)
 
 
 def _uncut(mesh) -> None:
@@ -124,13 +102,13 @@ def _uncut(mesh) -> None:
 def _choices(config) -> None:
     if config.train.on_spike not in ON_SPIKE:
         raise RunError(
-            f'config.train.on_spike is {config.train.on_spike!r}: {nearest(config.train.on_spike, ON_SPIKE)}'
+            f'config.train.on_spike is {config.train.on_spike!r}: {did_you_mean(config.train.on_spike, ON_SPIKE)}'
         )
     if config.train.objective not in OBJECTIVES:
         raise RunError(
-            f'config.train.objective is {config.train.objective!r}: {nearest(config.train.objective, OBJECTIVES)}'
+            f'config.train.objective is {config.train.objective!r}: {did_you_mean(config.train.objective, OBJECTIVES)}'
         )
-    if config.train.objective == 'contrastive' and 'same' in read_pairs.made(config.data):
+    if config.train.objective == 'contrastive' and 'same' in read_pairs.kinds_to_make(config.data):
         if not config.model.dropout:
             raise RunError(
                 "config.model.dropout is 0.0: nothing else tells a text from itself (config.data.pairs.kind 'same'); expected more than 0"

@@ -25,4 +25,4 @@ if __name__ == '__main__':
     options.path('run', '', 'Directory of the run')
     config_flags.define_flag()
     processes.define_flags()
-    cli.run(processes.together(main), keeps=True)
+    cli.run(processes.run_distributed(main), keeps=True)

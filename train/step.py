@@ -10,8 +10,8 @@ import optax
 from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from model.loss import chunks_for, in_chunks
-from model.transformer import Transformer, keys_of_rows, output_of, unembed
+from model.loss import choose_chunks, loss_in_chunks
+from model.transformer import Transformer, make_row_keys, output_matrix, unembed
 from runtime.master import widened
 from train import optimizer as optimizers
 from train.mesh import BATCH, MANUAL, state_shardings
@@ -207,9 +207,13 @@ def _loss(
     parts = mesh.shape['fsdp'] * (
         mesh.shape['tensor'] if not model.config.vocab_size % mesh.shape['tensor'] else 1
     )
-    chunks = chunks_for(columns, 4 * rows * columns * model.config.vocab_size // parts, loss_chunks)
-    output = output_of(model.config, params)  # gathered once for all chunks
-    return in_chunks(loss, lambda x: unembed(x, output, model.config.tied), hidden, batch, chunks)
+    chunks = choose_chunks(
+        columns, 4 * rows * columns * model.config.vocab_size // parts, loss_chunks
+    )
+    output = output_matrix(model.config, params)  # gathered once for all chunks
+    return loss_in_chunks(
+        loss, lambda x: unembed(x, output, model.config.tied), hidden, batch, chunks
+    )
 
 
 def _as_stored(gradient: jax.Array, sharding: NamedSharding) -> jax.Array:
@@ -242,7 +246,7 @@ def make_eval_step(
                 batch,
                 mesh,
                 loss_chunks,
-                (keys_of_rows(rows), None),
+                (make_row_keys(rows), None),
                 accumulation,
             )[1],
             manual,

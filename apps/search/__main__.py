@@ -19,7 +19,7 @@ from absl import flags
 from apps.search import FUSIONS, MODES, WEIGHT
 from apps.search.store import Folder
 from data.records import no_text, printable
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -207,7 +207,7 @@ def main(words: list[str]) -> None:
     command, *words = words or ['']
     if command not in COMMANDS:
         raise RunError(
-            f'{command or "no command"}: {nearest(command, COMMANDS)}; python -m apps.search --help'
+            f'{command or "no command"}: {did_you_mean(command, COMMANDS)}; python -m apps.search --help'
         )
     folder = Folder(f.index)
     if words and command == 'eval':

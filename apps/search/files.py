@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 from data import files as walks, records, safe_read, sources, text as texts
 from data.records import BadRecord, DataError
 from data.text import line_ends
-from model.errors import nearest
+from model.errors import did_you_mean
 
 _BLOCK = 1 << 20  # bytes of text read at a time
 _LINE = 4 << 20  # bytes of one line
@@ -209,7 +209,7 @@ def _jsonl(name: str, file, field: str) -> Iterator[Part | BadRecord]:
                 if not isinstance(text, str):
                     raise ValueError(
                         f'{field!r} is {text!r:.40}, expected text'
-                        + ('' if field in found else f'; {nearest(field, list(found)[:9])}')
+                        + ('' if field in found else f'; {did_you_mean(field, list(found)[:9])}')
                     )
                 if isinstance(found.get('title'), str):
                     text = f'{found["title"]}\n{text}'

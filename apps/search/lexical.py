@@ -12,7 +12,7 @@ import Stemmer
 
 from data import words as rules
 from data.pairs import hard_negatives
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime.errors import RunError
 
 logging.getLogger('bm25s').setLevel(logging.WARNING)
@@ -29,7 +29,7 @@ class Words:
 
     def __init__(self, language: str, number: int = rules.RULES):
         if language not in (known := ['none', *Stemmer.algorithms()]):
-            raise RunError(f'--language is {language!r}: {nearest(language, known)}')
+            raise RunError(f'--language is {language!r}: {did_you_mean(language, known)}')
         self._number, self._turkish = number, language == 'turkish'
         self._stem = None if language == 'none' else Stemmer.Stemmer(language).stemWord
 

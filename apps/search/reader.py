@@ -7,7 +7,7 @@ import numpy as np
 
 from data.cache import stable_hash
 from data.pairs.read import encode_texts
-from model.embed import Embedder, check, reads
+from model.embed import Embedder, check_pooling, trained_length
 from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run, config_hash
@@ -52,11 +52,11 @@ class Reader:
             index, then or {}, self.made
         )  # first: another model may have no such pooling, or size
         if pooling:
-            check(pooling, model.config, '--pooling')
+            check_pooling(pooling, model.config, '--pooling')
         pooling = pooling or config.embedding.pooling
         self._embedder = Embedder(model, params, pooling, size)
         self.size, self.longest = self._embedder.size, self._embedder.longest
-        self.trained = reads(config)
+        self.trained = trained_length(config)
         self.made |= dict(pooling=pooling, size=self.size, version=VERSION)
 
     def encode(self, texts: list[str], longest: int = 0) -> list[list[int]]:

@@ -10,7 +10,6 @@ A process that reads holds the files open, and keeps its state when they are rem
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -21,8 +20,9 @@ import sqlite3
 from data import safe_read
 from data.cache import stable_hash
 from data.paths import expanded
-from runtime.errors import NoRoom, RunError
+from runtime.errors import DiskFullError, RunError
 from runtime.run_dir import write_atomically
+from runtime.system import exclusive_lock
 
 FORMAT = 1
 _OWN = ('.lock', '.manifest.json.')  # what is there before the manifest
@@ -98,15 +98,11 @@ class Folder:
     def in_use(self):
         """While it is open no other process indexes here. Raises RunError where one does."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with open(self.path / '.lock', 'a') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise RunError(
-                    f'{self.path}: another process indexes into this folder; wait for it, or choose another --index'
-                ) from None
-            except OSError:  # a file system without locks
-                pass
+        message = (
+            f'{self.path}: another process indexes into this folder; wait for it, or choose '
+            f'another --index'
+        )
+        with exclusive_lock(self.path / '.lock', message):
             yield
 
     def work(self, manifest: dict) -> sqlite3.Connection:
@@ -238,7 +234,7 @@ class Folder:
         full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
         # SQLite's; the second is of its journal.
         full = full or any(what in str(error) for what in ('disk is full', 'disk I/O error'))
-        return (NoRoom if full else RunError)(
+        return (DiskFullError if full else RunError)(
             f'{self.path}: cannot be written: {error}; the same command goes on when it can; if it never does, remove {self.path} and index again'
         )
 

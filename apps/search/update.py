@@ -28,7 +28,7 @@ from data.paths import expanded
 from data.progress import track
 from data.records import BadRecord, DataError, printable
 from data.text import READING
-from runtime.errors import RunError, Stopped
+from runtime.errors import RunError, StoppedBySignalError
 
 _LOG = logging.getLogger('ordem')
 _TOGETHER = 1_000  # chunks that are embedded at a time, at most: all of a file, for no more than one to be lost
@@ -40,7 +40,7 @@ _TOLD = 100  # files and records passed over that are named; all are counted
 
 @contextlib.contextmanager
 def stoppable(what) -> Iterator[Callable[[], None]]:
-    """Gives a function that raises Stopped after SIGINT or SIGTERM; a second one ends the process."""
+    """Gives a function that raises StoppedBySignalError after SIGINT or SIGTERM; a second one ends the process."""
     numbers: list[int] = []
 
     def note(number, _):
@@ -50,7 +50,7 @@ def stoppable(what) -> Iterator[Callable[[], None]]:
 
     def check():
         if numbers:
-            raise Stopped(
+            raise StoppedBySignalError(
                 f'{what}: stopped by {signal.Signals(numbers[0]).name}; what was read and embedded is kept, and the same command goes on '
                 f'from there',
                 numbers[0],
@@ -85,7 +85,7 @@ class Update:
         """Indexes what is under `paths`; where none is given what was indexed before, and else Python's documentation. Takes out what is under
         `remove`. Returns a line that says what was done.
 
-        Raises RunError where the index is of another model or settings, in use, or damaged; DataError where a path leads nowhere; Stopped.
+        Raises RunError where the index is of another model or settings, in use, or damaged; DataError where a path leads nowhere; StoppedBySignalError.
         """
         try:
             with self._folder.in_use(), stoppable(self._folder.path) as self._check_stop:

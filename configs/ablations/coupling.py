@@ -3,7 +3,7 @@
     python -m studies.ablate --config=configs/ablations/coupling.py --out=studies/results/coupling
 
 Three layers of width 128 with 4 heads of 64: as many as RoPE needs to learn the lengths of training (one layer does not suffice it, and
-heads of 16 do not tell ids far apart: BUILD_NOTES). Numbers are filled up with zeros, the answer
+heads of 16 do not tell ids far apart: docs/lab/position-coupling.md). Numbers are filled up with zeros, the answer
 has its units first. The longer number has each length alike (lengths='longest') and ids begin at 1
 to 71 (offsets=70), where the authors draw both lengths, and any start that fits.
 

@@ -3,7 +3,7 @@
     python -m studies.ablate --config=configs/ablations/kazemnejad.py
 
 The copy and reverse families, trained on up to 20 words and tested on up to 40, and addition, trained on up to 3 digits and tested on up to 6
-(in the paper 8 and 16, which models of this size do not learn: BUILD_NOTES). Seven encodings: the paper's five, RoPE on the whole head, and
+(in the paper 8 and 16, which models of this size do not learn: docs/lab/kazemnejad.md). Seven encodings: the paper's five, RoPE on the whole head, and
 learned positions. The learning rate of each is chosen on one seed by the loss inside the lengths of training, for each of the three families.
 What differs from the paper: 3 layers of width 64 instead of 12 of 768, so that a quarter of a head is 4 dimensions and RoPE has 2 frequencies there
 (the paper's 16 have 8), no dropout, a cosine for the learning rate, 32 fresh examples at each step instead of 64 of 100,000 fixed ones, logits scaled

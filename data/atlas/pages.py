@@ -1,10 +1,12 @@
-"""A small Portuguese and English web about the countries of the world, made from `atlas_facts.py`, seeded.
+"""A small Portuguese and English web about the countries of the world, seeded.
 
-`web`: pages that state facts in varied wordings and orders, and pages that only list questions, as such pages do. A
-question is never followed by its answer. `answers`: question-answer pairs, for the countries that are not held out.
+`web`: pages that state the facts of `data/atlas/facts.py` in varied wordings and orders, and pages
+that only list questions, as such pages do. A question is never followed by its answer. `answers`:
+question-answer pairs, for the countries that are not held out.
 """
 
 import dataclasses
+import itertools
 import random
 from collections.abc import Iterator
 
@@ -12,24 +14,14 @@ from data.atlas.facts import CONTINENTS, COUNTRIES, LANGUAGES
 from data.records import DataError, Record
 
 RELATIONS = ('capital', 'continent', 'language', 'currency', 'domain', 'demonym')
-_THE = {
-    'bs',
-    'gm',
-    'nl',
-    'ph',
-    'uk',
-    'us',
-    'mv',
-    'km',
-    'mh',
-    'sb',
-    'sc',
-    'ae',
-    'cd',
-    'cg',
-    'cf',
-    'do',
-}
+LANGS = ('pt', 'en')
+
+# Of this file and of the facts: raised where the same config would give other texts. Part of the
+# keys of stores and tokenizers.
+VERSION = 1
+
+# Countries whose English name has an article.
+_THE = frozenset('ae bs cd cf cg do gm km mh mv nl ph sb sc uk us'.split())
 
 STATEMENTS = {
     'pt': {
@@ -243,21 +235,25 @@ UNANSWERED = {  # asked on pages of questions, answered nowhere
 
 @dataclasses.dataclass(frozen=True)
 class Country:
+    """A country as the pages speak of it.
+
+    Attributes:
+      code: two letters, its internet domain.
+      words: language -> the forms of its name that the wordings use.
+      facts: language -> relation -> value.
+    """
+
     code: str
-    words: dict  # language -> the forms of its name that the wordings use
-    facts: dict  # language -> relation -> value
-
-
-def _forms(code: str, article: str, pt: str, en: str) -> dict:
-    return {'pt': _portuguese(article, pt), 'en': _english(f'the {en}' if code in _THE else en)}
+    words: dict
+    facts: dict
 
 
 def _portuguese(article: str, name: str) -> dict:
+    """Returns a name with its article, after de, em and a, and the verbs that agree with it."""
     plural = article in ('os', 'as')
     full = f'{article} {name}' if article else name
-    of, at = (
-        (f'd{article} {name}', f'n{article} {name}') if article else (f'de {name}', f'em {name}')
-    )
+    of = f'd{article} {name}' if article else f'de {name}'
+    at = f'n{article} {name}' if article else f'em {name}'
     to = {'o': 'ao', 'os': 'aos', 'a': 'à', 'as': 'às'}.get(article, 'a')
     return dict(
         name=name,
@@ -286,165 +282,184 @@ _PRONOUN = {'pt': _portuguese('o', 'país'), 'en': _english('the country')}
 
 
 def countries(config) -> list[Country]:
-    """The countries of the atlas, with their facts: the real ones, or permuted ones under `shuffle_facts`."""
+    """Returns the countries of the atlas, with their facts.
+
+    Args:
+      config: `config.data.atlas` of an experiment. `shuffle_facts` deals the values of each
+        relation to other countries.
+    Raises:
+      DataError: a number of countries that there are not.
+    """
     rows = [line.split('|') for line in COUNTRIES]
     if config.countries:
         if not 2 <= config.countries <= len(rows):
             raise DataError(
-                f'config.data.atlas.countries is {config.countries}: expected 0 (all) or 2 to {len(rows)}'
+                f'config.data.atlas.countries is {config.countries}: expected 0 (all) or 2 to '
+                f'{len(rows)}'
             )
-        brazil = next(r for r in rows if r[0] == 'br')
-        others = [r for r in rows if r[0] != 'br']
-        rows = [brazil] + random.Random(f'{config.seed} countries').sample(
-            others, config.countries - 1
-        )
-    facts = []
-    for (
-        code,
-        _,
-        _,
-        capital_pt,
-        capital_en,
-        continent,
-        languages,
-        currency_pt,
-        currency_en,
-        demonym_pt,
-        demonym_en,
-    ) in rows:
-        spoken = [LANGUAGES[x].split('/') for x in languages.split()]
-        join = lambda words, last: (
-            ', '.join(words[:-1]) + (last if len(words) > 1 else '') + words[-1]
-        )
-        facts.append(
-            {
-                'capital': (capital_pt, capital_en),
-                'continent': CONTINENTS[continent],
-                'language': (
-                    join([pt for pt, _ in spoken], ' e '),
-                    join([en for _, en in spoken], ' and '),
-                ),
-                'currency': (currency_pt, currency_en),
-                'domain': (f'.{code}', f'.{code}'),
-                'demonym': (demonym_pt, demonym_en),
-            }
-        )
+        brazil = next(row for row in rows if row[0] == 'br')
+        others = [row for row in rows if row[0] != 'br']
+        rng = random.Random(f'{config.seed} countries')
+        rows = [brazil, *rng.sample(others, config.countries - 1)]
+
+    facts = [_facts_of(row) for row in rows]
     if config.shuffle_facts:
         for relation in RELATIONS:
-            values = [f[relation] for f in facts]
+            values = [of_country[relation] for of_country in facts]
             random.Random(f'{config.seed} shuffle {relation}').shuffle(values)
-            for f, value in zip(facts, values):
-                f[relation] = value
-    return [
-        Country(
-            r[0],
-            _forms(r[0], *r[1].split(':'), r[2]),
-            {lang: {k: v[i] for k, v in f.items()} for i, lang in enumerate(('pt', 'en'))},
-        )
-        for r, f in zip(rows, facts)
-    ]
+            for of_country, value in zip(facts, values):
+                of_country[relation] = value
+    return [_make_country(row, of_country) for row, of_country in zip(rows, facts)]
+
+
+def _facts_of(row: list[str]) -> dict[str, tuple[str, str]]:
+    """Returns relation -> (value in Portuguese, in English) of a row of COUNTRIES."""
+    code, _, _, capital_pt, capital_en, continent, codes, *rest = row
+    currency_pt, currency_en, demonym_pt, demonym_en = rest
+    languages = [LANGUAGES[language].split('/') for language in codes.split()]
+    return {
+        'capital': (capital_pt, capital_en),
+        'continent': CONTINENTS[continent],
+        'language': (
+            _list_words([pt for pt, _ in languages], ' e '),
+            _list_words([en for _, en in languages], ' and '),
+        ),
+        'currency': (currency_pt, currency_en),
+        'domain': (f'.{code}', f'.{code}'),
+        'demonym': (demonym_pt, demonym_en),
+    }
+
+
+def _list_words(words: list[str], before_last: str) -> str:
+    if len(words) == 1:
+        return words[0]
+    return ', '.join(words[:-1]) + before_last + words[-1]
+
+
+def _make_country(row: list[str], facts: dict[str, tuple[str, str]]) -> Country:
+    code, portuguese, english, *_ = row
+    article, name = portuguese.split(':')
+    if code in _THE:
+        english = f'the {english}'
+    words = {'pt': _portuguese(article, name), 'en': _english(english)}
+    in_lang = {
+        lang: {relation: values[number] for relation, values in facts.items()}
+        for number, lang in enumerate(LANGS)
+    }
+    return Country(code, words, in_lang)
 
 
 def held_out(config) -> set[str]:
-    """Codes of the countries that post-training never sees, Brazil among them."""
+    """Returns the codes of the countries that post-training never sees, Brazil among them."""
     if not 0 <= config.held_out <= 1:
         raise DataError(
-            f'config.data.atlas.held_out is {config.held_out}: expected a share of the countries, 0 to 1'
+            f'config.data.atlas.held_out is {config.held_out}: expected a share of the countries, '
+            '0 to 1'
         )
-    codes = [c.code for c in countries(config) if c.code != 'br']
+    codes = [country.code for country in countries(config) if country.code != 'br']
     count = max(0, round(config.held_out * (len(codes) + 1)) - 1)
     return {'br', *random.Random(f'{config.seed} held out').sample(codes, count)}
 
 
 def question(country: Country, lang: str, relation: str, wording: int = 0) -> str:
+    """Returns a question about a country; the first wording is the one that `evals/` asks."""
     return QUESTIONS[lang][relation][wording].format(**country.words[lang])
 
 
-def _fact_page(rng, country, lang) -> str:
-    """The six facts of a country in any order: as prose, as prose that names the country once, or as a card."""
-    relations, form = rng.sample(RELATIONS, len(RELATIONS)), rng.choice(('prose', 'once', 'card'))
+def _fact_page(rng: random.Random, country: Country, lang: str) -> str:
+    """Returns a page with the six facts of a country in any order.
+
+    It is prose, or prose that names the country once, or a card.
+    """
+    relations = rng.sample(RELATIONS, len(RELATIONS))
+    form = rng.choice(('prose', 'once', 'card'))
+    words = country.words[lang]
+    facts = country.facts[lang]
     if form == 'card':
-        lines = [f'{rng.choice(LABELS[lang][r])}: {country.facts[lang][r]}' for r in relations]
-        return '\n'.join([country.words[lang]['name'], *lines])
-    words = [
-        country.words[lang],
-        *[_PRONOUN[lang] if form == 'once' else country.words[lang]] * (len(relations) - 1),
-    ]
-    return ' '.join(
-        rng.choice(STATEMENTS[lang][r]).format(v=country.facts[lang][r], **w)
-        for r, w in zip(relations, words)
-    )
+        lines = [f'{rng.choice(LABELS[lang][r])}: {facts[r]}' for r in relations]
+        return '\n'.join([words['name'], *lines])
+    sentences = []
+    for number, relation in enumerate(relations):
+        subject = _PRONOUN[lang] if form == 'once' and number else words
+        statement = rng.choice(STATEMENTS[lang][relation])
+        sentences.append(statement.format(v=facts[relation], **subject))
+    return ' '.join(sentences)
 
 
-def _list_page(rng, facts, lang) -> str:
-    """A list of facts about different countries, its entries all of one form: subject, sign, value."""
-    sign, end, capital = rng.choice(CONNECTORS), rng.choice(SEPARATORS), rng.random() < 0.5
-    entries = [
-        rng.choice(PHRASES[lang][r]).format(**c.words[lang]) + sign + c.facts[lang][r]
-        for c, r in facts
-    ]
-    return end.join(_capital(e) if capital else e for e in entries)
+def _list_page(rng: random.Random, facts: list[tuple[Country, str]], lang: str) -> str:
+    """Returns a list of facts about different countries.
+
+    Its entries are all of one form: subject, sign, value.
+    """
+    sign = rng.choice(CONNECTORS)
+    separator = rng.choice(SEPARATORS)
+    capitals = rng.random() < 0.5
+    entries = []
+    for country, relation in facts:
+        subject = rng.choice(PHRASES[lang][relation]).format(**country.words[lang])
+        entry = subject + sign + country.facts[lang][relation]
+        entries.append(_capital(entry) if capitals else entry)
+    return separator.join(entries)
 
 
-def _question_page(rng, world, lang) -> str:
-    """Questions and nothing else: about one country, or of many countries."""
-    wordings = [w for r in RELATIONS for w in QUESTIONS[lang][r]] + list(UNANSWERED[lang])
+def _question_page(rng: random.Random, world: list[Country], lang: str) -> str:
+    """Returns questions and nothing else: most about one country, some about others."""
+    wordings = [wording for relation in RELATIONS for wording in QUESTIONS[lang][relation]]
+    wordings += UNANSWERED[lang]
     count = rng.randint(6, 10)
-    one = rng.choice(world)
-    chosen = rng.sample(wordings, count)
-    return ' '.join(
-        w.format(**(one if rng.random() < 0.7 else rng.choice(world)).words[lang]) for w in chosen
-    )
+    main = rng.choice(world)
+    questions = []
+    for wording in rng.sample(wordings, count):
+        country = main if rng.random() < 0.7 else rng.choice(world)
+        questions.append(wording.format(**country.words[lang]))
+    return ' '.join(questions)
 
 
 def web(config) -> Iterator[Record]:
-    """The pretraining pages, edition by edition. Each edition states every fact once in each language: on pages about one
-    country in even editions, in lists of facts of many countries in odd ones; a fifth as many pages of questions."""
+    """Yields the pretraining pages, edition by edition.
+
+    Each edition states every fact once in each language: on pages about one country in even
+    editions, in lists of facts of many countries in odd ones; and has a fifth as many pages of
+    questions.
+    """
     world = countries(config)
     for edition in range(config.editions):
-        for lang in ('pt', 'en'):
+        for lang in LANGS:
             rng = random.Random(f'{config.seed} {edition} {lang}')
             where = f'atlas:{edition}/{lang}'
             if edition % 2 == 0:
                 pages = [_fact_page(rng, country, lang) for country in world]
             else:
-                facts = [(c, r) for c in world for r in RELATIONS]
+                facts = [(country, relation) for country in world for relation in RELATIONS]
                 rng.shuffle(facts)
                 pages = [_list_page(rng, facts[i : i + 6], lang) for i in range(0, len(facts), 6)]
-            for i, page in enumerate(pages):
-                yield Record(f'{where}/{i}', page)
-            for i in range(len(pages) // 5):
-                yield Record(f'{where}/questions/{i}', _question_page(rng, world, lang))
+            for number, page in enumerate(pages):
+                yield Record(f'{where}/{number}', page)
+            for number in range(len(pages) // 5):
+                yield Record(f'{where}/questions/{number}', _question_page(rng, world, lang))
 
 
 def pairs(config, of_held_out: bool = False) -> Iterator[tuple[Country, str, str, Record]]:
-    """Question-answer pairs as (country, language, relation, record).
+    """Yields question-answer pairs as (country, language, relation, record).
 
-    For post-training: both wordings, the countries not held out. `of_held_out`: the first wording, the held-out ones.
+    For post-training: both wordings, the countries not held out. `of_held_out`: the first wording,
+    the held-out ones.
     """
     hidden = held_out(config)
+    wordings = range(1 if of_held_out else 2)
     for country in countries(config):
-        if (country.code in hidden) == of_held_out:
-            for lang in ('pt', 'en'):
-                for relation in RELATIONS:
-                    for wording in range(1 if of_held_out else 2):
-                        messages = (
-                            ('user', question(country, lang, relation, wording)),
-                            ('assistant', country.facts[lang][relation]),
-                        )
-                        yield (
-                            country,
-                            lang,
-                            relation,
-                            Record(
-                                f'atlas:answers/{country.code}/{lang}/{relation}/{wording}',
-                                messages=messages,
-                            ),
-                        )
+        if (country.code in hidden) != of_held_out:
+            continue
+        for lang, relation, wording in itertools.product(LANGS, RELATIONS, wordings):
+            where = f'atlas:answers/{country.code}/{lang}/{relation}/{wording}'
+            asked = question(country, lang, relation, wording)
+            answer = country.facts[lang][relation]
+            record = Record(where, messages=(('user', asked), ('assistant', answer)))
+            yield country, lang, relation, record
 
 
 def records(config) -> Iterator[Record]:
-    """The part of the atlas that `config.part` names."""
+    """Returns the part of the atlas that `config.part` names, 'web' or 'answers'."""
     if config.part == 'web':
         return web(config)
     if config.part == 'answers':

@@ -10,7 +10,7 @@ import numpy as np
 
 from data import words
 
-_TOGETHER = 1 << 24  # scores at a time, 64 MiB
+_SCORES_AT_A_TIME = 1 << 24  # 64 MiB
 
 
 def by_vectors(
@@ -21,27 +21,32 @@ def by_vectors(
     count: int,
     margin: float = 0.95,
 ) -> list[np.ndarray]:
-    """The texts nearest to each query that score below `margin` times its positive (the lowest of several): what is nearer may be an
-    answer that nobody marked (NV-Retriever, Moreira et al. 2024, arXiv 2407.15831, section 3.1, TopK-PercPos with 0.95).
+    """Returns, for each query, the nearest texts that score well below its positive.
+
+    What is nearer than `margin` times the score of the positive (the lowest of several) may be an
+    answer that nobody marked (NV-Retriever, Moreira et al. 2024, arXiv 2407.15831, section 3.1,
+    TopK-PercPos with 0.95).
 
     Args:
       queries_QxD, texts_NxD: float32, of length 1, so that a product is a cosine.
-      positives: of each query the texts that answer it, at least one.
-      barred: of each query other texts that are no negatives of it: the query's own text.
-      count: negatives of each query, at most.
+      positives: for each query the texts that answer it, at least one.
+      barred: for each query other texts that are no negatives of it: the query's own text.
+      count: negatives of a query, at most.
       margin: share of the positive's score; of one below 0 as far below it as of its opposite.
     Returns:
-      ids [<= count] int64 of each query, the nearest first, of equal ones the lower id first.
+      ids [<= count] int64 for each query, the nearest first, of equal ones the lower id first.
     """
-    found: list[np.ndarray] = []
-    rows = max(1, _TOGETHER // max(1, len(texts_NxD)))
+    negatives: list[np.ndarray] = []
+    rows = max(1, _SCORES_AT_A_TIME // max(1, len(texts_NxD)))
     for first in range(0, len(queries_QxD), rows):
         for scores_N in queries_QxD[first : first + rows] @ texts_NxD.T:
-            own = positives[len(found)]
-            least = float(scores_N[list(own)].min())
-            allowed_N = scores_N < least - (1 - margin) * abs(least)
-            found.append(best(scores_N, _but(allowed_N, *own, *barred[len(found)]), count))
-    return found
+            query = len(negatives)
+            own = list(positives[query])
+            lowest = float(scores_N[own].min())
+            allowed_N = scores_N < lowest - (1 - margin) * abs(lowest)
+            allowed_N[[*own, *barred[query]]] = False
+            negatives.append(best(scores_N, allowed_N, count))
+    return negatives
 
 
 def by_words(
@@ -51,42 +56,46 @@ def by_words(
     barred: Sequence[Sequence[int]],
     count: int,
 ) -> list[np.ndarray]:
-    """The same by BM25 (Robertson and Zaragoza 2009), without a model: texts that share words with the query. There is no margin: the scores
-    of two texts are no measure of which one answers."""
-    scores = _scores_of(texts)
-    return [
-        best(scores_N, _but(scores_N > 0, *own, *other), count)
-        for scores_N, own, other in zip(map(scores, queries), positives, barred)
-    ]
+    """Returns, for each query, the texts that share words with it, by BM25; without a model.
+
+    Robertson and Zaragoza 2009. There is no margin: the scores of two texts are no measure of which
+    one answers. Arguments and result as for `by_vectors`.
+    """
+    scores_of = _index_words(texts)
+    negatives = []
+    for query, own, other in zip(queries, positives, barred):
+        scores_N = scores_of(query)
+        allowed_N = scores_N > 0
+        allowed_N[[*own, *other]] = False
+        negatives.append(best(scores_N, allowed_N, count))
+    return negatives
 
 
-def _scores_of(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
-    """A query -> the scores of all texts [N]."""
+def _index_words(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
+    """Returns a function from a query to the BM25 scores of all texts, float32 [N]."""
     import bm25s
 
     logging.getLogger('bm25s').setLevel(logging.WARNING)  # it tells of its insides
-    found, index = [words.terms(text, joined=True) for text in texts], bm25s.BM25()
-    if not any(found):
-        return lambda query: np.zeros(len(texts), np.float32)
-    index.index(found, show_progress=False)
+    terms = [words.terms(text, joined=True) for text in texts]
+    index = bm25s.BM25()
+    has_words = any(terms)
+    if has_words:
+        index.index(terms, show_progress=False)
 
-    def scores(query: str) -> np.ndarray:
-        wanted = words.asked(query, joined=True)
+    def scores_of(query: str) -> np.ndarray:
+        wanted = words.asked(query, joined=True) if has_words else []
         return index.get_scores(wanted) if wanted else np.zeros(len(texts), np.float32)
 
-    return scores
-
-
-def _but(allowed_N: np.ndarray, *barred: int) -> np.ndarray:
-    """Without those that are barred."""
-    allowed_N[list(barred)] = False
-    return allowed_N
+    return scores_of
 
 
 def best(scores_N: np.ndarray, allowed_N: np.ndarray, count: int) -> np.ndarray:
-    """Ids [<= count] int64 of the highest scores that are allowed (bool [N]), the highest first, of equal ones the lower id first."""
+    """Returns the ids of the highest scores that are allowed (bool [N]): int64 [<= count].
+
+    The highest comes first, of equal ones the lower id.
+    """
     ids = np.flatnonzero(allowed_N)
     if len(ids) > count > 0:
-        least = np.partition(scores_N[ids], -count)[-count]
-        ids = ids[scores_N[ids] >= least]
+        lowest = np.partition(scores_N[ids], -count)[-count]
+        ids = ids[scores_N[ids] >= lowest]
     return ids[np.argsort(-scores_N[ids], kind='stable')][:count]

@@ -1,10 +1,16 @@
-"""The store of pairs: each text tokenized once, and which of them belong together, kept as `data/store.py` keeps documents.
+"""The store of pairs: each text tokenized once, and which of them belong together.
 
-A folder with, for each split, `<split>.tokens` (uint16 or uint32), `<split>.offsets` (int64, where each text begins, and the end),
-`<split>.pairs` (int32 [examples, 2], text ids of query and positive), `<split>.negatives` (int32, text ids), `<split>.negative_offsets`
-(int64, where each example's begin, and the end), and `manifest.json`. Texts that only white space
-or the normal form tells apart are one text (`pairs.normal`); of made pairs also those that look
-alike (`words.plain`).
+A folder as `data/store.py` makes one. For each split it has
+
+    <split>.tokens            uint16 or uint32, of all texts
+    <split>.offsets           int64, where each text begins, and the end
+    <split>.pairs             int32 [examples, 2], text ids of query and positive
+    <split>.negatives         int32, text ids
+    <split>.negative_offsets  int64, where the negatives of each example begin, and the end
+
+and `manifest.json`. Texts that only white space or the normal form tells apart are one text
+(`data/pairs/read.py: normal`); of pairs that are made of texts also those that look alike
+(`words.plain`).
 """
 
 import array
@@ -13,29 +19,35 @@ import hashlib
 import logging
 import pathlib
 import sys
+from collections.abc import Iterable
 
 import numpy as np
 
 from data import cache, store, words
-from data.pairs import read as pairs
+from data.cached_store import SPLITS, CachedStore, smallest_token_dtype
+from data.pairs import read as read_pairs
 from data.pairs.read import Pair
 from data.progress import track
 from data.records import DataError
-from data.store import SPLITS
-from data.text import READING
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
 
 FORMAT = 1
-_WHAT = 'pair store'
-_FILES = ('tokens', 'offsets', 'pairs', 'negatives', 'negative_offsets')
+_ARRAYS = ('tokens', 'offsets', 'pairs', 'negatives', 'negative_offsets')
 
 
 @dataclasses.dataclass(frozen=True)
 class PairSplit:
-    """Pairs of one split: `tokens` [N] of all texts, `offsets` [texts + 1]; of examples, each of one query and one text that answers it,
-    the text ids `pairs` [E,2], `negatives` [M] and `negative_offsets` [E+1]."""
+    """The pairs of one split; an example is one query and one text that answers it.
+
+    Attributes:
+      tokens: [N] uint16 or uint32, of all texts.
+      offsets: [texts + 1] int64, where each text begins, and the end.
+      pairs: [examples, 2] int32, text ids of query and positive.
+      negatives: [M] int32, text ids.
+      negative_offsets: [examples + 1] int64, where those of each example begin, and the end.
+    """
 
     tokens: np.ndarray
     offsets: np.ndarray
@@ -44,223 +56,206 @@ class PairSplit:
     negative_offsets: np.ndarray
 
     def text(self, index: int) -> np.ndarray:
-        """The tokens of a text, uncut: begin mark, text, end mark."""
+        """Returns the tokens of a text, uncut: begin mark, text, end mark."""
         return self.tokens[self.offsets[index] : self.offsets[index + 1]]
 
-    def alike(self, longest: int) -> np.ndarray:
-        """Of each text the first one whose beginning is the same, when both are cut to so many tokens: int32 [texts]. Whole texts all differ."""
-        found, first = np.arange(len(self.offsets) - 1, dtype=np.int32), {}
-        for i in np.flatnonzero(np.diff(self.offsets) >= longest):
-            row = self.tokens[
-                self.offsets[i] : self.offsets[i] + longest - 1
-            ]  # the end mark is that of all
-            found[i] = first.setdefault(hashlib.sha256(row.tobytes()).digest()[:16], i)
-        return found
+    def first_alike(self, longest: int) -> np.ndarray:
+        """Returns, for each text, the first text with the same leading tokens: int32 [texts].
+
+        Texts are compared as they are cut to `longest` tokens; whole texts all differ.
+        """
+        firsts = np.arange(len(self.offsets) - 1, dtype=np.int32)
+        seen: dict[bytes, int] = {}
+        for text_id in np.flatnonzero(np.diff(self.offsets) >= longest):
+            begin = self.offsets[text_id]
+            tokens = self.tokens[begin : begin + longest - 1]  # the last one is the end mark
+            key = hashlib.sha256(tokens.tobytes()).digest()[:16]
+            firsts[text_id] = seen.setdefault(key, text_id)
+        return firsts
 
 
-@dataclasses.dataclass(frozen=True)
-class PairStore:
-    path: pathlib.Path
-    manifest: dict
+class PairStore(CachedStore):
+    """The store of the pairs of a source."""
 
-    @property
-    def hash(self) -> str:
-        """Of the tokens and which texts belong together: the identity of the data in a run's lineage."""
-        return self.manifest['hash']
+    NOUN = 'pair store'
+    PREFIX = 'pairs'
+
+    @classmethod
+    def key(cls, config, tokenizer: Tokenizer, reading: int) -> list:
+        # Given pairs go to a split by their query, so the rules for records do not bear on them.
+        by_record = reading > 1 and read_pairs.kinds_to_make(config)
+        return [
+            FORMAT,
+            read_pairs.fingerprint(config, reading),
+            config.validation,
+            config.split,
+            tokenizer.hash,
+            *(store.split_rules(config) if by_record else []),
+        ]
+
+    @classmethod
+    def check(cls, config) -> None:
+        store.check(config)
+        read_pairs.check(config)
+
+    @classmethod
+    def build(cls, config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
+        _build(config, tokenizer, folder, progress)
+
+    def check_content(self, config, tokenizer: Tokenizer) -> None:
+        """Raises DataError where a run asks for negatives and no training pair has one."""
+        wanted = config.pairs.negatives
+        if wanted and not self.manifest['splits']['train']['negatives']:
+            raise DataError(
+                f'config.data.pairs.negatives is {wanted}: no training pair of the source '
+                f'{config.source!r} has a negative'
+            )
 
     def split(self, name: str) -> PairSplit:
-        kind, counts = self.manifest['dtype'], self.manifest['splits'][name]
-        if kind not in (
-            'uint16',
-            'uint32',
-        ):  # of type object, a file's bytes would be taken for addresses
-            raise DataError(
-                f'{self.path}: damaged {_WHAT} (tokens of type {kind!r}); remove it to build it again'
-            )
-        read = lambda what, dtype: np.fromfile(self.path / f'{name}.{what}', dtype)
-        tokens = (
-            np.memmap(self.path / f'{name}.tokens', kind, 'r')
-            if counts['tokens']
-            else np.zeros(0, kind)
-        )
+        """Returns the pairs of 'train' or 'validation', the tokens memory-mapped."""
         return PairSplit(
-            tokens,
-            read('offsets', np.int64),
-            read('pairs', np.int32).reshape(-1, 2),
-            read('negatives', np.int32),
-            read('negative_offsets', np.int64),
+            self.map_array(f'{name}.tokens', self.token_dtype),
+            self.read_array(f'{name}.offsets', np.int64),
+            self.read_array(f'{name}.pairs', np.int32).reshape(-1, 2),
+            self.read_array(f'{name}.negatives', np.int32),
+            self.read_array(f'{name}.negative_offsets', np.int64),
         )
 
 
-def path_of(config, tokenizer: Tokenizer, reading: int = READING) -> pathlib.Path:
-    """Where the store for this `data` config and tokenizer is kept: in the cache, by hash.
-    `reading`: 1 for where it was before the rules of reading and parting had numbers."""
-    found = pairs.fingerprint(config, reading)
-    numbered = store.rules(config) if reading > 1 and pairs.made(config) else []
-    key = cache.stable_hash(
-        [FORMAT, found, config.validation, config.split, tokenizer.hash, *numbered]
-    )
-    return pathlib.Path(config.cache) / f'pairs-{key[:16]}'
+class _SplitWriter:
+    """Writes the pairs of one split.
 
+    In memory are 16 bytes of hash and an id for each text, and the ids of each example.
 
-def find(config, tokenizer: Tokenizer, wanted: str = '') -> PairStore | None:
-    """The store in the cache, or None: nothing is built. `wanted`: its hash, where a run says it;
-    one that was made under earlier rules is found by that.
-
-    Raises DataError where it is damaged, or where the text is not there.
+    Args:
+      folder: of the store.
+      split: its name.
+      dtype: of tokens.
+      merge_alike: texts that look alike are one text.
     """
-    path = path_of(config, tokenizer)
-    if manifest := cache.find_earlier(path_of(config, tokenizer, 1), wanted):
-        return PairStore(path_of(config, tokenizer, 1), manifest)
-    manifest = cache.find(path, _WHAT)
-    return manifest and PairStore(path, manifest)
 
-
-def open_or_build(
-    config, tokenizer: Tokenizer, progress: bool = True, wanted: str = ''
-) -> PairStore:
-    """The store for this `data` config and tokenizer: the one in `config.cache`, or a new one built there. One whose files are not
-    what its manifest states is said to be damaged, and built again. `wanted`: as `find` takes it.
-
-    Raises DataError on a broken record under `on_broken='fatal'`, on a source without a single pair, and where `config.pairs.negatives` asks
-    for negatives and no training pair has one.
-    """
-    store.check(config)
-    pairs.check(config)
-    path, before = path_of(config, tokenizer), path_of(config, tokenizer, 1)
-    manifest = cache.find_earlier(before, wanted)
-    path = before if manifest else path
-    manifest = manifest or cache.get_or_build(
-        path, lambda folder: _build(config, tokenizer, folder, progress), _WHAT, config.on_broken
-    )
-    if config.pairs.negatives and not manifest['splits']['train']['negatives']:
-        raise DataError(
-            f'config.data.pairs.negatives is {config.pairs.negatives}: no training pair of the source {config.source!r} has a negative'
-        )
-    return PairStore(path, manifest)
-
-
-class _Writer:
-    """One split while it is written. What is kept in memory: 16 bytes of hash and an id for each text, ids for each example."""
-
-    def __init__(self, path: pathlib.Path, split: str, dtype, alike: bool):
-        """`alike`: texts that look alike are one."""
-        self.path, self.split, self.dtype, self.alike = path, split, dtype, alike
-        self.file = open(path / f'{split}.tokens', 'wb')
-        self.ids: dict[bytes, int] = {}
-        self.offsets = array.array('q', [0])
-        self.examples, self.negatives = (
-            array.array('i'),
-            array.array('i'),
-        )  # [query, positive] and [example, negative], one after the other
-        self.num_bytes = 0
+    def __init__(self, folder: pathlib.Path, split: str, dtype: np.dtype, merge_alike: bool):
+        self._folder = folder
+        self._split = split
+        self._dtype = dtype
+        self._merge_alike = merge_alike
+        self._tokens = open(folder / f'{split}.tokens', 'wb')
+        self._ids: dict[bytes, int] = {}  # key of a text -> its id
+        self._offsets = array.array('q', [0])
+        self._examples = array.array('i')  # query, positive, query, positive, ...
+        self._negatives = array.array('i')  # example, negative, example, negative, ...
+        self._num_bytes = 0
 
     def _key(self, text: str) -> bytes:
-        text = pairs.normal(words.plain(text) if self.alike else text)
-        return hashlib.sha256(text.encode()).digest()[:16]
+        if self._merge_alike:
+            text = words.plain(text)
+        return hashlib.sha256(read_pairs.normal(text).encode()).digest()[:16]
 
-    def new(self, texts) -> list[str]:
-        """Those of the texts that are not there yet, each once; they have ids from here on."""
-        found = []
+    def register(self, texts: Iterable[str]) -> list[str]:
+        """Gives ids to the texts that have none yet, and returns those, each once."""
+        new = []
         for text in texts:
             key = self._key(text)
-            if key not in self.ids:
-                self.ids[key] = len(self.ids)
-                found.append(text)
-        return found
+            if key not in self._ids:
+                self._ids[key] = len(self._ids)
+                new.append(text)
+        return new
 
     def write(self, texts: list[str], encoded: list[list[int]]) -> None:
-        """Texts as `new` has given them, in that order."""
+        """Appends the texts that `register` returned, in that order."""
         for text, ids in zip(texts, encoded):
-            self.file.write(np.asarray(ids, self.dtype).tobytes())
-            self.offsets.append(self.offsets[-1] + len(ids))
-            self.num_bytes += len(text.encode())
+            self._tokens.write(np.asarray(ids, self._dtype).tobytes())
+            self._offsets.append(self._offsets[-1] + len(ids))
+            self._num_bytes += len(text.encode())
 
     def add(self, pair: Pair) -> None:
-        query, negatives = (
-            self.ids[self._key(pair.query)],
-            [self.ids[self._key(text)] for text in pair.negatives],
-        )
+        """Notes the examples of a pair, whose texts are registered: one for each positive."""
+        query = self._ids[self._key(pair.query)]
+        negatives = [self._ids[self._key(text)] for text in pair.negatives]
         for text in pair.positives:
             for negative in negatives:
-                self.negatives.extend((len(self.examples) // 2, negative))
-            self.examples.extend((query, self.ids[self._key(text)]))
+                self._negatives.extend((len(self._examples) // 2, negative))
+            self._examples.extend((query, self._ids[self._key(text)]))
 
     def finish(self) -> dict:
-        """Writes what is left: each (query, positive) once, where it came first, with the negatives of all. Returns counts."""
-        self.file.close()
-        examples, negatives = (
-            np.asarray(x, np.int32).reshape(-1, 2) for x in (self.examples, self.negatives)
-        )
-        _, first, same = np.unique(examples, axis=0, return_index=True, return_inverse=True)
-        place = np.empty(len(first), np.int64)
-        place[np.argsort(first)] = np.arange(
-            len(first)
-        )  # of each different example, in order of its first coming
-        owner = place[same.reshape(-1)][negatives[:, 0]]
-        _, firsts = np.unique(np.stack([owner, negatives[:, 1]], 1), axis=0, return_index=True)
-        firsts = firsts[np.lexsort((firsts, owner[firsts]))]  # by example, in order of coming
-        offsets = np.searchsorted(owner[firsts], np.arange(len(first) + 1))
-        for what, values, dtype in (
-            ('offsets', self.offsets, np.int64),
-            ('pairs', examples[np.sort(first)], np.int32),
-            ('negatives', negatives[firsts, 1], np.int32),
-            ('negative_offsets', offsets, np.int64),
-        ):
-            np.asarray(values, dtype).tofile(self.path / f'{self.split}.{what}')
-        return dict(
-            texts=len(self.ids),
-            examples=len(first),
-            negatives=len(firsts),
-            tokens=self.offsets[-1],
-            bytes=self.num_bytes,
-        )
+        """Writes what is left, closes the file, and returns counts for the manifest.
 
+        Each (query, positive) is kept once, where it came first, with the negatives of all.
+        """
+        self._tokens.close()
+        examples = np.asarray(self._examples, np.int32).reshape(-1, 2)
+        negatives = np.asarray(self._negatives, np.int32).reshape(-1, 2)
 
-def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> None:
-    dtype = np.uint16 if tokenizer.vocab_size <= 2**16 else np.uint32
-    report, parting = cache.Report(config.on_broken), store.Parting(config)
-    made = bool(pairs.made(config))
-    writers = {split: _Writer(path, split, dtype, made) for split in SPLITS}
-    found = iter(track(pairs.read(config, parting), 'tokenizing', unit='pairs', show=progress))
-    for batch in iter(lambda: list(store.take_chunk(found)), []):
-        good = list(report.good(batch))
-        new = {
-            split: writer.new(text for pair in good if pair.split == split for text in pair.parts())
-            for split, writer in writers.items()
+        # Equal examples become one; `ranks` numbers the different ones by their first coming.
+        _, first, inverse = np.unique(examples, axis=0, return_index=True, return_inverse=True)
+        ranks = np.empty(len(first), np.int64)
+        ranks[np.argsort(first)] = np.arange(len(first))
+
+        # Each negative moves to the example that stands for its own; equal ones become one.
+        owners = ranks[inverse.reshape(-1)][negatives[:, 0]]
+        owned = np.stack([owners, negatives[:, 1]], 1)
+        _, kept = np.unique(owned, axis=0, return_index=True)
+        kept = kept[np.lexsort((kept, owners[kept]))]  # by example, in order of coming
+        negative_offsets = np.searchsorted(owners[kept], np.arange(len(first) + 1))
+
+        arrays = {
+            'offsets': np.asarray(self._offsets, np.int64),
+            'pairs': np.asarray(examples[np.sort(first)], np.int32),
+            'negatives': np.asarray(negatives[kept, 1], np.int32),
+            'negative_offsets': np.asarray(negative_offsets, np.int64),
         }
-        encoded = iter(
-            pairs.encode_texts(
-                [text for texts in new.values() for text in texts], tokenizer, sys.maxsize
-            )
+        for name, values in arrays.items():
+            values.tofile(self._folder / f'{self._split}.{name}')
+        return dict(
+            texts=len(self._ids),
+            examples=len(first),
+            negatives=len(kept),
+            tokens=self._offsets[-1],
+            bytes=self._num_bytes,
         )
+
+
+def _build(config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
+    dtype = smallest_token_dtype(tokenizer)
+    report = cache.Report(config.on_broken)
+    splitter = store.Splitter(config)
+    made_of_texts = bool(read_pairs.kinds_to_make(config))
+    writers = {split: _SplitWriter(folder, split, dtype, made_of_texts) for split in SPLITS}
+    pairs = iter(
+        track(read_pairs.read(config, splitter), 'tokenizing', unit='pairs', show=progress)
+    )
+
+    # A chunk at a time: the tokenizer is fast on many texts, and memory stays bounded.
+    while chunk := store.take_chunk(pairs):
+        good = list(report.good(chunk))
+
+        # Texts come first, each one once, so that examples can name them by their ids.
         for split, writer in writers.items():
-            writer.write(new[split], [next(encoded) for _ in new[split]])
+            texts = [text for pair in good if pair.split == split for text in pair.parts()]
+            new = writer.register(texts)
+            writer.write(new, read_pairs.encode_texts(new, tokenizer, sys.maxsize))
         for pair in good:
             writers[pair.split].add(pair)
+
     counts = {split: writer.finish() for split, writer in writers.items()}
     if not counts['train']['examples']:
-        if pairs.made(config) and not (report.kept or report.num_broken):
-            raise DataError(
-                f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source {config.source!r} makes such a pair'
-            )
-        raise report.nothing(config, 'pair')
-    passed_over = pairs.passed_over(config)
+        raise _no_pairs_error(config, report)
+
+    # The manifest comes last: a folder without one is not whole.
+    passed_over = read_pairs.passed_over(config)
     cache.write_manifest(
-        path,
-        [f'{split}.{what}' for split in SPLITS for what in _FILES],
+        folder,
+        [f'{split}.{name}' for split in SPLITS for name in _ARRAYS],
         dict(
             format=FORMAT,
-            dtype=np.dtype(dtype).name,
+            dtype=dtype.name,
             splits=counts,
-            **report.facts(),
-            equal=dict(records=parting.equal, moved=parting.moved),
-            passed_over=passed_over,
+            **store.source_facts(report, splitter, passed_over),
             tokenizer=tokenizer.hash,
-            source=pairs.fingerprint(config),
+            source=read_pairs.fingerprint(config),
         ),
     )
-    store.tell(passed_over, parting)
+    store.log_left_out(passed_over, splitter)
     _LOG.info(
         'tokenized %d pairs (%d broken, skipped): %d training and %d held-out examples',
         report.kept + report.num_broken,
@@ -268,3 +263,12 @@ def _build(config, tokenizer: Tokenizer, path: pathlib.Path, progress: bool) -> 
         counts['train']['examples'],
         counts['validation']['examples'],
     )
+
+
+def _no_pairs_error(config, report: cache.Report) -> DataError:
+    if read_pairs.kinds_to_make(config) and not (report.kept or report.num_broken):
+        return DataError(
+            f'config.data.pairs.kind is {config.pairs.kind!r}: no text of the source '
+            f'{config.source!r} makes such a pair'
+        )
+    return report.no_records_error(config, 'pair')

@@ -250,9 +250,12 @@ class Root(PositionalEncoding):
     rate: float = 0.5
     spec = Spec('root', 'this page', shift_invariant=True, bias_form='Toeplitz')
 
-    def bias(self, site):
-        r = site.param('r', nn.initializers.constant(self.rate), (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
-        return -r[:, None, None] * jnp.where(site.reach > 0, jnp.sqrt(jnp.maximum(site.reach, 1.0)), 0.0)[:, None]
+    def bias(self, inputs):
+        start = nn.initializers.constant(self.rate)
+        rate_H = inputs.param('r', start, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
+        # The square root has no gradient at 0: it is kept away from there.
+        root = jnp.where(inputs.reach > 0, jnp.sqrt(jnp.maximum(inputs.reach, 1.0)), 0.0)
+        return -rate_H[:, None, None] * root[:, None]
 '''
 
 

@@ -124,7 +124,7 @@ def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
         raise RunError(f'its token store is not in {cache}')
     if data.hash != run.lineage()['data_hash']:
         raise RunError(f'the token store in {cache} has other text than the run was trained on')
-    if config.train.objective == 'contrastive' and read_pairs.made(
+    if config.train.objective == 'contrastive' and read_pairs.kinds_to_make(
         config.data
     ):  # the store was found by what its texts were: they are those
         return (_parts(text, 0, len(text)) for text in store.training_texts(config.data))

@@ -8,7 +8,6 @@ its judgements and a TREC run file a system.
 """
 
 import dataclasses
-import importlib.metadata
 import json
 import logging
 import pathlib
@@ -25,10 +24,11 @@ from data import paths
 from evals.search import datasets, encoders, leaks, report as retrieval_report
 from evals.search.systems import Search, Similarity, Subject, told
 from model import embed
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
+from runtime.system import package_versions
 
 _LOG = logging.getLogger('ordem')
 
@@ -50,15 +50,15 @@ def load(name: str, run: Run, poolings: list[str]) -> tuple[Subject, dict]:
     model, params, tokenizer, config = checkpoint.load(run)
     pooling, sizes = (
         config.embedding.pooling,
-        embed.sizes(config.embedding.sizes, model.config.width),
+        embed.parse_sizes(config.embedding.sizes, model.config.width),
     )
-    embed.check(pooling, model.config)
+    embed.check_pooling(pooling, model.config)
     subject = Subject(
         name,
         model,
         params,
         tokenizer,
-        embed.reads(config),
+        embed.trained_length(config),
         tuple(dict.fromkeys([pooling, *poolings])),
         tuple(s for s in sizes if s < model.config.width),
     )
@@ -211,7 +211,7 @@ def report(
         'command': command,
         'versions': {
             'python': platform.python_version(),
-            **{p: importlib.metadata.version(p) for p in _PACKAGES},
+            **package_versions(*_PACKAGES),
         },
         'against': against or next(iter(runs), None),
         'tune': tune,
@@ -249,14 +249,18 @@ def main() -> None:
     out = new_folder(f.out)
     for pooling in f.poolings:
         if pooling not in embed.POOLINGS:
-            raise RunError(f'--poolings: found {pooling!r}: {nearest(pooling, embed.POOLINGS)}')
+            raise RunError(
+                f'--poolings: found {pooling!r}: {did_you_mean(pooling, embed.POOLINGS)}'
+            )
     runs = _runs(f.runs)
     for name, run in runs.items() if f.poolings else ():
         model = checkpoint.model_of(run)[0].config
         for pooling in f.poolings:
-            embed.check(pooling, model, f'--poolings, for the run {name},')
+            embed.check_pooling(pooling, model, f'--poolings, for the run {name},')
     if f.against and f.against not in runs:
-        raise RunError(f'--against={f.against}: {nearest(f.against, list(runs))}, a name in --runs')
+        raise RunError(
+            f'--against={f.against}: {did_you_mean(f.against, list(runs))}, a name in --runs'
+        )
     sets = sets_of(f)
     asked = [one.name for one in sets if isinstance(one, datasets.Questions)]
     if f.tune and (f.tune not in asked or len(asked) < 2):

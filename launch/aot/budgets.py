@@ -7,10 +7,9 @@ summary is compared with it: memory, FLOPs, bytes sent and predicted time may di
 import json
 import pathlib
 
-import jax
-
 from launch.aot import topologies
 from runtime.run_dir import write_atomically
+from runtime.system import package_versions
 
 FOLDER = pathlib.Path(__file__).resolve().parent / 'budgets'
 TABLE = FOLDER / 'README.md'
@@ -42,9 +41,7 @@ def save(config_file: str, found: dict) -> pathlib.Path:
 
 
 def versions() -> dict:
-    import importlib.metadata
-
-    return {'jax': jax.__version__, 'libtpu': importlib.metadata.version('libtpu')}
+    return package_versions('jax', 'libtpu')
 
 
 def _rounded(x):

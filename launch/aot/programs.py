@@ -175,7 +175,7 @@ def train(
     done = compiled('train', lowered, chip)
     flops = footprint.step_flops(state['params'], config, model.config)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        paths = kernels.paths(model.config, mesh.shape['context'])
+        paths = kernels.describe_kernels(model.config, mesh.shape['context'])
     found = summary(done, chip, mesh.size, slices, flops)
     rows = config.data.batch_size // (
         mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
@@ -283,7 +283,7 @@ def generation(
     one = jnp.ones((1, 1), jnp.int32)
     params = put(
         jax.eval_shape(
-            lambda: generate.computable(
+            lambda: generate.cast_weights(
                 model,
                 nn.meta.unbox(model.init(jax.random.key(0), one, one * 0, one, one)['params']),
             )

@@ -10,7 +10,7 @@ import math
 import os
 import re
 
-from model.errors import nearest
+from model.errors import did_you_mean
 from runtime.errors import RunError
 
 GIB = 2**30
@@ -112,7 +112,9 @@ def chip(topology: str) -> Chip:
         and all(re.fullmatch('[1-9][0-9]{0,8}', s) for s in sizes)
     )
     if not valid or math.prod(map(int, sizes)) > CHIPS[name].largest:
-        raise RunError(f'--topology={topology}: no such slice; {nearest(topology, _like(name))}')
+        raise RunError(
+            f'--topology={topology}: no such slice; {did_you_mean(topology, _like(name))}'
+        )
     return CHIPS[name]
 
 
@@ -150,7 +152,7 @@ def devices(topology: str, slices: int = 1) -> list:
         ).devices
     except Exception as error:  # jaxlib raises its own kinds, and they changed between versions
         raise RunError(
-            f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; {nearest(topology, _like(found.name))}'
+            f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; {did_you_mean(topology, _like(found.name))}'
         ) from error
 
 

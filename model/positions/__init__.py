@@ -4,9 +4,16 @@ import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from model.errors import ModelError, nearest
+from model.errors import ModelError, did_you_mean
 from model.positions.alibi import Alibi, LearnedAlibi, WindowedHeads
-from model.positions.base import ENTERS, Dims, PositionalEncoding, Site, Spec, check_numbers
+from model.positions.base import (
+    ENTERS,
+    Dims,
+    EncodingInputs,
+    PositionalEncoding,
+    Spec,
+    check_numbers,
+)
 from model.positions.bounded import LeakyReRope, LmInfinite, ReRope, SelfExtend, String
 from model.positions.composite import Composite
 from model.positions.contextual import (
@@ -201,7 +208,7 @@ def _check_ids(members: dict[str, tuple[type[PositionalEncoding], dict]]) -> Non
             )
 
 
-def resolved(pattern: str, arguments: dict, first: bool = False) -> list[dict]:
+def resolve_pattern(pattern: str, arguments: dict, first: bool = False) -> list[dict]:
     """Returns what a pattern and its arguments mean, as a run keeps it and `build` takes it.
 
     Args:
@@ -246,7 +253,7 @@ def _read(
         if name not in REGISTRY:
             raise ModelError(
                 f'config.model.positions is {pattern!r}: no encoding {name!r}; '
-                f'{nearest(name, [*REGISTRY, *PATTERNS])}'
+                f'{did_you_mean(name, [*REGISTRY, *PATTERNS])}'
             )
     texts = {text: _parsed(text) for layer in layers for text in layer}
     # What is given for all of them.
@@ -255,7 +262,7 @@ def _read(
         if key not in known:
             raise ModelError(
                 f'config.model.positions_args.{key}: {pattern} has no such parameter; '
-                f'{nearest(key, known)}'
+                f'{did_you_mean(key, known)}'
             )
         if not _fits(value, known[key]):
             raise ModelError(
@@ -307,7 +314,7 @@ def _typed(text: str, own: dict[str, str], has: dict) -> dict:
     for key, value in own.items():
         if key not in has:
             raise ModelError(
-                f'config.model.positions has {text!r}: no argument {key!r}; {nearest(key, has)}'
+                f'config.model.positions has {text!r}: no argument {key!r}; {did_you_mean(key, has)}'
             )
         kind = type(has[key])
         try:

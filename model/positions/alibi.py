@@ -29,15 +29,15 @@ class Alibi(PositionalEncoding):
         bias_form='rank 1',
     )
 
-    def slopes(self, site):
+    def slopes(self, inputs):
         """[H] float32."""
         return jnp.asarray(slopes(self.dims.num_heads), jnp.float32)
 
-    def bias(self, site):
-        return -self.slopes(site)[:, None, None] * site.reach[:, None]
+    def bias(self, inputs):
+        return -self.slopes(inputs)[:, None, None] * inputs.reach[:, None]
 
-    def key_bias(self, site):
-        return self.slopes(site)[:, None] * site.k_positions[:, None].astype(jnp.float32)
+    def key_bias(self, inputs):
+        return self.slopes(inputs)[:, None] * inputs.k_ids[:, None].astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,9 +55,9 @@ class LearnedAlibi(Alibi):
         ),
     )
 
-    def slopes(self, site):
+    def slopes(self, inputs):
         fixed = lambda key, shape, dtype: jnp.asarray(slopes(shape[0]), dtype)
-        return site.param('slopes', fixed, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
+        return inputs.param('slopes', fixed, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,11 +78,11 @@ class WindowedHeads(PositionalEncoding):
                 f'config.model.positions_args.heads is {self.heads}: expected 0 to num_heads ({self.dims.num_heads})'
             )
 
-    def mask(self, site):
+    def mask(self, inputs):
         count = self.heads or (self.dims.num_heads + 1) // 2
         reach = np.where(
             np.arange(self.dims.num_heads) < count,
             np.arange(1, self.dims.num_heads + 1),
             np.iinfo(np.int32).max,
         )
-        return site.distance[:, None] < jnp.asarray(reach, jnp.int32)[:, None, None]
+        return inputs.distance[:, None] < jnp.asarray(reach, jnp.int32)[:, None, None]

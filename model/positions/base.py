@@ -2,7 +2,7 @@
 
 An encoding is a frozen dataclass: its fields are its parameters in the config, its methods the places where it enters. Each
 method has a default that does nothing, so a file overrides only what the encoding does, and where it enters is read off
-from what it overrides (`enters`). Learned parameters are declared by calling `site.param`, a scope of the encoding's own: no
+from what it overrides (`enters`). Learned parameters are declared by calling `inputs.param`, a scope of the encoding's own: no
 other parameter's initial value depends on which encoding is chosen.
 
 Dimensions: B batch, T queries, S keys (S = T without a cache), H heads, K key-value heads, d head size, D width.
@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 
-from model.errors import ModelError, lost
+from model.errors import ModelError, describe_underflow
 
 ENTERS = {  # method -> what the documentation calls the place
     'position_ids': 'position ids',
@@ -76,21 +76,21 @@ class Spec:
 
 
 @dataclasses.dataclass(frozen=True)
-class Site:
+class EncodingInputs:
     """Everything a place of entry can look at. In the model's scope (`position_ids`, `embed`, `share`) nothing of keys is set."""
 
     param: Callable[
         ..., jax.Array
     ]  # (name, init, shape, logical axes) -> parameter of this encoding
-    q_positions: jax.Array  # [B,T] int32 or float32, after `position_ids`
+    q_ids: jax.Array  # [B,T] int32 or float32, after `position_ids`
     positions: jax.Array | None = None  # [B,T] int32, place in the document, whatever the ids
     segment_ids: jax.Array | None = None  # [B,T] int32, 0: padding
     row_keys: jax.Array | None = (
         None  # [B] a PRNG key for each row of the global batch; None, as at test: nothing random
     )
     task_ids: jax.Array | None = None  # [B,T] int32, ids that the data gives
-    k_positions: jax.Array | None = None  # [B,S], after `position_ids`
-    k_places: jax.Array | None = None  # [B,S] int32, place in the document, whatever the ids
+    k_ids: jax.Array | None = None  # [B,S], after `position_ids`
+    k_positions: jax.Array | None = None  # [B,S] int32, place in the document, whatever the ids
     k_segment_ids: jax.Array | None = (
         None  # [B,S] int32; between two keys of a document there may be padding
     )
@@ -115,7 +115,9 @@ class Site:
     )
     draw_keys: jax.Array | None = None  # [B] as row_keys, for ids, which may be drawn at test too
     batch_key: jax.Array | None = None  # one PRNG key for the whole batch, in training
-    distances: Callable[['Site'], jax.Array] | None = None  # in place of differences of ids
+    distances: Callable[['EncodingInputs'], jax.Array] | None = (
+        None  # in place of differences of ids
+    )
     consecutive: bool = (
         False  # ids count up by one inside each segment, and keys are the queries' tokens
     )
@@ -128,9 +130,9 @@ class Site:
         if self.distances is not None:
             return self.distances(self)
         if self.consecutive:
-            column = jnp.arange(self.q_positions.shape[1], dtype=jnp.int32)
+            column = jnp.arange(self.q_ids.shape[1], dtype=jnp.int32)
             return column[None, :, None] - column[None, None, :]
-        return self.q_positions[:, :, None] - self.k_positions[:, None, :]
+        return self.q_ids[:, :, None] - self.k_ids[:, None, :]
 
     @property
     def reach(self) -> jax.Array:
@@ -143,7 +145,7 @@ class Site:
         same = self.segment_ids[:, :, None] == self.k_segment_ids[:, None, :]
         return (
             same
-            & (self.positions[:, :, None] == self.k_places[:, None, :])
+            & (self.positions[:, :, None] == self.k_positions[:, None, :])
             & (self.k_segment_ids[:, None, :] > 0)
         )
 
@@ -182,104 +184,110 @@ class PositionalEncoding:
             )
 
     # Once for the model.
-    def position_ids(self, site: Site) -> jax.Array:
-        """`site.q_positions` [B,T], from 0 in each segment -> the ids the encoding sees, int32 or float32, below 0 where there is none
-        (the outputs are then NaN). What is random follows `site.row_keys`, so that it is the same on any mesh; without them the ids of a
+    def position_ids(self, inputs: EncodingInputs) -> jax.Array:
+        """`inputs.q_ids` [B,T], from 0 in each segment -> the ids the encoding sees, int32 or float32, below 0 where there is none
+        (the outputs are then NaN). What is random follows `inputs.row_keys`, so that it is the same on any mesh; without them the ids of a
         place are always the same."""
-        return site.q_positions
+        return inputs.q_ids
 
-    def embed(self, site: Site, x: jax.Array) -> jax.Array:
+    def embed(self, inputs: EncodingInputs, x: jax.Array) -> jax.Array:
         """Token embeddings [B,T,D] -> with the positions in them."""
         return x
 
-    def share(self, site: Site) -> Any:
-        """What is the same in all layers: tables computed once, parameters that layers share. Given back as `site.shared`."""
+    def share(self, inputs: EncodingInputs) -> Any:
+        """What is the same in all layers: tables computed once, parameters that layers share. Given back as `inputs.shared`."""
         return None
 
-    def share_anew(self, site: Site) -> Any:
-        """`site.shared`, of ids that a layer has drawn for itself: what depends on them anew,
+    def share_anew(self, inputs: EncodingInputs) -> Any:
+        """`inputs.shared`, of ids that a layer has drawn for itself: what depends on them anew,
         without parameters, which are the model's."""
-        return site.shared
+        return inputs.shared
 
     # In each layer.
-    def redrawn(self, site: Site, layer: int | jax.Array, beside: frozenset[str]) -> Site:
-        """`site` with the ids or distances that this layer, counted from 0, draws for itself;
+    def redraw(
+        self, inputs: EncodingInputs, layer: int | jax.Array, beside: frozenset[str]
+    ) -> EncodingInputs:
+        """`inputs` with the ids or distances that this layer, counted from 0, draws for itself;
         `beside`: the places where the encodings of the layer enter."""
-        return site
+        return inputs
 
     def bends_distances(self, beside: frozenset[str]) -> bool:
         """Whether distances are no differences of ids any more, beside encodings that enter in
         these places: a bias is then none of the keys alone."""
         return False
 
-    def rotate(self, site: Site, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def rotate(
+        self, inputs: EncodingInputs, q: jax.Array, k: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """q [B,H,T,d], k [B,K,T,d] of the new tokens -> transformed; the transformed k is what the cache keeps."""
         return q, k
 
-    def scale(self, site: Site, q: jax.Array) -> jax.Array:
+    def scale(self, inputs: EncodingInputs, q: jax.Array) -> jax.Array:
         """q [B,H,T,d] -> scaled by position or head, on top of 1/sqrt(d)."""
         return q
 
-    def key_state(self, site: Site) -> dict[str, jax.Array]:
-        """Anything per new key [B,...,T] that the logits of later queries need; cached beside k, given back as `site.state`."""
+    def key_state(self, inputs: EncodingInputs) -> dict[str, jax.Array]:
+        """Anything per new key [B,...,T] that the logits of later queries need; cached beside k, given back as `inputs.state`."""
         return {}
 
-    def read(self, site: Site, q: jax.Array, k: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def read(
+        self, inputs: EncodingInputs, q: jax.Array, k: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
         """q [B,H,T,d] and all keys [B,K,S,d] as the cache keeps them -> transformed, anew at each call: for rotations that
         change as the text grows."""
         return q, k
 
-    def product(self, site: Site) -> jax.Array:
-        """`site.z` [B,H,T,S], which is q.k/sqrt(d) -> what stands in its place, still without a soft cap or a bias."""
-        return site.z
+    def product(self, inputs: EncodingInputs) -> jax.Array:
+        """`inputs.z` [B,H,T,S], which is q.k/sqrt(d) -> what stands in its place, still without a soft cap or a bias."""
+        return inputs.z
 
-    def key_bias(self, site: Site) -> jax.Array | None:
+    def key_bias(self, inputs: EncodingInputs) -> jax.Array | None:
         """A bias that depends on the query only by a constant, as a function of the key: float32 [B or 1,H,S]. It rides on
         extra columns of q and k through any kernel (`columns`)."""
         return None
 
-    def bias(self, site: Site) -> jax.Array | None:
+    def bias(self, inputs: EncodingInputs) -> jax.Array | None:
         """Added to the logits after their scaling by 1/sqrt(d): float32, broadcastable to [B,H,T,S]."""
         return None
 
-    def pair_bias(self, site: Site) -> jax.Array | None:
+    def pair_bias(self, inputs: EncodingInputs) -> jax.Array | None:
         """What no column of the keys carries, beside `key_bias`: `bias`, of an encoding that has no `key_bias`."""
-        return None if 'key_bias' in self.enters() else self.bias(site)
+        return None if 'key_bias' in self.enters() else self.bias(inputs)
 
-    def additive(self, site: Site) -> jax.Array | None:
+    def additive(self, inputs: EncodingInputs) -> jax.Array | None:
         """The whole bias [B,H,T,S]: `bias`, else `key_bias` less its largest value in each row, which keeps it near 0 where
         attention is."""
-        of_pair = self.bias(site)
-        of_key = self.key_bias(site) if of_pair is None else None
+        of_pair = self.bias(inputs)
+        of_key = self.key_bias(inputs) if of_pair is None else None
         if of_key is None:
             return of_pair
         of_key = of_key[:, :, None]
         return of_key - jax.lax.stop_gradient(
-            jnp.where(site.visible, of_key, -jnp.inf).max(-1, keepdims=True, initial=-1e30)
+            jnp.where(inputs.visible, of_key, -jnp.inf).max(-1, keepdims=True, initial=-1e30)
         )
 
-    def logits(self, site: Site) -> jax.Array:
-        """`site.z` [B,H,T,S] -> changed, where the change depends on the logits or on q and k."""
-        return site.z
+    def logits(self, inputs: EncodingInputs) -> jax.Array:
+        """`inputs.z` [B,H,T,S] -> changed, where the change depends on the logits or on q and k."""
+        return inputs.z
 
-    def carry(self, site: Site) -> dict[str, jax.Array]:
-        """With a cache: what later queries need of these ones, [B,...,S], kept in place of `site.carried`."""
+    def carry(self, inputs: EncodingInputs) -> dict[str, jax.Array]:
+        """With a cache: what later queries need of these ones, [B,...,S], kept in place of `inputs.carried`."""
         return {}
 
-    def logits_and_carried(self, site: Site) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def logits_and_carried(self, inputs: EncodingInputs) -> tuple[jax.Array, dict[str, jax.Array]]:
         """`logits` and `carry`, of the same z."""
-        return self.logits(site), self.carry(site)
+        return self.logits(inputs), self.carry(inputs)
 
-    def mask(self, site: Site) -> jax.Array | None:
+    def mask(self, inputs: EncodingInputs) -> jax.Array | None:
         """True where a query may see a key, on top of causality, documents and window, by ids and places alone (no q, k or state is
         there yet): broadcastable to [B,H,T,S]."""
         return None
 
-    def softmax(self, site: Site, logits: jax.Array, mask: jax.Array) -> jax.Array:
+    def softmax(self, inputs: EncodingInputs, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Logits [B,H,T,S] float32 and the whole mask -> weights of the values. Rows without a visible key must be finite."""
         return jax.nn.softmax(jnp.where(mask, logits, -1e30), axis=-1)
 
-    def value(self, site: Site, weights: jax.Array) -> jax.Array | None:
+    def value(self, inputs: EncodingInputs, weights: jax.Array) -> jax.Array | None:
         """Weights [B,H,T,S] -> added to what the heads read, [B,H,T,d]."""
         return None
 
@@ -328,7 +336,7 @@ class PositionalEncoding:
         return cls.carry is not PositionalEncoding.carry
 
     @property
-    def both_ways(self) -> bool:
+    def bidirectional(self) -> bool:
         """Whether it is defined where tokens see those after them, too: it is where it knows nothing of pairs."""
         return self.enters() <= {'position_ids', 'embed', 'rotate'}
 
@@ -357,8 +365,8 @@ class PositionalEncoding:
         """What it is made of: itself, but for a composite."""
         return (self,)
 
-    def gathered(self, shared: dict) -> Any:
-        """What each part gave to share -> `site.shared`."""
+    def collect_shared(self, shared: dict) -> Any:
+        """What each part gave to share -> `inputs.shared`."""
         return shared[self]
 
 
@@ -403,5 +411,7 @@ def check_numbers(field: str, value, default) -> None:
                 f'config.model.positions_args.{field} is {said}: expected {what} from {low} to '
                 f'{high}'
             )
-        if isinstance(one, float) and lost(one):
-            raise ModelError(f'config.model.positions_args.{field} is {one}: {lost(one)}')
+        if isinstance(one, float) and describe_underflow(one):
+            raise ModelError(
+                f'config.model.positions_args.{field} is {one}: {describe_underflow(one)}'
+            )

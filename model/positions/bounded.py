@@ -32,29 +32,27 @@ class Bounded(Rope):
     def w(self) -> int:
         raise NotImplementedError
 
-    def share(self, site):
+    def share(self, inputs):
         return None
 
-    def rotate(self, site, q, k):
+    def rotate(self, inputs, q, k):
         return q, k
 
-    def read(self, site, q, k):
-        return self.rotated(q, *self.turn(site.q_positions)), self.rotated(
-            k, *self.turn(site.k_positions)
-        )
+    def read(self, inputs, q, k):
+        return self.rotated(q, *self.turn(inputs.q_ids)), self.rotated(k, *self.turn(inputs.k_ids))
 
-    def product(self, site):
+    def product(self, inputs):
         """Queries and keys have their own angle already: what is added turns them on to where the far ones stand."""
         of_query, of_key = (
-            self.far(site.q_positions.astype(jnp.float32)),
-            self.far_key(site.k_positions.astype(jnp.float32)),
+            self.far(inputs.q_ids.astype(jnp.float32)),
+            self.far_key(inputs.k_ids.astype(jnp.float32)),
         )
-        q = self.rotated(site.q, *self.turn(of_query - site.q_positions)).astype(jnp.float32)
-        k = self.rotated(site.heads_of_keys, *self.turn(of_key - site.k_positions)).astype(
+        q = self.rotated(inputs.q, *self.turn(of_query - inputs.q_ids)).astype(jnp.float32)
+        k = self.rotated(inputs.heads_of_keys, *self.turn(of_key - inputs.k_ids)).astype(
             jnp.float32
         )
         far = jnp.einsum('bhtd,bhsd->bhts', q, k) * self.dims.head_dim**-0.5
-        return jnp.where((site.distance < self.w)[:, None], site.z, far)
+        return jnp.where((inputs.distance < self.w)[:, None], inputs.z, far)
 
     def far(self, p: jax.Array) -> jax.Array:
         """The position that the query at p takes towards far keys, float32."""
@@ -94,10 +92,10 @@ class LogScaled(Rectified):
 
     log_n: bool = True
 
-    def scale(self, site, q):
+    def scale(self, inputs, q):
         if not self.log_n:
             return q
-        n = site.q_positions.astype(jnp.float32) + 1
+        n = inputs.q_ids.astype(jnp.float32) + 1
         longest = np.log(max(self.trained, 2))
         return scaled(q, jnp.maximum(jnp.log(n) / longest, 1.0)[:, None, :, None])
 
@@ -248,5 +246,5 @@ class LmInfinite(Rectified):
     def far(self, p):
         return jnp.full_like(p, self.w)
 
-    def mask(self, site):
-        return ((site.distance < self.w) | (site.k_places < self.first)[:, None, :])[:, None]
+    def mask(self, inputs):
+        return ((inputs.distance < self.w) | (inputs.k_positions < self.first)[:, None, :])[:, None]

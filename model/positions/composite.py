@@ -20,7 +20,7 @@ class Composite(PositionalEncoding):
     def parts(self):
         return self.members
 
-    def gathered(self, shared):
+    def collect_shared(self, shared):
         return tuple(shared[p] for p in self.parts)
 
     @property
@@ -40,8 +40,8 @@ class Composite(PositionalEncoding):
         )
 
     @property
-    def both_ways(self):
-        return all(p.both_ways for p in self.parts)
+    def bidirectional(self):
+        return all(p.bidirectional for p in self.parts)
 
     def enters(self):
         return frozenset().union(*(p.enters() for p in self.parts))
@@ -92,103 +92,105 @@ class Composite(PositionalEncoding):
             if not (place == 'rotate' and part.spec.wraps)
         )
 
-    def redrawn(self, site, layer, beside=frozenset()):
-        new = site
+    def redraw(self, inputs, layer, beside=frozenset()):
+        new = inputs
         for part in self.parts:
-            new = part.redrawn(new, layer, self._beside)
-        if new is site:
-            return site
-        shared = zip(self.parts, site.shared)
+            new = part.redraw(new, layer, self._beside)
+        if new is inputs:
+            return inputs
+        shared = zip(self.parts, inputs.shared)
         anew = tuple(p.share_anew(dataclasses.replace(new, shared=held)) for p, held in shared)
         return dataclasses.replace(new, shared=anew)
 
-    def _each(self, site):
-        """The parts, each with the site as its own: its parameters, what it shared, its states."""
+    def _each(self, inputs):
+        """The parts, each with the inputs as its own: its parameters, what it shared, its states."""
         for i, part in enumerate(self.parts):
             own = lambda held, i=i: {
                 n.split('.', 1)[1]: a for n, a in held.items() if n.startswith(f'{i}.')
             }
-            param = lambda name, *rest, part=part: site.param(f'{part.name}_{name}', *rest)
+            param = lambda name, *rest, part=part: inputs.param(f'{part.name}_{name}', *rest)
             yield (
                 part,
                 dataclasses.replace(
-                    site,
+                    inputs,
                     param=param,
-                    shared=site.shared[i],
-                    state=own(site.state),
-                    carried=own(site.carried),
+                    shared=inputs.shared[i],
+                    state=own(inputs.state),
+                    carried=own(inputs.carried),
                 ),
             )
 
-    def rotate(self, site, q, k):
-        for part, mine in self._each(site):
+    def rotate(self, inputs, q, k):
+        for part, mine in self._each(inputs):
             q, k = part.rotate(mine, q, k)
         return q, k
 
-    def scale(self, site, q):
-        for part, mine in self._each(site):
+    def scale(self, inputs, q):
+        for part, mine in self._each(inputs):
             q = part.scale(mine, q)
         return q
 
-    def key_state(self, site):
+    def key_state(self, inputs):
         return {
             f'{i}.{n}': a
-            for i, (part, mine) in enumerate(self._each(site))
+            for i, (part, mine) in enumerate(self._each(inputs))
             for n, a in part.key_state(mine).items()
         }
 
-    def read(self, site, q, k):
-        for part, mine in self._each(site):
+    def read(self, inputs, q, k):
+        for part, mine in self._each(inputs):
             q, k = part.read(mine, q, k)
         return q, k
 
-    def product(self, site):
-        for part, mine in self._each(site):
-            site = dataclasses.replace(site, z=part.product(dataclasses.replace(mine, z=site.z)))
-        return site.z
+    def product(self, inputs):
+        for part, mine in self._each(inputs):
+            inputs = dataclasses.replace(
+                inputs, z=part.product(dataclasses.replace(mine, z=inputs.z))
+            )
+        return inputs.z
 
-    def key_bias(self, site):
-        return _sum(part.key_bias(mine) for part, mine in self._each(site))
+    def key_bias(self, inputs):
+        return _sum(part.key_bias(mine) for part, mine in self._each(inputs))
 
-    def bias(self, site):
-        return _sum(part.pair_bias(mine) for part, mine in self._each(site))
+    def bias(self, inputs):
+        return _sum(part.pair_bias(mine) for part, mine in self._each(inputs))
 
     pair_bias = bias  # beside the `key_bias` of other parts; the whole is `additive`
 
-    def additive(self, site):
-        return _sum(part.additive(mine) for part, mine in self._each(site))
+    def additive(self, inputs):
+        return _sum(part.additive(mine) for part, mine in self._each(inputs))
 
-    def logits(self, site):
-        return self.logits_and_carried(site)[0]
+    def logits(self, inputs):
+        return self.logits_and_carried(inputs)[0]
 
-    def carry(self, site):
-        return self.logits_and_carried(site)[1]
+    def carry(self, inputs):
+        return self.logits_and_carried(inputs)[1]
 
-    def logits_and_carried(self, site):
+    def logits_and_carried(self, inputs):
         kept = {}
-        for i, (part, mine) in enumerate(self._each(site)):
-            z, new = part.logits_and_carried(dataclasses.replace(mine, z=site.z))
-            site, kept = (
-                dataclasses.replace(site, z=z),
+        for i, (part, mine) in enumerate(self._each(inputs)):
+            z, new = part.logits_and_carried(dataclasses.replace(mine, z=inputs.z))
+            inputs, kept = (
+                dataclasses.replace(inputs, z=z),
                 kept | {f'{i}.{n}': a for n, a in new.items()},
             )
-        return site.z, kept
+        return inputs.z, kept
 
-    def mask(self, site):
-        found = [m for part, mine in self._each(site) if (m := part.mask(mine)) is not None]
+    def mask(self, inputs):
+        found = [m for part, mine in self._each(inputs) if (m := part.mask(mine)) is not None]
         out = None
         for m in found:
             out = m if out is None else out & m
         return out
 
-    def softmax(self, site, logits, mask):
-        for part, mine in self._each(site):
+    def softmax(self, inputs, logits, mask):
+        for part, mine in self._each(inputs):
             if 'softmax' in part.enters():
                 return part.softmax(mine, logits, mask)
-        return super().softmax(site, logits, mask)
+        return super().softmax(inputs, logits, mask)
 
-    def value(self, site, weights):
-        return _sum(part.value(mine, weights) for part, mine in self._each(site))
+    def value(self, inputs, weights):
+        return _sum(part.value(mine, weights) for part, mine in self._each(inputs))
 
 
 def _sum(terms):

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from model.errors import ModelError, nearest
+from model.errors import ModelError, did_you_mean
 from model.positions.base import PositionalEncoding, Spec, positive, uniform_of
 from model.positions.toeplitz import KerpleLog
 
@@ -40,19 +40,19 @@ class Cope(PositionalEncoding):
     def check(self):
         positive('places', self.places)
 
-    def logits(self, site):
-        table = site.param(
+    def logits(self, inputs):
+        table = inputs.param(
             'table', nn.initializers.zeros, (self.places, self.dims.head_dim), (None, None)
         ).astype(jnp.float32)
-        gates = jnp.where(site.visible, jax.nn.sigmoid(site.z), 0.0)
+        gates = jnp.where(inputs.visible, jax.nn.sigmoid(inputs.z), 0.0)
         place = jnp.minimum(jax.lax.cumsum(gates, axis=3, reverse=True), self.places - 1.0)
-        products = jnp.einsum('bhtd,rd->bhtr', site.q.astype(jnp.float32), table) * (
+        products = jnp.einsum('bhtd,rd->bhtr', inputs.q.astype(jnp.float32), table) * (
             self.dims.head_dim**-0.5 if self.scaled else 1.0
         )
         below = jnp.floor(place)
         at = lambda p: jnp.take_along_axis(products, p.astype(jnp.int32), axis=-1)
         share = place - below
-        return site.z + at(jnp.ceil(place)) * share + at(below) * (1 - share)
+        return inputs.z + at(jnp.ceil(place)) * share + at(below) * (1 - share)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,25 +88,25 @@ class Selective(PositionalEncoding):
         ),
     )
 
-    def _said(self, site):
+    def _said(self, inputs):
         """S [B,T,S]."""
-        same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
-        first = site.k_places == jnp.where(
-            same, site.k_places[:, None, :], jnp.iinfo(jnp.int32).max
+        same = inputs.k_segment_ids[:, :, None] == inputs.k_segment_ids[:, None, :]
+        first = inputs.k_positions == jnp.where(
+            same, inputs.k_positions[:, None, :], jnp.iinfo(jnp.int32).max
         ).min(-1)
-        others = site.visible[:, 0] & ~site.column_of_query & ~first[:, None, :]
-        return jnp.where(others, jax.nn.relu(site.z[:, 0]), 0.0)
+        others = inputs.visible[:, 0] & ~inputs.column_of_query & ~first[:, None, :]
+        return jnp.where(others, jax.nn.relu(inputs.z[:, 0]), 0.0)
 
-    def logits(self, site):
-        said = self._said(site)
+    def logits(self, inputs):
+        said = self._said(inputs)
         before = jnp.cumsum(said, axis=1) - said
-        if 'said' in site.carried:
-            before += site.carried['said'][:, None]
+        if 'said' in inputs.carried:
+            before += inputs.carried['said'][:, None]
         # Of other documents nothing is seen; of this one everything said so far counts.
-        return site.z - before[:, None]
+        return inputs.z - before[:, None]
 
-    def carry(self, site):
-        return {'said': self._said(site).sum(1) + site.carried.get('said', 0.0)}
+    def carry(self, inputs):
+        return {'said': self._said(inputs).sum(1) + inputs.carried.get('said', 0.0)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,11 +138,11 @@ class StickBreaking(PositionalEncoding):
         if self.remainder not in _REMAINDERS:
             raise ModelError(
                 f'config.model.positions_args.remainder is {self.remainder!r}: '
-                f'{nearest(self.remainder, _REMAINDERS)}'
+                f'{did_you_mean(self.remainder, _REMAINDERS)}'
             )
 
-    def softmax(self, site, logits, mask):
-        own = site.column_of_query[:, None]
+    def softmax(self, inputs, logits, mask):
+        own = inputs.column_of_query[:, None]
         mask = mask & ~own
         kept = jnp.where(mask, jax.nn.log_sigmoid(-logits), 0.0)
         after = jax.lax.cumsum(kept, axis=3, reverse=True) - kept
@@ -151,11 +151,11 @@ class StickBreaking(PositionalEncoding):
             weights += jnp.where(own, jnp.exp(kept.sum(-1, keepdims=True)), 0.0)
         return weights
 
-    def value(self, site, weights):
+    def value(self, inputs, weights):
         if self.remainder != 'bias':
             return None
         shape = (self.dims.num_heads, self.dims.head_dim)
-        bias = site.param('head_bias', nn.initializers.zeros, shape, ('heads', None))
+        bias = inputs.param('head_bias', nn.initializers.zeros, shape, ('heads', None))
         left = 1 - weights.sum(-1, keepdims=True)
         return left * bias.astype(jnp.float32)[:, None]
 
@@ -178,26 +178,26 @@ class Dape(PositionalEncoding):
     def check(self):
         positive('hidden', self.hidden)
 
-    def _both(self, site):
+    def _both(self, inputs):
         kerple = KerpleLog(self.dims)
         b = kerple.bias(
-            dataclasses.replace(site, shared=kerple.share(site))
+            dataclasses.replace(inputs, shared=kerple.share(inputs))
         )  # of this layer, as in the authors' code
-        return b, jnp.concatenate([site.z, jnp.broadcast_to(b, site.z.shape)], axis=1)
+        return b, jnp.concatenate([inputs.z, jnp.broadcast_to(b, inputs.z.shape)], axis=1)
 
-    def logits(self, site):
-        b, both = self._both(site)
+    def logits(self, inputs):
+        b, both = self._both(inputs)
         heads = self.dims.num_heads
-        make = lambda name, init, shape: site.param(name, init, shape, (None,) * len(shape)).astype(
-            jnp.float32
-        )
+        make = lambda name, init, shape: inputs.param(
+            name, init, shape, (None,) * len(shape)
+        ).astype(jnp.float32)
         inner, outer = uniform_of(2 * heads), uniform_of(self.hidden)
         w1, b1 = make('w1', inner, (2 * heads, self.hidden)), make('b1', inner, (self.hidden,))
         w2, b2 = make('w2', outer, (self.hidden, heads)), make('b2', outer, (heads,))
         hidden = jax.nn.leaky_relu(
             jnp.einsum('bhts,hr->brts', both, w1) + b1[:, None, None], self.slope
         )
-        return site.z + b + jnp.einsum('brts,rh->bhts', hidden, w2) + b2[:, None, None]
+        return inputs.z + b + jnp.einsum('brts,rh->bhts', hidden, w2) + b2[:, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,20 +227,20 @@ class DapeV2(Dape):
                 f'config.model.positions_args.taps is {self.taps}: expected an odd number'
             )
 
-    def logits(self, site):
-        b, both = self._both(site)
-        same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
+    def logits(self, inputs):
+        b, both = self._both(inputs)
+        same = inputs.k_segment_ids[:, :, None] == inputs.k_segment_ids[:, None, :]
         ahead = (
-            site.k_places[:, :, None] - site.k_places[:, None, :]
+            inputs.k_positions[:, :, None] - inputs.k_positions[:, None, :]
         )  # neighbours by place: a cache has gaps
 
         def convolved(x, name, width):
             init = uniform_of(self.taps * x.shape[1])
-            taps = site.param(
+            taps = inputs.param(
                 f'{name}_taps', init, (self.taps, x.shape[1], width), (None,) * 3
             ).astype(jnp.float32)
-            offset = site.param(f'{name}_offset', init, (width,), (None,)).astype(jnp.float32)
-            seen, out = jnp.where(site.visible, x, 0.0), offset[:, None, None]
+            offset = inputs.param(f'{name}_offset', init, (width,), (None,)).astype(jnp.float32)
+            seen, out = jnp.where(inputs.visible, x, 0.0), offset[:, None, None]
             for i in range(self.taps):
                 near = (same & (ahead == i - self.taps // 2)).astype(
                     jnp.float32
@@ -249,7 +249,7 @@ class DapeV2(Dape):
             return out
 
         hidden = jax.nn.leaky_relu(convolved(both, 'inner', self.hidden), self.slope)
-        return site.z + b + convolved(hidden, 'outer', self.dims.num_heads)
+        return inputs.z + b + convolved(hidden, 'outer', self.dims.num_heads)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,15 +265,15 @@ class Wall(PositionalEncoding):
         bias_form='data',
     )
 
-    def key_state(self, site):
+    def key_state(self, inputs):
         d = self.dims
-        w = site.param(
+        w = inputs.param(
             'gate',
             nn.initializers.normal(0.02),
             (d.width, d.num_heads, d.head_dim),
             (None, 'heads', None),
         ).astype(jnp.float32)
-        b = site.param(
+        b = inputs.param(
             'gate_bias',
             nn.initializers.constant(self.initial),
             (d.num_heads, d.head_dim),
@@ -281,20 +281,20 @@ class Wall(PositionalEncoding):
         ).astype(jnp.float32)
         return {
             'log_g': jax.nn.log_sigmoid(
-                jnp.einsum('btD,Dhd->bhdt', site.x.astype(jnp.float32), w) + b[..., None]
+                jnp.einsum('btD,Dhd->bhdt', inputs.x.astype(jnp.float32), w) + b[..., None]
             )
         }
 
-    def product(self, site):
+    def product(self, inputs):
         total = jnp.cumsum(
-            jnp.where(site.k_segment_ids[:, None, None] > 0, site.state['log_g'], 0.0), axis=-1
+            jnp.where(inputs.k_segment_ids[:, None, None] > 0, inputs.state['log_g'], 0.0), axis=-1
         )  # [B,H,d,S]
-        own = jnp.swapaxes(site.at_query(total), 2, 3)  # [B,H,T,d]
+        own = jnp.swapaxes(inputs.at_query(total), 2, 3)  # [B,H,T,d]
         fade = jnp.exp(
             jnp.minimum(own[:, :, :, None] - jnp.swapaxes(total, 2, 3)[:, :, None], 0.0)
         )  # [B,H,T,S,d]
-        q, k = site.q.astype(jnp.float32), site.heads_of_keys.astype(jnp.float32)
+        q, k = inputs.q.astype(jnp.float32), inputs.heads_of_keys.astype(jnp.float32)
         return (
-            site.z
+            inputs.z
             + jnp.einsum('bhtd,bhsd,bhtsd->bhts', q, k, fade - 1.0) * self.dims.head_dim**-0.5
         )

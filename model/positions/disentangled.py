@@ -16,9 +16,9 @@ from model.positions.t5 import bucketed
 
 
 def _table(
-    site, name: str, rows: int, width: int, std: float = 0.02, axes=(None, None)
+    inputs, name: str, rows: int, width: int, std: float = 0.02, axes=(None, None)
 ) -> jax.Array:
-    return site.param(name, nn.initializers.normal(std), (rows, width), axes).astype(jnp.float32)
+    return inputs.param(name, nn.initializers.normal(std), (rows, width), axes).astype(jnp.float32)
 
 
 def _looked_up(products: jax.Array, index: jax.Array) -> jax.Array:
@@ -51,29 +51,31 @@ class Shaw(PositionalEncoding):
     def check(self):
         positive('clip', self.clip)
 
-    def _row(self, site):
-        return jnp.clip(site.distance, 0, self.clip)
+    def _row(self, inputs):
+        return jnp.clip(inputs.distance, 0, self.clip)
 
-    def _rows(self, site, name):
+    def _rows(self, inputs, name):
         bound = (
             6 / (2 * self.clip + 1 + self.dims.head_dim)
         ) ** 0.5  # fan_avg of the paper's 2K + 1 rows
         init = lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
-        return site.param(name, init, (self.clip + 1, self.dims.head_dim), (None, None)).astype(
+        return inputs.param(name, init, (self.clip + 1, self.dims.head_dim), (None, None)).astype(
             jnp.float32
         )
 
-    def logits(self, site):
+    def logits(self, inputs):
         products = (
-            jnp.einsum('bhtd,rd->bhtr', site.q.astype(jnp.float32), self._rows(site, 'keys'))
+            jnp.einsum('bhtd,rd->bhtr', inputs.q.astype(jnp.float32), self._rows(inputs, 'keys'))
             * self.dims.head_dim**-0.5
         )
-        return site.z + _looked_up(products, self._row(site))
+        return inputs.z + _looked_up(products, self._row(inputs))
 
-    def value(self, site, weights):
-        near = jax.nn.one_hot(self._row(site), self.clip + 1, dtype=jnp.float32)  # [B or 1,T,S,K+1]
+    def value(self, inputs, weights):
+        near = jax.nn.one_hot(
+            self._row(inputs), self.clip + 1, dtype=jnp.float32
+        )  # [B or 1,T,S,K+1]
         near = jnp.broadcast_to(near, (weights.shape[0], *near.shape[1:]))
-        return jnp.einsum('bhts,btsr,rd->bhtd', weights, near, self._rows(site, 'values'))
+        return jnp.einsum('bhts,btsr,rd->bhtd', weights, near, self._rows(inputs, 'values'))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,13 +99,13 @@ class TransformerXl(PositionalEncoding):
                 f'config.model.width is {self.dims.width}: Transformer-XL positions need an even width'
             )
 
-    def share(self, site):
+    def share(self, inputs):
         shape = (self.dims.num_heads, self.dims.head_dim)
-        return tuple(_table(site, name, *shape, axes=('heads', None)) for name in 'uv')
+        return tuple(_table(inputs, name, *shape, axes=('heads', None)) for name in 'uv')
 
-    def logits(self, site):
-        d, (u, v) = self.dims, site.shared
-        w_r = site.param(
+    def logits(self, inputs):
+        d, (u, v) = self.dims, inputs.shared
+        w_r = inputs.param(
             'w_r',
             nn.initializers.normal(0.02),
             (d.width, d.num_heads, d.head_dim),
@@ -111,14 +113,16 @@ class TransformerXl(PositionalEncoding):
         )
         r = jnp.einsum(
             'btsD,Dhd->bhtsd',
-            sinusoids(site.reach, d.width, interleaved=False),
+            sinusoids(inputs.reach, d.width, interleaved=False),
             w_r.astype(jnp.float32),
         )
-        q = site.q.astype(jnp.float32)
-        content = jnp.einsum('hd,bhsd->bhs', u, site.heads_of_keys.astype(jnp.float32))[:, :, None]
+        q = inputs.q.astype(jnp.float32)
+        content = jnp.einsum('hd,bhsd->bhs', u, inputs.heads_of_keys.astype(jnp.float32))[
+            :, :, None
+        ]
         r = jnp.broadcast_to(r, (q.shape[0], *r.shape[1:]))
         return (
-            site.z
+            inputs.z
             + (content + jnp.einsum('bhtd,bhtsd->bhts', q + v[:, None], r)) * d.head_dim**-0.5
         )
 
@@ -148,41 +152,41 @@ class Deberta(PositionalEncoding):
     def check(self):
         positive('span', self.span)
 
-    def share(self, site):
-        return _table(site, 'table', self.span, self.dims.width)
+    def share(self, inputs):
+        return _table(inputs, 'table', self.span, self.dims.width)
 
-    def scale(self, site, q):
+    def scale(self, inputs, q):
         return q * 3**-0.5  # the scale counts the terms
 
-    def logits(self, site):
+    def logits(self, inputs):
         d = self.dims
         project = lambda name: jnp.einsum(
             'rD,Dhd->hrd',
-            site.shared,
-            site.param(
+            inputs.shared,
+            inputs.param(
                 name,
                 nn.initializers.normal(0.02),
                 (d.width, d.num_heads, d.head_dim),
                 (None, 'heads', None),
             ).astype(jnp.float32),
         )
-        offset = site.param(
+        offset = inputs.param(
             'query_bias', nn.initializers.zeros, (d.num_heads, d.head_dim), ('heads', None)
         ).astype(jnp.float32)
-        row = jnp.clip(site.distance, 0, self.span - 1)
+        row = jnp.clip(inputs.distance, 0, self.span - 1)
         of_queries = jnp.einsum(
-            'bhtd,hrd->bhtr', site.q.astype(jnp.float32), project('keys')
+            'bhtd,hrd->bhtr', inputs.q.astype(jnp.float32), project('keys')
         )  # q has 1/sqrt(3) already
         of_keys = (
             jnp.einsum(
                 'bhsd,hrd->bhsr',
-                site.heads_of_keys.astype(jnp.float32),
+                inputs.heads_of_keys.astype(jnp.float32),
                 project('queries') + offset[:, None],
             )
             * 3**-0.5
         )
         to_content = jnp.swapaxes(_looked_up(of_keys, jnp.swapaxes(row, 1, 2)), 2, 3)
-        return site.z + (_looked_up(of_queries, row) + to_content) * d.head_dim**-0.5
+        return inputs.z + (_looked_up(of_queries, row) + to_content) * d.head_dim**-0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,28 +210,28 @@ class Tupe(PositionalEncoding):
         ),
     )
 
-    def share(self, site):
+    def share(self, inputs):
         d = self.dims
         one, zero = (
             (
-                lambda name, init=init: site.param(name, init, (d.width,), (None,)).astype(
+                lambda name, init=init: inputs.param(name, init, (d.width,), (None,)).astype(
                     jnp.float32
                 )
             )
             for init in (nn.initializers.ones, nn.initializers.zeros)
         )
-        p = nn.standardize(_table(site, 'table', d.num_ids, d.width), axis=-1, epsilon=1e-5) * one(
-            'norm_scale'
-        ) + zero('norm_offset')
+        p = nn.standardize(
+            _table(inputs, 'table', d.num_ids, d.width), axis=-1, epsilon=1e-5
+        ) * one('norm_scale') + zero('norm_offset')
 
         def project(name):
-            u = site.param(
+            u = inputs.param(
                 name,
                 nn.initializers.normal(0.02),
                 (d.width, d.num_heads, d.head_dim),
                 (None, 'heads', None),
             )
-            offset = site.param(
+            offset = inputs.param(
                 f'{name}_offset', nn.initializers.zeros, (d.num_heads, d.head_dim), ('heads', None)
             )
             return (
@@ -240,21 +244,21 @@ class Tupe(PositionalEncoding):
             * (2 * d.head_dim) ** -0.5
         )
         return products, _table(
-            site, 'relative', 32, d.num_heads, axes=(None, 'heads')
+            inputs, 'relative', 32, d.num_heads, axes=(None, 'heads')
         ) if self.relative else None
 
-    def scale(self, site, q):
+    def scale(self, inputs, q):
         return q * 2**-0.5
 
-    def bias(self, site):
-        products, table = site.shared
+    def bias(self, inputs):
+        products, table = inputs.shared
         rows = jnp.take(
-            products, site.q_positions, axis=1, mode='fill', fill_value=jnp.nan
+            products, inputs.q_ids, axis=1, mode='fill', fill_value=jnp.nan
         )  # [H,B,T,R]
         columns = jnp.broadcast_to(
-            site.k_positions[None, :, None], (*rows.shape[:3], site.k_positions.shape[1])
+            inputs.k_ids[None, :, None], (*rows.shape[:3], inputs.k_ids.shape[1])
         )
         both = jnp.moveaxis(
             jnp.take_along_axis(rows, columns, axis=-1, mode='fill', fill_value=jnp.nan), 0, 1
         )
-        return both if table is None else both + bucketed(table, site.distance)
+        return both if table is None else both + bucketed(table, inputs.distance)

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from model.errors import ModelError, nearest
+from model.errors import ModelError, did_you_mean
 from model.positions.base import PositionalEncoding, Spec
-from model.sharding import own_part
+from model.sharding import own_context_part
 
 _DRAWS = ('published', 'once')
 _TURNS = frozenset({'rotate', 'read'})
@@ -68,7 +68,7 @@ class Randomized(PositionalEncoding):
             )
         if self.draw not in _DRAWS:
             raise ModelError(
-                f'config.model.positions_args.draw is {self.draw!r}: {nearest(self.draw, _DRAWS)}'
+                f'config.model.positions_args.draw is {self.draw!r}: {did_you_mean(self.draw, _DRAWS)}'
             )
 
     @property
@@ -79,49 +79,49 @@ class Randomized(PositionalEncoding):
     def num_ids(self):
         return self.range
 
-    def position_ids(self, site):
-        if site.row_keys is None and not self.at_test:
-            return site.q_positions
-        keys = site.row_keys
-        if site.batch_key is not None and self.draw == 'published':
-            keys = site.batch_key[None]
-        return self._ids(site.q_positions, site.segment_ids, keys)
+    def position_ids(self, inputs):
+        if inputs.row_keys is None and not self.at_test:
+            return inputs.q_ids
+        keys = inputs.row_keys
+        if inputs.batch_key is not None and self.draw == 'published':
+            keys = inputs.batch_key[None]
+        return self._ids(inputs.q_ids, inputs.segment_ids, keys)
 
     def bends_distances(self, beside):
         return self.draw == 'published' and bool(beside & _PAIRS) and not beside & _TURNS
 
-    def redrawn(self, site, layer, beside):
+    def redraw(self, inputs, layer, beside):
         if self.draw == 'once' or not beside & (_PAIRS | _TURNS):
-            return site
-        if site.row_keys is None and not self.at_test:
-            return site
+            return inputs
+        if inputs.row_keys is None and not self.at_test:
+            return inputs
         # What was drawn once for the model, and what this layer draws, of all keys and of queries.
-        apart, whole = self.bends_distances(beside), (site.k_places, site.k_segment_ids)
+        apart, whole = self.bends_distances(beside), (inputs.k_positions, inputs.k_segment_ids)
         keys = of_layer = None
-        if site.draw_keys is not None:
-            keys = site.draw_keys if site.batch_key is None else site.batch_key[None]
+        if inputs.draw_keys is not None:
+            keys = inputs.draw_keys if inputs.batch_key is None else inputs.batch_key[None]
             of_layer = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 1), layer))(
                 keys
             )
         once, here = self._ids(*whole, keys), self._ids(*whole, of_layer, layer, apart)
         if keys is None:
-            own = site.positions, site.segment_ids
+            own = inputs.positions, inputs.segment_ids
             once_q, here_q = self._ids(*own, None), self._ids(*own, None, layer, apart)
         else:
-            once_q, here_q = own_part(once, 1), own_part(here, 1)
+            once_q, here_q = own_context_part(once, 1), own_context_part(here, 1)
         # What moved the ids after they were drawn moves these, too.
-        moved_q, moved_k = site.q_positions - once_q, site.k_positions - once
-        new = dataclasses.replace(site, q_positions=here_q + moved_q, k_positions=here + moved_k)
+        moved_q, moved_k = inputs.q_ids - once_q, inputs.k_ids - once
+        new = dataclasses.replace(inputs, q_ids=here_q + moved_q, k_ids=here + moved_k)
         if not apart:
             return new
         if keys is None:
             table, start = self._table(layer, apart)[None], 0
         else:
-            table, start = here, own_part(_starts(site.k_segment_ids), 1)[:, :, None]
+            table, start = here, own_context_part(_starts(inputs.k_segment_ids), 1)[:, :, None]
 
-        def distances(site):
+        def distances(inputs):
             """The distance that was drawn for the difference of places, int32 [B,T,S]."""
-            places = site.positions[:, :, None] - site.k_places[:, None, :]
+            places = inputs.positions[:, :, None] - inputs.k_positions[:, None, :]
             index = jnp.minimum(start + abs(places), table.shape[1] - 1)
             rows = jnp.broadcast_to(table, (len(index), table.shape[1]))
             found = jnp.take_along_axis(rows, index.reshape(len(index), -1), axis=1)
@@ -220,9 +220,9 @@ class Pose(PositionalEncoding):
     def num_ids(self):
         return max(self.target, self.dims.max_len)
 
-    def position_ids(self, site):
-        if site.row_keys is None:
-            return site.q_positions
+    def position_ids(self, inputs):
+        if inputs.row_keys is None:
+            return inputs.q_ids
         target = self.target or self.dims.max_len
 
         def row(key, positions, segments):
@@ -236,4 +236,4 @@ class Pose(PositionalEncoding):
             skip = (draw(1) * jnp.maximum(target - last + 1, 1)).astype(jnp.int32)
             return jnp.where(positions >= cut, positions + skip, positions)
 
-        return jax.vmap(row)(site.row_keys, site.q_positions, site.segment_ids)
+        return jax.vmap(row)(inputs.row_keys, inputs.q_ids, inputs.segment_ids)

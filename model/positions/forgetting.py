@@ -30,26 +30,26 @@ class Forgetting(PositionalEncoding):
     )
     sign: ClassVar[float] = 1.0
 
-    def key_state(self, site):
+    def key_state(self, inputs):
         d = self.dims
-        w = site.param(
+        w = inputs.param(
             'gate', nn.initializers.normal(0.02), (d.width, d.num_heads), (None, 'heads')
         ).astype(jnp.float32)
-        b = site.param('gate_bias', nn.initializers.zeros, (d.num_heads,), ('heads',)).astype(
+        b = inputs.param('gate_bias', nn.initializers.zeros, (d.num_heads,), ('heads',)).astype(
             jnp.float32
         )
         gate = (
             jnp.einsum(
-                'btd,dh->bht', site.x.astype(jnp.float32), w, precision=jax.lax.Precision.HIGHEST
+                'btd,dh->bht', inputs.x.astype(jnp.float32), w, precision=jax.lax.Precision.HIGHEST
             )
             + b[:, None]
         )
         return {'log_f': jax.nn.log_sigmoid(self.sign * gate)}
 
-    def key_bias(self, site):
+    def key_bias(self, inputs):
         """-c_j, float32; between two keys of a document there may be padding, which forgets nothing."""
         return -jnp.cumsum(
-            jnp.where(site.k_segment_ids[:, None] > 0, site.state['log_f'], 0.0), axis=-1
+            jnp.where(inputs.k_segment_ids[:, None] > 0, inputs.state['log_f'], 0.0), axis=-1
         )
 
 
@@ -77,21 +77,21 @@ class FixedForgetting(PositionalEncoding):
         ),
     )
 
-    def _rate(self, site):
+    def _rate(self, inputs):
         """Returns -log f of each head, float32 [H]."""
         times = np.geomspace(self.shortest, self.longest, self.dims.num_heads)
         if not self.learned:
             return jnp.asarray(1 / times, jnp.float32)
         init = lambda key, shape, dtype: jnp.asarray(-np.log(np.expm1(1 / times)), dtype)
         return -jax.nn.log_sigmoid(
-            site.param('gate_bias', init, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
+            inputs.param('gate_bias', init, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
         )
 
-    def bias(self, site):
-        return -self._rate(site)[:, None, None] * site.reach[:, None]
+    def bias(self, inputs):
+        return -self._rate(inputs)[:, None, None] * inputs.reach[:, None]
 
-    def key_bias(self, site):
-        return self._rate(site)[:, None] * site.k_positions[:, None].astype(jnp.float32)
+    def key_bias(self, inputs):
+        return self._rate(inputs)[:, None] * inputs.k_ids[:, None].astype(jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)

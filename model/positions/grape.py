@@ -34,25 +34,25 @@ class GrapeM(Rope):
         ),
     )
 
-    def frequencies_of(self, site) -> jax.Array:
+    def frequencies_of(self, inputs) -> jax.Array:
         init = lambda key, shape, dtype: jnp.asarray(
             self.step * np.log(self.frequencies()), jnp.promote_types(dtype, jnp.float32)
         )
         return jnp.exp(
-            site.param('log_frequencies', init, (self.rotary_dim // 2,), (None,)).astype(float)
+            inputs.param('log_frequencies', init, (self.rotary_dim // 2,), (None,)).astype(float)
             / self.step
         )
 
-    def share(self, site):
+    def share(self, inputs):
         return None
 
-    def rotate(self, site, q, k):
-        turn = self._turned(site, site.q_positions[:, None].astype(float))
+    def rotate(self, inputs, q, k):
+        turn = self._turned(inputs, inputs.q_ids[:, None].astype(float))
         return self.rotated(q, *turn), self.rotated(k, *turn)
 
-    def _turned(self, site, phase: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def _turned(self, inputs, phase: jax.Array) -> tuple[jax.Array, jax.Array]:
         """phase [B,1,T] -> cos, sin [B,1,T,d/2]."""
-        angle = phase[..., None] * self.frequencies_of(site)
+        angle = phase[..., None] * self.frequencies_of(inputs)
         return jnp.cos(angle), jnp.sin(angle)
 
 
@@ -74,30 +74,30 @@ class ContextualGrapeM(GrapeM):
         ),
     )
 
-    def rotate(self, site, q, k):
+    def rotate(self, inputs, q, k):
         return q, k
 
-    def key_state(self, site):
-        w = site.param('omega', nn.initializers.zeros, (self.dims.width,), (None,)).astype(
+    def key_state(self, inputs):
+        w = inputs.param('omega', nn.initializers.zeros, (self.dims.width,), (None,)).astype(
             jnp.float32
         )
-        b = site.param(
+        b = inputs.param(
             'omega_bias', nn.initializers.constant(float(np.log(np.expm1(1e-3)))), (), ()
         ).astype(jnp.float32)
-        return {'omega': jax.nn.sigmoid((site.x.astype(jnp.float32) @ w + b) / self.omega_scale)}
+        return {'omega': jax.nn.sigmoid((inputs.x.astype(jnp.float32) @ w + b) / self.omega_scale)}
 
-    def read(self, site, q, k):
+    def read(self, inputs, q, k):
         """Keys are kept as they are: the phase is a running sum over the cache."""
-        omega = jnp.where(site.k_segment_ids > 0, site.state['omega'], 0.0)
+        omega = jnp.where(inputs.k_segment_ids > 0, inputs.state['omega'], 0.0)
         before = jnp.cumsum(omega, -1) - omega
-        start = jnp.where(site.k_places == 0, before, 0.0)  # of each document
-        same = (site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]).astype(
+        start = jnp.where(inputs.k_positions == 0, before, 0.0)  # of each document
+        same = (inputs.k_segment_ids[:, :, None] == inputs.k_segment_ids[:, None, :]).astype(
             jnp.float32
         )
         phase = before - jnp.einsum('bst,bt->bs', same, start, precision=jax.lax.Precision.HIGHEST)
-        own = site.at_query(phase[:, None])
-        return self.rotated(q, *self._turned(site, own)), self.rotated(
-            k, *self._turned(site, phase[:, None])
+        own = inputs.at_query(phase[:, None])
+        return self.rotated(q, *self._turned(inputs, own)), self.rotated(
+            k, *self._turned(inputs, phase[:, None])
         )
 
 
@@ -118,27 +118,27 @@ class GrapeA(PositionalEncoding):
         ),
     )
 
-    def logits(self, site):
+    def logits(self, inputs):
         d = self.dims
         init = nn.initializers.constant(float(np.log(np.expm1(1.0))))
         rate = nn.softplus(
-            site.param('w', init, (d.num_heads,), ('heads',)).astype(jnp.float32)
+            inputs.param('w', init, (d.num_heads,), ('heads',)).astype(jnp.float32)
         ) * jnp.asarray(slopes(d.num_heads), jnp.float32)
         gate = 0.0
         for side in self.gates:
-            u = site.param(
+            u = inputs.param(
                 side,
                 nn.initializers.normal(d.head_dim**-0.5),
                 (d.num_heads, d.head_dim),
                 ('heads', None),
             ).astype(jnp.float32)
             u = u / jnp.maximum(jnp.linalg.norm(u, axis=-1, keepdims=True), 1e-6)
-            of = site.heads_of_keys if side == 'key' else site.q
+            of = inputs.heads_of_keys if side == 'key' else inputs.q
             opened = nn.softplus(
                 jnp.einsum('hd,bhsd->bhs', u, of.astype(jnp.float32)) * d.head_dim**-0.5
             )
             gate += opened[:, :, None] if side == 'key' else opened[..., None]
-        return site.z - rate[:, None, None] * site.reach[:, None] * gate
+        return inputs.z - rate[:, None, None] * inputs.reach[:, None] * gate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,29 +200,31 @@ class GrapeAp(PositionalEncoding):
                 f'config.model.positions_args.path_dim is {self.path_dim}: expected an even number'
             )
 
-    def _p(self, site):
-        w = site.param(
+    def _p(self, inputs):
+        w = inputs.param(
             'w',
             nn.initializers.normal(0.5 * self.dims.width**-0.5),
             (self.dims.width, self.dims.num_heads, self.path_dim),
             (None, 'heads', None),
         ).astype(jnp.float32)
-        return jnp.einsum('btD,Dhp->bhtp', site.x.astype(jnp.float32), w)
+        return jnp.einsum('btD,Dhp->bhtp', inputs.x.astype(jnp.float32), w)
 
-    def key_state(self, site):
-        p = self._p(site)
+    def key_state(self, inputs):
+        p = self._p(inputs)
         p = p * jax.lax.rsqrt(jnp.square(p).mean(-1, keepdims=True) + jnp.finfo(jnp.float32).eps)
-        angle = site.q_positions[:, None, :, None].astype(jnp.float32)
+        angle = inputs.q_ids[:, None, :, None].astype(jnp.float32)
         a, b = jnp.split(p, 2, axis=-1)
         turned = jnp.concatenate(
             [a * jnp.cos(angle) + b * jnp.sin(angle), b * jnp.cos(angle) - a * jnp.sin(angle)], -1
         )
         return {'turned': jnp.swapaxes(turned, 2, 3)}
 
-    def logits(self, site):
+    def logits(self, inputs):
         edge = jax.nn.log_sigmoid(
-            jnp.einsum('bhtp,bhps->bhts', self._p(site), site.state['turned']) / self.path_dim
+            jnp.einsum('bhtp,bhps->bhts', self._p(inputs), inputs.state['turned']) / self.path_dim
         )
-        edge = jnp.where(site.visible, edge, 0.0)
+        edge = jnp.where(inputs.visible, edge, 0.0)
         after = jax.lax.cumsum(edge, axis=3, reverse=True) - edge  # over the keys that come after j
-        return site.z + jnp.asarray(slopes(self.dims.num_heads), jnp.float32)[:, None, None] * after
+        return (
+            inputs.z + jnp.asarray(slopes(self.dims.num_heads), jnp.float32)[:, None, None] * after
+        )

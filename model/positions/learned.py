@@ -29,13 +29,13 @@ class Learned(PositionalEncoding):
         ),
     )
 
-    def embed(self, site, x):
-        table = site.param(
+    def embed(self, inputs, x):
+        table = inputs.param(
             'table',
             nn.initializers.normal(self.std),
             (self.dims.num_ids, self.dims.width),
             (None, None),
         )
-        return x + jnp.take(
-            table, site.q_positions, axis=0, mode='fill', fill_value=jnp.nan
-        ).astype(x.dtype)
+        return x + jnp.take(table, inputs.q_ids, axis=0, mode='fill', fill_value=jnp.nan).astype(
+            x.dtype
+        )

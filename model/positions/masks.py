@@ -28,8 +28,10 @@ class Window(PositionalEncoding):
     def check(self):
         positive('window', self.window)
 
-    def mask(self, site):
-        return (site.positions[:, :, None] - site.k_places[:, None, :] < self.window)[:, None]
+    def mask(self, inputs):
+        return (inputs.positions[:, :, None] - inputs.k_positions[:, None, :] < self.window)[
+            :, None
+        ]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,9 +46,10 @@ class Chunk(PositionalEncoding):
     def check(self):
         positive('chunk', self.chunk)
 
-    def mask(self, site):
+    def mask(self, inputs):
         return (
-            site.positions[:, :, None] // self.chunk == site.k_places[:, None, :] // self.chunk
+            inputs.positions[:, :, None] // self.chunk
+            == inputs.k_positions[:, None, :] // self.chunk
         )[:, None]
 
 
@@ -67,7 +70,7 @@ class QkNorm(PositionalEncoding):
         ),
     )
 
-    def rotate(self, site, q, k):
+    def rotate(self, inputs, q, k):
         unit = lambda x: (
             x.astype(jnp.float32)
             * jax.lax.rsqrt(jnp.square(x.astype(jnp.float32)).mean(-1, keepdims=True) + self.eps)

@@ -34,12 +34,12 @@ class Path(PositionalEncoding):
         positive('rank', self.rank)
         positive('kernel_size', self.kernel_size)
 
-    def key_state(self, site):
-        d, x = self.dims, site.x.astype(_F32)
-        make = lambda name, shape, axes: site.param(
+    def key_state(self, inputs):
+        d, x = self.dims, inputs.x.astype(_F32)
+        make = lambda name, shape, axes: inputs.param(
             name, nn.initializers.normal(0.02), shape, axes
         ).astype(_F32)
-        zero = lambda name, heads: site.param(
+        zero = lambda name, heads: inputs.param(
             name, nn.initializers.zeros, (heads,), (None,)
         ).astype(_F32)
         low = jnp.einsum('btD,Dr->btr', x, make('w1', (d.width, self.rank), (None, None)))
@@ -63,36 +63,36 @@ class Path(PositionalEncoding):
             state['log_f'] = jax.nn.log_sigmoid(gate)
         return state
 
-    def directions(self, site) -> jax.Array:
+    def directions(self, inputs) -> jax.Array:
         """w [B,K,S,d], unit vectors. The token before is found by its place: in a cache there may be padding between them."""
-        taps = site.param(
+        taps = inputs.param(
             'conv',
             nn.initializers.normal(0.02),
             (self.kernel_size, self.dims.num_kv_heads, self.dims.head_dim),
             (None, 'kv_heads', None),
         ).astype(_F32)
-        same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
+        same = inputs.k_segment_ids[:, :, None] == inputs.k_segment_ids[:, None, :]
         mixed = 0.0
         for back in range(self.kernel_size):
             before = (
-                same & (site.k_places[:, :, None] - back == site.k_places[:, None, :])
+                same & (inputs.k_positions[:, :, None] - back == inputs.k_positions[:, None, :])
             ).astype(_F32)
             mixed += (
-                jnp.einsum('bst,bkdt->bksd', before, site.state['raw'])
+                jnp.einsum('bst,bkdt->bksd', before, inputs.state['raw'])
                 * taps[self.kernel_size - 1 - back][:, None]
             )
         w = nn.silu(mixed)
         return w * jax.lax.rsqrt(jnp.square(w).sum(-1, keepdims=True) + 1e-6)
 
-    def product(self, site):
-        groups = site.q.shape[1] // site.k.shape[1]
+    def product(self, inputs):
+        groups = inputs.q.shape[1] // inputs.k.shape[1]
         of_heads = lambda a: jnp.repeat(a, groups, axis=1)
         q, k, w = (
-            site.q.astype(_F32),
-            site.heads_of_keys.astype(_F32),
-            of_heads(self.directions(site)),
+            inputs.q.astype(_F32),
+            inputs.heads_of_keys.astype(_F32),
+            of_heads(self.directions(inputs)),
         )
-        beta = of_heads(jnp.where(site.k_segment_ids[:, None] > 0, site.state['beta'], 0.0))
+        beta = of_heads(jnp.where(inputs.k_segment_ids[:, None] > 0, inputs.state['beta'], 0.0))
 
         def back_one(v, column):
             """v [B,H,T,d]: the query after the reflections of all later tokens; gives its product with this key."""
@@ -102,16 +102,18 @@ class Path(PositionalEncoding):
             return v - along[..., None] * w_t[:, :, None], z
 
         first = lambda a, axis: jnp.moveaxis(a, axis, 0)
-        columns = (first(k, 2), first(w, 2), first(beta, 2), first(site.visible.astype(_F32), 3))
+        columns = (first(k, 2), first(w, 2), first(beta, 2), first(inputs.visible.astype(_F32), 3))
         _, z = jax.lax.scan(back_one, q, columns, reverse=True)
         change = jnp.moveaxis(z, 0, 3) - jnp.einsum('bhtd,bhsd->bhts', q, k)
-        return site.z + change * self.dims.head_dim**-0.5
+        return inputs.z + change * self.dims.head_dim**-0.5
 
-    def logits(self, site):
+    def logits(self, inputs):
         if not self.forget:
-            return site.z
-        total = jnp.cumsum(jnp.where(site.k_segment_ids[:, None] > 0, site.state['log_f'], 0.0), -1)
+            return inputs.z
+        total = jnp.cumsum(
+            jnp.where(inputs.k_segment_ids[:, None] > 0, inputs.state['log_f'], 0.0), -1
+        )
         return (
-            site.z
-            + (site.at_query(total)[..., None] - total[:, :, None]) * self.dims.head_dim**-0.5
+            inputs.z
+            + (inputs.at_query(total)[..., None] - total[:, :, None]) * self.dims.head_dim**-0.5
         )

@@ -37,25 +37,25 @@ class Pope(PositionalEncoding):
     def head_size(self):
         return 2 * self.dims.head_dim
 
-    def share(self, site):
+    def share(self, inputs):
         d = self.dims
-        delta = site.param(
+        delta = inputs.param(
             'delta', nn.initializers.zeros, (d.num_kv_heads, d.head_dim), ('kv_heads', None)
         ).astype(jnp.float32)
         delta = delta + jax.lax.stop_gradient(jnp.clip(delta, -2 * np.pi, 0.0) - delta)
-        return self._angle(site), delta
+        return self._angle(inputs), delta
 
-    def share_anew(self, site):
-        return self._angle(site), site.shared[1]
+    def share_anew(self, inputs):
+        return self._angle(inputs), inputs.shared[1]
 
-    def _angle(self, site):
+    def _angle(self, inputs):
         """Returns the angle of each query in each dimension, [B,1,T,d] radians."""
         d = self.dims.head_dim
         theta = jnp.asarray(self.base ** (-np.arange(d) / d))
-        return site.q_positions[:, None, :, None].astype(float) * theta
+        return inputs.q_ids[:, None, :, None].astype(float) * theta
 
-    def rotate(self, site, q, k):
-        angle, delta = site.shared
+    def rotate(self, inputs, q, k):
+        angle, delta = inputs.shared
         polar = lambda x, phase: (
             jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
             * jnp.tile(nn.softplus(x.astype(jnp.promote_types(x.dtype, jnp.float32))), 2)

@@ -60,15 +60,15 @@ class Rope(PositionalEncoding):
         """Multiplies rotated queries and keys."""
         return 1.0
 
-    def share(self, site):
+    def share(self, inputs):
         """cos and sin [B,1,T,rotary_dim/2], float32."""
-        return self.turn(site.q_positions)
+        return self.turn(inputs.q_ids)
 
-    def share_anew(self, site):
-        return self.share(site)
+    def share_anew(self, inputs):
+        return self.share(inputs)
 
-    def rotate(self, site, q, k):
-        return self.rotated(q, *site.shared), self.rotated(k, *site.shared)
+    def rotate(self, inputs, q, k):
+        return self.rotated(q, *inputs.shared), self.rotated(k, *inputs.shared)
 
     def turn(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
         angle = positions[:, None, :, None].astype(float) * jnp.asarray(
@@ -197,7 +197,7 @@ class Xpos(Rope):
             'cached (xpos_relative_position.py:51-53)',
         ),
     )
-    both_ways = False  # what lies ahead would grow with its distance
+    bidirectional = False  # what lies ahead would grow with its distance
 
     def check(self):
         super().check()
@@ -215,14 +215,14 @@ class Xpos(Rope):
                 f'expected at most {int(40 * 2 * self.scale_base / -np.log(self.gamma / (1 + self.gamma)))}'
             )
 
-    def share(self, site):
+    def share(self, inputs):
         d = self.dims.head_dim
         zeta = (np.arange(0, d, 2) + self.gamma * d) / ((1 + self.gamma) * d)
         power = (
-            site.q_positions[:, None, :, None].astype(float) - self.dims.num_ids // 2
+            inputs.q_ids[:, None, :, None].astype(float) - self.dims.num_ids // 2
         ) / self.scale_base
-        return *self.turn(site.q_positions), jnp.exp(power * jnp.asarray(np.log(zeta)))
+        return *self.turn(inputs.q_ids), jnp.exp(power * jnp.asarray(np.log(zeta)))
 
-    def rotate(self, site, q, k):
-        cos, sin, grow = site.shared
+    def rotate(self, inputs, q, k):
+        cos, sin, grow = inputs.shared
         return self.rotated(q, cos * grow, sin * grow), self.rotated(k, cos / grow, sin / grow)

@@ -109,27 +109,27 @@ class DynamicNtk(Scaled):
     def s(self):
         return self.stretch or 1.0
 
-    def rotate(self, site, q, k):
+    def rotate(self, inputs, q, k):
         if self.cached == 'unrotated':
             return q, k
-        turn = self._turn(site.q_positions, jnp.full_like(site.q_positions, self.freeze))
+        turn = self._turn(inputs.q_ids, jnp.full_like(inputs.q_ids, self.freeze))
         return self.rotated(q, *turn), self.rotated(k, *turn)
 
-    def share(self, site):
+    def share(self, inputs):
         return None
 
-    def read(self, site, q, k):
+    def read(self, inputs, q, k):
         if self.cached == 'rotated':
             return q, k
-        ids = site.k_positions
+        ids = inputs.k_ids
         if self.freeze:
             of_keys = jnp.full_like(ids, self.freeze)
         else:
-            same = site.k_segment_ids[:, :, None] == site.k_segment_ids[:, None, :]
+            same = inputs.k_segment_ids[:, :, None] == inputs.k_segment_ids[:, None, :]
             of_keys = jnp.where(same, ids[:, None, :], 0).max(-1) + 1
-        of_queries = jnp.where(site.column_of_query, of_keys[:, None, :], 1).max(-1)
+        of_queries = jnp.where(inputs.column_of_query, of_keys[:, None, :], 1).max(-1)
         return (
-            self.rotated(q, *self._turn(site.q_positions, of_queries)),
+            self.rotated(q, *self._turn(inputs.q_ids, of_queries)),
             self.rotated(k, *self._turn(ids, of_keys)),
         )
 

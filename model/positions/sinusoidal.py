@@ -51,15 +51,15 @@ class Sinusoidal(PositionalEncoding):
                 f'config.model.width is {self.dims.width}: sinusoidal positions need an even width'
             )
 
-    def embed(self, site, x):
+    def embed(self, inputs, x):
         width = self.dims.width
         scaled = x.astype(jnp.float32) * (width**0.5 if self.scale_tokens else 1.0)
         return (
             scaled
-            + self.amplitude(site) * sinusoids(site.q_positions, width, self.base, self.interleaved)
+            + self.amplitude(inputs) * sinusoids(inputs.q_ids, width, self.base, self.interleaved)
         ).astype(x.dtype)
 
-    def amplitude(self, site):
+    def amplitude(self, inputs):
         return 1.0
 
 
@@ -96,7 +96,7 @@ class ScaledSinusoidal(Sinusoidal):
         ),
     )
 
-    def amplitude(self, site):
-        return site.param('scale', nn.initializers.constant(self.dims.width**-0.5), (), ()).astype(
-            jnp.float32
-        )
+    def amplitude(self, inputs):
+        return inputs.param(
+            'scale', nn.initializers.constant(self.dims.width**-0.5), (), ()
+        ).astype(jnp.float32)

@@ -81,16 +81,16 @@ class T5(PositionalEncoding):
                 f'buckets ({self.num_buckets // 2})'
             )
 
-    def share(self, site):
-        return site.param(
+    def share(self, inputs):
+        return inputs.param(
             'table',
             nn.initializers.normal(self.std or self.dims.width**-0.5),
             (self.num_buckets, self.dims.num_heads),
             (None, 'heads'),
         )
 
-    def bias(self, site):
-        return bucketed(site.shared, site.distance, self.num_buckets, self.max_distance)
+    def bias(self, inputs):
+        return bucketed(inputs.shared, inputs.distance, self.num_buckets, self.max_distance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,5 +112,5 @@ class UnscaledT5(T5):
         ),
     )
 
-    def scale(self, site, q):
+    def scale(self, inputs, q):
         return q * self.dims.head_dim**0.5

@@ -48,25 +48,27 @@ class Abacus(PositionalEncoding):
     def std(self) -> float:
         return self.dims.width**-0.5
 
-    def embed(self, site, x):
-        table = site.param(
+    def embed(self, inputs, x):
+        table = inputs.param(
             'table', nn.initializers.normal(self.std), (self.rows, self.dims.width), (None, None)
         )
-        ids = site.task_ids
-        if site.row_keys is not None and self.offsets:
+        ids = inputs.task_ids
+        if inputs.row_keys is not None and self.offsets:
 
             def row(key, segments, most):
                 return jax.vmap(
                     lambda s, m: jax.random.randint(jax.random.fold_in(key, s), (), 0, m + 1)
                 )(segments, most)
 
-            most = self.most(site)
-            ids = jnp.where(ids > 0, ids + jax.vmap(row)(site.row_keys, site.segment_ids, most), 0)
+            most = self.most(inputs)
+            ids = jnp.where(
+                ids > 0, ids + jax.vmap(row)(inputs.row_keys, inputs.segment_ids, most), 0
+            )
         return x + jnp.take(table, ids, axis=0, mode='fill', fill_value=jnp.nan).astype(x.dtype)
 
-    def most(self, site) -> jax.Array:
+    def most(self, inputs) -> jax.Array:
         """Returns the largest offset of each token's document, int32 [B,T]."""
-        return jnp.full_like(site.task_ids, self.offsets)
+        return jnp.full_like(inputs.task_ids, self.offsets)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +105,12 @@ class Coupling(Abacus):
     def least(self) -> int:
         return -1
 
-    def most(self, site):
+    def most(self, inputs):
         if self.offsets >= 0:
-            return super().most(site)
+            return super().most(inputs)
 
         def row(ids, segments):
             return jax.ops.segment_max(ids, segments, num_segments=len(ids) + 1)[segments]
 
-        largest = jax.vmap(row)(site.task_ids, site.segment_ids)
+        largest = jax.vmap(row)(inputs.task_ids, inputs.segment_ids)
         return jnp.maximum(self.rows - 1 - largest, 0)

@@ -29,11 +29,13 @@ class ScalableSoftmax(PositionalEncoding):
         ),
     )
 
-    def scale(self, site, q):
-        s = site.param(
+    def scale(self, inputs, q):
+        s = inputs.param(
             's', nn.initializers.constant(self.initial), (self.dims.num_heads,), ('heads',)
         ).astype(jnp.float32)
-        return scaled(q, s[:, None, None] * jnp.log(site.keys_seen.astype(jnp.float32))[..., None])
+        return scaled(
+            q, s[:, None, None] * jnp.log(inputs.keys_seen.astype(jnp.float32))[..., None]
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +54,8 @@ class Temperature(PositionalEncoding):
     def check(self):
         positive('floor', self.floor)
 
-    def scale(self, site, q):
-        steps = ((site.positions + 1) // self.floor).astype(
+    def scale(self, inputs, q):
+        steps = ((inputs.positions + 1) // self.floor).astype(
             jnp.float32
         )  # whole numbers before the logarithm
         return scaled(q, (1 + self.strength * jnp.log1p(steps))[:, None, :, None])
@@ -74,8 +76,8 @@ class HeadScale(PositionalEncoding):
         ),
     )
 
-    def scale(self, site, q):
-        s = site.param('s', nn.initializers.ones, (self.dims.num_heads,), ('heads',)).astype(
+    def scale(self, inputs, q):
+        s = inputs.param('s', nn.initializers.ones, (self.dims.num_heads,), ('heads',)).astype(
             jnp.float32
         )
         return scaled(q, s[:, None, None])

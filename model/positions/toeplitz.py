@@ -27,15 +27,15 @@ class KerpleLog(PositionalEncoding):
         bias_form='Toeplitz',
     )
 
-    def share(self, site):
+    def share(self, inputs):
         heads = self.dims.num_heads
-        p = site.param('p', _uniform(2.0), (heads,), ('heads',)).astype(jnp.float32)
-        a = site.param('a', _uniform(1.0), (heads,), ('heads',)).astype(jnp.float32)
+        p = inputs.param('p', _uniform(2.0), (heads,), ('heads',)).astype(jnp.float32)
+        a = inputs.param('a', _uniform(1.0), (heads,), ('heads',)).astype(jnp.float32)
         return _at_least(p), _at_least(a)
 
-    def bias(self, site):
-        p, a = (x[:, None, None] for x in site.shared)
-        return -p * jnp.log1p(a * site.reach[:, None])
+    def bias(self, inputs):
+        p, a = (x[:, None, None] for x in inputs.shared)
+        return -p * jnp.log1p(a * inputs.reach[:, None])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +52,10 @@ class KerplePower(KerpleLog):
         ),
     )
 
-    def bias(self, site):
-        p, a = (x[:, None, None] for x in site.shared)
+    def bias(self, inputs):
+        p, a = (x[:, None, None] for x in inputs.shared)
         p = p + jax.lax.stop_gradient(jnp.minimum(p, 2.0) - p)
-        n = site.reach[:, None]
+        n = inputs.reach[:, None]
         return -a * jnp.where(
             n > 0, jnp.exp(p * jnp.log(jnp.maximum(n, 1.0))), 0.0
         )  # 0^p has no gradient in p
@@ -87,8 +87,8 @@ class Fire(PositionalEncoding):
         positive('threshold', self.threshold)
         positive('hidden', self.hidden)
 
-    def bias(self, site):
-        make = lambda name, init, shape, axes=(None, None): site.param(
+    def bias(self, inputs):
+        make = lambda name, init, shape, axes=(None, None): inputs.param(
             name, init, shape, axes
         ).astype(jnp.float32)
         scalar = lambda name, value: make(name, nn.initializers.constant(value), (), ())
@@ -99,8 +99,8 @@ class Fire(PositionalEncoding):
         w2 = make('w2', outer, (self.hidden, heads), (None, 'heads'))
         b2 = make('b2', outer, (heads,), ('heads',))
         psi = lambda x: jnp.log1p(jnp.abs(c * x))
-        i = jnp.maximum(site.q_positions.astype(jnp.float32), longest)
-        ratio = psi(site.reach) / (psi(i)[:, :, None] + 1e-6)
+        i = jnp.maximum(inputs.q_ids.astype(jnp.float32), longest)
+        ratio = psi(inputs.reach) / (psi(i)[:, :, None] + 1e-6)
         hidden = nn.relu(ratio[..., None] * w1[0] + b1)
         return jnp.moveaxis(
             jnp.matmul(hidden, w2, precision=jax.lax.Precision.HIGHEST) + b2, -1, 1
@@ -120,9 +120,9 @@ class Sandwich(PositionalEncoding):
         bias_form='Toeplitz',
     )
 
-    def bias(self, site):
+    def bias(self, inputs):
         theta = jnp.asarray(10000.0 ** (-np.arange(0, self.bar, 2) / self.bar), jnp.float32)
-        total = jnp.cos(site.reach[..., None] * theta).sum(-1)
+        total = jnp.cos(inputs.reach[..., None] * theta).sum(-1)
         heads = jnp.asarray(
             self.dims.num_heads / (8.0 * np.arange(1, self.dims.num_heads + 1)), jnp.float32
         )

@@ -16,6 +16,7 @@ from apps import compare, examine, inspect
 from data import batches, store
 from data.chat import encode_messages
 from data.records import printable
+from data.store import TokenStore
 from runtime import checkpoint, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -160,7 +161,7 @@ def test_a_batch_is_shown_as_it_is(copy):
     e = look(copy)
     config, tokenizer = e.config, e.tokenizer
     whole = batches.Batches(
-        store.find(config.data, tokenizer).split('train'), config.data, config.seed
+        TokenStore.find(config.data, tokenizer).split('train'), config.data, config.seed
     )
     for step, number in ((0, 0), (1, 4)):
         found, batch = examine.batch(e, step), whole(number)
@@ -214,7 +215,7 @@ def test_only_answers_stand_in_brackets(made):
     )
 
 
-def door(*args):
+def run_command(*args):
     return subprocess.run(
         [sys.executable, '-m', 'apps.inspect', *args], capture_output=True, text=True
     )
@@ -222,7 +223,7 @@ def door(*args):
 
 def test_a_text_cannot_command_the_terminal_nor_pass_for_a_line_of_the_report(made):
     """Catches escapes of a data set that reach the terminal, and text that begins where the report's own lines do."""
-    done = door(f'--run={made[0]}', '--batch=0')
+    done = run_command(f'--run={made[0]}', '--batch=0')
     assert done.returncode == 0 and done.stderr == '', done.stderr
     assert '\\x1b[2J \\u202eand çédille' in done.stdout and printable(done.stdout) == done.stdout
     for line in done.stdout.splitlines():
@@ -232,7 +233,7 @@ def test_a_text_cannot_command_the_terminal_nor_pass_for_a_line_of_the_report(ma
 def test_damage_ends_with_code_2_and_one_line(copy):
     """Catches a script that takes a damaged run for a whole one, and JSON that is not an object alone."""
     (copy / 'tokenizer.model').write_bytes(b'')
-    done = door(f'--run={copy}@1', '--json')
+    done = run_command(f'--run={copy}@1', '--json')
     assert (
         done.returncode == 2
         and done.stderr.startswith(f'error: {copy}: damaged: ')

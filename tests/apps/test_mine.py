@@ -45,16 +45,18 @@ def given(tmp_path):
     return tmp_path / 'in.jsonl'
 
 
-def door(*args):
+def run_command(*args):
     return subprocess.run(
         [sys.executable, '-m', 'apps.mine', *map(str, args)], capture_output=True, text=True
     )
 
 
-def test_the_door(run, given, tmp_path):
+def test_the_command(run, given, tmp_path):
     """Catches a query written twice, a positive, its own text or a document twice among the negatives, lost negatives, and a file written over."""
     out = tmp_path / 'out.jsonl'
-    done = door(f'--run={run}', f'--pairs={given}', f'--out={out}', '--count=3', '--margin=1')
+    done = run_command(
+        f'--run={run}', f'--pairs={given}', f'--out={out}', '--count=3', '--margin=1'
+    )
     assert done.returncode == 0, done.stderr
     mined = list(read_pairs.read_file(out))
     assert [p.query for p in mined] == [p.query for p in PAIRS[:5]] + ['É Lima. ']
@@ -75,7 +77,7 @@ def test_the_door(run, given, tmp_path):
     )
     assert 'in.jsonl:8: broken JSON' in done.stderr
     before = out.read_bytes()
-    again = door(f'--run={run}', f'--pairs={given}', f'--out={out}')
+    again = run_command(f'--run={run}', f'--pairs={given}', f'--out={out}')
     assert (
         again.returncode == 2
         and 'out.jsonl: is there already; nothing is written over it' in again.stderr
@@ -109,7 +111,9 @@ def test_by_the_model_of_the_run(run):
 
 def test_by_words(given, tmp_path):
     """Catches a way that needs a model where it has none."""
-    done = door('--by=words', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', '--count=2')
+    done = run_command(
+        '--by=words', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', '--count=2'
+    )
     # The broken line, that it is more than a tenth, and nothing of the library's.
     assert done.returncode == 0 and done.stderr.count('\n') == 2, done.stderr
     assert 'WARNING: 1 of 8 records could not be read' in done.stderr
@@ -127,7 +131,7 @@ def test_pairs_most_of_which_cannot_be_read(given, tmp_path, on_broken):
     with open(given, 'a') as file:
         file.write('{"ask": "q"}\n' * 9)
     out = tmp_path / 'out.jsonl'
-    done = door('--by=words', f'--pairs={given}', f'--out={out}', f'--on_broken={on_broken}')
+    done = run_command('--by=words', f'--pairs={given}', f'--out={out}', f'--on_broken={on_broken}')
     said = '10 of 17 records could not be read and are left out, the first '
     assert said in done.stderr and out.exists() == (on_broken == 'skip_all')
     assert done.returncode == (0 if out.exists() else 2)
@@ -181,7 +185,7 @@ def test_files_are_found_as_elsewhere(given, tmp_path):
     (folder / '.git/x.jsonl').write_text('{"query": "hidden", "positive": "hidden"}\n')
     (folder / 'again.jsonl').symlink_to('in.JSONL')
     (folder / 'notes.md').write_text('no pairs')
-    done = door('--by=words', f'--pairs={folder}', f'--out={tmp_path / "out.jsonl"}')
+    done = run_command('--by=words', f'--pairs={folder}', f'--out={tmp_path / "out.jsonl"}')
     assert done.returncode == 0, done.stderr
     assert (
         '; 1 broken pairs left out; passed over: 1 hidden, 1 seen under another name, '

@@ -585,7 +585,7 @@ def start(*args):
 
 
 def test_as_a_person_uses_it(search_run, notes, tmp_path):
-    """Catches a door that does not lead to what the tests above try: all commands, queries in words and from stdin, and mistakes in one line."""
+    """Catches a command that does not lead to what the tests above try: all commands, queries in words and from stdin, and mistakes in one line."""
     ix = f'--index={tmp_path / "ix"}'
     indexing = start('index', f'--run={search_run}', ix, '--chunk=100', notes)
     mistake = start('quary', ix)

@@ -16,7 +16,7 @@ from apps.search import MODES, files, update
 from apps.search.engine import Engine
 from apps.search.reader import Reader
 from apps.search.store import Folder
-from runtime.errors import RunError, Stopped
+from runtime.errors import RunError, StoppedBySignalError
 from runtime.run_dir import Run
 
 
@@ -291,13 +291,13 @@ def test_kill_and_signals(search_run, notes, tmp_path):
             ''.join(f'Text {i} line {j} is of numbers {i * j}.\n' for j in range(i % 3 * 40 + 1))
         )
     code = (
-        'import os, sys\nfrom apps.search import __main__ as door, reader\nfrom train import door as doors\n'
+        'import os, sys\nfrom apps.search import __main__ as command, reader\nfrom runtime import cli\n'
         'embed, calls = reader.Reader.embed, []\n'
         'def held(self, ids):\n'
         '    calls.append(1)\n'
         '    if len(calls) == int(os.environ["FILES"]):\n        print("embedding", flush=True)\n        sys.stdin.readline()\n'
         '    return embed(self, ids)\n'
-        'reader.Reader.embed = held\ndoor.define_flags()\ndoors.run(door.main, words=True)\n'
+        'reader.Reader.embed = held\ncommand.define_flags()\ncli.run(command.main, words=True)\n'
     )
     args = ['index', f'--run={search_run}', f'--index={tmp_path / "ix"}', str(notes)]
 
@@ -356,7 +356,7 @@ def test_a_signal_ends_it_between_files(reader, notes, tmp_path, monkeypatch):
         return read(*args)
 
     monkeypatch.setattr(files, 'read', read)
-    with pytest.raises(Stopped, match='stopped by SIGINT') as stopped:
+    with pytest.raises(StoppedBySignalError, match='stopped by SIGINT') as stopped:
         index(reader, tmp_path / 'ix', notes)
     assert stopped.value.code == 130 and signal.getsignal(signal.SIGINT) is before
     assert index(reader, tmp_path / 'ix', notes).startswith('4 new, 0 changed, 2 unchanged')

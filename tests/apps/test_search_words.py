@@ -10,7 +10,7 @@ import unicodedata
 
 import pytest
 
-from apps.search import __main__ as door, lexical, update
+from apps.search import __main__ as command, lexical, update
 from apps.search.engine import Engine
 from apps.search.store import Folder
 from data import words
@@ -211,10 +211,10 @@ def test_an_older_index_is_cut_again_and_not_embedded(reader, older, monkeypatch
 def asked(monkeypatch, folder, *given, lines=''):
     """What `query` prints, with a model that is not asked."""
     values = dict(run='', k=3, mode='lexical', weight=0.1, fusion='scores', json=True, path=[])
-    monkeypatch.setattr(door.flags, 'FLAGS', types.SimpleNamespace(**values))
+    monkeypatch.setattr(command.flags, 'FLAGS', types.SimpleNamespace(**values))
     monkeypatch.setattr(sys, 'stdin', io.StringIO(lines))
     with contextlib.redirect_stdout(io.StringIO()) as said:
-        door.query(Folder(str(folder)), list(given))
+        command.query(Folder(str(folder)), list(given))
     return [json.loads(line) for line in said.getvalue().splitlines()]
 
 

@@ -13,6 +13,7 @@ import zstandard
 
 from data import sources, store
 from data.records import BadRecord, DataError, Record
+from data.store import TokenStore
 
 LINES = b'{"text": "one"}\n\n{"text": "two", "id": 2}\n'
 PACKED = b''.join(
@@ -283,7 +284,7 @@ def test_broken_records(config, files, tokenizer, name, content, line, reason):
     assert len(records) == 1 + 2 * (line == ':4') and records[-1].text == 'read all the same'
     config.on_broken = 'fatal'
     with pytest.raises(DataError, match=f'{folder / name}{line}: .*{reason}'):
-        store.open_or_build(config, tokenizer, progress=False)
+        TokenStore.open_or_build(config, tokenizer, progress=False)
 
 
 @pytest.mark.parametrize('pack', [gzip.compress, zstandard.compress])
@@ -419,9 +420,9 @@ def test_how_many_may_be_skipped(config, files, tokenizer, caplog, lost, what, o
         caplog.clear()
         if what == 'error' and on_broken == 'skip':
             with pytest.raises(DataError, match=f'{said}.*config.data.on_broken=skip_all'):
-                store.open_or_build(config, tokenizer, progress=False)
+                TokenStore.open_or_build(config, tokenizer, progress=False)
         else:
-            store.open_or_build(config, tokenizer, progress=False)
+            TokenStore.open_or_build(config, tokenizer, progress=False)
             assert any(map(re.compile(said).match, caplog.messages)) == (
                 what != 'none' and not known
             )

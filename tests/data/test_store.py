@@ -10,7 +10,7 @@ from configs import base
 from data import sources, store, tokenizer as tokenizers
 from data.chat import decode_answer, encode_messages, encode_prompt
 from data.records import DataError
-from data.store import SPLITS, in_split
+from data.store import SPLITS, TokenStore, in_split
 
 TEXTS = [f'document {i}: ' + 'words and words ' * (i % 7) for i in range(60)]
 LINES = ''.join(json.dumps({'text': t}) + '\n' for t in TEXTS)
@@ -18,7 +18,7 @@ PAIRS = [(f'pergunta {i}', f'resposta {i}' * (1 + i % 3)) for i in range(30)]
 
 
 def build(config, tokenizer):
-    return store.open_or_build(config, tokenizer, progress=False)
+    return TokenStore.open_or_build(config, tokenizer, progress=False)
 
 
 def documents(split):
@@ -381,6 +381,6 @@ def test_a_store_says_by_which_rules_it_was_split(config, tokenizer):
     """Catches a store of any source whose equal documents were split by earlier rules, taken for
     one of these."""
     config.validation = 0.2
-    assert store.path_of(config, tokenizer) != store.path_of(config, tokenizer, 1)
+    assert TokenStore.path_of(config, tokenizer) != TokenStore.path_of(config, tokenizer, 1)
     config.split = 'tail'  # which nothing has changed for
-    assert store.path_of(config, tokenizer) == store.path_of(config, tokenizer, 1)
+    assert TokenStore.path_of(config, tokenizer) == TokenStore.path_of(config, tokenizer, 1)

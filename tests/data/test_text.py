@@ -11,9 +11,10 @@ import zlib
 import pytest
 
 from apps.search import files as search_files
-from data import safe_read, sources, store, text as texts
+from data import safe_read, sources, text as texts
 from data.pairs import read as read_pairs
 from data.records import BadRecord, DataError, Record
+from data.store import TokenStore
 
 PLAIN = 'Eine Zeile, und noch eine.\nThe third line\n\n  and a fourth\n'
 ENDS = {
@@ -239,18 +240,18 @@ def test_what_a_store_was_read_by_is_in_its_key(config, files, tokenizer, monkey
     that a run was started with which is no longer found."""
     files(a__txt='one\ntext', b__txt='another')
     config.update(split='tail')
-    before = store.path_of(config, tokenizer, 1)
-    path = store.path_of(config, tokenizer)
+    before = TokenStore.path_of(config, tokenizer, 1)
+    path = TokenStore.path_of(config, tokenizer)
     assert before != path
-    built = store.open_or_build(config, tokenizer, progress=False)
+    built = TokenStore.open_or_build(config, tokenizer, progress=False)
     path.rename(before)  # as one from before the rules had a number
-    assert store.find(config, tokenizer) is None
-    assert store.find(config, tokenizer, 'another hash') is None
-    assert store.find(config, tokenizer, built.hash).path == before
-    assert store.open_or_build(config, tokenizer, False, built.hash).path == before
-    assert store.open_or_build(config, tokenizer, False).path == path
+    assert TokenStore.find(config, tokenizer) is None
+    assert TokenStore.find(config, tokenizer, 'another hash') is None
+    assert TokenStore.find(config, tokenizer, built.hash).path == before
+    assert TokenStore.open_or_build(config, tokenizer, False, built.hash).path == before
+    assert TokenStore.open_or_build(config, tokenizer, False).path == path
     monkeypatch.setattr(sources.texts, 'READING', 3)
-    assert store.path_of(config, tokenizer, 3) not in (path, before)
+    assert TokenStore.path_of(config, tokenizer, 3) not in (path, before)
 
 
 def test_a_record_is_whole():

@@ -15,6 +15,7 @@ from hypothesis import example, given, settings, strategies as st
 from data import safe_read, sources, store, tokenizer as tokenizers
 from data.chat import decode_answer, encode_messages, encode_prompt, parse_messages
 from data.records import BadRecord, DataError, Record, printable
+from data.store import TokenStore
 
 GOLDEN = pathlib.Path('tests/golden/format_1/tokenizer.model')
 FIXED = settings(derandomize=True, deadline=None, max_examples=150)
@@ -203,7 +204,7 @@ def test_names_of_files_command_nothing(config, tmp_path, tokenizer, caplog):
     (tmp_path / HOSTILE_NAME).write_bytes(b'\xff')
     (tmp_path / 'whole\x1b\udcff.txt').write_text('whole')
     config.source, config.files.paths, config.validation = 'files', str(tmp_path), 0.0
-    kept = store.open_or_build(config, tokenizer, progress=False)
+    kept = TokenStore.open_or_build(config, tokenizer, progress=False)
     [broken] = kept.manifest['broken']
     assert broken['where'] == str(tmp_path / HOSTILE_NAME)
     [said] = [r.getMessage() for r in caplog.records if r.getMessage().startswith('skipped')]
@@ -212,9 +213,9 @@ def test_names_of_files_command_nothing(config, tmp_path, tokenizer, caplog):
 
 def test_objects_are_no_tokens(config, tokenizer):
     """Catches a manifest whose type makes numpy take the bytes of a file for the addresses of objects."""
-    kept = store.open_or_build(config, tokenizer, progress=False)
+    kept = TokenStore.open_or_build(config, tokenizer, progress=False)
     with pytest.raises(DataError, match="tokens of type 'O'"):
-        store.Store(kept.path, {**kept.manifest, 'dtype': 'O'}).split('train')
+        TokenStore(kept.path, {**kept.manifest, 'dtype': 'O'}).split('train')
 
 
 def test_lines_have_a_bound(monkeypatch, folder):
@@ -263,7 +264,7 @@ config.source, config.files.paths, config.cache, config.validation = 'files', sy
 config.on_broken = 'skip_all'
 before, reasons, count = peak(), [], 0
 if sys.argv[3] == 'store':
-    broken = store.open_or_build(config, kept, progress=False).manifest
+    broken = TokenStore.open_or_build(config, kept, progress=False).manifest
     reasons, count = [b['reason'] for b in broken['broken']], broken['records']['read']
 else:
     count = 0 if sys.argv[3] == 'read' else len(sources.fingerprint(config)['files']) - 1000
@@ -332,15 +333,15 @@ def test_broken_records_without_end(tmp_path):
 def test_large_documents_are_not_tokenized_together(config, files, tokenizer, monkeypatch):
     """Catches a batch of as many documents as there are, whatever their size, and tokens that depend on the batch."""
     files(a__jsonl=''.join(json.dumps({'text': c * 60}) + '\n' for c in 'abcdefgh'))
-    whole, asked = store.open_or_build(config, tokenizer, progress=False), []
+    whole, asked = TokenStore.open_or_build(config, tokenizer, progress=False), []
     encode = tokenizer.encode_batch
-    monkeypatch.setattr(store, '_TOGETHER', 100)
+    monkeypatch.setattr(store, '_CHUNK_CHARACTERS', 100)
     monkeypatch.setattr(
         tokenizer, 'encode_batch', lambda texts: asked.append(len(''.join(texts))) or encode(texts)
     )
     config.cache += '-again'
     assert (
-        store.open_or_build(config, tokenizer, progress=False).hash == whole.hash
+        TokenStore.open_or_build(config, tokenizer, progress=False).hash == whole.hash
         and asked == [120] * 4
     )
 

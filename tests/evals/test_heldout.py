@@ -11,7 +11,7 @@ from flax import linen as nn
 from evals import heldout
 from model import loss as losses
 from model.config import resolve
-from model.transformer import Transformer, keys_of_rows
+from model.transformer import Transformer, make_row_keys
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
 from train import mesh as meshes, step as steps
 from train.optimizer import make_optimizer
@@ -42,7 +42,7 @@ def test_validation_sees_the_ids_of_training(monkeypatch):
         )[1]
 
     expected = [
-        float(sums(keys_of_rows(at + jnp.arange(BATCH)), batch)['nll'])
+        float(sums(make_row_keys(at + jnp.arange(BATCH)), batch)['nll'])
         for at, batch in zip((0, BATCH), batches)
     ]
     assert len({round(x, 3) for x in (*expected, float(sums(None, batches[0])['nll']))}) == 3

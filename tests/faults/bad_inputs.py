@@ -1,4 +1,4 @@
-"""The table of bad inputs: each is tried in the real door, and what it says and its exit code become a line of BAD_INPUTS.md.
+"""The table of bad inputs: each is tried in the real command, and what it says and its exit code become a line of BAD_INPUTS.md.
 
 python -m tests.faults.bad_inputs            tries all and prints the table
 python -m tests.faults.bad_inputs --write    writes it to tests/faults/BAD_INPUTS.md
@@ -28,7 +28,7 @@ from absl import app, logging as absl_logging
 
 from runtime import cli
 from runtime.run_dir import Run
-from tests import doors
+from tests import commands
 from train import loop
 
 TABLE = pathlib.Path(__file__).with_name('BAD_INPUTS.md')
@@ -46,9 +46,9 @@ def get_config():
 class Case:
     """One bad input.
 
-    command: module and arguments of the door, tried in a folder that `furnish` made.
+    command: module and arguments of the command, tried in a folder that `furnish` made.
     what: what was done, for the table; empty: the arguments say it.
-    before: called with that folder, does the damage; a context manager that it returns is open while the door runs.
+    before: called with that folder, does the damage; a context manager that it returns is open while the command runs.
     """
 
     kind: str
@@ -117,8 +117,8 @@ def in_process(words: list[str]) -> tuple[int, str]:
     log.setLevel(logging.CRITICAL)  # warnings are not what ends a program
     try:
         with (
-            doors.root_logger_kept(),
-            doors.own_flags(),
+            commands.keep_root_logger(),
+            commands.isolate_flags(),
             mock.patch.object(sys, 'argv', [module, *arguments]),
             mock.patch.object(cli, 'settle', _settle),
             mock.patch.object(loop, '_train', _began),
@@ -139,7 +139,7 @@ def in_process(words: list[str]) -> tuple[int, str]:
 
 
 def _settle() -> None:
-    absl_logging.set_verbosity(absl_logging.ERROR)  # of what doors do first, what is seen
+    absl_logging.set_verbosity(absl_logging.ERROR)  # of what commands do first, what is seen
 
 
 def _began(*_):
@@ -161,13 +161,13 @@ def normalised(said: str, folder: pathlib.Path) -> str:
 
 
 def cases() -> list[Case]:
-    from tests.faults import cases_config, cases_data, cases_doors, cases_runs, cases_search
+    from tests.faults import cases_commands, cases_config, cases_data, cases_runs, cases_search
 
     return [
         *cases_config.CASES,
         *cases_data.CASES,
         *cases_runs.CASES,
-        *cases_doors.CASES,
+        *cases_commands.CASES,
         *cases_search.CASES,
     ]
 

@@ -21,8 +21,8 @@ def written(name: str, content: bytes | str):
     )
 
 
-def text(what: str, name: str, content: bytes | str, flags: str = '', door: str = FILES) -> Case:
-    return Case('texts and conversations', f'{door}{name} {flags}', what, written(name, content))
+def text(what: str, name: str, content: bytes | str, flags: str = '', command: str = FILES) -> Case:
+    return Case('texts and conversations', f'{command}{name} {flags}', what, written(name, content))
 
 
 def cut(packed: bytes) -> bytes:
@@ -115,7 +115,9 @@ READING = [
     text('control characters', 'a.txt', b'\1\2\3 words' * 40),
     text('NUL in a string of JSON', 'a.jsonl', '{"text": "a\\u0000b"}\n'),
     text('UTF-16 without a mark, JSON lines', 'a.jsonl', '{"text": "a"}\n'.encode('utf-16-be')),
-    text('NUL in an answer', 'a.jsonl', '{"question": "a", "answer": "\\u0000b"}\n', door=ANSWERS),
+    text(
+        'NUL in an answer', 'a.jsonl', '{"question": "a", "answer": "\\u0000b"}\n', command=ANSWERS
+    ),
     text('a file that is no gzip', 'a.txt.gz', 'text'),
     text('a gzip file that was cut off', 'a.txt.gz', cut(gzip.compress(LONG.encode(), mtime=0))),
     text(
@@ -152,45 +154,45 @@ READING = [
         'roles that do not alternate',
         'a.jsonl',
         '{"messages": [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]}\n',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
     text(
         'a conversation without an answer',
         'a.jsonl',
         '{"messages": [{"role": "user", "content": "a"}]}\n',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
     text(
         'a question of the system alone',
         'a.jsonl',
         '{"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "b"}]}\n',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
     text(
         'a system message that is not the first',
         'a.jsonl',
         '{"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": "b"}]}\n',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
     text(
         'turns of ShareGPT without `from`',
         'a.jsonl',
         '{"conversations": [{"human": "a"}, {"gpt": "b"}]}\n',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
     text(
         'fields that are nearly Alpaca',
         'a.jsonl',
         '{"instruct": "a", "outputs": "b"}\n',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
-    text('fields that nobody knows', 'a.jsonl', '{"q": "a", "a": "b"}\n', door=ANSWERS),
-    text('nothing but null', 'a.jsonl', '{"messages": null, "text": null}\n', door=ANSWERS),
+    text('fields that nobody knows', 'a.jsonl', '{"q": "a", "a": "b"}\n', command=ANSWERS),
+    text('nothing but null', 'a.jsonl', '{"messages": null, "text": null}\n', command=ANSWERS),
     text(
         'a picture as a content',
         'a.jsonl',
         '{"messages": [{"role": "user", "content": [{"type": "image"}]}]}\n',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
     text(
         'three of four records that cannot be read',
@@ -203,7 +205,7 @@ READING = [
         'a.jsonl',
         PAIR + '{"question": "a"}\n' * 3,
         '--config.data.validation=0.0 --config.data.split=documents',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
     text(
         '`config.data.files.prefer=texts`',
@@ -211,22 +213,22 @@ READING = [
         PAIR,
         '--config.data.files.prefer=texts',
     ),
-    text('an empty answer', 'a.jsonl', '{"question": "a", "answer": " "}\n', door=ANSWERS),
-    text('`messages` that is no list', 'a.jsonl', '{"messages": 3}\n', door=ANSWERS),
-    text('post-training on texts', 'a.txt', LONG, '--config.data.split=tail', door=ANSWERS),
+    text('an empty answer', 'a.jsonl', '{"question": "a", "answer": " "}\n', command=ANSWERS),
+    text('`messages` that is no list', 'a.jsonl', '{"messages": 3}\n', command=ANSWERS),
+    text('post-training on texts', 'a.txt', LONG, '--config.data.split=tail', command=ANSWERS),
     text(
         'answers longer than a row, `packing=whole`',
         'a.jsonl',
         '{"question": "a", "answer": "%s"}\n' % ('c ' * 40),
         '--config.data.packing=whole --config.data.validation=0.0 --config.data.split=documents',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
     text(
         'no answer but held-out ones',
         'a.jsonl',
         PAIR,
         '--config.data.split=documents --config.data.validation=1.0',
-        door=ANSWERS,
+        command=ANSWERS,
     ),
 ]
 TOKENIZERS = [

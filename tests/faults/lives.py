@@ -18,10 +18,10 @@ _CLOCK = ('tokens_per_second', 'mfu')
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """A config in a file, with the door that runs it, and how many processes."""
+    """A config in a file, with the module that runs it, and how many processes."""
 
     name: str
-    door: str
+    module: str
     file: pathlib.Path
     processes: int = 1
 
@@ -38,15 +38,15 @@ class Experiment:
                 '--',
             ]
         )
-        door = [
+        command = [
             sys.executable,
             '-m',
             *(['tests.faults.victim', json.dumps(fault)] if fault else []),
-            self.door,
+            self.module,
         ]
         return [
             *group,
-            *door,
+            *command,
             f'--config={self.file}',
             f'--run={run}',
             *(['--heartbeat_timeout=10', '--join_timeout=30'] if self.processes > 1 else []),
@@ -72,12 +72,12 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
     (texts / 'b.jsonl').write_text(''.join(json.dumps({'text': line * 3}) + '\n' for line in lines))
     found = {}
 
-    def add(name, door='train.pretrain', processes=1, **fields):
+    def add(name, module='train.pretrain', processes=1, **fields):
         c = _tiny(cache)
         c.train.steps = STEPS
         c.checkpoint.every, c.eval.every, c.eval.batches = EVERY, 2 * EVERY, 1
         c.update_from_flattened_dict({k.replace('__', '.'): v for k, v in fields.items()})
-        found[name] = Experiment(name, door, save(c, folder / f'{name}.py'), processes)
+        found[name] = Experiment(name, module, save(c, folder / f'{name}.py'), processes)
 
     add(
         'atlas',

@@ -49,7 +49,7 @@ def test_a_bad_input(place):
     ],
 )
 def test_as_a_person_does_it(what):
-    """Catches a door that says something else than its parts do, and what libraries print by themselves."""
+    """Catches a command that says something else than its parts do, and what libraries print by themselves."""
 
     def as_a_process(words):
         done = subprocess.run(

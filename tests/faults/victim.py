@@ -1,4 +1,4 @@
-"""A door of the product with a fault inside, which comes at one place for certain:
+"""A command of the product with a fault inside, which comes at one place for certain:
 
     python -m tests.faults.victim '{"save_event": 7}' train.pretrain --config=... --run=...
 

@@ -91,7 +91,7 @@ class Cloud:
     def worker(self, node='llama', i=0):
         return self.folder / 'workers' / node / str(i)
 
-    def door(self, *words, module='launch.tpu_vm', **env):
+    def run_command(self, *words, module='launch.tpu_vm', **env):
         return subprocess.run(
             [sys.executable, '-m', module, *words],
             cwd=self.repository,

@@ -8,7 +8,7 @@ import time
 import pytest
 
 AWKWARD = '--run=it\'s a "run"; $HOME `x` \\ *'
-DOOR = dict(module='launch.slurm')
+COMMAND = dict(module='launch.slurm')
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def slurm(cloud):
 
 def test_submit(slurm):
     """Catches a script that is written but not submitted, submitted without the code it needs, or with fields sbatch does not know."""
-    done = slurm.door(
+    done = slurm.run_command(
         'submit',
         '--name=gpt2',
         '--nodes=2',
@@ -39,7 +39,7 @@ def test_submit(slurm):
         '--',
         'true',
         AWKWARD,
-        **DOOR,
+        **COMMAND,
     )
     assert (done.returncode, done.stdout) == (0, 'Submitted batch job 42\n'), done.stderr
     script = (slurm.bucket / 'sbatch').read_text().strip()
@@ -65,7 +65,7 @@ def test_submit(slurm):
 
 
 def written(slurm, *command):
-    done = slurm.door('script', '--name=gpt2', '--', *command, **DOOR)
+    done = slurm.run_command('script', '--name=gpt2', '--', *command, **COMMAND)
     assert done.returncode == 0, done.stderr
     return ['bash', done.stdout.strip()]
 
@@ -111,7 +111,7 @@ def test_it_gives_way(slurm):
 
 def test_dry_run_is_what_is_done(slurm):
     """Catches a printed script that a shell would not write as it is."""
-    done = slurm.door('submit', '--name=gpt2', '--dry_run', '--', 'true', AWKWARD, **DOOR)
+    done = slurm.run_command('submit', '--name=gpt2', '--dry_run', '--', 'true', AWKWARD, **COMMAND)
     assert done.returncode == 0 and not (slurm.bucket / 'sbatch').exists()
     subprocess.run(['sh', '-e'], input=done.stdout, text=True, check=True, capture_output=True)
     printed = open((slurm.bucket / 'sbatch').read_text().strip()).read()
@@ -132,7 +132,7 @@ def test_dry_run_is_what_is_done(slurm):
 )
 def test_mistakes(slurm, words, message):
     """Catches a script with a field of another meaning, and a traceback."""
-    done = slurm.door(*words, **DOOR)
+    done = slurm.run_command(*words, **COMMAND)
     assert (
         done.returncode == 2
         and done.stderr.count('\n') == 1
@@ -144,5 +144,5 @@ def test_mistakes(slurm, words, message):
 def test_no_slurm_here(slurm):
     """Catches a traceback on a machine that is not of the cluster."""
     (slurm.folder / 'path/sbatch').unlink()
-    done = slurm.door('submit', '--name=x', '--', 'true', **DOOR)
+    done = slurm.run_command('submit', '--name=x', '--', 'true', **COMMAND)
     assert done.returncode == 2 and 'sbatch is not installed here: copy' in done.stderr

@@ -213,7 +213,7 @@ def test_xpk_counts_as_we_do():
 
 
 @pytest.mark.parametrize('verb', ['sky', 'gke', 'xpk'])
-def test_the_door(cloud, verb):
+def test_the_command(cloud, verb):
     """Catches a dry run that prints another file than is written, or writes one; and an image that is not tagged with its commit."""
     words = (
         verb,
@@ -225,9 +225,9 @@ def test_the_door(cloud, verb):
         '--',
         *COMMAND,
     )
-    printed = cloud.door(*words[:1], '--dry_run', *words[1:], module='launch.templates')
+    printed = cloud.run_command(*words[:1], '--dry_run', *words[1:], module='launch.templates')
     assert printed.returncode == 0 and not (cloud.repository / 'runs').exists(), printed.stderr
-    done = cloud.door(*words, module='launch.templates')
+    done = cloud.run_command(*words, module='launch.templates')
     assert done.returncode == 0 and printed.stdout.endswith(done.stdout)
     head = cloud.git('rev-parse', 'HEAD')
     if verb != 'xpk':
@@ -256,7 +256,7 @@ def test_the_door(cloud, verb):
 )
 def test_mistakes(cloud, words, message):
     """Catches a traceback, and a file with a hole in it."""
-    done = cloud.door(words[0], '--name=llama', *words[1:], module='launch.templates')
+    done = cloud.run_command(words[0], '--name=llama', *words[1:], module='launch.templates')
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and message in done.stderr, (
         done.stderr
     )

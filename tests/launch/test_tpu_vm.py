@@ -47,14 +47,14 @@ def test_a_full_life(cloud):
         ],
         preempt=[True, False],
     )
-    done = cloud.door('create', *QUICK, '--type=v5litepod-16', '--spot')
+    done = cloud.run_command('create', *QUICK, '--type=v5litepod-16', '--spot')
     assert done.returncode == 0 and re.findall(r'llama: ([A-Z_]+)\n', done.stderr) == [
         'WAITING_FOR_RESOURCES',
         'PROVISIONING',
         'ACTIVE',
     ]
 
-    done = cloud.door(
+    done = cloud.run_command(
         'run', *QUICK, '--keep_going', '--', 'sh', 'train.sh', str(cloud.bucket), AWKWARD
     )
     assert done.returncode == 0, done.stderr
@@ -77,10 +77,10 @@ def test_a_full_life(cloud):
         ::-1
     ].index('queued-resources create')
 
-    done = cloud.door('status', *QUICK)
+    done = cloud.run_command('status', *QUICK)
     assert done.stdout.splitlines()[0] == 'llama: ACTIVE, v5litepod-16 x 1, spot'
     assert done.stdout.count('READY') == 1 and done.stdout.count(': exit 0') == 4
-    assert cloud.door('delete', *QUICK).returncode == 0
+    assert cloud.run_command('delete', *QUICK).returncode == 0
     assert cloud.read()['resources'] == {} and not cloud.worker().exists()
 
 
@@ -248,8 +248,8 @@ def test_an_image_with_an_old_python(cloud):
 
 def test_dry_run_is_what_is_done(cloud):
     """Catches commands that are printed but not those that are run, or that do not survive a shell: they are given to one here."""
-    create = cloud.door('create', *WHERE, '--type=v5litepod-4', '--dry_run')
-    ran = cloud.door(
+    create = cloud.run_command('create', *WHERE, '--type=v5litepod-4', '--dry_run')
+    ran = cloud.run_command(
         'run',
         *WHERE,
         '--dry_run',
@@ -368,7 +368,7 @@ def test_each_failure_is_one_line(cloud, case):
         cloud.set(resources=resources)
     cloud.set(**state)
     verb, *rest = words
-    done = cloud.door(verb, *QUICK, *rest)
+    done = cloud.run_command(verb, *QUICK, *rest)
     lines = [line for line in done.stderr.splitlines() if not re.match(r'\[[\d:]+\] llama: ', line)]
     assert done.returncode == 2 and len(lines) == 1 and re.match('error: .*' + message, lines[0]), (
         done.stderr
@@ -380,7 +380,7 @@ def test_gcloud_is_not_installed(cloud, tmp_path):
     (tmp_path / 'git').symlink_to(
         subprocess.run(['which', 'git'], capture_output=True, text=True).stdout.strip()
     )
-    done = cloud.door('status', *WHERE, PATH=str(tmp_path))
+    done = cloud.run_command('status', *WHERE, PATH=str(tmp_path))
     assert done.returncode == 2 and done.stderr.startswith('error: gcloud is not installed')
 
 
@@ -388,7 +388,7 @@ def test_what_is_sent_is_a_commit(cloud):
     """Catches a snapshot of the working tree, and changes left behind without a word."""
     before = snapshot.pin()
     (cloud.repository / 'train.sh').write_text('exit 9\n')
-    done = cloud.door('run', *WHERE, '--dry_run', '--', 'true')
+    done = cloud.run_command('run', *WHERE, '--dry_run', '--', 'true')
     assert (
         done.returncode == 2
         and 'changes that no commit holds (train.sh): commit them' in done.stderr

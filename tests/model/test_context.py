@@ -81,7 +81,7 @@ def test_a_text_cut_over_devices(names):
 
 def test_which_way_keys_cross():
     """Catches a ring for what needs all logits at once, keys gathered where a ring would do, and an encoding silently wrong."""
-    way = lambda name, **changes: kernels.over_context(
+    way = lambda name, **changes: kernels.choose_context_path(
         m := model_of(name, **changes).config, m.encodings[0]
     )[0]
     assert [way(n) for n in ('rope', 'alibi', 't5', 'forgetting', 'chunk')] == ['ring'] * 5

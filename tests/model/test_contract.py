@@ -18,7 +18,7 @@ from model.positions import REGISTRY, Dims
 from model.positions.alibi import slopes
 from model.positions.base import PositionalEncoding, Spec
 from model.positions.t5 import bucket_bounds
-from model.transformer import Transformer, keys_of_rows
+from model.transformer import Transformer, make_row_keys
 
 VOCAB, TIME = 17, 10
 TOKENS = np.random.default_rng(0).integers(1, VOCAB, (2, TIME)).astype(np.int32)
@@ -35,93 +35,93 @@ class Ids(Toy):
 
     drawn_at_test = True
 
-    def position_ids(self, site):
-        if site.row_keys is None:
-            return site.q_positions * 3
-        gaps = jax.vmap(lambda k: jax.random.randint(k, site.q_positions.shape[1:], 1, 5))(
-            site.row_keys
+    def position_ids(self, inputs):
+        if inputs.row_keys is None:
+            return inputs.q_ids * 3
+        gaps = jax.vmap(lambda k: jax.random.randint(k, inputs.q_ids.shape[1:], 1, 5))(
+            inputs.row_keys
         )
         return jnp.cumsum(gaps, -1)
 
-    def bias(self, site):
-        return -0.3 * site.distance[:, None].astype(jnp.float32)
+    def bias(self, inputs):
+        return -0.3 * inputs.distance[:, None].astype(jnp.float32)
 
 
 class Embeds(Toy):
-    def embed(self, site, x):
+    def embed(self, inputs, x):
         return (
             x
-            + site.param('shift', nn.initializers.ones, (self.dims.width,), (None,))
-            * site.q_positions[..., None]
+            + inputs.param('shift', nn.initializers.ones, (self.dims.width,), (None,))
+            * inputs.q_ids[..., None]
         )
 
 
 class Shares(Toy):
     """One table for all layers, of positions, used as the rotation of q and k (here: a scaling by position)."""
 
-    def share(self, site):
+    def share(self, inputs):
         return (
-            site.param('rate', nn.initializers.constant(0.1), (), ())
-            * site.q_positions[:, None, :, None]
+            inputs.param('rate', nn.initializers.constant(0.1), (), ())
+            * inputs.q_ids[:, None, :, None]
         )
 
-    def rotate(self, site, q, k):
-        return q * (1 + site.shared), k * (1 - site.shared)
+    def rotate(self, inputs, q, k):
+        return q * (1 + inputs.shared), k * (1 - inputs.shared)
 
 
 class Scales(Toy):
-    def scale(self, site, q):
-        return q * jnp.log(2.0 + site.q_positions)[:, None, :, None]
+    def scale(self, inputs, q):
+        return q * jnp.log(2.0 + inputs.q_ids)[:, None, :, None]
 
 
 class Forgets(Toy):
     """A gate per token and head, summed along the keys: data-dependent, and kept in the cache (FoX-like)."""
 
-    def key_state(self, site):
-        w = site.param(
+    def key_state(self, inputs):
+        w = inputs.param(
             'gate',
             nn.initializers.normal(1.0),
             (self.dims.width, self.dims.num_heads),
             (None, 'heads'),
         )
-        return {'log_gate': jax.nn.log_sigmoid(jnp.einsum('btd,dh->bht', site.x, w))}
+        return {'log_gate': jax.nn.log_sigmoid(jnp.einsum('btd,dh->bht', inputs.x, w))}
 
-    def bias(self, site):
-        total = jnp.cumsum(jnp.where(site.k_positions[:, None] >= 0, site.state['log_gate'], 0), -1)
+    def bias(self, inputs):
+        total = jnp.cumsum(jnp.where(inputs.k_ids[:, None] >= 0, inputs.state['log_gate'], 0), -1)
         rows = jnp.einsum(
             'bht,bts->bhs',
-            total[..., -site.q.shape[2] :],
-            jnp.zeros((total.shape[0], site.q.shape[2], total.shape[2])),
+            total[..., -inputs.q.shape[2] :],
+            jnp.zeros((total.shape[0], inputs.q.shape[2], total.shape[2])),
         )
         return rows[:, :, None] - total[:, :, None]
 
 
 class Masks(Toy):
-    def mask(self, site):
-        return (site.distance % 2 == 0)[:, None]
+    def mask(self, inputs):
+        return (inputs.distance % 2 == 0)[:, None]
 
 
 class Sigmoid(Toy):
-    def softmax(self, site, logits, mask):
+    def softmax(self, inputs, logits, mask):
         return jnp.where(mask, jax.nn.sigmoid(logits), 0)
 
 
 class Reads(Toy):
     """Keys are kept as they are and scaled when read, by a length that grows."""
 
-    def read(self, site, q, k):
-        return q, k / (1.0 + site.k_places)[:, None, :, None]
+    def read(self, inputs, q, k):
+        return q, k / (1.0 + inputs.k_positions)[:, None, :, None]
 
 
 class Products(Toy):
-    def product(self, site):
-        return site.z * jnp.cos(0.5 * site.distance)[:, None]
+    def product(self, inputs):
+        return inputs.z * jnp.cos(0.5 * inputs.distance)[:, None]
 
 
 class KeyBias(Toy):
-    def key_bias(self, site):
+    def key_bias(self, inputs):
         return (
-            jnp.sqrt(1.0 + site.k_positions)[:, None]
+            jnp.sqrt(1.0 + inputs.k_ids)[:, None]
             * jnp.arange(1.0, self.dims.num_heads + 1)[:, None]
         )
 
@@ -129,34 +129,36 @@ class KeyBias(Toy):
 class Logits(Toy):
     """Gated by the logits themselves, summed along the keys (CoPE-like)."""
 
-    def logits(self, site):
-        return site.z + 0.3 * jnp.cumsum(jnp.where(site.visible, jax.nn.sigmoid(site.z), 0), -1)
+    def logits(self, inputs):
+        return inputs.z + 0.3 * jnp.cumsum(
+            jnp.where(inputs.visible, jax.nn.sigmoid(inputs.z), 0), -1
+        )
 
 
 class Carries(Toy):
     """What earlier queries said of a key (selective-like)."""
 
-    def said(self, site):
-        return jnp.where(site.visible[:, 0], jax.nn.relu(site.z[:, 0]), 0)
+    def said(self, inputs):
+        return jnp.where(inputs.visible[:, 0], jax.nn.relu(inputs.z[:, 0]), 0)
 
-    def logits(self, site):
-        said = self.said(site)
+    def logits(self, inputs):
+        said = self.said(inputs)
         before = (
-            site.carried.get('said', jnp.zeros_like(said[:, 0]))[:, None]
+            inputs.carried.get('said', jnp.zeros_like(said[:, 0]))[:, None]
             + jnp.cumsum(said, 1)
             - said
         )
-        return site.z - before[:, None]
+        return inputs.z - before[:, None]
 
-    def carry(self, site):
-        said = self.said(dataclasses.replace(site, z=site.z))
-        return {'said': site.carried.get('said', 0) + said.sum(1)}
+    def carry(self, inputs):
+        said = self.said(dataclasses.replace(inputs, z=inputs.z))
+        return {'said': inputs.carried.get('said', 0) + said.sum(1)}
 
 
 class Values(Toy):
-    def value(self, site, weights):
-        near = jnp.where(site.distance[:, None] == 1, weights, 0).sum(-1, keepdims=True)
-        return near * site.param(
+    def value(self, inputs, weights):
+        near = jnp.where(inputs.distance[:, None] == 1, weights, 0).sum(-1, keepdims=True)
+        return near * inputs.param(
             'direction', nn.initializers.normal(1.0), (self.dims.head_dim,), (None,)
         )
 
@@ -207,7 +209,7 @@ def test_every_place_of_entry_has_a_toy():
     takes_a_site = {
         n
         for n, m in vars(PositionalEncoding).items()
-        if inspect.isfunction(m) and 'site' in inspect.signature(m).parameters
+        if inspect.isfunction(m) and 'inputs' in inspect.signature(m).parameters
     }
     assert takes_a_site - set(vars(registry.Composite)) == {
         'position_ids',
@@ -263,7 +265,7 @@ def test_keys_at_test_are_for_drawn_ids():
             width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=positions, **changes
         )
         model = Transformer(resolve(c, VOCAB, TIME), training)
-        keys = keys_of_rows(jnp.arange(2))
+        keys = make_row_keys(jnp.arange(2))
         params = nn.meta.unbox(
             jax.eval_shape(model.init, keys[0], TOKENS, POSITIONS, ONES, ids)['params']
         )
@@ -335,7 +337,7 @@ def test_tables_have_a_row_for_each_drawn_id(name):
         positions=name,
         positions_args={'target' if 'pose' in name else 'range': 90},
     )
-    keys, training = keys_of_rows(jnp.arange(2)), 'pose' in name
+    keys, training = make_row_keys(jnp.arange(2)), 'pose' in name
     model = Transformer(resolve(c, VOCAB, TIME), training)
     params = nn.meta.unbox(model.init(keys[0], TOKENS, POSITIONS, ONES)['params'])
     assert params[f'positions_{name[name.index("+") + 1 :]}']['table'].shape == (90, 16)
@@ -357,7 +359,7 @@ def test_xpos_grows_from_the_middle_of_the_ids():
     xpos = registry.build('randomized+xpos', {'range': 32_000}, Dims(16, 2, 1, 8, 2, 10))[0].parts[
         1
     ]
-    *_, grow = xpos.share(registry.Site(None, jnp.array([[0, 31_999]])))
+    *_, grow = xpos.share(registry.EncodingInputs(None, jnp.array([[0, 31_999]])))
     assert 1e-18 < grow.min() and grow.max() < 1e18
 
 
@@ -394,9 +396,9 @@ def test_rope(layout):
         q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
 
         def at(x, position, encoding=rope):
-            site = registry.Site(None, jnp.array([[position]]))
-            site = dataclasses.replace(site, shared=encoding.share(site))
-            return np.asarray(encoding.rotate(site, x, x)[0], np.float64)
+            inputs = registry.EncodingInputs(None, jnp.array([[position]]))
+            inputs = dataclasses.replace(inputs, shared=encoding.share(inputs))
+            return np.asarray(encoding.rotate(inputs, x, x)[0], np.float64)
 
         np.testing.assert_array_equal(at(q, 0), q)
         np.testing.assert_allclose(np.linalg.norm(at(q, 37)), np.linalg.norm(q), rtol=1e-6)
@@ -416,7 +418,7 @@ def test_rope(layout):
 def test_angles_are_wide_in_low_precision():
     """Catches positions in bfloat16, where 256 and 257 are the same."""
     rope = REGISTRY['rope'](Dims(16, 1, 1, 8, 1, 10**4))
-    cos, _ = rope.share(registry.Site(None, jnp.array([[4095, 4096, 4097]])))
+    cos, _ = rope.share(registry.EncodingInputs(None, jnp.array([[4095, 4096, 4097]])))
     assert cos.dtype == jnp.float32
     np.testing.assert_allclose(cos[0, 0, :, 0], np.cos([4095, 4096, 4097]), atol=1e-3)
 

@@ -201,13 +201,13 @@ def test_scanned_layers_and_remat_change_nothing(positions):
         return jax.jit(jax.value_and_grad(total))(p)
 
     value, gradient = grad(model, params)
-    flat_model, flat_params = decoding.unrolled(model, params)
+    flat_model, flat_params = decoding.unroll_layers(model, params)
     flat_value, flat_gradient = grad(flat_model, flat_params)
     np.testing.assert_allclose(value, flat_value, rtol=1e-5)
     close = functools.partial(
         jax.tree.map, lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     )
-    close(decoding.unrolled(model, gradient)[1], flat_gradient)
+    close(decoding.unroll_layers(model, gradient)[1], flat_gradient)
     for remat in ('full', 'attention', 'minimal'):
         close(
             grad(Transformer(dataclasses.replace(model.config, remat=remat)), params),

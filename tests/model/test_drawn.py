@@ -13,15 +13,15 @@ from configs import base
 from model import generate
 from model.config import resolve
 from model.errors import ModelError
-from model.positions import Dims, Site, build
+from model.positions import Dims, EncodingInputs, build
 from model.positions.alibi import slopes
-from model.transformer import Transformer, keys_of_rows
+from model.transformer import Transformer, make_row_keys
 from tests.model import references as R
 from tests.model.weights import HEADS, PLACES, T, close, run
 
 RANGE, ROWS = 40, 3
 DIMS = Dims(16, HEADS, HEADS, 8, 2, 24, 12)
-KEYS, BATCH = keys_of_rows(jnp.arange(ROWS)), jax.random.key(9, impl='threefry2x32')
+KEYS, BATCH = make_row_keys(jnp.arange(ROWS)), jax.random.key(9, impl='threefry2x32')
 WHOLE = np.ones((ROWS, T), np.int32)
 PACKED = np.tile(np.repeat([1, 2, 0], [7, 4, 1]), (ROWS, 1))
 
@@ -31,24 +31,24 @@ def places_of(segments):
 
 
 def drawn(name, layer, segments=WHOLE, batch_key=BATCH, keys=KEYS, **arguments):
-    """The site that a layer sees, of rows with these documents."""
+    """The inputs that a layer sees, of rows with these documents."""
     encoding = build(name, dict(range=RANGE, **arguments), DIMS)[0]
     places, segments = (jnp.asarray(x, jnp.int32) for x in (places_of(segments), segments))
-    first = Site(None, places, places, segments, keys, batch_key=batch_key)
+    first = EncodingInputs(None, places, places, segments, keys, batch_key=batch_key)
     ids = encoding.parts[0].position_ids(first)
-    site = dataclasses.replace(
+    inputs = dataclasses.replace(
         first,
-        q_positions=ids,
-        k_positions=ids,
-        k_places=places,
+        q_ids=ids,
+        k_ids=ids,
+        k_positions=places,
         k_segment_ids=segments,
         draw_keys=keys,
     )
     shared = tuple(
-        p.share(dataclasses.replace(site, param=lambda n, i, shape, a: jnp.zeros(shape)))
+        p.share(dataclasses.replace(inputs, param=lambda n, i, shape, a: jnp.zeros(shape)))
         for p in encoding.parts
     )
-    return encoding.redrawn(dataclasses.replace(site, shared=shared), layer)
+    return encoding.redraw(dataclasses.replace(inputs, shared=shared), layer)
 
 
 @pytest.mark.parametrize('beside', ['alibi', 't5', 'fire', 'shaw', 'transformer_xl', 'deberta'])
@@ -69,7 +69,7 @@ def test_distances_are_drawn_beside_biases(beside):
 def test_distances_are_a_uniform_sample():
     """Catches distances that crowd at one end: the mean of the k-th of n from 1 .. L is
     k (L + 1)/(n + 1)."""
-    keys = keys_of_rows(jnp.arange(2000))
+    keys = make_row_keys(jnp.arange(2000))
     segments = np.broadcast_to(WHOLE[:1], (2000, T))
     encoding = build('randomized+alibi', dict(range=RANGE), DIMS)[0].parts[0]
     places = jnp.broadcast_to(jnp.arange(T), (2000, T))
@@ -81,16 +81,16 @@ def test_distances_are_a_uniform_sample():
 def test_ids_are_drawn_beside_rotations(beside):
     """Catches one draw for all layers, angles of the ids that the model drew before, another draw for
     each row, and distances that are not those of the ids."""
-    sites = [drawn(f'randomized+{beside}', layer) for layer in (0, 1)]
-    for site in sites:
-        ids = np.asarray(site.q_positions)
+    all_inputs = [drawn(f'randomized+{beside}', layer) for layer in (0, 1)]
+    for inputs in all_inputs:
+        ids = np.asarray(inputs.q_ids)
         assert (np.diff(ids) > 0).all() and ids.min() >= 0 and ids.max() < RANGE
-        assert (ids == ids[0]).all() and (ids == np.asarray(site.k_positions)).all()
-        np.testing.assert_array_equal(site.distance, ids[:, :, None] - ids[:, None, :])
+        assert (ids == ids[0]).all() and (ids == np.asarray(inputs.k_ids)).all()
+        np.testing.assert_array_equal(inputs.distance, ids[:, :, None] - ids[:, None, :])
         if beside == 'rope':
             rope = build('rope', {}, DIMS)[0]
-            np.testing.assert_array_equal(site.shared[1][0], rope.turn(site.q_positions)[0])
-    assert (sites[0].q_positions != sites[1].q_positions).any()
+            np.testing.assert_array_equal(inputs.shared[1][0], rope.turn(inputs.q_ids)[0])
+    assert (all_inputs[0].q_ids != all_inputs[1].q_ids).any()
 
 
 def test_each_document_has_its_own():
@@ -113,10 +113,10 @@ def test_rows_draw_for_themselves_without_a_key_of_the_batch():
 
 def test_once_is_what_it_was():
     """Catches layers that draw for themselves where ids are asked for once, for each document."""
-    sites = [drawn('randomized+alibi', layer, draw='once') for layer in (0, 1)]
-    ids = np.asarray(sites[0].q_positions)
-    assert (ids == np.asarray(sites[1].q_positions)).all() and (ids[0] != ids[1]).any()
-    np.testing.assert_array_equal(sites[0].distance, ids[:, :, None] - ids[:, None, :])
+    all_inputs = [drawn('randomized+alibi', layer, draw='once') for layer in (0, 1)]
+    ids = np.asarray(all_inputs[0].q_ids)
+    assert (ids == np.asarray(all_inputs[1].q_ids)).all() and (ids[0] != ids[1]).any()
+    np.testing.assert_array_equal(all_inputs[0].distance, ids[:, :, None] - ids[:, None, :])
 
 
 def test_weights_beside_alibi():

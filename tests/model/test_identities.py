@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.attention import Parameters
-from model.positions import REGISTRY, Site
+from model.positions import REGISTRY, EncodingInputs
 from tests.model import references as R, references_rotary as Rot
 from tests.model.weights import DRAWN, HEADS, KERPLE, KV_HEADS, PLACES, D, T, alone, close, run
 
@@ -122,7 +122,9 @@ def test_learned_frequencies_are_wide(name):
         0
     ]
     np.testing.assert_allclose(
-        alone(name, 64).frequencies_of(Site(param, None)), Rot.rope_frequencies(64), rtol=1e-5
+        alone(name, 64).frequencies_of(EncodingInputs(param, None)),
+        Rot.rope_frequencies(64),
+        rtol=1e-5,
     )
 
 
@@ -279,7 +281,7 @@ def with_method(method, of):
 )
 def test_bias_of_the_keys(name):
     """Catches a bias for fused kernels that is another one than that of the pairs, or that counts columns in place of ids."""
-    no_bias = with_method('bias', lambda kind: lambda self, site: None)
+    no_bias = with_method('bias', lambda kind: lambda self, inputs: None)
     close(run(name, ids=DRAWN, changed=no_bias).weights, run(name, ids=DRAWN).weights)
 
 
@@ -290,6 +292,6 @@ def test_constant_of_a_row(name):
     """Catches weights that are not normalised after the bias is added: a constant of the row changes none."""
     constant = 3 * jnp.sin(1.0 + jnp.arange(T))[:, None]
     shifted = with_method(
-        'additive', lambda kind: lambda self, site: kind.additive(self, site) + constant
+        'additive', lambda kind: lambda self, inputs: kind.additive(self, inputs) + constant
     )
     close(run(name, changed=shifted).weights, run(name).weights)

@@ -7,7 +7,7 @@ import pytest
 from flax import linen as nn
 
 from model.positions import Dims, build
-from model.positions.base import Site
+from model.positions.base import EncodingInputs
 
 HEADS, WIDTH, HEAD = 6, 192, 32
 DIMS = Dims(WIDTH, HEADS, HEADS, HEAD, 1, 512)
@@ -20,30 +20,30 @@ class _Scope(nn.Module):
     place: str
 
     @nn.compact
-    def __call__(self, *more, **site):
+    def __call__(self, *more, **inputs):
         param = lambda name, init, shape, axes: self.param(name, init, shape, jnp.float32)
-        site = Site(param, **site)
-        return getattr(self.encoding, self.place)(site, *more)
+        inputs = EncodingInputs(param, **inputs)
+        return getattr(self.encoding, self.place)(inputs, *more)
 
 
-def begun(name, place, seed, *more, arguments=(), **site):
+def begun(name, place, seed, *more, arguments=(), **inputs):
     """Parameters of an encoding at the first step, and what it gives at `place`."""
     encoding = build(name, dict(arguments), DIMS)[0]
-    out, held = _Scope(encoding, place).init_with_output(jax.random.key(seed), *more, **site)
+    out, held = _Scope(encoding, place).init_with_output(jax.random.key(seed), *more, **inputs)
     return {k: np.asarray(v, np.float64) for k, v in held.get('params', {}).items()}, out
 
 
 def pairs(count, z=None):
-    """A site of `count` tokens of one document."""
+    """Inputs of `count` tokens of one document."""
     place = jnp.arange(count, dtype=jnp.int32)[None]
     ones = jnp.ones_like(place)
     causal = (place[:, :, None] >= place[:, None, :])[:, None]
     return dict(
-        q_positions=place,
+        q_ids=place,
         positions=place,
         segment_ids=ones,
+        k_ids=place,
         k_positions=place,
-        k_places=place,
         k_segment_ids=ones,
         visible=causal,
         z=z,
@@ -79,8 +79,8 @@ def test_layers_begin_as_those_of_their_authors(name):
     """Catches normal weights and biases of zero where the authors' layers are PyTorch's, whose weights
     and biases are U(-b, b), b the inputs of one output to the power of -1/2."""
     place, fan_in = LAYERS[name]
-    site = pairs(4, jnp.zeros((1, HEADS, 4, 4)))
-    drawn = [begun(name, place, seed, **site)[0] for seed in range(8)]
+    inputs = pairs(4, jnp.zeros((1, HEADS, 4, 4)))
+    drawn = [begun(name, place, seed, **inputs)[0] for seed in range(8)]
     for parameter, inputs in fan_in.items():
         uniform(np.stack([d[parameter] for d in drawn]), inputs**-0.5)
 
@@ -106,10 +106,10 @@ def test_fire_is_no_straight_line_at_first():
 def test_dape_acts_as_strongly_as_its_authors_at_first():
     """Catches an f([z, b]) three times as large: with 6 heads its standard deviation over pairs of
     query and key is .228 in the authors' code, .684 with normal weights and no biases."""
-    site, found = pairs(64), []
+    inputs, found = pairs(64), []
     for seed in range(12):
         z = jax.random.normal(jax.random.key(100 + seed), (1, HEADS, 64, 64))
-        p, out = begun('dape', 'logits', seed, **(site | {'z': z}))
+        p, out = begun('dape', 'logits', seed, **(inputs | {'z': z}))
         reach = np.maximum(np.arange(64)[:, None] - np.arange(64), 0)
         rate = lambda what: np.maximum(p[what], 0.01)[:, None, None]
         b = -rate('p') * np.log1p(rate('a') * reach)

@@ -15,7 +15,7 @@ from configs import base
 from model import kernels
 from model.config import resolve
 from model.errors import ModelError
-from model.positions import REGISTRY, Dims, Site, build
+from model.positions import REGISTRY, Dims, EncodingInputs, build
 from model.transformer import Transformer
 
 VOCAB, TIME = 17, 128
@@ -95,7 +95,7 @@ def carried(kernel):
         *(
             n
             for n in inside
-            if not kernels.refusal(kernel, build(n, {}, dims)[0], dims, 'float32', 0.0)
+            if not kernels.find_refusal(kernel, build(n, {}, dims)[0], dims, 'float32', 0.0)
         ),
         'rope',
         'pope',
@@ -169,7 +169,7 @@ def test_cudnn_is_as_exact_as_bfloat16_allows(positions):
 def test_no_compiler_can_undo_the_split():
     """Catches a split by casts there and back, which XLA leaves out on GPUs (xla_allow_excess_precision): what the second and third part
     carry is then zero, and the bias of FoX was off by 5 % of the logits."""
-    traced = str(jax.make_jaxpr(lambda x: kernels.split(x, 3, jnp.bfloat16))(jnp.ones(4)))
+    traced = str(jax.make_jaxpr(lambda x: kernels.split_exactly(x, 3, jnp.bfloat16))(jnp.ones(4)))
     assert traced.count('reduce_precision') == 3 and 'new_dtype=float32' not in traced
 
 
@@ -198,7 +198,7 @@ def test_the_columns_in_bfloat16():
         )
         errors = []
         for parts in (1, 2, 3):
-            wide_q, wide_k = kernels.with_columns(q, k, kb[None, None], 1 / 8, parts)
+            wide_q, wide_k = kernels.append_bias_columns(q, k, kb[None, None], 1 / 8, parts)
             z = (
                 jnp.einsum('bhtd,bhsd->bhts', wide_q, wide_k, preferred_element_type=jnp.float32)[
                     0, 0
@@ -215,21 +215,21 @@ def test_a_large_bias_in_bfloat16(heads, monkeypatch):
     """Catches the bias of Sandwich, 8 H where attention is, given to cudnn rounded as it is: .12 logits with 8 heads, .47 with 32. Less a
     constant of the row it is exact to a part of itself that falls with the weights."""
     given, where, seen = [], jnp.arange(64)[None], np.tri(64, dtype=bool)
-    encoding, site = (
+    encoding, inputs = (
         REGISTRY['sandwich'](Dims(32, heads, heads, 8, 1, 64)),
-        Site(None, where, k_positions=where, visible=seen[None, None]),
+        EncodingInputs(None, where, k_ids=where, visible=seen[None, None]),
     )
     monkeypatch.setattr(
         jax.nn, 'dot_product_attention', lambda q, k, v, bias, mask, **more: given.append(bias) or q
     )
-    kernels.fused(
+    kernels.fused_attention(
         'cudnn',
         *(jnp.ones((1, heads, 64, 8), jnp.bfloat16),) * 3,
         encoding,
-        site,
+        inputs,
         SimpleNamespace(head_dim=8),
     )
-    bias = encoding.bias(site)
+    bias = encoding.bias(inputs)
     weights = lambda b: np.asarray(jax.nn.softmax(jnp.where(seen, b.astype(jnp.float32), -jnp.inf)))
     error = lambda b: abs(weights(b) - weights(bias)).max()
     assert (
@@ -319,7 +319,7 @@ def test_refusals(kernel, positions, changes, message, monkeypatch):
 def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatch):
     """Catches a silent fallback: the line of the log names the path and why."""
     monkeypatch.setattr(jax, 'default_backend', lambda: backend)
-    (line,) = kernels.paths(built(positions, dtype=dtype).config)
+    (line,) = kernels.describe_kernels(built(positions, dtype=dtype).config)
     assert expected[0] in line and expected[1] in line and REGISTRY[positions].spec.title in line
 
 
@@ -347,7 +347,7 @@ def test_lengths_that_a_kernel_does_not_take(kernel, length, monkeypatch):
     monkeypatch.setattr(jax, 'default_backend', lambda: {'cudnn': 'gpu', 'splash': 'tpu'}[kernel])
     assert (
         f'reference (not {kernel}: it takes lengths that are multiples of'
-        in kernels.paths(resolve(c, VOCAB, length))[0]
+        in kernels.describe_kernels(resolve(c, VOCAB, length))[0]
     )
 
 
@@ -366,4 +366,4 @@ def test_wide_heads_by_device(capability, positions, head_dim, path, monkeypatch
     """Catches heads that are checked before columns widen them, which cudnn then refuses with a traceback on all but the newest GPUs."""
     monkeypatch.setattr(jax, 'devices', lambda: [SimpleNamespace(compute_capability=capability)])
     e = built(positions, dtype='bfloat16', head_dim=head_dim).config.encodings[0]
-    assert (not kernels.refusal('cudnn', e, e.dims, 'bfloat16', 0.0)) == (path == 'cudnn')
+    assert (not kernels.find_refusal('cudnn', e, e.dims, 'bfloat16', 0.0)) == (path == 'cudnn')

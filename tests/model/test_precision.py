@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from model import positions
-from model.positions import REGISTRY, Site
+from model.positions import REGISTRY, EncodingInputs
 from tests.model.test_properties import BESIDE, SMALL
 
 HIGHEST = (jax.lax.Precision.HIGHEST,) * 2
@@ -44,14 +44,14 @@ def forward(encoding, x, q, k, z, where, ids):
     """All that attention calls of an encoding, in its order -> what has to be float32: states, biases, logits."""
     one = jnp.ones(where.shape, jnp.int32)
     param = lambda name, init, shape, axes: init(jax.random.key(0), shape, jnp.float32)
-    site = Site(
+    inputs = EncodingInputs(
         param,
         where,
         where,
         one,
         task_ids=ids,
+        k_ids=where,
         k_positions=where,
-        k_places=where,
         k_segment_ids=one,
         x=x,
     )
@@ -59,34 +59,34 @@ def forward(encoding, x, q, k, z, where, ids):
         if (
             'position_ids' not in part.enters()
         ):  # a table, or drawn: the ids that it gives are positions as they are
-            x = part.embed(site, x)
-    site = dataclasses.replace(
-        site, x=x, shared=encoding.gathered({p: p.share(site) for p in encoding.parts})
+            x = part.embed(inputs, x)
+    inputs = dataclasses.replace(
+        inputs, x=x, shared=encoding.collect_shared({p: p.share(inputs) for p in encoding.parts})
     )
-    q, k = encoding.rotate(site, q, k)
-    site = dataclasses.replace(
-        site,
-        state=encoding.key_state(site),
+    q, k = encoding.rotate(inputs, q, k)
+    inputs = dataclasses.replace(
+        inputs,
+        state=encoding.key_state(inputs),
         visible=jnp.tril(jnp.ones((1, 1, where.shape[1], where.shape[1]), bool)),
     )
-    site = dataclasses.replace(site, keys_seen=where[:, None] + 1)
-    q, k = encoding.read(site, encoding.scale(site, q), k)
-    site = dataclasses.replace(site, q=q, k=k, z=z)
-    site = dataclasses.replace(site, z=encoding.product(site))
+    inputs = dataclasses.replace(inputs, keys_seen=where[:, None] + 1)
+    q, k = encoding.read(inputs, encoding.scale(inputs, q), k)
+    inputs = dataclasses.replace(inputs, q=q, k=k, z=z)
+    inputs = dataclasses.replace(inputs, z=encoding.product(inputs))
     wide = {
-        **site.state,
-        'key_bias': encoding.key_bias(site),
-        'bias': encoding.bias(site),
-        'additive': encoding.additive(site),
-        'logits': encoding.logits(site),
+        **inputs.state,
+        'key_bias': encoding.key_bias(inputs),
+        'bias': encoding.bias(inputs),
+        'additive': encoding.additive(inputs),
+        'logits': encoding.logits(inputs),
     }
-    weights = encoding.softmax(site, wide['logits'], site.visible)
+    weights = encoding.softmax(inputs, wide['logits'], inputs.visible)
     return {n: a for n, a in wide.items() if a is not None}, (
         x,
         q,
         k,
         weights,
-        encoding.value(site, weights),
+        encoding.value(inputs, weights),
     )
 
 

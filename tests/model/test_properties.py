@@ -16,7 +16,7 @@ from flax import linen as nn
 from configs import base
 from model import positions
 from model.config import resolve
-from model.positions import PATTERNS, REGISTRY, Site
+from model.positions import PATTERNS, REGISTRY, EncodingInputs
 from model.transformer import Transformer
 
 VOCAB, TIME, TRAINED, LONGEST = 17, 12, 8, 32
@@ -294,14 +294,14 @@ def test_biases_far_away(name):
 
     def bias(start):
         where = start + jnp.arange(TIME)[None]
-        site = Site(
+        inputs = EncodingInputs(
             lambda name, init, shape, axes: init(jax.random.key(0), shape, jnp.float32),
             where,
             where,
+            k_ids=where,
             k_positions=where,
-            k_places=where,
         )
-        return encoding.bias(dataclasses.replace(site, shared=encoding.share(site)))
+        return encoding.bias(dataclasses.replace(inputs, shared=encoding.share(inputs)))
 
     assert bias(0).dtype == jnp.float32
     np.testing.assert_array_equal(bias(0), bias(100_000))
@@ -325,21 +325,21 @@ def test_angles_are_wide(name):
 
     def turned(dtype):
         where, one = jnp.array([[4096, 4097]]), jnp.ones((1, 2), jnp.int32)
-        site = Site(
+        inputs = EncodingInputs(
             lambda name, init, shape, axes: init(jax.random.key(0), shape, jnp.float32),
             where,
             where,
             one,
+            k_ids=where,
             k_positions=where,
-            k_places=where,
             k_segment_ids=one,
             x=jnp.ones((1, 2, 32)),
         )
-        site = dataclasses.replace(site, shared=encoding.share(site))
+        inputs = dataclasses.replace(inputs, shared=encoding.share(inputs))
         if 'embed' in encoding.enters():
-            return encoding.embed(site, jnp.zeros((1, 2, 32), dtype)).astype(jnp.float32)
-        site = dataclasses.replace(site, state=encoding.key_state(site))
-        return encoding.read(site, *encoding.rotate(site, q.astype(dtype), k.astype(dtype)))[
+            return encoding.embed(inputs, jnp.zeros((1, 2, 32), dtype)).astype(jnp.float32)
+        inputs = dataclasses.replace(inputs, state=encoding.key_state(inputs))
+        return encoding.read(inputs, *encoding.rotate(inputs, q.astype(dtype), k.astype(dtype)))[
             1
         ].astype(jnp.float32)
 
@@ -393,20 +393,20 @@ def test_key_bias_is_the_bias(name):
     ]
     where = jnp.arange(TIME)[None]
     one = jnp.ones((1, TIME), jnp.int32)
-    site = Site(
+    inputs = EncodingInputs(
         lambda name, init, shape, axes: init(jax.random.key(0), shape, jnp.float32),
         where,
         where,
         one,
+        k_ids=where,
         k_positions=where,
-        k_places=where,
         k_segment_ids=one,
     )
-    site = dataclasses.replace(
-        site, shared=encoding.share(site), visible=jnp.tril(jnp.ones((1, 1, TIME, TIME), bool))
+    inputs = dataclasses.replace(
+        inputs, shared=encoding.share(inputs), visible=jnp.tril(jnp.ones((1, 1, TIME, TIME), bool))
     )
-    weights = lambda b: jax.nn.softmax(jnp.where(site.visible, b, -jnp.inf), -1)
-    close(weights(encoding.bias(site)), weights(encoding.key_bias(site)[:, :, None]), 1e-6)
+    weights = lambda b: jax.nn.softmax(jnp.where(inputs.visible, b, -jnp.inf), -1)
+    close(weights(encoding.bias(inputs)), weights(encoding.key_bias(inputs)[:, :, None]), 1e-6)
 
 
 def rotary():
@@ -428,14 +428,14 @@ def test_rotations_in_float64(name, encoding):
         q, k = (jnp.asarray(np.random.default_rng(s).normal(size=(1, 1, 1, 8))) for s in (1, 2))
 
         def turned(x, p, other):
-            site = Site(
+            inputs = EncodingInputs(
                 lambda name, init, shape, axes: init(None, shape, float),
                 jnp.asarray([[p]]),
-                k_positions=jnp.asarray([[p]]),
+                k_ids=jnp.asarray([[p]]),
             )
-            site = dataclasses.replace(site, shared=encoding.share(site))
-            pair = encoding.rotate(site, *((x, x * 0) if other else (x * 0, x)))
-            return np.asarray(encoding.read(site, *pair)[0 if other else 1])
+            inputs = dataclasses.replace(inputs, shared=encoding.share(inputs))
+            pair = encoding.rotate(inputs, *((x, x * 0) if other else (x * 0, x)))
+            return np.asarray(encoding.read(inputs, *pair)[0 if other else 1])
 
         z = [
             float((turned(q, 5 + c, True) * turned(k, 2 + c, False)).sum())

@@ -13,7 +13,7 @@ import pytest
 
 from configs import base
 from model.config import resolve
-from model.positions import REGISTRY, Dims, Site
+from model.positions import REGISTRY, Dims, EncodingInputs
 from model.transformer import Transformer
 from tests.model.weights import HEADS, D, T, alone, close, of_kv, run
 
@@ -37,10 +37,10 @@ def tensor(a):
 
 
 def at(ids):
-    """A site of one document whose tokens have these ids."""
+    """Inputs of one document whose tokens have these ids."""
     ids = jnp.asarray(ids)[None]
     ones = jnp.ones(ids.shape, jnp.int32)
-    return Site(None, ids, ids, ones, k_positions=ids, k_places=ids, k_segment_ids=ones)
+    return EncodingInputs(None, ids, ids, ones, k_ids=ids, k_positions=ids, k_segment_ids=ones)
 
 
 # ---- frequencies of RoPE
@@ -50,12 +50,12 @@ def turn(name, arguments, d, longest=131072, trained=4096, length=2):
     """The frequencies, and the factor of queries and keys, by which ours turns the token at position 1 of `length` tokens."""
     encoding = REGISTRY[name](Dims(4 * d, 4, 4, d, 1, longest, trained), **arguments)
     encoding.check()
-    site, half = at([1, length - 1]), encoding.rotary_dim // 2
-    site = dataclasses.replace(site, shared=encoding.share(site))
+    inputs, half = at([1, length - 1]), encoding.rotary_dim // 2
+    inputs = dataclasses.replace(inputs, shared=encoding.share(inputs))
     ones = jnp.broadcast_to(jnp.arange(d) < half, (1, 1, 2, d)).astype(jnp.float32)
     q, k = (
         np.asarray(a[0, 0, 0], float)
-        for a in encoding.read(site, *encoding.rotate(site, ones, ones))
+        for a in encoding.read(inputs, *encoding.rotate(inputs, ones, ones))
     )
     np.testing.assert_array_equal(q, k)
     return np.arctan2(q[half : 2 * half], q[:half]), np.hypot(q[half : 2 * half], q[:half])
@@ -171,11 +171,11 @@ def test_rotated_queries_and_keys(layout, part):
     neighbours, of a whole head and of its first half."""
     n, d, llama, gptj = 40, 64, modeling('llama'), modeling('gptj')
     q, k = tensor(np.random.default_rng(0).normal(size=(2, 1, 3, n, d)))
-    encoding, site = alone('rope_partial', d, layout=layout, fraction=part / d), at(range(n))
+    encoding, inputs = alone('rope_partial', d, layout=layout, fraction=part / d), at(range(n))
     found = [
         np.asarray(a)
         for a in encoding.rotate(
-            dataclasses.replace(site, shared=encoding.share(site)), q.numpy(), k.numpy()
+            dataclasses.replace(inputs, shared=encoding.share(inputs)), q.numpy(), k.numpy()
         )
     ]
     if layout == 'half':
@@ -217,8 +217,8 @@ def test_sinusoids(x):
 def test_alibi(heads, x):
     """Catches slopes of another ratio, another order where heads are no power of two, and a bias that grows with the distance."""
     n, seen = 9, np.tril(np.ones((9, 9), bool))
-    encoding, site = REGISTRY['alibi'](Dims(heads * 8, heads, heads, 8, 1, n)), at(range(n))
-    bias = np.asarray(encoding.bias(site))[0]
+    encoding, inputs = REGISTRY['alibi'](Dims(heads * 8, heads, heads, 8, 1, n)), at(range(n))
+    bias = np.asarray(encoding.bias(inputs))[0]
     bloom = (
         modeling('bloom').build_alibi_tensor(torch.ones(1, n), heads, torch.float32).numpy()
     )  # m j, up to a constant a row
@@ -226,7 +226,7 @@ def test_alibi(heads, x):
         np.where(seen, a, 0), np.where(seen, b, 0), rtol=1e-6
     )
     same(bias - bias[..., :1], bloom)
-    same(np.asarray(encoding.key_bias(site))[0, :, None], bloom)
+    same(np.asarray(encoding.key_bias(inputs))[0, :, None], bloom)
     same(
         bias[:, -1:], modeling('mpt').build_mpt_alibi_tensor(heads, n).numpy()
     )  # m (j - i) of the last i
@@ -240,14 +240,14 @@ def test_t5_buckets(buckets, longest):
         REGISTRY['t5'](Dims(8, 1, 1, 8, 1, 2001), num_buckets=buckets, max_distance=longest),
         torch.arange(2001),
     )
-    site = Site(
+    inputs = EncodingInputs(
         None,
         jnp.array([[2000]]),
-        k_positions=2000 - jnp.asarray(n)[None],
+        k_ids=2000 - jnp.asarray(n)[None],
         shared=jnp.arange(float(buckets))[:, None],
     )
     theirs = modeling('t5').T5Attention._relative_position_bucket(-n, False, buckets, longest)
-    np.testing.assert_array_equal(np.asarray(encoding.bias(site)).ravel(), theirs.numpy())
+    np.testing.assert_array_equal(np.asarray(encoding.bias(inputs)).ravel(), theirs.numpy())
 
 
 # ---- attention whose input is the identity matrix (weights.py), so that projections are the queries and keys of each token

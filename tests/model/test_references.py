@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from data.tasks.addition import Addition
-from model.positions import REGISTRY, Site
+from model.positions import REGISTRY, EncodingInputs
 from tests.model import references as R, references_rotary as Rot
 from tests.model.weights import DRAWN, HEADS, KERPLE, TRAINED, D, T, alone, close, of_kv, run
 
@@ -294,7 +294,7 @@ def test_added_to_the_words(name):
     param = lambda n, init, shape, axes: held.setdefault(
         n, jnp.asarray(rng.normal(size=shape), jnp.float32)
     )
-    found = alone(name).embed(Site(param, ids, task_ids=ids), jnp.asarray(x, jnp.float32))
+    found = alone(name).embed(EncodingInputs(param, ids, task_ids=ids), jnp.asarray(x, jnp.float32))
     close(found[0], [EMBEDDED[name](w, p, held) for w, p in zip(x[0], DRAWN)], 1e-5)
 
 
@@ -322,13 +322,15 @@ def test_offsets(name):
     table = lambda name, init, shape, axes: jnp.broadcast_to(
         jnp.arange(float(shape[0]))[:, None], shape
     )
-    site = Site(table, rows(ids), rows(ids), rows(np.ones(7, int)), keys, rows(ids))
-    found = np.asarray(alone(name, rows=20, offsets=4).embed(site, jnp.zeros((200, 7, 1))))[..., 0]
+    inputs = EncodingInputs(table, rows(ids), rows(ids), rows(np.ones(7, int)), keys, rows(ids))
+    found = np.asarray(alone(name, rows=20, offsets=4).embed(inputs, jnp.zeros((200, 7, 1))))[
+        ..., 0
+    ]
     offset = found[:, 1] - 1
     np.testing.assert_array_equal(found, np.where(ids > 0, ids + offset[:, None], 0))
     assert set(offset) == {0, 1, 2, 3, 4}
     if name == 'abacus':
-        drawn = np.asarray(alone(name).embed(site, jnp.zeros((200, 7, 1))))[:, 1, 0] - 1
+        drawn = np.asarray(alone(name).embed(inputs, jnp.zeros((200, 7, 1))))[:, 1, 0] - 1
         assert 90 < drawn.max() <= 99  # the authors draw from 0 to 99
 
 
@@ -348,9 +350,9 @@ def test_starts_of_coupling(units_first):
         jnp.arange(float(shape[0]))[:, None], shape
     )
     keys = jax.random.split(jax.random.key(0), count)
-    site = Site(table, rows(ids), rows(ids), rows(segments), keys, rows(ids))
+    inputs = EncodingInputs(table, rows(ids), rows(ids), rows(segments), keys, rows(ids))
     encoding = alone('coupling', rows=most + 1)
-    found = np.asarray(encoding.embed(site, jnp.zeros((count, len(ids), 1))))[..., 0].astype(int)
+    found = np.asarray(encoding.embed(inputs, jnp.zeros((count, len(ids), 1))))[..., 0].astype(int)
     moved = found - ids
     assert not found[:, ids == 0].any()
     for document, answer in enumerate(answers, 1):
@@ -363,7 +365,7 @@ def test_starts_of_coupling(units_first):
         assert ((times[1:] - count / last) ** 2 / (count / last)).sum() < 35  # chance: 1 in 1,000
     starts = [moved[:, np.flatnonzero((segments == n) & (ids > 0))[0]] for n in (1, 2)]
     assert abs(np.corrcoef(*starts)[0, 1]) < 0.1
-    without = dataclasses.replace(site, row_keys=None)
+    without = dataclasses.replace(inputs, row_keys=None)
     np.testing.assert_array_equal(
         encoding.embed(without, jnp.zeros((count, len(ids), 1)))[0, :, 0], ids
     )
@@ -378,7 +380,9 @@ def drawn_ids(name, rows, *lengths, **arguments):
     segments = of_row([*(np.full(n, 1 + i) for i, n in enumerate(lengths)), np.zeros(2)])
     ids = np.asarray(
         alone(name, **arguments).position_ids(
-            Site(None, places, places, segments, jax.random.split(jax.random.key(1), rows))
+            EncodingInputs(
+                None, places, places, segments, jax.random.split(jax.random.key(1), rows)
+            )
         )
     )
     found = np.split(ids, np.cumsum(lengths), axis=1)[:-1]

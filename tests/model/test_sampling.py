@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from model.errors import ModelError
-from model.sampling import Sampling, draw, filtered, penalised
+from model.sampling import Sampling, draw_tokens, filter_logits, penalize_repetition
 
 LOGITS = np.random.default_rng(0).normal(size=(4, 12)).astype(np.float32) * 2
 
@@ -39,7 +39,7 @@ def reference(logits, top_k, top_p, min_p):
 )
 def test_filters(top_k, top_p, min_p):
     """Catches a filter off by one, the wrong order of filters, and one that leaves nothing."""
-    found = np.asarray(filtered(jnp.asarray(LOGITS), top_k, top_p, min_p))
+    found = np.asarray(filter_logits(jnp.asarray(LOGITS), top_k, top_p, min_p))
     for row, logits in zip(found, LOGITS):
         assert set(np.flatnonzero(np.isfinite(row))) == reference(logits, top_k, top_p, min_p)
         np.testing.assert_array_equal(row[np.isfinite(row)], logits[np.isfinite(row)])
@@ -50,10 +50,10 @@ def test_draws_follow_the_distribution():
     keys = jax.random.split(jax.random.key(0), 20000)
     logits = jnp.tile(LOGITS[:1], (20000, 1))
     seen = jnp.zeros((20000, 12), bool)
-    tokens = np.asarray(draw(logits, keys, seen, Sampling(temperature=2.0)))
+    tokens = np.asarray(draw_tokens(logits, keys, seen, Sampling(temperature=2.0)))
     expected = np.exp(LOGITS[0] / 2) / np.exp(LOGITS[0] / 2).sum()
     np.testing.assert_allclose(np.bincount(tokens, minlength=12) / 20000, expected, atol=0.015)
-    assert set(np.asarray(draw(logits, keys, seen, Sampling(temperature=0.0)))) == {
+    assert set(np.asarray(draw_tokens(logits, keys, seen, Sampling(temperature=0.0)))) == {
         int(LOGITS[0].argmax())
     }
 
@@ -61,7 +61,7 @@ def test_draws_follow_the_distribution():
 def test_repetition_penalty():
     """Catches a penalty that raises negative logits, or touches tokens not seen."""
     logits, seen = jnp.array([[2.0, -2.0, 2.0, -2.0]]), jnp.array([[True, True, False, False]])
-    np.testing.assert_allclose(penalised(logits, seen, 2.0), [[1.0, -4.0, 2.0, -2.0]])
+    np.testing.assert_allclose(penalize_repetition(logits, seen, 2.0), [[1.0, -4.0, 2.0, -2.0]])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import numpy as np
 from flax import linen as nn
 
 from configs import base
-from model.attention import Attention, Parameters, Place
+from model.attention import Attention, Parameters, TokenLayout
 from model.config import resolve
 from model.positions import REGISTRY, Dims
 
@@ -108,8 +108,10 @@ def run(
     at, ids_, segments = (
         jnp.asarray(a)[None] for a in (where, where if ids is None else ids, segments)
     )
-    place = Place(at, segments, ids_, at, segments, ids_, None, None, consecutive=ids is None)
-    shared = encoding.gathered({p: p.share(place.site(param)) for p in encoding.parts})
+    place = TokenLayout(at, segments, ids_, at, segments, ids_, None, None, consecutive=ids is None)
+    shared = encoding.collect_shared(
+        {p: p.share(place.encoding_inputs(param)) for p in encoding.parts}
+    )
     with nn.intercept_methods(instead):
         (out, _), sown = Attention(config, encoding).apply(
             {'params': {n: {'kernel': a} for n, a in kernel.items()}},

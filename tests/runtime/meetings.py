@@ -36,15 +36,15 @@ def main() -> None:
             == (whole['tokens'] * (whole['tokens'] + 1)).sum()
         )
 
-    assert processes.decide('who', str(me), ','.join) == '0,1'
-    processes.agree({'x': 1})
+    assert processes.broadcast_decision('who', str(me), ','.join) == '0,1'
+    processes.assert_same({'x': 1})
     if me == 0:
         try:
             processes.barrier('lunch', 0.2)
         except RunError as error:
             print(error)
     try:
-        processes.agree({'the data': me, 'x': 1})
+        processes.assert_same({'the data': me, 'x': 1})
     except RunError as error:
         print(error)
     if me == 1:
@@ -57,4 +57,4 @@ def main() -> None:
 
 if __name__ == '__main__':
     processes.define_flags()
-    cli.run(processes.together(main))
+    cli.run(processes.run_distributed(main))

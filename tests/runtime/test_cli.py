@@ -1,4 +1,4 @@
-"""Streams, and what the system refuses: in the one place that all doors pass through, on each."""
+"""Streams, and what the system refuses: in the one place that all commands pass through, on each."""
 
 import contextlib
 import errno
@@ -17,11 +17,11 @@ from absl import app, flags
 
 from runtime import cli, exit, options, refused, run_dir, streams
 from runtime.errors import RunError
-from tests import doors
+from tests import commands
 from tests.faults import bad_inputs
 
 ROOT = bad_inputs.conftest.ROOT
-# Doors that make something beside what they print before they are done, and go on unheard.
+# Commands that make something beside what they print before they are done, and go on unheard.
 KEEPS = {
     'train.pretrain',
     'train.posttrain',
@@ -33,11 +33,11 @@ KEEPS = {
 }
 
 
-def _doors() -> list[str]:
+def _list_programs() -> list[str]:
     """Modules that run as programs."""
     return [
         '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__main__')
-        for room in doors.ROOMS
+        for room in commands.ROOMS
         for path in sorted((ROOT / room).rglob('*.py'))
         if "if __name__ == '__main__':" in path.read_text()
     ]
@@ -45,7 +45,7 @@ def _doors() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _loggers():
-    with doors.root_logger_kept():
+    with commands.keep_root_logger():
         yield
 
 
@@ -82,9 +82,9 @@ def _code(call) -> int:
 
 
 def _tried(name: str, *words: str) -> int:
-    """The exit code of a door that ends before main runs, with the streams there are."""
+    """The exit code of a command that ends before main runs, with the streams there are."""
     with (
-        doors.own_flags(),
+        commands.isolate_flags(),
         mock.patch.object(sys, 'argv', [name, *words]),
         mock.patch.object(cli, 'settle', lambda: None),
         mock.patch.object(app, '_define_help_flags_called', 'help' in flags.FLAGS),
@@ -94,15 +94,15 @@ def _tried(name: str, *words: str) -> int:
         return _code(lambda: runpy.run_module(name, run_name='__main__'))
 
 
-@pytest.mark.parametrize('name', _doors())
-def test_every_door_passes_through(name):
-    """Catches a door that is run around the guard, and one that does not say whether it goes on
+@pytest.mark.parametrize('name', _list_programs())
+def test_every_command_passes_through(name):
+    """Catches a command that is run without runtime/exit.py, and one that does not say whether it goes on
     when nobody reads what it prints."""
-    assert bool(doors.defined(name)[0].get('keeps')) == (name in KEEPS)
+    assert bool(commands.read_definitions(name)[0].get('keeps')) == (name in KEEPS)
 
 
-@pytest.mark.parametrize('name', _doors())
-def test_streams_of_every_door(name):
+@pytest.mark.parametrize('name', _list_programs())
+def test_streams_of_every_command(name):
     """Catches a message that its stream cannot show, a help that nobody reads, and a closed stream,
     that end in an exception or in another code than they should."""
     with _streams(encoding='ascii') as told:
@@ -141,11 +141,11 @@ def _refusals(name: str, flag: str, folder: pathlib.Path) -> None:
         assert what in line and 'expected' in line and len(line) < 250, line
 
 
-@pytest.mark.parametrize('name', _doors())
+@pytest.mark.parametrize('name', _list_programs())
 def test_names_that_the_system_refuses(name, tmp_path):
     """Catches a flag for a path whose value goes on to where the system's refusal is a traceback,
     another line, or taken for something that is not there."""
-    for number, (flag, defined) in enumerate(sorted(doors.defined(name)[1].items())):
+    for number, (flag, defined) in enumerate(sorted(commands.read_definitions(name)[1].items())):
         if isinstance(defined.parser, options.Path) and defined.parser.there:
             folder = tmp_path / str(number)
             folder.mkdir()
@@ -286,9 +286,9 @@ def _program(words: list[str], folder: pathlib.Path, **variables) -> tuple[int, 
 def test_as_a_shell_starts_them(tmp_path):
     """Catches what only the end of an interpreter says, and a file that takes the number of a
     closed stream and then what is printed."""
-    prints = "from train import guard; guard.run(lambda: print('x' * 9), keeps=%s)"
+    prints = "from runtime import exit; exit.run(lambda: print('x' * 9), keeps=%s)"
     opened = (
-        'import os, sys; from train import guard; guard.run(lambda: [open("f", "w"), '
+        'import os, sys; from runtime import exit; exit.run(lambda: [open("f", "w"), '
         'os.write(2, b"x"), os.write(1, b"y"), sys.stdout.isatty(), sys.stdin.read()])'
     )
     python = lambda code: [sys.executable, '-c', code]
@@ -325,13 +325,13 @@ def test_no_path_is_not_the_folder_one_is_in():
 
 
 def test_flags_of_other_programs():
-    """Catches a door that cannot define its flags since a test imported another program's."""
+    """Catches a command that cannot define its flags since a test imported another program's."""
     flags.DEFINE_string('run', '', 'of another program', module_name='tests.another')
     try:
         for _ in range(2):
-            with doors.own_flags():
+            with commands.isolate_flags():
                 assert 'run' not in flags.FLAGS
-                options.path('run', '', 'of the door')
+                options.path('run', '', 'of the command')
         assert flags.FLAGS.find_module_defining_flag('run') == 'tests.another'
     finally:
         delattr(flags.FLAGS, 'run')

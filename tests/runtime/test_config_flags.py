@@ -178,7 +178,7 @@ def test_mistakes_in_values(tiny_config, tmp_path, changes, message):
         (['--run=x', '--config=configs/base.py', '--rum=y'], "'rum'"),
     ],
 )
-def test_a_door_says_one_line(args, message, tmp_path):
+def test_a_command_says_one_line(args, message, tmp_path):
     """Catches a traceback, or an exit code of 0, for a mistake on the command line."""
     done = subprocess.run(
         [sys.executable, '-m', 'train.pretrain', *args], capture_output=True, text=True

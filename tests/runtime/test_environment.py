@@ -7,8 +7,8 @@ import sys
 from tests import conftest
 
 PROGRAM = """
-from train import door
-door.settle()
+from runtime import cli
+cli.settle()
 import jax
 import jax.numpy as jnp
 jnp.ones((2, 3)) * jnp.ones(3, jnp.int32)

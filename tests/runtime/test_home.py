@@ -15,7 +15,7 @@ from data.records import DataError
 from runtime import config_flags, options, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run, flat
-from tests import doors
+from tests import commands
 from train import loop
 
 GOLDEN = pathlib.Path('tests/golden/format_1').resolve()
@@ -47,10 +47,10 @@ def home(tmp_path, monkeypatch):
     assert [p for p in tmp_path.rglob('*') if p.name.startswith('~')] == []
 
 
-@pytest.mark.parametrize('name', doors.names())
+@pytest.mark.parametrize('name', commands.list_commands())
 def test_each_flag_for_a_path(name, home):
     """Catches a flag for a path that makes, or looks for, a folder named `~`."""
-    for flag in doors.defined(name)[1].values():
+    for flag in commands.read_definitions(name)[1].values():
         if isinstance(flag.parser, options.Path):
             found = flag.parser.parse('~/x/y')
             assert found == f'{home}/x/y', (name, flag.name)
@@ -59,12 +59,12 @@ def test_each_flag_for_a_path(name, home):
 def test_each_flag_for_text_is_told_from_paths():
     """Catches a new flag for a path that is defined as text."""
     kinds = ('DEFINE_string', 'DEFINE_multi_string', 'DEFINE_list')
-    for room in doors.ROOMS:
+    for room in commands.ROOMS:
         for path in pathlib.Path(room).rglob('*.py'):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(kinds):
                     assert node.args[0].value in NO_PATHS | {'against'}, (path, node.args[0].value)
-    assert isinstance(doors.defined('apps.inspect')[1]['against'].parser, options.Path)
+    assert isinstance(commands.read_definitions('apps.inspect')[1]['against'].parser, options.Path)
 
 
 def test_each_field_for_text_is_told_from_paths():

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from model import config as model_config
 from model.errors import ModelError
-from model.positions import PATTERNS, REGISTRY, Dims, build, resolved
+from model.positions import PATTERNS, REGISTRY, Dims, build, resolve_pattern
 from model.transformer import Transformer
 from runtime import checkpoint, metrics, run_dir
 from runtime.errors import RunError
@@ -156,7 +156,7 @@ def test_a_run_keeps_its_meaning(rerope, tmp_path):
 def test_what_was_kept_counts():
     """Catches a run that is read with the defaults of today where it says what it was made with."""
     dims = Dims(16, 2, 1, 8, 4, 64, 16)
-    kept = resolved('irope', {}, first=True)
+    kept = resolve_pattern('irope', {}, first=True)
     assert [one['name'] for one in kept] == [
         'irope',
         'rope',
@@ -171,7 +171,7 @@ def test_what_was_kept_counts():
     assert {e.base for e in build('smollm3', {}, dims)[:3]} == {2000000}
     assert build('smollm3', {'base': 7.0}, dims)[0].base == 7
     for name, kind in REGISTRY.items():
-        before, now = (resolved(name, {}, first)[0] for first in (True, False))
+        before, now = (resolve_pattern(name, {}, first)[0] for first in (True, False))
         assert set(kind.spec.before) <= set(kind.arguments())
         assert before['version'] == 1 and now['version'] == kind.spec.version
         assert (kind.spec.version > 1) or before == now

@@ -60,8 +60,8 @@ def test_what_was_trained_can_be_read(here, name):
 
 
 @pytest.mark.parametrize('name', ['user@host', 'name@mail.com/run', 'a@12'])
-def test_doors_read_it(here, name, capsys):
-    """Catches a door that splits a name by itself."""
+def test_commands_read_it(here, name, capsys):
+    """Catches a command that splits a name by itself."""
     (here / name).parent.mkdir(parents=True, exist_ok=True)
     shutil.move('run', name)
     for words in (

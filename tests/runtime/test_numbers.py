@@ -24,10 +24,10 @@ from model.positions.base import Dims
 from model.sampling import Sampling
 from model.transformer import Transformer
 from runtime import exit, options, ranges
-from runtime.errors import Problems, RunError
+from runtime.errors import CombinedError, RunError
 from runtime.run_dir import flat
 from studies import cells
-from tests import doors
+from tests import commands
 from train import loop, preflight
 
 CONFIGS = sorted(
@@ -132,9 +132,9 @@ def test_a_run_with_such_a_number_is_not_begun(tiny_config, tmp_path, field, val
     for group in groups:
         part = part[group]
     part[last] = value
-    with pytest.raises(Problems, match=f'config.{field} is ') as found:
+    with pytest.raises(CombinedError, match=f'config.{field} is ') as found:
         loop.prepare(tiny_config, str(tmp_path / 'run'))
-    assert len(found.value.found) == 1 and not (tmp_path / 'run').exists()
+    assert len(found.value.messages) == 1 and not (tmp_path / 'run').exists()
 
 
 def test_memory_of_the_batches(tiny_config, tmp_path, monkeypatch):
@@ -175,10 +175,10 @@ def test_memory_of_attention(tiny_config, tmp_path, monkeypatch):
 # --- Flags ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize('name', doors.names())
+@pytest.mark.parametrize('name', commands.list_commands())
 def test_each_number_of_a_flag_has_a_range(name):
-    """Catches a flag for a number with one end, or none, in any door."""
-    for flag in doors.defined(name)[1].values():
+    """Catches a flag for a number with one end, or none, in any command."""
+    for flag in commands.read_definitions(name)[1].values():
         parser = flag.parser
         if isinstance(parser, (flags.IntegerParser, flags.FloatParser)):
             assert None not in (parser.lower_bound, parser.upper_bound), (name, flag.name)
@@ -186,17 +186,17 @@ def test_each_number_of_a_flag_has_a_range(name):
             assert (parser.lower_bound, parser.upper_bound) == (0, 2**31 - 1), name
 
 
-def test_there_are_doors():
-    """Catches a walk over doors that finds none."""
+def test_there_are_list_programs():
+    """Catches a walk over commands that finds none."""
     assert {'train.pretrain', 'apps.search', 'launch.slurm', 'evals.search.retrieval'} < {
-        *doors.names()
+        *commands.list_commands()
     }
-    assert {'top_k', 'seed', 'max_new'} < {*doors.defined('apps.generate')[1]}
+    assert {'top_k', 'seed', 'max_new'} < {*commands.read_definitions('apps.generate')[1]}
 
 
 @pytest.fixture
 def parse(monkeypatch, capsys):
-    """What guard says of words on the command line of a door with one flag of each kind."""
+    """What exit.py says of words on the command line of a command with one flag of each kind."""
 
     def said(word: str) -> str:
         known = flags.FlagValues()
@@ -205,7 +205,7 @@ def parse(monkeypatch, capsys):
         options.number('share', 0.5, '', 0, 1, known)
         monkeypatch.setattr(exit, 'flags', types.SimpleNamespace(FLAGS=known, Error=flags.Error))
         with pytest.raises(SystemExit) as ended:
-            exit._parse(['door', word])
+            exit._parse(['command', word])
         assert ended.value.code == 2
         return capsys.readouterr().err
 

@@ -15,7 +15,7 @@ import pytest
 from launch.local import free_port
 from runtime import metrics, processes as distributed
 from runtime.errors import RunError
-from runtime.processes import Place, difference, place
+from runtime.processes import ClusterSpec, difference, find_cluster
 from runtime.run_dir import Run
 from train import loop
 
@@ -209,14 +209,14 @@ def test_who_does_not_come_is_named():
     """Catches a wait without an end, and one that does not say for whom."""
     at = lambda: f'127.0.0.1:{free_port()}'
     here = at()
-    assert roll_call(*(Place(here, 3, i) for i in range(3))) == [None, None, None]
+    assert roll_call(*(ClusterSpec(here, 3, i) for i in range(3))) == [None, None, None]
     here = at()
     assert (
-        roll_call(Place(here, 4, 0), Place(here, 4, 1), timeout=1)
+        roll_call(ClusterSpec(here, 4, 0), ClusterSpec(here, 4, 1), timeout=1)
         == ['processes 2 and 3 of 4 did not come within 1 s'] * 2
     )
     here = at()
-    assert roll_call(Place(here, 2, 1), timeout=0.2) == [
+    assert roll_call(ClusterSpec(here, 2, 1), timeout=0.2) == [
         f'process 0 ({here}) did not come within 0.2 s'
     ]
 
@@ -224,18 +224,18 @@ def test_who_does_not_come_is_named():
 def test_the_roll_call_compares(monkeypatch):
     """Catches two processes with one number, other code on a host, another count of processes, and a stranger that ends the call."""
     here = f'127.0.0.1:{free_port()}'
-    assert set(roll_call(Place(here, 3, 0), Place(here, 3, 1), Place(here, 3, 1))) == {
-        'two processes say that they are number 1; the ids must be 0 to 2, each once'
-    }
+    assert set(
+        roll_call(ClusterSpec(here, 3, 0), ClusterSpec(here, 3, 1), ClusterSpec(here, 3, 1))
+    ) == {'two processes say that they are number 1; the ids must be 0 to 2, each once'}
     here = f'127.0.0.1:{free_port()}'
-    [a, b] = roll_call(Place(here, 2, 0), Place(here, 3, 1))
+    [a, b] = roll_call(ClusterSpec(here, 2, 0), ClusterSpec(here, 3, 1))
     assert (
         a == b == 'the processes differ: the number of processes is 2 on process 0, 3 on process 1'
     )
     versions = iter([{'the code': 'a', 'jax': '1'}, {'the code': 'b', 'jax': '1'}])
     monkeypatch.setattr(distributed, '_versions', lambda: next(versions))
     here = f'127.0.0.1:{free_port()}'
-    [a, b] = roll_call(Place(here, 2, 0), Place(here, 2, 1))
+    [a, b] = roll_call(ClusterSpec(here, 2, 0), ClusterSpec(here, 2, 1))
     assert a == b and a.startswith('the processes differ: the code is') and 'jax' not in a
 
 
@@ -243,7 +243,7 @@ def test_a_stranger_does_not_join():
     """Catches a port scanner, or a process of another program, that ends the roll call or counts in it."""
     port = free_port()
     call = threading.Thread(
-        target=lambda: verdict.append(roll_call(Place(f'127.0.0.1:{port}', 2, 0), timeout=20))
+        target=lambda: verdict.append(roll_call(ClusterSpec(f'127.0.0.1:{port}', 2, 0), timeout=20))
     )
     verdict = []
     call.start()
@@ -255,7 +255,7 @@ def test_a_stranger_does_not_join():
                 break
             except ConnectionRefusedError:
                 continue
-    assert roll_call(Place(f'127.0.0.1:{port}', 2, 1)) == [None]
+    assert roll_call(ClusterSpec(f'127.0.0.1:{port}', 2, 1)) == [None]
     call.join()
     assert verdict == [[None]]
 
@@ -265,7 +265,7 @@ def test_a_port_in_use():
     with socket.socket(socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET) as taken:
         taken.bind(('', 0))
         taken.listen()
-        [verdict] = roll_call(Place(f'127.0.0.1:{taken.getsockname()[1]}', 2, 0))
+        [verdict] = roll_call(ClusterSpec(f'127.0.0.1:{taken.getsockname()[1]}', 2, 0))
     assert 'process 0 cannot listen on that port' in verdict
 
 
@@ -283,14 +283,18 @@ SLURM = dict(
     'given, environment, found',
     [
         (('', -1, -1), {}, None),
-        (('h:1', 2, 1), TORCHRUN, Place('h:1', 2, 1)),
-        (('[::1]:1', 2, 0), {}, Place('[::1]:1', 2, 0)),
+        (('h:1', 2, 1), TORCHRUN, ClusterSpec('h:1', 2, 1)),
+        (('[::1]:1', 2, 0), {}, ClusterSpec('[::1]:1', 2, 0)),
         (('', 1, -1), TORCHRUN, None),
-        (('', -1, -1), TORCHRUN, Place('h:70', 4, 3)),
-        (('', -1, -1), {**TORCHRUN, 'LOCAL_RANK': '1'}, Place('h:70', 4, 3, [1])),
-        (('', -1, -1), {**TORCHRUN, 'TORCHELASTIC_USE_AGENT_STORE': 'True'}, Place('h:71', 4, 3)),
+        (('', -1, -1), TORCHRUN, ClusterSpec('h:70', 4, 3)),
+        (('', -1, -1), {**TORCHRUN, 'LOCAL_RANK': '1'}, ClusterSpec('h:70', 4, 3, [1])),
+        (
+            ('', -1, -1),
+            {**TORCHRUN, 'TORCHELASTIC_USE_AGENT_STORE': 'True'},
+            ClusterSpec('h:71', 4, 3),
+        ),
         (('', -1, -1), {'WORLD_SIZE': '1', 'RANK': '0'}, None),
-        (('', -1, -1), SLURM, Place('node07:61445', 3, 2, [0])),
+        (('', -1, -1), SLURM, ClusterSpec('node07:61445', 3, 2, [0])),
         (('', -1, -1), {**SLURM, 'SLURM_NTASKS': '1', 'SLURM_PROCID': '0'}, None),
     ],
 )
@@ -298,7 +302,7 @@ def test_places(given, environment, found, monkeypatch):
     """Catches flags that the environment overrules, variables that are not read, and one process that waits for others."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert place(*given) == found
+    assert find_cluster(*given) == found
 
 
 @pytest.mark.parametrize(
@@ -329,7 +333,7 @@ def test_nonsense_is_refused(given, environment, message, monkeypatch):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RunError) as error:
-        place(*given)
+        find_cluster(*given)
     assert message in str(error.value) and '\n' not in str(error.value)
 
 
@@ -347,10 +351,10 @@ def test_what_differs_is_named():
 def test_alone_nothing_is_waited_for():
     """Catches a single process that meets itself over a network."""
     distributed.barrier('x')
-    distributed.agree({'x': 1})
+    distributed.assert_same({'x': 1})
     assert (
-        distributed.first_then_others('x', lambda: 5) == 5
-        and distributed.is_first()
+        distributed.main_process_first('x', lambda: 5) == 5
+        and distributed.is_main_process()
         and distributed.count() == 1
     )
-    assert json.loads(distributed.decide('x', '"y"', lambda said: said[0])) == 'y'
+    assert json.loads(distributed.broadcast_decision('x', '"y"', lambda said: said[0])) == 'y'

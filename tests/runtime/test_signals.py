@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from runtime import checkpoint, exit, metrics, run_dir, signals as watch
-from runtime.errors import NoRoom, RunError, Stopped
+from runtime.errors import DiskFullError, RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from runtime.signals import SIGNALS, Signals, Watchdog
 from train import loop
@@ -37,10 +37,10 @@ def test_a_signal_saves_and_the_run_goes_on(tiny_config, tmp_path):
     loop.train(straight)
     for number, at in ((signal.SIGTERM, 2), (signal.SIGINT, 5)):
         with pytest.raises(
-            Stopped, match=f'ended after step {at}, as {number.name} asked, and saved'
+            StoppedBySignalError, match=f'ended after step {at}, as {number.name} asked, and saved'
         ) as stopped:
             loop.train(signalled(loop.prepare(tiny_config, str(tmp_path / 'run')), number, at))
-        assert exit.told(stopped.value)[0] == 128 + number
+        assert exit.describe_error(stopped.value)[0] == 128 + number
         assert checkpoint.Checkpoints(Run.parse(str(tmp_path / 'run'))).steps()[-1] == at
     e = loop.prepare(tiny_config, str(tmp_path / 'run'))
     loop.train(e)
@@ -61,7 +61,7 @@ def test_a_signal_saves_and_the_run_goes_on(tiny_config, tmp_path):
 def test_nothing_is_saved_where_no_checkpoints_are_wanted(tiny_config, tmp_path):
     """Catches a promise that everything is saved where `checkpoint.every` is 0."""
     tiny_config.checkpoint.every = 0
-    with pytest.raises(Stopped, match='nothing was saved'):
+    with pytest.raises(StoppedBySignalError, match='nothing was saved'):
         loop.train(signalled(loop.prepare(tiny_config, str(tmp_path / 'run')), signal.SIGTERM, 2))
     assert not run_dir.is_started(tmp_path / 'run')
 
@@ -165,10 +165,10 @@ def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch, error
 
     monkeypatch.setattr(checkpoint.Checkpoints, 'save', full)
     with pytest.raises(
-        NoRoom, match='the disk is full .* the newest whole checkpoint is of step 3'
+        DiskFullError, match='the disk is full .* the newest whole checkpoint is of step 3'
     ) as full_disk:
         loop.train(e)
-    assert exit.told(full_disk.value)[0] == 74
+    assert exit.describe_error(full_disk.value)[0] == 74
     monkeypatch.setattr(checkpoint.Checkpoints, 'save', save)
     e = loop.prepare(tiny_config, str(tmp_path / 'run'))
     assert int(e.state['step']) == 3 and loop.train(e)['step'] == 6

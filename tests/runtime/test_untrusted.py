@@ -384,8 +384,8 @@ def test_lines_that_are_no_objects_are_no_metrics(run, tmp_path):
 
 def test_messages_command_no_terminal(capsys):
     """Catches a file's name in a message, or in a traceback, that reaches the terminal as it is."""
-    exit.told(RunError('a\x1b[2J\x9b.txt: no'))
-    exit.told(OSError('b\x1b[2J'))
+    exit.describe_error(RunError('a\x1b[2J\x9b.txt: no'))
+    exit.describe_error(OSError('b\x1b[2J'))
     said = capsys.readouterr().err
     assert (
         said.startswith('error: a\\x1b[2J\\x9b.txt: no\n')
@@ -400,7 +400,7 @@ def test_the_log_commands_no_terminal():
         [
             sys.executable,
             '-c',
-            'import logging\nfrom train import door\ndoor.settle()\n'
+            'import logging\nfrom runtime import cli\ncli.settle()\n'
             'logging.getLogger("ordem").warning("skipped %s", "a\\x1b[2J\\udcff")',
         ],
         capture_output=True,

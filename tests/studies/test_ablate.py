@@ -46,7 +46,7 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
     for cell in ablate.read(folder):
         wanted.append(cells.Cell(*(cell[f] for f in ('arm', 'task', 'seed', 'lr'))))
     with monkeypatch.context() as before:
-        before.setattr(cells, 'resolved', lambda *_, **__: [])
+        before.setattr(cells, 'resolve_pattern', lambda *_, **__: [])
         old = {cells.key(config, cell): cell for cell in wanted}
     lines = [
         record | {'key': key} | ({'commit': 'b09c89d'} if record['arm'] == 't5' else {})

@@ -71,7 +71,7 @@ def test_kept_lines_are_found_again(name, monkeypatch):
     of_arms = [r for r in kept.values() if r['arm'] in CHANGED[name]]
     before = [r for r in of_arms if r['key'] != cells.key(config, _cell(r))]
     assert {r['arm'] for r in before} == {*CHANGED[name]}
-    monkeypatch.setattr(cells, 'resolved', lambda *_, **__: [])
+    monkeypatch.setattr(cells, 'resolve_pattern', lambda *_, **__: [])
     assert {r['key'] for r in before} == {cells.key(config, _cell(r)) for r in before}
 
 

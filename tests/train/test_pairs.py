@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from model.loss import chunks_for, in_chunks, weighted_token_loss
+from model.loss import choose_chunks, loss_in_chunks, weighted_token_loss
 from tests.train.rows import AXES, BATCH, TIME, VOCAB, agree, batch_of, config_of, first_step
 
 # A pairwise cover: which axes are cut, microbatches, key-value heads, encoding (of the embedding, a rotation, a bias, extra columns), scanned
@@ -71,7 +71,7 @@ def test_the_loss_in_chunks():
     batch, hidden, w = batch_of(0), jnp.ones((BATCH, TIME, 8)), jnp.ones((8, VOCAB))
     of = lambda chunks: jax.make_jaxpr(
         jax.grad(
-            lambda w: in_chunks(weighted_token_loss, lambda x: x @ w, hidden, batch, chunks)[0]
+            lambda w: loss_in_chunks(weighted_token_loss, lambda x: x @ w, hidden, batch, chunks)[0]
         )
     )(w)
     whole, part = f'f32[{BATCH},{TIME},{VOCAB}]', f'f32[{BATCH},{TIME // 8},{VOCAB}]'
@@ -80,5 +80,5 @@ def test_the_loss_in_chunks():
 
 def test_chunks_are_chosen_by_memory():
     """Catches chunks where they only cost time, and a large vocabulary without them."""
-    assert chunks_for(2048, 4 * 2**30, 0) == 1 and chunks_for(2048, 2**20, 4) == 4
-    assert chunks_for(2048, 8 * 2**30 + 1, 0) == 16 and chunks_for(6, 5 * 2**30, 0) == 6
+    assert choose_chunks(2048, 4 * 2**30, 0) == 1 and choose_chunks(2048, 2**20, 4) == 4
+    assert choose_chunks(2048, 8 * 2**30 + 1, 0) == 16 and choose_chunks(6, 5 * 2**30, 0) == 6

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from runtime import exit
-from runtime.errors import Problems, RunError
+from runtime.errors import CombinedError, RunError
 from train import loop, preflight
 
 
@@ -17,9 +17,9 @@ def test_all_problems_in_one_list(tiny_config, tmp_path, capsys):
     tiny_config.model.positions = 'rop'
     tiny_config.optimizer.schedule = 'cosin'
     tiny_config.log.stall = -1.0
-    with pytest.raises(Problems) as found:
+    with pytest.raises(CombinedError) as found:
         loop.prepare(tiny_config, str(tmp_path / 'run'))
-    assert exit.told(found.value)[0] == 2
+    assert exit.describe_error(found.value)[0] == 2
     lines = capsys.readouterr().err.splitlines()
     for field in (
         'config.data.batch_size is 7',
@@ -49,10 +49,10 @@ def test_a_parent_that_does_not_fit_is_in_the_list(tiny_config, tmp_path):
         7,
         2,
     )
-    with pytest.raises(Problems) as found:
+    with pytest.raises(CombinedError) as found:
         posttrain.prepare(config, str(tmp_path / 'answers'))
     assert (
-        len(found.value.found) == 2
+        len(found.value.messages) == 2
         and 'config.model.mlp_width' in str(found.value)
         and 'config.data.batch_size is 7' in str(found.value)
     )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from apps.search.reader import Reader
-from model.embed import embed, unit
+from model.embed import embed, normalize
 from model.errors import ModelError
 from model.generate import generate
 from runtime import checkpoint, config_flags
@@ -60,7 +60,7 @@ def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
     assert reader.made['pooling'] == 'bag+mean'
     np.testing.assert_allclose(
         reader.embed(ids)[0],
-        unit(embed(*found[:2], np.array(ids), np.ones((1, 4), bool), 'bag+mean'))[0],
+        normalize(embed(*found[:2], np.array(ids), np.ones((1, 4), bool), 'bag+mean'))[0],
         atol=1e-5,
     )
     search_config.model.update(causal=True, logit_scale=False, bag=False)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from runtime import checkpoint, metrics, run_dir
-from runtime.errors import RunError, Stopped
+from runtime.errors import RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from tests.runtime.test_signals import signalled
 from train import loop
@@ -106,7 +106,7 @@ def test_going_back_past_the_batches(tiny_config, tmp_path, caplog):
         (4, 5 + 2),
     )  # before the spike, and after the run went back from it
     for stop in stops:
-        with pytest.raises(Stopped):
+        with pytest.raises(StoppedBySignalError):
             loop.train(signalled(poisoned(prepared(tiny_config, parts, 'rollback'), 4), 15, stop))
     for harm in (lambda path: path.unlink(), lambda path: path.write_text('{"rollbacks": []}')):
         harm(parts / 'rollbacks.json')  # the checkpoint knows

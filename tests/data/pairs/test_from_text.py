@@ -7,13 +7,13 @@ import unicodedata
 
 import pytest
 
-from data.pairs import read as read_pairs, store as pair_store
+from data.pairs import read as read_pairs
 from data.pairs.from_text import (
-    MADE,
+    MAKERS,
     cloze,
     crops,
     lines_of,
-    pairs as pairs_of,
+    make_pairs,
     passages,
     question,
     same,
@@ -21,6 +21,7 @@ from data.pairs.from_text import (
     spans,
     title,
 )
+from data.pairs.store import PairStore
 
 DOCUMENT = """A viagem de inverno
 
@@ -70,9 +71,9 @@ def test_passages_hold_the_text(words):
     found = passages(some, words)
     assert [s for p in found for s in p] == [s for s in some if any(s in p for p in found)]
     assert {s.text for s in some} - {s.text for p in found for s in p} <= {
-        s.text for s in some if s.words < 3
+        s.text for s in some if s.num_words < 3
     }
-    assert all(sum(s.words for s in p) <= words or len(p) == 1 for p in found)
+    assert all(sum(s.num_words for s in p) <= words or len(p) == 1 for p in found)
     assert words < 1000 or len(found) == 1
     shape = lambda words: [
         len(p)
@@ -108,7 +109,7 @@ def test_a_passage_gives_one_pair():
     """Catches two pairs of one passage, each the other's near copy and negative, and a passage that gives none."""
     said = lambda n, letter: ' '.join(f'P{n}{letter}{i}' for i in range(6))
     text = '\n\n'.join(f'{said(n, "a")}. {said(n, "b")}.' for n in range(60))
-    found = list(pairs_of(['crops', 'spans', 'cloze'], text, 14))
+    found = list(make_pairs(['crops', 'spans', 'cloze'], text, 14))
     inside = [
         re.search(r'P(\d+)', ' '.join(pair))[1]
         for pair in found
@@ -228,7 +229,7 @@ def test_texts_without_words_end():
         '"' * 20_000 + ' ' * 20_000,
         '— ' * 9000 + 'A.',
     ):
-        for make in MADE.values():
+        for make in MAKERS.values():
             assert all(q.strip() and p.strip() for q, p in make(text, 8))
 
 
@@ -262,7 +263,7 @@ def test_pairs_are_held_out_with_their_text(made, tokenizer):
     assert {p.query for p in read(made)} == {'A viagem de inverno', 'A casa do moinho'} and len(
         read(made)
     ) == 60 < len(found)
-    built = pair_store.open_or_build(made, tokenizer, progress=False)
+    built = PairStore.open_or_build(made, tokenizer, progress=False)
     assert built.manifest['records'] == dict(read=61, kept=60, broken=1)
     held = sum(side == {'validation'} for side in sides.values())
     assert (
@@ -294,7 +295,7 @@ def test_ends_are_held_out(made):
 @pytest.mark.parametrize('change', ['kind', 'words', 'validation'])
 def test_another_store(made, tokenizer, change):
     """Catches pairs of another kind taken from the cache, and a store for each way to make batches of it."""
-    key = lambda: pair_store.path_of(made, tokenizer)
+    key = lambda: PairStore.path_of(made, tokenizer)
     first = key()
     if change == 'validation':
         made.validation = 0.5
@@ -306,10 +307,18 @@ def test_another_store(made, tokenizer, change):
     assert key() == second
 
 
+@pytest.mark.parametrize('text', ['e\n。。b', '。D b', '”— !x..。”b'])
+def test_signs_without_words(text):
+    """Catches a passage that has fewer words than its sentences, of which no stretch can be cut."""
+    for words in (8, 16):
+        for make in MAKERS.values():
+            assert all(query and positive for query, positive in make(text, words))
+
+
 def test_another_process_makes_the_same_pairs():
     """Catches Python's own hash, which is another in each process."""
     text = ' '.join(f'Sentence {i} is here.' for i in range(40))
-    code = f'from data.pairs.from_text import *; print([list(make({text!r}, 16)) for make in MADE.values()])'
+    code = f'from data.pairs.from_text import *; print([list(make({text!r}, 16)) for make in MAKERS.values()])'
     said = subprocess.run(
         [sys.executable, '-c', code],
         capture_output=True,
@@ -317,7 +326,7 @@ def test_another_process_makes_the_same_pairs():
         check=True,
         env={'PYTHONHASHSEED': '7'},
     ).stdout
-    assert said.strip() == str([list(make(text, 16)) for make in MADE.values()])
+    assert said.strip() == str([list(make(text, 16)) for make in MAKERS.values()])
 
 
 CHINESE = """今天我们去公园散步。天气很好，阳光明媚。「你好吗？」他问。我们都笑了！
@@ -338,7 +347,7 @@ def test_sentences_of_other_scripts():
         '他问。',
         '我们都笑了！',
     ]
-    assert [s.words for s in some] == [9, 8, 3, 2, 5] and some[2].asks
+    assert [s.num_words for s in some] == [9, 8, 3, 2, 5] and some[2].asks
     assert ''.join(s.before + s.text for s in some).strip() == CHINESE.partition('\n')[0]
     assert ends('राम घर गया। वह सिर. दर्द था। क्या तुम आओगे? हाँ!') == [
         'राम घर गया।',
@@ -353,11 +362,11 @@ def test_sentences_of_other_scripts():
         assert ends(text) == [text.rpartition(' ')[0], text.rpartition(' ')[2]]
 
 
-@pytest.mark.parametrize('kind', MADE)
+@pytest.mark.parametrize('kind', MAKERS)
 def test_pairs_of_scripts_without_spaces(kind):
     """Catches a text without spaces that is one word, of which no pair is made, and stretches of it
     that stand nowhere in it or are all of it."""
-    found = list(MADE[kind](CHINESE, 30))
+    found = list(MAKERS[kind](CHINESE, 30))
     flat = ''.join(CHINESE.split())
     assert found and all(''.join(query.split()) in flat for query, _ in found)
     if kind == 'crops':
@@ -373,8 +382,8 @@ def test_pairs_do_not_hang_on_the_form_of_a_text():
     apart = unicodedata.normalize('NFD', text.replace('número', 'nú\u00admero'))
     form = lambda some: unicodedata.normalize('NFC', some.replace('\u00ad', ''))
     for kinds in (['crops'], ['cloze', 'same']):
-        assert [(form(q), form(p)) for q, p in pairs_of(kinds, apart, 20)] == list(
-            pairs_of(kinds, text, 20)
+        assert [(form(q), form(p)) for q, p in make_pairs(kinds, apart, 20)] == list(
+            make_pairs(kinds, text, 20)
         )
 
 
@@ -385,9 +394,9 @@ def test_what_looks_alike_is_one_text(config, files, tokenizer):
     files(a__txt=text, b__txt=unicodedata.normalize('NFD', text))
     config.update(validation=0.0)
     config.pairs.update(kind='cloze', words=40)
-    first = pair_store.path_of(config, tokenizer)
-    split = pair_store.open_or_build(config, tokenizer, progress=False).split('train')
+    first = PairStore.path_of(config, tokenizer)
+    split = PairStore.open_or_build(config, tokenizer, progress=False).split('train')
     assert len(split.pairs) == 1 and len(split.offsets) == 3
     with pytest.MonkeyPatch.context() as later:
         later.setattr(read_pairs.words, 'RULES', 3)
-        assert pair_store.path_of(config, tokenizer) != first
+        assert PairStore.path_of(config, tokenizer) != first

@@ -29,7 +29,7 @@ def world(seed, num_queries=30, num_texts=200, size=8):
 @pytest.mark.parametrize('together', [1, 450, 1 << 24])
 def test_negatives_by_vectors(monkeypatch, margin, together):
     """Catches a positive or a barred text among the negatives, one above the margin, a nearer one left out, and blocks that lose queries."""
-    monkeypatch.setattr(hard_negatives, '_TOGETHER', together)
+    monkeypatch.setattr(hard_negatives, '_SCORES_AT_A_TIME', together)
     queries, texts, positives, barred = world(0)
     found = hard_negatives.by_vectors(queries, texts, positives, barred, 5, margin)
     assert (

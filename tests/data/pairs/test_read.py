@@ -7,9 +7,10 @@ import logging
 import numpy as np
 import pytest
 
-from data.pairs import read as read_pairs, store as pair_store
+from data.pairs import read as read_pairs
 from data.pairs.batches import PairBatches
 from data.pairs.read import Pair
+from data.pairs.store import PairStore
 from data.records import BadRecord, DataError
 from data.store import SPLITS
 
@@ -34,7 +35,7 @@ def given(config, files):
 
 
 def build(config, tokenizer):
-    return pair_store.open_or_build(config, tokenizer, progress=False)
+    return PairStore.open_or_build(config, tokenizer, progress=False)
 
 
 def read(config):
@@ -355,10 +356,10 @@ def test_damaged_store(given, tokenizer, caplog, name, harm):
         assert build(given, tokenizer).path == built.path and not caplog.records
     harm(built.path / name)
     with pytest.raises(DataError, match='damaged pair store'):
-        pair_store.find(given, tokenizer)
+        PairStore.find(given, tokenizer)
     again = build(given, tokenizer)
     assert again.hash == built.hash and 'damaged pair store' in caplog.text and name in caplog.text
-    assert pair_store.find(given, tokenizer).manifest == again.manifest and [
+    assert PairStore.find(given, tokenizer).manifest == again.manifest and [
         p.name for p in built.path.parent.iterdir()
     ] == [built.path.name]
 
@@ -584,12 +585,12 @@ def test_equal_queries_are_on_one_side(config, files, tokenizer, again):
 def test_a_pair_store_of_earlier_rules(given, tokenizer):
     """Catches pairs that were read by other rules, taken for what these make, and a run that no
     longer finds what it was started with."""
-    before, path = pair_store.path_of(given, tokenizer, 1), pair_store.path_of(given, tokenizer)
+    before, path = PairStore.path_of(given, tokenizer, 1), PairStore.path_of(given, tokenizer)
     built = build(given, tokenizer)
     path.rename(before)
-    assert before != path and pair_store.find(given, tokenizer) is None
-    assert pair_store.find(given, tokenizer, built.hash).path == before
-    assert pair_store.open_or_build(given, tokenizer, False, built.hash).path == before
+    assert before != path and PairStore.find(given, tokenizer) is None
+    assert PairStore.find(given, tokenizer, built.hash).path == before
+    assert PairStore.open_or_build(given, tokenizer, False, built.hash).path == before
     assert build(given, tokenizer).path == path
 
 

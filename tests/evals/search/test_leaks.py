@@ -9,6 +9,7 @@ from etils import epath
 
 from data import store, tokenizer as tokenizers
 from data.pairs import store as pair_store
+from data.pairs.store import PairStore
 from evals.search import leaks
 from evals.search.datasets import Pairs, Questions
 from runtime import run_dir
@@ -189,7 +190,7 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
     assert [store.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
     (tmp_path / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
     run = started(c, pair_store, tmp_path / 'run', texts)
-    data = pair_store.find(c.data, run.tokenizer()).split('train')
+    data = PairStore.find(c.data, run.tokenizer()).split('train')
     sets = [questions(*asked, documents=[texts[6]])]
     assert not any(part in run.tokenizer().decode(data.tokens) for part in asked)
     (entry,) = leaks.check(run, c.data.cache, sets)

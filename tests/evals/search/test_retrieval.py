@@ -19,6 +19,7 @@ from apps.search.reader import Reader
 from data import fusion
 from data.pairs.read import encode_texts
 from data.records import DataError
+from data.store import TokenStore
 from evals.search import baselines, datasets, encoders, ranking, retrieval, systems
 from model.embed import Embedder
 from model.errors import ModelError
@@ -103,7 +104,7 @@ def files(tmp_path_factory):
 
 
 def call(monkeypatch, out, **given):
-    """The door's main, in this process."""
+    """The command's main, in this process."""
     known = dict(
         squad=[],
         beir=[],
@@ -468,9 +469,8 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
 ):
     """Catches scores of questions that the model was trained on, and a check that was not made told as passed."""
     model, _, tokenizer, config = checkpoint.load(Run.parse(str(run)))
-    from data import store
 
-    data = store.find(config.data, tokenizer).split('train')
+    data = TokenStore.find(config.data, tokenizer).split('train')
     seen = ' '.join(tokenizer.decode(data.document(0)).split()[:8])
     (tmp_path / 'seen.json').write_text(
         squad([('Some paragraph of words.', [('q1', seen, 0), ('q2', 'Not seen anywhere?', 0)])])
@@ -555,8 +555,8 @@ def test_results_are_not_overwritten(measured, monkeypatch):
     assert (out / 'results.json').read_bytes() == before
 
 
-def test_the_door_alone(tmp_path):
-    """Catches a door that needs files, a run or the network, and exit codes other than 0 and 2."""
+def test_the_command_alone(tmp_path):
+    """Catches a command that needs files, a run or the network, and exit codes other than 0 and 2."""
     command = [sys.executable, '-m', 'evals.search.retrieval', f'--out={tmp_path}/out']
     done = subprocess.run(command, capture_output=True, text=True)
     assert (

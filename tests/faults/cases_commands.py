@@ -6,7 +6,7 @@ import os
 import sys
 from unittest import mock
 
-from data import store
+from data.store import TokenStore
 from runtime import run_dir
 from tests.faults.bad_inputs import Case
 
@@ -28,7 +28,7 @@ def without_held_out_text(folder):
     run = run_dir.Run.parse('run')
     config = run.config()
     config.data.validation = 0.0
-    data = store.open_or_build(config.data, run.tokenizer(), progress=False)
+    data = TokenStore.open_or_build(config.data, run.tokenizer(), progress=False)
     lineage = run.lineage() | {'config_hash': run_dir.config_hash(config), 'data_hash': data.hash}
     (folder / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
     (folder / 'run' / 'lineage.json').write_text(json.dumps(lineage))

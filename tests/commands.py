@@ -1,4 +1,4 @@
-"""All doors of the product (`python -m room.door`), and the flags that each of them defines."""
+"""All commands of the product (`python -m room.command`), and the flags that each of them defines."""
 
 import contextlib
 import functools
@@ -21,8 +21,8 @@ ROOMS = (
 
 
 @contextlib.contextmanager
-def root_logger_kept():
-    """Leaves the root logger as it was: absl gives it a handler and a level when a door is run."""
+def keep_root_logger():
+    """Leaves the root logger as it was: absl gives it a handler and a level when a command is run."""
     handlers, level = logging.root.handlers[:], logging.root.level
     try:
         yield
@@ -31,21 +31,21 @@ def root_logger_kept():
         logging.root.setLevel(level)
 
 
-def names() -> list[str]:
-    """Returns the modules that end in `door.run(...)` or `guard.run(...)`."""
+def list_commands() -> list[str]:
+    """Returns the modules that end in `cli.run(...)` or `exit.run(...)`."""
     found = []
     for path in sorted(p for room in ROOMS for p in pathlib.Path(room).rglob('*.py')):
         text = path.read_text()
-        if "if __name__ == '__main__':" in text and ('door.run(' in text or 'guard.run(' in text):
+        if "if __name__ == '__main__':" in text and ('cli.run(' in text or 'exit.run(' in text):
             found.append('.'.join(path.with_suffix('').parts).removesuffix('.__main__'))
     return found
 
 
 @contextlib.contextmanager
-def own_flags():
-    """Gives a door the flags of a fresh process; those it defines go when it ends, however it ends.
+def isolate_flags():
+    """Gives a command the flags of a fresh process; those it defines go when it ends, however it ends.
 
-    A test may have imported another program, whose flags would otherwise clash with the door's.
+    A test may have imported another program, whose flags would otherwise clash with the command's.
     """
     ours = [
         (module, flag)
@@ -68,12 +68,12 @@ def own_flags():
 
 
 @functools.cache
-def defined(name: str) -> tuple[dict, dict[str, flags.Flag]]:
-    """Returns what a door does before main: (keywords of `run`, {name: flag}); nothing of it runs."""
+def read_definitions(name: str) -> tuple[dict, dict[str, flags.Flag]]:
+    """Returns what a command does before main: (keywords of `run`, {name: flag}); nothing of it runs."""
     asked = []
     take = lambda *args, **keywords: asked.append(keywords)
     with (
-        own_flags(),
+        isolate_flags(),
         mock.patch.object(cli, 'run', take),
         mock.patch.object(exit, 'run', take),
         mock.patch.object(sys, 'argv', [name]),
@@ -83,5 +83,5 @@ def defined(name: str) -> tuple[dict, dict[str, flags.Flag]]:
         known = set(flags.FLAGS)
         runpy.run_module(name, run_name='__main__')
         made = {new: flags.FLAGS[new] for new in set(flags.FLAGS) - known}
-    assert len(asked) == 1, f'{name} ends in neither door.run nor guard.run'
+    assert len(asked) == 1, f'{name} ends in neither cli.run nor exit.run'
     return asked[0], made

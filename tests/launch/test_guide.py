@@ -1,4 +1,4 @@
-"""The README's way to a run on Cloud TPUs."""
+"""The guide's way to a run on Cloud TPUs."""
 
 import pathlib
 import re
@@ -8,7 +8,7 @@ import sys
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-SECTION = re.search(r'## On Cloud TPUs\n(.*?)\n## ', (ROOT / 'README.md').read_text(), re.S)[1]
+SECTION = (ROOT / 'docs/cloud-tpus.md').read_text()
 COMMANDS = [
     line
     for block in re.findall(r'```sh\n(.*?)```', SECTION, re.S)
@@ -21,7 +21,7 @@ OURS = [line for line in COMMANDS if line.startswith('python -m launch.')]
     'command', OURS, ids=[f'{i}-{line.split()[3]}' for i, line in enumerate(OURS)]
 )
 def test_each_command_parses(cloud, command):
-    """Catches a command of the README that has a flag no more, or that needs another one."""
+    """Catches a command of the guide that has a flag no more, or that needs another one."""
     cloud.program(cloud.folder / 'path/python', f'#!/bin/sh\nexec {sys.executable} "$@"\n')
     dry = re.sub(
         r'^(python -m launch\.\w+ \w+)',
@@ -40,7 +40,7 @@ def test_each_command_parses(cloud, command):
 
 
 def test_the_way_is_whole():
-    """Catches a step left out between a project and its plots, and a shell that would not read a line."""
+    """Catches a step left out between project and plots, and a line that no shell would read."""
     steps = [
         'gcloud auth login',
         'gcloud services enable tpu',
