@@ -29,6 +29,7 @@ KEEPS = {
     'launch.aot.check_budgets',
     'launch.local',
     'studies.quickstart',
+    'studies.quickstart_seeds',
     'studies.retrieval_lineage',
 }
 
