@@ -1,4 +1,4 @@
-"""Installs Ordem. Two commands do everything: see README.md.
+"""Installs Ordem. `launch/env.sh` does it: see README.md.
 
 Accelerators (choose one; they exclude each other):
     pip install -e '.[gpu]'      CUDA 12 machines
@@ -7,15 +7,18 @@ Accelerators (choose one; they exclude each other):
 
 from setuptools import find_packages, setup
 
-# torch, transformers and x-transformers are independent references for the encodings; without them those tests say so and are skipped.
-TEST = [
-    'pytest>=8,<10',
-    'pytest-xdist>=3.8,<4',
-    'hypothesis>=6.100,<7',
-    'torch>=2.13,<3',
-    'transformers>=5.23,<6',
-    'x-transformers>=2.31.10,<3',
-]
+ROOMS = (
+    'configs',
+    'data',
+    'model',
+    'runtime',
+    'train',
+    'evals',
+    'apps',
+    'studies',
+    'launch',
+    'docs',
+)
 
 setup(
     name='ordem',
@@ -23,16 +26,7 @@ setup(
     description='A JAX/Flax laboratory for decoder transformers and their positional encodings',
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
-    packages=find_packages(
-        include=[
-            f'{room}{end}'
-            for room in (
-                *('configs', 'data', 'model', 'runtime', 'train', 'evals', 'apps', 'studies'),
-                *('launch', 'docs'),
-            )
-            for end in ('', '.*')
-        ]
-    ),
+    packages=find_packages(include=[f'{room}{end}' for room in ROOMS for end in ('', '.*')]),
     install_requires=[
         'jax>=0.10.0,<0.13',
         'flax>=0.12.6,<0.13',
@@ -62,7 +56,21 @@ setup(
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
         'hf': ['pyarrow>=18,<27'],  # parquet
-        'test': TEST,
+        'test': ['pytest>=8,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7'],
+        # What the encodings are compared with: python -m pytest -m reference
+        'reference': [
+            'torch>=2.13,<3',
+            'transformers>=5.23,<6',
+            'x-transformers>=2.31.10,<3',
+        ],
+        # The formatter's window is one minor release wide: the next one may break lines otherwise.
+        'dev': [
+            'ruff>=0.17,<0.18',
+            'mypy>=2.4,<3',
+            'codespell>=2.4,<3',
+            'pre-commit>=4.6,<5',
+        ],
+        'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7,<10', 'mkdocstrings[python]>=1.0,<2'],
         'fuzz': ['atheris>=3,<4'],  # python -m tests.faults.fuzz
     },
 )

@@ -1,4 +1,4 @@
-"""What is true of a run directory: its files against their hashes, its lineage, its parameters, its batches.
+"""Facts of a run directory: its files against their hashes, its lineage, parameters and batches.
 
 Nothing here needs the accelerator, trains, or writes into a run.
 """
@@ -7,13 +7,16 @@ import dataclasses
 import json
 import math
 import re
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from data import batches, objectives, tokenizer as tokenizers
+from data import batches, tokenizer as tokenizers
+from data.objectives import get_objective
 from data.records import DataError
 from data.store import TokenStore
 from model import config as model_config
@@ -28,7 +31,7 @@ OK = 'ok'
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """What is told of an array of a checkpoint."""
+    """What is shown of an array of a checkpoint."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -38,100 +41,110 @@ class Array:
 
 @dataclasses.dataclass
 class Examined:
-    """A run whose files were checked: `said` has for each part OK or what is to be said of it, `damage` what is damaged. A part that is not
-    whole is None."""
+    """A run whose files were checked. A part that is not whole is None.
+
+    checks: for each part OK, or what is to be said of it.
+    damage: what is damaged.
+    steps: those of all checkpoints that are there.
+    arrays: whole ones of the newest checkpoint that was read.
+    """
 
     run: Run
-    said: dict[str, str]
+    checks: dict[str, str]
     damage: list[str]
     lineage: dict | None = None
     config: ConfigDict | None = None
     tokenizer: tokenizers.Tokenizer | None = None
     data: TokenStore | None = None
     rollbacks: list[dict] = dataclasses.field(default_factory=list)
-    steps: list[int] = dataclasses.field(default_factory=list)  # of all checkpoints that are there
-    arrays: dict[str, Array] = dataclasses.field(
-        default_factory=dict
-    )  # whole ones of the newest one that was read
+    steps: list[int] = dataclasses.field(default_factory=list)
+    arrays: dict[str, Array] = dataclasses.field(default_factory=dict)
 
-    def part(self, name: str, read):
+    def check(self, name: str, read: Callable[[], Any]) -> Any:
         """Returns read(), or None where it finds something damaged."""
         errors = ErrorCollector()
         value = errors.check(read)
-        self.said[name] = '; '.join(errors.messages) or OK
+        self.checks[name] = '; '.join(errors.messages) or OK
         self.damage += errors.messages
         return value
 
 
 def examine(run: Run) -> Examined:
-    """Checks config, tokenizer, token store and checkpoints (`run.step`, or all) against the hashes that were written with them."""
+    """Checks the files of a run against the hashes that were written with them.
+
+    They are config, tokenizer, token store and checkpoints: that of `run.step`, or all.
+    """
     e = Examined(run, {}, [])
-    e.lineage = e.part('lineage.json', lambda: _lineage(run))
+    e.lineage = e.check('lineage.json', lambda: _lineage(run))
     if e.lineage is None:
-        e.said |= {
-            name: 'not checked: its hash is in lineage.json'
-            for name in ('config.json', 'tokenizer.model')
-        }
+        for name in ('config.json', 'tokenizer.model'):
+            e.checks[name] = 'not checked: its hash is in lineage.json'
     else:
-        e.config, e.tokenizer = (
-            e.part('config.json', run.config),
-            e.part('tokenizer.model', run.tokenizer),
-        )
+        e.config = e.check('config.json', run.config)
+        e.tokenizer = e.check('tokenizer.model', run.tokenizer)
     if e.config is None or e.tokenizer is None or e.lineage is None:
-        e.said['token store'] = 'not looked for, since what names it is damaged'
+        e.checks['token store'] = 'not looked for, since what names it is damaged'
     else:
-        e.data = e.part('token store', lambda: _store(e))
-        if e.data is None and e.said['token store'] == OK:
-            e.said['token store'] = f'not in {e.config.data.cache} (config.data.cache): not checked'
-    e.rollbacks = e.part('rollbacks.json', run.rollbacks) or []
+        e.data = e.check('token store', lambda: _store(e))
+        if e.data is None and e.checks['token store'] == OK:
+            e.checks['token store'] = (
+                f'not in {e.config.data.cache} (config.data.cache): not checked'
+            )
+    e.rollbacks = e.check('rollbacks.json', run.rollbacks) or []
     reader = checkpoint.Checkpoints(run)
     e.steps = reader.steps()
     for step in e.steps if run.step is None else [run.step]:
-        name = f'checkpoint {step}'
-        if step not in e.steps:
-            e.said[name] = f'not there; there are {", ".join(map(str, e.steps)) or "none"}'
-            continue
-        found, faults = {}, {}
-        for path, x, fault in reader.read(step):
-            if fault:
-                faults.setdefault(fault, []).append(path)
-            else:
-                found[path] = Array(
-                    x.shape,
-                    x.dtype,
-                    x.nbytes,
-                    float(np.linalg.norm(np.asarray(x).astype(np.float32))),
-                )
-        if (
-            faults and not (run.checkpoints / str(step)).exists()
-        ):  # the run is training, and keeps newer ones
-            e.said[name] = 'was removed while it was read'
-            continue
-        told = [f'{checkpoint.named(paths)} {fault}' for fault, paths in faults.items()]
-        e.said[name] = '; '.join(told) or OK
-        e.damage += [f'{run.path}@{step}: {line}' for line in told]
-        e.arrays = found or e.arrays
+        _check_checkpoint(e, reader, step)
     reader.close()
     return e
 
 
+def _check_checkpoint(e: Examined, reader: checkpoint.Checkpoints, step: int) -> None:
+    """Reads all arrays of a checkpoint and compares them with their checksums."""
+    name = f'checkpoint {step}'
+    if step not in e.steps:
+        e.checks[name] = f'not there; there are {", ".join(map(str, e.steps)) or "none"}'
+        return
+    arrays: dict[str, Array] = {}
+    paths_by_fault: dict[str, list[str]] = {}
+    for path, x, fault in reader.read(step):
+        if fault:
+            paths_by_fault.setdefault(fault, []).append(path)
+        else:
+            norm = float(np.linalg.norm(np.asarray(x).astype(np.float32)))
+            arrays[path] = Array(x.shape, x.dtype, x.nbytes, norm)
+
+    if paths_by_fault and not (e.run.checkpoints / str(step)).exists():
+        # The run is training, and keeps newer ones.
+        e.checks[name] = 'was removed while it was read'
+        return
+    faults = [
+        f'{checkpoint.summarize_paths(paths)} {fault}' for fault, paths in paths_by_fault.items()
+    ]
+    e.checks[name] = '; '.join(faults) or OK
+    e.damage += [f'{e.run.path}@{step}: {fault}' for fault in faults]
+    e.arrays = arrays or e.arrays
+
+
 def _lineage(run: Run) -> dict:
-    found = run.lineage()
-    parent = found.get('parent')
+    """Returns lineage.json. Raises RunError where its parent is not what is written there."""
+    lineage = run.lineage()
+    parent = lineage.get('parent')
     if parent is not None and not (
         isinstance(parent, dict)
         and isinstance(parent.get('run'), str)
         and isinstance(parent.get('step'), int)
     ):
         raise RunError(
-            f'{run.path / "lineage.json"}: damaged (the parent is {parent!r}, expected run and step)'
+            f'{run.path / "lineage.json"}: damaged (the parent is {parent!r}, expected run and '
+            f'step)'
         )
-    return found
+    return lineage
 
 
 def _store(e: Examined) -> TokenStore | None:
     try:
-        kept, _ = objectives.of(e.config.train.objective)
+        kept = get_objective(e.config.train.objective).store_class
         kept.path_of(e.config.data, e.tokenizer)
     except (
         DataError
@@ -140,15 +153,20 @@ def _store(e: Examined) -> TokenStore | None:
     found = kept.find(e.config.data, e.tokenizer, e.lineage['data_hash'])
     if found is not None and found.hash != e.lineage['data_hash']:
         raise RunError(
-            f'{found.path}: data_hash is {found.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'
+            f'{found.path}: data_hash is {found.hash[:12]}, the run was started with '
+            f'{e.lineage["data_hash"][:12]}'
         )
     return found
 
 
 def ancestors(e: Examined) -> list[Examined]:
-    """The run's parent, its parent and so on, each at the step that its child began from. One that is not there ends the list, with the reason
-    as the only thing `said`."""
-    found, child, seen = [], e, {str(e.run.path)}
+    """Returns the run's parent, its parent and so on, each at the step that its child began from.
+
+    One that is not there ends the list, with the reason as its only check.
+    """
+    ancestors: list[Examined] = []
+    child = e
+    seen = {str(e.run.path)}
     while child.lineage and child.lineage.get('parent'):
         parent = child.lineage['parent']
         try:
@@ -158,41 +176,47 @@ def ancestors(e: Examined) -> list[Examined]:
                     f'{run.path}: its own ancestor: lineage.json is not what was written'
                 )
         except RunError as error:
-            return [
-                *found,
-                Examined(
-                    Run(run_dir.epath.Path(parent['run']), parent['step']),
-                    {'run': f'moved or deleted ({error})'},
-                    [],
-                ),
-            ]
+            gone = Run(run_dir.epath.Path(parent['run']), parent['step'])
+            return [*ancestors, Examined(gone, {'run': f'moved or deleted ({error})'}, [])]
         seen.add(str(run.path))
         child = examine(run)
-        found.append(child)
-    return found
+        ancestors.append(child)
+    return ancestors
 
 
-def measured(run: Run) -> dict:
-    """metrics.jsonl: how many lines, how many of them no line of metrics, and the last losses."""
-    path, good, bad = run.path / 'metrics.jsonl', [], 0
-    for line in path.read_bytes().decode(errors='replace').splitlines() if path.exists() else ():
+def read_metrics(run: Run) -> dict:
+    """Returns a summary of metrics.jsonl.
+
+    It is how many lines it has, how many more are no lines of metrics, and the last losses.
+    """
+    path = run.path / 'metrics.jsonl'
+    text = path.read_bytes().decode(errors='replace') if path.exists() else ''
+    records = []
+    unreadable = 0
+    for line in text.splitlines():
         try:
-            found = json.loads(line)
-            good += [found] if isinstance(found['step'], int) else []
+            record = json.loads(line)
+            if isinstance(record['step'], int):
+                records.append(record)
         except (ValueError, KeyError, TypeError):
-            bad += 1
+            unreadable += 1
     last = {}
-    for line in good:
+    for record in records:
         for name in ('loss', 'validation_nats', 'validation_bits_per_byte'):
-            if name in line:
-                last |= {name: line[name], f'{name}_step': line['step']}
-    return {'lines': len(good), 'unreadable': bad, **last}
+            if name in record:
+                last[name] = record[name]
+                last[f'{name}_step'] = record['step']
+    return {'lines': len(records), 'unreadable': unreadable, **last}
 
 
 def parameters(e: Examined) -> list[dict]:
-    """Each parameter: path, shape, dtype, logical axes, the axes of the mesh that may cut it (None: not cut), norm (None: no
-    checkpoint has it whole)."""
-    boxes, mesh = {}, None
+    """Returns the facts of each parameter.
+
+    They are path, shape, dtype, logical axes, the axes of the mesh that may cut it (None: not cut),
+    and norm (None: no checkpoint has it whole).
+    """
+    boxes: dict[str, Any] = {}
+    mesh = None
     if e.config is not None and e.tokenizer is not None:
         model = Transformer(
             model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len)
@@ -209,51 +233,61 @@ def parameters(e: Examined) -> list[dict]:
         for name, x in e.arrays.items()
         if name.startswith('params/')
     }
-    found = []
+    facts = []
     for name in dict.fromkeys((*boxes, *arrays)):
         x = arrays[name] if name in arrays else nn.meta.unbox(boxes[name])
-        names = (
-            list(boxes[name].names)
-            if isinstance(boxes.get(name), nn.Partitioned)
-            else [None] * len(x.shape)
-        )
+        axes = [None] * len(x.shape)
+        if isinstance(boxes.get(name), nn.Partitioned):
+            axes = list(boxes[name].names)
         norm = arrays[name].norm if name in arrays else None
-        found.append(
+        if norm is not None and not math.isfinite(norm):
+            norm = str(norm)  # JSON has no such number
+        facts.append(
             {
                 'path': name,
                 'shape': list(x.shape),
                 'dtype': str(x.dtype),
-                'axes': names,
-                'cut_over': list(spec(mesh, x.shape, names)) if mesh else [None] * len(x.shape),
-                'norm': norm if norm is None or math.isfinite(norm) else str(norm),
+                'axes': axes,
+                'cut_over': list(spec(mesh, x.shape, axes)) if mesh else [None] * len(x.shape),
+                'norm': norm,
             }
         )
-    return found
+    return facts
 
 
 def batch(e: Examined, step: int) -> dict:
-    """The batch that `step` (from 0) trained on, or would, as text. The token store is built again where it is not there.
+    """Returns the batch that `step` (from 0) trained on, or would, as text.
 
-    'rows': for each its 'padding' and its 'segments': 'columns' and 'positions' (first and last), 'pieces' of text, each with 'weighted' (whether
-    the loss counts it) and 'special' (a mark of the tokenizer, by its name), and 'beyond': what the last target is where it lies after the row.
-    Where texts are compared, in place of 'rows' 'pairs': 'query' and 'documents', the one that answers it first, their 'text_ids', and the ids
-    'known' to answer it.
-    Raises RunError where a part of the run is damaged, the text has changed, or the run has no such step.
+    The token store is built again where it is not there.
+
+    Returns:
+      'rows': for each its 'padding' and its 'segments': 'columns' and 'positions' (first and last),
+      'pieces' of text, each with 'weighted' (whether the loss counts it) and 'special' (a mark of
+      the tokenizer, by its name), and 'beyond': what the last target is where it lies after the
+      row. Where texts are compared, in place of 'rows' 'pairs': 'query' and 'documents', the one
+      that answers it first, their 'text_ids', and the ids 'known' to answer it.
+
+    Raises:
+      RunError: a part of the run is damaged, the text has changed, or the run has no such step.
     """
     if e.config is None or e.tokenizer is None or e.lineage is None:
         raise RunError(f'--batch={step}: cannot be told, since {e.damage[0]}')
     if not 0 <= step < e.config.train.steps:
         raise RunError(
-            f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is {e.config.train.steps})'
+            f'--batch is {step}: expected 0 to {e.config.train.steps - 1} (config.train.steps is '
+            f'{e.config.train.steps})'
         )
-    kept, rows_of = objectives.of(e.config.train.objective)
-    data = kept.open_or_build(e.config.data, e.tokenizer, wanted=e.lineage['data_hash'])
+    objective = get_objective(e.config.train.objective)
+    data = objective.store_class.open_or_build(
+        e.config.data, e.tokenizer, wanted=e.lineage['data_hash']
+    )
     if data.hash != e.lineage['data_hash']:
         raise RunError(
-            f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was started with {e.lineage["data_hash"][:12]}'
+            f'--batch={step}: the text has changed: data_hash is {data.hash[:12]}, the run was '
+            f'started with {e.lineage["data_hash"][:12]}'
         )
     number = run_dir.batch_of(e.rollbacks, step)
-    made = rows_of(data.split('train'), e.config.data, e.config.seed)(number)
+    made = objective.make_batches(data.split('train'), e.config.data, e.config.seed)(number)
     facts = {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed}
     if 'queries' in made:
         return {
@@ -291,25 +325,25 @@ def _pair(made: batches.Batch, row: int, tokenizer: tokenizers.Tokenizer) -> dic
 
 
 def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.Tokenizer) -> dict:
+    """Returns a segment of a row: its places, and its text in pieces, counted or not."""
     columns = np.flatnonzero(made['segment_ids'][row] == number)
     first, last = int(columns[0]), int(columns[-1])
     tokens = made['tokens'][row, first : last + 1].tolist()
-    counts = [
-        False,
-        *(made['loss_weights'][row, first:last] > 0).tolist(),
-    ]  # weights stand where a token is predicted: one before it
+    # Weights stand where a token is predicted: one before it.
+    counts = [False, *(made['loss_weights'][row, first:last] > 0).tolist()]
+
+    # Neighbours that the loss treats alike are one piece; a mark of the tokenizer is one by itself.
     pieces: list[tuple[bool, bool, list[int]]] = []
     for token, counted in zip(tokens, counts):
         special = not tokenizer.decode([token])
-        if (
-            pieces
-            and not special
-            and not pieces[-1][1]
-            and (pieces[-1][0] == counted or _continues(tokenizer.piece(token)))
-        ):
+        joins = False
+        if pieces and not special and not pieces[-1][1]:
+            joins = pieces[-1][0] == counted or _continues(tokenizer.piece(token))
+        if joins:
             pieces[-1][2].append(token)
         else:
             pieces.append((counted, special, [token]))
+
     beyond = made['loss_weights'][row, last] > 0
     return {
         'columns': [first, last],
@@ -329,5 +363,5 @@ def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.T
 
 
 def _continues(piece: str) -> bool:
-    """Whether a piece is a byte inside a character, which is told as a whole."""
+    """Returns whether a piece is a byte inside a character, which is shown as a whole."""
     return re.fullmatch('<0x[89AB][0-9A-F]>', piece) is not None

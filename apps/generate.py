@@ -7,13 +7,16 @@ python -m apps.generate --run=runs/answers --chat --system='Answer in one word.'
 
 import logging
 import sys
+from collections.abc import Callable, Sequence
 
+import jax
 from absl import flags
 
+from apps.lines import LineReader
 from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
 from data.records import no_text, printable
 from data.text import line_ends
-from model.generate import generate
+from model.generate import Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
@@ -21,10 +24,19 @@ from runtime.run_dir import Run
 
 _LOG = logging.getLogger('ordem')
 
-_EVERY = 4  # tokens between two looks while streaming
+# Tokens between two looks at the text: while it is shown as it comes, and otherwise.
+_TOKENS_PER_LOOK_SHOWN = 4
+_TOKENS_PER_LOOK = 32
+
+_LIMITS = (
+    '({parameters} parameters, a context of {context} tokens. It answers in the manner of what it '
+    'was trained on and knows nothing beside that: it looks nothing up, does not calculate, and '
+    'says what is wrong as surely as what is right. An empty line ends.)'
+)
 
 
 def define_flags() -> None:
+    """Defines the flags of this command."""
     options.path('run', '', 'Run directory, DIR or DIR@step')
     flags.DEFINE_multi_string(
         'prompt', [], 'Text to continue; give it again for more, they run as one batch'
@@ -32,7 +44,12 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         'answer', False, 'Ask the prompts in the chat template instead of continuing them'
     )
-    flags.DEFINE_bool('chat', False, 'Talk with the model: a line is a turn, an empty one ends')
+    flags.DEFINE_bool(
+        'chat',
+        False,
+        'Talk with the model: a line is a turn, an empty one ends. On a terminal arrow keys edit '
+        'it and bring back earlier ones, kept in ~/.local/state/ordem/chat_history',
+    )
     flags.DEFINE_string(
         'system', '', "What the model is told before --answer or --chat, as a system's message"
     )
@@ -66,32 +83,56 @@ def define_flags() -> None:
 
 
 class Writer:
-    """Generates with one model and one set of settings."""
+    """Generates text with one model and one set of settings.
+
+    Args:
+      run: whose model it is.
+      sampling: how tokens are drawn.
+      max_new: tokens of a text at most.
+      seed: the same one gives the same texts.
+      stop: strings at which a text ends; they are left out.
+    """
 
     def __init__(
-        self, run: Run, sampling: Sampling, max_new: int, seed: int, stop: tuple[str, ...] = ()
+        self, run: Run, sampling: Sampling, max_new: int, seed: int, stop: Sequence[str] = ()
     ):
         self.model, self.params, self.tokenizer, self.config = checkpoint.load(run)
-        self.sampling, self.max_new, self.seed, self.stop = sampling, max_new, seed, tuple(stop)
+        self.sampling = sampling
+        self.max_new = max_new
+        self.seed = seed
+        self.stop = tuple(stop)
 
-    def write(self, prompts: list[list[int]], decode, show=None) -> list[str]:
-        """Continues each prompt. `show`: called with each new piece of the first row's text, which never ends inside a
-        character or inside what may become a stop string."""
-        shown = 0
+    def write(
+        self,
+        prompts: list[list[int]],
+        decode: Callable[[list[int]], str],
+        show: Callable[[str], None] | None = None,
+    ) -> list[str]:
+        """Returns the text that continues each prompt.
 
-        def watch(rows):
+        Args:
+          prompts: token ids of each.
+          decode: token ids -> text.
+          show: called with each new piece of the first text, which never ends inside a character or
+            inside what may become a stop string.
+        """
+        shown = 0  # characters of the first text
+        longest_stop = max((len(s) for s in self.stop), default=1)
+
+        def watch(rows: list[list[int]]) -> bool:
+            """Shows what is certain of the first text; returns whether all have come to a stop."""
             nonlocal shown
             if show is not None:
-                text = self._cut(decode(rows[0]))
-                safe = max(
-                    shown,
-                    len(text.rstrip('\ufffd')) - max((len(s) - 1 for s in self.stop), default=0),
-                )
-                show(text[shown:safe])
-                shown = safe
-            return bool(self.stop) and all(self._cut(text) != text for text in map(decode, rows))
+                text = self._cut_at_stop(decode(rows[0]))
+                certain = max(shown, len(text.rstrip('\ufffd')) - (longest_stop - 1))
+                show(text[shown:certain])
+                shown = certain
+            texts = map(decode, rows)
+            return bool(self.stop) and all(self._cut_at_stop(text) != text for text in texts)
 
         end = (self.tokenizer.end, self.tokenizer.eos)
+        tokens_per_look = _TOKENS_PER_LOOK if show is None else _TOKENS_PER_LOOK_SHOWN
+        stop = Stop(end, watch, tokens_per_look)
         rows = generate(
             self.model,
             self.params,
@@ -99,18 +140,16 @@ class Writer:
             self.max_new,
             self.sampling,
             self.seed,
-            end,
-            watch,
-            _EVERY if show is not None else 32,
+            stop,
         )
-        texts = [self._cut(decode(row)) for row in rows]
+        texts = [self._cut_at_stop(decode(row)) for row in rows]
         if show is not None:
             show(texts[0][shown:])
-        self._tell_if_full(prompts, rows)
+        self._warn_if_full(prompts, rows)
         return texts
 
-    def _tell_if_full(self, prompts: list[list[int]], rows: list[list[int]]) -> None:
-        """Says so where a text ends because the context of the model does."""
+    def _warn_if_full(self, prompts: list[list[int]], rows: list[list[int]]) -> None:
+        """Logs it where a text ends because the context of the model does."""
         context = self.model.config.max_len
         full = [len(row) for p, row in zip(prompts, rows) if len(p) + len(row) >= context]
         if full and min(full) < self.max_new:
@@ -121,69 +160,94 @@ class Writer:
                 self.max_new,
             )
 
-    def _cut(self, text: str) -> str:
-        """The text up to the first stop string."""
+    def _cut_at_stop(self, text: str) -> str:
+        """Returns the text up to the first stop string."""
         return text[: min((text.find(s) for s in self.stop if s in text), default=len(text))]
 
     def continue_text(self, prompts: list[str], show=None) -> list[str]:
-        """Prompts -> what the model writes after each."""
+        """Returns what the model writes after each prompt."""
         ids = [[self.tokenizer.bos, *self.tokenizer.encode(line_ends(p))] for p in prompts]
         return self.write(ids, self.tokenizer.decode, show)
 
     def answer(self, conversations: list[list[tuple[str, str]]], show=None) -> list[str]:
-        """Conversations that end with the user's turn -> the model's turn."""
+        """Returns the model's turn after each conversation, which ends with the user's."""
         ids = [encode_prompt(c, self.tokenizer) for c in conversations]
         return self.write(ids, lambda row: decode_answer(row, self.tokenizer), show)
 
-    def fitting(self, messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
-        """The system's message, if there is one, and the newest turns that leave room for an
-        answer."""
+    def fit_context(self, messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Returns the newest turns that leave room for an answer.
+
+        The system's message, if there is one, is always among them.
+        """
         room = self.model.config.max_len - min(self.max_new, self.model.config.max_len // 4)
-        first = messages[0][0] == SYSTEM
-        while (
-            len(messages) > 1 + first and len(encode_messages(messages, self.tokenizer)[0]) > room
-        ):
+        first = 1 if messages[0][0] == SYSTEM else 0
+        while len(messages) > 1 + first:
+            if len(encode_messages(messages, self.tokenizer)[0]) <= room:
+                break
             messages = [*messages[:first], *messages[first + 2 :]]
         return messages
 
+    def describe_limits(self) -> str:
+        """Returns what a model of this size can and cannot do, in one paragraph."""
+        parameters = sum(x.size for x in jax.tree.leaves(self.params))
+        return _LIMITS.format(parameters=f'{parameters:,}', context=self.model.config.max_len)
+
 
 def chat(writer: Writer, system: str = '') -> None:
-    terminal, messages = sys.stdin.isatty(), _told(system)
-    while True:
-        if terminal:
-            print('> ', end='', flush=True)
-        line = sys.stdin.readline().strip()
-        if not line:
-            return
-        if why := no_text(line):
-            print(f'(found {why}, expected text in UTF-8: this turn is passed over)', flush=True)
-            continue
-        kept = writer.fitting([*messages, ('user', line)])
-        if len(kept) <= len(messages):
-            print('(the context is full: the oldest turns are forgotten)')
-        said = writer.answer([kept], lambda text: print(printable(text), end='', flush=True))[0]
-        print()
-        messages = [*kept, ('assistant', said or ' ')]
+    """Talks with the person at stdin until an empty line or its end.
+
+    `system`: a message that the model has before the first turn.
+    """
+    messages = _system_turn(system)
+    with LineReader('chat') as reader:
+        if reader.is_terminal:
+            print(writer.describe_limits())
+        while line := reader.read().strip():
+            if fault := no_text(line):
+                print(
+                    f'(found {fault}, expected text in UTF-8: this turn is passed over)', flush=True
+                )
+                continue
+            fitting = writer.fit_context([*messages, ('user', line)])
+            if len(fitting) <= len(messages):
+                print('(the context is full: the oldest turns are forgotten)')
+            answer = writer.answer([fitting], _show)[0]
+            print()
+            messages = [*fitting, ('assistant', answer or ' ')]
 
 
-def _told(system: str) -> list[tuple[str, str]]:
+def _system_turn(system: str) -> list[tuple[str, str]]:
     return [(SYSTEM, system)] if system else []
 
 
-def main() -> None:
+def _show(text: str) -> None:
+    """Prints a piece of text as it comes."""
+    print(printable(text), end='', flush=True)
+
+
+def _check_flags() -> None:
+    """Raises RunError where flags do not fit each other."""
     f = flags.FLAGS
-    talks = f.answer or f.chat
     if bool(f.prompt) == f.chat:
         raise RunError('expected --prompt, or --chat without it')
     if any(not p.strip() for p in f.prompt):
         raise RunError('--prompt is empty: expected text')
-    if f.system and not talks:
+    if f.system and not (f.answer or f.chat):
         raise RunError('--system has no effect: it needs --answer or --chat')
     if f['system'].present and not f.system.strip():
         raise RunError('--system is empty: expected text')
     if not all(f.stop):
         raise RunError('--stop is empty: expected text')
-    temperature = f.temperature if f.temperature is not None else (0.0 if talks else 0.8)
+
+
+def main() -> None:
+    """Continues the prompts, answers them, or chats, as the flags say."""
+    f = flags.FLAGS
+    _check_flags()
+    answers = f.answer or f.chat
+    temperature = f.temperature
+    if temperature is None:
+        temperature = 0.0 if answers else 0.8
     sampling = Sampling(temperature, f.top_k, f.top_p, f.min_p, f.repetition_penalty)
     sampling.check()
     writer = Writer(Run.parse(f.run), sampling, f.max_new, f.seed, f.stop)
@@ -193,19 +257,15 @@ def main() -> None:
         chat(writer, f.system)
         return
     stream = len(f.prompt) == 1 and (sys.stdout.isatty() if f.stream is None else f.stream)
-    show = (lambda text: print(printable(text), end='', flush=True)) if stream else None
-    if stream and not talks:
-        print(printable(line_ends(f.prompt[0])), end='', flush=True)
-    texts = (
-        writer.answer([[*_told(f.system), ('user', p)] for p in f.prompt], show)
-        if talks
-        else writer.continue_text(f.prompt, show)
-    )
-    if stream:
-        print()
-        return
-    shown = [text if talks else line_ends(p) + text for p, text in zip(f.prompt, texts)]
-    print('\n\n'.join(printable(text) for text in shown))
+    show = _show if stream else None
+    if answers:
+        texts = writer.answer([[*_system_turn(f.system), ('user', p)] for p in f.prompt], show)
+    else:
+        prompts = [line_ends(prompt) for prompt in f.prompt]
+        if stream:
+            _show(prompts[0])
+        texts = [p + text for p, text in zip(prompts, writer.continue_text(f.prompt, show))]
+    print('' if stream else '\n\n'.join(printable(text) for text in texts))
 
 
 if __name__ == '__main__':

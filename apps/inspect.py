@@ -1,12 +1,14 @@
-"""The doctor: what a run directory holds, where it comes from, whether all of it is whole.
+"""The doctor of a run directory: what it holds, where it comes from, whether all of it is whole.
 
     python -m apps.inspect --run=runs/answers
     python -m apps.inspect --run=runs/answers --batch=17
-    python -m apps.inspect --run=runs/atlas@600 --against=configs/atlas.py -- --config.data.seq_len=128
+    python -m apps.inspect --run=runs/atlas@600 --against=configs/atlas.py \\
+        -- --config.data.seq_len=128
     python -m apps.inspect --run=runs/answers --against=runs/other --json
 
-It reads every byte that has a hash or a checksum, on the processor only, and writes nothing but a token store that --batch needs and that
-is no more in the cache. Exit code 2, with a last line on stderr, where something is damaged.
+It reads every byte that has a hash or a checksum, on the processor only, and writes nothing but a
+token store that --batch needs and that is no more in the cache. Exit code 2, with a last line on
+stderr, where something is damaged.
 """
 
 import json
@@ -17,17 +19,26 @@ import numpy as np
 from absl import flags
 
 from apps import compare, examine
+from data.objectives import get_objective
 from data.records import printable
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
-OPEN, CLOSE = '\u27e6', '\u27e7'  # round what the loss weights: brackets that texts hardly have
+# Round what the loss weights: brackets that texts hardly have.
+OPEN, CLOSE = '\u27e6', '\u27e7'
 HASHES = {'config.json': 'config', 'tokenizer.model': 'tokenizer', 'token store': 'data'}
 NO_FLAG = 'no flag: it is in the file, or the text has changed'
+# Fields of a summary of metrics, and what they are called.
+LOSSES = {
+    'loss': 'last loss',
+    'validation_nats': 'held-out nats per token',
+    'validation_bits_per_byte': 'bits per byte',
+}
 
 
 def define_flags() -> None:
+    """Defines the flags of this command."""
     options.path(
         'run', '', 'Run directory, DIR or DIR@step; with a step only that checkpoint is read'
     )
@@ -44,338 +55,339 @@ def define_flags() -> None:
     flags.DEFINE_bool('json', False, 'The same as one JSON object')
 
 
-def facts(
+def collect_facts(
     e: examine.Examined, step: int | None = None, against: compare.Other | None = None
 ) -> dict:
-    """All that is told of a run, as JSON values."""
-    line = [e, *examine.ancestors(e)]
-    found = {
+    """Returns all that is shown of a run, as JSON values.
+
+    Args:
+      e: the run, its files checked.
+      step: whose batch is shown; None: of none.
+      against: what it is compared with; None: with nothing.
+    """
+    family = [e, *examine.ancestors(e)]
+    lineage = e.lineage or {}
+    passed_over = [path.name for path in e.run.damaged.iterdir()] if e.run.damaged.exists() else []
+    optimizer_sizes = [
+        array.nbytes for name, array in e.arrays.items() if name.startswith('opt_state/')
+    ]
+    facts = {
         'run': str(e.run.path),
-        'phase': _phase(e),
+        'phase': _describe_phase(e),
         'steps_done': e.steps[-1] if e.steps else 0,
         'steps': e.config and e.config.train.steps,
         'checkpoints': e.steps,
-        'passed_over': sorted(p.name for p in e.run.damaged.iterdir())
-        if e.run.damaged.exists()
-        else [],
+        'passed_over': sorted(passed_over),
         'rollbacks': e.rollbacks,
-        'metrics': examine.measured(e.run),
+        'metrics': examine.read_metrics(e.run),
         'config': e.config and e.config.to_dict(),
-        'versions': (e.lineage or {}).get('versions', {}),
-        'cores': (e.lineage or {}).get('cores'),
-        'lineage': [
-            {
-                'run': str(a.run.path),
-                'step': a.run.step,
-                'checked': a.said,
-                'hashes': {
-                    part: (a.lineage or {}).get(f'{what}_hash') for part, what in HASHES.items()
-                },
-            }
-            for a in line
-        ],
+        'versions': lineage.get('versions', {}),
+        'cores': lineage.get('cores'),
+        'lineage': [_describe_link(member) for member in family],
         'parameters': examine.parameters(e),
-        'optimizer_bytes': sum(
-            x.nbytes for name, x in e.arrays.items() if name.startswith('opt_state/')
-        ),
+        'optimizer_bytes': sum(optimizer_sizes),
     }
     if step is not None:
-        found['batch'] = examine.batch(e, step)
+        facts['batch'] = examine.batch(e, step)
     if against is not None:
-        found |= compare.compare(e, against)
-    return found | {'damage': [line for a in line for line in a.damage]}
+        facts |= compare.compare(e, against)
+    return facts | {'damage': [line for member in family for line in member.damage]}
 
 
-def _phase(e: examine.Examined) -> str:
+def _describe_link(member: examine.Examined) -> dict:
+    """Returns what is shown of a run and of each that it comes from."""
+    hashes = {part: (member.lineage or {}).get(f'{what}_hash') for part, what in HASHES.items()}
+    return {
+        'run': str(member.run.path),
+        'step': member.run.step,
+        'checked': member.checks,
+        'hashes': hashes,
+    }
+
+
+def _describe_phase(e: examine.Examined) -> str:
     if e.lineage is None:
         return 'unknown'
-    kind = (
-        ''
-        if e.data is None
-        else 'post-training '
-        if e.data.manifest.get('conversations', True)
-        else 'pretraining '
-    )
+    kind = ''
+    if e.data is not None:
+        is_answers = e.data.manifest.get('conversations', True)
+        kind = 'post-training ' if is_answers else 'pretraining '
     parent = e.lineage.get('parent')
-    return kind + (
-        f'from the parameters of {parent["run"]}@{parent["step"]}'
-        if parent
-        else 'from random weights'
-    )
+    if parent:
+        return f'{kind}from the parameters of {parent["run"]}@{parent["step"]}'
+    return f'{kind}from random weights'
 
 
-def told(found: dict) -> str:
-    """The facts of a run for a person."""
+def format_facts(facts: dict) -> str:
+    """Returns the facts of a run for a person."""
     parts = [
-        _overview(found),
-        _lineage(found['lineage']),
-        _parameters(found['parameters'], found['optimizer_bytes']),
+        _format_overview(facts),
+        _format_lineage(facts['lineage']),
+        _format_parameters(facts['parameters'], facts['optimizer_bytes']),
     ]
-    if 'batch' in found:
-        parts.append(_batch(found['batch']))
-    if 'differences' in found:
-        parts.append(_differences(found))
+    if 'batch' in facts:
+        parts.append(_format_batch(facts['batch']))
+    if 'differences' in facts:
+        parts.append(_format_differences(facts))
     return '\n\n'.join(parts)
 
 
 def table(rows: list[list], indent: str = '  ') -> str:
-    """Rows of cells in aligned columns."""
+    """Returns rows of cells in aligned columns."""
     rows = [[str(cell).replace('\n', '\\n') for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
-    return '\n'.join(
-        (indent + '  '.join(cell.ljust(width) for cell, width in zip(row, widths))).rstrip()
-        for row in rows
-    )
+    columns = range(max(map(len, rows)))
+    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in columns]
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths)]
+        lines.append((indent + '  '.join(cells)).rstrip())
+    return '\n'.join(lines)
 
 
-def _overview(found: dict) -> str:
-    c, m = found['config'], found['metrics']
+def _format_overview(facts: dict) -> str:
+    steps = f'{facts["steps_done"]} saved'
+    if facts['steps']:
+        steps = f'{facts["steps_done"]} of {facts["steps"]} saved'
+    passed_over = 'none'
+    if facts['passed_over']:
+        passed_over = f'{", ".join(facts["passed_over"])} (in damaged/)'
+    rollbacks = [
+        f'from step {r["step"]} on {r["batches"]} batches were passed over'
+        for r in facts['rollbacks']
+    ]
+    versions = ', '.join(f'{name} {version}' for name, version in facts['versions'].items())
     rows = [
-        ['phase', found['phase']],
+        ['phase', facts['phase']],
+        ['steps', steps],
+        ['checkpoints', ', '.join(map(str, facts['checkpoints'])) or 'none'],
+        ['passed over', passed_over],
+        ['rollbacks', '; '.join(rollbacks) or 'none'],
+        ['metrics', _format_metrics(facts['metrics'])],
+    ]
+    if facts['config']:
+        rows += _config_rows(facts['config'])
+    rows.append(['made with', f'{versions}; {facts["cores"]} cores'])
+    return f'{facts["run"]}\n{table(rows)}'
+
+
+def _format_metrics(metrics: dict) -> str:
+    text = f'{metrics["lines"]} lines'
+    if metrics['unreadable']:
+        text += f', {metrics["unreadable"]} more that cannot be read'
+    for name, label in LOSSES.items():
+        if name not in metrics:
+            continue
+        value = metrics[name]
+        if isinstance(value, float):
+            text += f'; {label} {value:.4f} at step {metrics[f"{name}_step"]}'
+        else:
+            text += f'; {label} {value}'
+    return text
+
+
+def _config_rows(config: dict) -> list[list[str]]:
+    """Returns the rows of the overview that come from the config."""
+    model = config['model']
+    data = config['data']
+    tokenizer = config['tokenizer']
+    optimizer = config['optimizer']
+    model_text = (
+        f'{model["num_layers"]} layers of width {model["width"]}, {model["num_heads"]} heads '
+        f'({model["num_kv_heads"]} of keys and values), positions {model["positions"]} '
+        f'{model["positions_args"] or ""}'
+    )
+    rows_text = get_objective(config['train']['objective']).describe_rows(data)
+    tokenizer_text = tokenizer['path']
+    if not tokenizer_text:
+        tokenizer_text = tokenizer['kind']
+        if tokenizer['kind'] != 'char':
+            tokenizer_text += f' of {tokenizer["vocab_size"]} pieces'
+    return [
+        ['model', model_text.rstrip()],
         [
-            'steps',
-            f'{found["steps_done"]} of {found["steps"]} saved'
-            if found['steps']
-            else f'{found["steps_done"]} saved',
+            'data',
+            f'{data["source"]}, {data["batch_size"]} rows of {data["seq_len"]} tokens, {rows_text}',
         ],
-        ['checkpoints', ', '.join(map(str, found['checkpoints'])) or 'none'],
+        ['tokenizer', tokenizer_text],
+        ['mesh', ', '.join(f'{axis} {size}' for axis, size in config['mesh'].items())],
         [
-            'passed over',
-            f'{", ".join(found["passed_over"])} (in damaged/)' if found['passed_over'] else 'none',
-        ],
-        [
-            'rollbacks',
-            '; '.join(
-                f'from step {r["step"]} on {r["batches"]} batches were passed over'
-                for r in found['rollbacks']
-            )
-            or 'none',
-        ],
-        [
-            'metrics',
-            f'{m["lines"]} lines'
-            + (f', {m["unreadable"]} more that cannot be read' if m['unreadable'] else '')
-            + ''.join(
-                f'; {label} {m[name]:.4f} at step {m[f"{name}_step"]}'
-                if isinstance(m[name], float)
-                else f'; {label} {m[name]}'
-                for name, label in (
-                    ('loss', 'last loss'),
-                    ('validation_nats', 'held-out nats per token'),
-                    ('validation_bits_per_byte', 'bits per byte'),
-                )
-                if name in m
-            ),
+            'optimizer',
+            f'{optimizer["kind"]}, learning rate {optimizer["lr"]:g}, {optimizer["schedule"]}, '
+            f'{optimizer["warmup"]} steps of warmup; seed {config["seed"]}',
         ],
     ]
-    if c:
-        t, o = c['tokenizer'], c['optimizer']
-        rows += [
-            [
-                'model',
-                f'{c["model"]["num_layers"]} layers of width {c["model"]["width"]}, {c["model"]["num_heads"]} heads ({c["model"]["num_kv_heads"]} '
-                f'of keys and values), positions {c["model"]["positions"]} {c["model"]["positions_args"] or ""}'.rstrip(),
-            ],
-            [
-                'data',
-                f'{c["data"]["source"]}, {c["data"]["batch_size"]} rows of {c["data"]["seq_len"]} tokens, '
-                + (
-                    f'packing {c["data"]["packing"]}'
-                    if c['train']['objective'] == 'tokens'
-                    else f'pairs {c["data"]["pairs"]["kind"]}'
-                ),
-            ],
-            [
-                'tokenizer',
-                t['path']
-                or (
-                    t['kind'] if t['kind'] == 'char' else f'{t["kind"]} of {t["vocab_size"]} pieces'
-                ),
-            ],
-            ['mesh', ', '.join(f'{axis} {size}' for axis, size in c['mesh'].items())],
-            [
-                'optimizer',
-                f'{o["kind"]}, learning rate {o["lr"]:g}, {o["schedule"]}, {o["warmup"]} steps of warmup; seed {c["seed"]}',
-            ],
-        ]
-    rows.append(
-        [
-            'made with',
-            ', '.join(f'{name} {version}' for name, version in found['versions'].items())
-            + f'; {found["cores"]} cores',
-        ]
-    )
-    return f'{found["run"]}\n{table(rows)}'
 
 
-def _lineage(line: list[dict]) -> str:
-    shown = ['lineage, and what was checked']
-    for depth, link in enumerate(line):
+def _format_lineage(links: list[dict]) -> str:
+    lines = ['lineage, and what was checked']
+    for depth, link in enumerate(links):
         name = link['run'] if link['step'] is None else f'{link["run"]}@{link["step"]}'
-        rows = [
-            [
-                part,
-                f'{said}, {link["hashes"][part][:12]}'
-                if said == examine.OK and part in HASHES
-                else said,
-            ]
-            for part, said in link['checked'].items()
-        ]
-        shown += [f'  {"began from " if depth else ""}{name}', table(rows, '    ')]
-    return '\n'.join(shown)
+        rows = []
+        for part, check in link['checked'].items():
+            if check == examine.OK and part in HASHES:
+                check = f'{check}, {link["hashes"][part][:12]}'
+            rows.append([part, check])
+        lines += [f'  {"began from " if depth else ""}{name}', table(rows, '    ')]
+    return '\n'.join(lines)
 
 
-def _parameters(rows: list[dict], optimizer_bytes: int) -> str:
-    shown, module, total, size = (
-        [
-            [
-                '',
-                'shape',
-                'type',
-                'dimensions (axis of the mesh that cuts them, where larger than 1)',
-                'norm',
-            ]
-        ],
-        None,
-        0,
-        0,
-    )
-    for row in rows:
-        top, slash, rest = row['path'].partition('/')
+def _format_parameters(parameters: list[dict], optimizer_bytes: int) -> str:
+    title = 'dimensions (axis of the mesh that cuts them, where larger than 1)'
+    rows = [['', 'shape', 'type', title, 'norm']]
+    module = None
+    total = 0
+    size = 0
+    for parameter in parameters:
+        # The first parameter of a module comes after a line with the sum of all of them.
+        top, slash, rest = parameter['path'].partition('/')
         if slash and top != module:
-            inside = sum(math.prod(r['shape']) for r in rows if r['path'].startswith(f'{top}/'))
-            shown.append([top, f'{inside:,}'])
+            inside = [p['shape'] for p in parameters if p['path'].startswith(f'{top}/')]
+            rows.append([top, f'{sum(map(math.prod, inside)):,}'])
         module = top
-        cut = ', '.join(
-            f'{name or "-"}{f" ({axis})" if axis else ""}'
-            for name, axis in zip(row['axes'], row['cut_over'])
-        )
-        norm = '-' if row['norm'] is None else f'{float(row["norm"]):.4g}'
-        shown.append(
-            [
-                f'  {rest}' if slash else top,
-                ' x '.join(map(str, row['shape'])),
-                row['dtype'],
-                cut,
-                norm,
-            ]
-        )
-        total += math.prod(row['shape'])
-        size += math.prod(row['shape']) * np.dtype(row['dtype']).itemsize
+
+        axes = []
+        for name, axis in zip(parameter['axes'], parameter['cut_over']):
+            axes.append(f'{name or "-"} ({axis})' if axis else name or '-')
+        norm = '-' if parameter['norm'] is None else f'{float(parameter["norm"]):.4g}'
+        shape = ' x '.join(map(str, parameter['shape']))
+        name = f'  {rest}' if slash else top
+        rows.append([name, shape, parameter['dtype'], ', '.join(axes), norm])
+
+        count = math.prod(parameter['shape'])
+        total += count
+        size += count * np.dtype(parameter['dtype']).itemsize
     return (
-        f'parameters\n{table(shown)}\n  in all {total:,} parameters in {len(rows)} arrays, {_size(size)}; '
-        f'optimizer {_size(optimizer_bytes)}'
+        f'parameters\n{table(rows)}\n  in all {total:,} parameters in {len(parameters)} arrays, '
+        f'{_format_size(size)}; optimizer {_format_size(optimizer_bytes)}'
     )
 
 
-def _size(count: int) -> str:
+def _format_size(count: int) -> str:
     return f'{count / 2**30:.2f} GiB' if count >= 2**30 else f'{count / 2**20:.2f} MiB'
 
 
-def _batch(found: dict) -> str:
-    shown = [
-        f'the batch of step {found["step"]} (from 0; in metrics.jsonl the line of step {found["step"] + 1}): batch({found["number"]}) of data '
-        f'{found["data_hash"][:12]}, seed {found["seed"]}',
-        f'  {found["weight"]:g} targets are weighted by the loss; they stand in {OPEN}these brackets{CLOSE}',
+def _format_batch(batch: dict) -> str:
+    lines = [
+        f'the batch of step {batch["step"]} (from 0; in metrics.jsonl the line of step '
+        f'{batch["step"] + 1}): batch({batch["number"]}) of data {batch["data_hash"][:12]}, seed '
+        f'{batch["seed"]}'
     ]
-    if 'pairs' in found:
-        shown[1:] = [
-            f'  {found["weight"]:g} pairs: a query, what answers it, and negatives beside the other texts of the batch'
-        ]
-        for number, pair in enumerate(found['pairs']):
-            shown += [
-                f'  row {number}, {what}, text {n}: {text}'
-                for what, n, text in zip(
-                    ('query', 'positive', *['negative'] * len(pair['documents'])),
-                    pair['text_ids'],
-                    (pair['query'], *pair['documents']),
-                )
-            ]
-    for number, row in enumerate(found.get('rows', ())):
-        for index, s in enumerate(row['segments'], 1):
-            columns, positions = (
-                f'{first} to {last}' for first, last in (s['columns'], s['positions'])
+    if 'pairs' in batch:
+        lines.append(
+            f'  {batch["weight"]:g} pairs: a query, what answers it, and negatives beside the '
+            f'other texts of the batch'
+        )
+        for number, pair in enumerate(batch['pairs']):
+            lines += _format_pair(number, pair)
+        return '\n'.join(lines)
+
+    lines.append(
+        f'  {batch["weight"]:g} targets are weighted by the loss; they stand in {OPEN}these '
+        f'brackets{CLOSE}'
+    )
+    for number, row in enumerate(batch['rows']):
+        for index, segment in enumerate(row['segments'], 1):
+            first_column, last_column = segment['columns']
+            first_position, last_position = segment['positions']
+            lines.append(
+                f'  row {number}, segment {index} of {len(row["segments"])}: '
+                f'columns {first_column} to {last_column}, '
+                f'positions {first_position} to {last_position}, {segment["weighted"]} weighted'
             )
-            shown.append(
-                f'  row {number}, segment {index} of {len(row["segments"])}: columns {columns}, positions {positions}, {s["weighted"]} weighted'
-            )
-            shown += [f'    | {line}' for line in marked(s).split('\n')]
+            lines += [f'    | {line}' for line in mark_weighted(segment).split('\n')]
         if row['padding']:
-            shown.append(f'  row {number}, padding: {row["padding"]} columns')
-    return '\n'.join(shown)
+            lines.append(f'  row {number}, padding: {row["padding"]} columns')
+    return '\n'.join(lines)
 
 
-def marked(segment: dict) -> str:
-    """The text of a segment, what the loss weights in brackets, the tokenizer's marks by their names."""
-    text, inside = '', False
+def _format_pair(number: int, pair: dict) -> list[str]:
+    kinds = ('query', 'positive', *['negative'] * len(pair['documents']))
+    texts = (pair['query'], *pair['documents'])
+    return [
+        f'  row {number}, {kind}, text {text_id}: {text}'
+        for kind, text_id, text in zip(kinds, pair['text_ids'], texts)
+    ]
+
+
+def mark_weighted(segment: dict) -> str:
+    """Returns the text of a segment, with what the loss weights in brackets.
+
+    The tokenizer's marks stand by their names.
+    """
+    text = ''
+    inside = False
     for piece in segment['pieces']:
         if piece['weighted'] != inside:
-            text, inside = text + (CLOSE if inside else OPEN), not inside
+            text += CLOSE if inside else OPEN
+            inside = not inside
         text += piece['text']
-    text += CLOSE if inside else ''
-    return text + (
-        f' and, after the row, {OPEN}{segment["beyond"]}{CLOSE}' if segment['beyond'] else ''
-    )
+    if inside:
+        text += CLOSE
+    if segment['beyond']:
+        text += f' and, after the row, {OPEN}{segment["beyond"]}{CLOSE}'
+    return text
 
 
-def _differences(found: dict) -> str:
-    name, differences = found['against'], found['differences']
-    shown = [f'against {name}' if differences else f'against {name}: nothing differs']
+def _format_differences(facts: dict) -> str:
+    name = facts['against']
+    differences = facts['differences']
+    lines = [f'against {name}' if differences else f'against {name}: nothing differs']
     for what, title in compare.KINDS.items():
-        groups: dict[tuple, list[str]] = {}
-        for d in differences:
-            if d['what'] == what:
-                groups.setdefault(
-                    (
-                        d['here'],
-                        d['there'],
-                        NO_FLAG if d['flags'] is None else ' '.join(d['flags']),
-                    ),
-                    [],
-                ).append(d['name'])
-        if not groups:
-            continue
-        fields = what in (
-            'config',
-            'harmless',
-        )  # each has a flag of its own; else all that differs has the same
-        value = lambda x: 'absent' if x is None else repr(x) if fields else x
-        shown += [
-            f'  {title}',
-            table(
-                [
-                    ['', 'here', 'there', 'flag' if fields else ''],
-                    *(
-                        [checkpoint.named(paths), value(here), value(there), flag if fields else '']
-                        for (here, there, flag), paths in groups.items()
-                    ),
-                ],
-                '    ',
-            ),
-        ]
-        shown += (
-            []
-            if fields
-            else [f'    {flag}' for flag in dict.fromkeys(flag for _, _, flag in groups)]
-        )
+        of_kind = [difference for difference in differences if difference['what'] == what]
+        if of_kind:
+            # A field has a flag of its own; else all that differs has the same flags.
+            is_field = what in ('config', 'harmless')
+            lines += [f'  {title}', *_format_kind(of_kind, is_field)]
     all_flags = dict.fromkeys(flag for d in differences for flag in d['flags'] or ())
     if all_flags:
-        shown += [f'  flags that make {name} like this run:', f'    {" ".join(all_flags)}']
-    return '\n'.join([*shown, *(f'  not compared: {line}' for line in found['unknown'])])
+        lines += [f'  flags that make {name} like this run:', f'    {" ".join(all_flags)}']
+    lines += [f'  not compared: {line}' for line in facts['unknown']]
+    return '\n'.join(lines)
+
+
+def _format_kind(differences: list[dict], is_field: bool) -> list[str]:
+    """Returns a table of differences of one kind; those that are alike share a row."""
+    names_by_values: dict[tuple, list[str]] = {}
+    for d in differences:
+        flags_text = NO_FLAG if d['flags'] is None else ' '.join(d['flags'])
+        values = (d['here'], d['there'], flags_text)
+        names_by_values.setdefault(values, []).append(d['name'])
+
+    def format_value(value) -> str:
+        if value is None:
+            return 'absent'
+        return repr(value) if is_field else value
+
+    rows = [['', 'here', 'there', 'flag' if is_field else '']]
+    for (here, there, flags_text), names in names_by_values.items():
+        paths = checkpoint.summarize_paths(names)
+        flag = flags_text if is_field else ''
+        rows.append([paths, format_value(here), format_value(there), flag])
+    lines = [table(rows, '    ')]
+    if not is_field:
+        all_flags = dict.fromkeys(flags_text for _, _, flags_text in names_by_values)
+        lines += [f'    {flags_text}' for flags_text in all_flags]
+    return lines
 
 
 def main(words: list[str]) -> None:
+    """Prints the facts of the run that the flags name.
+
+    `words`: flags of the config that --against names.
+    """
     f = flags.FLAGS
     jax.config.update('jax_platforms', 'cpu')  # a run may be training on the accelerator
     if words and not f.against:
         raise RunError(
-            f'{words[0]}: expected only flags; what follows after -- belongs to the config of --against'
+            f'{words[0]}: expected only flags; what follows after -- belongs to the config of '
+            f'--against'
         )
-    run, against = Run.parse(f.run), compare.other(f.against, words) if f.against else None
-    found = facts(examine.examine(run), f.batch, against)
-    print(json.dumps(found) if f.json else printable(told(found)))
-    if found['damage']:
-        raise RunError(f'{found["run"]}: damaged: {"; ".join(found["damage"])}')
+    run = Run.parse(f.run)
+    against = compare.open_other(f.against, words) if f.against else None
+    facts = collect_facts(examine.examine(run), f.batch, against)
+    print(json.dumps(facts) if f.json else printable(format_facts(facts)))
+    if facts['damage']:
+        raise RunError(f'{facts["run"]}: damaged: {"; ".join(facts["damage"])}')
 
 
 if __name__ == '__main__':

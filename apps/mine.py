@@ -1,15 +1,19 @@
-"""Hard negatives for pairs: to each query, documents of other queries that look as if they answered it, by a model's vectors or by words.
+"""Hard negatives for pairs: documents of other queries that look as if they answered a query.
+
+They are found by a model's vectors or by words.
 
     python -m apps.mine --run=runs/embedder --pairs=pairs.jsonl --out=mined.jsonl
     python -m apps.mine --by=words --pairs=pairs.tsv --out=mined.jsonl
 
-What is written are pairs like those that are read, one line a query; train on them with --config.data.pairs.negatives=4.
+What is written are pairs like those that are read, one line a query; train on them with
+--config.data.pairs.negatives=4.
 """
 
 import dataclasses
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 
+import numpy as np
 from absl import flags
 
 from data import files
@@ -24,14 +28,17 @@ from runtime.errors import RunError
 from runtime.run_dir import Run
 
 WAYS = ('vectors', 'words')
+# A way to mine: (queries, documents, positives, barred) -> new negatives of each query; the last
+# two, and what is returned, are numbers of documents.
+Mine = Callable[[list[str], list[str], list[list[int]], list[list[int]]], Sequence[Sequence[int]]]
 
 
 @dataclasses.dataclass
-class Asked:
+class Query:
     """A query, and numbers of documents: those that answer it, those that are known not to."""
 
     where: str
-    query: str
+    text: str
     positives: dict[int, None]
     negatives: dict[int, None]
 
@@ -39,59 +46,78 @@ class Asked:
 class Collection:
     """Pairs by query, and their documents, each once (`pairs.normal`)."""
 
-    def __init__(self, found: Iterable[Pair]):
+    def __init__(self, pairs: Iterable[Pair]):
         self.documents: list[str] = []
-        self.asked: dict[str, Asked] = {}
+        self.queries: dict[str, Query] = {}
         self._ids: dict[str, int] = {}
-        for pair in found:
-            asked = self.asked.setdefault(
-                read_pairs.normal(pair.query), Asked(pair.where, pair.query, {}, {})
+        for pair in pairs:
+            query = self.queries.setdefault(
+                read_pairs.normal(pair.query), Query(pair.where, pair.query, {}, {})
             )
-            asked.positives.update(dict.fromkeys(map(self._id, pair.positives)))
-            asked.negatives.update(dict.fromkeys(map(self._id, pair.negatives)))
+            query.positives.update(dict.fromkeys(map(self._id, pair.positives)))
+            query.negatives.update(dict.fromkeys(map(self._id, pair.negatives)))
 
     def _id(self, text: str) -> int:
+        """Returns the number of a document, a new one where it is new."""
         number = self._ids.setdefault(read_pairs.normal(text), len(self.documents))
         if number == len(self.documents):
             self.documents.append(text)
         return number
 
-    def mined(self, mine) -> list[Pair]:
-        """One pair a query, with the negatives that it had, and those that `mine(queries, documents, positives, barred)` finds, as ids."""
-        queries = list(self.asked.values())
-        barred = [
-            [*asked.negatives, *([self._ids[key]] if key in self._ids else [])]
-            for key, asked in self.asked.items()
-        ]
-        found = mine(
-            [asked.query for asked in queries],
+    def add_negatives(self, mine: Mine) -> list[Pair]:
+        """Returns one pair a query, with the negatives that it had and those that `mine` finds."""
+        queries = list(self.queries.values())
+        # No negative that is known, and not the query itself where it is a document too.
+        barred = [[*query.negatives] for query in queries]
+        for ids, key in zip(barred, self.queries):
+            if key in self._ids:
+                ids.append(self._ids[key])
+        new_negatives = mine(
+            [query.text for query in queries],
             self.documents,
-            [list(asked.positives) for asked in queries],
+            [list(query.positives) for query in queries],
             barred,
         )
-        text = lambda ids: tuple(self.documents[i] for i in ids)
-        return [
-            Pair(
-                asked.where,
-                asked.query,
-                text(asked.positives),
-                text(i for i in (*asked.negatives, *more) if i not in asked.positives),
+        pairs = []
+        for query, new in zip(queries, new_negatives):
+            negatives = [i for i in (*query.negatives, *new) if i not in query.positives]
+            pairs.append(
+                Pair(
+                    query.where,
+                    query.text,
+                    self._texts(query.positives),
+                    self._texts(negatives),
+                )
             )
-            for asked, more in zip(queries, found)
-        ]
+        return pairs
+
+    def _texts(self, ids: Iterable[int]) -> tuple[str, ...]:
+        return tuple(self.documents[i] for i in ids)
 
 
-def by_run(run: Run, count: int, margin: float):
-    """A way to mine: the vectors of a run's model, pooled as it was trained."""
+def by_run(run: Run, count: int, margin: float) -> Mine:
+    """Returns a way to mine: by the vectors of a run's model, pooled as it was trained."""
     model, params, tokenizer, config = checkpoint.load(run)
     embedder = Embedder(model, params, config.embedding.pooling)
-    vectors = lambda texts: embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
-    return lambda queries, texts, positives, barred: hard_negatives.by_vectors(
-        vectors(queries), vectors(texts), positives, barred, count, margin
-    )
+
+    def embed(texts: Sequence[str]) -> np.ndarray:
+        return embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
+
+    def mine(queries, documents, positives, barred):
+        return hard_negatives.by_vectors(
+            embed(queries), embed(documents), positives, barred, count, margin
+        )
+
+    return mine
+
+
+def by_words(count: int) -> Mine:
+    """Returns a way to mine: by BM25."""
+    return lambda *given: hard_negatives.by_words(*given, count)
 
 
 def define_flags(values=flags.FLAGS) -> None:
+    """Defines the flags of this command."""
     options.path('run', '', 'Run directory, DIR or DIR@step, of the model that embeds', values)
     options.path(
         'pairs',
@@ -122,7 +148,8 @@ def define_flags(values=flags.FLAGS) -> None:
     )
 
 
-def main() -> None:
+def _check_flags() -> None:
+    """Raises RunError where flags are out of their range, or --out cannot be written."""
     f = flags.FLAGS
     if f.by not in WAYS:
         raise RunError(f'--by={f.by}: {did_you_mean(f.by, WAYS)}')
@@ -138,38 +165,40 @@ def main() -> None:
     out = pathlib.Path(f.out)
     if out.suffix != '.jsonl':
         raise RunError(f'--out={f.out}: expected the name of a file to write, ending in .jsonl')
-    if out.exists() or not out.parent.is_dir():
-        raise RunError(
-            f'--out={f.out}: '
-            + (
-                'is there already; nothing is written over it'
-                if out.exists()
-                else f'{out.parent} is no directory'
-            )
-        )
+    if out.exists():
+        raise RunError(f'--out={f.out}: is there already; nothing is written over it')
+    if not out.parent.is_dir():
+        raise RunError(f'--out={f.out}: {out.parent} is no directory')
     cli.check_writable('--out', str(out))
+
+
+def main() -> None:
+    """Reads the pairs, finds negatives of each query, and writes the pairs with them."""
+    _check_flags()
+    f = flags.FLAGS
+    out = pathlib.Path(f.out)
     report = Report(f.on_broken)
     paths, passed = files.find(f.pairs, read_pairs.SUFFIXES, '--pairs')
-    found = Collection(report.good(item for path in paths for item in read_pairs.read_file(path)))
-    if not found.asked:
+    records = (record for path in paths for record in read_pairs.read_file(path))
+    collection = Collection(report.good(records))
+    if not collection.queries:
         raise RunError(f'--pairs={f.pairs}: no usable pair; {report.num_broken} broken')
     report.end('--on_broken')
-    mine = (
-        by_run(Run.parse(f.run), f.count, f.margin)
-        if f.by == 'vectors'
-        else lambda *given: hard_negatives.by_words(*given, f.count)
-    )
-    mined = found.mined(mine)
-    read_pairs.write_pairs(out, mined)
-    before, now = (
-        sum(len(asked.negatives) for asked in found.asked.values()),
-        sum(len(pair.negatives) for pair in mined),
-    )
+    if f.by == 'vectors':
+        mine = by_run(Run.parse(f.run), f.count, f.margin)
+    else:
+        mine = by_words(f.count)
+    pairs = collection.add_negatives(mine)
+    read_pairs.write_pairs(out, pairs)
+
+    before = sum(len(query.negatives) for query in collection.queries.values())
+    now = sum(len(pair.negatives) for pair in pairs)
+    rest = f'; passed over: {passed}' if str(passed) else ''
     print(
         printable(
-            f'{out}: {len(mined)} queries with {now} negatives (before: {before}) of {len(found.documents)} documents; '
-            f'{report.num_broken} broken pairs left out'
-            + (f'; passed over: {passed}' if str(passed) else '')
+            f'{out}: {len(pairs)} queries with {now} negatives (before: {before}) of '
+            f'{len(collection.documents)} documents; {report.num_broken} broken pairs left '
+            f'out{rest}'
         )
     )
 

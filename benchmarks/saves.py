@@ -17,12 +17,12 @@ from absl import flags
 from etils import epath
 
 from benchmarks.rows import random_rows
-from model import loss
 from model.config import resolve
 from model.transformer import Transformer
-from runtime import checkpoint, cli, config_flags, options, ranges
+from runtime import checkpoint, cli, config_flags, field_checks, options
 from runtime.run_dir import Run
 from train import mesh as meshes, step as steps
+from train.losses import TokenLoss
 from train.optimizer import make_optimizer
 
 
@@ -35,7 +35,7 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
         make_optimizer(c.optimizer, c.train.steps),
     )
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
-    step = steps.make_step(model, optimizer, loss.weighted_token_loss, mesh, shardings)
+    step = steps.make_step(model, optimizer, TokenLoss(), mesh, shardings)
     batch = meshes.to_devices(mesh, random_rows(vocabulary, rows, c.data.seq_len), rows)
     checkpoints = checkpoint.Checkpoints(Run(epath.Path(folder)), c.checkpoint)
 
@@ -75,7 +75,7 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
 
 def main() -> None:
     f, config = flags.FLAGS, config_flags.get()
-    ranges.check(config)
+    field_checks.check(config)
     pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=f.out) as folder:
         print(

@@ -34,7 +34,7 @@ from configs import pydoc
 from data import sources
 from runtime import cli, options
 from runtime.run_dir import Run, cores
-from train import loop
+from train import loop, setup
 
 _FILE = 50_000  # characters of a drawn file
 _SENTENCES = 20_000  # that are tokenized at a time
@@ -81,7 +81,7 @@ def small_run(folder: pathlib.Path) -> str:
     c.data.update(batch_size=4, cache=str(folder / 'cache'))
     c.train.steps, c.optimizer.warmup, c.eval.every, c.sample.every = 1, 0, 0, 0
     c.log.update(tensorboard=False, progress=False)
-    loop.train(loop.prepare(c, str(folder / 'run')))
+    loop.train(setup.build_experiment(c, str(folder / 'run')))
     return str(folder / 'run')
 
 

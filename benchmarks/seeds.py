@@ -59,7 +59,7 @@ def measure(config, arm: str, task: str, seeds: int, steps: int, rounds: int) ->
 
 
 def main() -> None:
-    f, config = flags.FLAGS, config_flags.get(schema=None)
+    f, config = flags.FLAGS, config_flags.get(base=None)
     known = {
         'arm': list(cells.arms(config)),
         'task': [name for name, t in config.tasks.items() if t.kind == 'task'],

@@ -1,4 +1,4 @@
-"""Folders that are built once and kept in a cache under the hash of what determines them.
+"""Folders that are built once and kept under the hash of what determines them.
 
 In each, `manifest.json` states the hashes of its files and what could not be read of the source.
 """
@@ -23,7 +23,7 @@ _MOST_NAMED = 100  # broken records that a manifest names; all are counted
 
 
 def stable_hash(value) -> str:
-    """Returns the sha256, in hex, of a value as JSON with sorted keys; equal on every machine."""
+    """Returns the sha256, in hex, of a value written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""What the store of documents and the store of pairs share: their place in the cache, their arrays.
+"""The base of the store of documents and of the store of pairs.
 
 A store is a folder of arrays that a tokenizer makes of a source. It is kept in `config.data.cache`
 under the hash of everything that determines it, so that it is built once.
@@ -15,7 +15,6 @@ from data.records import DataError
 from data.text import READING
 from data.tokenizer import Tokenizer
 
-SPLITS = ('train', 'validation')
 _DTYPES = ('uint16', 'uint32')
 
 
@@ -73,6 +72,7 @@ class CachedStore:
         Raises:
           DataError: the store is damaged, or the text is not there.
         """
+        # The path first: it raises where the text is not there, whatever the cache holds.
         path = cls.path_of(config, tokenizer)
         earlier = cls._find_earlier(config, tokenizer, wanted)
         if earlier:
@@ -99,13 +99,16 @@ class CachedStore:
         """
         cls.check(config)
         path = cls.path_of(config, tokenizer)
+
+        # A run goes on with the store that it began with, though today's rules would make another.
         store = cls._find_earlier(config, tokenizer, wanted)
         if store is None:
-
-            def build(folder):
-                cls.build(config, tokenizer, folder, progress)
-
-            manifest = cache.get_or_build(path, build, cls.NOUN, config.on_broken)
+            manifest = cache.get_or_build(
+                path,
+                lambda folder: cls.build(config, tokenizer, folder, progress),
+                cls.NOUN,
+                config.on_broken,
+            )
             store = cls(path, manifest)
         store.check_content(config, tokenizer)
         return store

@@ -1,35 +1,50 @@
-"""Several rankings of the same documents made one. Scores are {document: score}, larger is better and equal ones are in the order of the documents' ids."""
+"""Several rankings of the same documents made one.
+
+Scores are {document: score}; larger is better, and equal ones are in the order of the documents'
+ids.
+"""
 
 import math
 from collections.abc import Mapping, Sequence
 
 
 def fuse(rankings: Sequence[Sequence[str]], k: int = 60) -> list[tuple[str, float]]:
-    """Reciprocal rank fusion (Cormack, Clarke and Büttcher 2009): rankings, best first -> (document, sum over them of 1 / (k + rank)), best
-    first; a document that a ranking lacks gets nothing from it."""
+    """Returns (document, score), best first, by reciprocal rank fusion.
+
+    Cormack, Clarke and Büttcher 2009: a score is the sum over rankings of 1 / (k + rank); a
+    document that a ranking lacks gets nothing from it.
+
+    Args:
+      rankings: documents, best first.
+      k: what is added to each rank.
+    """
     parts: dict[str, list[float]] = {}
     for ranking in rankings:
         for rank, document in enumerate(ranking, 1):
             parts.setdefault(document, []).append(1 / (k + rank))
-    scores = {
-        document: math.fsum(found) for document, found in parts.items()
-    }  # exact: ranks that are changed about do tie
+
+    # Exact sums: documents whose ranks are exchanged do tie.
+    scores = {document: math.fsum(shares) for document, shares in parts.items()}
     return [(document, scores[document]) for document in order(scores)]
 
 
 def interpolate(a: Mapping[str, float], b: Mapping[str, float], weight: float) -> dict[str, float]:
-    """(1 - weight) * a + weight * b, the scores of each moved to 0 .. 1 (Lee 1997, "Analyses of multiple evidence combination"); a document
-    that one lacks has 0 there. `weight` is to be chosen on other queries than those that it is measured on."""
-    found: dict[str, float] = {}
+    """Returns (1 - weight) * a + weight * b.
+
+    The scores of each are moved to 0 .. 1 (Lee 1997, "Analyses of multiple evidence combination").
+    A document that one lacks has 0 there.
+    `weight` is to be chosen on other queries than those that it is measured on.
+    """
+    total: dict[str, float] = {}
     for scores, share in ((a, 1 - weight), (b, weight)):
-        low, high = min(scores.values(), default=0), max(scores.values(), default=0)
+        low = min(scores.values(), default=0)
+        high = max(scores.values(), default=0)
         for document, score in scores.items():
-            found[document] = found.get(document, 0.0) + share * (
-                (score - low) / (high - low) if high > low else 1.0
-            )
-    return found
+            scaled = (score - low) / (high - low) if high > low else 1.0
+            total[document] = total.get(document, 0.0) + share * scaled
+    return total
 
 
 def order(scores: Mapping[str, float]) -> list[str]:
-    """Documents, best first; those with one score by their ids."""
+    """Returns the documents, best first; those with one score by their ids."""
     return sorted(scores, key=lambda document: (-scores[document], document))

@@ -1,5 +1,7 @@
-"""Names of files and folders as a person writes them: what `~` stands for, in one place for every
-field and flag; and what a file is called while it is written."""
+"""Names of files and folders as a person writes them, and while they are written.
+
+What `~` stands for is said here, for every field and flag.
+"""
 
 import os
 
@@ -9,16 +11,22 @@ _LONGEST = 255  # bytes of a name
 
 
 def expanded(text: str, field: str = '') -> str:
-    """Returns `text` with a leading `~` or `~user` as the folder it stands for; any other text is
-    returned as it is.
+    """Returns `text` with a leading `~` or `~user` as the folder it stands for.
 
-    `field`: the field or flag that holds it. Where it is given, raises DataError for a user that is
-    not known here, which would make a folder named `~user`. What is there under its whole name,
-    such as `~$notes.txt`, keeps its name."""
-    found = os.path.expanduser(text)
-    if not field or not found.startswith('~') or os.path.lexists(found.partition('/')[0]):
-        return found
-    user = found.partition('/')[0]
+    Any other text is returned as it is, and so is the whole name of something that is there, such
+    as `~$notes.txt`.
+
+    Args:
+      text: a path.
+      field: the field or flag that holds it, if it is to be checked.
+    Raises:
+      DataError: `field` is given, and the user is not known here: that would make a folder named
+        `~user`.
+    """
+    path = os.path.expanduser(text)
+    user = path.partition('/')[0]
+    if not field or not path.startswith('~') or os.path.lexists(user):
+        return path
     raise DataError(
         f'{field} is {text!r}: no user {user[1:]!r} is known here; expected ~/ for the home '
         f'folder, or ./{user} for a folder of that name'
@@ -26,16 +34,24 @@ def expanded(text: str, field: str = '') -> str:
 
 
 def expanded_list(text: str) -> str:
-    """Returns the same of each path in a list of paths that commas separate. A user that is not
-    known stays as written: those who look for the files tell that there are none."""
-    parts = text.split(',')
-    return ','.join(expanded(part.lstrip()) if part.lstrip()[:1] == '~' else part for part in parts)
+    """Returns a list of paths with commas between them, each one as `expanded` returns it.
+
+    A user that is not known stays as written: those who look for the files tell that there are
+    none.
+    """
+    paths = []
+    for part in text.split(','):
+        path = part.lstrip()
+        paths.append(expanded(path) if path.startswith('~') else part)
+    return ','.join(paths)
 
 
 def begun(name: str) -> str:
-    """Returns the name of a file or folder that is being written, until it takes the name `name` in
-    the same folder: `.NAME.PID`, of a long name its beginning, since no name has more than 255
-    bytes."""
+    """Returns what a file or folder is called until it takes the name `name`.
+
+    That is `.NAME.PID` in the same folder; of a long name its beginning, since no name has more
+    than 255 bytes.
+    """
     end = f'.{os.getpid()}'
-    kept = os.fsencode(name)[: _LONGEST - 1 - len(end)]
-    return f'.{kept.decode(errors="ignore")}{end}'
+    beginning = os.fsencode(name)[: _LONGEST - 1 - len(end)]
+    return f'.{beginning.decode(errors="ignore")}{end}'

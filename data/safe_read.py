@@ -1,4 +1,7 @@
-"""Reading what somebody else wrote, in bounded memory: files, lines and JSON, none of which is ever executed."""
+"""Reading what somebody else wrote, in bounded memory.
+
+Files, lines and JSON, none of which is ever executed.
+"""
 
 import json
 import os
@@ -6,9 +9,8 @@ from collections.abc import Iterator
 
 from data.records import DataError
 
-DOCUMENT = (
-    256 << 20
-)  # bytes of one text file, unpacked: to tokenize it takes 20 to 50 times as much memory
+# Bytes of one text file, unpacked: to tokenize it takes 20 to 50 times as much memory.
+DOCUMENT = 256 << 20
 LINE = 64 << 20  # bytes of one line of JSON, unpacked
 JSON = 16 << 20  # bytes of a JSON file of a run directory
 MODEL = 64 << 20  # bytes of a tokenizer
@@ -17,27 +19,35 @@ _DEPTH = 64  # of the JSON of a run directory; what reads it is recursive
 
 
 def size(count: int) -> str:
+    """Returns a number of bytes in words."""
     return f'{count >> 20} MiB' if count >= 1 << 20 else f'{count} bytes'
 
 
 def content(file, most: int) -> bytearray | None:
-    """All of an open file; None where it is longer than `most` bytes, of which no more are read."""
-    found = bytearray()
+    """Returns all of an open file, or None where it is longer than `most` bytes.
+
+    Of such a file hardly more than that is read.
+    """
+    whole = bytearray()
     while chunk := file.read(_CHUNK):
-        found += chunk
-        if len(found) > most:
+        whole += chunk
+        if len(whole) > most:
             return None
-    return found
+    return whole
 
 
 def lines(file, most: int) -> Iterator[bytes | None]:
-    """The lines of an open file, with their ends (LF, CR LF or CR); None for one that is longer
-    than `most` bytes."""
+    """Yields the lines of an open file, with their ends (LF, CR LF or CR).
+
+    None stands for a line that is longer than `most` bytes.
+    """
     held = b''  # the begin of a line whose end was not read yet
     while row := file.readline(max(1, most + 1 - len(held))):
         rows = [row] if not held and _is_one(row) else (held + row).splitlines(True)
         held = b'' if rows[-1].endswith(b'\n') else rows.pop()
-        if held.endswith(b'\r'):  # LF may follow
+
+        # After a CR an LF may follow, which belongs to it.
+        if held.endswith(b'\r'):
             after = file.readline(1)
             rows.append(held + after if after == b'\n' else held)
             held = b'' if after == b'\n' else after
@@ -49,7 +59,7 @@ def lines(file, most: int) -> Iterator[bytes | None]:
 
 
 def _is_one(row: bytes) -> bool:
-    """Whether what `readline` gave is one line, or a part of one: no CR ends a line before it."""
+    """Returns whether what `readline` gave is one line or a part of one: no CR ends one before."""
     at = row.find(b'\r')
     return at < 0 or row[at:] == b'\r\n'
 
@@ -69,37 +79,51 @@ def _after_line(file) -> bytes:
 
 
 def file(path, most: int) -> bytearray:
-    """The bytes of a file (an `etils.epath`, local or gs://). Raises FileNotFoundError, and DataError where it is no file or too large."""
+    """Returns the bytes of a file.
+
+    Args:
+      path: an `etils.epath`, local or gs://.
+      most: bytes that it may have.
+    Raises:
+      FileNotFoundError: there is nothing, or a folder.
+      DataError: it is a pipe or a device, or too large.
+    """
     if not path.exists() or path.is_dir():
         raise FileNotFoundError(f'{path}: missing')
     if '://' not in os.fspath(path) and not os.path.isfile(path):  # a pipe or a device has no end
         raise DataError(f'{path}: not a regular file')
     with path.open('rb') as opened:
-        found = content(opened, most)
-    if found is None:
+        whole = content(opened, most)
+    if whole is None:
         raise DataError(f'{path}: larger than {size(most)}, the most that is read of such a file')
-    return found
+    return whole
 
 
 def parse(text: bytes | bytearray) -> dict:
-    """A JSON object. Raises ValueError, with the reason in one line, for whatever else it is."""
+    """Returns a JSON object.
+
+    Raises ValueError, with the reason in one line, for whatever else the text is.
+    """
     try:
-        found = json.loads(text.decode('utf-8-sig'), parse_constant=_constant)
+        value = json.loads(text.decode('utf-8-sig'), parse_constant=_constant)
     except RecursionError:
         raise ValueError('nested too deeply') from None
-    if not isinstance(found, dict):
-        raise ValueError(f'JSON {type(found).__name__}, expected an object')
-    level = [found]
+    if not isinstance(value, dict):
+        raise ValueError(f'JSON {type(value).__name__}, expected an object')
+
+    # Level by level, without recursion: what reads the object later is recursive.
+    level: list = [value]
     for _ in range(_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, (dict, list))
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        inner: list = []
+        for outer in level:
+            if isinstance(outer, dict):
+                inner += outer.values()
+            elif isinstance(outer, list):
+                inner += outer
+        level = inner
     if level:
         raise ValueError(f'nested more than {_DEPTH} deep')
-    return found
+    return value
 
 
 def _constant(name: str) -> float:
@@ -109,13 +133,19 @@ def _constant(name: str) -> float:
 
 
 def objects(path, most: int = JSON) -> Iterator[dict]:
-    """The objects of a file of JSON lines (`path`: an `etils.epath` or a `pathlib`), without those that are none: a killed run leaves
-    half a line. Numbers may be NaN there: a loss can be."""
+    """Yields the objects of a file of JSON lines, and passes over what is none.
+
+    A killed run leaves half a line. Numbers may be NaN there: a loss can be.
+
+    Args:
+      path: an `etils.epath` or a `pathlib.Path`.
+      most: bytes of a line.
+    """
     with path.open('rb') as opened:
         for line in lines(opened, most):
             try:
-                found = json.loads(line) if line else None
+                value = json.loads(line) if line else None
             except (ValueError, RecursionError):
                 continue
-            if isinstance(found, dict):
-                yield found
+            if isinstance(value, dict):
+                yield value

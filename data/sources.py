@@ -98,7 +98,7 @@ def passed_over(config, suffixes: tuple[str, ...] = SUFFIXES) -> str:
 
 
 def fingerprint(config, suffixes: tuple[str, ...] = SUFFIXES, reading: int = texts.READING) -> dict:
-    """Returns what determines the records of a source, for the keys of what is made of them.
+    """Returns what determines the records of a source, for keys of caches.
 
     That is its fields, and the state of the files it reads and the rules they are read by, or the
     version of what writes them, or a hash of the records.

@@ -6,7 +6,6 @@ each document begins, and the end), `<split>.answered` (uint8 per token, convers
 """
 
 import dataclasses
-import hashlib
 import itertools
 import logging
 import pathlib
@@ -14,17 +13,19 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from data import cache, sources, text as texts, tokenizer as tokenizers
-from data.cached_store import SPLITS, CachedStore, smallest_token_dtype
+from data import cache, sources, tokenizer as tokenizers
+from data.cached_store import CachedStore, smallest_token_dtype
 from data.chat import SYSTEM, encode_messages, system_note
 from data.progress import track
 from data.records import BadRecord, DataError, Record, did_you_mean, printable
+from data.splits import SPLITS, Splitter, split_rules
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
 
+# Part of the key: raised where the same records would be written in another way.
 FORMAT = 3
-SPLIT_RULES = 2  # by which records go to a split; 1: equal ones went by their place
+
 _CHUNK_RECORDS = 1024
 _CHUNK_CHARACTERS = 4 << 20  # tokenized together; each takes about 50 bytes meanwhile
 
@@ -69,6 +70,7 @@ class TokenStore(CachedStore):
             config.validation,
             config.split,
             tokenizer.hash,
+            # Stores of older runs are found under the key that they were given then.
             *(split_rules(config) if reading > 1 else []),
         ]
 
@@ -89,111 +91,18 @@ class TokenStore(CachedStore):
 
     def split(self, name: str) -> Split:
         """Returns the documents of 'train' or 'validation', memory-mapped."""
+        # Text trains on every token; only conversations say which ones count.
         answered = None
         if self.manifest['conversations']:
             answered = self.map_array(f'{name}.answered', np.uint8)
+
+        # Tokens may be larger than memory. Offsets are small, and every batch looks through them.
         return Split(
             self.map_array(f'{name}.tokens', self.token_dtype),
             self.read_array(f'{name}.offsets', np.int64),
             answered,
             self.manifest['splits'][name]['bytes'],
         )
-
-
-# Which record goes to which split.
-
-
-def in_split(ordinal: int | str, config) -> str:
-    """Returns the split of the `ordinal`-th record, or of all records that share a key.
-
-    By hash, so that adding records moves none.
-    """
-    digest = hashlib.sha256(f'split {ordinal}'.encode()).digest()
-    share = int.from_bytes(digest[:8], 'big') / 2**64
-    return 'validation' if share < config.validation else 'train'
-
-
-def split_record(
-    record: Record, ordinal: int, config, cut: int | None = None
-) -> Iterator[tuple[str, Record]]:
-    """Yields (split, record) pairs: the record whole, or under `split='tail'` its two ends.
-
-    `cut`: the character with which the held-out end begins, where it is known.
-    """
-    if config.split != 'tail' or record.text is None:
-        yield in_split(ordinal, config), record
-        return
-    if cut is None:
-        cut = _tail_begins(record.text, config)
-    for split, text in (('train', record.text[:cut]), ('validation', record.text[cut:])):
-        if text:
-            yield split, dataclasses.replace(record, text=text)
-
-
-def _tail_begins(text: str, config) -> int:
-    return int(len(text) * (1 - config.validation))
-
-
-class Splitter:
-    """Says which split each record of a source belongs to; they come one after the other.
-
-    Equal records (`data/text.py: identity`) go where the first of them went, cut after the same
-    words, so that nothing held out is trained on.
-
-    Attributes:
-      num_equal: records that were like an earlier one.
-      num_moved: of these, how many their place would have sent to the other split.
-    """
-
-    def __init__(self, config):
-        self.num_equal = 0
-        self.num_moved = 0
-        self._config = config
-        self._ordinals = itertools.count()
-        self._first: dict[bytes, int] = {}  # identity -> ordinal of the first such record
-        self._heads: dict[int, int] = {}  # that ordinal -> words of it that are trained on
-
-    def pieces(self, record: Record) -> Iterator[tuple[str, Record]]:
-        """Returns the (split, record) pairs of the next record, as `split_record` does."""
-        ordinal = next(self._ordinals)
-        if not 0 < self._config.validation < 1:
-            return split_record(record, ordinal, self._config)
-        first = self._first.setdefault(texts.identity(record.parts()), ordinal)
-
-        # An equal text may differ in white space: its cut is put after the same words.
-        cut = None
-        if self._config.split == 'tail' and record.text is not None:
-            head = texts.seen(record.text[: _tail_begins(record.text, self._config)])
-            wanted = self._heads.setdefault(first, head)
-            if wanted != head:
-                cut = texts.place(record.text, wanted)
-
-        if first == ordinal:
-            return split_record(record, ordinal, self._config)
-        self.num_equal += 1
-        if self._config.split == 'documents':
-            own_split = in_split(ordinal, self._config)
-            self.num_moved += own_split != in_split(first, self._config)
-        return split_record(record, first, self._config, cut)
-
-    def describe(self) -> str:
-        """Returns a line on equal records, or '' where there are none."""
-        if not self.num_equal:
-            return ''
-        return (
-            f'equal to an earlier record, and on its side of the split: {self.num_equal} '
-            f'({self.num_moved} would have been on the other)'
-        )
-
-
-def split_rules(config) -> list:
-    """Returns what a key holds of the rules by which records are split; nothing for the first."""
-    if config.split == 'documents' and 0 < config.validation < 1:
-        return [SPLIT_RULES]
-    return []
-
-
-# What a config may say, and the texts of a tokenizer.
 
 
 def check(config) -> None:
@@ -227,6 +136,8 @@ def training_texts(config) -> Iterator[str]:
     report = cache.Report(config.on_broken, quiet=True)
     splitter = Splitter(config)
     empty = True
+
+    # Parted as the store parts them, equal records included, so that none is on both sides.
     for record in report.good(sources.read(config)):
         for split, piece in splitter.pieces(record):
             if split == 'train':
@@ -261,15 +172,13 @@ def kept_tokenizer(config) -> Tokenizer | None:
 
     A file bears its own hash in its name; one that does not have it any more is passed over.
     """
+    # Several may match: a damaged one, or those that two versions of SentencePiece trained.
     pattern = f'tokenizer-{tokenizer_key(config)}-*.model'
     for path in sorted(pathlib.Path(config.data.cache).glob(pattern)):
         if cache.file_hash(path).startswith(path.stem.rpartition('-')[2]):
             return tokenizers.load(path)
         _LOG.warning('%s: damaged tokenizer: passed over', path)
     return None
-
-
-# Building a store.
 
 
 def take_chunk(items: Iterator) -> list:
@@ -284,6 +193,8 @@ def take_chunk(items: Iterator) -> list:
         chunk.append(item)
         if not isinstance(item, BadRecord):
             room -= sum(map(len, item.parts()))
+
+        # A thousand long documents at once would take gigabytes.
         if room < 0:
             break
     return chunk
@@ -319,6 +230,7 @@ class _SplitWriter:
 
     def add(self, record: Record, ids: list[int], answered: list[int] | None) -> None:
         """Appends a document: its token ids, and which of them the assistant says."""
+        # Straight to the disk: the tokens of a split need not fit in memory.
         self._tokens.write(np.asarray(ids, self._dtype).tobytes())
         if answered is not None:
             self._answered.write(np.asarray(answered, np.uint8).tobytes())
@@ -348,6 +260,7 @@ def _build(config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -
     while chunk := take_chunk(records):
         pieces: list[tuple[str, Record]] = []
         for record in report.good(chunk):
+            # Mixed sources are refused: the loss is on answers alone, or on every token.
             if conversations is None:
                 conversations = record.messages is not None
             if conversations != (record.messages is not None):
@@ -357,12 +270,14 @@ def _build(config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -
                 )
             pieces += splitter.pieces(record)
 
+        # Counted here, since a tokenizer from before such messages has no mark for them.
         if conversations:
             num_system_messages += sum(record.messages[0][0] == SYSTEM for _, record in pieces)
         encoded = _encode([record for _, record in pieces], tokenizer, bool(conversations))
         for (split, record), (ids, answered) in zip(pieces, encoded):
             writers[split].add(record, ids, answered)
 
+    # A store without training text is an error now, not an empty epoch later.
     counts = {split: writer.finish() for split, writer in writers.items()}
     if not counts['train']['documents']:
         raise _no_records_error(config, report)

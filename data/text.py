@@ -1,4 +1,4 @@
-"""What text is, and how its lines end: one reading of bytes for training, mining and search.
+"""Text and the ends of its lines: one reading of bytes for training, mining and search.
 
 Text is UTF-8, or UTF-16 or UTF-32 with a byte-order mark; a line ends with LF, CR LF or CR, which
 are all read as LF. Bytes with a NUL are no text, nor are those that are mostly control characters.
@@ -6,19 +6,18 @@ are all read as LF. Bytes with a NUL are no text, nor are those that are mostly 
 
 import bisect
 import codecs
-import functools
 import hashlib
 import io
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from data.records import DataError
 
-# Of the rules here, in data/files.py and in data/safe_read.py: raised where the same files would give
-# other texts. It is part of the keys of stores and tokenizers and of the manifest of an index, in
-# which there is none where they are older than the number.
+# Of the rules here, in data/files.py and in data/safe_read.py: raised where the same files would
+# give other texts. It is part of the keys of stores and tokenizers and of the manifest of an index,
+# in which there is none where they are older than the number.
 READING = 2
 
 # The longer ones first: they begin with the shorter.
@@ -28,9 +27,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: 'utf-16-le',
     codecs.BOM_UTF16_BE: 'utf-16-be',
 }
-_SURROGATE = re.compile(
-    '[\ud800-\udfff]'
-)  # JSON can spell half of a pair, which no encoding can write
+_SURROGATE = re.compile('[\ud800-\udfff]')  # half of a pair: JSON can spell it, UTF-8 cannot
 _LOOKED_AT = 1 << 12  # bytes by which an encoding without a mark is told
 # Controls that no text needs; it has bell, backspace, tab, line ends, form feed and escape.
 _CONTROLS = bytes({*range(32)} - {7, 8, 9, 10, 11, 12, 13, 27})
@@ -41,11 +38,15 @@ _SPACE = re.compile(r'\s')
 _MANY = re.compile('[^\\w\\s\0-\u02ff]{64,}')  # marks and symbols, one after the other
 # How a pointer begins that Git LFS leaves in place of a file which was not fetched, and the bytes
 # that it has at most (its docs/spec.md).
-_POINTER, _POINTER_SIZE = b'version https://git-lfs.github.com/spec/v', 1024
+_POINTER = b'version https://git-lfs.github.com/spec/v'
+_POINTER_SIZE = 1024
 
 
 class NotTextError(DataError):
-    """Bytes that are no text: why, and `at` which byte, or -1 where it is none in particular."""
+    """Bytes are no text.
+
+    `at`: which byte says so, or -1 where it is none in particular.
+    """
 
     def __init__(self, reason: str, at: int = -1):
         super().__init__(reason)
@@ -53,14 +54,14 @@ class NotTextError(DataError):
 
 
 def line_ends(text):
-    """A string with each CR LF and each CR as LF; anything else as it is."""
+    """Returns a string with all lines ended by LF; anything else as it is."""
     if not isinstance(text, str) or '\r' not in text:
         return text
     return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
 def fault(text) -> str:
-    """Why this is no text to train on or to index; '' where it is one."""
+    """Returns why this is no text to train on or to index, or ''."""
     if not isinstance(text, str):
         return f'text is {type(text).__name__}, expected a string'
     if not text or text.isspace():
@@ -71,14 +72,14 @@ def fault(text) -> str:
 
 
 def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> str:
-    """Bytes of UTF-8 -> text, line ends as they are.
+    """Returns the text of bytes of UTF-8, line ends as they are.
 
     Args:
       raw: whole lines.
       first: they are the first ones, and may begin with a mark.
-      what: they are, for the message.
+      what: is read, for the message.
     Raises:
-      NotTextError: they are none.
+      NotTextError: the bytes are no text, or of another encoding.
     """
     if first and len(raw) < _POINTER_SIZE and raw.startswith(_POINTER):
         raise NotTextError(
@@ -86,13 +87,10 @@ def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> st
         )
     at = raw.find(b'\0')
     if at >= 0:
-        encoding = _unmarked(raw[:_LOOKED_AT]) if first else ''
-        raise NotTextError(
-            f'{encoding} without a byte-order mark: expected UTF-8, or a mark'
-            if encoding
-            else f'a binary {what}, no text: NUL',
-            -1 if encoding else at,
-        )
+        encoding = _guess_encoding(raw[:_LOOKED_AT]) if first else ''
+        if encoding:
+            raise NotTextError(f'{encoding} without a byte-order mark: expected UTF-8, or a mark')
+        raise NotTextError(f'a binary {what}, no text: NUL', at)
     if len(raw) - len(raw.translate(None, _CONTROLS)) > max(_FEW, _MOST * len(raw)):
         raise NotTextError(f'a binary {what}, no text: control characters')
     try:
@@ -101,8 +99,8 @@ def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> st
         raise NotTextError('invalid UTF-8', error.start) from None
 
 
-def _unmarked(raw: bytes | bytearray) -> str:
-    """The encoding that NULs at regular places tell of, as in mostly Latin letters; or ''."""
+def _guess_encoding(raw: bytes | bytearray) -> str:
+    """Returns the encoding that NULs at regular places tell of, as in Latin letters; or ''."""
     if len(raw) < 8:
         return ''
     zeros = [raw[i::4].count(0) / len(raw[i::4]) > 0.5 for i in range(4)]
@@ -116,28 +114,31 @@ def _unmarked(raw: bytes | bytearray) -> str:
 
 
 class _Recoded:
-    """Text of another encoding, read as bytes of UTF-8, its mark too, some characters at a time."""
+    """A file of another encoding, read as bytes of UTF-8, its mark too, piece by piece."""
 
     def __init__(self, file, encoding: str):
         self._text = io.TextIOWrapper(file, encoding, newline='\n')
         self._encoding = encoding
 
     def read(self, count: int) -> bytes:
-        return self._bytes(self._text.read, count)
+        return self._encode(self._text.read, count)
 
     def readline(self, count: int) -> bytes:
-        return self._bytes(self._text.readline, count)
+        return self._encode(self._text.readline, count)
 
-    def _bytes(self, work, count: int) -> bytes:
+    def _encode(self, read: Callable[[int], str], count: int) -> bytes:
         try:
-            return work(count).encode()
+            return read(count).encode()
         except UnicodeError:
             raise NotTextError(f'invalid {self._encoding.upper()}') from None
 
 
 def utf8(file):
-    """An open file (with `peek`) as one of UTF-8: itself, or where its mark says that it is UTF-16
-    or UTF-32 what is in it. That one raises NotTextError where it is not."""
+    """Returns an open file (with `peek`) as one of UTF-8.
+
+    That is the file itself, or where its mark says UTF-16 or UTF-32 one that recodes it, and raises
+    NotTextError where it is not of that encoding.
+    """
     head = file.peek(4)[:4]
     for mark, encoding in _MARKS.items():
         if head.startswith(mark):
@@ -146,43 +147,52 @@ def utf8(file):
 
 
 def normal_form(form: str, text: str) -> str:
-    """What `unicodedata.normalize` gives (NFC or NFKC), in linear time: that sorts the marks of a
-    letter by insertion, which takes minutes for a megabyte of them."""
+    """Returns what `unicodedata.normalize` gives (NFC or NFKC), in linear time.
+
+    That one sorts the marks of a letter by insertion, which takes minutes for a megabyte of them.
+    """
     if not text.isascii():
-        text = _MANY.sub(functools.partial(_ordered, form.replace('C', 'D')), text)
+        decomposed = form.replace('C', 'D')
+        text = _MANY.sub(lambda match: _order_marks(decomposed, match[0]), text)
     return unicodedata.normalize(form, text)
 
 
-def _ordered(form: str, found: re.Match) -> str:
-    """Marks and symbols, taken apart, in the canonical order (Unicode Standard, section 3.11)."""
-    apart = ''.join(unicodedata.normalize(form, character) for character in found[0])
+def _order_marks(form: str, marks: str) -> str:
+    """Returns marks and symbols taken apart, in the canonical order.
+
+    Unicode Standard, section 3.11.
+    """
+    apart = ''.join(unicodedata.normalize(form, character) for character in marks)
     groups = itertools.groupby(apart, lambda character: unicodedata.combining(character) > 0)
-    return ''.join(''.join(sorted(some, key=unicodedata.combining)) for _, some in groups)
+    return ''.join(''.join(sorted(group, key=unicodedata.combining)) for _, group in groups)
 
 
 def identity(parts: Iterable[str]) -> bytes:
-    """16 bytes that are equal for equal texts: those that only white space, or the normal form of
-    their characters (NFC), tells apart are equal."""
-    found = hashlib.sha256()
+    """Returns 16 bytes that are equal for equal texts.
+
+    Texts are equal that only white space, or the normal form of their characters (NFC), tells
+    apart.
+    """
+    digest = hashlib.sha256()
     for text in parts:
-        for words in _seen(text):
-            found.update(''.join(f'{word} ' for word in words).encode())
-        found.update(b'\0')
-    return found.digest()[:16]
+        for words in _seen_words(text):
+            digest.update(''.join(f'{word} ' for word in words).encode())
+        digest.update(b'\0')
+    return digest.digest()[:16]
 
 
 def place(text: str, size: int) -> int:
-    """The last character before which stand `size` of those that `identity` sees, or the end."""
+    """Returns the last place before which stand `size` of the characters that `identity` sees."""
     return bisect.bisect(range(len(text) + 1), size, key=lambda at: seen(text[:at])) - 1
 
 
 def seen(text: str) -> int:
-    """How many characters of a text `identity` sees: not white space, in NFC."""
-    return sum(len(word) for words in _seen(text) for word in words)
+    """Returns how many characters of a text `identity` sees: not white space, in NFC."""
+    return sum(len(word) for words in _seen_words(text) for word in words)
 
 
-def _seen(text: str) -> Iterator[list[str]]:
-    """The words of a text in NFC, of some characters at a time."""
+def _seen_words(text: str) -> Iterator[list[str]]:
+    """Yields the words of a text in NFC, of some characters at a time."""
     begin = 0
     while begin < len(text):
         space = _SPACE.search(text, begin + _BLOCK)

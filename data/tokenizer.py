@@ -15,7 +15,8 @@ from data.records import DataError
 
 _LOG = logging.getLogger('ordem')
 
-_SYSTEM, _SYSTEM_BEFORE = '<|system|>', '<|reserved0|>'  # one id; what it was called under rules 1
+_SYSTEM = '<|system|>'
+_SYSTEM_BEFORE = '<|reserved0|>'  # what the same id was called under rules 1
 CONTROL = (
     '<|user|>',
     '<|assistant|>',
@@ -27,10 +28,8 @@ CONTROL = (
 )
 KINDS = ('unigram', 'bpe', 'char')
 RULES = (1, 2)  # of training; each gives what it always gave
-_META = '\u2581'  # SentencePiece writes a space as this; a real one in the text is spelled in bytes instead
-_OWN = re.compile(
-    '[\0\x1f\u2581\u2585]+'
-)  # what SentencePiece's trainer uses itself or passes over
+_META = '\u2581'  # SentencePiece writes a space as this; one in the text is spelled in bytes
+_OWN = re.compile('[\0\x1f\u2581\u2585]+')  # what its trainer uses itself or passes over
 _LONGEST = 16000  # characters of a line that is not cut: at most 64,000 bytes
 _PART = 2000  # characters of the parts of a line that is cut
 _SENTENCE = 1 << 16  # bytes of a line that SentencePiece passes over
@@ -42,13 +41,18 @@ _REGIONAL = ''.join(map(chr, range(0x1F1E6, 0x1F200)))  # letters of flags
 class Tokenizer:
     """A SentencePiece model with the pieces that Ordem reserves.
 
-    `pad`, `bos`, `eos`, `user`, `assistant`, `end` are ids; so is `system`, or None where the model
-    has no piece for it. `names_system`: that piece was made for system messages; where it was not,
-    a reserved one stands for it, which nothing was trained on before.
-
     Args:
       proto: the serialised model.
       where: its origin, for messages.
+
+    Attributes:
+      pad, bos, eos, user, assistant, end: ids.
+      system: an id, or None where the model has no piece for it.
+      names_system: that piece was made for system messages; where it was not, a reserved one stands
+        for it, which nothing was trained on before.
+      vocab_size: the number of ids.
+      hash: sha256 of the model, in hex.
+
     Raises:
       DataError: not a SentencePiece model, or one without byte fallback or the reserved pieces.
     """
@@ -65,42 +69,47 @@ class Tokenizer:
             self.vocab_size = 0
         if not self.vocab_size:
             raise DataError(f'{where}: not a SentencePiece model')
-        self.pad, self.bos, self.eos = self._sp.pad_id(), self._sp.bos_id(), self._sp.eos_id()
-        self.user, self.assistant, self.end = (self._id(p) for p in CONTROL[:3])
-        self.system, self.names_system = self._id(_SYSTEM), self._id(_SYSTEM) is not None
+        self._find_marks(where)
+
+    def _find_marks(self, where: str) -> None:
+        self.pad = self._sp.pad_id()
+        self.bos = self._sp.bos_id()
+        self.eos = self._sp.eos_id()
+        self.user, self.assistant, self.end = (self._id(piece) for piece in CONTROL[:3])
+        self.system = self._id(_SYSTEM)
+        self.names_system = self.system is not None
         if not self.names_system:  # made under rules 1, or by others
             self.system = self._id(_SYSTEM_BEFORE)
         self._meta = [self._id(f'<0x{byte:02X}>') for byte in _META.encode()]
-        missing = [
-            name
-            for name in ('pad', 'bos', 'eos', 'user', 'assistant', 'end')
-            if getattr(self, name) in (-1, None)
-        ]
+
+        needed = ('pad', 'bos', 'eos', 'user', 'assistant', 'end')
+        missing = [name for name in needed if getattr(self, name) in (-1, None)]
         if missing or None in self._meta:
             raise DataError(
                 f'{where}: lacks {", ".join(missing) or "byte fallback"}; train one with Ordem, '
-                f'or with control symbols {" ".join(CONTROL)}, pad, bos and eos ids, and byte_fallback'
+                f'or with control symbols {" ".join(CONTROL)}, pad, bos and eos ids, and '
+                'byte_fallback'
             )
 
     def _id(self, piece: str) -> int | None:
-        found = self._sp.piece_to_id(piece)
-        return (
-            found if 0 <= found < self.vocab_size and self._sp.id_to_piece(found) == piece else None
-        )
+        number = self._sp.piece_to_id(piece)
+        known = 0 <= number < self.vocab_size and self._sp.id_to_piece(number) == piece
+        return number if known else None
 
     @property
     def lacks_space(self) -> bool:
-        """Whether a space is spelled in the bytes of U+2581, and comes back as that."""
+        """A space is spelled in the bytes of U+2581, and comes back as that."""
         return self._id(_META) is None
 
     def encode(self, text: str) -> list[int]:
-        """Text -> ids. Marks written in the text stay text."""
+        """Returns the ids of a text. Marks written in the text stay text."""
         return self.encode_batch([text], 1)[0]
 
     def encode_batch(self, texts: list[str], threads: int = -1) -> list[list[int]]:
-        """The same for many texts, on `threads` threads (-1: all cores)."""
+        """Returns the ids of many texts, found on `threads` threads (-1: all cores)."""
         parts = [text.split(_META) for text in texts]
-        ids = iter(self._sp.encode([p for split in parts for p in split], num_threads=threads))
+        flat = [part for split in parts for part in split]
+        ids = iter(self._sp.encode(flat, num_threads=threads))
         encoded = []
         for split in parts:
             joined = list(next(ids))
@@ -110,15 +119,26 @@ class Tokenizer:
         return encoded
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Ids -> text; special and chat pieces vanish, broken byte sequences become U+FFFD."""
+        """Returns the text of ids.
+
+        Special and chat pieces vanish, broken byte sequences become U+FFFD.
+        """
         return self._sp.decode([int(i) for i in ids])
 
     def piece(self, token: int) -> str:
+        """Returns the piece of an id, as SentencePiece writes it."""
         return self._sp.id_to_piece(int(token))
 
 
 def load(path, field: str = '') -> Tokenizer:
-    """The tokenizer in a file (local or gs://, an `etils.epath`), which a field of the config may have named. Raises DataError where there is none."""
+    """Returns the tokenizer in a file.
+
+    Args:
+      path: local or gs://, an `etils.epath`.
+      field: the field of the config that names it, for messages.
+    Raises:
+      DataError: there is none.
+    """
     from etils import epath
 
     where = f'{field} is {path}' if field else str(path)
@@ -129,15 +149,18 @@ def load(path, field: str = '') -> Tokenizer:
 
 
 def train(texts: Iterable[str], config) -> Tokenizer:
-    """Trains on `texts` what `config` (the `tokenizer` part) asks for.
+    """Returns a tokenizer that is trained on `texts`.
 
     The same texts give the same model, bit for bit. Where the texts have more than
-    `config.train_megabytes`, an even sample over all of them is trained on (`sampled`).
+    `config.train_megabytes`, an even sample over all of them is trained on (`sample_lines`).
 
-    Raises DataError where the vocabulary is larger than the text supports, there is no text, or the
-    kind or the rules are unknown.
+    Args:
+      texts: of the training split.
+      config: the `tokenizer` part of an experiment.
+    Raises:
+      DataError: the vocabulary is larger than the text supports, there is no text, or the kind or
+        the rules are unknown.
     """
-    # What is asked for is known.
     if config.kind not in KINDS:
         raise DataError(
             f'config.tokenizer.kind is {config.kind!r}: expected one of {", ".join(KINDS)}'
@@ -147,12 +170,13 @@ def train(texts: Iterable[str], config) -> Tokenizer:
             f'config.tokenizer.rules is {config.rules!r}: expected 2, or 1 for what was made before'
         )
 
-    # The text, within its limit.
+    # As much of the text as is trained on.
     limit = int(config.train_megabytes * 1e6)
+    left_out = False
     if config.rules == 1:
-        lines, left_out = list(_lines_before(texts, limit)), False
+        lines = list(_first_lines(texts, limit))
     else:
-        lines, size = sampled(map(_lines, texts), limit)
+        lines, size = sample_lines(map(_lines, texts), limit)
         left_out = size > limit
     if not lines:
         raise DataError(_NO_TEXT)
@@ -164,21 +188,23 @@ def train(texts: Iterable[str], config) -> Tokenizer:
             size / 1e6,
         )
 
-    # Training; once more where spaces are too rare to have a piece, as in Chinese.
+    # A second time where spaces are too rare to have a piece, as in Chinese.
     try:
-        found = Tokenizer(_trained(lines, config))
-        if config.rules > 1 and found.lacks_space:
-            found = Tokenizer(_trained(lines, config, _META))
+        tokenizer = Tokenizer(_train_model(lines, config))
+        if config.rules > 1 and tokenizer.lacks_space:
+            tokenizer = Tokenizer(_train_model(lines, config, _META))
     except RuntimeError as error:
-        raise _refused(str(error), config, left_out) from None
-    return found
+        raise _explain(str(error), config, left_out) from None
+    return tokenizer
 
 
-def _trained(lines: list[str], config, needed: str = '') -> bytes:
-    """The model that SentencePiece trains; `needed`: characters that get a piece, however rare.
+def _train_model(lines: list[str], config, needed: str = '') -> bytes:
+    """Returns the model that SentencePiece trains.
 
-    Raises RuntimeError as SentencePiece does."""
-    model, settings = io.BytesIO(), _settings(config)
+    `needed`: characters that get a piece, however rare. Raises RuntimeError as SentencePiece does.
+    """
+    model = io.BytesIO()
+    settings = _settings(config)
     settings['required_chars'] += needed
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines), model_writer=model, **settings
@@ -187,10 +213,11 @@ def _trained(lines: list[str], config, needed: str = '') -> bytes:
 
 
 def _settings(config) -> dict:
-    """What SentencePiece's trainer is told, texts and writer aside."""
-    now = dict(allow_whitespace_only_pieces=True) if config.rules > 1 else {}
-    names = {_SYSTEM: _SYSTEM_BEFORE} if config.rules == 1 else {}
-    return dict(
+    """Returns the options of SentencePiece's trainer, but for texts and writer."""
+    control = list(CONTROL)
+    if config.rules == 1:
+        control[control.index(_SYSTEM)] = _SYSTEM_BEFORE
+    settings = dict(
         model_type=config.kind,
         vocab_size=config.vocab_size,
         hard_vocab_limit=config.kind != 'char',
@@ -206,43 +233,48 @@ def _settings(config) -> dict:
         bos_id=1,
         eos_id=2,
         unk_id=3,
-        control_symbols=[names.get(piece, piece) for piece in CONTROL],
+        control_symbols=control,
         user_defined_symbols=['\n'],
         max_sentence_length=_SENTENCE,
         minloglevel=3,
         # A constant: unigram adds up its counts in as many parts, and the sums depend on it.
         num_threads=16,
-        **now,
     )
+    if config.rules > 1:
+        settings['allow_whitespace_only_pieces'] = True
+    return settings
 
 
-def _refused(said: str, config, left_out: bool) -> DataError:
-    """What SentencePiece's message means for the user; `left_out`: some of the text was."""
+def _explain(message: str, config, left_out: bool) -> DataError:
+    """Returns what SentencePiece's message means for the user; `left_out`: some of the text was."""
     asked = f'config.tokenizer.vocab_size is {config.vocab_size}: '
-    most, least = re.search(r'<= (\d+)', said), re.search(r'(\d+) vs (\d+)', said)
-    if most and 'too high' in said:
-        sample = (
-            f'; that is the sample of {config.train_megabytes:g} MB that it is trained on '
-            '(config.tokenizer.train_megabytes)'
-        )
-        return DataError(f'{asked}the text supports at most {most[1]}{sample if left_out else ""}')
+    most = re.search(r'<= (\d+)', message)
+    least = re.search(r'(\d+) vs (\d+)', message)
+    if most and 'too high' in message:
+        sample = ''
+        if left_out:
+            sample = (
+                f'; that is the sample of {config.train_megabytes:g} MB that it is trained on '
+                '(config.tokenizer.train_megabytes)'
+            )
+        return DataError(f'{asked}the text supports at most {most[1]}{sample}')
     if least:
         return DataError(
             f'{asked}the special pieces, the 256 bytes and the characters of the text need at '
             f'least {least[2]}'
         )
-    if 'insert_id' in said:  # not even the marks have room
+    if 'insert_id' in message:  # not even the marks have room
         return DataError(
             f'{asked}the special pieces and the 256 bytes alone are {261 + len(CONTROL)}, and the '
             'characters of the text come on top'
         )
-    if '!sentences_.empty()' in said:
+    if '!sentences_.empty()' in message:
         return DataError(f'{_NO_TEXT}; config.tokenizer.rules=2 cuts lines there')
-    return DataError(f'the tokenizer could not be trained: {said.strip().splitlines()[-1]}')
+    return DataError(f'the tokenizer could not be trained: {message.strip().splitlines()[-1]}')
 
 
-def _lines_before(texts: Iterable[str], limit: int) -> Iterator[str]:
-    """The lines that are trained on under rules 1: the first ones, of long ones the beginning."""
+def _first_lines(texts: Iterable[str], limit: int) -> Iterator[str]:
+    """Yields the lines that are trained on under rules 1: the first ones, long ones cut."""
     used = 0
     for text in texts:
         for line in text.split('\n'):
@@ -254,7 +286,7 @@ def _lines_before(texts: Iterable[str], limit: int) -> Iterator[str]:
 
 
 def _lines(text: str) -> Iterator[str]:
-    """The lines of a text: a newline is a piece of its own.
+    """Yields the lines of a text; a newline is a piece of its own.
 
     They are cut where characters stand that the trainer cannot take (those stay bytes), and long
     ones at spaces.
@@ -266,28 +298,28 @@ def _lines(text: str) -> Iterator[str]:
 
 
 def _cut(line: str) -> Iterator[str]:
-    """A line in parts of at most `_PART` characters, cut before spaces where there are any."""
+    """Yields a line in parts of at most `_PART` characters, cut before spaces if possible."""
     begin = 0
     while len(line) - begin > _PART:
         end = line.rfind(' ', begin + 1, begin + _PART + 1)
         if end < 0:
             near = range(begin + _PART, begin + _PART - _GLYPH, -1)
-            whole = (at for at in near if not _inside(line, begin, at))
+            whole = (at for at in near if not _inside_glyph(line, begin, at))
             end = next(whole, begin + _PART)
         yield line[begin:end]
         begin = end
     yield line[begin:]
 
 
-def _inside(line: str, begin: int, at: int) -> bool:
-    """Whether a cut before `line[at]` parts what a reader takes for one character.
-
-    `begin`: where the part of the line begins that is cut.
+def _inside_glyph(line: str, begin: int, at: int) -> bool:
+    """Returns whether a cut before `line[at]` parts what a reader takes for one character.
 
     The common cases of Unicode's grapheme clusters (UAX 29): marks, joiners, emoji with their
-    modifiers, flags, and the parts of Hangul and Indic syllables.
+    modifiers, flags, and the parts of Hangul and Indic syllables. `begin`: where the part of the
+    line begins that is cut.
     """
-    before, after = line[at - 1], line[at]
+    before = line[at - 1]
+    after = line[at]
     if unicodedata.category(after)[0] == 'M' or after in '\u200c\u200d\u0e33\u0eb3\uff9e\uff9f':
         return True
     if before == '\u200d' or unicodedata.combining(before) == 9:  # a joiner, a virama
@@ -304,43 +336,54 @@ def _inside(line: str, begin: int, at: int) -> bool:
     return False
 
 
-def sampled(texts: Iterable[Iterable[str]], limit: int) -> tuple[list[str], int]:
-    """An even sample of the lines of texts, in their order: at most `limit` bytes, or one stretch.
+def sample_lines(texts: Iterable[Iterable[str]], limit: int) -> tuple[list[str], int]:
+    """Returns an even sample of the lines of texts, and the bytes of all lines.
 
-    Stretches of neighbouring lines are drawn by a hash of their number, so that each part of the
-    texts has its chance, wherever it stands; a stretch in which a text begins has twice the chance,
-    for what is small beside large texts. Of less than `limit` all is kept. No more than `limit`
-    bytes and a stretch are held at a time.
-
-    Returns the lines, and the bytes of all lines that were read.
+    The sample keeps their order, and has at most `limit` bytes, or one stretch. Stretches of
+    neighbouring lines are drawn by a hash of their number, so that each part of the texts has its
+    chance, wherever it stands; a stretch in which a text begins has twice the chance, for what is
+    small beside large texts. Of less than `limit` all is kept. No more than `limit` bytes and a
+    stretch are held at a time.
     """
-    kept: list[tuple[int, int, int, str]] = []  # a heap: what was drawn highest comes first
-    used, total, bound = 0, 0, 1 << 64
+    heap: list[tuple[int, int, int, str]] = []  # what was drawn highest comes first
+    used = 0
+    total = 0
+    bound = 1 << 64
     for number, (size, begins, stretch) in enumerate(_stretches(texts, min(2048, limit // 512))):
         total += size
-        drawn = hashlib.sha256(f'stretch {number}'.encode()).digest()[:8]
-        place = int.from_bytes(drawn, 'big') >> begins
-        if place >= bound:
+        digest = hashlib.sha256(f'stretch {number}'.encode()).digest()[:8]
+        drawn = int.from_bytes(digest, 'big') >> begins
+        if drawn >= bound:
             continue
-        heapq.heappush(kept, (-place, number, size, stretch))
+        heapq.heappush(heap, (-drawn, number, size, stretch))
         used += size
-        while used > limit and len(kept) > 1:
-            highest, _, gone, _ = heapq.heappop(kept)
-            bound, used = -highest, used - gone
-    stretches = {number: stretch for _, number, _, stretch in kept}
-    return [line for n in sorted(stretches) for line in stretches[n].split('\n')], total
+
+        # Too much is held: what was drawn highest goes, and whatever is drawn higher from now on.
+        while used > limit and len(heap) > 1:
+            highest, _, gone, _ = heapq.heappop(heap)
+            bound = -highest
+            used -= gone
+    stretches = sorted((number, stretch) for _, number, _, stretch in heap)
+    return [line for _, stretch in stretches for line in stretch.split('\n')], total
 
 
 def _stretches(texts: Iterable[Iterable[str]], least: int) -> Iterator[tuple[int, bool, str]]:
-    """Neighbouring lines of at least so many bytes: (bytes, whether a text begins there, lines)."""
-    size, begins, some = 0, False, []
+    """Yields (bytes, whether a text begins there, lines) of neighbouring lines.
+
+    A stretch has `least` bytes or more, but for the last one.
+    """
+    size = 0
+    begins = False
+    stretch: list[str] = []
     for lines in texts:
         begins = True
         for line in lines:
             size += len(line.encode())
-            some.append(line)
+            stretch.append(line)
             if size >= least:
-                yield size, begins, '\n'.join(some)
-                size, begins, some = 0, False, []
-    if some:
-        yield size, begins, '\n'.join(some)
+                yield size, begins, '\n'.join(stretch)
+                size = 0
+                begins = False
+                stretch = []
+    if stretch:
+        yield size, begins, '\n'.join(stretch)

@@ -1,5 +1,6 @@
-"""Words of text in any script, in one normal form: by them search, mining, baselines, made pairs
-and the check for leaks cut texts.
+"""Words of text in any script, in one normal form.
+
+Search, mining, baselines, pairs made of texts and the check for leaks cut texts by them.
 
 The form is Unicode's NFKC_Casefold (Unicode Standard, section 3.13, definition R5): compatibility
 characters become plain ones, case is folded, and soft hyphens and what else has no width is
@@ -58,7 +59,7 @@ _SIGNS = re.compile(
 
 
 class _Patterns(NamedTuple):
-    """Compiled for text that is not ASCII alone, when there is some: the marks are many."""
+    """Patterns for text that is not ASCII alone, compiled when there is some: marks are many."""
 
     unseen: re.Pattern
     points: re.Pattern
@@ -72,21 +73,31 @@ class _Patterns(NamedTuple):
 
 @functools.cache
 def marks() -> str:
-    """The combining marks (Mn and Mc) of this Python's Unicode, as they stand in a regex's `[]`."""
-    found = [c for c in range(0x300, 0x20000) if unicodedata.category(chr(c)) in ('Mn', 'Mc')]
-    return _ranges(found)
+    """Returns the combining marks (Mn and Mc) of this Python's Unicode, for a regex's `[]`."""
+    codes = []
+    for code in range(0x300, 0x20000):
+        if unicodedata.category(chr(code)) in ('Mn', 'Mc'):
+            codes.append(code)
+    return _ranges(codes)
 
 
-def _ranges(found: list[int]) -> str:
-    """Ascending code points as they stand in a regex's `[]`."""
-    runs = itertools.groupby(enumerate(found), lambda pair: pair[1] - pair[0])
-    ends = [(run[0][1], run[-1][1]) for run in (list(group) for _, group in runs)]
-    return ''.join(f'\\U{first:08X}-\\U{last:08X}' for first, last in ends)
+def _ranges(codes: list[int]) -> str:
+    """Returns ascending code points as they stand in a regex's `[]`."""
+    runs: list[list[int]] = []
+    for code in codes:
+        if runs and code == runs[-1][-1] + 1:
+            runs[-1].append(code)
+        else:
+            runs.append([code])
+    return ''.join(f'\\U{run[0]:08X}-\\U{run[-1]:08X}' for run in runs)
 
 
 def _stands_beside(code: int) -> bool:
-    """Whether NFKC would join a symbol to a word that it is no part of: of ™ it makes TM, of ½ 1⁄2,
-    of ① 1. Units of measure (㎏) do follow their number, and ideographs are cut by twos anyway."""
+    """Returns whether NFKC would join a symbol to a word that it is no part of.
+
+    Of ™ it makes TM, of ½ 1⁄2, of ① 1. Units of measure (㎏) do follow their number, and ideographs
+    are cut by twos anyway.
+    """
     tag = unicodedata.decomposition(chr(code)).partition(' ')[0]
     symbol = unicodedata.category(chr(code)).startswith('S')
     if not (tag in ('<circle>', '<fraction>') or symbol and tag in ('<super>', '<compat>')):
@@ -111,8 +122,11 @@ def _patterns() -> _Patterns:
 
 
 def normal(text: str, turkish: bool = False) -> str:
-    """The normal form of a text, of its words as of what stands between them. The form of a normal
-    form is itself. `turkish`: a capital I is dotless, and dotless ones stay apart."""
+    """Returns the normal form of a text, of its words as of what stands between them.
+
+    The form of a normal form is itself. `turkish`: a capital I is dotless, and dotless ones stay
+    apart.
+    """
     if text.isascii() and not turkish:
         return text.lower()
     patterns = _patterns()
@@ -124,22 +138,35 @@ def normal(text: str, turkish: bool = False) -> str:
         text = text.replace('İ', 'i').replace('I', 'ı')
 
     # Folding makes of İ an i with a dot over it, and takes others apart, which are joined again.
-    text = text.casefold() if turkish else text.casefold().replace('ı', 'i')
+    text = text.casefold()
+    if not turkish:
+        text = text.replace('ı', 'i')
     return normal_form('NFKC', re.sub('(?<=i)\u0307+', '', text))
 
 
 def _cut(text: str, joined: bool, turkish: bool, of_run: Callable) -> list[str]:
-    """The words of a text; for the units of a run without spaces, what `of_run` makes of them.
-    `joined`: an underscore is a letter."""
+    """Returns the words of a text.
+
+    Args:
+      text: any.
+      joined: an underscore is a letter.
+      turkish: as `normal` takes it.
+      of_run: makes words of the units of a run without spaces.
+    """
     if text.isascii() and not turkish:
         return _ASCII[joined].findall(text.lower())
-    patterns, text = _patterns(), normal(text, turkish)
-    found = patterns.word.findall(text if joined else text.replace('_', ' '))
+    patterns = _patterns()
+    text = normal(text, turkish)
+    spaced = patterns.word.findall(text if joined else text.replace('_', ' '))
     if not patterns.unspaced.search(text):
-        return found
+        return spaced
     cut: list[str] = []
-    for run in (run for word in found for run in patterns.run.findall(word)):
-        cut += of_run(patterns.unit.findall(run)) if patterns.unspaced.match(run) else [run]
+    for word in spaced:
+        for run in patterns.run.findall(word):
+            if patterns.unspaced.match(run):
+                cut += of_run(patterns.unit.findall(run))
+            else:
+                cut.append(run)
     return cut
 
 
@@ -148,8 +175,10 @@ def _neighbours(units: list[str]) -> list[str]:
 
 
 def words(text: str, joined: bool = False) -> list[str]:
-    """The words of a text in order, in their normal form; in scripts without spaces each letter is
-    one. Where all words of one text stand in another, one after the other, the text stands there.
+    """Returns the words of a text in order, in their normal form.
+
+    In scripts without spaces each letter is one. Where all words of one text stand in another, one
+    after the other, the text stands there.
 
     `joined`: an underscore is a letter, so that read_csv is one word and not two.
     """
@@ -157,10 +186,13 @@ def words(text: str, joined: bool = False) -> list[str]:
 
 
 def terms(text: str, joined: bool = False, turkish: bool = False) -> list[str]:
-    """What a text is found by: its words; in scripts without spaces each letter, and each two that
-    are neighbours. `joined` as in `words`, `turkish` as in `normal`."""
+    """Returns what a text is found by: its words.
 
-    def both(units):
+    In scripts without spaces that is each letter, and each two that are neighbours. `joined` as in
+    `words`, `turkish` as in `normal`.
+    """
+
+    def both(units: list[str]) -> list[str]:
         pairs = _neighbours(units)
         return [term for pair in itertools.zip_longest(units, pairs) for term in pair if term]
 
@@ -168,41 +200,51 @@ def terms(text: str, joined: bool = False, turkish: bool = False) -> list[str]:
 
 
 def asked(text: str, joined: bool = False, turkish: bool = False) -> list[str]:
-    """The terms that a query asks for: of a run of letters without spaces its neighbours only, or
-    the letter that stands alone, so that nothing is found for a letter in common."""
+    """Returns the terms that a query asks for.
+
+    Of a run of letters without spaces these are its neighbours only, or the letter that stands
+    alone, so that nothing is found for a letter in common.
+    """
     return _cut(text, joined, turkish, lambda units: _neighbours(units) or units)
 
 
 def pieces(text: str) -> list[str]:
-    """A text cut as it is, not in its normal form, at white space and after each letter of a script
-    without spaces: by these the length of a passage is counted. Of ASCII text `text.split()`."""
+    """Returns a text cut at white space, and after each letter of a script without spaces.
+
+    The length of a passage is counted by these. For ASCII text it is `text.split()`.
+    """
     if text.isascii() or not _patterns().unspaced.search(text):
         return text.split()
     return _patterns().piece.findall(text)
 
 
 def places(text: str) -> list[tuple[int, int]]:
-    """(first character, end) of each of the `pieces` of a text."""
+    """Returns (first character, end) of each of the `pieces` of a text."""
     pattern = _SPACED if text.isascii() else _patterns().piece
-    return [found.span() for found in pattern.finditer(text)]
+    return [match.span() for match in pattern.finditer(text)]
 
 
 def plain(text: str) -> str:
-    """A text in NFC and without what is not seen: what looks alike is alike. All else stays."""
+    """Returns a text in NFC, without what is not seen: what looks alike is alike."""
     if text.isascii():
         return text
     return normal_form('NFC', _patterns().unseen.sub('', text))
 
 
 def same_name(text: str) -> str:
-    """The name of a file, or a pattern for names, in the form by which all spellings of it are one:
-    NFC, as file systems differ in it (macOS takes é apart)."""
+    """Returns a name, or a pattern for names, in a form that its spellings share.
+
+    That is NFC, as file systems differ in it (macOS takes é apart).
+    """
     return normal_form('NFC', text)
 
 
 def like_name(text: str) -> str:
-    """The same in NFKC, without what is not seen: how a name is typed that has a ligature or
-    letters of full width. What would become a / or a sign of patterns stays as it is; case does too."""
+    """Returns a name as it is typed that has a ligature or letters of full width.
+
+    That is NFKC without what is not seen. What would become a / or a sign of patterns stays as it
+    is; case does too.
+    """
     if text.isascii():
         return text
     parts = _SIGNS.split(_patterns().unseen.sub('', text))

@@ -10,7 +10,7 @@ from absl import flags
 
 from data.atlas import pages as atlas_pages
 from data.chat import decode_answer, encode_prompt
-from model.generate import generate
+from model.generate import Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
@@ -21,9 +21,10 @@ GREEDY = Sampling(temperature=0.0)
 
 
 def questions(config) -> list[dict]:
-    """The questions about the countries held out of post-training: {lang, relation, code, question, answer}.
+    """Returns the questions about the countries held out of post-training.
 
-    `config`: the `data.atlas` part of an experiment.
+    Each is {lang, relation, code, question, answer}. `config`: the `data.atlas` part of an
+    experiment.
     """
     return [
         dict(
@@ -38,34 +39,37 @@ def questions(config) -> list[dict]:
 
 
 def answer(model, params, tokenizer, asked: list[str], max_new: int = 24) -> list[str]:
-    """Greedy answers, asked in the chat template."""
+    """Returns greedy answers, asked in the chat template."""
     prompts = [encode_prompt([('user', q)], tokenizer) for q in asked]
-    return [
-        decode_answer(out, tokenizer)
-        for out in _batched(model, params, prompts, max_new, GREEDY, (tokenizer.end, tokenizer.eos))
-    ]
+    generated = []
+    for start in range(0, len(prompts), _BATCH):
+        batch = prompts[start : start + _BATCH]
+        stop = Stop((tokenizer.end, tokenizer.eos))
+        generated += generate(model, params, batch, max_new, GREEDY, start, stop)
+    return [decode_answer(tokens, tokenizer) for tokens in generated]
 
 
 def continuations(
     model, params, tokenizer, asked: list[str], max_new: int = 32, seed: int = 0
 ) -> list[str]:
-    """Sampled (temperature 1) continuations of the bare questions, as the base model reads text."""
+    """Returns sampled (temperature 1) continuations of the bare questions.
+
+    The model reads them as the base model reads text.
+    """
     prompts = [[tokenizer.bos, *tokenizer.encode(q)] for q in asked]
-    return [
-        tokenizer.decode(out)
-        for out in _batched(model, params, prompts, max_new, Sampling(), (tokenizer.eos,), seed)
-    ]
-
-
-def _batched(model, params, prompts, max_new, sampling, end, seed=0):
-    found = []
-    for i in range(0, len(prompts), _BATCH):
-        found += generate(model, params, prompts[i : i + _BATCH], max_new, sampling, seed + i, end)
-    return found
+    generated = []
+    for start in range(0, len(prompts), _BATCH):
+        batch = prompts[start : start + _BATCH]
+        stop = Stop((tokenizer.eos,))
+        generated += generate(model, params, batch, max_new, Sampling(), seed + start, stop)
+    return [tokenizer.decode(tokens) for tokens in generated]
 
 
 def most_frequent(config) -> dict[tuple[str, str], str]:
-    """The control that has read nothing: for each language and relation the answer most frequent in post-training."""
+    """Returns the control that has read nothing, {(language, relation): an answer}.
+
+    It is the answer most frequent in post-training.
+    """
     counts = collections.defaultdict(collections.Counter)
     for _, lang, relation, record in atlas_pages.pairs(config):
         counts[lang, relation][record.messages[1][1]] += 1
@@ -73,7 +77,7 @@ def most_frequent(config) -> dict[tuple[str, str], str]:
 
 
 def accuracy(asked: list[dict], answers: list[str]) -> dict:
-    """Share exactly right: over all, by language, by relation."""
+    """Returns the share exactly right: over all, by language, by relation."""
     hits = collections.defaultdict(list)
     for q, a in zip(asked, answers, strict=True):
         for key in ('all', q['lang'], q['relation']):
@@ -82,9 +86,12 @@ def accuracy(asked: list[dict], answers: list[str]) -> dict:
 
 
 def continues(asked: list[dict], texts: list[str]) -> dict:
-    """Of the continuations: how many go on with a question (the first sentence ends with '?'), how many hold the answer."""
+    """Returns shares of the continuations: those that ask on, and those that hold the answer.
 
-    def asks_on(text):
+    One asks on whose first sentence ends with '?'.
+    """
+
+    def asks_on(text: str) -> bool:
         ends = [text.find(mark) for mark in '?!.' if mark in text]
         return bool(ends) and text[min(ends)] == '?'
 

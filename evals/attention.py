@@ -12,8 +12,12 @@ from model.transformer import Transformer, make_row_keys
 def by_distance(
     model: Transformer, params, batch: dict, longest: int = 64
 ) -> list[list[list[float]]]:
-    """Mean attention weight at each distance below `longest`, for each layer (unrolled) and head: [layers][heads][distance]. Means
-    are over all pairs of a query and a key of its document at that distance. Whatever kernel the model takes, the reference path is what tells."""
+    """Returns the mean attention weight at each distance, [layers][heads][distance].
+
+    Distances are those below `longest`, layers unrolled. Means are over all pairs of a query and a
+    key of its document at that distance. Whatever kernel the model takes, weights are those of the
+    reference path.
+    """
     model = model.clone(config=dataclasses.replace(model.config, attention='reference'))
     _, kept = jax.jit(
         lambda p, b: model.apply(
@@ -35,12 +39,12 @@ def by_distance(
         & (ahead < longest)
     )
     count = np.bincount(ahead[pair], minlength=longest)
-    found = []
+    means = []
     for layer in range(model.config.num_layers):
         weights = np.asarray(kept['intermediates'][f'layer_{layer}']['attention']['attention'][0])
         sums = [
             np.bincount(ahead[pair], weights[:, head][pair], minlength=longest)
             for head in range(weights.shape[1])
         ]
-        found.append([np.round(s[count > 0] / count[count > 0], 5).tolist() for s in sums])
-    return found
+        means.append([np.round(s[count > 0] / count[count > 0], 5).tolist() for s in sums])
+    return means

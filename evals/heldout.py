@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from absl import flags
 
 from data import batches
+from data.objectives import get_objective
 from data.store import TokenStore
 from model import loss as losses
 from model.transformer import make_row_keys
@@ -20,7 +21,7 @@ from runtime.run_dir import Run
 
 
 def loss(model, params, split, config, seed: int) -> float:
-    """Nats per token over a split, each token predicted once, documents apart."""
+    """Returns nats per token over a split, each token predicted once, documents apart."""
 
     @jax.jit
     def sums(params, batch, first):
@@ -34,33 +35,39 @@ def loss(model, params, split, config, seed: int) -> float:
         )
         return losses.weighted_token_loss(logits, batch)[1]
 
-    total = weight = 0.0
+    nats = 0.0
+    weight = 0.0
     for number, batch in enumerate(batches.Batches(split, config, seed, shuffle=False).once()):
-        found = jax.device_get(sums(params, batch, number * config.batch_size))
-        total, weight = total + float(found['nll']), weight + float(found['weight'])
-    return total / weight
+        of_batch = jax.device_get(sums(params, batch, number * config.batch_size))
+        nats += float(of_batch['nll'])
+        weight += float(of_batch['weight'])
+    return nats / weight
 
 
 def texts(split, tokenizer) -> bytes:
-    """The documents of a split, as they were: encoding is exact."""
-    return '\n'.join(
-        tokenizer.decode(split.document(i)) for i in range(len(split.lengths))
-    ).encode()
+    """Returns the documents of a split as they were: encoding is exact."""
+    documents = [tokenizer.decode(split.document(i)) for i in range(len(split.lengths))]
+    return '\n'.join(documents).encode()
 
 
 def xz_bits_per_byte(text: bytes, after: bytes = b'') -> float:
-    """What `xz -9` needs for `text`, alone or as the continuation of `after`."""
-    size = lambda data: len(lzma.compress(data, preset=9))
-    return 8 * (size(after + text) - (size(after) if after else 0)) / len(text)
+    """Returns what `xz -9` needs for `text`, alone or as the continuation of `after`."""
+    before = len(lzma.compress(after, preset=9)) if after else 0
+    return 8 * (len(lzma.compress(after + text, preset=9)) - before) / len(text)
 
 
 def measure(run: Run, cache: str) -> dict:
-    """`cache`: where the token store is looked for, or built; not where the run's config says, which somebody else may have written."""
+    """Returns the loss of a run on its held-out text, and what xz makes of it.
+
+    `cache`: where the token store is looked for, or built; not where the run's config says, which
+    somebody else may have written. Raises RunError where no text is held out, or it has changed.
+    """
     model, params, tokenizer, config = checkpoint.load(run)
-    if config.train.objective != 'tokens':
+    if not get_objective(config.train.objective).holds_out_text:
         raise RunError(
-            f'{run.path}: trained on pairs (config.train.objective is {config.train.objective!r}), and holds out no text; expected a run on '
-            f'texts, or python -m evals.search.retrieval'
+            f'{run.path}: trained on pairs (config.train.objective is '
+            f'{config.train.objective!r}), and holds out no text; expected a run on texts, or '
+            'python -m evals.search.retrieval'
         )
     config.data.cache = cache
     wanted = run.lineage()['data_hash']

@@ -15,22 +15,22 @@ from model.transformer import Transformer, make_row_keys
 def accuracy(
     model: Transformer, params, batches: TaskBatches, lengths: Iterable[int], rows: int
 ) -> dict[int, dict[str, float]]:
-    """{length: {'exact', 'token', 'nats'}}: share of answers wholly right, share of their tokens right, mean loss of a token.
+    """Returns {length: {'exact', 'token', 'nats'}}.
 
-    An answer is wholly right where each of its tokens is the most likely one after the right ones before it: just where greedy
-    decoding writes the answer. All lengths are padded to the longest, for one compilation.
+    The share of answers wholly right, the share of their tokens right, the mean loss of a token. An
+    answer is wholly right where each of its tokens is the most likely one after the right ones
+    before it: just where greedy decoding writes the answer. All lengths are padded to the longest,
+    for one compilation.
     """
     lengths = list(lengths)
     width = max(batches.test(n, 1)['tokens'].shape[1] for n in lengths)
-    found = {}
+    results = {}
     for n in lengths:
         batch = batches.test(n, rows)
         batch = {k: np.pad(x, ((0, 0), (0, width - x.shape[1]))) for k, x in batch.items()}
-        found[n] = {
-            k: round(float(x), 5)
-            for k, x in jax.device_get(_measure(model, params, batch, n)).items()
-        }
-    return found
+        measured = jax.device_get(_measure(model, params, batch, n))
+        results[n] = {name: round(float(x), 5) for name, x in measured.items()}
+    return results
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,7 +1,15 @@
-"""The pictures of a study's report, as SVG text. Records are the lines of `cells.jsonl`."""
+"""Pictures of reports, as SVG text. Records are lines of a study's `cells.jsonl`.
 
+An encoding has one color in all reports (`encoding_color`).
+"""
+
+import colorsys
+import dataclasses
+import hashlib
 import io
+import itertools
 import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import matplotlib
 import numpy as np
@@ -10,7 +18,9 @@ matplotlib.use('Agg')
 matplotlib.rcParams.update(
     {
         'svg.hashsalt': 'ordem',
+        'svg.fonttype': 'none',
         'font.size': 9,
+        'font.family': 'sans-serif',
         'axes.grid': True,
         'grid.alpha': 0.25,
         'axes.spines.top': False,
@@ -20,84 +30,155 @@ matplotlib.rcParams.update(
 )
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 
-_COLORS = [*pyplot.get_cmap('tab10').colors, *pyplot.get_cmap('Dark2').colors]
+# The encodings that studies compare most often; others get a color from their name.
+_COLORS = {
+    'none': '#3a3a3a',
+    'alibi': '#1f77b4',
+    'rope': '#d62728',
+    'rope_partial': '#ff9896',
+    'sinusoidal': '#2ca02c',
+    't5': '#ff7f0e',
+    'learned': '#9467bd',
+    'kerple_log': '#17becf',
+    'fire': '#8c564b',
+    'coupling': '#e377c2',
+    'abacus': '#bcbd22',
+    'yarn': '#7b4173',
+    'xpos': '#e7298a',
+    'shaw': '#637939',
+    'cope': '#66a61e',
+    'dape': '#a6761d',
+    'forgetting': '#7570b3',
+    'randomized+rope': '#843c39',
+}
+_BASELINE_COLOR = '#9a9a9a'
+_DASHES = ('-', '--', ':', '-.')
+_METADATA = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))  # none of them is written
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmStyle:
+    """How an arm is drawn: its encoding's color; a dash where that encoding is there twice."""
+
+    color: str
+    dash: str = '-'
+
+
+def encoding_color(positions: str) -> str:
+    """Returns the color of an encoding, '#rrggbb': the same in every report and picture."""
+    if positions in _COLORS:
+        return _COLORS[positions]
+    digest = hashlib.sha256(positions.encode()).digest()
+    hue = int.from_bytes(digest[:2], 'big') / 2**16
+    lightness = (0.35, 0.5, 0.65)[digest[2] % 3]
+    return matplotlib.colors.to_hex(colorsys.hls_to_rgb(hue, lightness, 0.55))
+
+
+def arm_styles(arms: Mapping[str, Mapping]) -> dict[str, ArmStyle]:
+    """Returns the style of each arm; `arms`: {name: {'positions': the encoding, ...}}.
+
+    Arms of one encoding with other parameters have its color and differ in their dashes; the one
+    that is called like the encoding is drawn solid.
+    """
+    styles = {}
+    taken: dict[str, int] = {}
+    for name in sorted(arms, key=lambda name: name != arms[name]['positions']):
+        positions = arms[name]['positions']
+        number = taken.get(positions, 0)
+        taken[positions] = number + 1
+        styles[name] = ArmStyle(encoding_color(positions), _DASHES[number % len(_DASHES)])
+    return {name: styles[name] for name in arms}
 
 
 def _svg(figure) -> str:
-    out = io.StringIO()
-    figure.savefig(out, format='svg', metadata={'Date': None})
+    """Returns a figure as SVG text, with no more digits and ids than it needs."""
+    file = io.StringIO()
+    figure.savefig(file, format='svg', metadata=_METADATA)
     pyplot.close(figure)
-    text = out.getvalue()
-    short = lambda path: re.sub(
-        r'(\.\d\d)\d+', r'\1', path[0]
-    )  # hundredths of a point: a third of the file
-    return re.sub(r' d="[^"]*"', short, text[text.index('<svg') :])
+    text = file.getvalue()
+    text = text[text.index('<svg') :]
+
+    # Digits beyond a tenth of a point are half of the file; ids that nothing refers to, a part.
+    text = re.sub(r' (?:d|x|y)="[^"]*"', _rounded, text)
+    referred = {*re.findall(r'(?:url\(|href=")#([^")]+)', text)}
+    return re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in referred else '', text)
+
+
+def _rounded(match: re.Match) -> str:
+    return re.sub(r'(\.\d)\d+', r'\1', match[0])
 
 
 def _panels(count: int, width: float = 4.6, height: float = 3.2, columns: int = 3):
+    """Returns a figure and its axes, `count` of them in rows; sizes in inches."""
     columns = min(columns, count)
     rows = -(-count // columns)
-    figure, axes = pyplot.subplots(
-        rows, columns, figsize=(width * columns, height * rows), squeeze=False, layout='constrained'
-    )
+    size = (width * columns, height * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, squeeze=False, layout='constrained')
     for axis in axes.flat[count:]:
         axis.set_visible(False)
     return figure, list(axes.flat[:count])
 
 
-def _legend(figure, arms):
+def _legend(figure, styles: Mapping[str, ArmStyle]) -> None:
     handles = [
-        pyplot.Line2D([], [], color=_COLORS[i % len(_COLORS)], lw=2, label=arm)
-        for i, arm in enumerate(arms)
+        pyplot.Line2D([], [], color=style.color, linestyle=style.dash, lw=2, label=arm)
+        for arm, style in styles.items()
     ]
-    figure.legend(handles=handles, loc='outside lower center', ncols=min(8, len(arms)))
+    figure.legend(handles=handles, loc='outside lower center', ncols=min(8, len(styles)))
 
 
-def by_length(config, arms, records) -> str:
-    """Accuracy against length: a thin line a seed, their mean thick, the lengths of training shaded."""
-    tasks = [t for t in config.tasks if config.tasks[t].kind == 'task']
+def _tasks_of_kind(config, kind: str) -> list[str]:
+    return [task for task in config.tasks if config.tasks[task].kind == kind]
+
+
+def _draw_seeds(axis, x: Sequence, curves: np.ndarray, mean: np.ndarray, style: ArmStyle, **line):
+    """Draws a thin line a seed, `curves` [seeds, points], and their `mean` [points] thick."""
+    for curve in curves:
+        axis.plot(x, curve, color=style.color, linestyle=style.dash, lw=0.5, alpha=0.4)
+    axis.plot(x, mean, color=style.color, linestyle=style.dash, lw=2, **line)
+
+
+def by_length(config, styles: Mapping[str, ArmStyle], records: Sequence[Mapping]) -> str:
+    """Draws accuracy against length, a panel a task, the lengths of training shaded."""
+    tasks = _tasks_of_kind(config, 'task')
     figure, axes = _panels(len(tasks))
     for axis, task in zip(axes, tasks):
         low, high = config.tasks[task].train
         axis.axvspan(low - 0.5, high + 0.5, color='0.92', zorder=0)
-        for i, arm in enumerate(arms):
-            mine = [r['by_length'] for r in records if r['task'] == task and r['arm'] == arm]
-            lengths = sorted(map(int, mine[0])) if mine else []
-            curves = np.array([[m[str(n)]['exact'] for n in lengths] for m in mine])
-            for curve in curves:
-                axis.plot(lengths, curve, color=_COLORS[i % len(_COLORS)], lw=0.5, alpha=0.4)
-            if len(curves):
-                axis.plot(lengths, curves.mean(0), color=_COLORS[i % len(_COLORS)], lw=2)
+        for arm, style in styles.items():
+            results = [r['by_length'] for r in records if r['task'] == task and r['arm'] == arm]
+            if not results:
+                continue
+            lengths = sorted(map(int, results[0]))
+            curves = np.array([[of[str(n)]['exact'] for n in lengths] for of in results])
+            _draw_seeds(axis, lengths, curves, curves.mean(0), style)
         axis.set(title=task, xlabel='length', ylabel='answers wholly right', ylim=(-0.03, 1.03))
-    _legend(figure, arms)
+    _legend(figure, styles)
     return _svg(figure)
 
 
-def perplexity(config, arms, records) -> str:
-    """Three perplexities of the same targets against the length of the text, on a logarithmic scale."""
-    tasks = [t for t in config.tasks if config.tasks[t].kind == 'text']
-    kinds = ('non_overlapping', 'sliding', 'fixed')
-    figure, axes = _panels(len(tasks) * len(kinds))
-    for axis, (task, kind) in zip(axes, [(t, k) for t in tasks for k in kinds]):
+def perplexity(config, styles: Mapping[str, ArmStyle], records: Sequence[Mapping]) -> str:
+    """Draws three perplexities of the same targets against the length of the text, log scale."""
+    panels = [
+        (task, kind)
+        for task in _tasks_of_kind(config, 'text')
+        for kind in ('non_overlapping', 'sliding', 'fixed')
+    ]
+    figure, axes = _panels(len(panels))
+    for axis, (task, kind) in zip(axes, panels):
         axis.axvspan(0, config.tasks[task].train_len, color='0.92', zorder=0)
-        for i, arm in enumerate(arms):
-            mine = [
+        for arm, style in styles.items():
+            results = [
                 r['perplexity'][kind]
                 for r in records
                 if r['task'] == task and r['arm'] == arm and r['finite']
             ]
-            lengths = sorted(map(int, mine[0])) if mine else []
-            curves = np.array([[m[str(n)] for n in lengths] for m in mine])
-            for curve in curves:
-                axis.plot(lengths, curve, color=_COLORS[i % len(_COLORS)], lw=0.5, alpha=0.4)
-            if len(curves):
-                axis.plot(
-                    lengths,
-                    np.exp(np.log(curves).mean(0)),
-                    color=_COLORS[i % len(_COLORS)],
-                    lw=2,
-                    marker='.',
-                )
+            if not results:
+                continue
+            lengths = sorted(map(int, results[0]))
+            curves = np.array([[of[str(n)] for n in lengths] for of in results])
+            geometric_mean = np.exp(np.log(curves).mean(0))
+            _draw_seeds(axis, lengths, curves, geometric_mean, style, marker='.')
         axis.set(
             title=f'{task}: {kind.replace("_", "-")}',
             xlabel='tokens of text seen',
@@ -105,75 +186,89 @@ def perplexity(config, arms, records) -> str:
             xscale='log',
             yscale='log' if _any_finite(axis) else 'linear',
         )
-    _legend(figure, arms)
+    _legend(figure, styles)
     return _svg(figure)
 
 
 def _any_finite(axis) -> bool:
-    """Whether a line of the axis has a point that a logarithmic scale can show."""
+    """Returns whether a line has a point that a logarithmic scale can show."""
     return any(np.isfinite(line.get_ydata()).any() for line in axis.lines)
 
 
-def by_position(config, arms, records) -> str:
-    """Loss of a token against its place in the text, out to many times the length of training."""
-    tasks = [t for t in config.tasks if config.tasks[t].kind == 'text']
+def by_position(config, styles: Mapping[str, ArmStyle], records: Sequence[Mapping]) -> str:
+    """Draws a token's loss against its place in the text, to many times the training length."""
+    tasks = _tasks_of_kind(config, 'text')
     figure, axes = _panels(len(tasks), width=7)
     for axis, task in zip(axes, tasks):
         axis.axvspan(1, config.tasks[task].train_len, color='0.92', zorder=0)
-        for i, arm in enumerate(arms):
-            mine = [r['by_position'] for r in records if r['task'] == task and r['arm'] == arm]
-            if mine:
-                axis.plot(
-                    mine[0]['places'],
-                    np.mean([m['nats'] for m in mine], 0),
-                    color=_COLORS[i % len(_COLORS)],
-                    lw=1.5,
-                )
+        for arm, style in styles.items():
+            results = [r['by_position'] for r in records if r['task'] == task and r['arm'] == arm]
+            if results:
+                nats = np.mean([of['nats'] for of in results], 0)
+                look = dict(color=style.color, linestyle=style.dash, lw=1.5)
+                axis.plot(results[0]['places'], nats, **look)
         axis.set(title=task, xlabel='place in the text', ylabel='nats per token', xscale='log')
-    _legend(figure, arms)
+    _legend(figure, styles)
     return _svg(figure)
 
 
-def rank_bars(arms, mean, low, high, critical: float, tasks: int) -> str:
-    """Mean rank over tasks with its interval; the critical difference of the Nemenyi test where it is defined."""
-    order = np.argsort(mean)
+def rank_bars(ranked: Mapping, styles: Mapping[str, ArmStyle]) -> str:
+    """Draws mean ranks over tasks with intervals, and the critical difference (Nemenyi).
+
+    ranked: 'arms', and of each its 'mean', 'low' and 'high'; 'tasks', 'critical' (nan: none).
+    """
+    arms = ranked['arms']
+    order = np.argsort(ranked['mean'])
     figure, axis = pyplot.subplots(figsize=(7, 0.42 * len(arms) + 1), layout='constrained')
     for row, i in enumerate(order):
-        axis.plot([low[i], high[i]], [row, row], color='0.5', lw=2)
-        axis.plot(mean[i], row, 'o', color=_COLORS[i % len(_COLORS)])
+        axis.plot([ranked['low'][i], ranked['high'][i]], [row, row], color='0.5', lw=2)
+        _draw_point(axis, ranked['mean'][i], row, styles[arms[i]])
     axis.set_yticks(range(len(arms)), [arms[i] for i in order])
     axis.invert_yaxis()
-    axis.set(xlabel=f'mean rank over {tasks} task{"s" * (tasks > 1)} (1 is best)')
+    count = len(ranked['tasks'])
+    axis.set(xlabel=f'mean rank over {count} task{"s" * (count > 1)} (1 is best)')
+
+    critical = ranked['critical']
     if np.isfinite(critical):
         axis.plot([1, 1 + critical], [-0.7, -0.7], color='black', lw=1.5)
         axis.annotate(f'critical difference {critical:.2f}', (1, -0.75), fontsize=8, va='bottom')
     return _svg(figure)
 
 
-def strips(tasks, arms, score, label: str) -> str:
-    """Every seed of every cell: score(task, arm) -> values."""
-    figure, axes = _panels(len(tasks), height=0.24 * len(arms) + 1.1)
+def _draw_point(axis, x, y, style: ArmStyle, **look) -> None:
+    """Draws points in the style of an arm: hollow where its lines are dashed."""
+    fill = style.color if style.dash == '-' else 'none'
+    axis.plot(x, y, 'o', color=style.color, markerfacecolor=fill, **look)
+
+
+def strips(
+    tasks: Sequence[str],
+    styles: Mapping[str, ArmStyle],
+    scores: Callable[[str, str], Sequence[float]],
+    label: str,
+) -> str:
+    """Draws every seed of every cell; `scores(task, arm)`: a value a seed."""
+    figure, axes = _panels(len(tasks), height=0.24 * len(styles) + 1.1)
     rng = np.random.default_rng(0)
     for axis, task in zip(axes, tasks):
-        for i, arm in enumerate(arms):
-            values = score(task, arm)
-            axis.plot(
-                values,
-                i + rng.uniform(-0.15, 0.15, len(values)),
-                'o',
-                ms=4,
-                alpha=0.7,
-                color=_COLORS[i % len(_COLORS)],
-            )
-        axis.set_yticks(range(len(arms)), arms)
+        for row, (arm, style) in enumerate(styles.items()):
+            values = scores(task, arm)
+            spread = row + rng.uniform(-0.15, 0.15, len(values))
+            _draw_point(axis, values, spread, style, ms=4, alpha=0.7)
+        axis.set_yticks(range(len(styles)), styles)
         axis.invert_yaxis()
         axis.set(title=task, xlabel=label)
     return _svg(figure)
 
 
-def score_bars(panels: dict[str, tuple[str, dict[str, list[float]]]]) -> str:
-    """{title: (label, {name: [value, low, high]})}: a bar each with its interval, in the order given; names that begin with the same word
-    have one color."""
+def score_bars(
+    panels: Mapping[str, tuple[str, Mapping[str, Sequence[float]]]], colors: Mapping[str, str]
+) -> str:
+    """Draws a bar with its interval for each system, a panel a data set.
+
+    panels: {title: (label, {name: [value, low, high]})}, bars in the order given.
+    colors: of the names; others are gray.
+    """
     figure, axes = _panels(
         len(panels),
         width=6,
@@ -181,47 +276,48 @@ def score_bars(panels: dict[str, tuple[str, dict[str, list[float]]]]) -> str:
         columns=2,
     )
     for axis, (title, (label, bars)) in zip(axes, panels.items()):
-        first = [re.match(r'[\w-]*', name)[0] for name in bars]
-        color = {word: _COLORS[i % len(_COLORS)] for i, word in enumerate(dict.fromkeys(first))}
-        for row, (value, low, high) in enumerate(bars.values()):
-            axis.barh(row, value, color=color[first[row]], alpha=0.75)
+        for row, (name, (value, low, high)) in enumerate(bars.items()):
+            axis.barh(row, value, color=colors.get(name, _BASELINE_COLOR), alpha=0.75)
             axis.plot([low, high], [row, row], color='black', lw=1.2)
         axis.set_yticks(range(len(bars)), bars)
+        axis.margins(y=0.01)
         axis.invert_yaxis()
         axis.set(title=title, xlabel=label)
     return _svg(figure)
 
 
-def quality_and_speed(arms, speed, quality, label: str) -> str:
-    """One point an encoding: tokens a second in training against the mean score."""
+def quality_and_speed(
+    styles: Mapping[str, ArmStyle],
+    speed: Mapping[str, float],
+    quality: Mapping[str, float],
+    label: str,
+) -> str:
+    """Draws a point an encoding: tokens a second in training against the mean score."""
     figure, axis = pyplot.subplots(figsize=(6, 3.6), layout='constrained')
-    for i, arm in enumerate(arms):
-        axis.plot(speed[arm], quality[arm], 'o', color=_COLORS[i % len(_COLORS)])
-        axis.annotate(arm, (speed[arm], quality[arm]), xytext=(5, 3), textcoords='offset points')
+    for arm, style in styles.items():
+        place = (speed[arm], quality[arm])
+        _draw_point(axis, *place, style)
+        axis.annotate(arm, place, xytext=(5, 3), textcoords='offset points')
     axis.set(xlabel='tokens a second in training (one process)', ylabel=label, xlim=(0, None))
     return _svg(figure)
 
 
-def attention(tasks, arms, records) -> str:
-    """Mean attention against distance, a line a head, all layers of one cell of each task (a row of panels, where there are several) and encoding."""
+def attention(tasks: Iterable[str], arms: Sequence[str], records: Sequence[Mapping]) -> str:
+    """Draws mean attention against distance, a line a head, a panel an encoding.
+
+    All layers of one cell of each task and encoding are drawn; several tasks are rows of panels.
+    """
     cells = {(r['task'], r['arm']): r['attention'] for r in reversed(records) if 'attention' in r}
-    shown = [(task, arm) for task in tasks for arm in arms if (task, arm) in cells]
+    shown = [cell for cell in itertools.product(tasks, arms) if cell in cells]
     several = len({task for task, _ in shown}) > 1
-    figure, axes = _panels(
-        len(shown),
-        width=2.6 if several else 3.6,
-        height=2.1 if several else 2.5,
-        columns=len(arms) if several else 4,
-    )
+    size = (2.6, 2.1, len(arms)) if several else (3.6, 2.5, 4)
+    figure, axes = _panels(len(shown), *size)
+    viridis = pyplot.get_cmap('viridis')
     for axis, (task, arm) in zip(axes, shown):
-        heads = [h for layer in cells[task, arm] for h in layer]
+        heads = [head for layer in cells[task, arm] for head in layer]
         for i, head in enumerate(heads):
-            axis.plot(
-                np.arange(len(head)),
-                head,
-                lw=0.9,
-                color=pyplot.get_cmap('viridis')(i / max(1, len(heads) - 1)),
-            )
+            color = viridis(i / max(1, len(heads) - 1))
+            axis.plot(np.arange(len(head)), head, lw=0.9, color=color)
         axis.set(
             title=f'{arm} ({task})',
             xlabel='distance',

@@ -1,6 +1,8 @@
-"""TPU types by the names that Google Cloud gives them: chips, hosts, topology, software version, zones.
+"""TPU types by the names that Google Cloud gives them.
 
-Sources: cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes,regions-zones} and, for GKE, kubernetes-engine/docs/concepts/plan-tpus.
+Chips, hosts, topology, software version, zones. Sources:
+cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e,runtimes,regions-zones} and, for GKE,
+kubernetes-engine/docs/concepts/plan-tpus.
 """
 
 import dataclasses
@@ -27,7 +29,12 @@ _CUBE = (
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-    """`unit`: what the number in a type's name counts, per chip (v4, v5p and tpu7x count cores). `runtime`: none where only GKE has it."""
+    """A generation of TPUs.
+
+    Attributes:
+      unit: what the number in a type's name counts, per chip (v4, v5p and tpu7x count cores).
+      runtime: software version of its machines; none where only GKE has it.
+    """
 
     prefix: str
     unit: int
@@ -77,7 +84,12 @@ FAMILIES = {
 
 @dataclasses.dataclass(frozen=True)
 class Slice:
-    """One TPU type. `hosts`: virtual machines of a Cloud TPU VM; `pods`: of GKE, whose machines have at most four chips."""
+    """One TPU type.
+
+    Attributes:
+      hosts: virtual machines of a Cloud TPU VM.
+      pods: of GKE, whose machines have at most four chips.
+    """
 
     type: str
     family: str
@@ -102,7 +114,10 @@ TYPES = {
 
 
 def find(name: str) -> Slice:
-    """Raises RunError with the nearest type where there is none of this name."""
+    """Returns the TPU type of this name.
+
+    Raises RunError with the nearest type where there is none.
+    """
     if name not in TYPES:
         meant = re.sub(r'^v5(e|lite)-', 'v5litepod-', name.lower())  # what people call it
         sizes = [t for t in TYPES if t.startswith(meant.split('-')[0] + '-')]
@@ -112,7 +127,8 @@ def find(name: str) -> Slice:
                 sizes, key=lambda t: abs(math.log(int(t.split('-')[1]) / max(1, int(size[1]))))
             )
             raise RunError(
-                f'--type={name}: no such TPU type; did you mean {close!r}? (valid: {", ".join(sizes)})'
+                f'--type={name}: no such TPU type; did you mean {close!r}? (valid: '
+                f'{", ".join(sizes)})'
             )
         close = did_you_mean(meant, TYPES).split('(')[0]
         raise RunError(
@@ -123,7 +139,10 @@ def find(name: str) -> Slice:
 
 
 def check_zone(zone: str) -> str:
-    """The form only: which zones have which TPUs changes, and the service knows."""
+    """Returns a zone whose form is right, else raises RunError.
+
+    Which zones have which TPUs changes, and the service knows.
+    """
     if not re.fullmatch(r'[a-z]+-[a-z]+\d+-(ai\d+)?[a-z]', zone):
         raise RunError(
             f'--zone={zone or "(empty)"}: expected a zone; '
@@ -133,10 +152,14 @@ def check_zone(zone: str) -> str:
 
 
 def check_name(name: str, flag: str = '--name', longest: int = 60) -> str:
-    """RFC 1035, with room for the number of a slice. What passes needs no quoting anywhere."""
+    """Returns a name that follows RFC 1035, else raises RunError.
+
+    There is room for the number of a slice. What passes needs no quoting anywhere.
+    """
     if not re.fullmatch(rf'[a-z]([-a-z0-9]{{0,{longest - 2}}}[a-z0-9])?', name):
         raise RunError(
-            f'{flag}={name or "(empty)"}: expected 1 to {longest} lower-case letters, digits and hyphens, the first a letter, '
+            f'{flag}={name or "(empty)"}: expected 1 to {longest} lower-case letters, digits and '
+            'hyphens, the first a letter, '
             f'the last no hyphen'
         )
     return name

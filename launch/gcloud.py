@@ -1,4 +1,4 @@
-"""The commands of `gcloud` that a TPU needs, and what went wrong with one, in a line that says what to do."""
+"""Runs the commands of `gcloud` that a TPU needs, and says what to do where one fails."""
 
 import dataclasses
 import json
@@ -19,7 +19,8 @@ _KNOWN = (
     (
         r'find attribute \[project\]|property \[project\] is not',
         'project',
-        'no Google Cloud project is chosen: give --project=ID, or run `gcloud config set project ID`',
+        'no Google Cloud project is chosen: give --project=ID, or run '
+        '`gcloud config set project ID`',
     ),
     (
         r'SERVICE_DISABLED|has not been used in project|API .*not enabled',
@@ -29,29 +30,35 @@ _KNOWN = (
     (
         r'ALREADY_EXISTS|already exists',
         'exists',
-        '{name} exists already in {zone}: choose another --name, go on with it by `run`, or `delete` it first',
+        '{name} exists already in {zone}: choose another --name, go on with it by `run`, or '
+        '`delete` it first',
     ),
     (
-        r'zonal accelerator configurations|zone .* is not supported|was not found in zone|LOCATION_POLICY_VIOLATED',
+        r'zonal accelerator configurations|zone .* is not supported|was not found in zone|'
+        r'LOCATION_POLICY_VIOLATED',
         'zone',
-        '{zone} does not offer this type ({said}): zones that do are listed at https://cloud.google.com/tpu/docs/regions-zones',
+        '{zone} does not offer this type ({said}): zones that do are listed at '
+        'https://cloud.google.com/tpu/docs/regions-zones',
     ),
     (
         r'NOT_FOUND|was not found',
         'missing',
-        'there is no queued resource {name} in {zone}: make it by `create`, or look for it in another --zone',
+        'there is no queued resource {name} in {zone}: make it by `create`, or look for it in '
+        'another --zone',
     ),
     (r'[Qq]uota .*per minute', 'other', '{said}'),
     (
         r'[Qq]uota|RESOURCE_EXHAUSTED',
         'quota',
-        'the quota of the project does not allow it ({said}): choose a smaller --type, another --zone or '
-        '--spot, delete queued resources that are suspended or failed, or ask for more at https://console.cloud.google.com/iam-admin/quotas',
+        'the quota of the project does not allow it ({said}): choose a smaller --type, another '
+        '--zone or --spot, delete queued resources that are suspended or failed, or ask for more '
+        'at https://console.cloud.google.com/iam-admin/quotas',
     ),
     (
         r'SSH Key is not present in the SSH agent',
         'agent',
-        'several workers need the key in the ssh agent: run `eval $(ssh-agent); ssh-add ~/.ssh/google_compute_engine` and try again',
+        'several workers need the key in the ssh agent: run '
+        '`eval $(ssh-agent); ssh-add ~/.ssh/google_compute_engine` and try again',
     ),
     (
         r'terminal state|cannot be currently connected to',
@@ -60,13 +67,17 @@ _KNOWN = (
     ),
 )
 _STATUS = re.compile(
-    r'#####|SSH: |SCP: |Using (ssh|scp) batch|Retrying: |Completed execution|Finished preparing|Failed to execute command on|WARNING: '
+    r'#####|SSH: |SCP: |Using (ssh|scp) batch|Retrying: |Completed execution|'
+    r'Finished preparing|Failed to execute command on|WARNING: '
 )
 
 
 class GcloudError(RunError):
-    """A command that was refused. `kind`: absent, login, project, api, exists, zone, missing, quota, agent, gone, ssh,
-    remote (the command on a worker failed), or other."""
+    """A command that was refused.
+
+    `kind`: absent, login, project, api, exists, zone, missing, quota, agent, gone, ssh, remote (the
+    command on a worker failed), or other.
+    """
 
     def __init__(self, kind: str, message: str):
         super().__init__(message)
@@ -75,7 +86,7 @@ class GcloudError(RunError):
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What is asked of the queue."""
+    """A request to the queue for machines."""
 
     type: str
     runtime: str
@@ -84,7 +95,10 @@ class Request:
 
     @classmethod
     def of(cls, described: dict) -> 'Request':
-        """From `queued-resources describe`; with several slices there is one entry, or one for each."""
+        """Reads what `queued-resources describe` says.
+
+        With several slices there is one entry, or one for each.
+        """
         specs = described['tpu']['nodeSpec']
         count = sum(int(s.get('multisliceParams', {}).get('nodeCount', 1)) for s in specs)
         return cls(
@@ -97,7 +111,10 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Gcloud:
-    """One queued resource. With `dry_run` commands are printed, fit for a shell, and taken to have succeeded."""
+    """Gives commands on one queued resource.
+
+    With `dry_run` they are printed, fit for a shell, and taken to have succeeded.
+    """
 
     name: str
     zone: str
@@ -116,7 +133,10 @@ class Gcloud:
         ]
 
     def _call(self, words: list[str], name: str, echo: bool = False) -> str:
-        """Stdout of a command; with `echo` it is shown as it comes. Raises GcloudError."""
+        """Returns the stdout of a command; with `echo` it is shown as it comes.
+
+        Raises GcloudError.
+        """
         if self.dry_run:
             print(shlex.join(words))
             return ''
@@ -128,7 +148,8 @@ class Gcloud:
             except FileNotFoundError:
                 raise GcloudError(
                     'absent',
-                    'gcloud is not installed, or not on PATH: see https://cloud.google.com/sdk/docs/install',
+                    'gcloud is not installed, or not on PATH: see '
+                    'https://cloud.google.com/sdk/docs/install',
                 ) from None
             out = []
             with process:
@@ -176,13 +197,16 @@ class Gcloud:
         self._call(self._words('queued-resources', 'delete', self.name, '--force'), self.name)
 
     def node_state(self, node: str) -> str:
-        """READY, PREEMPTED, ... of one slice."""
+        """Returns READY, PREEMPTED, ... of one slice."""
         return self._call(
             self._words('tpu-vm', 'describe', node, '--format=value(state)'), node
         ).strip()
 
     def ssh(self, node: str, command: str, worker: str = 'all', echo: bool = False) -> str:
-        """Runs `command` in the shell of the workers. A connection to a machine that vanished ends after a minute and a half."""
+        """Runs `command` in the shell of the workers.
+
+        A connection to a machine that vanished ends after a minute and a half.
+        """
         return self._call(
             self._words(
                 'tpu-vm',
@@ -197,7 +221,7 @@ class Gcloud:
         )
 
     def send(self, node: str, path: str) -> None:
-        """A file to the home directory of all workers."""
+        """Sends a file to the home directory of all workers."""
         self._call(self._words('tpu-vm', 'scp', path, f'{node}:', '--worker=all'), node)
 
 
@@ -208,13 +232,10 @@ def _error(code: int, stderr: str, name: str, zone: str) -> GcloudError:
         if line.strip() and not _STATUS.match(line.strip())
     ]
     own = next((i for i, line in enumerate(lines) if line.startswith('ERROR: (gcloud')), None)
-    said = (
-        re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
-        if own is not None
-        else lines[-1]
-        if lines
-        else f'exit code {code}'
-    )
+    if own is not None:
+        said = re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
+    else:
+        said = lines[-1] if lines else f'exit code {code}'
     for pattern, kind, advice in _KNOWN if own is not None else ():
         if re.search(pattern, said):
             return GcloudError(kind, advice.format(name=name, zone=zone, said=said))
@@ -222,7 +243,8 @@ def _error(code: int, stderr: str, name: str, zone: str) -> GcloudError:
         return GcloudError(
             'ssh',
             f'ssh to {name} was refused ({said}): see that a firewall rule lets port 22 in '
-            f'(`gcloud compute firewall-rules list`) and that the machine is up (`status`), then give the command again',
+            '(`gcloud compute firewall-rules list`) and that the machine is up (`status`), then '
+            'give the command again',
         )
     return GcloudError(
         'other' if own is not None else 'remote', f'{name}: {said.removeprefix("error: ")}'

@@ -1,4 +1,7 @@
-"""The life of a run on Cloud TPU VMs: queued, active, run, preempted, made anew, resumed, ended. The command is `launch/tpu_vm.py`."""
+"""Leads a run on Cloud TPU VMs from the queue to its end.
+
+Queued, active, run, preempted, made anew, resumed, ended. The command is `launch/tpu_vm.py`.
+"""
 
 import dataclasses
 import pathlib
@@ -15,23 +18,36 @@ from runtime.errors import RunError
 
 _QUEUED = ('CREATING', 'ACCEPTED', 'WAITING_FOR_RESOURCES', 'PROVISIONING', 'STATE_UNSPECIFIED')
 _GONE = ('SUSPENDING', 'SUSPENDED')
-_RESULT = 'if [ -f ordem/worker.sh ]; then sh ordem/worker.sh result; else echo worker $(hostname): idle; fi'
-_ATTEMPTS = 3  # of a command that fails for no known reason, and looks at the state before a failure counts as none of the machines'
+_RESULT = (
+    'if [ -f ordem/worker.sh ]; then sh ordem/worker.sh result; '
+    'else echo worker $(hostname): idle; fi'
+)
+
+# Attempts of a command that fails for no known reason; and looks at the state before a failure
+# counts as none of the machines'.
+_ATTEMPTS = 3
 
 
-class Preempted(RunError):
+class PreemptedError(RunError):
     """The machines were taken away."""
 
     def __init__(self, name: str):
         super().__init__(
-            f'{name} was preempted, and what was on its disks is gone: `delete` it, `create` it and `run` the same command again, '
+            f'{name} was preempted, and what was on its disks is gone: `delete` it, `create` it '
+            'and `run` the same command again, '
             f'or let `run --keep_going` do so'
         )
 
 
 @dataclasses.dataclass
 class Launcher:
-    """The life of one queued resource. Seconds: `wait`, how long to stay in the queue; `poll`, between two looks."""
+    """Leads one queued resource through its life.
+
+    Attributes:
+      workers: of all slices together; 0: not known.
+      wait: seconds to stay in the queue.
+      poll: seconds between two looks.
+    """
 
     gcloud: Gcloud
     slices: int = 1
@@ -54,7 +70,10 @@ class Launcher:
             print(f'[{time.strftime("%H:%M:%S")}] {self.name}: {text}', file=sys.stderr, flush=True)
 
     def _insist(self, call):
-        """A call that may fail for a reason of the moment (a network, a service) is given again."""
+        """Gives a call again that fails for a reason of the moment.
+
+        Such as a network, or a service.
+        """
         for attempt in range(_ATTEMPTS):
             try:
                 return call()
@@ -67,8 +86,13 @@ class Launcher:
         return self._insist(self.gcloud.describe)
 
     def wait_until_active(self) -> None:
-        """Raises Preempted where the machines are gone, RunError where they will not come or the wait is over."""
-        began, before = self.clock(), None
+        """Waits for the machines.
+
+        Raises PreemptedError where they are gone, RunError where they will not come or the wait is
+        over.
+        """
+        began = self.clock()
+        before = None
         while True:
             found = self.describe()
             state = found['state']['state']
@@ -79,7 +103,7 @@ class Launcher:
                 self._read(found)
                 return
             if state in _GONE:
-                raise Preempted(self.name)
+                raise PreemptedError(self.name)
             if state == 'FAILED':
                 why = (
                     found['state']
@@ -88,21 +112,25 @@ class Launcher:
                     .get('message', 'the service gives no reason')
                 )
                 raise RunError(
-                    f'{self.name} failed ({why}): `delete` it, then `create` it again, in another --zone if it was for lack of room'
+                    f'{self.name} failed ({why}): `delete` it, then `create` it again, in another '
+                    '--zone if it was for lack of room'
                 )
             if state not in _QUEUED:
                 raise RunError(
-                    f'{self.name} is {state}: wait until it is gone (`status`), then `create` it again'
+                    f'{self.name} is {state}: wait until it is gone (`status`), then `create` it '
+                    'again'
                 )
             if self.clock() - began >= self.wait:
                 raise RunError(
-                    f'{self.name} is still {state} after {self.wait / 60:.0f} minutes and stays in the queue: `run` goes on waiting, '
-                    f'`delete` gives it up; --spot, a smaller --type or another --zone may come sooner'
+                    f'{self.name} is still {state} after {self.wait / 60:.0f} minutes and stays in '
+                    'the queue: `run` goes on waiting, '
+                    '`delete` gives it up; --spot, a smaller --type or another --zone may come '
+                    'sooner'
                 )
             self.sleep(self.poll)
 
     def _read(self, found: dict) -> None:
-        """How many slices and workers there are, from what the service says."""
+        """Reads from what the service says how many slices and workers there are."""
         if 'tpu' in found:
             request = Request.of(found)
             self.slices = request.slices
@@ -118,7 +146,10 @@ class Launcher:
         self.wait_until_active()
 
     def _on_all(self, call) -> list:
-        """call(node) for each slice; at once, except where the order is to be read."""
+        """Returns call(node) of each slice.
+
+        All at once, except where the order is to be read.
+        """
         if self.gcloud.dry_run or len(self.nodes) == 1:
             return [call(node) for node in self.nodes]
         import concurrent.futures  # here: it takes longer to import than the rest of a launcher
@@ -127,7 +158,10 @@ class Launcher:
             return list(pool.map(call, self.nodes))
 
     def install(self, archive: str, commit: str) -> None:
-        """The code of `commit`, and its environment, on all workers. Done again it is quick."""
+        """Installs the code of `commit` and its environment on all workers.
+
+        Done again it is quick.
+        """
         code = f'ordem/code-{commit[:12]}'
         words = [
             ['mkdir', '-p', code],
@@ -145,13 +179,16 @@ class Launcher:
         self._on_all(one)
 
     def worker(self, *words: str) -> None:
-        """`sh worker.sh WORDS` on all workers; the words arrive as they are, whatever is in them."""
+        """Runs `sh worker.sh WORDS` on all workers; the words arrive as they are."""
         self._on_all(
             lambda node: self.gcloud.ssh(node, shlex.join(['sh', 'ordem/worker.sh', *words]))
         )
 
     def results(self) -> list[tuple[str, str]]:
-        """(worker, 'idle', 'running' or 'exit N') for all workers. Raises GcloudError where one does not answer."""
+        """Returns (worker, 'idle', 'running' or 'exit N') of all workers.
+
+        Raises GcloudError where one does not answer.
+        """
         told = self._on_all(lambda node: self.gcloud.ssh(node, _RESULT))
         found = [
             (f'{node} {host}', state)
@@ -161,13 +198,19 @@ class Launcher:
         if len(found) < self.workers:
             raise GcloudError(
                 'ssh',
-                f'{len(found)} of {self.workers} workers of {self.name} answer: see `status`, and give the command again',
+                f'{len(found)} of {self.workers} workers of {self.name} answer: see `status`, and '
+                'give the command again',
             )
         return found
 
     def follow(self, worker: str = '0') -> int:
-        """Shows the log until the command ends on all workers. Returns its exit code. Raises Preempted, or RunError where ssh stays refused."""
-        seen, refused, late = 0, 0, 0
+        """Shows the log until the command ends on all workers; returns its exit code.
+
+        Raises PreemptedError, or RunError where ssh stays refused.
+        """
+        seen = 0  # lines of the log
+        refused = 0
+        late = 0
         while True:
             try:
                 seen += self.gcloud.ssh(
@@ -182,7 +225,7 @@ class Launcher:
                 if error.kind not in ('ssh', 'gone', 'missing', 'other'):
                     raise
                 if self.is_preempted():
-                    raise Preempted(self.name) from None
+                    raise PreemptedError(self.name) from None
                 refused += 1
                 if refused == _ATTEMPTS:
                     raise
@@ -192,24 +235,21 @@ class Launcher:
                 return 0
             codes = {who: int(state.split()[1]) for who, state in found if state.startswith('exit')}
             late += bool(codes)
-            if (
-                len(codes) == len(found) or late > 10
-            ):  # where one has failed, the others should not be long
+            # Where one has failed, the others should not be long.
+            if len(codes) == len(found) or late > 10:
                 failed = {who: code for who, code in codes.items() if code}
                 for who, code in failed.items():
                     self.note(f'{who}: exit code {code}')
                 if late > 10:
                     self.note('other workers still run; stopping them')
                     self.worker('stop')
-                return (
-                    exit.MISTAKE
-                    if exit.MISTAKE in failed.values()
-                    else next(iter(failed.values()), 0)
-                )
+                if exit.MISTAKE in failed.values():
+                    return exit.MISTAKE
+                return next(iter(failed.values()), 0)
             self.sleep(self.poll)
 
     def is_preempted(self) -> bool:
-        """By the queue, or before it has noticed by a slice's own state."""
+        """Returns True where the queue says so, or before it has noticed a slice's own state."""
         if self.describe()['state']['state'] in _GONE:
             return True
         try:
@@ -221,7 +261,10 @@ class Launcher:
             return error.kind == 'missing'
 
     def _preempted_soon(self) -> bool:
-        """Processes end some seconds before the service tells why."""
+        """Returns True where the machines turn out to be gone.
+
+        Processes end some seconds before the service tells why.
+        """
         for _ in range(_ATTEMPTS):
             if self.is_preempted():
                 return True
@@ -234,7 +277,8 @@ class Launcher:
         while self.describe()['state']['state'] == 'SUSPENDING':
             if self.clock() - began >= self.wait:
                 raise RunError(
-                    f'{self.name} is still SUSPENDING after {self.wait / 60:.0f} minutes: `delete` it, `create` it and `run` again'
+                    f'{self.name} is still SUSPENDING after {self.wait / 60:.0f} minutes: `delete` '
+                    'it, `create` it and `run` again'
                 )
             self.sleep(self.poll)
         for call, done in (
@@ -250,7 +294,7 @@ class Launcher:
     def run(
         self, command: list[str], commit: str, archive: str, keep_going: bool, retries: int
     ) -> int:
-        """Starts the command, or goes on following it where it runs already. Returns its exit code."""
+        """Starts the command, or follows it where it runs already; returns its exit code."""
         request = None if self.gcloud.dry_run else Request.of(self.describe())
         failures = 0
         while True:
@@ -261,29 +305,29 @@ class Launcher:
                     self.note('a command runs there already: going on with it')
                 else:
                     self.install(archive, commit)
-                if (
-                    'running' not in states or len(states) == 1
-                ):  # where some have ended, the others will too: none is begun beside them
+                # Where some have ended, the others will too: none is begun beside them.
+                if 'running' not in states or len(states) == 1:
                     self.worker('start', *command)
                 code = self.follow()
                 if self.gcloud.dry_run and keep_going:
                     print(
-                        '# after a preemption: `delete` and `create` as before, then these commands again'
+                        '# after a preemption: `delete` and `create` as before, then these '
+                        'commands again'
                     )
                 if not keep_going or self.gcloud.dry_run or code in (0, exit.MISTAKE):
                     return code
                 if self._preempted_soon():
-                    raise Preempted(self.name)
+                    raise PreemptedError(self.name)
                 if code in (130, 143) or failures == retries:
                     return code
                 failures += 1
                 self.note(f'starting again after a failure, {failures} of {retries}')
                 self.worker('stop')
-            except (Preempted, GcloudError) as error:
+            except (PreemptedError, GcloudError) as error:
                 if isinstance(error, GcloudError):
                     if error.kind not in ('ssh', 'gone', 'missing') or not self.is_preempted():
                         raise
-                    error = Preempted(self.name)
+                    error = PreemptedError(self.name)
                 if not keep_going:
                     raise error from None
                 self.note('preempted; asking for it again')
@@ -293,13 +337,10 @@ class Launcher:
         """Prints the queue's state and, where there are machines, theirs and what runs on them."""
         found = self.describe()
         state = found['state']['state']
-        asked = (
-            ''
-            if 'tpu' not in found
-            else ', {0.type} x {0.slices}{1}'.format(
-                Request.of(found), ', spot' if 'spot' in found else ''
-            )
-        )
+        asked = ''
+        if 'tpu' in found:
+            request = Request.of(found)
+            asked = f', {request.type} x {request.slices}{", spot" if "spot" in found else ""}'
         lines = [f'{self.name}: {state}{asked}']
         if state == 'ACTIVE':
             self._read(found)

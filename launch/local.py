@@ -1,9 +1,11 @@
-"""Several processes on this machine, as on several hosts: to try a run before a cluster has it, or one process a GPU.
+r"""Several processes on this machine, as on several hosts: to try a run before a cluster has it, or
+one process a GPU.
 
-    python -m launch.local --processes=4 --devices=2 -- python -m train.pretrain --config=configs/base.py --run=runs/base
+    python -m launch.local --processes=4 --devices=2 -- \
+        python -m train.pretrain --config=configs/base.py --run=runs/base
 
-Each line of output begins with its process's number. When one process fails, all are ended, and the exit code is the first one's. A signal
-is passed on to all of them.
+Each line of output begins with its process's number. When one process fails, all are ended, and the
+exit code is the first one's. A signal is passed on to all of them.
 """
 
 import itertools
@@ -21,16 +23,21 @@ from absl import flags
 from runtime import cli, options
 from runtime.errors import RunError
 
-_GRACE = 5.0  # seconds in which the other processes may end by themselves and say why, and again until they are killed
-_SAVING = (
-    120.0  # the same after a signal that was passed on: they save first; a second signal kills them
-)
+# Seconds in which the other processes may end by themselves and say why, and again until they are
+# killed.
+_GRACE = 5.0
+
+# The same after a signal that was passed on: they save first; a second signal kills them.
+_SAVING = 120.0
 
 
 def variables(
     process: int, processes: int, port: int, devices: int = 0, xla_flags: str = ''
 ) -> dict[str, str]:
-    """The environment of one process, beside what it inherits. `devices`: forced CPU devices each; 0: what the machine has."""
+    """Returns the environment of one process, beside what it inherits.
+
+    `devices`: forced CPU devices of each; 0: those that the machine has.
+    """
     found = dict(
         MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), RANK=str(process)
     )
@@ -54,7 +61,10 @@ def free_port() -> int:
 
 
 def run(command: list[str], environments: list[dict[str, str]]) -> int:
-    """Runs `command` once in each environment. Returns 0, or the exit code of the first that failed."""
+    """Runs `command` once in each environment.
+
+    Returns 0, or the exit code of the first process that failed.
+    """
     ended: queue.SimpleQueue = queue.SimpleQueue()  # which a signal's handler may use
     children: list[subprocess.Popen] = []
 
@@ -77,9 +87,8 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
         for thread in streams:
             thread.join()
 
-    before = {
-        number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)
-    }  # none is inherited as ignored
+    # None is inherited as ignored.
+    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for e in environments:
             children.append(
@@ -98,15 +107,15 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
     followers = [threading.Thread(target=follow, args=pair) for pair in enumerate(children)]
     for thread in followers:
         thread.start()
-    first, ending, harder = (
-        0,
-        False,
-        itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL)),
-    )
-    left, told = len(children), False
+    harder = itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL))
+    first = 0
+    left = len(children)
+    ending = False
+    told = False
     while left:
+        patience = _SAVING if told else _GRACE
         try:
-            code, signalled = ended.get(timeout=(_SAVING if told else _GRACE) if ending else None)
+            code, signalled = ended.get(timeout=patience if ending else None)
         except queue.Empty:
             send(next(harder))
             continue
@@ -116,9 +125,8 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
             told = True
             continue
         left -= 1
-        first = first or (
-            code if code >= 0 else 128 - code
-        )  # as a shell says that a signal ended it
+        # As a shell says that a signal ended it.
+        first = first or (code if code >= 0 else 128 - code)
     for thread in followers:
         thread.join()
     for number, handler in before.items():

@@ -1,13 +1,18 @@
-"""A run on a Slurm cluster: an sbatch script, written (`script`) or written and submitted (`submit`):
+r"""A run on a Slurm cluster: an sbatch script, written (`script`) or written and submitted
+(`submit`):
 
-    python -m launch.slurm submit --name=gpt2 --nodes=2 --gpus_per_node=8 --time=24:00:00 -- python -m train.pretrain --config=... --run=...
+    python -m launch.slurm submit --name=gpt2 --nodes=2 --gpus_per_node=8 --time=24:00:00 -- \
+        python -m train.pretrain --config=... --run=...
 
-The folder `--folder` must lie on a disk that all nodes share: it takes the code of a commit, its environment and the log. One task runs on
-each GPU, as JAX expects under Slurm. Before the time limit, and when the job is to give way to another, the run is told to end, and the
-job is queued again: the same command resumes it from its newest checkpoint. A user's mistake (exit code 2) ends the job for good; another
-failure is tried again `--retries` times. `--dry_run` prints the commands and the script.
+The folder `--folder` must lie on a disk that all nodes share: it takes the code of a commit, its
+environment and the log. One task runs on each GPU, as JAX expects under Slurm. Before the time
+limit, and when the job is to give way to another, the run is told to end, and the job is queued
+again: the same command resumes it from its newest checkpoint. A user's mistake (exit code 2) ends
+the job for good; another failure is tried again `--retries` times. `--dry_run` prints the commands
+and the script.
 """
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -33,7 +38,8 @@ cd {code} || exit 2
 export ORDEM_EXTRAS={extras} ORDEM_ENV={env}
 sh launch/env.sh true || exit 2
 
-# Slurm sends TERM {notice} s before the time limit, and when the job is preempted: to this shell, which passes it on.
+# Slurm sends TERM {notice} s before the time limit, and when the job is preempted: to this shell,
+# which passes it on.
 stopped=
 trap 'stopped=1; kill -TERM "$step" 2>/dev/null' TERM
 srun --kill-on-bad-exit=1 sh launch/env.sh {command} &
@@ -45,49 +51,55 @@ case $code in
 0|2) exit "$code";;         # finished; a user's mistake: the log says which
 esac
 if [ -n "$stopped" ] || [ "${{SLURM_RESTART_COUNT:-0}}" -lt {retries} ]; then
-    echo "exit code $code${{stopped:+ (told to stop)}}: queued again; the run resumes from its newest checkpoint"
+    echo "exit code $code${{stopped:+ (told to stop)}}: queued again;" \\
+        'the run resumes from its newest checkpoint'
     scontrol requeue "$SLURM_JOB_ID" && exit 0
 fi
 exit "$code"
 """
 
 
-def script(
-    name: str,
-    command: list[str],
-    folder: str,
-    code: str,
-    *,
-    nodes: int = 1,
-    gpus_per_node: int = 0,
-    time: str = '24:00:00',
-    partition: str = '',
-    account: str = '',
-    notice: int = 120,
-    retries: int = 3,
-) -> str:
-    """The text of the sbatch script. `folder` and `code` are absolute paths."""
+@dataclasses.dataclass(frozen=True)
+class Resources:
+    """Resources of a job, and its times; the fields are flags of the command."""
+
+    nodes: int = 1
+    gpus_per_node: int = 0
+    time: str = '24:00:00'
+    partition: str = ''
+    account: str = ''
+    notice: int = 120
+    retries: int = 3
+
+
+def script(name: str, command: list[str], folder: str, code: str, resources: Resources) -> str:
+    """Returns the text of the sbatch script. `folder` and `code` are absolute paths."""
     if not re.fullmatch(r'[\w ./+@,=~-]+', folder):
         raise RunError(
-            f'--folder={folder}: expected a path without quotes, % and the like, which sbatch would read in the path of its log'
+            f'--folder={folder}: expected a path without quotes, % and the like, which sbatch '
+            'would read in the path of its log'
         )
-    options = dict(gpus_per_node=gpus_per_node or '', partition=partition, account=account)
+    options = {
+        'gpus_per_node': resources.gpus_per_node or '',
+        'partition': resources.partition,
+        'account': resources.account,
+    }
     lines = ''.join(
         f'#SBATCH --{key.replace("_", "-")}={value}\n' for key, value in options.items() if value
     )
     return SCRIPT.format(
         name=name,
-        nodes=nodes,
-        tasks=max(1, gpus_per_node),
+        nodes=resources.nodes,
+        tasks=max(1, resources.gpus_per_node),
         options=lines,
-        time=time,
+        time=resources.time,
         log=shlex.quote(f'{folder}/log'),
-        notice=notice,
+        notice=resources.notice,
         code=shlex.quote(code),
-        extras='gpu' if gpus_per_node else 'test',
+        extras='gpu' if resources.gpus_per_node else '',
         env=shlex.quote(f'{folder}/env'),
         command=shlex.join(command),
-        retries=retries,
+        retries=resources.retries,
     )
 
 
@@ -96,11 +108,13 @@ def main(words: list[str]) -> None:
     verb, command = (words[0], words[1:]) if words else ('', [])
     if verb not in ('script', 'submit'):
         raise RunError(
-            f'{verb or "no command"}: expected one of the commands; {did_you_mean(verb, ("script", "submit"))}'
+            f'{verb or "no command"}: expected one of the commands; '
+            f'{did_you_mean(verb, ("script", "submit"))}'
         )
     if not command:
         raise RunError(
-            f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m train.pretrain --config=... --run=...`'
+            f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m '
+            'train.pretrain --config=... --run=...`'
         )
     accelerators.check_name(f.name)
     for flag, form, expected in (
@@ -113,19 +127,9 @@ def main(words: list[str]) -> None:
     folder = pathlib.Path(f.folder or f'runs/slurm/{f.name}').absolute()
     commit = snapshot.pin(f.commit)
     code = f'{folder}/code-{commit[:12]}'
-    text = script(
-        f.name,
-        command,
-        str(folder),
-        code,
-        nodes=f.nodes,
-        gpus_per_node=f.gpus_per_node,
-        time=f.time,
-        partition=f.partition,
-        account=f.account,
-        notice=f.notice,
-        retries=f.retries,
-    )
+    fields = [field.name for field in dataclasses.fields(Resources)]
+    resources = Resources(**{name: f[name].value for name in fields})
+    text = script(f.name, command, str(folder), code, resources)
     path = folder / 'job.sh'
     steps = snapshot.unpack(commit, code)
     submit = ['sbatch', str(path)]
@@ -144,7 +148,8 @@ def main(words: list[str]) -> None:
         snapshot.execute([submit], show=True)
     except FileNotFoundError:
         raise RunError(
-            f'sbatch is not installed here: copy {path} to a machine of the cluster that sees {folder}, and submit it there'
+            f'sbatch is not installed here: copy {path} to a machine of the cluster that sees '
+            f'{folder}, and submit it there'
         ) from None
 
 

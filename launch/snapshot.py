@@ -1,4 +1,7 @@
-"""The code of a run, pinned: an archive of a commit, not the working tree at some later moment. All is said from the repository's root."""
+"""Pins the code of a run: an archive of a commit, not the working tree at a later moment.
+
+All paths are from the root of the repository.
+"""
 
 import pathlib
 import subprocess
@@ -21,19 +24,26 @@ def _git(*words: str) -> str:
 
 
 def pin(commit: str = '') -> str:
-    """The full hash of `commit`. Empty means HEAD, and that nothing beside it would be left behind: RunError names what would."""
+    """Returns the full hash of `commit`.
+
+    Empty means HEAD, and that nothing beside it would be left behind: RunError names what would.
+    """
     if not commit:
         changed = [line[3:] for line in _git('status', '--porcelain').splitlines()]
         if changed:
             raise RunError(
-                f'the working tree has changes that no commit holds ({", ".join(changed[:3])}{", ..." if len(changed) > 3 else ""}): '
+                'the working tree has changes that no commit holds '
+                f'({", ".join(changed[:3])}{", ..." if len(changed) > 3 else ""}): '
                 f'commit them, or send the last commit without them by --commit=HEAD'
             )
     return _git('rev-parse', '--verify', '--end-of-options', f'{commit or "HEAD"}^{{commit}}')
 
 
 def commands(commit: str, archive: str) -> list[list[str]]:
-    """What writes `archive`. The same commit gives the same bytes."""
+    """Returns the commands that write `archive`.
+
+    The same commit gives the same bytes.
+    """
     return [
         ['mkdir', '-p', str(pathlib.Path(archive).parent)],
         ['git', 'archive', '--format=tar.gz', f'--output={archive}', commit],
@@ -41,7 +51,10 @@ def commands(commit: str, archive: str) -> list[list[str]]:
 
 
 def unpack(commit: str, folder: str) -> list[list[str]]:
-    """What lays the code out in `folder`, for clusters that share a disk with this machine or send a folder."""
+    """Returns the commands that lay the code out in `folder`.
+
+    For clusters that share a disk with this machine, or send a folder.
+    """
     archive = f'{folder}.tar.gz'
     return [
         ['mkdir', '-p', folder],
@@ -51,7 +64,10 @@ def unpack(commit: str, folder: str) -> list[list[str]]:
 
 
 def execute(commands: list[list[str]], show: bool = False) -> None:
-    """Runs the commands; with `show` what they say is seen. Raises RunError where one fails, FileNotFoundError where it is not installed."""
+    """Runs the commands; with `show` what they say is seen.
+
+    Raises RunError where one fails, FileNotFoundError where it is not installed.
+    """
     for words in commands:
         done = subprocess.run(words, capture_output=True, text=True, errors='backslashreplace')
         if done.returncode:

@@ -1,15 +1,21 @@
-"""Task files for other people's launchers, and the commands that use them:
+r"""Task files for other people's launchers, and the commands that use them:
 
-    python -m launch.templates sky --name=llama --type=v5litepod-16 --zone=us-west4-a --spot -- python -m train.pretrain --config=... --run=gs://...
-    python -m launch.templates gke --name=llama --type=v5litepod-16 --slices=2 --image=us-docker.pkg.dev/PROJECT/ordem/ordem -- python ...
-    python -m launch.templates xpk --name=llama --type=v5litepod-16 --cluster=CLUSTER --zone=us-west4-a --image=... -- python ...
+    python -m launch.templates sky --name=llama --type=v5litepod-16 --zone=us-west4-a --spot -- \
+        python -m train.pretrain --config=... --run=gs://...
+    python -m launch.templates gke --name=llama --type=v5litepod-16 --slices=2 \
+        --image=us-docker.pkg.dev/PROJECT/ordem/ordem -- python ...
+    python -m launch.templates xpk --name=llama --type=v5litepod-16 --cluster=CLUSTER \
+        --zone=us-west4-a --image=... -- python ...
 
-`sky`: a SkyPilot task; as a managed job it is made anew after a preemption. `gke`: a JobSet for a cluster with TPU node pools, whose
-restarts resume the run; a user's mistake (exit code 2) is not tried again. `xpk`: the command line that makes such a JobSet by itself.
-The file goes to runs/launch/NAME and the commands are printed; with `--dry_run` the file is printed too, and not written. The code is that
-of a commit: SkyPilot sends it as a folder, GKE has it in an image tagged with it.
+`sky`: a SkyPilot task; as a managed job it is made anew after a preemption. `gke`: a JobSet for a
+cluster with TPU node pools, whose restarts resume the run; a user's mistake (exit code 2) is not
+tried again. `xpk`: the command line that makes such a JobSet by itself. The file goes to
+runs/launch/NAME and the commands are printed; with `--dry_run` the file is printed too, and not
+written. The code is that of a commit: SkyPilot sends it as a folder, GKE has it in an image tagged
+with it.
 """
 
+import dataclasses
 import pathlib
 import re
 import shlex
@@ -25,7 +31,7 @@ from runtime.errors import RunError
 
 
 class _Dumper(yaml.SafeDumper):
-    """Scripts as blocks of lines, keys in the order they are written here."""
+    """Writes scripts as blocks of lines, and keys in the order of the code."""
 
 
 _Dumper.add_representer(
@@ -39,7 +45,11 @@ def dump(content: dict) -> str:
 
 
 def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[str]) -> dict:
-    """docs.skypilot.co/en/latest/reference/yaml-spec.html. All workers of a slice run the same script; JAX finds them by their metadata."""
+    """Returns a task of SkyPilot.
+
+    Form: docs.skypilot.co/en/latest/reference/yaml-spec.html. All workers of a slice run the same
+    script; JAX finds them by their metadata.
+    """
     return {
         'name': name,
         'workdir': code,
@@ -49,16 +59,37 @@ def sky(name: str, kind: Slice, zone: str, spot: bool, code: str, command: list[
             'accelerator_args': {'tpu_vm': True, 'runtime_version': kind.runtime},
             'use_spot': spot,
         },
-        'setup': 'mkdir -p ~/ordem\nln -sfn "$PWD" ~/ordem/code\ncp launch/worker.sh ~/ordem\nsh ~/ordem/worker.sh install\n',
+        'setup': (
+            'mkdir -p ~/ordem\n'
+            'ln -sfn "$PWD" ~/ordem/code\n'
+            'cp launch/worker.sh ~/ordem\n'
+            'sh ~/ordem/worker.sh install\n'
+        ),
         'run': f'exec sh ~/ordem/worker.sh exec {shlex.join(command)}\n',
     }
 
 
-def jobset(
-    name: str, kind: Slice, slices: int, spot: bool, image: str, restarts: int, command: list[str]
-) -> dict:
-    """cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice and jobset.sigs.k8s.io/docs/reference. GKE tells each pod its place
-    (TPU_WORKER_ID, TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads."""
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """A run on GKE: what it is called, and the machines and the image that it takes."""
+
+    name: str
+    kind: Slice
+    slices: int
+    spot: bool
+    image: str
+    restarts: int
+
+
+def jobset(workload: Workload, command: list[str]) -> dict:
+    """Returns a JobSet for GKE.
+
+    Form: cloud.google.com/kubernetes-engine/docs/how-to/tpu-multislice and
+    jobset.sigs.k8s.io/docs/reference. GKE tells each pod its place (TPU_WORKER_ID,
+    TPU_WORKER_HOSTNAMES, MEGASCALE_*), which JAX reads.
+    """
+    kind = workload.kind
+    spot = workload.spot
     words = [w.replace('$(', '$$(') for w in command]  # Kubernetes would put a variable there
     pod = {
         'restartPolicy': 'Never',
@@ -86,7 +117,7 @@ def jobset(
         'containers': [
             {
                 'name': 'ordem',
-                'image': image,
+                'image': workload.image,
                 'command': ['sh', 'launch/env.sh', *words],
                 'ports': [
                     {'containerPort': 8471},
@@ -123,49 +154,40 @@ def jobset(
         'apiVersion': 'jobset.x-k8s.io/v1alpha2',
         'kind': 'JobSet',
         'metadata': {
-            'name': name,
+            'name': workload.name,
             'annotations': {
                 'alpha.jobset.sigs.k8s.io/exclusive-topology': 'cloud.google.com/gke-nodepool'
             },
         },
         'spec': {
             'failurePolicy': {
-                'maxRestarts': restarts,
+                'maxRestarts': workload.restarts,
                 'rules': [{'action': 'FailJobSet', 'onJobFailureReasons': ['PodFailurePolicy']}],
             },
-            'replicatedJobs': [{'name': 'slice', 'replicas': slices, 'template': {'spec': job}}],
+            'replicatedJobs': [
+                {'name': 'slice', 'replicas': workload.slices, 'template': {'spec': job}}
+            ],
         },
     }
 
 
-def xpk(
-    name: str,
-    kind: Slice,
-    slices: int,
-    spot: bool,
-    image: str,
-    restarts: int,
-    cluster: str,
-    zone: str,
-    project: str,
-    command: list[str],
-) -> list[str]:
-    """github.com/AI-Hypercomputer/xpk: `xpk workload create`."""
+def xpk(workload: Workload, cluster: str, zone: str, project: str, command: list[str]) -> list[str]:
+    """Returns the command `xpk workload create` (github.com/AI-Hypercomputer/xpk)."""
     if any('\n' in w for w in command):
         raise RunError('xpk puts the command into one line of a file: it cannot hold a line break')
     return [
         'xpk',
         'workload',
         'create',
-        f'--workload={name}',
+        f'--workload={workload.name}',
         f'--cluster={cluster}',
         f'--zone={zone}',
         *([f'--project={project}'] if project else []),
-        f'--tpu-type={kind.type}',
-        f'--num-slices={slices}',
-        f'--docker-image={image}',
-        f'--max-restarts={restarts}',
-        *(['--spot'] if spot else []),
+        f'--tpu-type={workload.kind.type}',
+        f'--num-slices={workload.slices}',
+        f'--docker-image={workload.image}',
+        f'--max-restarts={workload.restarts}',
+        *(['--spot'] if workload.spot else []),
         f'--command={shlex.join(["sh", "launch/env.sh", *command])}',
     ]
 
@@ -173,7 +195,8 @@ def xpk(
 def _image(image: str, commit: str) -> str:
     if not re.fullmatch(r'[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?', image):
         raise RunError(
-            f'--image={image or "(empty)"}: expected the name of an image, for example us-docker.pkg.dev/PROJECT/ordem/ordem'
+            f'--image={image or "(empty)"}: expected the name of an image, for example '
+            'us-docker.pkg.dev/PROJECT/ordem/ordem'
         )
     return image if ':' in image.rpartition('/')[2] else f'{image}:{commit[:12]}'
 
@@ -183,20 +206,27 @@ def main(words: list[str]) -> None:
     verb, command = (words[0], words[1:]) if words else ('', [])
     if verb not in ('sky', 'gke', 'xpk'):
         raise RunError(
-            f'{verb or "no launcher"}: expected one of the launchers; {did_you_mean(verb, ("sky", "gke", "xpk"))}'
+            f'{verb or "no launcher"}: expected one of the launchers; '
+            f'{did_you_mean(verb, ("sky", "gke", "xpk"))}'
         )
     if not command:
         raise RunError(
-            f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m train.pretrain --config=... --run=gs://...`'
+            f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m '
+            'train.pretrain --config=... --run=gs://...`'
         )
     accelerators.check_name(f.name, longest=40)  # pods get names made from it
-    kind, commit = accelerators.find(f.type), snapshot.pin(f.commit)
+    kind = accelerators.find(f.type)
+    commit = snapshot.pin(f.commit)
     folder = pathlib.Path('runs/launch') / f.name
-    steps, text, path, then = [], '', folder / f'{verb}.yaml', []
+    steps = []
+    text = ''
+    path = folder / f'{verb}.yaml'
+    then = []
     if verb == 'sky':
         if not kind.runtime or f.slices != 1:
             raise RunError(
-                f'--type={f.type} --slices={f.slices}: SkyPilot makes single slices of TPU VMs: take `launch.tpu_vm` or `gke`'
+                f'--type={f.type} --slices={f.slices}: SkyPilot makes single slices of TPU VMs: '
+                'take `launch.tpu_vm` or `gke`'
             )
         code = str(folder / f'code-{commit[:12]}')
         steps = snapshot.unpack(commit, code)
@@ -204,31 +234,19 @@ def main(words: list[str]) -> None:
         then = [shlex.join(['sky', 'jobs', 'launch', f'--name={f.name}', str(path)])]
     else:
         image = _image(f.image, commit)
+        workload = Workload(f.name, kind, f.slices, f.spot, image, f.max_restarts)
         then = [
-            f'git archive --format=tar {commit} | docker build --tag={image} --file=launch/Dockerfile -',
+            f'git archive --format=tar {commit} | docker build --tag={image} '
+            '--file=launch/Dockerfile -',
             f'docker push {image}',
         ]
         if verb == 'gke':
-            text = dump(jobset(f.name, kind, f.slices, f.spot, image, f.max_restarts, command))
+            text = dump(jobset(workload, command))
             then.append(f'kubectl apply --filename={path}')
         else:
             accelerators.check_zone(f.zone)
-            then.append(
-                shlex.join(
-                    xpk(
-                        f.name,
-                        kind,
-                        f.slices,
-                        f.spot,
-                        image,
-                        f.max_restarts,
-                        accelerators.check_name(f.cluster, '--cluster', 40),
-                        f.zone,
-                        f.project,
-                        command,
-                    )
-                )
-            )
+            cluster = accelerators.check_name(f.cluster, '--cluster', 40)
+            then.append(shlex.join(xpk(workload, cluster, f.zone, f.project, command)))
     if f.dry_run:
         for step in steps or ([['mkdir', '-p', str(folder)]] if text else []):
             print(shlex.join(step))

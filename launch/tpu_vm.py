@@ -1,16 +1,19 @@
-"""A run on Cloud TPU VMs, from the queue to the end:
+r"""A run on Cloud TPU VMs, from the queue to the end:
 
     python -m launch.tpu_vm create --name=llama --type=v5litepod-16 --zone=us-west4-a --spot
-    python -m launch.tpu_vm run --name=llama --zone=us-west4-a --keep_going -- python -m train.pretrain --config=... --run=gs://...
+    python -m launch.tpu_vm run --name=llama --zone=us-west4-a --keep_going -- \
+        python -m train.pretrain --config=... --run=gs://...
     python -m launch.tpu_vm status|logs|stop|delete --name=llama --zone=us-west4-a
 
-`create` asks the queue and waits until the machines are there; `run` sends the code of a commit to all workers, starts the same command
-on each, detached, and follows the log of worker 0. With `--keep_going` it makes the machines anew after a preemption and gives the
-same command again, which resumes from the newest checkpoint in the bucket. `--dry_run` prints the commands instead.
+`create` asks the queue and waits until the machines are there; `run` sends the code of a commit to
+all workers, starts the same command on each, detached, and follows the log of worker 0. With
+`--keep_going` it makes the machines anew after a preemption and gives the same command again, which
+resumes from the newest checkpoint in the bucket. `--dry_run` prints the commands instead.
 
-Exit codes of `run` and `logs` are those of the trained process (see `launch/worker.sh`): 0 finished; 2 a user's mistake, also one of
-the launcher's own, told in one line: no use trying again; 130 and 143 stopped; anything else a failure. JAX finds the other workers,
-and with --slices the other slices (MEGASCALE_*), in the machines' metadata: nothing is passed for it.
+Exit codes of `run` and `logs` are those of the trained process (see `launch/worker.sh`): 0
+finished; 2 a user's mistake, also one of the launcher's own, told in one line: no use trying again;
+130 and 143 stopped; anything else a failure. JAX finds the other workers, and with --slices the
+other slices (MEGASCALE_*), in the machines' metadata: nothing is passed for it.
 """
 
 import re
@@ -30,7 +33,8 @@ from runtime.errors import RunError
 def _check_command(command: list[str], keep_going: bool) -> None:
     if not command:
         raise RunError(
-            'run: no command: give it after --, as in `run --name=... --zone=... -- python -m train.pretrain --config=... --run=gs://...`'
+            'run: no command: give it after --, as in `run --name=... --zone=... -- python -m '
+            'train.pretrain --config=... --run=gs://...`'
         )
     run = next(
         (
@@ -42,7 +46,8 @@ def _check_command(command: list[str], keep_going: bool) -> None:
     )
     if keep_going and not run.startswith('gs://'):
         raise RunError(
-            f'--keep_going resumes a run whose machines are gone, so that its directory must be in a bucket: expected '
+            '--keep_going resumes a run whose machines are gone, so that its directory must be in '
+            'a bucket: expected '
             f'--run=gs://BUCKET/..., found {"--run=" + run if run else "no --run="}'
         )
 
@@ -71,7 +76,8 @@ def main(words: list[str]) -> None:
         found = accelerators.find(f.type)
         if not found.runtime:
             raise RunError(
-                f'--type={f.type}: only on GKE, not as a TPU VM: see `python -m launch.templates gke`'
+                f'--type={f.type}: only on GKE, not as a TPU VM: see `python -m launch.templates '
+                'gke`'
             )
         launcher.create(Request(found.type, f.runtime_version or found.runtime, f.slices, f.spot))
         launcher.note('costs money until it is deleted')
@@ -86,7 +92,8 @@ def main(words: list[str]) -> None:
             launcher, lambda: launcher.run(rest, commit, archive, f.keep_going, f.retries)
         )
         launcher.note(
-            f'{"finished" if code == 0 else f"ended with exit code {code}"}; `delete` it when it is no longer needed'
+            f'{"finished" if code == 0 else f"ended with exit code {code}"}; `delete` it when it '
+            'is no longer needed'
         )
         sys.exit(code)
     elif verb == 'logs':
@@ -110,7 +117,8 @@ def _watched(launcher: Launcher, call) -> int:
         return call()
     except KeyboardInterrupt:
         launcher.note(
-            'no longer watching; what runs there runs on: `logs` shows it, the same `run` watches over it again, `stop` ends it'
+            'no longer watching; what runs there runs on: `logs` shows it, the same `run` watches '
+            'over it again, `stop` ends it'
         )
         raise
 
@@ -130,7 +138,8 @@ if __name__ == '__main__':
     flags.DEFINE_string(
         'commit',
         '',
-        'Commit whose code is sent; default: the last one, when the working tree holds nothing else',
+        'Commit whose code is sent; default: the last one, when the working tree holds nothing '
+        'else',
     )
     flags.DEFINE_bool('keep_going', False, 'After a preemption make the machines anew and resume')
     options.whole(

@@ -4,8 +4,8 @@ Dimensions: B batch, T queries, S keys, D width, H heads, K key-value heads, d h
 """
 
 import dataclasses
+from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -18,14 +18,18 @@ from model.positions import EncodingInputs, PositionalEncoding
 from model.ring import ring_attention, scaled_products, soft_cap, visible_pairs, weigh_values
 from model.sharding import constrain, context_parts, gather_context
 
+# Of one layer: 'k', 'v' [B,K,S,d], 'state_...' of the encoding [B,...,S], 'carried_...' [B,...,S].
 Cache = dict[str, jax.Array]
 
 
-@flax.struct.dataclass
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class TokenLayout:
-    """Where the tokens of a forward pass stand; arrays [B,T], and [B,S] for all keys, those of the cache included.
+    """Positions, segments and ids of the tokens of one forward pass.
 
-    `positions` count tokens in their document, `ids` are what the encoding sees; they differ where it has ids of its own.
+    Arrays are int32, [B,T] for the tokens of this call and [B,S] for all keys, those in the cache
+    included. `positions` count tokens in their document, `ids` are what the encoding sees (int32 or
+    float32); they differ where it has ids of its own. Of the other fields see `EncodingInputs`.
     """
 
     positions: jax.Array
@@ -36,27 +40,25 @@ class TokenLayout:
     k_ids: jax.Array
     row_keys: jax.Array | None
     task_ids: jax.Array | None
-    consecutive: bool = flax.struct.field(pytree_node=False, default=False)  # see EncodingInputs
-    draw_keys: jax.Array | None = None  # see EncodingInputs
-    batch_key: jax.Array | None = None  # see EncodingInputs
-    column: jax.Array | None = (
-        None  # first column of the cache that the new tokens take; None: no cache
-    )
+    consecutive: bool = dataclasses.field(default=False, metadata={'static': True})
+    draw_keys: jax.Array | None = None
+    batch_key: jax.Array | None = None
+    column: jax.Array | None = None  # of the cache, the first that the new tokens take; or no cache
 
     def encoding_inputs(self, param, shared=None, x=None) -> EncodingInputs:
-        """What an encoding sees of this layout."""
+        """Returns what an encoding sees of this layout, before there are queries and keys."""
         return EncodingInputs(
-            param,
-            self.ids,
-            self.positions,
-            self.segment_ids,
-            self.row_keys,
-            self.task_ids,
-            self.k_ids,
-            self.k_positions,
-            self.k_segment_ids,
-            shared,
-            x,
+            param=param,
+            q_ids=self.ids,
+            positions=self.positions,
+            segment_ids=self.segment_ids,
+            row_keys=self.row_keys,
+            task_ids=self.task_ids,
+            k_ids=self.k_ids,
+            k_positions=self.k_positions,
+            k_segment_ids=self.k_segment_ids,
+            shared=shared,
+            x=x,
             draw_keys=self.draw_keys,
             batch_key=self.batch_key,
             consecutive=self.consecutive,
@@ -64,142 +66,207 @@ class TokenLayout:
 
 
 class Parameters(nn.Module):
-    """The scope that a positional encoding declares its parameters in."""
+    """Declares the parameters of a positional encoding, in a scope of its own."""
 
     param_dtype: str
 
     @nn.compact
-    def __call__(self, name, init, shape, axes):
-        return self.param(
-            name, nn.with_partitioning(init, axes), shape, jnp.dtype(self.param_dtype)
-        )
+    def __call__(self, name, init, shape, axes) -> jax.Array:
+        initializer = nn.with_partitioning(init, axes)
+        return self.param(name, initializer, shape, jnp.dtype(self.param_dtype))
 
 
 class Attention(nn.Module):
+    """Lets each token read from those that it sees (Vaswani et al. 2017, arXiv 1706.03762).
+
+    Grouped key-value heads: Ainslie et al. 2023, arXiv 2305.13245.
+    """
+
     config: ModelConfig
     encoding: PositionalEncoding
 
     @nn.compact
     def __call__(
-        self, x_BxTxD: jax.Array, layout: TokenLayout, shared, cache: Cache | None, layer=0
+        self,
+        x_BxTxD: jax.Array,
+        layout: TokenLayout,
+        shared: Any,
+        cache: Cache | None,
+        layer: int | jax.Array = 0,
     ) -> tuple[jax.Array, Cache | None]:
-        c, encoding = self.config, self.encoding
-        project = lambda heads, axis, name: jnp.einsum(
-            'btd,dhk->bhtk',
-            x_BxTxD,
-            c.weight(
-                (c.width, heads, c.head_dim),
-                ('embed', axis, None),
-                fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)),
-                name,
-            )(),
-        )
-        q_BxHxTxd = project(c.num_heads, 'heads', 'query')
-        k_BxKxTxd, v_BxKxTxd = (
-            project(c.num_kv_heads, 'kv_heads', 'key'),
-            project(c.num_kv_heads, 'kv_heads', 'value'),
-        )
-        if c.qk_norm:
-            q_BxHxTxd, k_BxKxTxd = (
-                Norm('rmsnorm', name='query_norm')(q_BxHxTxd),
-                Norm('rmsnorm', name='key_norm')(k_BxKxTxd),
-            )
+        """Returns what the tokens read, [B,T,D], and the cache with the new tokens in it.
 
-        inputs = layout.encoding_inputs(
-            Parameters(c.param_dtype, name='positions'), shared, x_BxTxD
-        )
-        inputs = encoding.redraw(inputs, layer, frozenset())
-        pairs = visible_pairs(
+        Args:
+          shared: what the encoding shares between layers (`PositionalEncoding.share`).
+          cache: of this layer; empty before its first tokens, None in training.
+          layer: number of the layer, counted from 0.
+        """
+        cfg = self.config
+        encoding = self.encoding
+
+        # 1. Project to queries, keys and values.
+        q_BxHxTxd = self._project(x_BxTxD, cfg.num_heads, 'heads', 'query')
+        k_BxKxTxd = self._project(x_BxTxD, cfg.num_kv_heads, 'kv_heads', 'key')
+        v_BxKxTxd = self._project(x_BxTxD, cfg.num_kv_heads, 'kv_heads', 'value')
+        if cfg.qk_norm:
+            q_BxHxTxd = Norm('rmsnorm', name='query_norm')(q_BxHxTxd)
+            k_BxKxTxd = Norm('rmsnorm', name='key_norm')(k_BxKxTxd)
+
+        # 2. Where the encoding turns queries and keys (RoPE and kin). It comes before the cache,
+        #    so that a key is turned once and not again for each later token.
+        inputs = self._encoding_inputs(x_BxTxD, layout, shared, layer)
+        q_BxHxTxd, k_BxKxTxd = encoding.rotate(inputs, q_BxHxTxd, k_BxKxTxd)
+        q_BxHxTxd = encoding.scale(inputs, q_BxHxTxd)
+        state = encoding.key_state(inputs)
+
+        # 3. Keys and values: those of this call, of the cache, or of the whole context. From here
+        #    on their T is S.
+        carried: dict[str, jax.Array] = {}
+        if cache is not None:
+            cache, state, carried = self._update_cache(cache, k_BxKxTxd, v_BxKxTxd, state, layout)
+            k_BxKxTxd = cache['k']
+            v_BxKxTxd = cache['v']
+        elif context_parts() > 1:
+            state = {name: gather_context(x, x.ndim - 1) for name, x in state.items()}
+            # A ring hands keys and values round by itself, and never holds them all.
+            if choose_context_path(cfg, encoding)[0] == 'gather':
+                k_BxKxTxd = gather_context(k_BxKxTxd, 2)
+                v_BxKxTxd = gather_context(v_BxKxTxd, 2)
+        inputs = dataclasses.replace(inputs, state=state, carried=carried)
+        q_BxHxTxd, k_BxKxTxd = encoding.read(inputs, q_BxHxTxd, k_BxKxTxd)
+
+        # 4. The kernel: the fastest that can carry this encoding. A fused one gives its own inputs
+        #    their names, since it may widen them first.
+        kernel = self._choose_kernel(cache, x_BxTxD.shape[1])
+        if kernel in ('reference', 'gather', 'ring'):
+            q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
+
+        # 5. Attend: each query reads the values of the keys that it sees.
+        inputs = dataclasses.replace(inputs, q=q_BxHxTxd, k=k_BxKxTxd)
+        out_BxHxTxd, cache = self._attend(kernel, inputs, v_BxKxTxd, cache)
+
+        # 6. Project out, back into the residual stream.
+        out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
+        w_HxdxD = cfg.weight(
+            (cfg.num_heads, cfg.head_dim, cfg.width),
+            ('heads', None, 'embed'),
+            fan_in(cfg.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2),
+            'out',
+        )()
+        y_BxTxD = jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, w_HxdxD)
+        return checkpoint_name(y_BxTxD, 'attention_out'), cache
+
+    def _project(self, x_BxTxD: jax.Array, heads: int, axis: str, name: str) -> jax.Array:
+        """Projects tokens to a vector a head, [B,heads,T,d]; `axis`: the heads' logical axis."""
+        cfg = self.config
+        w_DxHxd = cfg.weight(
+            (cfg.width, heads, cfg.head_dim),
+            ('embed', axis, None),
+            fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)),
+            name,
+        )()
+        return jnp.einsum('btd,dhk->bhtk', x_BxTxD, w_DxHxd)
+
+    def _encoding_inputs(
+        self, x_BxTxD: jax.Array, layout: TokenLayout, shared: Any, layer: int | jax.Array
+    ) -> EncodingInputs:
+        """Returns what the encoding may look at in this layer, the visible pairs among it."""
+        cfg = self.config
+        param = Parameters(cfg.param_dtype, name='positions')
+        inputs = layout.encoding_inputs(param, shared, x_BxTxD)
+        inputs = self.encoding.redraw(inputs, layer, frozenset())
+
+        # Both are compiled only where something asks for them: a ring has no array [T,S].
+        pairs_BxHxTxS = visible_pairs(
             layout.positions,
             layout.segment_ids,
             layout.k_positions,
             layout.k_segment_ids,
-            c.window,
-            c.causal,
+            cfg.window,
+            cfg.causal,
         )
-        further, count = encoding.mask(inputs), layout.positions[:, None] + 1
-        if further is not None:
-            pairs &= further
-        if further is not None or c.window:
-            count = jnp.maximum(pairs.sum(-1), 1)
-        inputs = dataclasses.replace(
-            inputs, visible=pairs, keys_seen=count
-        )  # compiled only for what asks for them: a ring has no [T,S]
-        q_BxHxTxd, k_BxKxTxd = encoding.rotate(inputs, q_BxHxTxd, k_BxKxTxd)
-        q_BxHxTxd = encoding.scale(inputs, q_BxHxTxd)
-        state, carried, kernel = encoding.key_state(inputs), {}, 'reference'
-        if cache is not None:
-            carried = {
-                n.removeprefix('carried_'): a for n, a in cache.items() if n.startswith('carried_')
-            }
-            new = {'k': k_BxKxTxd, 'v': v_BxKxTxd, **{f'state_{n}': s for n, s in state.items()}}
-            cache = _written(cache, new, layout.column, layout.k_ids.shape[1])
-            k_BxKxTxd, v_BxKxTxd = cache['k'], cache['v']  # from here on T is S for them
-            state = {n: cache[f'state_{n}'] for n in state}
-        elif context_parts() > 1:
-            kernel, _ = choose_context_path(c, encoding)
-            state = {n: gather_context(s, s.ndim - 1) for n, s in state.items()}
-            if kernel == 'gather':
-                k_BxKxTxd, v_BxKxTxd = gather_context(k_BxKxTxd, 2), gather_context(v_BxKxTxd, 2)
-        elif not self.is_initializing():
-            kernel, _ = choose_kernel(c, encoding, x_BxTxD.shape[1])
-        inputs = dataclasses.replace(inputs, state=state, carried=carried)
-        q_BxHxTxd, k_BxKxTxd = encoding.read(inputs, q_BxHxTxd, k_BxKxTxd)
-        if kernel in ('reference', 'gather', 'ring'):
-            q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
-        inputs = dataclasses.replace(inputs, q=q_BxHxTxd, k=k_BxKxTxd)
-        if kernel in ('reference', 'gather'):
-            out_BxHxTxd, cache = self._reference(inputs, v_BxKxTxd, cache)
-        elif kernel == 'ring':
-            out_BxHxTxd = ring_attention(inputs, v_BxKxTxd, encoding, c)
-        else:
-            out_BxHxTxd = fused_attention(
-                kernel, q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, inputs, c
-            )
-        out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
-        out = c.weight(
-            (c.num_heads, c.head_dim, c.width),
-            ('heads', None, 'embed'),
-            fan_in(c.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2),
-            'out',
-        )()
-        return checkpoint_name(
-            jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, out), 'attention_out'
-        ), cache
+        keys_seen = layout.positions[:, None] + 1
+        encoding_mask = self.encoding.mask(inputs)
+        if encoding_mask is not None:
+            pairs_BxHxTxS &= encoding_mask
+        if encoding_mask is not None or cfg.window:
+            keys_seen = jnp.maximum(pairs_BxHxTxS.sum(-1), 1)
+        return dataclasses.replace(inputs, visible=pairs_BxHxTxS, keys_seen=keys_seen)
 
-    def _reference(
-        self, inputs: EncodingInputs, v_BxKxSxd: jax.Array, cache: Cache | None
+    def _update_cache(
+        self,
+        cache: Cache,
+        k_BxKxTxd: jax.Array,
+        v_BxKxTxd: jax.Array,
+        state: dict[str, jax.Array],
+        layout: TokenLayout,
+    ) -> tuple[Cache, dict[str, jax.Array], dict[str, jax.Array]]:
+        """Writes the new keys, values and states from `layout.column` on.
+
+        Returns:
+          the cache, an array that was not yet there made; the states of all keys in it; and what
+          earlier queries left for later ones (`PositionalEncoding.carry`).
+        """
+        carried = {
+            name.removeprefix('carried_'): x
+            for name, x in cache.items()
+            if name.startswith('carried_')
+        }
+        new = {'k': k_BxKxTxd, 'v': v_BxKxTxd}
+        new |= {f'state_{name}': x for name, x in state.items()}
+
+        columns = layout.k_ids.shape[1]
+        updated = {}
+        for name, x in new.items():
+            axis = 2 if name in ('k', 'v') else x.ndim - 1  # that of the keys
+            old = cache.get(name)
+            if old is None:
+                old = jnp.zeros((*x.shape[:axis], columns, *x.shape[axis + 1 :]), x.dtype)
+            updated[name] = jax.lax.dynamic_update_slice_in_dim(old, x, layout.column, axis)
+        return updated, {name: updated[f'state_{name}'] for name in state}, carried
+
+    def _choose_kernel(self, cache: Cache | None, length: int) -> str:
+        """Returns the name of the attention to use for `length` new tokens."""
+        if cache is not None:
+            return 'reference'
+        if context_parts() > 1:
+            return choose_context_path(self.config, self.encoding)[0]
+        # Parameters have the same shapes with any kernel, and the first call may be of any length.
+        if self.is_initializing():
+            return 'reference'
+        return choose_kernel(self.config, self.encoding, length)[0]
+
+    def _attend(
+        self, kernel: str, inputs: EncodingInputs, v_BxKxSxd: jax.Array, cache: Cache | None
     ) -> tuple[jax.Array, Cache | None]:
-        """Attention written out, every place of entry honoured: [B,H,T,d]."""
-        c, encoding = self.config, self.encoding
-        z_BxHxTxS = soft_cap(
-            encoding.product(dataclasses.replace(inputs, z=scaled_products(inputs.q, inputs.k, c))),
-            c,
-        )
+        """Returns what each head reads, [B,H,T,d], and the cache with what later queries need."""
+        cfg = self.config
+        encoding = self.encoding
+        if kernel == 'ring':
+            return ring_attention(inputs, v_BxKxSxd, encoding, cfg), cache
+        if kernel not in ('reference', 'gather'):
+            q, k = inputs.q, inputs.k
+            return fused_attention(kernel, q, k, v_BxKxSxd, encoding, inputs, cfg), cache
+
+        # The reference, written out, with every place where an encoding can enter. The cap bends
+        # products and no bias, so it comes between the two.
+        inputs = dataclasses.replace(inputs, z=scaled_products(inputs.q, inputs.k, cfg))
+        z_BxHxTxS = soft_cap(encoding.product(inputs), cfg)
         bias = encoding.additive(inputs)
         if bias is not None:
             z_BxHxTxS += bias
         inputs = dataclasses.replace(inputs, z=z_BxHxTxS)
-        logits, carried = encoding.logits_and_carried(inputs)
-        weights = encoding.softmax(inputs, logits, inputs.visible)
-        self.sow(
-            'intermediates', 'attention', weights
-        )  # [B,H,T,S]; kept only where 'intermediates' are asked for
+        logits_BxHxTxS, carried = encoding.logits_and_carried(inputs)
+        weights_BxHxTxS = encoding.softmax(inputs, logits_BxHxTxS, inputs.visible)
+
+        # Nothing is stored unless the caller makes 'intermediates' mutable (evals/attention.py).
+        self.sow('intermediates', 'attention', weights_BxHxTxS)
         if cache is not None:
-            cache |= {f'carried_{n}': a for n, a in carried.items()}
-        out_BxHxTxd = weigh_values(weights.astype(c.dtype), v_BxKxSxd)
-        more = encoding.value(inputs, weights)
-        return out_BxHxTxd if more is None else out_BxHxTxd + more.astype(c.dtype), cache
+            cache |= {f'carried_{name}': x for name, x in carried.items()}
 
-
-def _written(cache: Cache, new: Cache, column: jax.Array, columns: int) -> Cache:
-    """The cache with `new` from `column` on; an array not yet there is made. Keys are axis 2 of k and v, the last of states."""
-
-    def put(name, x):
-        axis = 2 if name in ('k', 'v') else x.ndim - 1
-        old = cache.get(name)
-        if old is None:
-            old = jnp.zeros((*x.shape[:axis], columns, *x.shape[axis + 1 :]), x.dtype)
-        return jax.lax.dynamic_update_slice_in_dim(old, x, column, axis)
-
-    return {name: put(name, x) for name, x in new.items()}
+        # The values, and what the encoding has of its own to be read (Shaw et al.).
+        out_BxHxTxd = weigh_values(weights_BxHxTxS.astype(cfg.dtype), v_BxKxSxd)
+        encoding_value = encoding.value(inputs, weights_BxHxTxS)
+        if encoding_value is not None:
+            out_BxHxTxd += encoding_value.astype(cfg.dtype)
+        return out_BxHxTxd, cache

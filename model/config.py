@@ -1,18 +1,19 @@
 """The architecture, resolved and checked: what a model needs to know of an experiment's config."""
 
 import dataclasses
-import math
+from typing import Literal, get_args, get_type_hints
 
 from model import kernels
 from model.errors import ModelError, did_you_mean
 from model.positions import Dims, PositionalEncoding, build
 
-REMAT = ('none', 'full', 'attention', 'minimal')
+Floats = Literal['float32', 'bfloat16']
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Fields as in `configs/base.py`; `encodings` holds one positional encoding a layer."""
+    """What a model is made of: the fields of `configs/base.py`, where sizes that followed from
+    others are filled in, and `encodings`, one positional encoding for each layer."""
 
     vocab_size: int
     width: int
@@ -21,8 +22,8 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     mlp_width: int
-    activation: str
-    norm: str
+    activation: Literal['swiglu', 'gelu']
+    norm: Literal['rmsnorm', 'layernorm']
     qk_norm: bool
     causal: bool
     window: int
@@ -33,12 +34,12 @@ class ModelConfig:
     bag: bool
     dropout: float
     max_len: int
-    dtype: str
-    param_dtype: str
+    dtype: Floats
+    param_dtype: Floats
     scan_layers: bool
-    remat: str
-    attention: str
-    context_attention: str
+    remat: Literal['none', 'full', 'attention', 'minimal']
+    attention: Literal['auto', 'reference', 'xla', 'cudnn', 'splash']
+    context_attention: Literal['auto', 'ring', 'gather']
     encodings: tuple[PositionalEncoding, ...]
 
     @property
@@ -81,104 +82,110 @@ class ModelConfig:
         return Weight(shape, axes, init, self.dtype, self.param_dtype, name=name)
 
 
-def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
-    """The `model` part of an experiment -> ModelConfig, with what is 0 filled in. Of a run, its
-    `encodings` say what `positions` and `positions_args` meant when it was made.
+_MADE = ('vocab_size', 'encodings')  # of `ModelConfig`, not given but made here
 
-    Raises ModelError where a field has no valid value or two do not fit each other.
+
+def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
+    """Returns the architecture that the `model` part of an experiment stands for.
+
+    That numbers lie in their ranges is checked before, from the entries of `configs/base.py`;
+    here, that values have the types of `ModelConfig` and fit each other.
+
+    Args:
+      config: the `model` part. In that of a run, `encodings` say what `positions` and
+        `positions_args` meant when it was made.
+      vocab_size: pieces of the tokenizer.
+      seq_len: tokens of a row in training.
+
+    Raises:
+      ModelError: a value of another type, or two that do not fit each other.
     """
-    c = config
-    for name, most in (
-        ('width', 2**20),
-        ('num_layers', 2**10),
-        ('num_heads', 2**14),
-        ('num_kv_heads', 2**14),
-    ):
-        if not (isinstance(c[name], int) and 1 <= c[name] <= most):
-            raise ModelError(
-                f'config.model.{name} is {c[name]!r}: expected a whole number from 1 to {most}'
-            )
-    for name in ('head_dim', 'mlp_width', 'window', 'logit_cap', 'max_len'):
-        if not (isinstance(c[name], (int, float)) and 0 <= c[name] < math.inf):
-            raise ModelError(f'config.model.{name} is {c[name]!r}: expected at least 0')
-    for name, valid in (
-        ('activation', ('swiglu', 'gelu')),
-        ('norm', ('rmsnorm', 'layernorm')),
-        ('remat', REMAT),
-        ('context_attention', kernels.CONTEXT),
-        ('dtype', ('float32', 'bfloat16')),
-        ('param_dtype', ('float32', 'bfloat16')),
-    ):
-        if c[name] not in valid:
-            raise ModelError(f'config.model.{name} is {c[name]!r}: {did_you_mean(c[name], valid)}')
-    if not c.head_dim and c.width % c.num_heads:
-        raise ModelError(
-            f'config.model.width is {c.width}: expected a multiple of num_heads ({c.num_heads}), or set head_dim'
-        )
-    if c.num_heads % c.num_kv_heads:
-        raise ModelError(
-            f'config.model.num_heads is {c.num_heads}: expected a multiple of num_kv_heads ({c.num_kv_heads})'
-        )
-    if not 0 <= c.dropout < 1:
-        raise ModelError(
-            f'config.model.dropout is {c.dropout}: expected a share, at least 0 and less than 1'
-        )
-    max_len = c.max_len or seq_len
+    names = [f.name for f in dataclasses.fields(ModelConfig) if f.name not in _MADE]
+    fields = {name: config[name] for name in names}
+    _check_types(fields)
+    _check_heads(config)
+
+    # Sizes that are 0 follow from others.
+    max_len = config.max_len or seq_len
     if max_len < seq_len:
         raise ModelError(
             f'config.model.max_len is {max_len}: expected at least config.data.seq_len ({seq_len})'
         )
-    head_dim = c.head_dim or c.width // c.num_heads
-    mlp_width = c.mlp_width or (
-        4 * c.width if c.activation == 'gelu' else -(-8 * c.width // 3 // 32) * 32
+    head_dim = config.head_dim or config.width // config.num_heads
+    mlp_width = config.mlp_width or _mlp_width(config.width, config.activation)
+
+    dims = Dims(
+        config.width,
+        config.num_heads,
+        config.num_kv_heads,
+        head_dim,
+        config.num_layers,
+        max_len,
+        seq_len,
     )
-    dims = Dims(c.width, c.num_heads, c.num_kv_heads, head_dim, c.num_layers, max_len, seq_len)
-    recorded = c.get('encodings') or ()
-    encodings = build(c.positions, dict(c.positions_args), dims, recorded)
-    kernels.check(c.attention, dict.fromkeys(encodings), dims, c.dtype, c.logit_cap)
-    if c.scale_embedding and any(
-        getattr(part, 'scale_tokens', False) for encoding in encodings for part in encoding.parts
-    ):
-        raise ModelError(
-            f'config.model.scale_embedding: {c.positions!r} scales the embedding itself; expected False, or '
-            f'config.model.positions_args.scale_tokens=False'
-        )
-    for encoding in encodings if not c.causal else ():
-        if not encoding.bidirectional:
-            raise ModelError(
-                f'config.model.causal is False: {encoding.spec.title} is defined for tokens that see those before them; expected '
-                f"'none', 'rope' or another that only rotates, or is added to the embedding"
-            )
-    return ModelConfig(
+    meant = config.get('encodings') or ()
+    encodings = build(config.positions, dict(config.positions_args), dims, meant)
+    kernels.check(config.attention, dict.fromkeys(encodings), dims, config.dtype, config.logit_cap)
+    _check_encodings(config, encodings)
+    made = dict(
         vocab_size=vocab_size,
         head_dim=head_dim,
         mlp_width=mlp_width,
         max_len=max_len,
         encodings=encodings,
-        **{
-            k: c[k]
-            for k in (
-                'width',
-                'num_layers',
-                'num_heads',
-                'num_kv_heads',
-                'activation',
-                'norm',
-                'qk_norm',
-                'causal',
-                'window',
-                'logit_cap',
-                'tied',
-                'scale_embedding',
-                'logit_scale',
-                'bag',
-                'dropout',
-                'dtype',
-                'param_dtype',
-                'scan_layers',
-                'remat',
-                'attention',
-                'context_attention',
-            )
-        },
     )
+    return ModelConfig(**(fields | made))
+
+
+def _mlp_width(width: int, activation: str) -> int:
+    """Returns the usual width of a feed-forward: 4 times the model's, or 8/3 for the three matrices
+    of SwiGLU (Shazeer 2020), which have as many parameters then, up to a multiple of 32."""
+    return 4 * width if activation == 'gelu' else -(-8 * width // 3 // 32) * 32
+
+
+def _check_types(fields: dict) -> None:
+    """Raises ModelError where a value is not of the type that `ModelConfig` says."""
+    for name, kind in get_type_hints(ModelConfig).items():
+        if name in _MADE:
+            continue
+        value, choices = fields[name], get_args(kind)
+        if choices and value not in choices:
+            raise ModelError(
+                f'config.model.{name} is {value!r}: {did_you_mean(str(value), choices)}'
+            )
+        if choices:
+            continue
+        fits = type(value) is kind or kind is float and type(value) is int
+        if not fits:
+            raise ModelError(f'config.model.{name} is {value!r}: expected {kind.__name__}')
+
+
+def _check_heads(config) -> None:
+    """Raises ModelError where heads do not share the width, or queries do not share keys."""
+    if not config.head_dim and config.width % config.num_heads:
+        raise ModelError(
+            f'config.model.width is {config.width}: expected a multiple of num_heads '
+            f'({config.num_heads}), or set head_dim'
+        )
+    if config.num_heads % config.num_kv_heads:
+        raise ModelError(
+            f'config.model.num_heads is {config.num_heads}: expected a multiple of num_kv_heads '
+            f'({config.num_kv_heads})'
+        )
+
+
+def _check_encodings(config, encodings: tuple[PositionalEncoding, ...]) -> None:
+    """Raises ModelError where an encoding cannot be in a model with these fields."""
+    parts = [part for encoding in encodings for part in encoding.parts]
+    if config.scale_embedding and any(getattr(part, 'scale_tokens', False) for part in parts):
+        raise ModelError(
+            f'config.model.scale_embedding: {config.positions!r} scales the embedding itself; '
+            f'expected False, or config.model.positions_args.scale_tokens=False'
+        )
+    for encoding in encodings:
+        if not config.causal and not encoding.bidirectional:
+            raise ModelError(
+                f'config.model.causal is False: {encoding.spec.title} is defined for tokens that '
+                f"see those before them; expected 'none', 'rope' or another that only rotates, or "
+                f'is added to the embedding'
+            )

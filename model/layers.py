@@ -1,4 +1,7 @@
-"""Normalisation, projections and feed-forward. Dimensions: B batch, T time, D width, F hidden width, H heads, d head size."""
+"""Normalisation, projections, feed-forward, dropout and the bag of tokens.
+
+Dimensions: B batch, T time, D width, F hidden width, N texts, V vocabulary.
+"""
 
 import math
 from collections.abc import Callable
@@ -18,32 +21,34 @@ fan_in = nn.initializers.variance_scaling
 
 
 class Norm(nn.Module):
-    """RMSNorm (Zhang and Sennrich 2019) or LayerNorm (Ba et al. 2016) over the last axis, in float32."""
+    """Normalises the last axis, in float32.
+
+    RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) or LayerNorm (Ba et al. 2016, arXiv
+    1607.06450).
+    """
 
     kind: str
     eps: float = 1e-6
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        wide = x.astype(jnp.float32)
-        scale = self.param(
-            'scale', nn.with_partitioning(nn.initializers.ones, (None,)), (x.shape[-1],)
-        )
+        """Returns x [...,D] normalised, scaled and, with LayerNorm, shifted."""
+        size = (x.shape[-1],)
+        y = x.astype(jnp.float32)
+        scale = self.param('scale', nn.with_partitioning(nn.initializers.ones, (None,)), size)
         if self.kind == 'layernorm':
-            wide -= wide.mean(-1, keepdims=True)
-        out = wide * jax.lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps) * scale
+            y -= y.mean(-1, keepdims=True)
+        y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps) * scale
         if self.kind == 'layernorm':
-            out += self.param(
-                'bias', nn.with_partitioning(nn.initializers.zeros, (None,)), (x.shape[-1],)
-            )
-        return out.astype(x.dtype)
+            y += self.param('bias', nn.with_partitioning(nn.initializers.zeros, (None,)), size)
+        return y.astype(x.dtype)
 
 
 class Weight(nn.Module):
-    """One weight, kept in the parameter dtype and used in the computation dtype.
+    """Declares one weight, stored in the parameter dtype and used in the computation dtype.
 
-    With a mesh it is gathered over `fsdp` here, in the computation dtype and inside the block that uses it: left to itself
-    XLA gathers the wide one, or slices the matmul into a ring.
+    With a mesh it is gathered over `fsdp` here, in the computation dtype and inside the block that
+    uses it: left to itself XLA gathers the wide one, or slices the matmul into a ring.
     """
 
     shape: tuple[int, ...]
@@ -60,7 +65,8 @@ class Weight(nn.Module):
             self.shape,
             jnp.dtype(self.param_dtype),
         )
-        return constrain(w.astype(self.dtype), *(a if a != 'embed' else None for a in self.axes))
+        axes = (axis if axis != 'embed' else None for axis in self.axes)
+        return constrain(w.astype(self.dtype), *axes)
 
 
 class FeedForward(nn.Module):
@@ -70,46 +76,57 @@ class FeedForward(nn.Module):
 
     @nn.compact
     def __call__(self, x_BxTxD: jax.Array) -> jax.Array:
-        c = self.config
-        inward = lambda name: c.weight(
-            (c.width, c.mlp_width), ('embed', 'mlp'), fan_in(1.0, 'fan_in', 'normal'), name
-        )()
-        project = lambda name: checkpoint_name(
-            jnp.einsum('btd,df->btf', x_BxTxD, inward(name)), name
-        )
-        h_BxTxF = constrain(project('up'), 'batch', None, 'mlp')
-        if c.activation == 'swiglu':
-            h_BxTxF *= nn.silu(project('gate'))
+        """Returns [B,T,D]."""
+        cfg = self.config
+        h_BxTxF = constrain(self._project_up(x_BxTxD, 'up'), 'batch', None, 'mlp')
+        if cfg.activation == 'swiglu':
+            h_BxTxF *= nn.silu(self._project_up(x_BxTxD, 'gate'))
         else:
             h_BxTxF = nn.gelu(h_BxTxF)
-        down = c.weight(
-            (c.mlp_width, c.width),
-            ('mlp', 'embed'),
-            fan_in(c.residual_scale, 'fan_in', 'normal'),
-            'down',
-        )()
-        return jnp.einsum('btf,fd->btd', h_BxTxF, down)
+
+        shape = (cfg.mlp_width, cfg.width)
+        init = fan_in(cfg.residual_scale, 'fan_in', 'normal')
+        w_FxD = cfg.weight(shape, ('mlp', 'embed'), init, 'down')()
+        return jnp.einsum('btf,fd->btd', h_BxTxF, w_FxD)
+
+    def _project_up(self, x_BxTxD: jax.Array, name: str) -> jax.Array:
+        """Returns [B,T,F], under the name that remat policies keep it by."""
+        cfg = self.config
+        init = fan_in(1.0, 'fan_in', 'normal')
+        w_DxF = cfg.weight((cfg.width, cfg.mlp_width), ('embed', 'mlp'), init, name)()
+        return checkpoint_name(jnp.einsum('btd,df->btf', x_BxTxD, w_DxF), name)
 
 
-def dropout(x_BxTxD: jax.Array, rate: float, row_keys: jax.Array | None, place) -> jax.Array:
-    """Dropout (Srivastava et al. 2014): zeros in a share `rate` of the elements, the others divided by 1 - rate; without keys nothing.
+def dropout(
+    x_BxTxD: jax.Array, rate: float, row_keys: jax.Array | None, number: int | jax.Array
+) -> jax.Array:
+    """Returns x with a share `rate` of its elements dropped to zero.
 
-    `row_keys`: [B] PRNG keys; `place`: a number of its own for each place of the model. What a row loses depends on its key alone: it is
-    the same however rows, columns and microbatches lie on devices.
+    The others are divided by 1 - rate. Source: Srivastava et al. 2014, Dropout. What a row loses
+    depends on its key alone: it is the same however rows, columns and microbatches lie on devices.
+
+    Args:
+      row_keys: [B] PRNG keys; without them nothing is dropped.
+      number: one of its own for each place of the model that drops.
     """
     if not rate or row_keys is None:
         return x_BxTxD
     shape = (x_BxTxD.shape[1] * context_parts(), x_BxTxD.shape[2])
-    keep = jax.vmap(
-        lambda key: jax.random.bernoulli(jax.random.fold_in(key, place), 1 - rate, shape)
-    )(row_keys)
-    return jnp.where(own_context_part(keep, 1), x_BxTxD / (1 - rate), 0).astype(x_BxTxD.dtype)
+
+    def draw(key):
+        return jax.random.bernoulli(jax.random.fold_in(key, number), 1 - rate, shape)
+
+    stays = own_context_part(jax.vmap(draw)(row_keys), 1)
+    return jnp.where(stays, x_BxTxD / (1 - rate), 0).astype(x_BxTxD.dtype)
 
 
 class Bag(nn.Module):
-    """A text as a bag of its tokens: the mean of a vector of each, weighted by a number of each, which says how much a token tells. So word vectors
-    are weighted by smooth inverse frequency (Arora, Liang and Ma 2017, "A simple but tough-to-beat baseline for sentence embeddings", algorithm 1);
-    here both are learned."""
+    """Turns a text into the weighted mean of a vector of each of its tokens.
+
+    The weight is a number of each token, which says how much it tells. So word vectors are weighted
+    by smooth inverse frequency (Arora, Liang and Ma 2017, "A simple but tough-to-beat baseline for
+    sentence embeddings", algorithm 1); here both are learned.
+    """
 
     config: 'ModelConfig'
 
@@ -117,28 +134,29 @@ class Bag(nn.Module):
     def __call__(
         self, tokens_NxT: jax.Array, counted_NxT: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """The means over the tokens that are `counted`, [N,D] float32, 0 where none is; and g, by which hidden states beside them are multiplied, a
-        scalar."""
-        c = self.config
-        make = lambda name, init, shape, *axes: self.param(
-            name, nn.with_partitioning(init, axes), shape, jnp.dtype(c.param_dtype)
-        ).astype(jnp.float32)
-        table_VxD = make(
-            'embedding',
-            nn.initializers.normal(c.width**-0.5),
-            (c.vocab_size, c.width),
-            'vocab',
-            'embed',
-        )
-        # Adam moves every number by about the learning rate a step: ten times that, so that weights come to differ by as much as frequencies do.
-        weight_V = nn.softplus(
-            10 * make('weight', nn.initializers.zeros, (c.vocab_size,), 'vocab')
-            + math.log(math.e - 1)
-        )  # begun at 1
-        gate = make('gate', nn.initializers.constant(0.1), ())
+        """Returns the means over the tokens that are `counted`, and the gate.
+
+        The means are [N,D] float32, 0 where no token is counted. The gate is the scalar by which
+        hidden states beside them are multiplied.
+        """
+        cfg = self.config
+        init = nn.initializers.normal(cfg.width**-0.5)
+        table_VxD = self._declare('embedding', init, (cfg.vocab_size, cfg.width), 'vocab', 'embed')
+
+        # Adam moves every number by about the learning rate a step: ten times that, so that weights
+        # come to differ by as much as frequencies do. They begin at 1.
+        weight_V = self._declare('weight', nn.initializers.zeros, (cfg.vocab_size,), 'vocab')
+        weight_V = nn.softplus(10 * weight_V + math.log(math.e - 1))
+        gate = self._declare('gate', nn.initializers.constant(0.1), ())
+
         # Gathered before the lookup, as in the Transformer.
         weight_NxT = constrain(weight_V, None)[tokens_NxT] * counted_NxT
         vectors_NxTxD = jnp.take(constrain(table_VxD, None, None), tokens_NxT, axis=0)
-        return jnp.einsum('ntd,nt->nd', vectors_NxTxD, weight_NxT) / jnp.maximum(
-            weight_NxT.sum(1, keepdims=True), 1e-6
-        ), gate
+        sums_NxD = jnp.einsum('ntd,nt->nd', vectors_NxTxD, weight_NxT)
+        return sums_NxD / jnp.maximum(weight_NxT.sum(1, keepdims=True), 1e-6), gate
+
+    def _declare(self, name: str, init: Callable, shape: tuple[int, ...], *axes: str) -> jax.Array:
+        """Declares a parameter; returns it in float32."""
+        dtype = jnp.dtype(self.config.param_dtype)
+        x = self.param(name, nn.with_partitioning(init, axes), shape, dtype)
+        return x.astype(jnp.float32)

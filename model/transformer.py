@@ -1,9 +1,10 @@
-"""The decoder: embed + positions -> blocks (attention with positions, feed-forward) -> norm -> logits.
+"""The decoder: embedding + positions -> blocks (attention, feed-forward) -> norm -> logits.
 
 Dimensions: B batch, T time, S keys, D width, V vocabulary.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,8 @@ from model.layers import Bag, FeedForward, Norm, dropout, fan_in
 from model.positions import EncodingInputs, PositionalEncoding
 from model.sharding import constrain, context_parts, gather_context, own_context_part
 
-CacheState = dict  # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
+# {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
+CacheState = dict[str, Any]
 
 
 class Block(nn.Module):
@@ -26,46 +28,56 @@ class Block(nn.Module):
     encoding: PositionalEncoding
 
     @nn.compact
-    def __call__(self, x_BxTxD, layout: TokenLayout, shared, layer, cache: Cache | None = None):
-        c, drop = (
-            self.config,
-            lambda x, i: dropout(x, self.config.dropout, layout.row_keys, 2 * layer + i),
-        )
-        y, cache = Attention(c, self.encoding, name='attention')(
-            Norm(c.norm, name='attention_norm')(x_BxTxD), layout, shared, cache, layer
-        )
-        x_BxTxD = constrain(x_BxTxD + drop(y, 1), 'batch', None, None)
-        y = FeedForward(c, name='feed_forward')(Norm(c.norm, name='feed_forward_norm')(x_BxTxD))
-        return constrain(x_BxTxD + drop(y, 2), 'batch', None, None), cache
+    def __call__(
+        self,
+        x_BxTxD: jax.Array,
+        layout: TokenLayout,
+        shared: Any,
+        layer: int | jax.Array,
+        cache: Cache | None = None,
+    ) -> tuple[jax.Array, Cache | None]:
+        """Returns the residual stream after one layer, [B,T,D], and its cache (see `Attention`)."""
+        cfg = self.config
+
+        # Each dropout of the model has a number of its own: 0 is the embedding's.
+        y_BxTxD = Norm(cfg.norm, name='attention_norm')(x_BxTxD)
+        attention = Attention(cfg, self.encoding, name='attention')
+        y_BxTxD, cache = attention(y_BxTxD, layout, shared, cache, layer)
+        y_BxTxD = dropout(y_BxTxD, cfg.dropout, layout.row_keys, 2 * layer + 1)
+        x_BxTxD = constrain(x_BxTxD + y_BxTxD, 'batch', None, None)
+
+        y_BxTxD = Norm(cfg.norm, name='feed_forward_norm')(x_BxTxD)
+        y_BxTxD = FeedForward(cfg, name='feed_forward')(y_BxTxD)
+        y_BxTxD = dropout(y_BxTxD, cfg.dropout, layout.row_keys, 2 * layer + 2)
+        return constrain(x_BxTxD + y_BxTxD, 'batch', None, None), cache
 
 
 class Group(nn.Module):
-    """The layers of one period of the pattern of encodings: what is compiled once and looped over."""
+    """The layers of one period of the pattern of encodings: compiled once and looped over."""
 
     config: ModelConfig
 
     @nn.compact
-    def __call__(self, x_BxTxD, layout: TokenLayout, shared, group):
-        c = self.config
-        for i in range(c.period):
-            x_BxTxD, _ = _block(c)(c, c.encodings[i], name=f'layer_{i}')(
-                x_BxTxD, layout, shared[c.distinct.index(c.encodings[i])], group * c.period + i
+    def __call__(
+        self, x_BxTxD: jax.Array, layout: TokenLayout, shared: list, group: jax.Array
+    ) -> tuple[jax.Array, None]:
+        """Returns the residual stream after the layers of a group, and nothing for `nn.scan`.
+
+        Args:
+          shared: for each of `ModelConfig.distinct`, what its layers share.
+          group: number of the group, counted from 0.
+        """
+        cfg = self.config
+        block = _block(cfg)
+        for i in range(cfg.period):
+            encoding = cfg.encodings[i]
+            x_BxTxD, _ = block(cfg, encoding, name=f'layer_{i}')(
+                x_BxTxD, layout, shared[cfg.distinct.index(encoding)], group * cfg.period + i
             )
         return x_BxTxD, None
 
 
-def _block(config: ModelConfig):
-    """Block under the remat policy: what of it is kept for the backward pass and what is computed again.
-
-    none: everything is kept. full: only its input. attention: also what attention gave, inside a kernel and after its projection.
-    minimal: also queries, keys, values and the hidden layer's projections, so that only elementwise parts are computed again, and
-    attention itself where it is not a kernel's.
-    """
-    if config.remat == 'none':
-        return Block
-    return nn.remat(Block, policy=_POLICIES[config.remat], prevent_cse=not config.scan_layers)
-
-
+# What the backward pass finds stored, by names of `checkpoint_name`; the rest is computed again.
 _POLICIES = {
     'full': jax.checkpoint_policies.nothing_saveable,
     'attention': jax.checkpoint_policies.save_only_these_names(
@@ -77,14 +89,32 @@ _POLICIES = {
 }
 
 
+def _block(config: ModelConfig) -> type[Block]:
+    """Returns Block under the remat policy, which says what of it the forward pass stores.
+
+    none: everything. full: only its input. attention: also what attention gave, inside a kernel and
+    after its projection. minimal: also queries, keys, values and the projections of the hidden
+    layer, so that only elementwise parts are computed again, and attention itself where it is not
+    a kernel's.
+    """
+    if config.remat == 'none':
+        return Block
+    return nn.remat(Block, policy=_POLICIES[config.remat], prevent_cse=not config.scan_layers)
+
+
 class Transformer(nn.Module):
-    """`training`: whether `row_keys` are for all that is random; else, as in any evaluation, only for ids that an encoding draws at test, too."""
+    """A decoder, or an encoder where `config.causal` is False.
+
+    Attributes:
+      training: with it `row_keys` are for all that is random; without, as in any evaluation, only
+        for ids that an encoding draws at test, too.
+    """
 
     config: ModelConfig
     training: bool = False
 
     @nn.compact
-    def __call__(
+    def __call__(  # noqa: PLR0913  (the signature of a flax module is its batch)
         self,
         tokens: jax.Array,
         positions: jax.Array,
@@ -96,172 +126,228 @@ class Transformer(nn.Module):
         cache: CacheState | None = None,
         logits: bool = True,
     ) -> tuple[jax.Array, CacheState | None]:
-        """Logits of the next token.
+        """Returns logits of the next token.
 
         Args:
-          tokens, positions, segment_ids: [B,T] int32; positions restart in each segment, segment 0 is padding.
+          tokens, positions, segment_ids: [B,T] int32; positions restart in each segment, segment 0
+            is padding.
           ids: [B,T] int32, position ids that the data gives, for encodings that ask for them.
-          row_keys: [B] PRNG keys, for dropout and what encodings draw (see `training`); None: nothing is random.
+          row_keys: [B] PRNG keys, for dropout and what encodings draw (see `training`); None:
+            nothing is random.
           batch_key: a PRNG key, for what is drawn once for the whole batch; None: for each row.
-          cache: from `empty_cache`; then the tokens come after those it holds (unrolled layers only).
+          cache: from `empty_cache`; then the tokens come after those it holds (unrolled layers
+            only).
           logits: False: stop before them, for `unembed`.
         Returns:
-          logits [B,T,V] float32, or what they are made of [B,T,D]; and the cache with the new tokens in it.
+          logits [B,T,V] float32, or the hidden states that they are made of, [B,T,D]; and the cache
+          with the new tokens in it.
+        Raises:
+          ModelError: position ids that the data does not give, or a cache with scanned layers.
         """
-        c = self.config
-        keys = row_keys, batch_key
-        layout, cache = self._placed(tokens, positions, segment_ids, ids, keys, cache)
+        cfg = self.config
+        layout, cache = self._lay_out(
+            tokens, positions, segment_ids, ids, (row_keys, batch_key), cache
+        )
+
+        # 1. Tokens to vectors. Gathered before the lookup: a gather from a table sharded over two
+        #    automatic axes aborts XLA.
         table_VxD = self.param(
             'embedding',
-            nn.with_partitioning(nn.initializers.normal(c.width**-0.5), ('vocab', 'embed')),
-            (c.vocab_size, c.width),
-            jnp.dtype(c.param_dtype),
-        ).astype(c.dtype)
-        # Gathered before the lookup: a gather from a table sharded over two automatic axes aborts XLA.
+            nn.with_partitioning(nn.initializers.normal(cfg.width**-0.5), ('vocab', 'embed')),
+            (cfg.vocab_size, cfg.width),
+            jnp.dtype(cfg.param_dtype),
+        ).astype(cfg.dtype)
         x_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
-        if c.scale_embedding:  # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
-            x_BxTxD = x_BxTxD * jnp.asarray(c.width**0.5, x_BxTxD.dtype)
-        if not self.training and any('position_ids' in part.enters() for part in c.parts):
-            lacks_id = (layout.ids < 0) & (
-                layout.segment_ids > 0
-            )  # beyond config.model.max_len or what ids are drawn from
-            x_BxTxD = jnp.where(lacks_id[..., None], jnp.nan, x_BxTxD)
-        of_part = {}
-        for part, scope in zip(c.parts, c.scopes):
-            inputs = layout.encoding_inputs(Parameters(c.param_dtype, name=scope))
-            x_BxTxD = part.embed(inputs, x_BxTxD)
-            of_part[part] = part.share(inputs)
-        shared = [encoding.collect_shared(of_part) for encoding in c.distinct]
-        x_BxTxD = constrain(dropout(x_BxTxD, c.dropout, layout.row_keys, 0), 'batch', None, None)
-        if c.scan_layers:
+        if cfg.scale_embedding:  # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
+            x_BxTxD = x_BxTxD * jnp.asarray(cfg.width**0.5, x_BxTxD.dtype)
+
+        # 2. Positions, where an encoding adds them to the embedding or has something that all
+        #    layers share.
+        x_BxTxD, shared = self._embed_positions(x_BxTxD, layout)
+        x_BxTxD = dropout(x_BxTxD, cfg.dropout, layout.row_keys, 0)
+        x_BxTxD = constrain(x_BxTxD, 'batch', None, None)
+
+        # 3. The layers: scanned, which compiles one period of the pattern, or one after another.
+        if cfg.scan_layers:
             if cache is not None:
                 raise ModelError(
-                    'a cache needs unrolled layers: use `unrolled` (model/generate.py)'
+                    'a cache needs unrolled layers: use `unroll_layers` (model/generate.py)'
                 )
-            layers = nn.scan(
-                Group,
-                variable_axes={'params': 0},
-                split_rngs={'params': True},
-                length=c.num_layers // c.period,
-                in_axes=(nn.broadcast, nn.broadcast, 0),
-                metadata_params={nn.PARTITION_NAME: None},
-            )
-            x_BxTxD, _ = layers(c, name='layers')(
-                x_BxTxD, layout, shared, jnp.arange(c.num_layers // c.period)
-            )
+            x_BxTxD = self._scan_layers(x_BxTxD, layout, shared)
         else:
-            for i, encoding in enumerate(c.encodings):
+            block = _block(cfg)
+            for i, encoding in enumerate(cfg.encodings):
                 old = None if cache is None else cache['layers'][i]
-                x_BxTxD, new = _block(c)(c, encoding, name=f'layer_{i}')(
-                    x_BxTxD, layout, shared[c.distinct.index(encoding)], i, old
+                x_BxTxD, new = block(cfg, encoding, name=f'layer_{i}')(
+                    x_BxTxD, layout, shared[cfg.distinct.index(encoding)], i, old
                 )
                 if cache is not None:
                     cache['layers'][i] = new
-        x_BxTxD = Norm(c.norm, name='final_norm')(x_BxTxD)
-        if c.logit_scale:  # what similarities of embeddings are multiplied by, its logarithm (Radford et al. 2021, arXiv 2103.00020)
-            self.param(
-                'logit_scale', nn.initializers.constant(math.log(20)), (), jnp.dtype(c.param_dtype)
-            )
-        if c.bag and self.is_initializing():  # model/embed.py applies it
-            Bag(c, name='bag')(tokens, segment_ids > 0)
-        if c.tied:
+        x_BxTxD = Norm(cfg.norm, name='final_norm')(x_BxTxD)
+
+        # 4. Parameters that belong to the model, though the loss and model/embed.py apply them.
+        if cfg.logit_scale:  # the logarithm (Radford et al. 2021, arXiv 2103.00020, section 2.5)
+            initial_scale = nn.initializers.constant(math.log(20))
+            self.param('logit_scale', initial_scale, (), jnp.dtype(cfg.param_dtype))
+        if cfg.bag and self.is_initializing():
+            Bag(cfg, name='bag')(tokens, segment_ids > 0)
+
+        # 5. Logits, from the table of the embedding where the two are tied.
+        if cfg.tied:
             output = constrain(table_VxD, 'vocab', None)
         else:
-            output = c.weight(
-                (c.width, c.vocab_size),
-                ('embed', 'vocab'),
-                fan_in(1.0, 'fan_in', 'normal'),
-                'output',
-            )()
-        return (unembed(x_BxTxD, output, c.tied) if logits else x_BxTxD), cache
+            shape = (cfg.width, cfg.vocab_size)
+            init = fan_in(1.0, 'fan_in', 'normal')
+            output = cfg.weight(shape, ('embed', 'vocab'), init, 'output')()
+        if not logits:
+            return x_BxTxD, cache
+        return unembed(x_BxTxD, output, cfg.tied), cache
 
-    def _placed(self, tokens, positions, segment_ids, task_ids, keys, cache):
-        """Where the tokens stand, the ids that the encodings see, and the cache with those entered."""
-        c, (row_keys, batch_key) = self.config, keys
-        drawing = self.training or any(e.drawn_at_test for e in c.parts)
-        draw_keys = row_keys if drawing else None
-        here = (
-            positions,
-            segment_ids,
-            task_ids,
-        )  # of this device's part of the context; below: of the whole
-        positions, segment_ids, task_ids = (x if x is None else gather_context(x, 1) for x in here)
+    def _embed_positions(self, x_BxTxD: jax.Array, layout: TokenLayout) -> tuple[jax.Array, list]:
+        """Returns the embeddings with positions in them, and what layers share, by encoding."""
+        cfg = self.config
+
+        # A token without an id (beyond config.model.max_len, or what ids are drawn from) must not
+        # pass for one that has it: its outputs are no numbers. In training the lengths are checked.
+        if not self.training and any('position_ids' in part.enters() for part in cfg.parts):
+            lacks_id = (layout.ids < 0) & (layout.segment_ids > 0)
+            x_BxTxD = jnp.where(lacks_id[..., None], jnp.nan, x_BxTxD)
+
+        # Each part once, though it may stand in many layers, with parameters in a scope of its own.
+        shared_by_part = {}
+        for part, scope in zip(cfg.parts, cfg.scopes):
+            inputs = layout.encoding_inputs(Parameters(cfg.param_dtype, name=scope))
+            x_BxTxD = part.embed(inputs, x_BxTxD)
+            shared_by_part[part] = part.share(inputs)
+        return x_BxTxD, [encoding.collect_shared(shared_by_part) for encoding in cfg.distinct]
+
+    def _scan_layers(self, x_BxTxD: jax.Array, layout: TokenLayout, shared: list) -> jax.Array:
+        """Returns the residual stream after all layers, in a loop over groups of one period."""
+        cfg = self.config
+        groups = cfg.num_layers // cfg.period
+        layers = nn.scan(
+            Group,
+            variable_axes={'params': 0},
+            split_rngs={'params': True},
+            length=groups,
+            in_axes=(nn.broadcast, nn.broadcast, 0),
+            metadata_params={nn.PARTITION_NAME: None},
+        )
+        x_BxTxD, _ = layers(cfg, name='layers')(x_BxTxD, layout, shared, jnp.arange(groups))
+        return x_BxTxD
+
+    def _lay_out(
+        self,
+        tokens: jax.Array,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        task_ids: jax.Array | None,
+        keys: tuple[jax.Array | None, jax.Array | None],
+        cache: CacheState | None,
+    ) -> tuple[TokenLayout, CacheState | None]:
+        """Returns the layout of the tokens, and the cache with them entered; `keys`: row, batch."""
+        cfg = self.config
+        row_keys, batch_key = keys
+        draws_at_test = any(part.drawn_at_test for part in cfg.parts)
+        draw_keys = row_keys if self.training or draws_at_test else None
+        ids_row_keys = row_keys
+        if not self.training:
+            row_keys = None
+            batch_key = None
+
+        # Of this device's part of the context; then of all, since every part needs all keys' ids.
+        own_positions = positions
+        own_segment_ids = segment_ids
+        own_task_ids = task_ids
+        positions = gather_context(positions, 1)
+        segment_ids = gather_context(segment_ids, 1)
+        if task_ids is not None:
+            task_ids = gather_context(task_ids, 1)
+
+        # The ids that encodings see: each part changes those that the parts before it left.
         ids = positions
-        for e in c.parts:
-            if e.spec.task_ids and task_ids is None:
+        for part in cfg.parts:
+            if part.spec.task_ids and task_ids is None:
                 raise ModelError(
-                    f'{e.spec.title} needs position ids from the data ({e.spec.task_ids!r}): this data gives none'
+                    f'{part.spec.title} needs position ids from the data ({part.spec.task_ids!r}): '
+                    f'this data gives none'
                 )
-            ids = e.position_ids(
+            ids = part.position_ids(
                 EncodingInputs(
-                    None,
-                    ids,
-                    positions,
-                    segment_ids,
-                    row_keys if self.training or e.drawn_at_test else None,
-                    task_ids,
-                    batch_key=batch_key if self.training else None,
+                    param=None,
+                    q_ids=ids,
+                    positions=positions,
+                    segment_ids=segment_ids,
+                    row_keys=ids_row_keys if self.training or part.drawn_at_test else None,
+                    task_ids=task_ids,
+                    batch_key=batch_key,
                 )
             )
-        batch_key = batch_key if self.training else None
-        row_keys = row_keys if self.training else None
+
+        # Without a cache the keys are those of the same call. Where ids count up with the columns,
+        # distances are the same for all rows, which saves an array [B,T,S].
         if cache is None:
-            consecutive = context_parts() == 1 and not any(
-                'position_ids' in e.enters() for e in c.parts
+            changes_ids = any('position_ids' in part.enters() for part in cfg.parts)
+            layout = TokenLayout(
+                positions=own_positions,
+                segment_ids=own_segment_ids,
+                ids=own_context_part(ids, 1),
+                k_positions=positions,
+                k_segment_ids=segment_ids,
+                k_ids=ids,
+                row_keys=row_keys,
+                task_ids=own_task_ids,
+                consecutive=context_parts() == 1 and not changes_ids,
+                draw_keys=draw_keys,
+                batch_key=batch_key,
             )
-            return TokenLayout(
-                here[0],
-                here[1],
-                own_context_part(ids, 1),
-                positions,
-                segment_ids,
-                ids,
-                row_keys,
-                here[2],
-                consecutive,
-                draw_keys,
-                batch_key,
-            ), None
+            return layout, None
+
+        # With one, the new tokens take its next columns, and all columns are keys.
         column = cache['column']
-        put = lambda name, new: jax.lax.dynamic_update_slice_in_dim(
-            cache[name].astype(new.dtype), new, column, 1
-        )
-        cache = dict(
-            layers=list(cache['layers']),
-            positions=put('positions', positions),
-            ids=put('ids', ids),
-            segment_ids=put('segment_ids', segment_ids),
-            column=column + tokens.shape[1],
-        )
-        return TokenLayout(
-            positions,
-            segment_ids,
-            ids,
-            cache['positions'],
-            cache['segment_ids'],
-            cache['ids'],
-            row_keys,
-            task_ids,
+        updated: CacheState = {'layers': list(cache['layers'])}
+        for name, x in (('positions', positions), ('ids', ids), ('segment_ids', segment_ids)):
+            new = x.astype(cache[name].dtype)
+            updated[name] = jax.lax.dynamic_update_slice_in_dim(cache[name], new, column, 1)
+        updated['column'] = column + tokens.shape[1]
+        layout = TokenLayout(
+            positions=positions,
+            segment_ids=segment_ids,
+            ids=ids,
+            k_positions=updated['positions'],
+            k_segment_ids=updated['segment_ids'],
+            k_ids=updated['ids'],
+            row_keys=row_keys,
+            task_ids=task_ids,
             draw_keys=draw_keys,
             batch_key=batch_key,
             column=column,
-        ), cache
+        )
+        return layout, updated
 
 
 def make_row_keys(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
-    """PRNG keys of an evaluation, by the numbers of its rows [B]: what a row draws does not depend on the batch that it is in."""
+    """Returns PRNG keys [B] for the rows of an evaluation, from their numbers [B].
+
+    What a row draws does so not depend on the batch that it is in.
+    """
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl='threefry2x32'), rows)
 
 
 def output_matrix(config: ModelConfig, params) -> jax.Array:
-    """The matrix of the logits, in the computation's type and gathered over `fsdp`."""
+    """Returns the matrix of the logits, in the dtype of computation and gathered over `fsdp`."""
     if config.tied:
         return constrain(params['embedding'].astype(config.dtype), 'vocab', None)
     return constrain(params['output']['kernel'].astype(config.dtype), None, 'vocab')
 
 
 def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
-    """What `Transformer` gives with `logits=False` -> logits [B,T,V] float32; any part of the tokens."""
+    """Returns logits [B,T,V] float32 of what `Transformer` gives with `logits=False`.
+
+    Args:
+      x_BxTxD: hidden states of any part of the tokens.
+      output: from `output_matrix`, [V,D] where `tied`, else [D,V].
+    """
     return jnp.einsum(
         'btd,vd->btv' if tied else 'btd,dv->btv',
         x_BxTxD,

@@ -1,1 +1,1 @@
-"""A command line to what every command needs and a run leaves behind: errors, flags, run directory, checkpoints."""
+"""What every command needs and a run leaves behind: errors, flags, run directory, checkpoints."""

@@ -1,6 +1,5 @@
 """Checkpoints: Orbax, asynchronous, with a checksum of each array that is verified on load."""
 
-import collections
 import contextlib
 import functools
 import itertools
@@ -11,7 +10,7 @@ import pathlib
 import re
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +23,7 @@ from data import safe_read
 from model import config as model_config
 from model.errors import ModelError
 from model.transformer import Transformer
-from runtime import master, processes
+from runtime import field_checks, master, processes
 from runtime.errors import ProcessTimeoutError, RunError
 from runtime.run_dir import Run
 
@@ -36,14 +35,17 @@ _ITEMS = ('params', 'rest')
 
 @jax.jit
 def checksums(tree) -> dict[str, jax.Array]:
-    """Path -> uint32 [2] for each array: the sum of its words, each times an odd number hashed from its place. Integer sums
-    come out the same under any sharding, and a changed bit always changes them."""
+    """Returns path -> checksum, uint32 [2], of each array.
 
-    def one(x):
-        bits = jax.lax.bitcast_convert_type(
-            x, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        ).astype(jnp.uint32)
-        place, stride = jnp.zeros(x.shape, jnp.uint32), 1
+    It is the sum of the array's words, each times an odd number hashed from its place. Integer sums
+    come out the same under any sharding, and a changed bit always changes them.
+    """
+
+    def checksum(x):
+        word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        bits = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+        place = jnp.zeros(x.shape, jnp.uint32)
+        stride = 1
         for axis in reversed(range(x.ndim)):
             place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(
                 stride % 2**32
@@ -58,28 +60,41 @@ def checksums(tree) -> dict[str, jax.Array]:
 
         return jnp.stack([lane(1), lane(0x9E3779B9)])
 
-    return {path(p): one(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return {path(p): checksum(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
 
 
 def path(keys) -> str:
-    """A path in a tree -> 'params/layer_0/attention/query/kernel'."""
-    return '/'.join(str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in keys)
+    """Returns a path in a tree as text: 'params/layer_0/attention/query/kernel'."""
+
+    def name(key) -> str:
+        return str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key))))
+
+    return '/'.join(map(name, keys))
 
 
 def describe(tree) -> dict[str, str]:
-    """Path -> 'float32[192,6,32]'."""
+    """Returns path -> type and shape, 'float32[192,6,32]', of each array."""
     return {
         path(p): f'{x.dtype}{list(x.shape)}'.replace(' ', '')
         for p, x in jax.tree_util.tree_leaves_with_path(tree)
     }
 
 
-def named(paths, most: int = 4) -> str:
-    """Paths for a message: those that differ in the number of the layer once ('layer_*/attention/query/kernel (2 times)'), `most` at most."""
-    groups = collections.Counter(re.sub(r'(?<=layer_)\d+', '*', p) for p in paths)
-    alone = {re.sub(r'(?<=layer_)\d+', '*', p): p for p in paths}
-    words = [alone[g] if n == 1 else f'{g} ({n} times)' for g, n in groups.items()]
-    return ', '.join(words[:most]) + (f' and {len(words) - most} more' if len(words) > most else '')
+def summarize_paths(paths, most: int = 4) -> str:
+    """Returns paths for a message, `most` at most.
+
+    Those that differ in the number of the layer stand there once:
+    'layer_*/attention/query/kernel (2 times)'.
+    """
+    groups: dict[str, list[str]] = {}
+    for name in paths:
+        groups.setdefault(re.sub(r'(?<=layer_)\d+', '*', name), []).append(name)
+    words = [
+        names[0] if len(names) == 1 else f'{pattern} ({len(names)} times)'
+        for pattern, names in groups.items()
+    ]
+    rest = f' and {len(words) - most} more' if len(words) > most else ''
+    return ', '.join(words[:most]) + rest
 
 
 class Checkpoints:
@@ -88,22 +103,20 @@ class Checkpoints:
     Args:
       run: its directory.
       config: the `checkpoint` part of an experiment; None: only to read.
-      after: to write from this step on: checkpoints of later steps, which were passed over as damaged, are moved to `damaged/` first.
+      after: to write from this step on: checkpoints of later steps, which were passed over as
+        damaged, are moved to `damaged/` first.
     """
 
     def __init__(self, run: Run, config=None, after: int | None = None):
         self.run = run
-        _quiet()
+        _silence_closed_loops()
         if after is not None:
             _set_aside(run, after)
-        keep = (
-            []
-            if config is None
-            else [
-                LatestN(max(1, config.keep_last)),
-                BestN(get_metric_fn=lambda m: -m['validation_nats'], n=config.keep_best),
-            ]
-        )
+        policy = None
+        if config is not None:
+            newest = LatestN(max(1, config.keep_last))
+            best = BestN(get_metric_fn=lambda m: -m['validation_nats'], n=config.keep_best)
+            policy = AnyPreservationPolicy([newest, best])
         _check_descriptions(run)
         try:
             self.manager = ocp.CheckpointManager(
@@ -113,14 +126,24 @@ class Checkpoints:
                     create=config is not None,
                     read_only=config is None,
                     cleanup_tmp_directories=config is not None,
-                    preservation_policy=AnyPreservationPolicy(keep) if keep else None,
+                    preservation_policy=policy,
                 ),
             )
         except (ValueError, RecursionError) as error:  # of JSON in any of them
             raise RunError(f'{run.checkpoints}: cannot be read ({_first_line(error)})') from None
 
-    def save(self, state: dict, validation_nats: float | None, rollbacks: list[dict] = ()) -> None:
-        """Begins to save; the arrays are copied before it returns, so the step may reuse their memory. `rollbacks`: where the run went back."""
+    def save(
+        self, state: dict, validation_nats: float | None, rollbacks: Sequence[dict] = ()
+    ) -> None:
+        """Begins to save a state.
+
+        The arrays are copied before it returns, so the step may reuse their memory.
+
+        Args:
+          state: of the step that it names.
+          validation_nats: by which the best are kept; None: not measured.
+          rollbacks: where the run went back.
+        """
         sums = {k: [int(n) for n in v] for k, v in jax.device_get(checksums(state)).items()}
         params, rest = _parts(state)
         step = int(state['step'])
@@ -142,155 +165,155 @@ class Checkpoints:
         )
 
     def wait(self) -> None:
+        """Waits until what was begun is saved."""
         self.manager.wait_until_finished()
 
     def close(self) -> None:
+        """Waits, and lets go of the directory."""
         self.manager.close()
 
     def steps(self) -> list[int]:
+        """Returns the steps of all checkpoints that are there, ascending."""
         return sorted(self.manager.all_steps())
 
     def restore(self, abstract: dict, shardings, only_params: bool = False, every: int = 1) -> dict:
-        """The state of the step asked for (`run.step`), or the newest that is whole, onto `shardings`.
+        """Returns the state of the step asked for (`run.step`), or the newest that is whole.
 
-        `abstract`: the state expected, as shapes. `every`: only of steps that this divides, where there are such.
-        Raises RunError where none is whole, or its arrays are not those expected. A checkpoint that is passed over is reported with the reason.
+        A checkpoint that is passed over is reported with the reason.
+
+        Args:
+          abstract: the state expected, as shapes.
+          shardings: where its arrays lie.
+          only_params: whether to read nothing but the parameters.
+          every: only steps count that this divides, where there are such.
+
+        Raises:
+          RunError: none is whole, or its arrays are not those expected.
+          ProcessTimeoutError: another process did not come; the same command goes on.
         """
-        steps = json.loads(
-            processes.broadcast_decision('steps', json.dumps(self.steps()), lambda said: said[0])
-        )  # a shared disk may show each another list
+        # A shared disk may show each process another list: that of process 0 counts.
+        agreed = processes.broadcast_decision(
+            'steps', json.dumps(self.steps()), lambda lists: lists[0]
+        )
+        steps = json.loads(agreed)
         if not steps:
             raise RunError(f'{self.run.path}: has no checkpoint')
         if self.run.step is not None:
             if self.run.step not in steps:
                 raise _no_such_step(self.run, steps)
             steps = [self.run.step]
-        faults = []
+        faults: list[str] = []
         for step in reversed([s for s in steps if s % every == 0] or steps):
+            state: dict | None = None
+            fault = ''
             try:
-                state, fault = self._restore(step, abstract, shardings, only_params), ''
+                state = self._restore(step, abstract, shardings, only_params)
             except _DamagedError as error:
-                state, fault = None, f'step {step}: {error}'
+                fault = f'step {step}: {error}'
+
+            # One fault, on whichever process, counts for all.
             try:
-                fault = processes.broadcast_decision(
-                    'restore', fault, lambda said: next(filter(None, said), '')
-                )  # one fault counts for all
+                fault = processes.broadcast_decision('restore', fault, _first_fault)
             except ProcessTimeoutError:
                 if not fault:
-                    raise  # Orbax keeps those that read their part waiting for this one: the next start must not meet it again
+                    raise
+                # Orbax keeps those that read their part waiting for this one: the next start must
+                # not meet it again.
                 raise ProcessTimeoutError(
-                    f'{self.run.path}: checkpoint passed over, {fault}; moved to {_move(self.run, step)}: the same command goes on from the '
-                    f'one before it'
+                    f'{self.run.path}: checkpoint passed over, {fault}; moved to '
+                    f'{_move(self.run, step)}: the same command goes on from the one before it'
                 ) from None
-            if not fault:
+            if state is not None and not fault:
                 return state
             faults.append(fault)
             _LOG.error('%s: checkpoint passed over, %s', self.run.path, fault)
         raise RunError(f'{self.run.path}: no checkpoint can be read; {"; ".join(faults)}')
 
     def rollbacks(self, step: int) -> list[dict]:
-        """Where the run had gone back when a checkpoint that was restored was saved."""
-        return self._meta(step).get('rollbacks', [])
+        """Returns where the run had gone back when the checkpoint of this step was saved."""
+        return self._read_meta(step).get('rollbacks', [])
 
     def read(self, step: int) -> Iterator[tuple[str, jax.Array | None, str]]:
-        """Each array of a checkpoint, whatever mesh and config it is of, on the host and one at a time: its path, itself (None where it
-        cannot be read) and what is wrong with it, or ''. Where there is no list of arrays the path is that of the files."""
+        """Yields each array of a checkpoint, whatever mesh and config it is of.
+
+        They are read one at a time, onto the host. Yields its path, itself (None where it cannot be
+        read) and what is wrong with it, or ''. Where there is no list of arrays the path is that of
+        the files.
+        """
         try:
-            known = self._described(step)
+            expected = self._read_description(step)
         except _DamagedError as error:
             yield 'meta', None, str(error)
             return
-        host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
         for item in _ITEMS:
-            there = (self.run.checkpoints / str(step) / item).resolve()
+            folder = (self.run.checkpoints / str(step) / item).resolve()
             with ocp.PyTreeCheckpointer() as reader:
                 try:
                     leaves, tree = jax.tree_util.tree_flatten_with_path(
-                        reader.metadata(there).item_metadata.tree
+                        reader.metadata(folder).item_metadata.tree
                     )
                 except Exception:  # whatever a damaged file makes the reader raise
-                    known = {
-                        name: v
-                        for name, v in known.items()
-                        if name.startswith('params/') != (item == 'params')
-                    }
+                    for name in [*expected]:
+                        if name.startswith('params/') == (item == 'params'):
+                            del expected[name]
                     yield item, None, 'has no list of its arrays'
                     continue
-                for place, (keys, x) in enumerate(leaves):
+                for place, (keys, _) in enumerate(leaves):
                     name = f'params/{path(keys)}' if item == 'params' else path(keys)
-                    saved = known.pop(name, None)
-                    only = [ocp.PLACEHOLDER] * len(leaves)
-                    only[place] = jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=host)
-                    target = jax.tree_util.tree_unflatten(tree, only)
+                    saved = expected.pop(name, None)
                     try:
-                        found = jax.tree_util.tree_leaves(
-                            reader.restore(
-                                there,
-                                ocp.args.PyTreeRestore(
-                                    target,
-                                    restore_args=ocp.checkpoint_utils.construct_restore_args(
-                                        target
-                                    ),
-                                ),
-                            )
-                        )[place]
+                        array = _read_array(reader, folder, leaves, tree, place)
                     except Exception:
                         yield name, None, 'cannot be read'
                         continue
-                    same = saved == (
-                        describe(found)[''],
-                        tuple(int(n) for n in jax.device_get(checksums(found))['']),
-                    )
-                    yield name, found, '' if same else 'has another checksum than was saved with it'
-        for name in known:
+                    checksum = jax.device_get(checksums(array))['']
+                    same = saved == (describe(array)[''], tuple(int(n) for n in checksum))
+                    yield name, array, '' if same else 'has another checksum than was saved with it'
+        for name in expected:
             yield name, None, 'is not there'
 
-    def _meta(self, step: int) -> dict:
-        described = self.run.checkpoints / str(step) / 'meta' / 'metadata'
-        safe_read.parse(
-            safe_read.file(described, safe_read.JSON)
-        )  # Orbax would read any number of bytes
-        return self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))[
-            'meta'
-        ]
+    def _read_meta(self, step: int) -> dict:
+        """Returns what was saved beside the arrays of a checkpoint."""
+        file = self.run.checkpoints / str(step) / 'meta' / 'metadata'
+        # First within bounds: Orbax would read any number of bytes.
+        safe_read.parse(safe_read.file(file, safe_read.JSON))
+        items = self.manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))
+        return items['meta']
 
-    def _described(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """Path -> (type and shape, checksum) of each array, as it was saved. Raises _DamagedError."""
+    def _read_description(self, step: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """Returns path -> (type and shape, checksum) of each array, as it was saved.
+
+        Raises _DamagedError where it cannot be read.
+        """
         try:
-            meta = self._meta(step)
-            known = {k: (v[0], tuple(v[1])) for k, v in meta['arrays'].items()}
+            meta = self._read_meta(step)
+            arrays = {name: (v[0], tuple(v[1])) for name, v in meta['arrays'].items()}
         except Exception as error:  # whatever a damaged file makes the reader raise
             raise _DamagedError(f'its description cannot be read ({_first_line(error)})') from None
         if meta.get('format') != FORMAT:
             raise _DamagedError(
-                f'its format is {meta.get("format")}, expected {FORMAT}: made by another version of Ordem, or damaged'
+                f'its format is {meta.get("format")}, expected {FORMAT}: made by another version '
+                f'of Ordem, or damaged'
             )
-        return known
+        return arrays
 
-    def _restore(self, step, abstract, shardings, only_params):
-        known = self._described(step)
+    def _restore(self, step: int, abstract: dict, shardings, only_params: bool) -> dict:
+        """Returns the state of one checkpoint. Raises _DamagedError where it is not as expected."""
+        saved = self._read_description(step)
         if only_params:
-            known = {k: v for k, v in known.items() if k.startswith('params/')}
-        wanted = describe(abstract)
-        if _has_master(wanted) and not _has_master(known):  # made before there was one
-            of = [master.without(tree) for tree in (abstract, shardings)]
-            state = self._restore(step, *of, only_params)
+            saved = {name: v for name, v in saved.items() if name.startswith('params/')}
+        expected = describe(abstract)
+        if _has_master(expected) and not _has_master(saved):  # made before there was one
+            without = master.drop_master(abstract)
+            state = self._restore(step, without, master.drop_master(shardings), only_params)
             _LOG.warning(
                 '%s: step %d was saved without a float32 copy of its parameters: begun from them',
                 self.run.path,
                 step,
             )
-            return master.begun(state, shardings)
-        wrong = [
-            f'{k}: {known[k][0] if k in known else "absent"}, expected {wanted.get(k, "nothing")}'
-            for k in sorted({*known, *wanted})
-            if k not in known or k not in wanted or known[k][0] != wanted[k]
-        ]
-        if wrong:
-            raise _DamagedError(
-                f'not the arrays of this config; {"; ".join(wrong[:4])}'
-                + (f' and {len(wrong) - 4} more' if len(wrong) > 4 else '')
-            )
+            return master.add_master(state, shardings)
+        _check_arrays({name: shape for name, (shape, _) in saved.items()}, expected)
+
         target = jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings
         )
@@ -299,14 +322,51 @@ class Checkpoints:
         if not only_params:
             items['rest'] = ocp.args.StandardRestore(rest)
         try:
-            found = self.manager.restore(step, args=ocp.args.Composite(**items))
+            restored = self.manager.restore(step, args=ocp.args.Composite(**items))
         except Exception as error:
             raise _DamagedError(f'its arrays cannot be read ({_first_line(error)})') from None
-        state = {'params': found['params'], **({} if only_params else found['rest'])}
+        state = {'params': restored['params']}
+        if not only_params:
+            state |= restored['rest']
+
         for name, value in jax.device_get(checksums(state)).items():
-            if tuple(int(n) for n in value) != known[name][1]:
+            if tuple(int(n) for n in value) != saved[name][1]:
                 raise _DamagedError(f'the checksum of {name} does not match')
         return state
+
+
+def _first_fault(faults: Sequence[str]) -> str:
+    """Returns the first of what all processes say that is not ''."""
+    return next(filter(None, faults), '')
+
+
+def _read_array(
+    reader: ocp.PyTreeCheckpointer, folder: epath.Path, leaves: list, tree, place: int
+) -> jax.Array:
+    """Returns one array of a checkpoint, on the host; the others are not read.
+
+    `leaves`: (path, shape) of all arrays of `tree`; `place`: which one it is.
+    """
+    host = jax.sharding.SingleDeviceSharding(jax.local_devices(backend='cpu')[0])
+    _, shape = leaves[place]
+    only = [ocp.PLACEHOLDER] * len(leaves)
+    only[place] = jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=host)
+    target = jax.tree_util.tree_unflatten(tree, only)
+    restore_args = ocp.checkpoint_utils.construct_restore_args(target)
+    restored = reader.restore(folder, ocp.args.PyTreeRestore(target, restore_args=restore_args))
+    return jax.tree_util.tree_leaves(restored)[place]
+
+
+def _check_arrays(saved: dict[str, str], expected: dict[str, str]) -> None:
+    """Raises _DamagedError where other arrays, or other shapes, were saved than are expected."""
+    wrong = [
+        f'{name}: {saved.get(name, "absent")}, expected {expected.get(name, "nothing")}'
+        for name in sorted({*saved, *expected})
+        if saved.get(name) != expected.get(name)
+    ]
+    if wrong:
+        rest = f' and {len(wrong) - 4} more' if len(wrong) > 4 else ''
+        raise _DamagedError(f'not the arrays of this config; {"; ".join(wrong[:4])}{rest}')
 
 
 def _has_master(names) -> bool:
@@ -323,20 +383,23 @@ def _set_aside(run: Run, after: int) -> None:
 
 
 def _move(run: Run, step: int) -> epath.Path:
-    """Out of the way, without losing it."""
+    """Moves a checkpoint out of the way, without losing it; returns where it is now."""
     run.damaged.mkdir(parents=True, exist_ok=True)
-    new = next(
-        n
-        for n in (run.damaged / f'{step}{f".{i}" if i else ""}' for i in itertools.count())
-        if not n.exists()
-    )
+    new = run.damaged / f'{step}'
+    for number in itertools.count(1):
+        if not new.exists():
+            break
+        new = run.damaged / f'{step}.{number}'
     (run.checkpoints / str(step)).rename(new)
     _LOG.warning('%s: moved to %s', run.checkpoints / str(step), new)
     return new
 
 
 def _check_descriptions(run: Run) -> None:
-    """Raises RunError where a file that Orbax reads whole, as JSON, is larger than such a file can be (on disks; a bucket says no sizes for free)."""
+    """Raises RunError where a file is too large that Orbax reads whole, as JSON.
+
+    That is on disks; a bucket says no sizes for free.
+    """
     if '://' in os.fspath(run.checkpoints):
         return
     for name in (
@@ -349,25 +412,31 @@ def _check_descriptions(run: Run) -> None:
     ):
         for path in pathlib.Path(run.checkpoints).glob(f'[0-9]*/{name}'):
             try:
-                found = path.stat()
-            except (
-                FileNotFoundError
-            ):  # the run goes on elsewhere, and has removed an old checkpoint
+                status = path.stat()
+            except FileNotFoundError:  # the run goes on elsewhere, and has removed a checkpoint
                 continue
-            if not stat.S_ISREG(found.st_mode) or found.st_size > safe_read.JSON:
+            if not stat.S_ISREG(status.st_mode) or status.st_size > safe_read.JSON:
                 raise RunError(
-                    f'{path}: larger than {safe_read.size(safe_read.JSON)}, or no regular file: not what was saved; remove that checkpoint'
+                    f'{path}: larger than {safe_read.size(safe_read.JSON)}, or no regular file: '
+                    f'not what was saved; remove that checkpoint'
                 )
 
 
 @functools.cache
-def _quiet() -> None:
-    """Arrays are read and written together, and the first that fails ends it, which is told. The others find their event loop closed, and
-    tensorstore's threads would print that, each with a traceback, through sys.unraisablehook."""
-    shown = sys.unraisablehook
-    sys.unraisablehook = lambda found: (
-        None if str(found.exc_value) == 'Event loop is closed' else shown(found)
-    )
+def _silence_closed_loops() -> None:
+    """Keeps tensorstore's threads from printing that their event loop is closed.
+
+    Arrays are read and written together, and the first that fails ends it, which is reported. The
+    others find their loop closed, and would print that, each with a traceback, through
+    sys.unraisablehook.
+    """
+    hook_before = sys.unraisablehook
+
+    def hook(unraisable) -> None:
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            hook_before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _no_such_step(run: Run, steps: list[int]) -> RunError:
@@ -386,12 +455,15 @@ def _first_line(error: Exception) -> str:
 
 
 def _parts(state: dict) -> tuple:
-    """Parameters apart from the rest: what is downstream of training reads only them."""
+    """Returns the parameters and the rest: what is downstream of training reads only the first."""
     return state['params'], {k: v for k, v in state.items() if k != 'params'}
 
 
-def pinned(run: Run) -> Run:
-    """The run at a certain step: the one asked for, or the newest there is. Raises RunError where there is none."""
+def pin_step(run: Run) -> Run:
+    """Returns the run at a certain step: the one asked for, or the newest there is.
+
+    Raises RunError where there is none.
+    """
     reader = Checkpoints(run)
     steps = reader.steps()
     reader.close()
@@ -402,23 +474,23 @@ def pinned(run: Run) -> Run:
     return Run(run.path, steps[-1] if run.step is None else run.step)
 
 
-def model_of(run: Run):
-    """The model that a run trained, from its config.json and tokenizer, without its weights."""
-    config, tokenizer = run.config(), run.tokenizer()
+def build_model(run: Run):
+    """Returns the model that a run trained, its tokenizer and its config, without its weights."""
+    config = run.config()
+    tokenizer = run.tokenizer()
+    field_checks.check({'model': config.model})
     jax.devices()  # that there is none is no fault of the run's
-    with _as_stated(run):
-        return (
-            Transformer(
-                model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
-            ),
-            tokenizer,
-            config,
-        )
+    with _blame_config(run):
+        architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
+        return Transformer(architecture), tokenizer, config
 
 
 @contextlib.contextmanager
-def _as_stated(run: Run):
-    """Raises RunError in place of whatever a config.json with fields that are absent, or of another type, makes a model raise."""
+def _blame_config(run: Run):
+    """Raises RunError in place of whatever a damaged config.json makes a model raise.
+
+    Its fields may be absent, or of another type.
+    """
     try:
         yield
     except ModelError:
@@ -428,17 +500,19 @@ def _as_stated(run: Run):
 
 
 def abstract_params(model: Transformer):
+    """Returns the shapes of a model's parameters, boxed with their logical axes."""
     token = jax.ShapeDtypeStruct((1, 1), jnp.int32)
     return jax.eval_shape(model.init, jax.random.key(0), token, token, token, token)['params']
 
 
 def load(run: Run, shardings=None):
-    """(model, parameters, tokenizer, config) of a run: what everything downstream of training begins with.
+    """Returns (model, parameters, tokenizer, config) of a run.
 
-    `shardings`: of the parameters; None: whole, on the first device.
+    Everything downstream of training begins with them. `shardings`: of the parameters; None: whole,
+    on the first device.
     """
-    model, tokenizer, config = model_of(run)
-    with _as_stated(run):
+    model, tokenizer, config = build_model(run)
+    with _blame_config(run):
         abstract = {'params': nn.meta.unbox(abstract_params(model))}
     if shardings is None:
         here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -449,100 +523,3 @@ def load(run: Run, shardings=None):
     finally:
         checkpoints.close()
     return model, state['params'], tokenizer, config
-
-
-def plan(
-    theirs: dict[str, str], ours: dict[str, str], same=lambda name: True
-) -> tuple[list[str], list[str], list[str]]:
-    """Parameters of a parent and of its child, as `describe` tells them -> which are taken, which are new in the child, which of the parent's
-    are dropped.
-
-    What belongs to a positional encoding may be new or dropped: a phase may change the encoding (DroPE, arXiv 2512.12167, drops it). So may
-    the scale of similarities and the bag of tokens, which only a contrastive objective has.
-    `same`: whether a name of theirs and ours belongs to the same encoding in both; else it is dropped and new.
-    Raises RunError for all else that differs.
-    """
-    optional = lambda name: (
-        name == 'logit_scale'
-        or any(part == 'bag' or part.startswith('positions') for part in name.split('/'))
-    )
-    other = {
-        name
-        for name in {*theirs, *ours}
-        if optional(name) and not (name in theirs and name in ours and same(name))
-    }
-    wrong = [
-        name for name in sorted({*theirs, *ours} - other) if theirs.get(name) != ours.get(name)
-    ]
-    if wrong:
-        raise RunError(
-            '; '.join(
-                f'{name} is {theirs.get(name, "absent")} there, {ours.get(name, "absent")} here'
-                for name in wrong[:4]
-            )
-            + (f'; and {len(wrong) - 4} more' if len(wrong) > 4 else '')
-            + ': expected the same parameters but for a positional '
-            "encoding's, tables of one size, and with config.model.scan_layers patterns of one length in both phases"
-        )
-    return (
-        [name for name in ours if name not in other],
-        [name for name in ours if name in other],
-        [name for name in theirs if name in other],
-    )
-
-
-def same_encoding(old: tuple, new: tuple):
-    """Encodings of the layers of a parent and of its child -> `same` of `plan`. Paths in a layer say which part of several an array is of, but not
-    which encoding where there is one alone ('layer_0/attention/positions/table')."""
-
-    def same(name: str) -> bool:
-        layer = re.search(r'(?<=layer_)\d+(?=/attention/positions/)', name)
-        return layer is None or old[int(layer[0])].name == new[int(layer[0])].name
-
-    return same
-
-
-def adopted(parent: Run, params, shardings, encodings: tuple):
-    """The parameters of a parent in place of fresh ones, as `plan` says; the log tells what is taken, new and dropped. `encodings`: of the layers.
-
-    Raises RunError, before anything is read, where the plan has no place for an array.
-    """
-    model, _, _ = model_of(parent)
-    abstract, ours = (
-        nn.meta.unbox(abstract_params(model)),
-        dict(jax.tree_util.tree_leaves_with_path(shardings)),
-    )
-    try:
-        taken, new, dropped = plan(
-            describe(abstract), describe(params), same_encoding(model.config.encodings, encodings)
-        )
-    except RunError as error:
-        raise RunError(f'{parent.path}: {error}') from None
-    _LOG.info(
-        '%s@%s: %s parameters are taken over; optimizer, step and random keys begin anew',
-        parent.path,
-        parent.step,
-        f'{len(taken)} of the {len(taken) + len(new)}' if new else f'all {len(taken)}',
-    )
-    if new or dropped:
-        _LOG.info(
-            '%s',
-            '; '.join(
-                f'{what}: {named(names, len(names))}'
-                for what, names in (
-                    ('new, from config.seed', new),
-                    ("dropped of the parent's", dropped),
-                )
-                if names
-            ),
-        )
-    whole = jax.sharding.NamedSharding(next(iter(ours.values())).mesh, jax.sharding.PartitionSpec())
-    theirs = jax.tree_util.tree_map_with_path(
-        lambda keys, _: whole if path(keys) in dropped else ours[keys], abstract
-    )
-    found = {
-        path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(load(parent, theirs)[1])
-    }
-    return jax.tree_util.tree_map_with_path(
-        lambda keys, fresh: fresh if path(keys) in new else found[path(keys)], params
-    )

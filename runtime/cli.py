@@ -1,10 +1,15 @@
-"""What every command (`python -m room.command`) does first: settings, then flags and mistakes (`runtime/exit.py`)."""
+"""The entry point of every command (`python -m room.command`).
+
+It applies the settings that results or speed depend on, then hands over to `runtime/exit.py`, which
+reads flags, runs main and turns a user's mistake into one line.
+"""
 
 import ctypes
 import logging
 import os
 import pathlib
 import sys
+from typing import NoReturn
 
 import jax
 from absl import logging as absl_logging
@@ -34,46 +39,57 @@ class _Formatter(logging.Formatter):
         return super().formatMessage(record).replace('\n', '\\n')
 
     def format(self, record):
-        return printable(
-            super().format(record)
-        )  # file names and text of data must not command a terminal
+        """Returns the record as text that commands no terminal, whatever names are in it."""
+        return printable(super().format(record))
 
 
-def run(main, words: bool = False, keeps: bool = False) -> None:
-    """Runs main(), or main(words), as the program, with the settings below and `runtime.exit` around
-    it; `keeps` as there."""
+def run(main, words: bool = False, keeps: bool = False) -> NoReturn:
+    """Runs main(), or main(words), as the program; arguments as of `runtime.exit.run`."""
     exit.run(main, words, keeps, settle)
 
 
 def settle() -> None:
-    """Settings that results or speed depend on, the same for all commands."""
+    """Applies the settings that results or speed depend on, the same for all commands."""
+    _check_imported_model()
+    _settle_logging()
+    _settle_jax()
+    if sys.platform == 'linux':
+        _settle_malloc()
+
+
+def _check_imported_model() -> None:
+    """Ends the program where `import model` leads to another package of that name."""
     import model
 
-    beside = pathlib.Path(__file__).resolve().parents[1] / 'model'
-    if pathlib.Path(model.__file__).resolve().parent != beside:
+    expected = pathlib.Path(__file__).resolve().parents[1] / 'model'
+    imported = pathlib.Path(str(model.__file__)).parent
+    if imported.resolve() != expected:
         exit.fail(
-            f'the package `model` that was imported is {pathlib.Path(model.__file__).parent}, not {beside}: '
+            f'the package `model` that was imported is {imported}, not {expected}: '
             f'run from the repository root, in its own environment'
         )
-    absl_logging.set_verbosity(
-        absl_logging.FATAL
-    )  # Orbax tells of its insides what it raises as well
+
+
+def _settle_logging() -> None:
+    """Sends the log of Ordem to stderr, a line a message, and silences that of Orbax."""
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Orbax logs what it raises as well
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter('%(levelname)s: %(message)s'))
     _LOG.addHandler(handler)
     _LOG.propagate = False
     _LOG.setLevel(logging.INFO)
-    _settle_jax()
-    if sys.platform == 'linux':
-        # glibc maps and unmaps large temporaries at every step, each page faulted in anew; keep them instead.
-        libc = ctypes.CDLL(None)
-        if hasattr(libc, 'mallopt'):
-            for option, value in (
-                (-4, 0),
-                (-1, 2**31 - 1),
-                (-8, 1),
-            ):  # M_MMAP_MAX, M_TRIM_THRESHOLD, M_ARENA_MAX
-                libc.mallopt(option, value)
+
+
+def _settle_malloc() -> None:
+    """Makes glibc keep large temporaries.
+
+    It would map and unmap them at every step, each page faulted in anew.
+    """
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'mallopt'):
+        libc.mallopt(-4, 0)  # M_MMAP_MAX
+        libc.mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD
+        libc.mallopt(-8, 1)  # M_ARENA_MAX
 
 
 def _settle_jax() -> None:
@@ -91,14 +107,16 @@ def _settle_jax() -> None:
 
 
 def check_path(name: str, path: str) -> None:
-    """Raises RunError where the system would refuse a path whatever is done with it; `name`: what
-    holds it. Paths in flags and configs are looked at before main runs. Raises it for '' as well,
-    which the system reads as the folder one is in."""
+    """Raises RunError where the system would refuse a path whatever is done with it.
+
+    Also for '', which the system reads as the folder one is in. Paths in flags and configs are
+    looked at before main runs. `name`: what holds the path.
+    """
     if not path.strip():
         raise RunError(f'{name} is empty: expected a path')
     refused.check(name, path)
 
 
 def check_writable(name: str, path: str) -> None:
-    """Raises RunError where nothing can be made under a path: before work whose result goes there."""
+    """Raises RunError where nothing can be made in a path: before work whose result goes there."""
     refused.check_writable(name, path)

@@ -1,15 +1,20 @@
-"""Flags, and one clear line for a user's mistake: the part of a command that does not need JAX (0.1 s instead of seconds)."""
+"""How a command begins and ends: its flags, and one clear line for a user's mistake.
 
+It needs no JAX, so that `--help` and a mistake in a flag take 0.1 s instead of seconds.
+"""
+
+import functools
 import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from typing import NoReturn
 
 from absl import app, flags
 
 from data.records import DataError, no_text, printable
 from model.errors import ModelError
-from runtime import options, refused, streams
+from runtime import options, refused, schema, streams
 from runtime.errors import RunError, StoppedBySignalError, split_messages
 
 MISTAKE = RunError.code
@@ -17,13 +22,15 @@ MISTAKE = RunError.code
 
 def run(
     main, words: bool = False, keeps: bool = False, before: Callable[[], None] | None = None
-) -> None:
-    """Runs main() as the program, or main(words) with what is on the command line besides flags.
+) -> NoReturn:
+    """Runs main() as the program, and ends the process with its exit code.
 
     A user's mistake ends it with one line on stderr and exit code 2, without a traceback; the other
     codes are in runtime/errors.py, and 141 where nobody reads stdout any more (`runtime.streams`).
 
     Args:
+      main: the program.
+      words: whether main takes, as a list, what is on the command line besides flags.
       keeps: whether main makes something beside its output, and goes on when nobody reads that.
       before: what is called first, with streams that are fit to be used.
     """
@@ -32,62 +39,79 @@ def run(
     try:
         if before is not None:
             before()
-        app.run(
-            lambda argv: _guarded(lambda: main(argv[1:]) if words else _alone(main, argv)),
-            flags_parser=_parse,
-        )
+        app.run(functools.partial(_run_main, main, words), flags_parser=_parse)
     except SystemExit as end:
         if isinstance(end.code, str):
             print(end.code, file=sys.stderr)
         code = 1 if isinstance(end.code, str) else end.code or 0
     except BaseException:
-        streams.ended(1)
+        streams.finish(1)
         raise
-    code, lost = streams.ended(code)
-    if lost:
-        _print(f'error: {lost}')
+    code, message = streams.finish(code)
+    if message:
+        _print(f'error: {message}')
     sys.exit(code)
 
 
-def _alone(main, argv: list[str]) -> None:
-    """Runs main(). Raises RunError where words stand beside the flags (those after -- are of
-    another command): main would not hear of a file after a space, or of a flag without its dashes."""
+def _run_main(main, words: bool, argv: list[str]) -> None:
+    """Runs main; ends the program with the exit code of the mistake that it raises, if any."""
+    try:
+        if words:
+            main(argv[1:])
+        else:
+            _check_no_words(argv)
+            main()
+    except (Exception, KeyboardInterrupt) as error:
+        if error is streams.stdout_error():  # which `streams.finish` tells of
+            sys.exit(0)
+        expected = isinstance(error, (StoppedBySignalError, KeyboardInterrupt))
+        if _find_mistake(error) is None and not expected:
+            raise
+        sys.exit(describe_error(error)[0])
+
+
+def _check_no_words(argv: list[str]) -> None:
+    """Raises RunError where words stand beside the flags, but for those after --.
+
+    Those are of another command. A main without words would not hear of a file after a space, or of
+    a flag without its dashes.
+    """
     after = len(sys.argv) - sys.argv.index('--') - 1 if '--' in sys.argv else 0
-    beside = argv[1 : len(argv) - after]
-    if beside:
+    words = argv[1 : len(argv) - after]
+    if words:
         raise RunError(
-            f'{beside[0]!r}: expected flags only, --NAME=VALUE; values of one flag are separated '
+            f'{words[0]!r}: expected flags only, --NAME=VALUE; values of one flag are separated '
             f'by commas'
         )
-    main()
 
 
-def _parse(argv):
+def _parse(argv: list[str]) -> list[str]:
+    """Returns what is left of the command line beside flags, which are parsed and checked."""
     try:
         left = flags.FLAGS(argv)
     except flags.Error as error:
         message = str(error)
     except Exception as error:  # whatever a config file raises
-        if error is streams.lost():  # --help that nobody reads
+        if error is streams.stdout_error():  # --help that nobody reads
             sys.exit(0)
         where = next((word for word in argv if re.match('--?config=', word)), '--config')
         _check_path('--config', where.partition('=')[2].partition(':')[0])
-        what = (
-            f'no field {error.args[0]}'
-            if isinstance(error, KeyError) and error.args
-            else f'{type(error).__name__}: {error}'
-        )
-        message = f'{where}: {what}'
+        if isinstance(error, KeyError) and error.args:
+            message = f'{where}: no field {error.args[0]}'
+        else:
+            message = f'{where}: {type(error).__name__}: {error}'
     else:
-        _check()
+        _check_values()
         return left
     fail(options.plain(message))
 
 
-def _check() -> None:
-    """Ends the program where a flag, or a field of a config, holds what is no text, or a path that
-    the system refuses."""
-    for name, value in given():
+def _check_values() -> None:
+    """Ends the program where a flag, or a field of a config, holds what it cannot hold.
+
+    That is what is no text, or a path that the system refuses.
+    """
+    for name, value in flag_strings():
         why = no_text(value)
         if why:
             fail(f'{name}: found {why}, expected text in UTF-8')
@@ -103,7 +127,7 @@ def _check_path(name: str, path: str) -> None:
 
 
 def _paths() -> Iterator[tuple[str, str]]:
-    """('--flag' or 'config.field', path) of each path that flags hold."""
+    """Yields ('--flag' or 'config.field', path) for each path that flags hold."""
     for name in flags.FLAGS:
         flag = flags.FLAGS[name]
         if isinstance(flag.parser, options.Path) and flag.parser.there:
@@ -113,23 +137,22 @@ def _paths() -> Iterator[tuple[str, str]]:
         elif flag.present and hasattr(type(flag), 'config_filename'):
             yield f'--{name}', flag.config_filename.partition(':')[0]
         if _is_config(flag.value):
-            from runtime import run_dir  # here: it needs JAX, as does whatever has a config
-
             for field, value in _strings(f'--{name}', flag.value):
-                if field.endswith(tuple(f'.{end}' for end in run_dir.PATHS)):
+                kind = schema.path_kind(field.removeprefix('config.'))
+                if kind == 'one':
                     yield field, value
-                elif field.endswith(tuple(f'.{end}' for end in run_dir.PATH_LISTS)):
+                elif kind == 'several':
                     yield from ((field, path) for path in value.split(','))
 
 
-def given() -> Iterator[tuple[str, str]]:
-    """('--flag' or 'config.field', value) of each string that flags hold, their defaults too."""
+def flag_strings() -> Iterator[tuple[str, str]]:
+    """Yields ('--flag' or 'config.field', value) for each string that flags hold, or default to."""
     for name in flags.FLAGS:
         yield from _strings(f'--{name}', flags.FLAGS[name].value)
 
 
 def _strings(name: str, value) -> Iterator[tuple[str, str]]:
-    """(name, string) of a value, of each in a list, of each field of a config."""
+    """Yields (name, string) for a value, for each in a list, for each field of a config."""
     if isinstance(value, str):
         yield name, value
     elif isinstance(value, (list, tuple)):
@@ -147,25 +170,14 @@ def _is_config(value) -> bool:
         return False
 
 
-def _guarded(main) -> None:
-    try:
-        main()
-    except (Exception, KeyboardInterrupt) as error:
-        if error is streams.lost():  # which `streams.ended` tells of
-            sys.exit(0)
-        if _mistake(error) is None and not isinstance(
-            error, (StoppedBySignalError, KeyboardInterrupt)
-        ):
-            raise
-        sys.exit(describe_error(error)[0])
+def _find_mistake(error: BaseException) -> Exception | None:
+    """Returns the user's mistake behind an error, None where there is none.
 
-
-def _mistake(error: BaseException) -> Exception | None:
-    """The error where it is a user's mistake, or what it means where the system refused something;
-    else None."""
+    That is the error itself, or what it means where the system refused something.
+    """
     if isinstance(error, (DataError, ModelError, RunError)):
         return error
-    return refused.mistake(error, given())
+    return refused.explain(error, flag_strings())
 
 
 def describe_error(error: BaseException) -> tuple[int, str]:
@@ -173,7 +185,7 @@ def describe_error(error: BaseException) -> tuple[int, str]:
 
     Returns exit code and line.
     """
-    error = _mistake(error) or error
+    error = _find_mistake(error) or error
     message = ' '.join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return 130, 'interrupted'
@@ -190,9 +202,9 @@ def describe_error(error: BaseException) -> tuple[int, str]:
 
 
 def _print(line: str) -> None:
-    print(printable(refused.shortened(line)), file=sys.stderr)
+    print(printable(refused.shorten(line)), file=sys.stderr)
 
 
-def fail(message: str) -> None:
+def fail(message: str) -> NoReturn:
     """Ends the program with the message in one line on stderr."""
     sys.exit(describe_error(RunError(message))[0])

@@ -11,32 +11,32 @@ import jax
 import jax.numpy as jnp
 
 
-def widened(tree):
+def widen(tree):
     """Returns the tree in float32, wider types as they are: gradients, and what the optimizer
     keeps, are so whatever the type of the parameters, since they are sums of many small terms."""
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
-def needed(params) -> bool:
+def is_needed(params) -> bool:
     """Returns whether any of the parameters, arrays or shapes, is narrower than float32."""
     return any(x.dtype != jnp.promote_types(x.dtype, jnp.float32) for x in jax.tree.leaves(params))
 
 
-def begun(state: dict, shardings: dict) -> dict:
+def add_master(state: dict, shardings: dict) -> dict:
     """Returns the state with a copy that begins from its parameters, in place of the one that it
     has, if any; as it is where none is needed. `shardings`: of the state with its copy."""
-    if not needed(state['params']):
+    if not is_needed(state['params']):
         return state
 
     def copied(params):
-        return jax.tree.map(jnp.copy, widened(params))  # no buffer of the parameters is shared
+        return jax.tree.map(jnp.copy, widen(params))  # no buffer of the parameters is shared
 
     master = jax.jit(copied, out_shardings=shardings['opt_state']['master'])(state['params'])
-    inner = without(state)['opt_state']
+    inner = drop_master(state)['opt_state']
     return {**state, 'opt_state': {'inner': inner, 'master': master}}
 
 
-def without(state: dict) -> dict:
+def drop_master(state: dict) -> dict:
     """Returns the state, or its shapes or shardings, as it was kept before there was a copy."""
     kept = state['opt_state']
     has = isinstance(kept, dict) and 'master' in kept

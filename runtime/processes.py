@@ -1,9 +1,10 @@
 """Several processes that train one model: found, joined, compared, and ended together.
 
-`cli.run(run_distributed(main))` runs `main` as one of them. Where they meet comes from --coordinator, --num_processes and --process_id, from
-torchrun-like variables, or from JAX's own recognition of a cluster (TPU VM, GKE, Slurm, Open MPI); with none of these there is one
-process and nothing here does anything. All that leans on JAX's insides (cluster recognition, the coordinator's key-value store) is in
-this file.
+`cli.run(run_distributed(main))` runs `main` as one of them. Where they meet comes from
+--coordinator, --num_processes and --process_id, from torchrun-like variables, or from JAX's own
+recognition of a cluster (TPU VM, GKE, Slurm, Open MPI); with none of these there is one process and
+nothing here does anything. All that leans on JAX's insides (cluster recognition, the coordinator's
+key-value store) is in this file.
 """
 
 import collections
@@ -20,7 +21,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 from absl import flags
@@ -31,14 +32,23 @@ from runtime import exit, options
 from runtime.errors import ProcessTimeoutError, RunError, StoppedBySignalError
 
 _LOG = logging.getLogger('ordem')
-_LINE = 2**20  # bytes of a message of the roll call at most
-_GRACE = 5.0  # seconds that process 0, which holds the key-value store, waits for the others to have read why it ends
-_DAY = 86400.0
+
+_MAX_LINE = 2**20  # bytes of a message of the roll call at most
+_DAY = 86400.0  # seconds
+# Seconds that process 0, which holds the key-value store, waits for the others to have read why it
+# ends.
+_GRACE = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ClusterSpec:
-    """Where the processes meet ('HOST:PORT' of process 0), how many they are, which one this is, and its accelerators (None: all)."""
+    """One process's place in a group of processes.
+
+    coordinator: 'HOST:PORT' of process 0, where they meet.
+    num_processes: how many there are.
+    process_id: which one this is, from 0.
+    local_device_ids: its accelerators; None: all of the machine's.
+    """
 
     coordinator: str
     num_processes: int
@@ -55,17 +65,19 @@ class ClusterSpec:
             raise RunError(f'--num_processes is {self.num_processes}: expected at least 1')
         if not 0 <= self.process_id < self.num_processes:
             raise RunError(
-                f'--process_id is {self.process_id} of --num_processes={self.num_processes}: expected a number from 0 to '
-                f'{self.num_processes - 1}'
+                f'--process_id is {self.process_id} of --num_processes={self.num_processes}: '
+                f'expected a number from 0 to {self.num_processes - 1}'
             )
 
     @property
     def address(self) -> tuple[str, int]:
+        """Host and port of the coordinator."""
         host, _, port = self.coordinator.rpartition(':')
         return host.strip('[]'), int(port)
 
 
 def define_flags() -> None:
+    """Defines the flags that say which process this is, and how long it waits for others."""
     flags.DEFINE_string(
         'coordinator',
         '',
@@ -101,206 +113,252 @@ def define_flags() -> None:
     )
 
 
+# --- Finding -------------------------------------------------------------------------------------
+
+
 def find_cluster(
     coordinator: str,
     num_processes: int,
     process_id: int,
     join_timeout: float = 300,
-    environment=os.environ,
+    environment: Mapping[str, str] = os.environ,
 ) -> ClusterSpec | None:
-    """The flags' values (absent: '' and -1) and the environment -> this process's place; None: there is only one process.
+    """Returns this process's place as flags or environment say, None where there is only one.
 
-    Raises RunError where only some of the flags or variables are there, or their values do not fit.
+    Args:
+      coordinator: the flag's value; '' where it was not given.
+      num_processes: the flag's value; -1 where it was not given.
+      process_id: the flag's value; -1 where it was not given.
+      join_timeout: seconds that JAX may take to ask a cluster's services.
+      environment: the environment's variables.
+
+    Raises:
+      RunError: only some of the flags or variables are there, or their values do not fit.
     """
-    given = {
+    flags_given = {
         '--coordinator': coordinator != '',
         '--num_processes': num_processes != -1,
         '--process_id': process_id != -1,
     }
     if num_processes == 1 and not coordinator and process_id in (-1, 0):
         return None
-    if any(given.values()):
-        _complete(given)
-        found = ClusterSpec(coordinator, num_processes, process_id)
+
+    # Flags come first, then torchrun's variables, then what JAX recognises by itself.
+    spec: ClusterSpec | None
+    if any(flags_given.values()):
+        _check_complete(flags_given)
+        spec = ClusterSpec(coordinator, num_processes, process_id)
     elif 'WORLD_SIZE' in environment or 'RANK' in environment:
-        if environment.get('WORLD_SIZE') == '1':
-            return None
-        _complete(
-            {
-                name: name in environment
-                for name in ('MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE', 'RANK')
-            }
-        )
-        number = functools.partial(_number, environment)
-        port = number('MASTER_PORT') + (
-            environment.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
-        )  # torchrun itself listens there
-        found = ClusterSpec(
-            f'{environment["MASTER_ADDR"]}:{port}',
-            number('WORLD_SIZE'),
-            number('RANK'),
-            [number('LOCAL_RANK')] if 'LOCAL_RANK' in environment else None,
-        )
+        spec = _read_torchrun(environment)
     else:
-        try:
-            detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-                None, None, None, None, None, int(join_timeout)
-            )
-        except Exception as error:  # whatever a half-described cluster makes the recognition raise
-            raise RunError(
-                f'the cluster could not be recognised ({type(error).__name__}: {error}); give --coordinator, '
-                f'--num_processes and --process_id, or --num_processes=1'
-            ) from None
-        if detected[0] is None:
-            return None
-        found = ClusterSpec(*detected)
-    return found if found.num_processes > 1 else None
+        spec = _detect_cluster(join_timeout)
+
+    return spec if spec is not None and spec.num_processes > 1 else None
 
 
-def _complete(given: dict[str, bool]) -> None:
-    if not all(given.values()):
-        names = lambda there: ' and '.join(
-            name for name, is_there in given.items() if is_there == there
+def _read_torchrun(environment: Mapping[str, str]) -> ClusterSpec | None:
+    """Returns the place that torchrun's variables describe, None where they say one process."""
+    if environment.get('WORLD_SIZE') == '1':
+        return None
+    names = ('MASTER_ADDR', 'MASTER_PORT', 'WORLD_SIZE', 'RANK')
+    _check_complete({name: name in environment for name in names})
+    number = functools.partial(_read_number, environment)
+    port = number('MASTER_PORT')
+    if environment.get('TORCHELASTIC_USE_AGENT_STORE') == 'True':
+        port += 1  # torchrun itself listens on the port that it tells
+    return ClusterSpec(
+        f'{environment["MASTER_ADDR"]}:{port}',
+        number('WORLD_SIZE'),
+        number('RANK'),
+        [number('LOCAL_RANK')] if 'LOCAL_RANK' in environment else None,
+    )
+
+
+def _detect_cluster(join_timeout: float) -> ClusterSpec | None:
+    """Returns the place that JAX recognises (TPU VM, Slurm, ...), None where it sees no cluster."""
+    try:
+        detected = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+            None, None, None, None, None, int(join_timeout)
         )
+    except Exception as error:  # whatever a half-described cluster makes the recognition raise
         raise RunError(
-            f'{names(True)} without {names(False)}: expected {", ".join(given)} together'
-        )
+            f'the cluster could not be recognised ({type(error).__name__}: {error}); give '
+            f'--coordinator, --num_processes and --process_id, or --num_processes=1'
+        ) from None
+    return None if detected[0] is None else ClusterSpec(*detected)
 
 
-def _number(environment, name: str) -> int:
-    said = environment[name]
-    if not (said.isascii() and said.isdigit() and len(said) < 10):
-        raise RunError(f'{name}={said:.40}: expected a number of at most 9 digits')
-    return int(environment[name])
+def _check_complete(present: dict[str, bool]) -> None:
+    """Raises RunError where some of the names are present and others are not."""
+    if all(present.values()):
+        return
+    there = ' and '.join(name for name, is_there in present.items() if is_there)
+    absent = ' and '.join(name for name, is_there in present.items() if not is_there)
+    raise RunError(f'{there} without {absent}: expected {", ".join(present)} together')
 
 
-# --- Joining ---------------------------------------------------------------------------------------------------------------------
+def _read_number(environment: Mapping[str, str], name: str) -> int:
+    value = environment[name]
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        raise RunError(f'{name}={value:.40}: expected a number of at most 9 digits')
+    return int(value)
+
+
+# --- Joining -------------------------------------------------------------------------------------
 
 
 def run_distributed(main: Callable[[], None]) -> Callable[[], None]:
-    """`main` run as one of the processes. Where one of them fails all end, with its message and its exit code."""
+    """Returns a function that runs `main` as one of the processes.
 
-    def joined() -> None:
+    Where one of them fails all end, with its message and its exit code.
+    """
+
+    def run() -> None:
         f = flags.FLAGS
-        here = find_cluster(f.coordinator, f.num_processes, f.process_id, f.join_timeout)
-        if here is None:
+        spec = find_cluster(f.coordinator, f.num_processes, f.process_id, f.join_timeout)
+        if spec is None:
             main()
             return
-        if here.process_id:
+
+        # Join: first all must be there with the same code, then JAX connects their devices.
+        if spec.process_id:
             _LOG.setLevel(logging.CRITICAL)  # what all have to say is said once, by process 0
-        _roll_call(here, f.join_timeout)
+        _roll_call(spec, f.join_timeout)
         jax.distributed.initialize(
-            here.coordinator,
-            here.num_processes,
-            here.process_id,
-            here.local_device_ids,
+            spec.coordinator,
+            spec.num_processes,
+            spec.process_id,
+            spec.local_device_ids,
             cluster_detection_method='deactivate',
             heartbeat_timeout_seconds=f.heartbeat_timeout,
         )
-        watching = threading.Thread(target=_watch, daemon=True)
-        watching.start()
-        stopped = None
+        watcher = threading.Thread(target=_watch, daemon=True)
+        watcher.start()
+
+        stop: StoppedBySignalError | None = None
         try:
             try:
                 main()
-            except StoppedBySignalError as stop:  # all of them, after the same step
-                stopped = stop
+            except StoppedBySignalError as error:  # all of them, after the same step
+                stop = error
             barrier('end', _DAY)
         except BaseException as error:
             with _leaving:
                 code, message = exit.describe_error(error)
-                _leave(code, f'process {here.process_id}: {message}')
+                _leave(code, f'process {spec.process_id}: {message}')
+
+        # A good end: the key that the watchers wait for is set to nothing, so that they end too.
         if is_main_process():
             _client().key_value_set('ordem/failed', '')
-        watching.join()
-        if stopped:
-            raise stopped
+        watcher.join()
+        if stop:
+            raise stop
 
-    return joined
+    return run
 
 
-def _roll_call(here: ClusterSpec, timeout: float) -> None:
-    """Waits until all processes are there and run the same code. It comes before JAX's own, which aborts the process where one is
-    missing and does not say which, and uses the same port, as no other may be open between the hosts."""
-    mine = dict(
-        process=here.process_id,
-        facts={'the number of processes': here.num_processes, **_versions()},
-    )
-    verdict = _call(here, mine, timeout) if here.process_id == 0 else _answer(here, mine, timeout)
+def _roll_call(spec: ClusterSpec, timeout: float) -> None:
+    """Waits until all processes are there and run the same code.
+
+    It comes before JAX's own, which aborts the process where one is missing and does not say which,
+    and uses the same port, as no other may be open between the hosts.
+    """
+    message = {
+        'process': spec.process_id,
+        'facts': {'the number of processes': spec.num_processes, **_versions()},
+    }
+    if spec.process_id == 0:
+        verdict = _collect_answers(spec, message, timeout)
+    else:
+        verdict = _answer_call(spec, message, timeout)
     if verdict:
         raise (ProcessTimeoutError if 'did not come' in verdict else RunError)(verdict)
 
 
-def _call(here: ClusterSpec, mine: dict, timeout: float) -> str:
+def _collect_answers(spec: ClusterSpec, message: dict, timeout: float) -> str:
+    """Hears all processes, compares what they say, and tells all of them what came of it, or ''."""
     deadline = time.monotonic() + timeout
-    said, lines, verdict = {0: mine['facts']}, [], ''
-    try:
-        many = socket.has_dualstack_ipv6()
-        server = socket.create_server(
-            ('', here.address[1]),
-            family=socket.AF_INET6 if many else socket.AF_INET,
-            dualstack_ipv6=many,
-            backlog=here.num_processes,
-        )
-    except OSError as error:
-        raise RunError(
-            f'--coordinator={here.coordinator}: process 0 cannot listen on that port ({error.strerror})'
-        ) from None
-    with server:
-        while (
-            not verdict
-            and len(said) < here.num_processes
-            and (left := deadline - time.monotonic()) > 0
-        ):
-            server.settimeout(left)
+    facts_by_process = {0: message['facts']}
+    connections: list[socket.socket] = []
+    verdict = ''
+    with _listen(spec) as server:
+        # Hear the others, until all have come, one comes twice, or the time is over.
+        while not verdict and len(facts_by_process) < spec.num_processes:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
+                break
+            server.settimeout(seconds_left)
             try:
-                line = server.accept()[0]
-                line.settimeout(_GRACE)
-                theirs = json.loads(line.makefile().readline(_LINE))
-                who, facts = theirs['process'], theirs['facts']
+                connection = server.accept()[0]
+                connection.settimeout(_GRACE)
+                answer = json.loads(connection.makefile().readline(_MAX_LINE))
+                process, facts = answer['process'], answer['facts']
             except (OSError, ValueError, KeyError, TypeError):  # nobody yet, or a stranger
                 continue
-            lines.append(line)
-            if who in said:
-                verdict = f'two processes say that they are number {who}; the ids must be 0 to {here.num_processes - 1}, each once'
-            said[who] = facts
+            connections.append(connection)
+            if process in facts_by_process:
+                verdict = (
+                    f'two processes say that they are number {process}; the ids must be 0 to '
+                    f'{spec.num_processes - 1}, each once'
+                )
+            facts_by_process[process] = facts
+
+        absent = sorted({*range(spec.num_processes)} - {*facts_by_process})
         verdict = (
             verdict
-            or difference(said)
-            or _missing(sorted({*range(here.num_processes)} - {*said}), here.num_processes, timeout)
+            or difference(facts_by_process)
+            or _describe_missing(absent, spec.num_processes, timeout)
         )
-        for line in lines:
+
+        for connection in connections:
             try:
-                line.sendall(json.dumps(verdict).encode() + b'\n')
-                line.recv(1)  # they close first: the port is then free at once
+                connection.sendall(json.dumps(verdict).encode() + b'\n')
+                connection.recv(1)  # they close first: the port is then free at once
             except OSError:
                 pass
-            line.close()
+            connection.close()
     return verdict
 
 
-def _answer(here: ClusterSpec, mine: dict, timeout: float) -> str:
+def _listen(spec: ClusterSpec) -> socket.socket:
+    """Returns a server on the coordinator's port. Raises RunError where it is taken."""
+    dualstack = socket.has_dualstack_ipv6()
+    try:
+        return socket.create_server(
+            ('', spec.address[1]),
+            family=socket.AF_INET6 if dualstack else socket.AF_INET,
+            dualstack_ipv6=dualstack,
+            backlog=spec.num_processes,
+        )
+    except OSError as error:
+        raise RunError(
+            f'--coordinator={spec.coordinator}: process 0 cannot listen on that port '
+            f'({error.strerror})'
+        ) from None
+
+
+def _answer_call(spec: ClusterSpec, message: dict, timeout: float) -> str:
+    """Tells process 0 this one's message; returns what it makes of all of them, or ''."""
     deadline = time.monotonic() + timeout
     while True:
+        seconds_left = max(0.1, deadline - time.monotonic())
         try:
-            with socket.create_connection(
-                here.address, max(0.1, deadline - time.monotonic())
-            ) as line:
-                line.sendall(json.dumps(mine).encode() + b'\n')
-                line.settimeout(timeout + _GRACE)
-                return json.loads(line.makefile().readline(_LINE))
+            with socket.create_connection(spec.address, seconds_left) as connection:
+                connection.sendall(json.dumps(message).encode() + b'\n')
+                connection.settimeout(timeout + _GRACE)
+                return json.loads(connection.makefile().readline(_MAX_LINE))
         except (OSError, ValueError):  # not there yet, or gone before all had come
             if time.monotonic() > deadline:
-                return f'process 0 ({here.coordinator}) did not come within {timeout:g} s'
+                return f'process 0 ({spec.coordinator}) did not come within {timeout:g} s'
             time.sleep(0.1)
 
 
 def _versions() -> dict[str, str]:
-    """What must be the same everywhere before anything is exchanged."""
-    code, root = hashlib.sha256(), pathlib.Path(__file__).resolve().parents[1]
-    for path in sorted(
-        p for room in ('data', 'model', 'train') for p in (root / room).rglob('*.py')
-    ):
+    """Returns what must be the same everywhere before anything is exchanged."""
+    root = pathlib.Path(__file__).resolve().parents[1]
+    rooms = ('data', 'model', 'runtime', 'train')
+    code = hashlib.sha256()
+    for path in sorted(path for room in rooms for path in (root / room).rglob('*.py')):
         code.update(f'{path.relative_to(root)}\0'.encode() + path.read_bytes())
     return {
         'the code': code.hexdigest()[:12],
@@ -309,110 +367,135 @@ def _versions() -> dict[str, str]:
     }
 
 
-# --- Meeting: through the key-value store that process 0 keeps ----------------------------------------------------------------------
+# --- Meeting: through the key-value store that process 0 keeps -----------------------------------
 
 
 def is_main_process() -> bool:
-    """Whether this process writes what is written once."""
+    """Returns whether this process writes what is written once."""
     return jax_distributed.global_state.process_id == 0
 
 
 def count() -> int:
+    """Returns how many processes there are."""
     return jax_distributed.global_state.num_processes
 
 
 def barrier(name: str, timeout: float | None = None) -> None:
-    """Waits for all processes. Raises ProcessTimeoutError, on all of them, with those that did not come in `timeout` seconds (--join_timeout)."""
-    broadcast_decision(name, '', lambda said: '', timeout)
+    """Waits for all processes, `timeout` seconds at most (None: --join_timeout).
+
+    Raises:
+      ProcessTimeoutError: on all of them, with those that did not come.
+    """
+    broadcast_decision(name, '', lambda messages: '', timeout)
 
 
 def main_process_first(name: str, make: Callable):
-    """make() on process 0 and then on the others, which find in a shared cache what it has built, or build it too. The wait is as
-    long as the work; that process 0 is alive is what heartbeats are for."""
-    found = make() if is_main_process() else None
+    """Returns make(), called on process 0 and then on the others.
+
+    The others find in a shared cache what it has built, or build it too. The wait is as long as the
+    work; that process 0 is alive is what heartbeats are for.
+    """
+    value = make() if is_main_process() else None
     barrier(name, _DAY)
     if not is_main_process():
-        found = make()
+        value = make()
     barrier(name, _DAY)  # the others may have to build it too, each on its own disk
-    return found
+    return value
 
 
 def assert_same(facts: dict) -> None:
-    """Raises RunError, on all processes, where a fact is not the same on all; it names the fact and who says what."""
-    verdict = broadcast_decision(
-        'agree',
-        json.dumps(facts, default=str),
-        lambda said: difference({i: json.loads(s) for i, s in enumerate(said)}),
-    )
+    """Raises RunError, on all processes, where a fact is not the same on all of them.
+
+    It names the fact and who says what.
+    """
+
+    def compare(messages: Sequence[str]) -> str:
+        return difference({i: json.loads(message) for i, message in enumerate(messages)})
+
+    verdict = broadcast_decision('agree', json.dumps(facts, default=str), compare)
     if verdict:
         raise RunError(verdict)
 
 
-def difference(said: dict[int, dict]) -> str:
-    """Facts by process -> '' or one line that names each fact that differs, with its values."""
+def difference(facts_by_process: dict[int, dict]) -> str:
+    """Returns one line that names each fact that differs, with its values; '' where none does."""
     lines = []
-    for name in dict.fromkeys(name for facts in said.values() for name in facts):
-        who = collections.defaultdict(list)
-        for process, facts in sorted(said.items()):
-            who[str(facts.get(name, 'absent'))].append(process)
-        if len(who) > 1:
-            lines.append(
-                f'{name} is '
-                + ', '.join(f'{value} on {_processes(ids)}' for value, ids in who.items())
+    for name in dict.fromkeys(name for facts in facts_by_process.values() for name in facts):
+        processes_by_value = collections.defaultdict(list)
+        for process, facts in sorted(facts_by_process.items()):
+            processes_by_value[str(facts.get(name, 'absent'))].append(process)
+        if len(processes_by_value) > 1:
+            values = ', '.join(
+                f'{value} on {_name_processes(ids)}' for value, ids in processes_by_value.items()
             )
-    return (
-        ''
-        if not lines
-        else f'the processes differ: {"; ".join(lines[:4])}'
-        + (f'; and {len(lines) - 4} more' if lines[4:] else '')
-    )
+            lines.append(f'{name} is {values}')
+    if not lines:
+        return ''
+    rest = f'; and {len(lines) - 4} more' if len(lines) > 4 else ''
+    return f'the processes differ: {"; ".join(lines[:4])}{rest}'
 
 
 def broadcast_decision(
-    name: str, mine: str, rule: Callable[[list[str]], str], timeout: float | None = None
+    name: str, mine: str, rule: Callable[[Sequence[str]], str], timeout: float | None = None
 ) -> str:
-    """What `rule` makes of what all processes say, in their order: computed by process 0, the same answer for all.
+    """Returns what `rule` makes of what all processes say: the same on all of them.
 
-    All call it in the same order. Raises ProcessTimeoutError, on all of them, with those that did not come in time.
+    All call it in the same order; process 0 computes the answer.
+
+    Args:
+      name: of this meeting.
+      mine: what this process says.
+      rule: what all say, in the order of the processes -> the answer.
+      timeout: seconds to wait for the others; None: --join_timeout.
+
+    Raises:
+      ProcessTimeoutError: on all of them, with those that did not come in time.
     """
-    client, n = _client(), count()
+    client = _client()
+    num_processes = count()
     if client is None:
         return rule([mine])
     timeout = flags.FLAGS.join_timeout if timeout is None else timeout
+    where = f' to the meeting {name!r}'
     _meetings[name] += 1
     key = f'ordem/{name}/{_meetings[name]}'
     deadline = time.monotonic() + timeout
     client.key_value_set(f'{key}/{jax_distributed.global_state.process_id}', mine)
+
+    # Process 0 reads what all have said and writes the answer, or who did not come.
     if is_main_process():
-        said = [
-            _get(client, f'{key}/{i}', max(0.001, deadline - time.monotonic())) for i in range(n)
-        ]
-        missing = _missing(
-            [i for i, s in enumerate(said) if s is None], n, timeout, f' to the meeting {name!r}'
-        )
-        client.key_value_set(key, json.dumps([missing, '' if missing else rule(said)]))
+        messages = []
+        absent = []
+        for process in range(num_processes):
+            message = _get(client, f'{key}/{process}', max(0.001, deadline - time.monotonic()))
+            if message is None:
+                absent.append(process)
+            else:
+                messages.append(message)
+        missing = _describe_missing(absent, num_processes, timeout, where)
+        client.key_value_set(key, json.dumps([missing, '' if missing else rule(messages)]))
+
     answer = _get(client, key, timeout + _GRACE)
-    missing, verdict = (
-        json.loads(answer)
-        if answer
-        else (_missing([0], n, timeout, f' to the meeting {name!r}'), '')
-    )
+    if answer:
+        missing, verdict = json.loads(answer)
+    else:
+        missing, verdict = _describe_missing([0], num_processes, timeout, where), ''
     if missing:
         raise ProcessTimeoutError(missing)
     return verdict
 
 
-def _missing(ids: list[int], n: int, timeout: float, where: str = '') -> str:
-    return '' if not ids else f'{_processes(ids)} of {n} did not come{where} within {timeout:g} s'
+def _describe_missing(ids: list[int], num_processes: int, timeout: float, where: str = '') -> str:
+    if not ids:
+        return ''
+    return f'{_name_processes(ids)} of {num_processes} did not come{where} within {timeout:g} s'
 
 
-def _processes(ids: list[int]) -> str:
+def _name_processes(ids: list[int]) -> str:
     """[0, 2, 3] -> 'processes 0, 2 and 3'."""
-    return (
-        f'process {ids[0]}'
-        if len(ids) == 1
-        else f'processes {", ".join(map(str, ids[:-1]))} and {ids[-1]}'
-    )
+    if len(ids) == 1:
+        return f'process {ids[0]}'
+    return f'processes {", ".join(map(str, ids[:-1]))} and {ids[-1]}'
 
 
 _meetings: collections.Counter = collections.Counter()
@@ -424,6 +507,7 @@ def _client():
 
 
 def _get(client, key: str, seconds: float) -> str | None:
+    """Returns the value of a key of the store, None where none was set in this time."""
     try:
         return client.blocking_key_value_get(key, max(1, int(seconds * 1000)))
     except jax.errors.JaxRuntimeError as error:
@@ -432,25 +516,28 @@ def _get(client, key: str, seconds: float) -> str | None:
         raise
 
 
-# --- Ending ----------------------------------------------------------------------------------------------------------------------
+# --- Ending --------------------------------------------------------------------------------------
 
 
 def _watch() -> None:
-    """In a thread: ends this process, which may hang in a collective, when another one says that it fails."""
-    found = None
+    """Ends this process, which may hang in a collective, when another says that it fails.
+
+    It runs in a thread of its own.
+    """
+    failure = None
     try:
-        while found is None:
-            found = _get(_client(), 'ordem/failed', _DAY)
+        while failure is None:
+            failure = _get(_client(), 'ordem/failed', _DAY)
     except jax.errors.JaxRuntimeError:
         return  # process 0 is dead: JAX ends this process
-    if found and _leaving.acquire(blocking=False):
-        code, message = json.loads(found)
+    if failure and _leaving.acquire(blocking=False):
+        code, message = json.loads(failure)
         print(printable(f'error: {message}'), file=sys.stderr)
         _leave(code, message)
 
 
 def end_all(code: int, message: str) -> None:
-    """Ends this process at once, from any thread, and with it the others of its group, which are told `message`."""
+    """Ends this process at once, from any thread, and the others of its group with `message`."""
     if _client() is None:
         sys.stdout.flush()
         os._exit(code)
@@ -459,8 +546,12 @@ def end_all(code: int, message: str) -> None:
 
 
 def _leave(code: int, message: str) -> None:
-    """Ends this process without waiting for the others, which JAX's orderly end would do, and says why to those still here."""
-    client, me = _client(), jax_distributed.global_state.process_id
+    """Ends this process without waiting for the others, and says why to those still here.
+
+    JAX's orderly end would wait.
+    """
+    client = _client()
+    process_id = jax_distributed.global_state.process_id
     try:
         client.key_value_set('ordem/failed', json.dumps([code, message]))
         first = True
@@ -468,19 +559,22 @@ def _leave(code: int, message: str) -> None:
         first = False  # another one was first, or process 0 is dead
     sys.stdout.flush()
     sys.stderr.flush()
+
     try:
-        client.key_value_set(f'ordem/heard/{me}', '')
+        client.key_value_set(f'ordem/heard/{process_id}', '')
         deadline = time.monotonic() + _GRACE
-        wait = lambda what: [
-            _get(client, f'ordem/{what}/{i}', max(0.001, deadline - time.monotonic()))
-            for i in range(count())
-            if i != me
-        ]
+
+        def wait_for_others(what: str) -> None:
+            for process in range(count()):
+                if process != process_id:
+                    seconds_left = max(0.001, deadline - time.monotonic())
+                    _get(client, f'ordem/{what}/{process}', seconds_left)
+
         if first:
-            wait('heard')  # else the others see a broken connection before the reason
-        client.key_value_set(f'ordem/leaves/{me}', '')
-        if me == 0:
-            wait('leaves')  # process 0 is the last: JAX aborts whoever outlives it
+            wait_for_others('heard')  # else they see a broken connection before the reason
+        client.key_value_set(f'ordem/leaves/{process_id}', '')
+        if process_id == 0:
+            wait_for_others('leaves')  # process 0 is the last: JAX aborts whoever outlives it
             time.sleep(0.2)
     except jax.errors.JaxRuntimeError:
         pass

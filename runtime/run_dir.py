@@ -16,6 +16,7 @@ import platform
 import re
 import shlex
 import shutil
+from collections.abc import Callable
 
 from etils import epath
 from ml_collections import ConfigDict
@@ -24,54 +25,15 @@ from data import paths, safe_read, tokenizer as tokenizers
 from data.cache import stable_hash
 from data.records import DataError, did_you_mean
 from model.errors import ModelError
+from runtime import schema
 from runtime.errors import DiskFullError, RunError
 from runtime.system import exclusive_lock, package_versions
 
 _LOG = logging.getLogger('ordem')
 
 FORMAT = 1  # of the directory; another one is refused (BUILD_NOTES, contract 3)
-# Fields that a run keeps as it was started, whatever a later command says of them (`keep_own`).
-OWN = ('tokenizer.rules', 'data.files.prefer')
-# Fields that a resumed run may change: they say what is watched and kept, not what is computed.
-HARMLESS = (
-    'log.',
-    'eval.',
-    'sample.',
-    'checkpoint.',
-    'data.cache',
-    'data.prefetch',
-    'train.stop_at',
-    'train.on_spike',
-    'mesh.',
-    'parent',
-    *OWN,
-)
-# Fields younger than runs and results that are kept, with the value that those were made with.
-YOUNGER = {
-    'model.dropout': 0.0,
-    'train.on_spike': 'stop',
-    'train.spike': 0.0,
-    'log.stall': 1800.0,
-    'train.objective': 'tokens',
-    'model.causal': True,
-    'model.logit_scale': False,
-    'model.bag': False,
-    'model.scale_embedding': False,
-    'embedding.pooling': 'mean',
-    'embedding.temperature': 0.05,
-    'embedding.sizes': '',
-    'data.pairs.kind': 'given',
-    'data.pairs.words': 64,
-    'data.pairs.negatives': 0,
-    'data.pairs.query_len': 0,
-    'data.files.prefer': 'text',
-    'tokenizer.rules': 1,
-}
+REVISION = 1  # of the schema: every run directory has the fields up to this one
 ENCODINGS = 'model.encodings'  # what a run keeps of the meaning of its encodings
-_YOUNGER_GROUPS = ('embedding', 'pairs')
-# Fields that hold a path, also of a study's tasks, and several, separated by commas.
-PATHS = ('data.cache', 'tokenizer.path', 'parent')
-PATH_LISTS = ('data.files.paths',)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,11 +102,23 @@ class Run:
                 if isinstance(error, RunError)
                 else RunError(f'{self.config_path}: damaged ({error})')
             ) from None
-        for name, value in YOUNGER.items():
+        self._add_younger(found)
+        if 'encodings' not in found.model:
+            found.model.encodings = _meaning_or_none(found, first=True)
+        _check_meaning(self.config_path, found.model.encodings, self.lineage().get('encodings'))
+        self._check(self.config_path, 'config_hash', config_hash(found))
+        return at_home(found)
+
+    def _add_younger(self, config: ConfigDict) -> None:
+        """Adds the fields that came after the run was made, with the value that was meant then."""
+        older_groups = {
+            name.rpartition('.')[0] for name in schema.names(lambda entry: entry.since <= REVISION)
+        }
+        for name, value in schema.younger(REVISION).items():
             *groups, field = name.split('.')
-            there = found
-            for group in groups:
-                if group in _YOUNGER_GROUPS and group not in there:
+            there = config
+            for depth, group in enumerate(groups, 1):
+                if group not in there and '.'.join(groups[:depth]) not in older_groups:
                     there[group] = ConfigDict()
                 if not isinstance(there.get(group), ConfigDict):
                     raise RunError(
@@ -153,11 +127,6 @@ class Run:
                 there = there[group]
             if field not in there:
                 there[field] = value
-        if 'encodings' not in found.model:
-            found.model.encodings = _meaning_or_none(found, first=True)
-        _check_meaning(self.config_path, found.model.encodings, self.lineage().get('encodings'))
-        self._check(self.config_path, 'config_hash', config_hash(found))
-        return at_home(found)
 
     def lineage(self) -> dict:
         """Raises RunError where the directory has a format that this version does not read."""
@@ -315,13 +284,13 @@ def at_home(config, strict: bool = False):
     """Expands `~` in each path of an experiment or a study, in place, and returns it. Raises
     RunError, where it is `strict`, for a user that is not known here."""
     for name, value in flat(config).items():
-        ends = lambda fields: any(name == f or name.endswith(f'.{f}') for f in fields)
         if not isinstance(value, str) or '~' not in value:
             continue
+        kind = schema.path_kind(name)
         try:
-            if ends(PATHS):
+            if kind == 'one':
                 found = paths.expanded(value, f'config.{name}' if strict else '')
-            elif ends(PATH_LISTS):
+            elif kind == 'several':
                 found = paths.expanded_list(value)
             else:
                 continue
@@ -336,7 +305,7 @@ def _as_given(config) -> ConfigDict:
     """A copy with `~` for the home folder, as the fields of a run may have been written before they
     were expanded."""
     made, home = config.copy_and_resolve_references(), os.path.expanduser('~') + '/'
-    for name in (*PATHS, *PATH_LISTS):
+    for name in schema.names(lambda entry: entry.path):
         *groups, field = name.split('.')
         at = functools.reduce(lambda at, group: at[group], groups, made)
         at[field] = ','.join(
@@ -345,27 +314,33 @@ def _as_given(config) -> ConfigDict:
     return made
 
 
-def differences(old, new, ignore: tuple[str, ...] = ()) -> list[str]:
-    """'config.a.b: old -> new' for each field that differs, those that begin with an entry of `ignore` left out."""
-    a, b = flat(old), flat(new)
+def diff_configs(old, new, counts: Callable[[str], bool] = lambda name: True) -> list[str]:
+    """Returns 'config.a.b: old -> new' for each field that differs.
+
+    Args:
+      old: a config.
+      new: another one.
+      counts: whether a difference in the field of this name, 'a.b', is one.
+    """
+    before, now = flat(old), flat(new)
     return [
-        f'config.{k}: {a.get(k, "absent")!r} -> {b.get(k, "absent")!r}'
-        for k in sorted({*a, *b})
-        if a.get(k, '\0') != b.get(k, '\0')
-        and not any(k == i or (i.endswith('.') and k.startswith(i)) for i in ignore)
+        f'config.{name}: {before.get(name, "absent")!r} -> {now.get(name, "absent")!r}'
+        for name in sorted({*before, *now})
+        if before.get(name, '\0') != now.get(name, '\0') and counts(name)
     ]
 
 
 def config_hash(config) -> str:
     """Returns the hash of the fields that determine the result, hexadecimal; of what the encodings
     mean, that of those whose version is above 1."""
-    kept = {
-        k: v
-        for k, v in flat(config).items()
-        if not any(k.startswith(h) for h in HARMLESS) and YOUNGER.get(k, '\0') != v
+    younger = schema.younger(REVISION)
+    counted = {
+        name: value
+        for name, value in flat(config).items()
+        if not schema.may_change_on_resume(name) and younger.get(name, '\0') != value
     }
-    changed = [one for one in kept.pop(ENCODINGS, ()) if one['version'] > 1]
-    return stable_hash(kept | ({ENCODINGS: changed} if changed else {}))
+    changed = [one for one in counted.pop(ENCODINGS, ()) if one['version'] > 1]
+    return stable_hash(counted | ({ENCODINGS: changed} if changed else {}))
 
 
 def meaning(config, first: bool = False) -> list[dict]:
@@ -468,22 +443,26 @@ def _mend(run: Run, config, tokenizer) -> None:
 
 
 def keep_own(run: Run, config) -> None:
-    """Gives `config` the fields `OWN` of a started run: their defaults became others since."""
+    """Gives `config` the fields that a started run keeps, whatever this command says of them."""
     with contextlib.suppress(RunError):  # a config.json that is damaged is told elsewhere
         started = flat(run.config())
-        for name in OWN:
+        for name in schema.names(lambda entry: entry.resume == 'kept'):
             if name in started:
                 config.update_from_flattened_dict({name: started[name]})
 
 
 def check_resumable(run: Run, config) -> None:
     """Raises RunError where `config` would change the result of a started run; names each field."""
-    then, ignored = run.config(), (*HARMLESS, ENCODINGS)
+    then = run.config()
     now = ConfigDict(dict(positions=config.model.positions, encodings=_meaning_or_none(config)))
     same = same_meaning(then.model, now)
-    if same:  # whatever was given for it
-        ignored += ('model.positions', 'model.positions_args.')
-    changed = differences(then, config, ignored)
+
+    def counts(name: str) -> bool:
+        if same and name.startswith('model.positions'):  # whatever was given for it
+            return False
+        return name != ENCODINGS and not schema.may_change_on_resume(name)
+
+    changed = diff_configs(then, config, counts)
     if not changed and not same:
         _LOG.info(
             '%s: goes on with its encoding as it was started, which has other defaults now: %s',

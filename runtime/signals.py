@@ -1,4 +1,7 @@
-"""What watches over a training process: signals that tell it to end, and a clock that ends it when nothing moves."""
+"""Watchers over a training process.
+
+Signals tell it to end, and a clock ends it when nothing moves.
+"""
 
 import faulthandler
 import os
@@ -18,28 +21,33 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Signals:
-    """While it is open, SIGTERM and SIGINT ask for an end after the step that runs, instead of ending the process; a second one ends it.
+    """Turns SIGTERM and SIGINT into a request, while it is open.
 
-    In a group of processes JAX takes SIGTERM as a notice of preemption: its service lets all processes end after the same step, whichever of
-    them was told. There SIGINT is passed on as SIGTERM, and a second signal changes nothing.
+    They ask for an end after the step that runs, instead of ending the process; a second one ends
+    it. In a group of processes JAX takes SIGTERM as a notice of preemption: its service lets all
+    processes end after the same step, whichever of them received it. There SIGINT is passed on as
+    SIGTERM, and a second signal changes nothing.
+
+    number: of the signal that was received; 0: none.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.number = 0
         self.alone = jax.process_count() == 1
-        self.before: dict = {}
+        self.handlers_before: dict = {}
 
     def __enter__(self):
         if threading.current_thread() is threading.main_thread():  # no other may set handlers
-            taken = SIGNALS if self.alone else (signal.SIGINT,)
-            self.before = {number: signal.signal(number, self._told) for number in taken}
+            handled = SIGNALS if self.alone else (signal.SIGINT,)
+            for number in handled:
+                self.handlers_before[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(self, *_):
-        for number, handler in self.before.items():
+        for number, handler in self.handlers_before.items():
             signal.signal(number, handler)
 
-    def _told(self, number, _):
+    def _receive(self, number, _):
         self.number = number
         if self.alone:
             for each in SIGNALS:
@@ -47,8 +55,11 @@ class Signals:
         else:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def asked(self, step: int) -> bool:
-        """Whether to end after `step`: the same answer on all processes, which all ask after each step."""
+    def should_stop(self, step: int) -> bool:
+        """Returns whether to end after `step`.
+
+        The answer is the same on all processes, which all ask after each step.
+        """
         if not self.alone and multihost_utils.reached_preemption_sync_point(step):
             self.number = self.number or signal.SIGTERM
             return True
@@ -56,14 +67,20 @@ class Signals:
 
 
 class Watchdog:
-    """While it is open, a thread ends the process when `beat` was not called for `seconds` (0: never): it prints the stack of every thread
-    and leaves with exit code 76, whatever the main thread hangs in. The other processes of a group end with it.
+    """Ends the process when nothing moves, while it is open.
 
-    `name`: of the run, for the message.
+    A thread prints the stack of every thread and leaves with exit code 76, whatever the main thread
+    hangs in. The other processes of a group end with it.
+
+    Args:
+      seconds: how long `beat` may not be called; 0: for ever.
+      name: of the run, for the message.
     """
 
     def __init__(self, seconds: float, name: str):
-        self.seconds, self.name, self.step = seconds, name, 0
+        self.seconds = seconds
+        self.name = name
+        self.step = 0
         self.last = time.monotonic()
         self.done = threading.Event()
 
@@ -76,24 +93,28 @@ class Watchdog:
         self.done.set()
 
     def beat(self, step: int | None = None) -> None:
-        self.last, self.step = time.monotonic(), self.step if step is None else step
+        """Says that the process moves; `step`: the last one that was done, where it is known."""
+        self.last = time.monotonic()
+        if step is not None:
+            self.step = step
 
     def _watch(self) -> None:
         tick = max(0.05, min(1.0, self.seconds / 4))
         woke = time.monotonic()
         while not self.done.wait(tick):
+            # Late by more than a tick: the whole process stood still (Ctrl-Z, a paused machine),
+            # not its main thread.
             late = time.monotonic() - woke - tick
-            if (
-                late > tick
-            ):  # the whole process stood still (Ctrl-Z, a paused machine), not its main thread
+            if late > tick:
                 self.last += late
             woke = time.monotonic()
             quiet = woke - self.last
             if quiet > self.seconds:
                 faulthandler.dump_traceback(all_threads=True)
                 message = (
-                    f'{self.name}: no progress for {quiet:.0f} s after step {self.step} (config.log.stall is {self.seconds:g}); '
-                    f'above is where each thread stands. The same command goes on from the newest checkpoint'
+                    f'{self.name}: no progress for {quiet:.0f} s after step {self.step} '
+                    f'(config.log.stall is {self.seconds:g}); above is where each thread stands. '
+                    f'The same command goes on from the newest checkpoint'
                 )
                 print(printable(f'error: {message}'), file=sys.stderr, flush=True)
                 processes.end_all(STALLED, message)

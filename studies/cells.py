@@ -12,17 +12,12 @@ from data import tasks
 from data.cache import stable_hash
 from model.errors import ModelError
 from model.positions import REGISTRY, resolve_pattern
-from runtime import ranges
+from runtime import field_checks, schema
 from runtime.errors import RunError
-from runtime.run_dir import YOUNGER, cores
+from runtime.run_dir import cores
 from runtime.system import package_versions
 from train.optimizer import make_schedule
 
-_YOUNGER = {
-    **YOUNGER,
-    'model.context_attention': 'auto',
-    'optimizer.kind': 'adamw',
-}  # younger than results that are kept
 SWEEP_SEED = 0  # of the cells that choose the learning rate; no other cell has it
 
 
@@ -110,12 +105,8 @@ def key(config, cell: Cell) -> str:
         'positions': '',
         'positions_args': {},
     }  # those of the arm, and the cell's own rate and steps, count
-    for (
-        name,
-        value,
-    ) in (
-        _YOUNGER.items()
-    ):  # such fields do not count in the key while they have the value meant before
+    # Fields that came later do not count in the key while they have the value meant before.
+    for name, value in schema.younger(0).items():
         *groups, field = name.split('.')
         for group in (kept, kept['task']):
             for part in groups:
@@ -297,7 +288,7 @@ def check(config) -> None:
         )
     if not config.tasks:
         raise RunError('config.tasks is empty: expected at least one task')
-    ranges.check(config)
+    field_checks.check(config)
     for task in config.tasks:
         own = f'config.tasks.{task}.steps' if config.tasks[task].steps else 'config.train.steps'
         make_schedule(config.optimizer, steps_of(config, task), own)

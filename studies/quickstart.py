@@ -20,7 +20,7 @@ from data.atlas import pages as atlas_pages
 from evals import answers as evaluation
 from runtime import cli, metrics, options
 from runtime.run_dir import Run, write_atomically
-from train import loop, posttrain
+from train import loop, setup
 
 ASK = ('Qual é a capital do Brasil?', 'What is the currency of Brazil?')
 
@@ -38,16 +38,16 @@ def run(out: pathlib.Path, pre: ConfigDict, post: ConfigDict) -> dict:
     """Both phases, the control from random weights, and all measurements. Returns what the report shows."""
     began = time.perf_counter()
     print('1/4 pretraining: a small web about countries', flush=True)
-    base = loop.prepare(pre, str(out / 'base'))
+    base = setup.build_experiment(pre, str(out / 'base'))
     loop.train(base)
     post.parent = str(out / 'base')
     print('2/4 post-training: questions about other countries', flush=True)
-    answers = posttrain.prepare(post, str(out / 'answers'))
+    answers = setup.build_experiment(post, str(out / 'answers'))
     loop.train(answers)
     print('3/4 control: the same post-training from random weights', flush=True)
     control = ConfigDict(post.to_dict())
     control.parent, control.tokenizer.path = '', str(out / 'base' / 'tokenizer.model')
-    scratch = posttrain.prepare(control, str(out / 'scratch'))
+    scratch = setup.build_experiment(control, str(out / 'scratch'))
     loop.train(scratch)
 
     print('4/4 asking', flush=True)

@@ -1,14 +1,18 @@
 """Search by meaning from the first token to the report, for one positional encoding or several.
 
     python -m studies.retrieval_lineage --out=runs/retrieval
-    python -m studies.retrieval_lineage --out=runs/retrieval --positions=rope,alibi,none --texts=TEXTS --answers=QUESTIONS.jsonl --squad=xquad_en.json
+    python -m studies.retrieval_lineage --out=runs/retrieval --positions=rope,alibi,none \\
+        --texts=TEXTS --answers=QUESTIONS.jsonl --squad=xquad_en.json
 
-For each encoding: reads (configs/search_base.py), learns to answer (configs/search_answers.py), learns to search (configs/search.py), and
-with --collection once more on those texts, without any question. Then all phases are measured beside words and the untrained model
-(evals/search/retrieval.py). Started again it goes on where it was; encodings trained by other commands with the same --out are measured too where
---positions names them. --train_only: measures nothing.
+For each encoding: reads (configs/search_base.py), learns to answer (configs/search_answers.py),
+learns to search (configs/search.py), and with --collection once more on those texts, without any
+question. Then all phases are measured beside words and the untrained model
+(evals/search/retrieval.py). Started again it goes on where it was; encodings trained by other
+commands with the same --out are measured too where --positions names them. --train_only: measures
+nothing.
 """
 
+import dataclasses
 import pathlib
 import shlex
 import sys
@@ -17,39 +21,70 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from configs import search, search_answers, search_base
-from evals.search import retrieval
+from evals.search import datasets, retrieval
 from model.embed import POOLINGS
 from runtime import cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup
 
-MODULES = 150  # of Python's documentation that are read where no other texts are given; the rest is what is measured on
+# Modules of Python's documentation that are read where no other texts are given; the rest is
+# measured on.
+MODULES = 150
 PHASES = ('base', 'answers', 'search', 'collection')
+PHASES_ON_PAIRS = ('search', 'collection')
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """What is read; '' stands for what the configs say.
+
+    texts: read and searched in training.
+    answers: questions with their answers.
+    collection: texts that will be searched, learned from without questions; '': no such phase.
+    """
+
+    texts: str = ''
+    answers: str = ''
+    collection: str = ''
 
 
 def experiments(
-    positions: str, texts: str, answers: str, collection: str, seed: int, pooling: str = ''
+    positions: str, texts: Texts, seed: int, pooling: str = ''
 ) -> dict[str, ConfigDict]:
-    """The phases of one encoding, in order. `pooling`: of search; '': as configs/search.py says."""
-    found = {
+    """Returns the phases of one encoding, in order.
+
+    Args:
+      positions: the encoding.
+      texts: what is read.
+      seed: of parameters and data order.
+      pooling: of search; '': as configs/search.py says.
+    """
+    phases = {
         'base': search_base.get_config(),
         'answers': search_answers.get_config(),
         'search': search.get_config(),
     }
-    read = {'base': texts, 'answers': answers, 'search': texts}
-    if collection:
-        found['collection'], read['collection'] = search.get_config(), collection
-        found['collection'].data.validation, found['collection'].eval.every = 0.0, 0
-        found['collection'].train.steps, found['collection'].optimizer.warmup = 60, 6
-    for phase, config in found.items():
-        config.seed, config.model.positions = seed, positions
+    files = {'base': texts.texts, 'answers': texts.answers, 'search': texts.texts}
+    if texts.collection:
+        collection = search.get_config()
+        collection.data.validation = 0.0
+        collection.eval.every = 0
+        collection.train.steps = 60
+        collection.optimizer.warmup = 6
+        phases['collection'] = collection
+        files['collection'] = texts.collection
+    for phase, config in phases.items():
+        config.seed = seed
+        config.model.positions = positions
         config.data.pydoc.modules = MODULES
-        if read[phase]:
-            config.data.source, config.data.files.paths = 'files', read[phase]
-        if pooling and config.train.objective == 'contrastive':
-            config.embedding.pooling, config.model.bag = pooling, 'bag' in pooling
-    return found
+        if files[phase]:
+            config.data.source = 'files'
+            config.data.files.paths = files[phase]
+        if pooling and phase in PHASES_ON_PAIRS:
+            config.embedding.pooling = pooling
+            config.model.bag = 'bag' in pooling
+    return phases
 
 
 def train(out: pathlib.Path, name: str, phases: dict[str, ConfigDict]) -> None:
@@ -57,9 +92,10 @@ def train(out: pathlib.Path, name: str, phases: dict[str, ConfigDict]) -> None:
     parent = ''
     for phase, config in phases.items():
         folder = out / f'{name}-{phase}'
-        config.parent, config.data.cache = parent, str(out / 'cache')
+        config.parent = parent
+        config.data.cache = str(out / 'cache')
         print(f'{name}: {phase}', flush=True)
-        experiment = (posttrain if parent else loop).prepare(config, str(folder))
+        experiment = setup.build_experiment(config, str(folder))
         loop.report(experiment, loop.train(experiment))
         parent = str(folder)
 
@@ -73,34 +109,33 @@ def main() -> None:
         raise RunError(f'--positions={",".join(names)}: expected encodings, each once')
     if len(names) > 1 and f.pooling == 'bag':
         raise RunError(
-            f'--pooling=bag: no encoding enters a bag of tokens: --positions={",".join(names)} would be alike; expected bag+mean or another'
+            '--pooling=bag: no encoding enters a bag of tokens: '
+            f'--positions={",".join(names)} would be alike; expected bag+mean or another'
         )
-    out, phases = (
-        pathlib.Path(f.out),
-        {n: experiments(n, f.texts, f.answers, f.collection, f.seed, f.pooling) for n in names},
-    )
+    out = pathlib.Path(f.out)
+    texts = Texts(f.texts, f.answers, f.collection)
+    phases = {name: experiments(name, texts, f.seed, f.pooling) for name in names}
     cli.check_writable('--out', str(out))
+
+    # Folder and sets are looked at before hours of training.
     report = None if f.train_only else retrieval.new_folder(str(out / 'report'))
-    given = f.squad or f.beir or f.sts or f.pydoc
-    sets = (
-        retrieval.sets_of(f) if given or f.texts else [retrieval.search_sets.pydoc(trained=MODULES)]
-    )
+    if f.squad or f.beir or f.sts or f.pydoc or f.texts:
+        sets = retrieval.read_sets(f)
+    else:
+        sets = [datasets.pydoc(trained=MODULES)]
+
     for name in names:
         train(out, name, phases[name])
     if report:
-        runs = {
-            f'{name}-{phase}': Run.parse(str(out / f'{name}-{phase}'))
-            for name in names
-            for phase in phases[name]
-        }
-        retrieval.report(
+        labels = [f'{name}-{phase}' for name in names for phase in phases[name]]
+        plan = retrieval.Plan(
             sets,
-            runs,
-            report,
-            str(out / 'cache'),
-            shlex.join(['python', '-m', 'studies.retrieval_lineage', *sys.argv[1:]]),
+            runs={label: Run.parse(str(out / label)) for label in labels},
+            command=shlex.join(['python', '-m', 'studies.retrieval_lineage', *sys.argv[1:]]),
+            cache=str(out / 'cache'),
             allow_leaks=f.allow_leaks,
         )
+        retrieval.report(plan, report)
         print(f'{report}/report.md, index.html, results.json')
 
 

@@ -9,7 +9,7 @@ from data import batches
 from data.store import TokenStore
 from evals import attention, perplexity
 from runtime.errors import RunError
-from train import loop
+from train import setup
 
 _GAPS = (1, 4, 16, 64)  # ids that a gap leaves out
 _DISTANCES = 256  # at which attention is kept
@@ -19,7 +19,7 @@ def obtained(config, task: str):
     """Tokenizer and token store of a text task. They are in the cache after the first call."""
     t = config.tasks[task]
     whole = ConfigDict(dict(data=t.data.to_dict(), tokenizer=t.tokenizer.to_dict()))
-    tokenizer = loop.obtain_tokenizer(whole)
+    tokenizer = setup.load_or_train_tokenizer(whole)
     return tokenizer, TokenStore.open_or_build(whole.data, tokenizer, progress=False)
 
 

@@ -32,11 +32,12 @@ def keep_root_logger():
 
 
 def list_commands() -> list[str]:
-    """Returns the modules that end in `cli.run(...)` or `exit.run(...)`."""
+    """Returns the modules that end in `cli.run(...)`, `exit.run(...)` or `command.run(...)`."""
     found = []
     for path in sorted(p for room in ROOMS for p in pathlib.Path(room).rglob('*.py')):
         text = path.read_text()
-        if "if __name__ == '__main__':" in text and ('cli.run(' in text or 'exit.run(' in text):
+        ends = ('cli.run(', 'exit.run(', 'command.run(')
+        if "if __name__ == '__main__':" in text and any(end in text for end in ends):
             found.append('.'.join(path.with_suffix('').parts).removesuffix('.__main__'))
     return found
 

@@ -1,1 +1,1 @@
-"""Batches to weights: `pretrain` and `posttrain` are its two commands."""
+"""Batches to weights. Read setup, loop, step; `pretrain` and `posttrain` are the commands."""

@@ -1,489 +1,232 @@
-"""One run from its config to its last checkpoint: what pretraining and post-training share."""
+"""The training loop: what pretraining and post-training share, once a run is set up.
 
-import collections
+An experiment (train/setup.py) is trained from the step of its state to its last one.
+"""
+
 import contextlib
-import dataclasses
-import functools
-import json
 import logging
-import math
-import pathlib
 import signal
 import time
+from collections.abc import Iterator
 
 import jax
-from jax.experimental import multihost_utils
 
-from data import batches, objectives, store, tokenizer as tokenizers
-from data.store import TokenStore
-from data.text import line_ends
-from model import config as model_config, generate, kernels
-from model.transformer import Transformer
-from runtime import checkpoint, master, metrics, processes, run_dir
-from runtime.errors import ErrorCollector, RunError, StoppedBySignalError
-from runtime.run_dir import Run, batch_of
+from data import batches
+from runtime import metrics, processes, run_dir
+from runtime.checkpoint import Checkpoints
+from runtime.errors import RunError, StoppedBySignalError
+from runtime.run_dir import batch_of
 from runtime.signals import Signals, Watchdog
-from train import preflight, step as steps
-from train.mesh import check_model, local_rows, to_devices
-from train.objectives import make_losses
-from train.optimizer import make_optimizer, make_schedule
+from train import monitor
+from train.evaluate import evaluate, sample
+from train.mesh import local_rows, to_devices
+from train.monitor import SpikeError, StepMonitor
+from train.setup import Experiment
 
 _LOG = logging.getLogger('ordem')
 
-_SKIPS = 10  # steps in a row that may be skipped, and times that a run may go back, before something is wrong with it
-_BEHIND = 2  # metrics are read this many steps late, so that the host never waits for the step it has just started
 
+def train(experiment: Experiment) -> dict:
+    """Runs the steps that are left, and goes back where config.train.on_spike says so.
 
-@dataclasses.dataclass
-class Experiment:
-    """Everything a run needs, made and checked before anything is written."""
+    Returns the last measurements; the run directory holds everything else.
 
-    run: Run
-    config: object
-    tokenizer: tokenizers.Tokenizer
-    store: TokenStore
-    training: batches.Batches
-    validation: batches.Batches | None
-    model: Transformer
-    mesh: jax.sharding.Mesh
-    optimizer: object
-    state: dict
-    shardings: dict
-    train_step: object
-    eval_step: object
-    rollbacks: list[dict]  # see Run.rollbacks
-    beat: object = lambda step=None: None  # tells the watchdog that something moved
-
-
-def obtain_tokenizer(config) -> tokenizers.Tokenizer:
-    """The tokenizer that `config` names, or one trained on its training text (kept in the cache, its own hash in its name)."""
-    if config.tokenizer.path:
-        return tokenizers.load(config.tokenizer.path, 'config.tokenizer.path')
-    found = store.kept_tokenizer(config)
-    if found is None:
-        found = tokenizers.train(store.training_texts(config.data), config.tokenizer)
-        cache = pathlib.Path(config.data.cache)
-        cache.mkdir(parents=True, exist_ok=True)
-        run_dir.write_atomically(
-            cache / f'tokenizer-{store.tokenizer_key(config)}-{found.hash[:16]}.model', found.proto
-        )
-    return found
-
-
-def keep_compiled(cache: str) -> None:
-    """Lets JAX keep compiled programs in `cache`, so that a run that goes on, or a second one, does not compile again. Not on a CPU, where
-    compilation is short and its result fits one machine only; where JAX_COMPILATION_CACHE_DIR is set, that holds."""
-    if jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir:
-        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache) / 'compiled'))
-
-
-def prepare(
-    config,
-    directory: str,
-    tokenizer=None,
-    parent: Run | None = None,
-    errors: ErrorCollector | None = None,
-    conversations: bool = False,
-) -> Experiment:
-    """Builds the experiment. Each part of its state comes from the first of these that has it:
-
-    resume: `directory` has checkpoints: everything from the newest whole one, nothing from the parent;
-    warm start: there is a `parent`: its parameters, as `checkpoint.plan` says and the log tells;
-    scratch: all else (optimizer, step, random keys; parameters that no parent has) from config.seed.
-
-    Raises RunError, ModelError or DataError for whatever is wrong, before anything in `directory` is written; what can be told in
-    seconds all at once, with what `errors` has found already. `conversations`: texts are refused.
+    Raises:
+      StoppedBySignalError: after a signal, with everything saved.
+      DiskFullError: no room for a checkpoint or the metrics.
+      RunError: the loss is not finite, or another process trains in the directory.
     """
-    run = run_dir.place(directory)
-    run_dir.at_home(config, strict=True)
-    resuming, errors = run_dir.is_started(run.path), errors or ErrorCollector()
-    config.model.encodings = []  # those of today, or below of the run that goes on
-    processes.assert_same(
-        {
-            **{f'config.{k}': v for k, v in run_dir.flat(config).items() if k != 'data.cache'},
-            '--run': directory,
-            'a run to resume': resuming,
-            'the devices': f'{jax.local_device_count()} of kind {jax.local_devices()[0].device_kind}',
-        }
-    )
-    if resuming:
-        run_dir.check_parent(run, config.parent or (str(parent.path) if parent else ''))
-        run_dir.keep_own(run, config)
-        theirs = (
-            functools.partial(obtain_tokenizer, config) if tokenizer is None else lambda: tokenizer
-        )
-        errors.check(
-            processes.main_process_first,
-            'mend',
-            lambda: run_dir.mend(run, config, theirs, processes.is_main_process()),
-        )
-        if not errors.messages:
-            errors.check(run_dir.check_resumable, run, config)
-            tokenizer = errors.check(run.tokenizer)
-    mesh = preflight.check(errors, config, run, tokenizer)
-    errors.raise_all()
-    if not resuming:
-        config.model.encodings = run_dir.meaning(config)
-    keep_compiled(config.data.cache)
-    tokenizer = tokenizer or processes.main_process_first(
-        'tokenizer', lambda: obtain_tokenizer(config)
-    )
-    architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
-    prompt = 1 + len(tokenizer.encode(line_ends(config.sample.prompt)))
-    if config.sample.every and prompt >= architecture.max_len:
-        raise RunError(
-            f'config.sample.prompt has {prompt} tokens: expected less than the context of the model ({architecture.max_len})'
-        )
-    of_pairs = config.train.objective == 'contrastive'
-    kept, rows_of = objectives.of(config.train.objective)
-    # A run that goes on keeps a store that was made under earlier rules of reading.
-    then = run.lineage()['data_hash'] if resuming else ''
-    data = processes.main_process_first(
-        'data', lambda: kept.open_or_build(config.data, tokenizer, config.log.progress, then)
-    )
-    if conversations and not of_pairs and not data.manifest['conversations']:
-        raise RunError(
-            f'config.data.source is {config.data.source!r}: post-training needs conversations '
-            f'({{"messages"}}, or {{"question", "answer"}} or the like), found texts'
-        )
-    training = rows_of(data.split('train'), config.data, config.seed)
-    held_out = data.split('validation')
-    # Pairs are each other's negatives, and in the store's order a batch of them is of one text and one kind.
-    validation = (
-        rows_of(held_out, config.data, config.seed, shuffle=of_pairs)
-        if len(held_out.tokens)
-        else None
-    )
-    if training.dropped:
-        _LOG.warning(
-            '%d training documents are longer than a row (config.data.seq_len is %d) and left out',
-            training.dropped,
-            config.data.seq_len,
-        )
-
-    check_model(mesh, architecture, config.data.seq_len, config.train.loss_chunks)
-    for line in kernels.describe_kernels(architecture, mesh.shape['context']):
-        _LOG.info('%s', line)
-    lineage = run_dir.lineage(
-        config,
-        data,
-        tokenizer,
-        None if parent is None else {'run': str(parent.path), 'step': parent.step},
-    )
-    processes.assert_same({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
-    if resuming:
-        run_dir.check_lineage(run, lineage)
-    model, optimizer = (
-        Transformer(architecture),
-        make_optimizer(config.optimizer, config.train.steps),
-    )
-    rollbacks: list[dict] = []
-    if resuming:
-        abstract, shardings = steps.abstract_state(
-            model, optimizer, mesh, config.train.spike > 0
-        )  # no second state beside the one that is read
-        reader = checkpoint.Checkpoints(run)
-        state = reader.restore(abstract, shardings)
-        rollbacks = json.loads(
-            processes.broadcast_decision(
-                'rollbacks',
-                json.dumps(_rollbacks(run, reader.rollbacks(int(state['step'])))),
-                lambda said: said[0],
-            )
-        )
-        reader.close()
-        _LOG.info('%s: goes on from step %d', run.path, int(state['step']))
-    else:
-        state, shardings = steps.init_state(
-            model, optimizer, config.seed, mesh, config.train.spike > 0
-        )
-        if parent is not None:
-            lineage['descent'] = run_dir.descent(parent)
-            params = checkpoint.adopted(
-                parent, state['params'], shardings['params'], architecture.encodings
-            )
-            state = master.begun({**state, 'params': params}, shardings)
-        if processes.is_main_process():
-            if run.config_path.exists():
-                _LOG.warning(
-                    '%s: was started before and has no checkpoint: begins at step 0', run.path
-                )
-            run_dir.create(run, config, tokenizer, lineage)
-    loss, measured = make_losses(config, architecture)
-    return Experiment(
-        run,
-        config,
-        tokenizer,
-        data,
-        training,
-        validation,
-        model,
-        mesh,
-        optimizer,
-        state,
-        shardings,
-        steps.make_step(
-            model,
-            optimizer,
-            loss,
-            mesh,
-            shardings,
-            config.train.accumulation,
-            config.train.loss_chunks,
-            config.train.spike,
-            config.train.on_spike == 'skip',
-        ),
-        steps.make_eval_step(
-            model, measured, mesh, shardings, config.train.loss_chunks, config.train.accumulation
-        ),
-        rollbacks,
-    )
-
-
-def _rollbacks(run: Run, saved: list[dict]) -> list[dict]:
-    """Where the run went back: as rollbacks.json says, which begins with what its checkpoint says, or is damaged and written anew."""
-    try:
-        found = run.rollbacks()
-        if found[: len(saved)] == saved:
-            return found
-        error = f'{run.rollbacks_path}: damaged: it lacks what the checkpoint was saved with'
-    except RunError as damaged:
-        error = damaged
-    if processes.is_main_process():
-        _LOG.warning('%s; written anew from the checkpoint', error)
-        run.write_rollbacks(saved)
-    return saved
-
-
-def evaluate(e: Experiment, params) -> dict:
-    """Loss on held-out text: nats per token and bits per byte of the text; on pairs: nats, and how often the positive is the nearest."""
-    total = collections.Counter()
-    size = e.config.data.batch_size
-    for number, batch in enumerate(
-        e.validation.once(e.config.eval.batches, local_rows(e.mesh, size))
-    ):
-        sums = e.eval_step(params, to_devices(e.mesh, batch, size), number * size)
-        total.update({k: float(v) for k, v in jax.device_get(sums).items()})
-        e.beat()
-    nats = total['nll'] / max(total['weight'], 1)
-    split = e.store.manifest['splits']['validation']
-    found = {'validation_nats': nats}
-    if 'correct' in total:
-        found['validation_accuracy'] = total['correct'] / max(total['weight'], 1)
-    elif not e.store.manifest['conversations']:
-        found['validation_bits_per_byte'] = metrics.bits_per_byte(
-            nats, split['tokens'] - split['documents'], split['bytes']
-        )
-    return found
-
-
-def sample(e: Experiment, params) -> dict:
-    """Text that the model writes now, for the log: on one device of process 0, which all parameters must fit."""
-    text = line_ends(e.config.sample.prompt)
-    if jax.process_count() > 1:
-        params = multihost_utils.process_allgather(params, tiled=True)
-        if not processes.is_main_process():
-            return {}
-    here = jax.device_put(params, jax.sharding.SingleDeviceSharding(jax.local_devices()[0]))
-    out = generate.generate(
-        e.model,
-        here,
-        [[e.tokenizer.bos, *e.tokenizer.encode(text)]],
-        e.config.sample.tokens,
-        generate.Sampling(temperature=0.8, top_k=50),
-        seed=e.config.seed,
-        end=(e.tokenizer.eos, e.tokenizer.end),
-    )
-    return {'sample': text + e.tokenizer.decode(out[0])}
-
-
-class _Spike(Exception):
-    """A step to go back from."""
-
-    def __init__(self, step: int, message: str):
-        super().__init__(message)
-        self.step = step
-
-
-def train(e: Experiment) -> dict:
-    """Runs the steps that are left. Returns the last measurements; the run directory holds everything else.
-
-    Raises StoppedBySignalError after a signal, with everything saved, DiskFullError where the disk is full, and RunError where the loss is not finite.
-    """
-    first: dict = {}
+    run, config = experiment.run, experiment.config
+    is_main = processes.is_main_process()
+    after_rollback: dict = {}
     with (
-        run_dir.in_use(e.run) if processes.is_main_process() else contextlib.nullcontext(),
-        run_dir.room_in(e.run),
+        run_dir.in_use(run) if is_main else contextlib.nullcontext(),
+        run_dir.room_in(run),
         Signals() as signals,
-        Watchdog(e.config.log.stall, str(e.run.path)) as watchdog,
+        Watchdog(config.log.stall, str(run.path)) as watchdog,
     ):
-        e.beat = watchdog.beat
-        if processes.is_main_process():
-            run_dir.check_resumable(
-                e.run, e.config
-            )  # nobody began another run here since it was prepared
+        experiment.beat = watchdog.beat
+        if is_main:
+            # Nobody began another run here since this one was set up.
+            run_dir.check_resumable(run, config)
         while True:
             try:
-                return _train(e, signals, first)
-            except _Spike as found:
-                step, message = found.step, str(found)
-            first = _roll_back(
-                e, step, message
-            )  # out of the handler, whose traceback holds the state
+                return run_steps(experiment, signals, after_rollback)
+            except SpikeError as error:
+                step, message = error.step, str(error)
+            # Outside the handler: the error's traceback holds arrays of the step that went wrong.
+            after_rollback = _roll_back(experiment, step, message)
 
 
-def _roll_back(e: Experiment, spike: int, message: str) -> dict:
-    """The state of the newest regular checkpoint (one that a signal asked for is none: the run would depend on it), and the batches from there
-    to that of step `spike` passed over, now and whenever the run goes on."""
-    reader = checkpoint.Checkpoints(e.run)
-    if not reader.steps():
-        raise RunError(f'{message}; there is no checkpoint to go back to')
-    if len(e.rollbacks) >= _SKIPS:
-        raise RunError(f'{message}; it went back {_SKIPS} times already')
-    abstract, e.state = (
-        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), e.state),
-        None,
-    )
-    e.state = reader.restore(abstract, e.shardings, every=e.config.checkpoint.every or 1)
-    reader.close()
-    back, last = int(e.state['step']), batch_of(e.rollbacks, spike - 1)
-    e.rollbacks = [r for r in e.rollbacks if r['step'] <= back]
-    passed = last + 1 - batch_of(e.rollbacks, back)
-    _LOG.warning(
-        '%s; goes back to step %d and passes over batches %d to %d',
-        message,
-        back,
-        last + 1 - passed,
-        last,
-    )
-    e.rollbacks.append({'step': back, 'batches': passed})
-    if processes.is_main_process():
-        e.run.write_rollbacks(e.rollbacks)
-    return {'rolled_back_from': spike, 'batches_passed_over': passed}
+def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) -> dict:
+    """Runs the steps that are left, in one go; returns the last measurements.
 
+    `after_rollback`: what metrics say of the step that it begins after. Raises as `train`, and
+    SpikeError where the run is to go back.
+    """
+    config, run = experiment.config, experiment.run
+    last_step = config.train.steps
+    start = int(experiment.state['step'])
+    stop = min(config.train.stop_at or last_step, last_step)
 
-def _train(e: Experiment, signals: Signals, first: dict) -> dict:
-    """`first`: what metrics say of the step that it begins after."""
-    c, state = e.config, e.state
-    start, stop = int(state['step']), min(c.train.stop_at or c.train.steps, c.train.steps)
-    log = metrics.Metrics(
-        e.run,
-        start,
-        c.train.steps,
-        c.log,
-        dict(
-            flops_per_token=metrics.flops_per_token(
-                state['params'], e.model.config, c.data.seq_len, c.train.objective == 'tokens'
-            ),
-            tokens_per_step=c.data.batch_size * objectives.row_tokens(c.train.objective, c.data),
-        ),
-    )
-    checkpoints = checkpoint.Checkpoints(e.run, c.checkpoint, after=start)
-    schedule = make_schedule(c.optimizer, c.train.steps)
-    last: dict = {}
-    pending: collections.deque = collections.deque()
-    skipped = 0
-    if first:
-        log.write(start, first)
-
-    def note(done: int, device_values) -> None:
-        nonlocal skipped
-        values = {k: float(v) for k, v in jax.device_get(device_values).items()}
-        e.beat(done)
-        log.progress.update(1)
-        finite = math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])
-        if not values.pop('spike', 0.0) and finite:
-            skipped = 0
-            last.update(values, step=done)
-            if done % c.log.every == 0:
-                log.train(done, values, float(schedule(done - 1)))
-            return
-        found = (
-            f'{e.run.path}: loss is {values["loss"]} and gradient norm {values["grad_norm"]} at step {done}'
-            + (f', more than {c.train.spike:g} times its running mean' if finite else '')
-        )
-        if c.train.on_spike == 'rollback':
-            raise _Spike(done, found)
-        if c.train.on_spike == 'skip' and skipped < _SKIPS:
-            skipped += 1
-            _LOG.warning('%s: skipped', found)
-            log.write(
-                done,
-                {k: v if math.isfinite(v) else None for k, v in values.items()} | {'skipped': 1.0},
-            )
-            return
-        checkpoints.wait()
-        good = checkpoints.steps()
-        raise RunError(
-            f'{found}; last good checkpoint: {good[-1] if good else "none"}; the batch is batch({batch_of(e.rollbacks, done - 1)}) of '
-            f'data {e.store.hash[:12]}, seed {c.seed}. Lower config.optimizer.lr, look at that batch (python -m apps.inspect --run={e.run.path} '
-            f'--batch={done - 1}), or choose config.train.on_spike'
-        )
-
-    due = lambda done, every, end=c.train.steps: every > 0 and (done % every == 0 or done == end)
+    # Metrics and checkpoints of later steps, from before the run went back, are put aside.
+    log = _open_metrics(experiment, start)
+    checkpoints = Checkpoints(run, config.checkpoint, after=start)
+    step_monitor = StepMonitor(experiment, log, checkpoints)
+    if after_rollback:
+        log.write(start, after_rollback)
     try:
-        rows = local_rows(e.mesh, c.data.batch_size)
-        prepared = batches.prefetched(
-            lambda step: e.training(batch_of(e.rollbacks, step), rows), start, stop, c.data.prefetch
-        )
-        for done, batch in enumerate(prepared, start + 1):
-            batch = to_devices(e.mesh, batch, c.data.batch_size)
+        for step, batch in _batches(experiment, start, stop):
+            # Nothing may pass between host and devices unseen: that would cost time at each step.
             with jax.transfer_guard('allow' if jax.config.jax_disable_jit else 'disallow'):
-                state, values = e.train_step(state, batch)
-            pending.append((done, values))
-            if len(pending) > _BEHIND:
-                note(*pending.popleft())
-            ending = signals.asked(done) and done < stop
-            saving = due(done, c.checkpoint.every, stop) or ending and c.checkpoint.every > 0
-            if due(done, c.eval.every) or saving or due(done, c.sample.every):
-                while pending:
-                    note(*pending.popleft())
-                began, found = time.perf_counter(), {}
-                if due(done, c.eval.every) and e.validation is not None:
-                    found |= evaluate(e, state['params'])
-                if due(done, c.sample.every):
-                    found |= sample(e, state['params'])
-                if found:
-                    log.write(done, found)
-                    last.update(found)
+                experiment.state, step_metrics = experiment.train_step(experiment.state, batch)
+            step_monitor.push(step, step_metrics)  # read two steps late: the host never waits
+
+            # A signal ends the run after this step, which is saved whatever its number.
+            ending = signals.should_stop(step) and step < stop
+            evaluating = due(step, config.eval.every, last_step)
+            sampling = due(step, config.sample.every, last_step)
+            saving = due(step, config.checkpoint.every, stop)
+            saving = saving or (ending and config.checkpoint.every > 0)
+
+            if evaluating or sampling or saving:
+                step_monitor.drain()  # a step that went wrong is not saved: it ends the run here
+                began = time.perf_counter()
+                measured: dict = {}
+                if evaluating and experiment.validation is not None:
+                    measured |= evaluate(experiment, experiment.state['params'])
+                if sampling:
+                    measured |= sample(experiment, experiment.state['params'])
+                step_monitor.record(step, measured)
                 if saving:
-                    checkpoints.save(state, found.get('validation_nats'), e.rollbacks)
+                    # By its held-out loss a checkpoint is one of the best, which are kept.
+                    nats = measured.get('validation_nats')
+                    checkpoints.save(experiment.state, nats, experiment.rollbacks)
                     log.copy()
-                e.beat(done)
-                log.pause(time.perf_counter() - began)
+                experiment.beat(step)
+                log.pause(time.perf_counter() - began)  # the speed is that of training alone
+
             if ending:
                 checkpoints.wait()
-                raise StoppedBySignalError(
-                    f'{e.run.path}: ended after step {done}, as {signal.Signals(signals.number).name} asked'
-                    + (
-                        ', and saved; the same command goes on from there'
-                        if saving
-                        else '; nothing was saved (config.checkpoint.every is 0)'
-                    ),
-                    signals.number,
-                )
-        while pending:
-            note(*pending.popleft())
+                raise _stopped(experiment, step, signals.number, saving)
+        step_monitor.drain()
     finally:
-        e.state = state
         try:
             checkpoints.close()
         finally:
             log.close()
-    return last
+    return step_monitor.last
 
 
-def report(e: Experiment, last: dict) -> None:
-    """Prints what a person wants to read at the end."""
-    held_out = ''.join(
-        f', {name.replace("_", " ")} {last[key]:.3f}'
-        for name, key in (
-            ('held-out nats', 'validation_nats'),
-            ('bits per byte', 'validation_bits_per_byte'),
-            ('accuracy', 'validation_accuracy'),
-        )
-        if key in last
+def due(step: int, every: int, last_step: int) -> bool:
+    """Returns whether something is done after `step`: after each `every`-th, and after the last.
+
+    `every`: 0 for never.
+    """
+    return every > 0 and (step % every == 0 or step == last_step)
+
+
+def _batches(experiment: Experiment, start: int, stop: int) -> Iterator[tuple[int, dict]]:
+    """Yields the number of each step, from start + 1 to stop, and its batch on the devices."""
+    config, mesh = experiment.config, experiment.mesh
+    size = config.data.batch_size
+    rows = local_rows(mesh, size)
+
+    def batch_at(step):
+        return experiment.training(batch_of(experiment.rollbacks, step), rows)
+
+    # Made in the background, while the devices are at work.
+    prepared = batches.prefetched(batch_at, start, stop, config.data.prefetch)
+    for step, batch in enumerate(prepared, start + 1):
+        yield step, to_devices(mesh, batch, size)
+
+
+def _open_metrics(experiment: Experiment, start: int) -> metrics.Metrics:
+    """Opens the run's metrics, those of steps after `start` cut off."""
+    config, objective = experiment.config, experiment.objective
+    flops_per_token = metrics.flops_per_token(
+        experiment.state['params'],
+        experiment.model.config,
+        config.data.seq_len,
+        objective.computes_logits,
     )
-    loss = f'loss {last["loss"]:.3f}{held_out}' if last else 'nothing left to do'
+    tokens_per_step = config.data.batch_size * objective.data.row_tokens(config.data)
+    return metrics.Metrics(
+        experiment.run,
+        start,
+        config.train.steps,
+        config.log,
+        {'flops_per_token': flops_per_token, 'tokens_per_step': tokens_per_step},
+    )
+
+
+def _stopped(
+    experiment: Experiment, step: int, number: int, is_saved: bool
+) -> StoppedBySignalError:
+    """Returns the error that ends a run after a signal, with what the user can do next."""
+    if is_saved:
+        ending = ', and saved; the same command goes on from there'
+    else:
+        ending = '; nothing was saved (config.checkpoint.every is 0)'
+    name = signal.Signals(number).name
+    return StoppedBySignalError(
+        f'{experiment.run.path}: ended after step {step}, as {name} asked{ending}', number
+    )
+
+
+def _roll_back(experiment: Experiment, spike: int, message: str) -> dict:
+    """Takes the run back to its newest regular checkpoint, after a spike at step `spike`.
+
+    The batches from there to that of the spike are passed over, now and whenever the run goes on. A
+    checkpoint that a signal asked for is not regular: the run would depend on it. Returns what
+    metrics say of it.
+    """
+    rollbacks = experiment.rollbacks
+    reader = Checkpoints(experiment.run)
+    if not reader.steps():
+        raise RunError(f'{message}; there is no checkpoint to go back to')
+    if len(rollbacks) >= monitor.MAX_SKIPS:
+        raise RunError(f'{message}; it went back {monitor.MAX_SKIPS} times already')
+
+    # Only shapes are kept of the state that goes, so that two never lie in memory.
+    def shape_of(x):
+        return jax.ShapeDtypeStruct(x.shape, x.dtype)
+
+    abstract = jax.tree.map(shape_of, experiment.state)
+    experiment.state = {}
+    experiment.state = reader.restore(
+        abstract, experiment.shardings, every=experiment.config.checkpoint.every or 1
+    )
+    reader.close()
+
+    # Rollbacks that began after the step it goes back to did not happen.
+    step = int(experiment.state['step'])
+    last_batch = batch_of(rollbacks, spike - 1)
+    rollbacks = [rollback for rollback in rollbacks if rollback['step'] <= step]
+    passed_over = last_batch + 1 - batch_of(rollbacks, step)
+    _LOG.warning(
+        '%s; goes back to step %d and passes over batches %d to %d',
+        message,
+        step,
+        last_batch + 1 - passed_over,
+        last_batch,
+    )
+    experiment.rollbacks = [*rollbacks, {'step': step, 'batches': passed_over}]
     if processes.is_main_process():
-        print(f'{e.run.path}: step {int(e.state["step"])}, {loss}')
+        experiment.run.write_rollbacks(experiment.rollbacks)
+    return {'rolled_back_from': spike, 'batches_passed_over': passed_over}
+
+
+def report(experiment: Experiment, last: dict) -> None:
+    """Prints what a person wants to read at the end. `last`: as `train` returns it."""
+    if not processes.is_main_process():
+        return
+    line = f'loss {last["loss"]:.3f}' if last else 'nothing left to do'
+    for name, key in (
+        ('held-out nats', 'validation_nats'),
+        ('bits per byte', 'validation_bits_per_byte'),
+        ('accuracy', 'validation_accuracy'),
+    ):
+        if key in last:
+            line += f', {name} {last[key]:.3f}'
+    print(f'{experiment.run.path}: step {int(experiment.state["step"])}, {line}')

@@ -4,11 +4,14 @@ Parameters that are narrower than float32 have a float32 copy in its state, whic
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 import optax.contrib
+from ml_collections import ConfigDict
 
 from model.errors import did_you_mean
 from runtime import master
@@ -18,7 +21,12 @@ SCHEDULES = ('cosine', 'linear', 'constant', 'wsd')
 KINDS = ('adamw', 'muon')
 
 
-def make_schedule(config, steps: int, field: str = 'config.train.steps'):
+# --- The learning rate ----------------------------------------------------------------------------
+
+
+def make_schedule(
+    config: ConfigDict, steps: int, field: str = 'config.train.steps'
+) -> optax.Schedule:
     """Returns the learning rate as a function of the step.
 
     Warm-up over `warmup` steps, then as `schedule` says: cosine and linear fall over all steps that
@@ -41,25 +49,28 @@ def make_schedule(config, steps: int, field: str = 'config.train.steps'):
     """
     if config.schedule not in SCHEDULES:
         raise RunError(
-            f'config.optimizer.schedule is {config.schedule!r}: expected one of {", ".join(SCHEDULES)}'
+            f'config.optimizer.schedule is {config.schedule!r}: expected one of '
+            f'{", ".join(SCHEDULES)}'
         )
     if not 0 <= config.warmup < steps:
         raise RunError(
             f'config.optimizer.warmup is {config.warmup}: expected at least 0, and less than '
             f'{field} ({steps})'
         )
-    peak, final, after = config.lr, config.lr * config.final, steps - config.warmup
+    peak = config.lr
+    final = config.lr * config.final
+    after_warmup = steps - config.warmup
     if config.schedule == 'cosine':
-        main = optax.cosine_decay_schedule(peak, after, config.final)
+        main = optax.cosine_decay_schedule(peak, after_warmup, config.final)
     elif config.schedule == 'linear':
-        main = optax.linear_schedule(peak, final, after)
+        main = optax.linear_schedule(peak, final, after_warmup)
     elif config.schedule == 'constant':
         main = optax.constant_schedule(peak)
     else:
         decay = _decay_steps(config, steps, field)
         main = optax.join_schedules(
             [optax.constant_schedule(peak), optax.linear_schedule(peak, final, decay)],
-            [after - decay],
+            [after_warmup - decay],
         )
     if not config.warmup:
         return main
@@ -71,9 +82,11 @@ def make_schedule(config, steps: int, field: str = 'config.train.steps'):
     return optax.join_schedules([warm, main], [config.warmup])
 
 
-def _decay_steps(config, steps: int, field: str) -> int:
-    """Returns over how many steps wsd falls, at least 1. Raises RunError where the warm-up is not
-    over by then, or `decay` is no share."""
+def _decay_steps(config: ConfigDict, steps: int, field: str) -> int:
+    """Returns over how many steps wsd falls, at least 1.
+
+    Raises RunError where the warm-up is not over by then, or `decay` is no share.
+    """
     if not 0 <= config.decay <= 1:
         raise RunError(f'config.optimizer.decay is {config.decay}: expected from 0 to 1')
     decay = max(1, round(steps * config.decay))
@@ -87,50 +100,76 @@ def _decay_steps(config, steps: int, field: str) -> int:
     return decay
 
 
-def decays(params):
-    """Which parameters decay: kernels and the embedding; no norm, no bias, nothing of a positional encoding."""
-    return _where(
-        lambda names, _: (
-            names[-1] in ('kernel', 'embedding')
-            and not any(n.startswith('positions') for n in names)
-        ),
-        params,
-    )
+# --- Which parameters -----------------------------------------------------------------------------
 
 
-def is_embedding(params):
-    return _where(lambda names, _: names[-1] == 'embedding', params)
+def decays(params: Any) -> Any:
+    """Returns a tree of bool: True for kernels and the embedding, whose weights decay.
+
+    No norm, no bias, nothing of a positional encoding.
+    """
+
+    def decays_named(names, _):
+        is_matrix = names[-1] in ('kernel', 'embedding')
+        return is_matrix and not _of_encoding(names)
+
+    return _map_named(decays_named, params)
 
 
-def matrices(params):
-    """Which axes of each weight of a layer Muon takes as the rows and columns of a matrix; None: the parameter is left to Adam."""
+def is_embedding(params: Any) -> Any:
+    """Returns a tree of bool: True for the table of token embeddings."""
+    return _map_named(lambda names, _: names[-1] == 'embedding', params)
 
-    def of(names, x):
-        if (
-            names[-1] != 'kernel'
-            or names[0] == 'output'
-            or any(n.startswith('positions') for n in names)
-        ):
+
+def matrices(params: Any) -> Any:
+    """Returns for each parameter which of its axes Muon takes as rows and columns of a matrix.
+
+    `optax.contrib.MuonDimensionNumbers` for the weights of the layers; None: left to Adam.
+    """
+
+    def dimension_numbers(names, x):
+        if names[-1] != 'kernel' or names[0] == 'output' or _of_encoding(names):
             return None
-        inward = 2 if names[-2] == 'out' else 1  # heads and their dimensions are read together
-        first = x.ndim - (
-            3 if names[-2] in ('query', 'key', 'value', 'out') else 2
-        )  # axes before are those of stacked layers
-        axes = tuple(range(first, x.ndim))
+
+        # Heads and their dimensions are read together; axes before are those of stacked layers.
+        inward = 2 if names[-2] == 'out' else 1
+        own_axes = 3 if names[-2] in ('query', 'key', 'value', 'out') else 2
+        axes = tuple(range(x.ndim - own_axes, x.ndim))
         return optax.contrib.MuonDimensionNumbers(axes[:inward], axes[inward:])
 
-    return _where(of, params)
+    return _map_named(dimension_numbers, params)
 
 
-def _where(test, params):
-    """A tree of `test(names, array)` of each parameter, without the boxes of logical axes."""
-    names = lambda path: [k.key for k in path if isinstance(k, jax.tree_util.DictKey)]
-    return jax.tree_util.tree_map_with_path(lambda path, x: test(names(path), x), params)
+def _of_encoding(names: list[str]) -> bool:
+    """Returns whether a parameter belongs to a positional encoding."""
+    return any(name.startswith('positions') for name in names)
 
 
-def make_optimizer(config, steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), its moments in float32; or, for the weights of the layers, Muon (Jordan et al.
-    2024) with updates of AdamW's usual size (Liu et al. 2025, arXiv 2502.16982, equation 4), so that one learning rate serves both."""
+def _map_named(function: Callable[[list[str], Any], Any], params: Any) -> Any:
+    """Returns a tree of function(names, array), the names without the boxes of logical axes."""
+
+    def apply(path, x):
+        names = [key.key for key in path if isinstance(key, jax.tree_util.DictKey)]
+        return function(names, x)
+
+    return jax.tree_util.tree_map_with_path(apply, params)
+
+
+# --- The optimizer --------------------------------------------------------------------------------
+
+
+def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """Returns AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101), its moments in float32.
+
+    Or, for the weights of the layers, Muon (Jordan et al. 2024) with updates of AdamW's usual size
+    (Liu et al. 2025, arXiv 2502.16982, equation 4), so that one learning rate serves both.
+
+    Args:
+      config: the `optimizer` part of an experiment.
+      steps: of the whole training.
+    Raises:
+      RunError: an unknown kind, or as `make_schedule`.
+    """
     if config.kind not in KINDS:
         raise RunError(
             f'config.optimizer.kind is {config.kind!r}: {did_you_mean(config.kind, KINDS)}'
@@ -163,15 +202,19 @@ def make_optimizer(config, steps: int) -> optax.GradientTransformation:
     return optax.chain(clip, main, optax.masked(optax.scale(config.embedding_scale), is_embedding))
 
 
-def init(optimizer: optax.GradientTransformation, params):
-    """Returns the state of the optimizer for parameters of any type, itself in float32; with a
-    float32 copy of the parameters where one is needed (runtime/master.py)."""
-    wide = master.widened(params)
+def init(optimizer: optax.GradientTransformation, params: Any) -> Any:
+    """Returns the state of the optimizer for parameters of any type, itself in float32.
+
+    With a float32 copy of the parameters where one is needed (runtime/master.py).
+    """
+    wide = master.widen(params)
     inner = optimizer.init(wide)
-    return {'inner': inner, 'master': wide} if master.needed(params) else inner
+    return {'inner': inner, 'master': wide} if master.is_needed(params) else inner
 
 
-def update(optimizer: optax.GradientTransformation, grads, state, params):
+def update(
+    optimizer: optax.GradientTransformation, grads: Any, state: Any, params: Any
+) -> tuple[Any, Any]:
     """Returns the parameters after a step, each of its type, and the optimizer's state.
 
     Args:
@@ -181,7 +224,7 @@ def update(optimizer: optax.GradientTransformation, grads, state, params):
         moves, and the parameters are what it rounds to.
       params: before the step.
     """
-    if not master.needed(params):
+    if not master.is_needed(params):
         updates, state = optimizer.update(grads, state, params)
         return optax.apply_updates(params, updates), state
     updates, inner = optimizer.update(grads, state['inner'], state['master'])

@@ -1,28 +1,29 @@
 """Pretraining: `python -m train.pretrain --config=configs/base.py --run=runs/base`.
 
-Started again with the same command it resumes from its newest checkpoint. With `--config.parent=RUN` it goes on from the parameters of
-another run, on other text, at another learning rate, or with another positional encoding.
+Started again with the same command it resumes from its newest checkpoint. With
+`--config.parent=RUN` it goes on from the parameters of another run, on other text, at another
+learning rate, or with another positional encoding.
 """
 
-from absl import flags
+from ml_collections import ConfigDict
 
-from runtime import cli, config_flags, options, processes
 from runtime.errors import RunError
-from train import loop, posttrain
+from train import command
+from train.objectives import OBJECTIVES
+from train.setup import Experiment, build_experiment
 
 
-def main() -> None:
-    config = config_flags.get()
-    if config.train.objective == 'contrastive':
+def build(config: ConfigDict, directory: str) -> Experiment:
+    """Builds the experiment. Raises RunError where the objective needs a model that has read."""
+    name = config.train.objective
+    objective = OBJECTIVES.get(name)  # no such name: told with all that is wrong
+    if objective and objective.needs_parent:
         raise RunError(
-            "config.train.objective is 'contrastive': expected python -m train.posttrain, whose model has read before"
+            f'config.train.objective is {name!r}: expected python -m train.posttrain, whose model '
+            f'has read before'
         )
-    experiment = (posttrain if config.parent else loop).prepare(config, flags.FLAGS.run)
-    loop.report(experiment, loop.train(experiment))
+    return build_experiment(config, directory)
 
 
 if __name__ == '__main__':
-    options.path('run', '', 'Directory of the run')
-    config_flags.define_flag()
-    processes.define_flags()
-    cli.run(processes.run_distributed(main), keeps=True)
+    command.run(build)

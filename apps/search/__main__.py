@@ -2,10 +2,12 @@
 
     python -m apps.search index --run=runs/atlas --index=runs/index notes/ papers/
     python -m apps.search query --index=runs/index "how are texts cut into chunks"
-    python -m apps.search eval --index=runs/index --queries=queries.jsonl --qrels=qrels/test.tsv --out=run.trec
+    python -m apps.search eval --index=runs/index --queries=queries.jsonl \\
+        --qrels=qrels/test.tsv --out=run.trec
 
-index: text, Markdown, source code, HTML, JSON lines (a record each, its id in `_id`) and PDF; without PATH Python's own documentation, or
-what the index already holds. Run it again after changes: only changed files are embedded. A further PATH is added, --remove takes one out.
+index: text, Markdown, source code, HTML, JSON lines (a record each, its id in `_id`) and PDF;
+without PATH Python's own documentation, or what the index already holds. Run it again after
+changes: only changed files are embedded. A further PATH is added, --remove takes one out.
 query: without words it reads queries from stdin, one a line.
 """
 
@@ -16,6 +18,7 @@ import sys
 
 from absl import flags
 
+from apps.lines import LineReader
 from apps.search import FUSIONS, MODES, WEIGHT
 from apps.search.store import Folder
 from data.records import no_text, printable
@@ -29,6 +32,7 @@ COMMANDS = ('index', 'query', 'eval')
 
 
 def define_flags() -> None:
+    """Defines the flags of all three commands."""
     options.path('index', '', 'Folder of the index')
     options.path('run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index')
     flags.DEFINE_bool(
@@ -103,18 +107,21 @@ def define_flags() -> None:
     options.path(
         'out',
         '',
-        'eval: write a TREC run file here, and the judgements beside it as OUT.qrels; spaces of ids become %20',
+        'eval: write a TREC run file here, and the judgements beside it as OUT.qrels; spaces of '
+        'ids become %20',
     )
 
 
 def index(folder: Folder, paths: list[str], progress: bool) -> None:
+    """Brings the index up to date with what is under `paths`, and says what was done."""
     from apps.search.reader import Reader
     from apps.search.update import Update
 
     for path in paths:
         cli.check_path('PATH', path)
     cli.check_writable('--index', str(folder.path))
-    f, made = flags.FLAGS, (folder.manifest() or {}).get('made', {})
+    f = flags.FLAGS
+    made = (folder.manifest() or {}).get('made', {})
     run = Run.at(made['run'], made['step']) if made and not f.run else Run.parse(f.run)
     reader = Reader(
         run, f.pooling or made.get('pooling', ''), f.size or made.get('size', 0), folder.path, made
@@ -134,72 +141,82 @@ def _engine(folder: Folder):
 
 
 def query(folder: Folder, words: list[str]) -> None:
+    """Prints what answers the query in `words`, or each of those on stdin, one a line."""
+    f = flags.FLAGS
+    if words:
+        text = ' '.join(words)
+        if fault := no_text(text):
+            raise RunError(f'the query: found {fault}, expected text in UTF-8')
+        if not text.strip():
+            raise RunError('the query is empty: expected words')
+        engine = _engine(folder)
+        if fault := _find_no_words(engine, text.strip(), f.mode):
+            raise RunError(fault)
+        _print_hits(text.strip(), engine.search(text.strip(), f.k, f.mode, f.path))
+        return
+
+    # Of several queries, one with a fault does not end the others.
+    engine = _engine(folder)
+    with LineReader('search') as reader:
+        for line in iter(reader.read, ''):
+            text = line.strip()
+            if fault := no_text(line):
+                message = f'the query: found {fault}, expected text in UTF-8'
+                print(message, file=sys.stderr, flush=True)
+            elif text and (fault := _find_no_words(engine, text, f.mode)):
+                _LOG.warning('%s', printable(fault))
+                _print_hits(text, [])
+            elif text:
+                _print_hits(text, engine.search(text, f.k, f.mode, f.path))
+
+
+def _find_no_words(engine, text: str, mode: str) -> str:
+    """Returns why a query cannot be looked up by words where it has to be, or ''."""
+    if mode == 'semantic' or engine.has_words(text):
+        return ''
+    return f'the query {text!r:.90} has no word: expected letters or digits, or --mode=semantic'
+
+
+def _print_hits(text: str, hits: list) -> None:
     from apps.search import show
 
-    if why := no_text(' '.join(words)):
-        raise RunError(f'the query: found {why}, expected text in UTF-8')
-    if words and not ' '.join(words).strip():
-        raise RunError('the query is empty: expected words')
-    f, engine = flags.FLAGS, _engine(folder)
-    terminal = sys.stdin.isatty() and not words
-    for text in [' '.join(words)] if words else iter(lambda: _line(terminal), ''):
-        if why := no_text(text):
-            print(f'the query: found {why}, expected text in UTF-8', file=sys.stderr, flush=True)
-        elif text.strip():
-            wordless = f.mode != 'semantic' and not engine.has_words(text)
-            if wordless:
-                told = (
-                    f'the query {text.strip()!r:.90} has no word: expected letters or digits, or '
-                    '--mode=semantic'
-                )
-                if words:
-                    raise RunError(told)
-                _LOG.warning('%s', printable(told))  # the next line may have some
-            hits = [] if wordless else engine.search(text.strip(), f.k, f.mode, f.path)
-            print(
-                show.as_json(text.strip(), f.mode, hits)
-                if f.json
-                else show.told(hits, sys.stdout.isatty()),
-                flush=True,
-            )
-
-
-def _line(terminal: bool) -> str:
-    if terminal:
-        print('> ', end='', flush=True)
-    return sys.stdin.readline()
+    f = flags.FLAGS
+    if f.json:
+        print(show.as_json(text, f.mode, hits), flush=True)
+    else:
+        print(show.format_hits(hits, sys.stdout.isatty()), flush=True)
 
 
 def evaluate(folder: Folder, progress: bool) -> None:
+    """Measures the index with judged queries, and prints the measures."""
     from apps.search import judged
 
     f = flags.FLAGS
     if not (f.queries and f.qrels):
         raise RunError('eval expects --queries and --qrels')
-    out = f.out
-    for path in (out, f'{out}.qrels') if out else ():
+    if f.out:
+        _check_out(f.out)
+    measures = judged.measure(_engine(folder), f.queries, f.qrels, f.mode, f.out, progress)
+    if f.json:
+        print(json.dumps(measures))
+        return
+    queries = measures.pop('queries')
+    lacking = measures.pop('lacking')
+    print(f'{queries} queries, {f.mode}; judged documents that are not indexed: {lacking}')
+    for name, (mean, low, high) in measures.items():
+        print(f'{name:8}{mean:.4f}  [{low:.4f}, {high:.4f}]')
+
+
+def _check_out(out: str) -> None:
+    """Raises RunError where the files of --out are there already, or cannot be written."""
+    for path in (out, f'{out}.qrels'):
         cli.check_path('--out', path)
         if os.path.exists(path):
-            raise RunError(
-                f'--out={f.out}: {"" if path == out else f"{path} "}is there already; nothing is written over it'
-            )
-    if out and not os.path.isdir(os.path.dirname(out) or '.'):
-        raise RunError(f'--out={f.out}: {os.path.dirname(out)} is no directory')
-    if out:
-        cli.check_writable('--out', out)
-    found = judged.measure(_engine(folder), f.queries, f.qrels, f.mode, out, progress)
-    if f.json:
-        print(json.dumps(found))
-        return
-    print(
-        f'{found.pop("queries")} queries, {f.mode}; judged documents that are not indexed: {found.pop("lacking")}'
-    )
-    print(
-        '\n'.join(
-            f'{name:8}{mean:.4f}  [{low:.4f}, {high:.4f}]'
-            for name, (mean, low, high) in found.items()
-        )
-    )
+            which = '' if path == out else f'{path} '
+            raise RunError(f'--out={out}: {which}is there already; nothing is written over it')
+    if not os.path.isdir(os.path.dirname(out) or '.'):
+        raise RunError(f'--out={out}: {os.path.dirname(out)} is no directory')
+    cli.check_writable('--out', out)
 
 
 def main(words: list[str]) -> None:
@@ -207,7 +224,8 @@ def main(words: list[str]) -> None:
     command, *words = words or ['']
     if command not in COMMANDS:
         raise RunError(
-            f'{command or "no command"}: {did_you_mean(command, COMMANDS)}; python -m apps.search --help'
+            f'{command or "no command"}: {did_you_mean(command, COMMANDS)}; '
+            f'python -m apps.search --help'
         )
     folder = Folder(f.index)
     if words and command == 'eval':

@@ -7,14 +7,31 @@ from data.progress import track
 from data.records import DataError
 from evals.search import ranking
 
-_DEEP = 1000  # chunks that are ranked for a query; their documents are what is measured
+_RANKED = 1000  # chunks that are ranked for a query; their documents are what is measured
 
 
 def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progress: bool) -> dict:
-    """{'queries', 'lacking', measure: [mean, low, high]}: 95 % intervals over queries with a relevant document, those of one document together;
-    `lacking`: judged documents that are not indexed. Writes a TREC run file to `out`, where given, and the judgements beside it, `out`.qrels, ids of both
-    percent-encoded (ranking.write_run). Raises DataError where a judged query has no text, or none has a relevant document."""
-    texts, judged = ranking.read_queries(queries), ranking.read_qrels(qrels)
+    """Returns how well an index answers judged queries.
+
+    Args:
+      engine: the index.
+      queries: path of queries.jsonl of BEIR.
+      qrels: path of the judgements.
+      mode: of search.
+      out: where a TREC run file is written, and the judgements beside it as `out`.qrels, ids of
+        both percent-encoded (ranking.write_run); '': nowhere.
+      progress: whether to show a bar.
+
+    Returns:
+      {'queries', 'lacking', measure: [mean, low, high]}: 95 % intervals over queries with a
+      relevant document, those of one document together; 'lacking': judged documents that are not
+      indexed.
+
+    Raises:
+      DataError: a judged query has no text, or none has a relevant document.
+    """
+    texts = ranking.read_queries(queries)
+    judged = ranking.read_qrels(qrels)
     unknown = sorted(judged.keys() - texts.keys())
     if unknown:
         raise DataError(
@@ -23,19 +40,22 @@ def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progr
     measured = {query: grades for query, grades in judged.items() if max(grades.values()) > 0}
     if not measured:
         raise DataError(f'{qrels}: no document is relevant to any query: expected grades above 0')
-    found = {
-        query: engine.documents(texts[query], _DEEP, mode)
+
+    scores = {
+        query: engine.documents(texts[query], _RANKED, mode)
         for query in track(sorted(judged), 'judged queries', show=progress)
     }
     if out:
-        ranking.write_run(pathlib.Path(out), found, f'ordem-{mode}')
+        ranking.write_run(pathlib.Path(out), scores, f'ordem-{mode}')
         ranking.write_qrels(pathlib.Path(f'{out}.qrels'), judged)
+
     measures = {
         name: list(ranking.with_interval(values, ranking.clusters(measured)))
-        for name, values in ranking.measure(measured, found).items()
+        for name, values in ranking.measure(measured, scores).items()
     }
+    documents = {name for grades in judged.values() for name in grades}
     return {
         'queries': len(measured),
-        'lacking': engine.lacking({name for grades in judged.values() for name in grades}),
+        'lacking': engine.count_lacking(documents),
         **measures,
     }

@@ -1,4 +1,7 @@
-"""Words that a query and a chunk share: BM25 by bm25s (Lù 2024, arXiv 2407.03618), its scores memory-mapped."""
+"""Words that a query and a chunk share, scored by BM25.
+
+That is bm25s (Lù 2024, arXiv 2407.03618), its scores memory-mapped.
+"""
 
 import array
 import logging
@@ -16,49 +19,58 @@ from model.errors import did_you_mean
 from runtime.errors import RunError
 
 logging.getLogger('bm25s').setLevel(logging.WARNING)
-_FIRST = re.compile(r'[^\W_]+')  # the words of indexes by the first rules, in lower case
+# The words of indexes by the first rules, in lower case.
+_FIRST_RULES = re.compile(r'[^\W_]+')
 
 
 class Words:
     """The terms of texts (data/words.py), stemmed (Snowball) for a language, or not ('none').
 
     Args:
+      language: whose endings of words do not count.
       number: of the rules by which words are cut; below `RULES` only to search in what they made.
-    Raises RunError where it knows no such language.
+
+    Raises:
+      RunError: it knows no such language.
     """
 
     def __init__(self, language: str, number: int = rules.RULES):
-        if language not in (known := ['none', *Stemmer.algorithms()]):
+        known = ['none', *Stemmer.algorithms()]
+        if language not in known:
             raise RunError(f'--language is {language!r}: {did_you_mean(language, known)}')
-        self._number, self._turkish = number, language == 'turkish'
+        self._number = number
+        self._turkish = language == 'turkish'
         self._stem = None if language == 'none' else Stemmer.Stemmer(language).stemWord
 
     def __call__(self, text: str) -> list[str]:
-        """What a text is found by, in order."""
+        """Returns the terms that a text is found by, in order."""
         return list(map(self.stem, self.cut(text)))
 
-    def asked(self, text: str) -> list[str]:
-        """What a query asks for, in order; none: it has no words."""
+    def query_terms(self, text: str) -> list[str]:
+        """Returns the terms that a query asks for, in order; none: it has no words."""
         if self._number == 1:
             return self(text)
         return list(map(self.stem, rules.asked(text, turkish=self._turkish)))
 
     def cut(self, text: str) -> list[str]:
-        """The terms of a text before they are stemmed."""
+        """Returns the terms of a text before they are stemmed."""
         if self._number == 1:
-            return _FIRST.findall(text.lower())
+            return _FIRST_RULES.findall(text.lower())
         return rules.terms(text, turkish=self._turkish)
 
     def stem(self, word: str) -> str:
-        """A term without its ending, where endings do not count."""
-        found = self._stem(word) if self._stem else word
-        return found.replace('ı', 'i') if self._turkish and self._number > 1 else found
+        """Returns a term without its ending, where endings do not count."""
+        stem = self._stem(word) if self._stem else word
+        return stem.replace('ı', 'i') if self._turkish and self._number > 1 else stem
 
 
 def closeness(words: list[str], wanted: set[str]) -> tuple[int, int, int]:
-    """How well a passage shows what was asked for, larger is better: (different words that it has of those wanted, minus the words that the shortest
-    stretch with all of them takes, minus the words before that)."""
-    last: dict[str, int] = {}
+    """Returns how well a passage shows what was asked for; larger is better.
+
+    Three numbers: the different words that it has of those wanted, minus the words that the
+    shortest stretch with all of them takes, minus the words before that.
+    """
+    last: dict[str, int] = {}  # place of each wanted word that was seen
     best = (0, 0, 0)
     for place, word in enumerate(words):
         if word in wanted:
@@ -71,7 +83,10 @@ def closeness(words: list[str], wanted: set[str]) -> tuple[int, int, int]:
 def build(
     texts: Iterable[str], ids: np.ndarray, words: Words, folder: pathlib.Path
 ) -> dict[str, int]:
-    """Writes the scores of chunks with these `ids` [N] into a folder. Returns the number of each term."""
+    """Writes the scores of chunks with these `ids` [N] into a folder.
+
+    Returns the number of each term.
+    """
     folder.mkdir()
     np.save(folder / 'ids.npy', ids, allow_pickle=False)
     if not len(ids):
@@ -79,10 +94,10 @@ def build(
     tokenizer = bm25s.tokenization.Tokenizer(
         lower=False, splitter=words.cut, stopwords=None, stemmer=words.stem
     )
-    found = [array.array('I', row) for row in tokenizer.streaming_tokenize(texts)]
+    rows = [array.array('I', row) for row in tokenizer.streaming_tokenize(texts)]
     terms = tokenizer.get_vocab_dict()
     scores = bm25s.BM25(csc_backend='scipy')
-    scores.index((found, terms), show_progress=False)
+    scores.index((rows, terms), show_progress=False)
     scores.vocab_dict = {}  # terms are looked up in the database
     scores.save(folder, show_progress=False)
     return terms
@@ -93,22 +108,29 @@ class Lexical:
 
     def __init__(self, folder: pathlib.Path):
         self.ids = np.load(folder / 'ids.npy', mmap_mode='r', allow_pickle=False)
-        self.scores = (
-            bm25s.BM25.load(folder, mmap=True, load_vocab=False) if len(self.ids) else None
-        )
+        self.scores = None
+        if len(self.ids):
+            self.scores = bm25s.BM25.load(folder, mmap=True, load_vocab=False)
 
     def nearest(
         self, terms: list[int], count: int, allowed: np.ndarray | None
     ) -> list[tuple[int, float]]:
-        """(id, score) of the best chunks that have one of the terms, best first, of equal ones the lower id first; of those `allowed` (ids, ascending)
-        only. A term that is there twice counts twice."""
+        """Returns (id, score) of the best chunks that have one of the terms, best first.
+
+        Of equal ones the lower id comes first. A term that is there twice counts twice.
+
+        Args:
+          terms: numbers of terms.
+          count: chunks at most.
+          allowed: ids, ascending, of the only chunks that count; None: all count.
+        """
         if not terms or self.scores is None:
             return []
         scores = self.scores.get_scores_from_ids(terms)
         if allowed is not None:
-            kept = np.zeros(len(scores), bool)
-            kept[np.searchsorted(self.ids, allowed)] = True
-            scores[~kept] = 0
+            is_allowed = np.zeros(len(scores), bool)
+            is_allowed[np.searchsorted(self.ids, allowed)] = True
+            scores[~is_allowed] = 0
         return [
             (int(self.ids[i]), float(scores[i]))
             for i in hard_negatives.best(scores, scores > 0, count)

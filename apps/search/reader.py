@@ -12,8 +12,10 @@ from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run, config_hash
 
-VERSION = 1  # of how texts are cut (chunks.py) and become vectors (model/embed.py): raised where the same run and settings would give others
-_SAID = {
+# Of how texts are cut (chunks.py) and become vectors (model/embed.py): raised where the same run
+# and settings would give others.
+VERSION = 1
+_NAMES = {
     'config_hash': 'config',
     'step': 'step',
     'params': 'parameters',
@@ -22,24 +24,32 @@ _SAID = {
 }
 
 
-class Other(RunError):
+class OtherIndexError(RunError):
     """An index of another model or settings."""
 
 
 class Reader:
-    """Embeds texts with the checkpoint of a run. `made`: its identity, as JSON values.
+    """Embeds texts with the checkpoint of a run.
 
-    Raises RunError, ModelError or DataError where the run is damaged, or cannot be used as asked; Other where it did not make the index.
+    made: the identity of the run and its settings, as JSON values.
+
+    Args:
+      run: whose checkpoint it is.
+      pooling: '': as config.embedding says.
+      size: leading dimensions of vectors that are kept; 0: all.
+      index: the folder of the index, if there is one.
+      then: what that index was made with.
+
+    Raises:
+      RunError, ModelError or DataError: the run is damaged, or cannot be used as asked.
+      OtherIndexError: the run did not make the index.
     """
 
     def __init__(self, run: Run, pooling: str, size: int, index=None, then: dict | None = None):
-        """`pooling`: '': as config.embedding says. `size`: dimensions, 0: all. `then`: what the index in this folder was made with."""
-        run = checkpoint.pinned(run)
+        run = checkpoint.pin_step(run)
         model, params, self.tokenizer, config = checkpoint.load(run)
-        sums = {
-            name: [int(n) for n in v]
-            for name, v in jax.device_get(checkpoint.checksums({'params': params})).items()
-        }
+        checksums = jax.device_get(checkpoint.checksums({'params': params}))
+        sums = {name: [int(n) for n in value] for name, value in checksums.items()}
         where = os.fspath(run.path)
         self.made = dict(
             run=where if '://' in where else os.path.abspath(where),
@@ -48,37 +58,42 @@ class Reader:
             params=stable_hash(sums),
             tokenizer_hash=self.tokenizer.hash,
         )
-        check_same(
-            index, then or {}, self.made
-        )  # first: another model may have no such pooling, or size
+        # First, since another model may have no such pooling, or size.
+        check_same(index, then or {}, self.made)
         if pooling:
             check_pooling(pooling, model.config, '--pooling')
         pooling = pooling or config.embedding.pooling
         self._embedder = Embedder(model, params, pooling, size)
-        self.size, self.longest = self._embedder.size, self._embedder.longest
+        self.size = self._embedder.size
+        self.longest = self._embedder.longest
         self.trained = trained_length(config)
         self.made |= dict(pooling=pooling, size=self.size, version=VERSION)
 
     def encode(self, texts: list[str], longest: int = 0) -> list[list[int]]:
+        """Returns the token ids of each text, `longest` at most (0: the model's context)."""
         return encode_texts(texts, self.tokenizer, longest or self.longest)
 
     def embed(self, ids: list[list[int]]) -> np.ndarray:
-        """Token ids -> vectors of length 1, float32 [N, size]."""
+        """Returns vectors of length 1 of token ids, float32 [N, size]."""
         return self._embedder(ids)
 
 
 def check_same(folder, then: dict, now: dict) -> None:
-    """Raises Other where an index was made with something else than what is asked for now, as far as that is said."""
+    """Raises OtherIndexError where an index was made with something else than is asked for now.
+
+    That is as far as both say it.
+    """
     then = {'version': 1, **then} if 'run' in then else then  # indexes older than the field
     differ = [
-        f'{_SAID.get(name, name)} {_short(then[name])} there, {_short(now[name])} here'
+        f'{_NAMES.get(name, name)} {_short(then[name])} there, {_short(now[name])} here'
         for name in then
         if name != 'run' and name in now and then[name] != now[name]
     ]
     if differ:
         of = f' (that of --run={then["run"]}@{then["step"]})' if 'run' in then else ''
-        raise Other(
-            f'{folder}: was indexed with something else: {"; ".join(differ)}. Ask for the same{of}, or index into another folder'
+        raise OtherIndexError(
+            f'{folder}: was indexed with something else: {"; ".join(differ)}. Ask for the '
+            f'same{of}, or index into another folder'
         )
 
 

@@ -10,69 +10,76 @@ from apps.search.engine import Hit
 from data.records import printable
 
 _AROUND = 160  # characters shown before and after the passage, at most
-_MARKS = '\ue000\ue001'
+_BOLD = '\x1b[1m'
+_YELLOW = '\x1b[33m'
+_PLAIN = '\x1b[0m'
+# Stand round the passage until the text is indented.
+_BEGIN_MARK = '\ue000'
+_END_MARK = '\ue001'
 
 
-def place(hit: Hit) -> str:
-    """'docs/guide.md:12-20', from the working directory where the file is under it; 'paper.pdf:p3' for a page."""
+def format_place(hit: Hit) -> str:
+    """Returns where a hit is: 'docs/guide.md:12-20', or 'paper.pdf:p3' for a page.
+
+    A file under the working directory is named from there.
+    """
     here = os.getcwd().rstrip('/') + '/'
-    path, page = hit.path.removeprefix(here), 'p' * hit.path.lower().endswith('.pdf')
-    return f'{path}:{page}{hit.line}' + (f'-{hit.end_line}' if hit.end_line != hit.line else '')
+    path = hit.path.removeprefix(here)
+    page = 'p' if hit.path.lower().endswith('.pdf') else ''
+    last = f'-{hit.end_line}' if hit.end_line != hit.line else ''
+    return f'{path}:{page}{hit.line}{last}'
 
 
 def is_there(hit: Hit) -> bool:
-    """Whether the file of a hit still is where it was indexed, as far as its name can tell: one
-    with bytes that are no UTF-8 is known by another name (`files.name_of`)."""
+    """Returns whether the file of a hit still is where it was indexed.
+
+    That is as far as its name can tell: one with bytes that are no UTF-8 is known by another name
+    (`files.name_of`).
+    """
     return '\\' in hit.path or os.path.exists(hit.path)
 
 
-def told(hits: list[Hit], color: bool) -> str:
-    """A line for each hit, and its text round the passage, which is highlighted where `color`."""
-    shown = []
+def format_hits(hits: list[Hit], color: bool) -> str:
+    """Returns a line for each hit, and its text round the passage, highlighted where `color`."""
+    lines = []
     for number, hit in enumerate(hits, 1):
         record = f'  {hit.record}' if hit.record is not None else ''
         gone = '' if is_there(hit) else '  (not there any more)'
-        where = printable(f'{place(hit)}{record}{gone}').replace('\n', '\\n')
-        shown.append(
-            f'{number}. \x1b[1m{where}\x1b[0m  {hit.score:.4f}'
-            if color
-            else f'{number}. {where}  {hit.score:.4f}'
-        )
-        text = textwrap.indent(_snippet(hit), '   ')
-        for mark, command in zip(_MARKS, ('\x1b[33m', '\x1b[0m') if color else ('', '')):
-            text = text.replace(mark, command)
-        shown.append(text)
-    return '\n'.join(shown) or 'nothing found'
+        where = printable(f'{format_place(hit)}{record}{gone}').replace('\n', '\\n')
+        if color:
+            where = f'{_BOLD}{where}{_PLAIN}'
+        lines.append(f'{number}. {where}  {hit.score:.4f}')
+        text = textwrap.indent(_mark_snippet(hit), '   ')
+        text = text.replace(_BEGIN_MARK, _YELLOW if color else '')
+        lines.append(text.replace(_END_MARK, _PLAIN if color else ''))
+    return '\n'.join(lines) or 'nothing found'
 
 
-def _snippet(hit: Hit) -> str:
-    """The lines of the passage, which is marked, and some text round it."""
+def _mark_snippet(hit: Hit) -> str:
+    """Returns the lines of the passage, which is marked, and some text round it."""
     begin, end = hit.passage
-    before, passage, after = hit.text[:begin], hit.text[begin:end], hit.text[end:]
+    before = hit.text[:begin]
+    after = hit.text[end:]
     if len(before) > _AROUND:
         before = '… ' + re.sub(r'^\S*\s+', '', before[-_AROUND:])
     if len(after) > _AROUND:
         after = re.sub(r'\s+\S*$', '', after[:_AROUND]) + ' …'
-    return f'{printable(before)}{_MARKS[0]}{printable(passage)}{_MARKS[1]}{printable(after)}'
+    passage = f'{_BEGIN_MARK}{printable(hit.text[begin:end])}{_END_MARK}'
+    return f'{printable(before)}{passage}{printable(after)}'
 
 
 def as_json(query: str, mode: str, hits: list[Hit]) -> str:
-    """One object in a line: what was asked, and the hits, best first; the passage with its place in the document."""
-    passages = [
-        dict(
-            start=hit.start + hit.passage[0],
-            end=hit.start + hit.passage[1],
-            text=hit.text[slice(*hit.passage)],
-        )
-        for hit in hits
-    ]
-    return json.dumps(
-        dict(
-            query=query,
-            mode=mode,
-            results=[
-                {**dataclasses.asdict(hit), 'there': is_there(hit), 'passage': passage}
-                for hit, passage in zip(hits, passages)
-            ],
-        )
-    )
+    """Returns one object in a line: what was asked, and the hits, best first.
+
+    A passage has its place in the document.
+    """
+    results = []
+    for hit in hits:
+        begin, end = hit.passage
+        passage = {
+            'start': hit.start + begin,
+            'end': hit.start + end,
+            'text': hit.text[begin:end],
+        }
+        results.append({**dataclasses.asdict(hit), 'there': is_there(hit), 'passage': passage})
+    return json.dumps({'query': query, 'mode': mode, 'results': results})

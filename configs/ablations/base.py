@@ -1,84 +1,127 @@
-"""Every field of a study, its default and its meaning. The other studies start from this one.
+"""Every field of a study, and what is true of it. The other studies start from this one.
 
     python -m studies.ablate --config=configs/ablations/base.py --config.model.positions=rope,alibi,none
 
-trains each encoding on one small task with one seed, a minute in all, and writes a report to runs/ablations/base. `--dry_run`
-prints the cells and the time to expect. A list of encodings on the command line takes the place of `arms`.
+trains each encoding on one small task with one seed, a minute in all, and writes a report to
+runs/ablations/base. `--dry_run` prints the cells and the time to expect. A list of encodings on the
+command line takes the place of `arms`.
 """
 
 from ml_collections import ConfigDict
 
 from configs import base
+from configs.fields import INT32, MANY, SHARE, TOKENS, Range, count, field, group
+
+STEPS = count(0, INT32, 'config.train.steps')
+LENGTH = count(1, TOKENS)
+KINDS = dict(task='a task of data/tasks', text='text, by perplexity')
+
+TASK = group(
+    'Sequences that are made, of lengths beyond those of training.',
+    kind=field('task', 'what kind of task', choices=KINDS),
+    task=field('', 'its name'),
+    task_args=field({}, 'its parameters'),
+    train=field((1, 10), 'lengths of training: first and last', count(0, MANY)),
+    test=field((1, 20, 1), 'lengths of the test: first, last and step', count(0, MANY)),
+    scheme=field('', 'ids that the data gives to encodings which ask for them'),
+    steps=field(0, 'of training', STEPS),
+)
+
+TEXT = group(
+    'Text, measured at lengths beyond that of training.',
+    kind=field('text', 'what kind of task', choices=KINDS),
+    train_len=field(128, 'tokens in a row in training', LENGTH),
+    test_lens=field((64, 128, 256, 512), 'lengths to measure at, train_len among them', LENGTH),
+    scored=field(32, 'tokens at the end of a window that are measured', LENGTH),
+    stride=field(8, 'tokens from one sliding window to the next', LENGTH),
+    windows=field(64, 'windows of held-out text', count(1, MANY)),
+    beyond=field((0, 16, 64), 'tokens of context beyond train_len', count(0, TOKENS)),
+    steps=field(0, 'of training', STEPS),
+    data=base.SCHEMA.members['data'],
+    tokenizer=base.SCHEMA.members['tokenizer'],
+)
+
+SCHEMA = group(
+    'A study.',
+    model=base.SCHEMA.members['model'],
+    optimizer=base.SCHEMA.members['optimizer'],
+    title=field('A first look', 'of the report'),
+    train=group(
+        'How each cell is trained.',
+        steps=field(160, 'updates of the parameters', count(1)),
+        z_loss=field(0.0, 'weight of log(Z)^2', Range(0, 1e3, zero='none')),
+        batch_size=field(32, 'rows of a step', count(1, MANY)),
+    ),
+    arms=field({}, 'what is compared: encodings with their parameters'),
+    tasks=field({}, 'what is learned: `task(...)` and `text(...)` by name', each=(TASK, TEXT)),
+    seeds=field(
+        1,
+        'of the parameters and, apart from those, of the data: 1 to this number',
+        count(1, MANY),
+    ),
+    sweep=group(
+        'How the learning rate of each encoding is chosen.',
+        lrs=field(
+            (),
+            'learning rates tried with seed 0, the best of which is the lowest loss on lengths of '
+            'training; none: optimizer.lr',
+            Range(0, 1e3, open='low'),
+        ),
+        tasks=field({}, 'the task that stands for others -> those others'),
+    ),
+    trained=field(
+        0.99,
+        'accuracy inside the lengths of training below which a cell counts as untrained, and is '
+        'not ranked',
+        SHARE,
+    ),
+    beyond=field(
+        0,
+        'the score is the mean accuracy at test lengths from this one on',
+        count(0, TOKENS, 'all beyond those of training'),
+    ),
+    success=field(0.99, 'score from which a seed counts as a success', SHARE),
+    test_rows=field(64, 'examples of each length', count(1, MANY)),
+    claims=field(
+        (),
+        'of the paper, written before the study is run: dicts of better, worse (arms), tasks, '
+        "text, and of: 'score' (also if left out) or 'success'",
+    ),
+)
 
 
 def task(
     name: str,
-    train: tuple = (1, 10),
-    test: tuple = (1, 20, 1),
+    train: tuple[int, int] = (1, 10),
+    test: tuple[int, int, int] = (1, 20, 1),
     scheme: str = '',
     steps: int = 0,
     **arguments,
 ) -> ConfigDict:
-    """A task of `data/tasks` with its parameters; lengths of training (both included) and of the test (first, last, step).
-    `scheme`: the ids that the data gives to encodings which ask for them; `steps`: of training, 0: train.steps."""
-    return ConfigDict(
-        dict(
-            kind='task',
-            task=name,
-            task_args=arguments,
-            train=train,
-            test=test,
-            scheme=scheme,
-            steps=steps,
-        )
-    )
+    """Returns a task of `data/tasks` with its parameters, `arguments`; the others as in `TASK`."""
+    c = ConfigDict(TASK.defaults())
+    c.update(task=name, train=train, test=test, scheme=scheme, steps=steps)
+    c.task_args = arguments
+    return c
 
 
-def text(train_len: int = 128, test_lens: tuple = (64, 128, 256, 512), **data) -> ConfigDict:
-    """A text task: rows of `train_len` tokens in training; measured at `test_lens` (train_len among them) on the last `scored` tokens
-    of `windows` long windows of held-out text. `data`: fields of the `data` part of an experiment."""
-    whole = base.get_config()
-    whole.data.update(split='documents', validation=0.1, source='pydoc')
-    whole.data.update(data)
-    whole.tokenizer.update(kind='bpe', vocab_size=1024)
-    return ConfigDict(
-        dict(
-            kind='text',
-            train_len=train_len,
-            test_lens=test_lens,
-            scored=32,
-            stride=8,
-            windows=64,
-            beyond=(0, 16, 64),
-            steps=0,
-            data=whole.data,
-            tokenizer=whole.tokenizer,
-        )
-    )
+def text(
+    train_len: int = 128, test_lens: tuple[int, ...] = (64, 128, 256, 512), **data
+) -> ConfigDict:
+    """Returns a text task as in `TEXT`. `data`: fields of the `data` part of an experiment."""
+    c = ConfigDict(TEXT.defaults())
+    c.update(train_len=train_len, test_lens=test_lens)
+    c.data.update(split='documents', validation=0.1, source='pydoc')
+    c.data.update(data)
+    c.tokenizer.update(kind='bpe', vocab_size=1024)
+    return c
 
 
 def get_config() -> ConfigDict:
-    whole = base.get_config()
-    c = ConfigDict(dict(model=whole.model, optimizer=whole.optimizer))
-    c.title = 'A first look'
+    """Returns the default of every field; other studies change those that differ."""
+    c = ConfigDict(SCHEMA.defaults())
     c.model.update(width=64, num_layers=2, num_heads=4, num_kv_heads=4, positions='')
     c.optimizer.update(lr=3e-3, warmup=50, weight_decay=0.1)
-    c.train = ConfigDict(dict(steps=160, z_loss=0.0, batch_size=32))
-    c.arms = ConfigDict(
-        dict(
-            rope=dict(positions='rope'), alibi=dict(positions='alibi'), none=dict(positions='none')
-        )
-    )
-    c.tasks = ConfigDict(dict(copy_same=task('copy_same')))
-    c.seeds = 1  # of the parameters and, apart from those, of the data: 1 to this number
-    c.sweep = ConfigDict(
-        dict(lrs=(), tasks=ConfigDict())
-    )  # learning rates tried with seed 0 on a task, for the tasks it stands for:
-    # the best by the loss on lengths of training; none: optimizer.lr
-    c.trained = 0.99  # accuracy inside the lengths of training below which a cell counts as untrained, and is not ranked
-    c.beyond = 0  # the score is the mean accuracy at test lengths from this one on; 0: all beyond those of training
-    c.success = 0.99  # score from which a seed counts as a success
-    c.test_rows = 64  # examples of each length
-    c.claims = ()  # of the paper: dicts of better, worse (arms), tasks, text, and of: 'score' (also if left out) or 'success';
-    # written before the study is run
+    c.arms = {name: dict(positions=name) for name in ('rope', 'alibi', 'none')}
+    c.tasks.copy_same = task('copy_same')
     return c

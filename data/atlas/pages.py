@@ -249,7 +249,7 @@ class Country:
 
 
 def _portuguese(article: str, name: str) -> dict:
-    """Returns a name with its article, after de, em and a, and the verbs that agree with it."""
+    """Returns a name with its article and prepositions, and the verbs that agree with it."""
     plural = article in ('os', 'as')
     full = f'{article} {name}' if article else name
     of = f'd{article} {name}' if article else f'de {name}'

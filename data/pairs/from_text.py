@@ -52,10 +52,12 @@ class Sentence(NamedTuple):
 
     @property
     def num_words(self) -> int:
+        """Words, as the length of a passage counts them."""
         return len(rules.pieces(self.text))
 
     @property
     def asks(self) -> bool:
+        """It ends with a question mark, perhaps inside of quotation marks."""
         return self.text.rstrip(_CLOSING).endswith(('?', '？', '؟'))
 
 
@@ -75,7 +77,7 @@ def lines_of(text: str) -> list[str]:
 
 @functools.cache
 def _abbreviated() -> re.Pattern:
-    """Matches a title, or an initial, before which there is no letter and no mark of one."""
+    """Returns a pattern for a title or an initial that is a word by itself."""
     marks = rules.marks()
     titles = 'Sr|Sra|Srs|Dr|Dra|Mr|Mrs|Ms|St|Prof'
     return re.compile(rf'(?:^|[^\w{marks}])(?:{titles}|[^\W\d_a-z]|[A-Z][{marks}]+)$')
@@ -206,7 +208,7 @@ def question(text: str, words: int) -> Iterator[tuple[str, str]]:
 
 
 def _share(text: str, words: int, share: tuple[int, int]) -> Iterator[tuple[list[Sentence], int]]:
-    """Yields those passages of a text that fall to one kind, each with a number drawn for it.
+    """Yields the passages that fall to one kind, each with a number drawn for it.
 
     `share`: (i, n) for the i-th of n kinds.
     """

@@ -83,8 +83,8 @@ def _index_words(texts: Sequence[str]) -> Callable[[str], np.ndarray]:
         index.index(terms, show_progress=False)
 
     def scores_of(query: str) -> np.ndarray:
-        wanted = words.asked(query, joined=True) if has_words else []
-        return index.get_scores(wanted) if wanted else np.zeros(len(texts), np.float32)
+        asked = words.asked(query, joined=True) if has_words else []
+        return index.get_scores(asked) if asked else np.zeros(len(texts), np.float32)
 
     return scores_of
 

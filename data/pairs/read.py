@@ -15,7 +15,7 @@ from data import chat, paths, sources, words
 from data.pairs import from_text
 from data.pairs.from_text import MAKERS
 from data.records import BadRecord, DataError, Record, did_you_mean
-from data.store import Splitter, in_split
+from data.splits import Splitter, in_split
 from data.text import READING, line_ends, normal_form
 from data.tokenizer import Tokenizer
 

@@ -24,11 +24,12 @@ from collections.abc import Iterable
 import numpy as np
 
 from data import cache, store, words
-from data.cached_store import SPLITS, CachedStore, smallest_token_dtype
+from data.cached_store import CachedStore, smallest_token_dtype
 from data.pairs import read as read_pairs
 from data.pairs.read import Pair
 from data.progress import track
 from data.records import DataError
+from data.splits import SPLITS, Splitter, split_rules
 from data.tokenizer import Tokenizer
 
 _LOG = logging.getLogger('ordem')
@@ -90,7 +91,7 @@ class PairStore(CachedStore):
             config.validation,
             config.split,
             tokenizer.hash,
-            *(store.split_rules(config) if by_record else []),
+            *(split_rules(config) if by_record else []),
         ]
 
     @classmethod
@@ -104,10 +105,10 @@ class PairStore(CachedStore):
 
     def check_content(self, config, tokenizer: Tokenizer) -> None:
         """Raises DataError where a run asks for negatives and no training pair has one."""
-        wanted = config.pairs.negatives
-        if wanted and not self.manifest['splits']['train']['negatives']:
+        asked = config.pairs.negatives
+        if asked and not self.manifest['splits']['train']['negatives']:
             raise DataError(
-                f'config.data.pairs.negatives is {wanted}: no training pair of the source '
+                f'config.data.pairs.negatives is {asked}: no training pair of the source '
                 f'{config.source!r} has a negative'
             )
 
@@ -194,14 +195,14 @@ class _SplitWriter:
         # Each negative moves to the example that stands for its own; equal ones become one.
         owners = ranks[inverse.reshape(-1)][negatives[:, 0]]
         owned = np.stack([owners, negatives[:, 1]], 1)
-        _, kept = np.unique(owned, axis=0, return_index=True)
-        kept = kept[np.lexsort((kept, owners[kept]))]  # by example, in order of coming
-        negative_offsets = np.searchsorted(owners[kept], np.arange(len(first) + 1))
+        _, chosen = np.unique(owned, axis=0, return_index=True)
+        chosen = chosen[np.lexsort((chosen, owners[chosen]))]  # by example, in order of coming
+        negative_offsets = np.searchsorted(owners[chosen], np.arange(len(first) + 1))
 
         arrays = {
             'offsets': np.asarray(self._offsets, np.int64),
             'pairs': np.asarray(examples[np.sort(first)], np.int32),
-            'negatives': np.asarray(negatives[kept, 1], np.int32),
+            'negatives': np.asarray(negatives[chosen, 1], np.int32),
             'negative_offsets': np.asarray(negative_offsets, np.int64),
         }
         for name, values in arrays.items():
@@ -209,7 +210,7 @@ class _SplitWriter:
         return dict(
             texts=len(self._ids),
             examples=len(first),
-            negatives=len(kept),
+            negatives=len(chosen),
             tokens=self._offsets[-1],
             bytes=self._num_bytes,
         )
@@ -218,7 +219,7 @@ class _SplitWriter:
 def _build(config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
     dtype = smallest_token_dtype(tokenizer)
     report = cache.Report(config.on_broken)
-    splitter = store.Splitter(config)
+    splitter = Splitter(config)
     made_of_texts = bool(read_pairs.kinds_to_make(config))
     writers = {split: _SplitWriter(folder, split, dtype, made_of_texts) for split in SPLITS}
     pairs = iter(

@@ -1,8 +1,9 @@
-"""The registry of algorithmic tasks. A name is a task, or a task with some of its parameters set, as the papers name it."""
+"""The registry of algorithmic tasks.
 
-import difflib
+A name is a task, or a task with some of its parameters set, as the papers name it.
+"""
 
-from data.records import DataError
+from data.records import DataError, did_you_mean
 from data.tasks.addition import Addition
 from data.tasks.arithmetic import Lego, Parity, Polynomial, Summation
 from data.tasks.base import Example, Task, TaskBatches
@@ -84,23 +85,22 @@ REGISTRY: dict[str, tuple[type[Task], dict]] = {
 
 
 def build(name: str, arguments: dict | None = None) -> Task:
-    """Raises DataError for an unknown task or parameter, and a value of another type; names the nearest valid one."""
+    """Returns the task of a name, with the parameters that are given.
+
+    Raises DataError for an unknown task or parameter, and for a value of another type; names the
+    nearest valid one.
+    """
     if name not in REGISTRY:
-        close = difflib.get_close_matches(name, REGISTRY, 1)
-        raise DataError(
-            f'no task {name!r}'
-            + (f'; did you mean {close[0]!r}?' if close else '')
-            + f' (valid: {", ".join(REGISTRY)})'
-        )
+        near = did_you_mean(name, REGISTRY)
+        raise DataError(f'no task {name!r}{near} (valid: {", ".join(REGISTRY)})')
     kind, preset = REGISTRY[name]
     known = kind.arguments()
     for key, value in (arguments or {}).items():
         if key not in known or type(value) is not type(known[key]):
-            expected = (
-                f'one of {", ".join(known) or "none"}'
-                if key not in known
-                else type(known[key]).__name__
-            )
+            if key in known:
+                expected = type(known[key]).__name__
+            else:
+                expected = f'one of {", ".join(known) or "none"}'
             raise DataError(f'task_args.{key}={value!r} of {name}: expected {expected}')
         _check_number(name, key, value, known[key])
     task = kind(**{**preset, **(arguments or {})})
@@ -109,27 +109,35 @@ def build(name: str, arguments: dict | None = None) -> Task:
 
 
 def stated(name: str, arguments: dict) -> dict:
-    """Returns the arguments as the name of a kept result states them: those given, and whatever a
-    younger parameter is by default now; without those that are what they were when there was no
-    such parameter. So neither an old result nor a new one passes for the other."""
+    """Returns the arguments as the name of a kept result states them.
+
+    Those are the given ones, and whatever a younger parameter is by default now; without those that
+    are what they were when there was no such parameter. So neither an old result nor a new one
+    passes for the other.
+    """
     kind, preset = REGISTRY[name]
     task = kind(**{**preset, **arguments})
-    found = {key: value for key, value in arguments.items() if key not in task.before}
-    now = {key: getattr(task, key) for key in task.before}
-    return found | {key: value for key, value in now.items() if value != task.before[key]}
+    fields = {key: value for key, value in arguments.items() if key not in task.before}
+    for key, value_before in task.before.items():
+        value = getattr(task, key)
+        if value != value_before:
+            fields[key] = value
+    return fields
 
 
 _MOST = 2**20  # words, letters, digits of a task: a vocabulary is made of them
 
 
 def _check_number(name: str, key: str, value, default) -> None:
-    """Raises DataError where a parameter is a number that no task can have. 0 is one only where it
-    is the default."""
+    """Raises DataError where a parameter is a number that no task can have.
+
+    0 is a number that one can have only where it is the default.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     low = min(default, 1) if isinstance(value, int) else -_MOST
     if not low <= value <= _MOST:
-        said = value if abs(value) < 10**30 else 'a number of many digits'
+        shown = value if abs(value) < 10**30 else 'a number of many digits'
         raise DataError(
-            f'task_args.{key}={said} of {name}: expected a number from {low} to {_MOST}'
+            f'task_args.{key}={shown} of {name}: expected a number from {low} to {_MOST}'
         )

@@ -48,7 +48,10 @@ class Addition(Task):
     equal: bool = False
     hints: bool = False
     lengths: str = 'kazemnejad'
-    source = 'Kazemnejad et al. 2023, arXiv 2305.19466, appendix B; Zhou et al. 2024, arXiv 2402.09371; Cho et al. 2024, arXiv 2405.20671'
+    source = (
+        'Kazemnejad et al. 2023, arXiv 2305.19466, appendix B; Zhou et al. 2024, arXiv 2402.09371; '
+        'Cho et al. 2024, arXiv 2405.20671'
+    )
     length = 'digits of the longer number'
     schemes = ('abacus', 'coupling')
 
@@ -68,11 +71,10 @@ class Addition(Task):
 
     def size(self, length):
         digits = 3 * length + 1
-        return (
-            (2 * digits if self.hints else digits)
-            + 1
-            + (6 * length + 1 if self.form == 'scratchpad' else 0)
-        )
+        if self.hints:
+            digits *= 2
+        steps = 6 * length + 1 if self.form == 'scratchpad' else 0
+        return digits + 1 + steps
 
     @property
     def before(self):
@@ -85,10 +87,12 @@ class Addition(Task):
         return self._sum(rng, *self._digits(rng, length, min(low, length)))
 
     def row(self, rng, low, high):
-        """Two sums, each drawn for itself; by length where `equal` or 'longest' asks for it."""
+        """Returns two sums, each drawn for itself; by length where a parameter asks for it."""
         if self._by_length:
             return super().row(rng, low, high)
-        return tuple(self._sum(rng, *rng.integers(low, high + 1, 2).tolist()) for _ in range(2))
+        first = self._sum(rng, *rng.integers(low, high + 1, 2).tolist())
+        second = self._sum(rng, *rng.integers(low, high + 1, 2).tolist())
+        return first, second
 
     def row_size(self, low, high):
         return super().row_size(low, high) if self._by_length else 2 * (self.size(high) + 3)
@@ -109,34 +113,37 @@ class Addition(Task):
         beyond = place - (length - low) - 1
         return (length, low + place) if beyond < 0 else (low + beyond, length)
 
-    def _sum(self, rng: np.random.Generator, a: int, b: int) -> Example:
-        """Returns a sum of numbers of so many digits."""
-        length = max(a, b)
+    def _sum(self, rng: np.random.Generator, digits_a: int, digits_b: int) -> Example:
+        """Returns a sum of two numbers of so many digits."""
+        length = max(digits_a, digits_b)
         if self.hints and length + 1 > _HINTS:
             raise DataError(
                 f'addition with index hints has {_HINTS} of them: expected at most {_HINTS - 1} '
                 f'digits, found {length}'
             )
-        a, b = (self._number(rng, n) for n in (a, b))
-        total = [int(d) for d in str(int(''.join(map(str, a))) + int(''.join(map(str, b))))]
+        a = self._number(rng, digits_a)
+        b = self._number(rng, digits_b)
+        value = int(''.join(map(str, a))) + int(''.join(map(str, b)))
+        total = [int(digit) for digit in str(value)]
         if self.padded:
-            a, b = ([0] * (length - len(n)) + n for n in (a, b))
+            a = [0] * (length - len(a)) + a
+            b = [0] * (length - len(b)) + b
             total = [0] * (length + 1 - len(total)) + total
+
+        # The answer, then the prompt, each in the order of the form.
         shown = total[::-1] if self.form != 'plain' else total
-        answer = (
-            self._steps(a, b) + [str(d) for d in shown]
-            if self.form == 'scratchpad'
-            else self._hinted(shown, self.form != 'plain')
-        )
+        if self.form == 'scratchpad':
+            answer = self._steps(a, b) + [str(d) for d in shown]
+        else:
+            answer = self._hinted(shown, self.form != 'plain')
         units_first = self.form == 'all_reversed'
         if units_first:
-            a, b = a[::-1], b[::-1]
+            a = a[::-1]
+            b = b[::-1]
         prompt = [*self._hinted(a, units_first), '+', *self._hinted(b, units_first)]
-        ids = (
-            {}
-            if self.hints or self.form == 'scratchpad'
-            else {'abacus': self._abacus(a, b, shown), 'coupling': self._coupling(a, b, shown)}
-        )
+        if self.hints or self.form == 'scratchpad':
+            return Example(prompt, answer)
+        ids = {'abacus': self._abacus(a, b, shown), 'coupling': self._coupling(a, b, shown)}
         return Example(prompt, answer, ids)
 
     def _number(self, rng, digits: int) -> list[int]:
@@ -150,8 +157,9 @@ class Addition(Task):
         return [s for d, place in zip(digits, places) for s in (f'h{place}', str(d))]
 
     def _steps(self, a: list[int], b: list[int]) -> list[str]:
-        """From the units on: digit of a, digit of b, carry out, digit of the sum, ';'."""
-        steps, carry = [], 0
+        """Returns, from the units on: digit of a, of b, carry out, digit of the sum, ';'."""
+        steps = []
+        carry = 0
         for place in range(max(len(a), len(b))):
             x, y = (n[-1 - place] if place < len(n) else 0 for n in (a, b))
             carry, digit = divmod(x + y + carry, 10)
@@ -159,21 +167,34 @@ class Addition(Task):
         return [*steps, ',']
 
     def _abacus(self, a, b, shown) -> list[int]:
-        """Each digit's place in its number as written, from 1; all else 0 (McLeish et al. 2024, arXiv 2405.17399, section 3)."""
-        count = lambda digits: list(range(1, len(digits) + 1))
+        """Returns each digit's place in its number as written, from 1; 0 for all else.
+
+        McLeish et al. 2024, arXiv 2405.17399, section 3.
+        """
+
+        def count(digits):
+            return list(range(1, len(digits) + 1))
+
         return [0, *count(a), 0, *count(b), 0, *count(shown)]
 
     def _coupling(self, a, b, shown) -> list[int]:
-        """Digits of the same significance share an id, units 2; '+' has 1, and <sep> the id before that of the answer's first digit
-        in the order of ids (Cho et al. 2024, arXiv 2405.20671, section 3.1, and the authors' code)."""
-        rises = lambda digits: list(range(2, len(digits) + 2))
-        operand = rises if self.form == 'all_reversed' else lambda digits: rises(digits)[::-1]
-        answer = rises(shown) if self.form != 'plain' else rises(shown)[::-1]
-        return [
-            0,
-            *operand(a),
-            1,
-            *operand(b),
-            1 if self.form != 'plain' else len(shown) + 2,
-            *answer,
-        ]
+        """Returns ids that digits of the same significance share, units 2.
+
+        '+' has 1, and <sep> the id before that of the answer's first digit in the order of ids (Cho
+        et al. 2024, arXiv 2405.20671, section 3.1, and the authors' code).
+        """
+
+        def rising(digits):
+            return list(range(2, len(digits) + 2))
+
+        def falling(digits):
+            return rising(digits)[::-1]
+
+        operand = rising if self.form == 'all_reversed' else falling
+        if self.form == 'plain':
+            answer = falling(shown)
+            separator = len(shown) + 2
+        else:
+            answer = rising(shown)
+            separator = 1
+        return [0, *operand(a), 1, *operand(b), separator, *answer]

@@ -1,9 +1,9 @@
 """The contract of an algorithmic task, and its batches.
 
-A task draws an example of a given length: a prompt and the one right answer, as symbols. A row of the batch holds
-`<bos> prompt <sep> answer <eos>` of one or two examples; the loss is on the answer and its end, or on the symbols of the prompt that are asked
-where they stand. As everywhere in `data/`,
-`batch(step)` is a pure function of the task, the seed and the step.
+A task draws an example of a given length: a prompt and the one right answer, as symbols. A row of
+the batch holds `<bos> prompt <sep> answer <eos>` of one or two examples; the loss is on the answer
+and its end, or on the symbols of the prompt that are asked where they stand. As everywhere in
+`data/`, `batch(step)` is a pure function of the task, the seed and the step.
 """
 
 import dataclasses
@@ -17,15 +17,24 @@ import numpy as np
 from data.batches import FIELDS, Batch
 from data.records import DataError
 
-BOS, SEP, EOS = 1, 2, 3  # 0 is padding
+BOS = 1  # 0 is padding
+SEP = 2
+EOS = 3
 SPECIAL = ('<pad>', '<bos>', '<sep>', '<eos>')
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """Symbols of the prompt and of the answer. `ids`: for each scheme of task-given position ids that the task knows, one id a
-    symbol of prompt and answer together with the special ones: <bos> prompt <sep> answer (ids from 1, 0: none). `asked`: the places of
-    the prompt whose symbols are to be predicted from those before them; the answer is empty then, and the loss is on these alone."""
+    """A prompt and its answer.
+
+    Attributes:
+      prompt: its symbols.
+      answer: its symbols.
+      ids: for each scheme of task-given position ids that the task knows, one id a symbol of prompt
+        and answer together with the special ones, <bos> prompt <sep> answer; from 1, 0: none.
+      asked: the places of the prompt whose symbols are to be predicted from those before them; the
+        answer is empty then, and the loss is on these alone.
+    """
 
     prompt: list[str]
     answer: list[str]
@@ -44,20 +53,23 @@ class Task:
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """The alphabet, in the order of token ids (from len(SPECIAL) on)."""
+        """Returns the alphabet, in the order of token ids (from len(SPECIAL) on)."""
         raise NotImplementedError
 
     def size(self, length: int) -> int:
-        """The most symbols that prompt and answer of this length have together."""
+        """Returns the most symbols that prompt and answer of this length have together."""
         raise NotImplementedError
 
     def sample(self, rng: np.random.Generator, length: int) -> Example:
-        """An example of this length. Raises DataError where there is none."""
+        """Returns an example of this length. Raises DataError where there is none."""
         raise NotImplementedError
 
     def row(self, rng: np.random.Generator, low: int, high: int) -> tuple[Example, Example]:
-        """Returns the two examples of a row of training, of lengths from `low` to `high`: the first
-        uniform, the second `low + high` less that, so that rows are nearly full."""
+        """Returns the two examples of a row of training, of lengths from `low` to `high`.
+
+        The first length is uniform, the second `low + high` less that, so that rows are nearly
+        full.
+        """
         length = int(rng.integers(low, high + 1))
         return self.sample(rng, length), self.sample(rng, low + high - length)
 
@@ -72,8 +84,7 @@ class Task:
 
     @property
     def before(self) -> dict[str, Any]:
-        """Parameters that are younger than results that are kept, with the values that those were
-        made with."""
+        """Returns parameters that are younger than kept results, as those were made with them."""
         return {}
 
     def check(self) -> None:
@@ -81,15 +92,16 @@ class Task:
 
     @functools.cached_property
     def vocabulary(self) -> dict[str, int]:
-        return {s: i for i, s in enumerate((*SPECIAL, *self.symbols))}
+        """Returns the token id of each symbol."""
+        return {symbol: number for number, symbol in enumerate((*SPECIAL, *self.symbols))}
 
     @classmethod
     def arguments(cls) -> dict[str, Any]:
-        """The parameters of the task with their defaults."""
+        """Returns the parameters of the task with their defaults."""
         return {f.name: f.default for f in dataclasses.fields(cls)}
 
     def encoded(self, example: Example) -> tuple[np.ndarray, int]:
-        """Token ids of the whole example, int32, and where the answer begins."""
+        """Returns the token ids of the whole example, int32, and where the answer begins."""
         known = self.vocabulary
         tokens = [
             BOS,
@@ -102,8 +114,8 @@ class Task:
 
 
 def letters(count: int, prefix: str = 'w') -> tuple[str, ...]:
-    """`count` symbols without a meaning."""
-    return tuple(f'{prefix}{i}' for i in range(count))
+    """Returns `count` symbols without a meaning."""
+    return tuple(f'{prefix}{number}' for number in range(count))
 
 
 class TaskBatches:
@@ -111,6 +123,7 @@ class TaskBatches:
 
     Training rows hold two examples, in most tasks of lengths l and shortest + longest - l: lengths
     are uniform and rows nearly full (`Task.row`).
+
     Args:
       task: the task.
       lengths: (shortest, longest) of training, both included.
@@ -118,7 +131,8 @@ class TaskBatches:
       seed: of the data, apart from that of the parameters.
       scheme: name of the task-given ids that the batch carries as `ids` [B,T] int32; empty: none.
     Raises:
-      DataError: lengths out of order or below what the task can make, or a scheme that the task does not have.
+      DataError: lengths out of order or below what the task can make, or a scheme that the task
+        does not have.
     """
 
     def __init__(
@@ -127,59 +141,62 @@ class TaskBatches:
         low, high = lengths
         if not task.shortest <= low <= high:
             raise DataError(
-                f'lengths are {low} to {high}: {type(task).__name__} needs at least {task.shortest}, shorter ones first'
+                f'lengths are {low} to {high}: {type(task).__name__} needs at least '
+                f'{task.shortest}, shorter ones first'
             )
         if scheme and scheme not in task.schemes:
             raise DataError(
-                f'{type(task).__name__} gives no {scheme!r} ids (it gives: {", ".join(task.schemes) or "none"})'
+                f'{type(task).__name__} gives no {scheme!r} ids (it gives: '
+                f'{", ".join(task.schemes) or "none"})'
             )
-        self.task, self.low, self.high, self.batch_size, self.seed, self.scheme = (
-            task,
-            low,
-            high,
-            batch_size,
-            seed,
-            scheme,
-        )
+        self.task = task
+        self.low = low
+        self.high = high
+        self.batch_size = batch_size
+        self.seed = seed
+        self.scheme = scheme
         self.seq_len = task.row_size(low, high) - 1  # the last <eos> is only a target
 
     def __call__(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The batch of `step`, or only its `rows`."""
+        """Returns the batch of `step`, or only its `rows`."""
         places = range(self.batch_size)[rows]
         batch = self._empty(len(places), self.seq_len)
-        for i, row in enumerate(places):
+        for number, row in enumerate(places):
             rng = self._generator('train', step, row)
-            self._put(batch, i, self.task.row(rng, self.low, self.high))
+            self._put(batch, number, self.task.row(rng, self.low, self.high))
         return batch
 
     def test(self, length: int, count: int, index: int = 0) -> Batch:
-        """`count` rows of one example each, all of `length`; the same for all models, apart from those of training."""
+        """Returns `count` rows of one example each, all of `length`; the `index`-th such batch.
+
+        It is the same for all models, and apart from those of training.
+        """
         batch = self._empty(count, self.task.size(length) + 2)
-        for i in range(count):
-            rng = self._generator('test', length, index * count + i)
-            self._put(batch, i, [self.task.tested(rng, length, self.low)])
+        for row in range(count):
+            rng = self._generator('test', length, index * count + row)
+            self._put(batch, row, [self.task.tested(rng, length, self.low)])
         return batch
 
-    def _generator(self, what: str, *key: int) -> np.random.Generator:
-        return np.random.Generator(
-            np.random.Philox(np.random.SeedSequence([self.seed, *what.encode(), *key]))
-        )
+    def _generator(self, use: str, *key: int) -> np.random.Generator:
+        seeds = np.random.SeedSequence([self.seed, *use.encode(), *key])
+        return np.random.Generator(np.random.Philox(seeds))
 
     def _empty(self, rows: int, columns: int) -> Batch:
         fields = {**FIELDS, 'ids': np.int32} if self.scheme else FIELDS
         return {name: np.zeros((rows, columns), dtype) for name, dtype in fields.items()}
 
     def _put(self, batch: Batch, row: int, examples: Sequence[Example]) -> None:
+        """Writes examples into a row, one after the other."""
         at = 0
         for segment, example in enumerate(examples, 1):
             tokens, answer = self.task.encoded(example)
             end = at + len(tokens) - 1
             batch['tokens'][row, at:end] = tokens[:-1]
             batch['targets'][row, at:end] = tokens[1:]
-            batch['loss_weights'][
-                row,
-                at + np.asarray(example.asked) if example.asked else slice(at + answer - 1, end),
-            ] = 1
+            learned = slice(at + answer - 1, end)
+            if example.asked:
+                learned = at + np.asarray(example.asked)
+            batch['loss_weights'][row, learned] = 1
             batch['segment_ids'][row, at:end] = segment
             batch['positions'][row, at:end] = np.arange(end - at)
             if self.scheme:
@@ -188,7 +205,10 @@ class TaskBatches:
 
     @property
     def hash(self) -> str:
-        """Identity of the data: the same for all encodings of a seed. `ids` are left out: they belong to the encoding."""
+        """Returns the identity of the data: the same for all encodings of a seed.
+
+        `ids` are left out: they belong to the encoding.
+        """
         digest = hashlib.sha256()
         for step in (0, 1, 1000):
             for name in FIELDS:

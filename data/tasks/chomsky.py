@@ -1,7 +1,8 @@
-"""The 15 tasks of Deletang et al. 2023 (arXiv 2207.02098), which Ruoss et al. 2023 (arXiv 2305.16843) use for positions.
+"""The 15 tasks of Deletang et al. 2023 (arXiv 2207.02098).
 
-Definitions are those of google-deepmind/neural_networks_chomsky_hierarchy, folder tasks. There, answers are padded, and some are
-ended by a symbol; here <eos> ends them.
+Ruoss et al. 2023 (arXiv 2305.16843) use them for positions. Definitions are those of
+google-deepmind/neural_networks_chomsky_hierarchy, folder tasks. There, answers are padded, and some
+are ended by a symbol; here <eos> ends them.
 """
 
 import dataclasses
@@ -10,7 +11,10 @@ import math
 from data.records import DataError
 from data.tasks.base import Example, Task
 
-_DELETANG = 'Deletang et al. 2023, arXiv 2207.02098; google-deepmind/neural_networks_chomsky_hierarchy, tasks'
+_DELETANG = (
+    'Deletang et al. 2023, arXiv 2207.02098; '
+    'google-deepmind/neural_networks_chomsky_hierarchy, tasks'
+)
 
 
 class _Chomsky(Task):
@@ -75,7 +79,10 @@ class ReverseString(_Rearranged):
 
 @dataclasses.dataclass(frozen=True)
 class OddsFirst(_Rearranged):
-    """s1 s3 s5 .. s2 s4 s6 .., as the paper and the examples have it. (The code puts s2 s4 s6 .. first.)"""
+    """s1 s3 s5 .. s2 s4 s6 .., as the paper and the examples have it.
+
+    (The code puts s2 s4 s6 .. first.)
+    """
 
     def _answer(self, prompt):
         return prompt[::2] + prompt[1::2]
@@ -104,7 +111,10 @@ class DuplicateString(_Rearranged):
 
 @dataclasses.dataclass(frozen=True)
 class MissingDuplicateString(_Chomsky):
-    """`0 1 1 0 0 ? 1 0` -> 1: a string came two times, and one symbol is missing. Odd lengths have a `#` at the end."""
+    """`0 1 1 0 0 ? 1 0` -> 1: a string came two times, and one symbol is missing.
+
+    Odd lengths have a `#` at the end.
+    """
 
     shortest = 2
 
@@ -115,7 +125,8 @@ class MissingDuplicateString(_Chomsky):
     def sample(self, rng, length):
         prompt = 2 * [str(i) for i in rng.integers(2, size=length // 2)]
         place = int(rng.integers(len(prompt)))
-        answer, prompt[place] = prompt[place], '?'
+        answer = prompt[place]
+        prompt[place] = '?'
         return Example(prompt + ['#'] * (length % 2), [answer])
 
 
@@ -134,9 +145,10 @@ class CycleNavigation(_Chomsky):
 
 @dataclasses.dataclass(frozen=True)
 class StackManipulation(_Chomsky):
-    """`0 1 1 push0 pop pop` -> 1 0: a stack from its bottom up, and what is done to it -> the stack from its top down.
+    """`0 1 1 push0 pop pop` -> 1 0: a stack, and what is done to it -> the stack.
 
-    A pop of an empty stack does nothing; an empty stack is an empty answer.
+    It is read from its bottom up, and answered from its top down. A pop of an empty stack does
+    nothing; an empty stack is an empty answer.
     """
 
     @property
@@ -173,16 +185,14 @@ class _Modular(_Chomsky):
         return (*map(str, range(self.modulus)), *'+-*()x=')
 
     def _expression(self, rng, length: int, operations: str) -> tuple[list[str], int]:
-        """A random expression with brackets, and its value; `length` is the number of its symbols."""
+        """Returns a random expression of `length` symbols, with brackets, and its value."""
         if length < 5:
             digit = int(rng.integers(self.modulus))
             text = {1: f'{digit}', 2: f'-{digit}', 3: f'({digit})', 4: f'(-{digit})'}[length]
             return list(text), (-digit if length in (2, 4) else digit) % self.modulus
         left = int(rng.integers(1, length - 3))
-        (a, x), (b, y) = (
-            self._expression(rng, left, operations),
-            self._expression(rng, length - left - 3, operations),
-        )
+        a, x = self._expression(rng, left, operations)
+        b, y = self._expression(rng, length - left - 3, operations)
         operation = operations[rng.integers(len(operations))]
         value = {'+': x + y, '-': x - y, '*': x * y}[operation] % self.modulus
         return ['(', *a, operation, *b, ')'], value
@@ -200,19 +210,25 @@ class ModularArithmetic(_Modular):
     def sample(self, rng, length):
         digits = rng.integers(self.modulus, size=(length + 1) // 2).tolist()
         operations = ['+-*'[i] for i in rng.integers(3, size=len(digits) - 1)]
-        prompt, total, product = [str(digits[0])], 0, digits[0]
+        prompt = [str(digits[0])]
+        total = 0
+        product = digits[0]
         for operation, digit in zip(operations, digits[1:]):
             prompt += [operation, str(digit)]
             if operation == '*':
                 product = product * digit % self.modulus
             else:
-                total, product = total + product, digit if operation == '+' else -digit
+                total += product
+                product = digit if operation == '+' else -digit
         return Example(prompt, [str((total + product) % self.modulus)])
 
 
 @dataclasses.dataclass(frozen=True)
 class ModularArithmeticBrackets(_Modular):
-    """`( ( 1 - ( - 2 ) ) * 4 )` -> 2: the value mod `modulus`; `products`: with `*` (the paper has them)."""
+    """`( ( 1 - ( - 2 ) ) * 4 )` -> 2: the value mod `modulus`.
+
+    `products`: with `*` (the paper has them).
+    """
 
     products: bool = True
 
@@ -223,7 +239,10 @@ class ModularArithmeticBrackets(_Modular):
 
 @dataclasses.dataclass(frozen=True)
 class SolveEquation(_Modular):
-    """`( x - ( - 2 ) ) = 1` -> 4: the x that solves the equation mod `modulus`. It is one alone, since there are no products."""
+    """`( x - ( - 2 ) ) = 1` -> 4: the x that solves the equation mod `modulus`.
+
+    It is one alone, since there are no products.
+    """
 
     shortest = 3
 
@@ -232,12 +251,13 @@ class SolveEquation(_Modular):
         place = int(rng.integers(len(prompt)))
         while not prompt[place].isdigit():
             place = (place + 1) % len(prompt)
-        answer, prompt[place] = prompt[place], 'x'
+        answer = prompt[place]
+        prompt[place] = 'x'
         return Example([*prompt, '=', str(value)], [answer])
 
 
 def _digits(rng, length: int) -> list[str]:
-    """A random number from 1 to 2**length - 1."""
+    """Returns the digits of a random number from 1 to 2**length - 1."""
     while True:
         digits = [str(i) for i in rng.integers(2, size=length)]
         if '1' in digits:
@@ -249,7 +269,10 @@ def _number(units_first: list[str]) -> int:
 
 
 class _Binary(_Chomsky):
-    """Two numbers above 0, units first, filled up with zeros, `operation` between them; the answer is units first, not filled."""
+    """Two numbers above 0, units first, filled up with zeros, `operation` between them.
+
+    The answer is units first, not filled.
+    """
 
     shortest = 3
 
@@ -258,15 +281,15 @@ class _Binary(_Chomsky):
         return ('0', '1', self.operation)
 
     def size(self, length):
-        """Reached; for products, from length 5 on."""
+        """Returns a bound that is reached; for products, from length 5 on."""
         return 2 * length - 1
 
     def sample(self, rng, length):
         first = int(rng.integers(1, length - 1))
-        a, b = _digits(rng, first), _digits(rng, length - 1 - first)
-        return Example(
-            [*a, self.operation, *b], list(f'{self._result(_number(a), _number(b)):b}'[::-1])
-        )
+        a = _digits(rng, first)
+        b = _digits(rng, length - 1 - first)
+        result = self._result(_number(a), _number(b))
+        return Example([*a, self.operation, *b], list(f'{result:b}'[::-1]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +314,10 @@ class BinaryMultiplication(_Binary):
 
 @dataclasses.dataclass(frozen=True)
 class ComputeSqrt(_Chomsky):
-    """`1 0 0 1 0 1` -> 1 1 0: the square root of a number above 0, rounded down; units come last, zeros in front."""
+    """`1 0 0 1 0 1` -> 1 1 0: the square root of a number above 0, rounded down.
+
+    Units come last, zeros in front.
+    """
 
     @property
     def symbols(self):
@@ -302,6 +328,5 @@ class ComputeSqrt(_Chomsky):
 
     def sample(self, rng, length):
         prompt = _digits(rng, length)
-        return Example(
-            prompt, list(f'{math.isqrt(int("".join(prompt), 2)):b}'.zfill((length + 1) // 2))
-        )
+        root = math.isqrt(int(''.join(prompt), 2))
+        return Example(prompt, list(f'{root:b}'.zfill((length + 1) // 2)))

@@ -13,35 +13,29 @@ _TURNS = {side: (f'I_TURN_{side.upper()}',) for side in ('left', 'right')}
 
 
 def _phrases():
-    """All phrases of one verb with their actions, once, twice and thrice."""
+    """Yields all phrases of one verb with their actions, once, twice and thrice."""
     verbs = {(verb,): actions for verb, actions in _VERBS.items()}
-    for (verb, actions), (side, turn) in itertools.product(
-        [*_VERBS.items(), ('turn', ())], _TURNS.items()
-    ):
-        verbs |= {
-            (verb, side): turn + actions,
-            (verb, 'opposite', side): 2 * turn + actions,
-            (verb, 'around', side): 4 * (turn + actions),
-        }
+    turned = [*_VERBS.items(), ('turn', ())]
+    for (verb, actions), (side, turn) in itertools.product(turned, _TURNS.items()):
+        verbs[verb, side] = turn + actions
+        verbs[verb, 'opposite', side] = 2 * turn + actions
+        verbs[verb, 'around', side] = 4 * (turn + actions)
     for words, actions in verbs.items():
-        yield from (
-            (words, actions),
-            ((*words, 'twice'), 2 * actions),
-            ((*words, 'thrice'), 3 * actions),
-        )
+        yield words, actions
+        yield (*words, 'twice'), 2 * actions
+        yield (*words, 'thrice'), 3 * actions
 
 
 @functools.cache
 def _commands() -> dict[int, list[tuple[tuple[str, ...], tuple[str, ...]]]]:
-    """All 20,910 commands with their actions, by the number of actions."""
+    """Returns all 20,910 commands with their actions, by the number of actions."""
     phrases = list(_phrases())
-    both = [
-        pair
-        for (a, x), (b, y) in itertools.product(phrases, phrases)
-        for pair in ((a + ('and',) + b, x + y), (a + ('after',) + b, y + x))
-    ]
-    groups = {}
-    for words, actions in phrases + both:
+    commands = list(phrases)
+    for (words_a, actions_a), (words_b, actions_b) in itertools.product(phrases, phrases):
+        commands.append(((*words_a, 'and', *words_b), actions_a + actions_b))
+        commands.append(((*words_a, 'after', *words_b), actions_b + actions_a))
+    groups: dict[int, list] = {}
+    for words, actions in commands:
         groups.setdefault(len(actions), []).append((words, actions))
     return groups
 
@@ -50,30 +44,31 @@ def _commands() -> dict[int, list[tuple[tuple[str, ...], tuple[str, ...]]]]:
 class Scan(Task):
     """SCAN: `jump opposite left after walk twice` -> I_WALK I_WALK I_TURN_LEFT I_TURN_LEFT I_JUMP.
 
-    All commands of a length are equally likely. A length that no command has is rounded down to the next that some command has.
+    All commands of a length are equally likely. A length that no command has is rounded down to the
+    next that some command has.
     """
 
-    source = 'Lake and Baroni 2018, arXiv 1711.00350; the same commands and actions as tasks.txt of brendenlake/SCAN'
+    source = (
+        'Lake and Baroni 2018, arXiv 1711.00350; the same commands and actions as tasks.txt of '
+        'brendenlake/SCAN'
+    )
     length = 'actions of the answer, 48 at most'
 
     @property
     def symbols(self):
         words = ('turn', 'left', 'right', 'opposite', 'around', 'twice', 'thrice', 'and', 'after')
-        return (
-            *_VERBS,
-            *words,
-            *(a for actions in (*_VERBS.values(), *_TURNS.values()) for a in actions),
-        )
+        actions = itertools.chain(*_VERBS.values(), *_TURNS.values())
+        return (*_VERBS, *words, *actions)
 
     def size(self, length):
-        return max(len(words) + len(actions) for words, actions in self._of(length))
+        return max(len(words) + len(actions) for words, actions in self._commands_of(length))
 
     def sample(self, rng, length):
-        commands = self._of(length)
+        commands = self._commands_of(length)
         words, actions = commands[rng.integers(len(commands))]
         return Example(list(words), list(actions))
 
-    def _of(self, length: int) -> list:
+    def _commands_of(self, length: int) -> list:
         groups = _commands()
         if length > max(groups):
             raise DataError(
@@ -100,16 +95,21 @@ _BINARY = {
 
 @dataclasses.dataclass(frozen=True)
 class Pcfg(Task):
-    """PCFG SET: string edit functions in prefix notation, `append reverse F7 G2 H9 , repeat I1 J3` -> H9 G2 F7 I1 J3 I1 J3.
+    """PCFG SET: string edit functions in prefix notation.
 
-    The ten functions are equally likely, a binary one shares the functions below it between its arguments uniformly, and a string
-    has 2 to 5 letters. (The published data have the functions alike, but trees of the depths and lengths of English sentences.)
-    `letters`: how many, A1 B1 .. Z20. `longest`: examples with more symbols in the answer are drawn again.
+    `append reverse F7 G2 H9 , repeat I1 J3` -> H9 G2 F7 I1 J3 I1 J3. The ten functions are equally
+    likely, a binary one shares the functions below it between its arguments uniformly, and a string
+    has 2 to 5 letters. (The published data have the functions alike, but trees of the depths and
+    lengths of English sentences.) `letters`: how many, A1 B1 .. Z20. `longest`: examples with more
+    symbols in the answer are drawn again.
     """
 
     letters: int = 520
     longest: int = 100
-    source = 'Hupkes et al. 2020, arXiv 1908.08351; tasks/default.py and generate.py of MathijsMul/pcfg-set'
+    source = (
+        'Hupkes et al. 2020, arXiv 1908.08351; tasks/default.py and generate.py of '
+        'MathijsMul/pcfg-set'
+    )
     length = 'functions in the prompt'
 
     def check(self):
@@ -117,7 +117,8 @@ class Pcfg(Task):
             raise DataError(f'task_args.letters is {self.letters}: expected 2 or more')
         if self.longest < 10:
             raise DataError(
-                f'task_args.longest is {self.longest}: expected 10 or more, twice the longest string'
+                f'task_args.longest is {self.longest}: expected 10 or more, twice the longest '
+                'string'
             )
 
     @property
@@ -125,7 +126,10 @@ class Pcfg(Task):
         return (*(self._letter(i) for i in range(self.letters)), *_UNARY, *_BINARY, ',')
 
     def size(self, length):
-        """A bound, reached at length 1: binary functions alone make the longest prompt, `repeat` alone the longest answer."""
+        """Returns a bound, reached at length 1.
+
+        Binary functions alone make the longest prompt, `repeat` alone the longest answer.
+        """
         return 7 * length + 5 + min(self.longest, 5 * 2**length)
 
     def sample(self, rng, length):
@@ -143,8 +147,9 @@ class Pcfg(Task):
             prompt, value = self._expression(rng, functions - 1)
             return [name, *prompt], _UNARY[name](value)
         left = int(rng.integers(functions))
-        (p, s), (q, t) = self._expression(rng, left), self._expression(rng, functions - 1 - left)
-        return [name, *p, ',', *q], _BINARY[name](s, t)
+        first, first_value = self._expression(rng, left)
+        second, second_value = self._expression(rng, functions - 1 - left)
+        return [name, *first, ',', *second], _BINARY[name](first_value, second_value)
 
     def _letter(self, i: int) -> str:
         return f'{string.ascii_uppercase[i % 26]}{i // 26 + 1}'

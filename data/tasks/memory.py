@@ -11,10 +11,11 @@ from data.tasks.base import Example, Task, letters
 
 @dataclasses.dataclass(frozen=True)
 class FlipFlop(Task):
-    """A register of one bit: `w 1 i 0 r 1 w 0 i 1 r 0`, of which the bits of reads are asked: the bit that was written last.
+    """A register of one bit: `w 1 i 0 r 1 w 0 i 1 r 0`, of which the bits of reads are asked.
 
-    Each instruction, write, ignore or read, has a bit. The first one is a write, the last a read; between them are ignores with probability
-    `ignore`, and writes and reads in equal parts: FFL(`ignore`).
+    That is the bit that was written last. Each instruction, write, ignore or read, has a bit. The
+    first one is a write, the last a read; between them are ignores with probability `ignore`, and
+    writes and reads in equal parts: FFL(`ignore`).
     """
 
     ignore: float = 0.8
@@ -37,16 +38,17 @@ class FlipFlop(Task):
 
     def sample(self, rng, length):
         other = (1 - self.ignore) / 2
-        prompt, asked, stored = [], [], ''
-        for kind in [
-            'w',
-            *rng.choice(list('wri'), size=length - 2, p=[other, other, self.ignore]).tolist(),
-            'r',
-        ]:
+        between = rng.choice(list('wri'), size=length - 2, p=[other, other, self.ignore]).tolist()
+        prompt = []
+        asked = []
+        stored = ''
+        for kind in ['w', *between, 'r']:
             bit = stored if kind == 'r' else str(rng.integers(2))
-            stored = bit if kind == 'w' else stored
             prompt += [kind, bit]
-            asked += [len(prompt) - 1] if kind == 'r' else []
+            if kind == 'w':
+                stored = bit
+            elif kind == 'r':
+                asked.append(len(prompt) - 1)
         return Example(prompt, [], asked=asked)
 
 
@@ -76,19 +78,24 @@ class SelectiveCopy(Task):
     def sample(self, rng, length):
         words = [f'w{i}' for i in rng.integers(self.words, size=self.memorised)]
         prompt = ['<noise>'] * (length + self.memorised)
-        for place, word in zip(
-            sorted(rng.choice(len(prompt), self.memorised, replace=False)), words
-        ):
+        places = sorted(rng.choice(len(prompt), self.memorised, replace=False))
+        for place, word in zip(places, words):
             prompt[place] = word
         return Example(prompt, words)
 
 
 @dataclasses.dataclass(frozen=True)
 class InductionHead(Task):
-    """`.. a b .. a` -> b: the word that followed the last one of the prompt where it came before, which it did once."""
+    """`.. a b .. a` -> b: the word that followed the last word where that came before.
+
+    It came before once.
+    """
 
     words: int = 16
-    source = 'Olsson et al. 2022, arXiv 2209.11895; number of words: Gu and Dao 2023, arXiv 2312.00752, section 4.1.2'
+    source = (
+        'Olsson et al. 2022, arXiv 2209.11895; number of words: Gu and Dao 2023, arXiv 2312.00752, '
+        'section 4.1.2'
+    )
     length = 'words in the prompt'
     shortest = 3
 
@@ -175,12 +182,17 @@ class MultiQueryRecall(Task):
         return 4 * self.pairs or 1
 
     def size(self, length):
-        """Raises DataError where so many pairs have no room, or there are not so many keys."""
-        pairs, size = self.pairs or length, length if self.pairs else self.tokens
+        """Returns the symbols of the prompt.
+
+        Raises DataError where so many pairs have no room, or there are not so many keys.
+        """
+        pairs = self.pairs or length
+        size = length if self.pairs else self.tokens
         if size and size < 4 * pairs:
+            field = 'pairs' if self.pairs else 'tokens'
             raise DataError(
-                f'task_args.{"pairs" if self.pairs else "tokens"} is {self.pairs or self.tokens}: '
-                f'expected 4 symbols or more for each pair, found {size} for {pairs} pairs'
+                f'task_args.{field} is {self.pairs or self.tokens}: expected 4 symbols or more for '
+                f'each pair, found {size} for {pairs} pairs'
             )
         if pairs > self.words // 2 - self._first:
             raise DataError(
@@ -194,12 +206,20 @@ class MultiQueryRecall(Task):
         return 0 if self.keys == 'all' else 1
 
     def sample(self, rng, length):
-        size, pairs, first = self.size(length), self.pairs or length, self._first
-        keys = first + rng.choice(self.words // 2 - first, pairs, replace=False)
-        values = rng.choice(self.words // 2, pairs, replace=False)
-        keys, values = [f'k{i}' for i in keys], [f'v{i}' for i in values]
-        prompt = [s for pair in zip(keys, values) for s in pair]
-        symbols, left = self.symbols, size - len(prompt)
+        size = self.size(length)
+        pairs = self.pairs or length
+
+        # The pairs, each key followed by its value.
+        first = self._first
+        key_numbers = first + rng.choice(self.words // 2 - first, pairs, replace=False)
+        value_numbers = rng.choice(self.words // 2, pairs, replace=False)
+        keys = [f'k{i}' for i in key_numbers]
+        values = [f'v{i}' for i in value_numbers]
+        prompt = [symbol for pair in zip(keys, values) for symbol in pair]
+
+        # Noise, in which each key comes once more, with its value.
+        symbols = self.symbols
+        left = size - len(prompt)
         prompt += [symbols[i] for i in rng.integers(len(symbols), size=left)]
         near = np.arange(1, left // 2 + 1) ** (self.power - 1)
         places = 2 * (pairs + rng.choice(len(near), pairs, replace=False, p=near / near.sum()))
@@ -210,9 +230,10 @@ class MultiQueryRecall(Task):
 
 @dataclasses.dataclass(frozen=True)
 class IndirectIndexing(Task):
-    """`h e l p o , p , - 3` -> e: the character that is so far to the left (-) or right (+) of the named one, which occurs once.
+    """`h e l p o , p , - 2` -> e: the character so far to the left (-) or right (+) of another.
 
-    The place of the answer is uniform over all places but that of the named character; offsets are written in digits.
+    That one is named, and occurs once. The place of the answer is uniform over all places but that
+    of the named character; offsets are written in digits.
     """
 
     source = 'Gopalakrishnan et al. 2025 (PoPE), arXiv 2509.10534'
@@ -234,16 +255,19 @@ class IndirectIndexing(Task):
         return Example([*text, ',', named, ',', *f'{target - place:+d}'], [text[target]])
 
 
-_FILLER = 'the grass is green . the sky is blue . the sun is yellow . here we go . there and back again .'.split()
+_FILLER = (
+    'the grass is green . the sky is blue . the sun is yellow . here we go . there and back again .'
+).split()
 _NEEDLE = 'the pass key is {0} . remember it . {0} is the pass key .'
 _QUESTION = 'what is the pass key ? the pass key is'.split()
 
 
 @dataclasses.dataclass(frozen=True)
 class Passkey(Task):
-    """A key of `digits` digits hidden in filler -> the key. The words are the paper's, without its words on what to do.
+    """A key of `digits` digits hidden in filler -> the key.
 
-    `depth`: the part of the filler that comes before the key, from 0 to 1; -1: random, as in the paper.
+    The words are the paper's, without its words on what to do. `depth`: the part of the filler that
+    comes before the key, from 0 to 1; -1: random, as in the paper.
     """
 
     depth: float = -1.0
@@ -272,16 +296,13 @@ class Passkey(Task):
     def sample(self, rng, length):
         key = [str(d) for d in rng.integers(10, size=self.digits)]
         before = int(rng.integers(length + 1)) if self.depth == -1 else round(self.depth * length)
-        filler = lambda count: (_FILLER * (count // len(_FILLER) + 1))[:count]
-        return Example(
-            [
-                *filler(before),
-                *_NEEDLE.format(' '.join(key)).split(),
-                *filler(length - before),
-                *_QUESTION,
-            ],
-            key,
-        )
+        needle = _NEEDLE.format(' '.join(key)).split()
+        prompt = [*_filler(before), *needle, *_filler(length - before), *_QUESTION]
+        return Example(prompt, key)
+
+
+def _filler(count: int) -> list[str]:
+    return (_FILLER * (count // len(_FILLER) + 1))[:count]
 
 
 _HIGHEST = 10
@@ -289,13 +310,17 @@ _HIGHEST = 10
 
 @dataclasses.dataclass(frozen=True)
 class Counting(Task):
-    """Counters: `a =0; pass; a ++; b =0; a ++; print a` -> 2. Operations set a variable to 0, pass, or add 1 to one that was set.
+    """Counters: `a =0; pass; a ++; b =0; a ++; print a` -> 2.
 
-    They come in parts 1 : 50 : 7, but no variable goes above 10. The variable asked for is any one that was set.
+    Operations set a variable to 0, pass, or add 1 to one that was set. They come in parts
+    1 : 50 : 7, but no variable goes above 10. The variable asked for is any one that was set.
     """
 
     variables: int = 3
-    source = 'Golovneva et al. 2024 (CoPE), arXiv 2405.18719, section 5.2; count_data_gen.py of facebookresearch/RAM'
+    source = (
+        'Golovneva et al. 2024 (CoPE), arXiv 2405.18719, section 5.2; count_data_gen.py of '
+        'facebookresearch/RAM'
+    )
     length = 'operations'
 
     def check(self):
@@ -314,7 +339,7 @@ class Counting(Task):
         )
 
     def size(self, length):
-        """Reached where no operation is `pass;`."""
+        """Returns a bound that is reached where no operation is `pass;`."""
         return 2 * length + 3
 
     def sample(self, rng, length):
@@ -325,7 +350,9 @@ class Counting(Task):
                 return Example([*prompt, 'print', asked], [str(values[asked])])
 
     def _program(self, rng, length: int) -> tuple[list[str], dict[str, int]]:
-        prompt, values, done = [], {}, 0
+        prompt = []
+        values: dict[str, int] = {}
+        done = 0
         while done < length:
             draw = rng.integers(58)
             if draw < 50:

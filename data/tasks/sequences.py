@@ -1,4 +1,7 @@
-"""Copying, reversing and sorting words (Kazemnejad et al. 2023, arXiv 2305.19466, appendix B, and the authors' generators)."""
+"""Copying, reversing and sorting words.
+
+Kazemnejad et al. 2023, arXiv 2305.19466, appendix B, and the authors' generators.
+"""
 
 import dataclasses
 
@@ -10,8 +13,12 @@ _KAZEMNEJAD = 'Kazemnejad et al. 2023, arXiv 2305.19466, appendix B'
 
 @dataclasses.dataclass(frozen=True)
 class Copy(Task):
-    """`kind`: words, random words of the alphabet (cmc); same, one word repeated (rsc); replaced, 'a with b in a a a' -> 'b b b'
-    (rdc). `twice`: the answer comes two times, with <next> between (cmc2x), or, for `same`, as 2N words (rsc2x)."""
+    """The words of the prompt, once or `twice`.
+
+    `kind`: words, random words of the alphabet (cmc); same, one word repeated (rsc); replaced, 'a
+    with b in a a a' -> 'b b b' (rdc). `twice`: the answer comes two times, with <next> between
+    (cmc2x), or, for `same`, as 2N words (rsc2x).
+    """
 
     kind: str = 'words'
     twice: bool = False
@@ -32,10 +39,8 @@ class Copy(Task):
         return (*letters(self.words), '<next>', '<with>', '<in>')
 
     def size(self, length):
-        return (
-            length * (3 if self.twice else 2)
-            + {'words': self.twice, 'same': 0, 'replaced': 4}[self.kind]
-        )
+        marks = {'words': int(self.twice), 'same': 0, 'replaced': 4}[self.kind]
+        return length * (3 if self.twice else 2) + marks
 
     def sample(self, rng, length):
         if self.kind == 'words':
@@ -49,7 +54,11 @@ class Copy(Task):
 
 @dataclasses.dataclass(frozen=True)
 class Reverse(Task):
-    """The words in reverse. `then`: '' (mc), 'reversed', the answer once more (mc2x), or 'copied', the words as they were (mcrv)."""
+    """The words in reverse.
+
+    `then`: '' (mc), 'reversed', the answer once more (mc2x), or 'copied', the words as they were
+    (mcrv).
+    """
 
     then: str = ''
     words: int = 100
@@ -69,15 +78,18 @@ class Reverse(Task):
 
     def sample(self, rng, length):
         prompt = [f'w{i}' for i in rng.integers(self.words, size=length)]
-        after = {'': [], 'reversed': ['<next>', *prompt[::-1]], 'copied': ['<next>', *prompt]}[
-            self.then
-        ]
-        return Example(prompt, prompt[::-1] + after)
+        answer = prompt[::-1]
+        if self.then:
+            answer += ['<next>', *(prompt[::-1] if self.then == 'reversed' else prompt)]
+        return Example(prompt, answer)
 
 
 @dataclasses.dataclass(frozen=True)
 class Sort(Task):
-    """Words of an ordered alphabet (single tokens), or numbers from 10 to 9999 digit by digit (`digits`), in ascending order."""
+    """Words of an ordered alphabet (single tokens), in ascending order.
+
+    `digits`: numbers from 10 to 9999 instead, digit by digit.
+    """
 
     digits: bool = False
     words: int = 50
@@ -96,5 +108,7 @@ class Sort(Task):
             values = rng.integers(self.words, size=length)
             return Example([f'w{v}' for v in values], [f'w{v}' for v in sorted(values)])
         values = rng.integers(10, 10000, size=length).tolist()
-        written = lambda vs: list(','.join(map(str, vs)))
-        return Example(written(values), written(sorted(values)))
+        return Example(self._spell(values), self._spell(sorted(values)))
+
+    def _spell(self, numbers: list[int]) -> list[str]:
+        return list(','.join(map(str, numbers)))

@@ -1,4 +1,4 @@
-"""The table of positional encodings, generated from the registry: model/positions/README.md.
+"""Makes the table of positional encodings from the registry: model/positions/README.md.
 
 python -m docs.generate.encodings          writes the table
 python -m docs.generate.encodings --json   prints every spec as JSON
@@ -8,6 +8,7 @@ import collections
 import functools
 import json
 import pathlib
+import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,8 @@ from model.positions import ENTERS, PATTERNS, REGISTRY
 from model.transformer import Transformer
 from runtime import cli
 
-READ = {  # where lines are counted that `Spec.differs` names: project -> commit or release
+# Where the lines are counted that `Spec.differs` names: project -> commit or release.
+READ = {
     'openai/gpt-2': '9b63575',
     'tensorflow/tensor2tensor': 'bafdc1b',
     'tensorflow/mesh': 'da90793',
@@ -62,43 +64,47 @@ TABLE = pathlib.Path(__file__).resolve().parents[2] / 'model' / 'positions' / 'R
 
 
 @functools.cache
-def added(name: str) -> int:
-    """Parameters that the encoding adds to the model of `configs/base.py` (4 layers of width 192, 6 heads, 256 tokens)."""
-    c = base.get_config()
-    layers, c.model.num_layers = (
-        c.model.num_layers,
-        1,
-    )  # one is traced, and counted as often as there are
-    c.model.positions = (
-        name
-        if not REGISTRY[name].spec.wraps
-        else f'{name}+rope'
-        if 'position_ids' in REGISTRY[name].enters()
-        else f'rope+{name}'
-    )
-    model = Transformer(resolve(c.model, 256, c.data.seq_len))
+def count_added_parameters(name: str) -> int:
+    """Returns how many parameters an encoding adds to the model of `configs/base.py`.
+
+    That has 4 layers of width 192, 6 heads and 256 tokens.
+    """
+    config = base.get_config()
+    layers = config.model.num_layers
+    config.model.num_layers = 1  # one is traced, and counted as often as there are
+    config.model.positions = _in_a_pattern(name)
+    model = Transformer(resolve(config.model, 256, config.data.seq_len))
     one = jnp.ones((1, 1), jnp.int32)
-    params = nn.meta.unbox(
-        jax.eval_shape(model.init, jax.random.key(0), one, one * 0, one, one)['params']
-    )
-    return sum(
-        x.size * (layers if path[0].key == 'layer_0' else 1)
-        for path, x in jax.tree_util.tree_leaves_with_path(params)
-        if any(k.key.startswith('positions') for k in path)
-    )
+    variables = jax.eval_shape(model.init, jax.random.key(0), one, one * 0, one, one)
+    params = nn.meta.unbox(variables['params'])
+
+    total = 0
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        if any(key.key.startswith('positions') for key in path):
+            total += x.size * (layers if path[0].key == 'layer_0' else 1)
+    return total
+
+
+def _in_a_pattern(name: str) -> str:
+    """Returns a pattern with the encoding, beside RoPE where alone it does nothing."""
+    kind = REGISTRY[name]
+    if not kind.spec.wraps:
+        return name
+    return f'{name}+rope' if 'position_ids' in kind.enters() else f'rope+{name}'
 
 
 def row(name: str) -> dict:
-    """All that is known of an encoding, from its spec and its methods."""
+    """Returns all that is known of an encoding, from its spec and its methods."""
     kind = REGISTRY[name]
-    spec, enters = kind.spec, kind.enters()
+    spec = kind.spec
+    enters = kind.enters()
     return {
         'name': name,
         'title': spec.title,
         'family': kind.__module__.rsplit('.', 1)[-1],
         'enters': [ENTERS[m] for m in ENTERS if m in enters] or ['nowhere'],
         'parameters': kind.arguments(),
-        'added': added(name),
+        'added': count_added_parameters(name),
         'shift_invariant': spec.shift_invariant,
         'sees_order': spec.sees_order,
         'bias': spec.bias_form or 'none',
@@ -114,52 +120,82 @@ def row(name: str) -> dict:
     }
 
 
-def _arguments(found: dict) -> str:
+def _arguments(arguments: dict) -> str:
     """Returns arguments with their values, as the table shows them."""
-    return ', '.join(f'`{k}={v!r}`' for k, v in found.items())
+    return ', '.join(f'`{name}={value!r}`' for name, value in arguments.items())
+
+
+def _paragraph(text: str) -> str:
+    """Returns a paragraph of at most 100 columns."""
+    return textwrap.fill(text, 100, break_long_words=False, break_on_hyphens=False)
+
+
+def _table_line(r: dict) -> str:
+    """Returns the line of an encoding in the first table, from its `row`."""
+    note = ''
+    if r['beside_another']:
+        note = ' (beside another)'
+    elif r['data']:
+        note = f' (needs {r["data"]})'
+    cells = [
+        f'`{r["name"]}`',
+        r['title'] + note,
+        ', '.join(r['enters']),
+        r['added'],
+        'yes' if r['shift_invariant'] else 'no',
+        r['bias'],
+        r['length_limit'],
+        r['cache'],
+        r['kernel'],
+        r['source'],
+    ]
+    return f'| {" | ".join(map(str, cells))} |'
+
+
+_COLUMNS = (
+    'name | title | enters | added | shift invariant | bias | length limit | cache holds | kernel '
+    '| source'
+)
 
 
 def table() -> str:
+    """Returns the whole page, as `TABLE` holds it."""
     rows = [row(name) for name in REGISTRY]
     families = collections.Counter(r['family'] for r in rows)
-    yes = lambda value: 'yes' if value else 'no'
     lines = [
         '# Positional encodings',
         '',
-        'Generated by `python -m docs.generate.encodings` from the registry; a test compares it. `--config.model.positions=NAME` chooses one, '
-        '`--config.model.positions_args.FIELD=VALUE` sets its parameters. `rope,rope,none` is a pattern over the layers, `randomized+rope` '
-        'puts several into the same layer.',
+        _paragraph(
+            'Generated by `python -m docs.generate.encodings` from the registry; a test compares '
+            'it. `--config.model.positions=NAME` chooses one, '
+            '`--config.model.positions_args.FIELD=VALUE` sets its parameters. `rope,rope,none` is '
+            'a pattern over the layers, `randomized+rope` puts several into the same layer.'
+        ),
         '',
-        f'{len(rows)} encodings and variants, {len(PATTERNS)} patterns with a name. By family (file): '
-        + ', '.join(f'{f} {n}' for f, n in families.items())
-        + '.',
+        _paragraph(
+            f'{len(rows)} encodings and variants, {len(PATTERNS)} patterns with a name. By family '
+            f'(file): {", ".join(f"{family} {n}" for family, n in families.items())}.'
+        ),
         '',
-        '*added*: parameters added to the model of `configs/base.py`. *kernel*: what attention needs: any kernel; a bias (a kernel that takes '
-        'one); a mask; or the reference path, where the logits themselves are changed. Packing asks the same of all: positions that restart and '
-        'segment ids.',
+        _paragraph(
+            '*added*: parameters added to the model of `configs/base.py`. *kernel*: what attention '
+            'needs: any kernel; a bias (a kernel that takes one); a mask; or the reference path, '
+            'where the logits themselves are changed. Packing asks the same of all: positions that '
+            'restart and segment ids.'
+        ),
         '',
-        '| name | title | enters | added | shift invariant | bias | length limit | cache holds | kernel | source |',
+        f'| {_COLUMNS} |',
         '|' + '---|' * 10,
+        *map(_table_line, rows),
     ]
-    for r in rows:
-        note = (
-            ' (beside another)'
-            if r['beside_another']
-            else f' (needs {r["data"]})'
-            if r['data']
-            else ''
-        )
-        lines.append(
-            f'| `{r["name"]}` | {r["title"]}{note} | {", ".join(r["enters"])} | {r["added"]} | {yes(r["shift_invariant"])} | {r["bias"]} | '
-            f'{r["length_limit"]} | {r["cache"]} | {r["kernel"]} | {r["source"]} |'
-        )
+
     # Versions above 1 with what they replace, and what is not taken over from a source.
-    told = [
+    versions = [
         f'| `{r["name"]}` | {r["version"]} | {_arguments(r["before"]) or "initial values only"} |'
         for r in rows
         if r['version'] > 1
     ]
-    told += [
+    versions += [
         f'| `{name}` | {pattern.version} | `{pattern.before}` |'
         for name, pattern in PATTERNS.items()
         if pattern.version > 1
@@ -176,34 +212,42 @@ def table() -> str:
         '|---|---|',
         *(f'| `{r["name"]}` | {_arguments(r["parameters"])} |' for r in rows if r['parameters']),
         '',
-        'In a pattern an encoding may have arguments of its own in parentheses, '
-        '`rope(base=10000)+window,rope(base=1000000)`; those of `positions_args` hold for all '
-        'layers and count for more.',
+        _paragraph(
+            'In a pattern an encoding may have arguments of its own in parentheses, '
+            '`rope(base=10000)+window,rope(base=1000000)`; those of `positions_args` hold for all '
+            'layers and count for more.'
+        ),
         '',
         *_differences(rows),
         '## Versions',
         '',
-        'An encoding, or a pattern that has a name, gets another version where its initial values, '
-        'its defaults or their meaning change; all others have version 1. A run keeps the '
-        'arguments and the version that it was started with in `config.json` and `lineage.json`; '
-        'one from before they were kept is read as version 1. These arguments give what version 1 '
-        'meant:',
+        _paragraph(
+            'An encoding, or a pattern that has a name, gets another version where its initial '
+            'values, its defaults or their meaning change; all others have version 1. A run keeps '
+            'the arguments and the version that it was started with in `config.json` and '
+            '`lineage.json`; one from before they were kept is read as version 1. These arguments '
+            'give what version 1 meant:'
+        ),
         '',
         '| name | version | version 1 |',
         '|---|---|---|',
-        *told,
+        *versions,
         '',
         '## Adding one',
         '',
-        'One file with one class, and one line in `model/positions/__init__.py`. This is a whole encoding (a bias that falls with the '
-        'square root of the distance, at a rate that each head learns); `tests/docs/test_encodings.py` adds it and trains with it:',
+        _paragraph(
+            'One file with one class, and one line in `model/positions/__init__.py`. This is a '
+            'whole encoding (a bias that falls with the square root of the distance, at a rate '
+            'that each head learns); `tests/docs/test_encodings.py` adds it and trains with it:'
+        ),
         '',
         '```python',
         EXAMPLE.strip(),
         '```',
         '',
         '```sh',
-        'python -m train.pretrain --config=configs/base.py --config.model.positions=root --run=runs/root',
+        'python -m train.pretrain --config=configs/base.py --config.model.positions=root \\',
+        '    --run=runs/root',
         '```',
         '',
     ]
@@ -212,30 +256,37 @@ def table() -> str:
 
 def _differences(rows: list[dict]) -> list[str]:
     """Returns the lines of the section on what is not taken over from the sources."""
-    found = {r['name']: r['differs'] for r in rows}
-    found |= {name: pattern.differs for name, pattern in PATTERNS.items()}
-    alike = [f'`{name}`' for name, differs in found.items() if not differs]
+    differences = {r['name']: r['differs'] for r in rows}
+    differences |= {name: pattern.differs for name, pattern in PATTERNS.items()}
+    alike = [f'`{name}`' for name, differs in differences.items() if not differs]
     read = [f'{project} {commit}' for project, commit in READ.items()]
     return [
         '## What differs from the source',
         '',
-        'What an encoding does not take over from its source, or takes where sources disagree, and '
-        "where it stands there: a place in the paper, or file and lines of the authors' code (of "
-        'transformers, tensor2tensor and others where they are named).',
+        _paragraph(
+            'What an encoding does not take over from its source, or takes where sources disagree, '
+            'and where it stands there: a place in the paper, or file and lines of the code of the '
+            'authors (of transformers, tensor2tensor and others where they are named).'
+        ),
         '',
         '| name | what differs |',
         '|---|---|',
-        *(f'| `{name}` | {"<br>".join(differs)} |' for name, differs in found.items() if differs),
+        *(
+            f'| `{name}` | {"<br>".join(differs)} |'
+            for name, differs in differences.items()
+            if differs
+        ),
         '',
-        f'Nothing is known to differ: {", ".join(alike)}.',
+        _paragraph(f'Nothing is known to differ: {", ".join(alike)}.'),
         '',
-        f'Lines are counted in {", ".join(read)}.',
+        _paragraph(f'Lines are counted in {", ".join(read)}.'),
         '',
     ]
 
 
 EXAMPLE = '''
 """A bias that falls with the square root of the distance."""
+
 import dataclasses
 
 import jax.numpy as jnp
@@ -247,12 +298,13 @@ from model.positions.base import PositionalEncoding, Spec
 @dataclasses.dataclass(frozen=True)
 class Root(PositionalEncoding):
     """b_ij = -r_h sqrt(i - j), r learned in each layer."""
+
     rate: float = 0.5
     spec = Spec('root', 'this page', shift_invariant=True, bias_form='Toeplitz')
 
     def bias(self, inputs):
-        start = nn.initializers.constant(self.rate)
-        rate_H = inputs.param('r', start, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
+        init = nn.initializers.constant(self.rate)
+        rate_H = inputs.float32_param('r', init, (self.dims.num_heads,), ('heads',))
         # The square root has no gradient at 0: it is kept away from there.
         root = jnp.where(inputs.reach > 0, jnp.sqrt(jnp.maximum(inputs.reach, 1.0)), 0.0)
         return -rate_H[:, None, None] * root[:, None]

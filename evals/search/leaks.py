@@ -1,132 +1,145 @@
-"""Has a model been trained on what it is examined in? Searches the training text of a run, and of the runs it comes from: in their token stores, or,
-where pairs were made of texts, of which a store of pairs holds stretches only, in the texts themselves."""
+"""Has a model been trained on what it is examined in?
+
+Searches the training text of a run, and of the runs it comes from: in their token stores, or, where
+pairs were made of texts, of which a store of pairs holds stretches only, in the texts themselves.
+"""
 
 import collections
 import itertools
 from collections.abc import Iterable, Iterator
 
-from data import objectives, store, words
-from data.pairs import read as read_pairs
+from data import store, words
+from data.objectives import get_objective
 from data.records import DataError
 from model.errors import ModelError
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
 _WORDS = 5  # of a text that are looked for first
-_TOKENS = 1 << 18  # of a document that are read at a time (of a text: characters),
-_AGAIN = 1 << 14  # and of those how many a second time: what is looked for has at most so many
-_TOLD = 3
+_TOKENS = 1 << 18  # of a document that are read at a time (of a text: characters)
+_OVERLAP = 1 << 14  # of those, read a second time: what is looked for has at most so many
+_EXAMPLES = 3
 
 
 def normal(text: str) -> str:
-    """Texts of the same words (data/words.py) are one text, whatever their case, spacing and
-    punctuation. In scripts without spaces each letter is a word."""
+    """Returns the words of a text (data/words.py), whatever its case, spacing and punctuation.
+
+    In scripts without spaces each letter is a word.
+    """
     return ' '.join(words.words(text, joined=True))
 
 
 def occurring(texts: Iterable[str], documents: Iterable[str]) -> set[str]:
-    """Which of the texts stand, whole words after whole words, in a document; in their `normal` form. One pass over the documents."""
+    """Returns the texts that stand, whole words after whole words, in a document.
+
+    They are returned in their `normal` form. The documents are passed over once.
+    """
+
     wanted: dict[int, dict] = collections.defaultdict(lambda: collections.defaultdict(list))
     for text in {normal(text) for text in texts} - {''}:
         start = tuple(text.split(' ')[:_WORDS])
         wanted[len(start)][start].append(text)
-    found: set[str] = set()
+    seen: set[str] = set()
     for document in documents:
-        held = normal(document).split()
+        words_there = normal(document).split()
         for count, by_start in wanted.items():
-            starts = by_start.keys() & set(zip(*(held[i:] for i in range(count))))
+            starts = by_start.keys() & set(zip(*(words_there[i:] for i in range(count))))
             if starts:
-                whole = f' {" ".join(held)} '
-                found |= {
-                    text for start in starts for text in by_start[start] if f' {text} ' in whole
-                }
-    return found
+                whole = f' {" ".join(words_there)} '
+                candidates = [text for start in starts for text in by_start[start]]
+                seen.update(text for text in candidates if f' {text} ' in whole)
+    return seen
 
 
 def check(run: Run, cache: str, sets: list) -> list[dict]:
-    """A run and its parents, the youngest first: {'run', 'step', 'checked', 'why' not, 'documents', and 'sets': {name: {'asked', 'seen',
-    'examples', 'documents', 'documents_seen'}}}.
+    """Returns what a run and its parents were trained on of the sets, the youngest first.
 
-    `cache`: where their token stores are looked for; none is built. `sets`: of search_sets; a pair is seen where both its sentences are.
+    An entry is {'run', 'step', 'checked', 'why' not, 'documents', and 'sets': {name: {'asked',
+    'seen', 'examples', 'documents', 'documents_seen'}}}. A pair is seen where both its sentences
+    are.
+
+    Args:
+      run: the youngest.
+      cache: where their token stores are looked for; none is built.
+      sets: `datasets.Questions` and `datasets.Pairs`.
     """
-    texts = [text for one in sets for asked in one.asked for text in asked] + [
-        text for one in sets for text in _documents(one)
-    ]
-    found, known = [], set()
+    texts = [text for dataset in sets for asked in dataset.asked for text in asked]
+    texts += [text for dataset in sets for text in _documents(dataset)]
+    entries: list[dict] = []
+    known: set[str] = set()
     while run is not None and str(run.path) not in known:
         known.add(str(run.path))
-        entry, parent = {'run': str(run.path), 'step': run.step, 'checked': False}, None
-        found.append(entry)
+        entry = {'run': str(run.path), 'step': run.step, 'checked': False}
+        parent = None
+        entries.append(entry)
         try:
             parent = run.lineage().get('parent')
             documents, count = _trained_on(run, cache), itertools.count()
-            seen = occurring(
-                texts, (part for document, _ in zip(documents, count) for part in document)
-            )
+            parts = (part for document, _ in zip(documents, count) for part in document)
+            seen = occurring(texts, parts)
             entry |= {
                 'checked': True,
                 'documents': next(count),
-                'sets': {one.name: _counts(one, seen) for one in sets},
+                'sets': {dataset.name: _count_seen(dataset, seen) for dataset in sets},
             }
         except (DataError, ModelError, RunError, OSError) as error:
             entry['why'] = ' '.join(str(error).split())
         try:
             run = Run.at(parent['run'], parent['step']) if parent else None
         except (RunError, KeyError, TypeError) as error:
-            found.append(
-                {
-                    'run': str(parent),
-                    'step': None,
-                    'checked': False,
-                    'why': ' '.join(str(error).split()),
-                }
-            )
+            why = ' '.join(str(error).split())
+            entries.append({'run': str(parent), 'step': None, 'checked': False, 'why': why})
             run = None
-    return found
+    return entries
 
 
-def refuse(found: dict[str, list[dict]]) -> None:
-    """Raises RunError where a run, {name: what `check` told}, has seen a question."""
-    for name, entries in found.items():
+def refuse(entries_of: dict[str, list[dict]]) -> None:
+    """Raises RunError where a run, {name: what `check` returned}, has seen a question."""
+    for name, entries in entries_of.items():
         for entry in entries:
             for of, counts in entry.get('sets', {}).items():
                 if counts['seen']:
                     raise RunError(
-                        f'{counts["seen"]} of the {counts["asked"]} questions of {of} stand in the training text of {entry["run"]} '
-                        f'(--runs={name}), for example {counts["examples"][0]!r:.90}; expected none, or --allow_leaks to go on and tell it'
+                        f'{counts["seen"]} of the {counts["asked"]} questions of {of} stand in the '
+                        f'training text of {entry["run"]} (--runs={name}), for example '
+                        f'{counts["examples"][0]!r:.90}; expected none, or --allow_leaks to go on '
+                        'and tell it'
                     )
 
 
-def _documents(one) -> Iterable[str]:
-    return getattr(one, 'documents', {}).values()
+def _documents(dataset) -> Iterable[str]:
+    return getattr(dataset, 'documents', {}).values()
 
 
-def _counts(one, seen: set[str]) -> dict:
-    asked = [parts for parts in one.asked if all(normal(part) in seen for part in parts)]
-    documents = list(_documents(one))
+def _count_seen(dataset, seen: set[str]) -> dict:
+    """Returns how many questions and documents of a set are among the texts that were seen."""
+    asked = [parts for parts in dataset.asked if all(normal(part) in seen for part in parts)]
+    documents = list(_documents(dataset))
     return {
-        'asked': len(one.asked),
+        'asked': len(dataset.asked),
         'seen': len(asked),
-        'examples': [' | '.join(parts) for parts in asked[:_TOLD]],
+        'examples': [' | '.join(parts) for parts in asked[:_EXAMPLES]],
         'documents': len(documents),
         'documents_seen': sum(normal(text) in seen for text in documents),
     }
 
 
 def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
-    """Each document of a run's training split, in parts. Raises where its store, or the texts that pairs were made of, are not there as they were."""
+    """Returns each document of a run's training split, in parts that overlap.
+
+    Raises RunError or DataError where its store, or the texts that pairs were made of, are not
+    there as they were.
+    """
     config, tokenizer = run.config(), run.tokenizer()
     config.data.cache = cache
-    data = objectives.of(config.train.objective)[0].find(
-        config.data, tokenizer, run.lineage()['data_hash']
-    )
+    objective = get_objective(config.train.objective)
+    data = objective.store_class.find(config.data, tokenizer, run.lineage()['data_hash'])
     if data is None:
         raise RunError(f'its token store is not in {cache}')
     if data.hash != run.lineage()['data_hash']:
         raise RunError(f'the token store in {cache} has other text than the run was trained on')
-    if config.train.objective == 'contrastive' and read_pairs.kinds_to_make(
-        config.data
-    ):  # the store was found by what its texts were: they are those
+    if not objective.stores_whole_texts(config.data):
+        # The store was found by what its texts were: they are those.
         return (_parts(text, 0, len(text)) for text in store.training_texts(config.data))
     split = data.split('train')
     return (
@@ -136,8 +149,6 @@ def _trained_on(run: Run, cache: str) -> Iterator[Iterator[str]]:
 
 
 def _parts(whole, first: int, last: int) -> Iterator:
-    """whole[first:last] in parts that overlap."""
-    return (
-        whole[start : min(last, start + _TOKENS)]
-        for start in range(first, max(first + 1, last - _AGAIN), _TOKENS - _AGAIN)
-    )
+    """Yields whole[first:last] in parts that overlap."""
+    for start in range(first, max(first + 1, last - _OVERLAP), _TOKENS - _OVERLAP):
+        yield whole[start : min(last, start + _TOKENS)]

@@ -1,7 +1,7 @@
-"""Rankings of documents for queries: files in the forms of BEIR and TREC, and measures with their intervals.
+"""Rankings of documents for queries: files of BEIR and TREC, and measures with intervals.
 
-A run is {query: {document: score}}, larger is better and equal scores are in the order of their ids; judgements (qrels) are
-{query: {document: grade}}, a grade above 0 being relevant.
+A run is {query: {document: score}}, larger is better and equal scores are in the order of their
+ids; judgements (qrels) are {query: {document: grade}}, a grade above 0 being relevant.
 """
 
 import math
@@ -25,8 +25,12 @@ Qrels = Mapping[str, Mapping[str, int]]
 
 
 def measure(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
-    """{measure: {query: value}}: nDCG@10 (Järvelin and Kekäläinen 2002, gains as the grades are), reciprocal rank of the first relevant one of
-    ten, and recall at 1, 5 and 10. All queries with a relevant document count, with 0 where the run has nothing for them; no others do."""
+    """Returns {measure: {query: value}} of the MEASURES.
+
+    nDCG@10 (Järvelin and Kekäläinen 2002, gains as the grades are), reciprocal rank of the first
+    relevant one of ten, and recall at 1, 5 and 10. All queries with a relevant document count, with
+    0 where the run has nothing for them; no others do.
+    """
     judged = {
         query: dict(grades)
         for query, grades in qrels.items()
@@ -38,48 +42,61 @@ def measure(qrels: Qrels, run: Run) -> dict[str, dict[str, float]]:
         for query in judged
         if run.get(query)
     }
-    found: dict[str, dict[str, float]] = {name: {} for name in MEASURES}
-    for value in ir_measures.iter_calc(
-        [ir_measures.parse_measure(name) for name in MEASURES], judged, ranked
-    ):
-        found[str(value.measure)][value.query_id] = value.value
-    return found
+    values: dict[str, dict[str, float]] = {name: {} for name in MEASURES}
+    measures = [ir_measures.parse_measure(name) for name in MEASURES]
+    for value in ir_measures.iter_calc(measures, judged, ranked):
+        values[str(value.measure)][value.query_id] = value.value
+    return values
 
 
 def with_interval(
     values: Mapping[str, float], clusters: Mapping[str, str]
 ) -> tuple[float, float, float]:
-    """{query: value} -> the mean and its 95 % bootstrap interval (mean, low, high); `clusters`: see `estimate`."""
-    found = estimate(values, clusters)
-    return found.value, *found.interval()
+    """Returns the mean of {query: value} with its 95 % bootstrap interval: mean, low, high.
+
+    `clusters`: see `estimate`.
+    """
+    mean = estimate(values, clusters)
+    return mean.value, *mean.interval()
 
 
 def difference(
     a: Mapping[str, float], b: Mapping[str, float], clusters: Mapping[str, str]
 ) -> tuple[float, float, float]:
-    """a - b of the same queries, with the interval of a paired bootstrap: what is drawn has both its values. `clusters`: see `estimate`."""
+    """Returns a - b of the same queries, with the interval of a paired bootstrap.
+
+    A query that is drawn has both its values. `clusters`: see `estimate`. Raises DataError where
+    the queries are not the same.
+    """
     if a.keys() != b.keys():
         raise DataError(
-            f'a difference of other queries: {len(a)} and {len(b)}, of which {len(a.keys() & b.keys())} are the same'
+            f'a difference of other queries: {len(a)} and {len(b)}, of which '
+            f'{len(a.keys() & b.keys())} are the same'
         )
-    found = estimate(a, clusters) - estimate(b, clusters)
-    return found.value, *found.interval()
+    gain = estimate(a, clusters) - estimate(b, clusters)
+    return gain.value, *gain.interval()
 
 
 def estimate(values: Mapping[str, float], clusters: Mapping[str, str]) -> statistics.Estimate:
-    """{query: value} -> their mean. Whole clusters, {query: cluster}, are drawn: queries of one text are alike, and drawn one by one they would
-    count for more than they are (Field and Welsh 2007, "Bootstrapping clustered data", section 2.2). Clusters in the order of their ids, so that two
-    estimates of the same queries are paired."""
-    of: dict[str, list[float]] = {}
+    """Returns the mean of {query: value}; whole clusters, {query: cluster}, are drawn.
+
+    Queries of one text are alike, and drawn one by one they would count for more than they are
+    (Field and Welsh 2007, "Bootstrapping clustered data", section 2.2). Clusters are in the order
+    of their ids, so that two estimates of the same queries are paired.
+    """
+    of_cluster: dict[str, list[float]] = {}
     for query in sorted(values, key=lambda query: (clusters[query], query)):
-        of.setdefault(clusters[query], []).append(values[query])
-    return statistics.mean([math.fsum(some) for some in of.values()]) / statistics.mean(
-        [len(some) for some in of.values()]
-    )
+        of_cluster.setdefault(clusters[query], []).append(values[query])
+    sums = [math.fsum(members) for members in of_cluster.values()]
+    sizes = [len(members) for members in of_cluster.values()]
+    return statistics.mean(sums) / statistics.mean(sizes)
 
 
 def clusters(qrels: Qrels) -> dict[str, str]:
-    """{query: the document that answers it, of several the best one}: what queries of one text have in common where nothing else is known."""
+    """Returns for each query the document that answers it, of several the best one.
+
+    That is what queries of one text have in common where nothing else is known.
+    """
     return {
         query: min(grades, key=lambda document: (-grades[document], document))
         for query, grades in qrels.items()
@@ -87,17 +104,20 @@ def clusters(qrels: Qrels) -> dict[str, str]:
 
 
 def read_corpus(path) -> dict[str, str]:
-    """A BEIR corpus.jsonl, {"_id", "title" (or none), "text"} a line -> {id: title and text}."""
+    """Reads a BEIR corpus.jsonl, {"_id", "title" (or none), "text"} a line.
+
+    Returns {id: title and text}.
+    """
     return _read_texts(path, titled=True)
 
 
 def read_queries(path) -> dict[str, str]:
-    """A BEIR queries.jsonl, {"_id", "text"} a line -> {id: text}."""
+    """Reads a BEIR queries.jsonl, {"_id", "text"} a line. Returns {id: text}."""
     return _read_texts(path, titled=False)
 
 
 def _read_texts(path, titled: bool) -> dict[str, str]:
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for where, line in _lines(path):
         try:
             entry = safe_read.parse(line)
@@ -111,18 +131,22 @@ def _read_texts(path, titled: bool) -> dict[str, str]:
         ):
             if not isinstance(value, str):
                 raise DataError(
-                    f'{where}: {name!r} is {value!r:.40}: expected a string; a line is {{"_id": "1", "text": "..."}}'
+                    f'{where}: {name!r} is {value!r:.40}: expected a string; '
+                    'a line is {"_id": "1", "text": "..."}'
                 )
-        if entry['_id'] in found:
+        if entry['_id'] in texts:
             raise DataError(f'{where}: the id {entry["_id"]!r} is there before')
-        found[entry['_id']] = f'{title}\n{entry["text"]}' if title else entry['text']
-    return _some(found, path)
+        texts[entry['_id']] = f'{title}\n{entry["text"]}' if title else entry['text']
+    return _not_empty(texts, path)
 
 
 def read_qrels(path) -> dict[str, dict[str, int]]:
-    """Judgements: BEIR's three columns (query, document, grade; with a header) or TREC's four (the second is passed over). Raises DataError
-    where two lines contradict each other."""
-    found: dict[str, dict[str, int]] = {}
+    """Reads judgements, {query: {document: grade}}.
+
+    BEIR's three columns (query, document, grade; with a header) or TREC's four (the second is
+    passed over). Raises DataError where two lines contradict each other.
+    """
+    qrels: dict[str, dict[str, int]] = {}
     for number, (where, line) in enumerate(_lines(path)):
         columns = _columns(where, line)
         if number == 0 and columns == ['query-id', 'corpus-id', 'score']:
@@ -133,39 +157,45 @@ def read_qrels(path) -> dict[str, dict[str, int]]:
             grade = None
         if grade is None or len(columns) not in (3, 4):
             raise DataError(
-                f"{where}: found {' '.join(columns)!r:.60}: expected query, document and a whole number, or TREC's four columns"
+                f'{where}: found {" ".join(columns)!r:.60}: expected query, document and a whole '
+                "number, or TREC's four columns"
             )
-        if (before := found.setdefault(query, {}).setdefault(document, grade)) != grade:
+        before = qrels.setdefault(query, {}).setdefault(document, grade)
+        if before != grade:
             raise DataError(
-                f'{where}: {document!r} has the grade {grade} for the query {query!r}, and {before} before'
+                f'{where}: {document!r} has the grade {grade} for the query {query!r}, '
+                f'and {before} before'
             )
-    return _some(found, path)
+    return _not_empty(qrels, path)
 
 
 def write_qrels(path: pathlib.Path, qrels: Qrels) -> None:
-    """Judgements in TREC's four columns, as trec_eval reads them beside a run file; ids as there."""
-    write_atomically(
-        path,
-        ''.join(
-            f'{_column(query)} 0 {_column(document)} {grade}\n'
-            for query in sorted(qrels)
-            for document, grade in sorted(qrels[query].items())
-        ),
-    )
+    """Writes judgements in TREC's four columns, as trec_eval reads them; ids as in `write_run`."""
+    lines = [
+        f'{_column(query)} 0 {_column(document)} {grade}\n'
+        for query in sorted(qrels)
+        for document, grade in sorted(qrels[query].items())
+    ]
+    write_atomically(path, ''.join(lines))
 
 
 def write_run(path: pathlib.Path, run: Run, tag: str) -> None:
-    """A TREC run file: query, Q0, document, rank from 1, score, tag. trec_eval goes by the score alone, which it keeps as float32: a score that
-    is not below the one before it there is written one step lower, so that the file has the order that was measured. White space and % of ids are
-    percent-encoded."""
-    lines, tag = [], _column(tag)
+    """Writes a TREC run file: query, Q0, document, rank from 1, score, tag.
+
+    trec_eval goes by the score alone, which it keeps as float32: a score that is not below the one
+    before it there is written one step lower, so that the file has the order that was measured.
+    White space and % of ids are percent-encoded. Raises DataError for a score that is not finite.
+    """
+    lines = []
+    tag = _column(tag)
     for query in sorted(run):
         last = np.float32(np.inf)
         for rank, document in enumerate(order(run[query]), 1):
             score = np.float32(run[query][document])
             if not np.isfinite(score):
                 raise DataError(
-                    f'{path}: the score of {document!r} for {query!r} is {score}: expected a finite number'
+                    f'{path}: the score of {document!r} for {query!r} is {score}: '
+                    'expected a finite number'
                 )
             last = min(score, np.nextafter(last, np.float32(-np.inf)))
             lines.append(f'{_column(query)} Q0 {_column(document)} {rank} {last} {tag}\n')
@@ -173,13 +203,13 @@ def write_run(path: pathlib.Path, run: Run, tag: str) -> None:
 
 
 def _column(name: str) -> str:
-    """An id without white space, other for each other id: an empty one is '%'."""
-    return re.sub(r'[\s%]', lambda found: urllib.parse.quote(found[0]), name) or '%'
+    """Returns an id without white space, other for each other id: an empty one is '%'."""
+    return re.sub(r'[\s%]', lambda match: urllib.parse.quote(match[0]), name) or '%'
 
 
 def read_run(path) -> dict[str, dict[str, float]]:
-    """A TREC run file of six columns -> {query: {document: score}}."""
-    found: dict[str, dict[str, float]] = {}
+    """Reads a TREC run file of six columns: {query: {document: score}}."""
+    run: dict[str, dict[str, float]] = {}
     for where, line in _lines(path):
         columns = _columns(where, line)
         try:
@@ -188,16 +218,18 @@ def read_run(path) -> dict[str, dict[str, float]]:
             score = math.nan
         if len(columns) != 6 or not math.isfinite(score):
             raise DataError(
-                f'{where}: found {" ".join(columns)!r:.60}: expected six columns: query, Q0, document, rank, score and a tag'
+                f'{where}: found {" ".join(columns)!r:.60}: expected six columns: '
+                'query, Q0, document, rank, score and a tag'
             )
-        if columns[2] in found.setdefault(columns[0], {}):
-            raise DataError(f'{where}: {columns[2]!r} is there before for the query {columns[0]!r}')
-        found[columns[0]][columns[2]] = score
-    return _some(found, path)
+        query, document = columns[0], columns[2]
+        if document in run.setdefault(query, {}):
+            raise DataError(f'{where}: {document!r} is there before for the query {query!r}')
+        run[query][document] = score
+    return _not_empty(run, path)
 
 
 def _lines(path) -> Iterator[tuple[str, bytes]]:
-    """('file:line', the line) of each that is not empty."""
+    """Yields 'file:line' and the line, of each that is not empty."""
     path = pathlib.Path(path)
     if not path.is_file():
         raise DataError(f'{path}: no such file')
@@ -219,7 +251,8 @@ def _columns(where: str, line: bytes) -> list[str]:
     return text.split('\t') if '\t' in text else text.split()
 
 
-def _some(found: dict, path) -> dict:
-    if not found:
+def _not_empty(content: dict, path) -> dict:
+    """Returns the content of a file. Raises DataError where there is none."""
+    if not content:
         raise DataError(f'{path}: holds nothing')
-    return found
+    return content

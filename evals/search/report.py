@@ -1,220 +1,355 @@
-"""The report of evals/search/retrieval.py: report.md, and index.html, self-contained, from what results.json holds."""
+"""The report of evals/search/retrieval.py, from what results.json holds.
 
+`report.md`, its `picture.svg`, and `index.html`, a page that needs nothing else.
+"""
+
+import json
 import pathlib
+from collections.abc import Iterator, Mapping, Sequence
 
 from evals import plots
-from evals.html import page, table_lines
+from evals.html import folded, folded_if_long, page, table_lines
 from evals.search.ranking import MEASURES
 from runtime.run_dir import write_atomically
 
+RESULTS = 'results.json'
+_PICTURE = 'picture.svg'
+_WORDS = ('bm25', 'bm25-stemmed', 'tfidf')  # systems that need no model
 
-def write(found: dict, folder: pathlib.Path) -> None:
-    """Writes both. `found`: the content of results.json."""
-    text = markdown(found)
-    panels = {
-        name: (
-            facts['main'],
-            {
-                system: [x or 0 for x in scores[facts['main']]]
-                for system, scores in found['scores'][name].items()
-            },
-        )
-        for name, facts in found['sets'].items()
-    }
+# Groups of systems in the order of the tables; the last two are folded away.
+_WORDS_ALONE = 'Words alone'
+_VECTORS = 'Vectors of a trained run'
+_FUSED = 'Run and words, ranks fused'
+_WEIGHTED = 'Run and words, scores weighted'
+_UNTRAINED = 'Control: the run before training'
+_STATIC = 'Control: token embeddings alone, no attention'
+_OTHER_VECTORS = 'Other vectors of a run: another pooling, or the first dimensions only'
+_MAIN_GROUPS = (_WORDS_ALONE, _VECTORS, _FUSED, _WEIGHTED)
+_CONTROLS = (_UNTRAINED, _STATIC, _OTHER_VECTORS)
+
+# Where the commands of kept results are now: {module then: module now}.
+_MOVED = {'evals.retrieval': 'evals.search.retrieval'}
+
+
+def write(results: Mapping, folder: pathlib.Path) -> None:
+    """Writes the report into `folder`; `results`: the content of results.json."""
+    caption, picture = 'Scores with intervals (controls are in the tables)', _picture(results)
+    text = markdown(results, caption)
     write_atomically(folder / 'report.md', text)
-    write_atomically(
-        folder / 'index.html',
-        page('Search', text, [('Scores with intervals', plots.score_bars(panels))]),
-    )
+    write_atomically(folder / _PICTURE, picture)
+    write_atomically(folder / 'index.html', page('Search', text, {_PICTURE: picture}))
 
 
-def _span(value, sign: str = '') -> str:
-    """[value, low, high] -> 0.123 (0.100..0.150)."""
+def rebuild(folder: pathlib.Path) -> None:
+    """Writes the report of a folder again, from its results.json."""
+    write(json.loads((folder / RESULTS).read_text()), folder)
+
+
+def group_of(system: str, runs: Sequence[str]) -> str:
+    """Returns the name of a system's group, in words that a reader understands."""
+    if system in _WORDS:
+        return _WORDS_ALONE
+    if system in runs:
+        return _VECTORS
+    if '.untrained' in system:
+        return _UNTRAINED
+    if system.endswith('.static'):
+        return _STATIC
+    if system.endswith('+bm25'):
+        return _FUSED
+    if system.endswith('~bm25'):
+        return _WEIGHTED
+    return _OTHER_VECTORS
+
+
+def _grouped(
+    systems: Sequence[str], runs: Sequence[str], groups: Sequence[str]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yields those of the groups that have systems, each with its systems in their order."""
+    for group in groups:
+        members = [system for system in systems if group_of(system, runs) == group]
+        if members:
+            yield group, members
+
+
+def _picture(results: Mapping) -> str:
+    """Draws the main groups' scores, a panel a set, each run in the color of its encoding."""
+    runs = results['runs']
+    panels, colors = {}, {}
+    for name, facts in results['sets'].items():
+        scores = results['scores'][name]
+        systems = [s for _, of in _grouped(list(scores), list(runs), _MAIN_GROUPS) for s in of]
+        bars = {s: [x or 0 for x in scores[s][facts['main']]] for s in systems}
+        panels[name] = (facts['main'], bars)
+        for system in systems:
+            run = system.removesuffix('+bm25').removesuffix('~bm25')
+            if run in runs:
+                colors[system] = plots.encoding_color(runs[run]['positions'])
+    return plots.score_bars(panels, colors)
+
+
+def _span(value: Sequence[float | None], sign: str = '') -> str:
+    """Returns [value, low, high] as '0.123 (0.100..0.150)'."""
     if None in value:
         return 'undefined'
     return '{:{s}.3f} ({:{s}.3f}..{:{s}.3f})'.format(*value, s=sign)
 
 
-def markdown(found: dict) -> str:
-    """The tables of the report."""
-    lines = [
-        '# Search',
-        '',
-        f'All figures are those of results.json, made by: {found["command"]}',
-        '',
-        'Intervals are 95 % bootstrap intervals over articles (documents, where a set has no articles) with their queries, or over pairs of '
-        'sentences, those of differences and ratios paired; nothing is corrected for the number of comparisons.',
+def markdown(results: Mapping, caption: str) -> str:
+    """Returns the report: what was found, the picture with its caption, and tables."""
+    lines = ['# Search', '', ' '.join(_findings(results)), '', f'![{caption}]({_PICTURE})', '']
+    lines += [
+        'Intervals are 95 % bootstrap intervals over articles (documents, where a set has no '
+        'articles) with their queries, or over pairs of sentences, those of differences and ratios '
+        'paired; nothing is corrected for the number of comparisons.',
         '',
     ]
-    lines += _overview(found) + _leaks(found) if found['runs'] else []
-    for name, facts in found['sets'].items():
-        lines += [f'## {name}', '', _about(facts), '']
-        measures = MEASURES if 'queries' in facts else (facts['main'],)
-        lines += table_lines(
-            ['system', *measures],
-            [
-                [system, *(_span(scores[m]) for m in measures)]
-                for system, scores in found['scores'][name].items()
-            ],
-        )
-        if found['comparisons'][name]:
-            main = facts['main']
-            lines += [f'Differences and ratios of {main}:', '']
-            lines += table_lines(
-                ['a', 'b', 'a - b', 'a / b'],
-                [
-                    [c['a'], c['b'], _span(c[main]['difference'], '+'), _span(c[main]['ratio'])]
-                    for c in found['comparisons'][name]
-                ],
-            )
-        places = found['places'].get(name)
-        shown = [
-            system for system in found['scores'][name] if '.' not in system and '@' not in system
-        ]
-        if places:
-            lines += [f'{facts["main"]} by where the answer begins in its document:', '']
-            lines += table_lines(
-                ['system', *(f'{place} ({of["queries"]})' for place, of in places.items())],
-                [
-                    [system, *(_span(of['scores'][system]) for of in places.values())]
-                    for system in shown
-                ],
-            )
-    lines += _systems(found)
+    if results['runs']:
+        lines += _overview(results) + _leaks(results)
+    for name in results['sets']:
+        lines += _set(results, name)
+    lines += _systems(results)
     return '\n'.join(lines)
 
 
-def _overview(found: dict) -> list[str]:
-    """The baseline and the runs in the order given, on all sets."""
-    entry = lambda name, system: (
-        _span(found['scores'][name][system][found['sets'][name]['main']])
-        if system in found['scores'][name]
-        else ''
-    )
-    systems = [
-        name + end
-        for end in ('', '+bm25', '~bm25')
-        for name in found['runs']
-        if any(name + end in of for of in found['scores'].values())
-    ]
-    untrained = list(dict.fromkeys(run['untrained'] for run in found['runs'].values()))
-    header = ['system', *(f'{name} ({facts["main"]})' for name, facts in found['sets'].items())]
-    rows = [
-        ['baseline', *(entry(name, facts['baseline']) for name, facts in found['sets'].items())],
-        *(
-            [system, *(entry(name, system) for name in found['sets'])]
-            for system in (*untrained, *systems)
-        ),
-    ]
-    return ['## Overview', ''] + table_lines(header, rows)
+def _command(command: str) -> str:
+    """Returns the command that made the results, with its module's name of today."""
+    for then, now in _MOVED.items():
+        command = command.replace(f'python -m {then} ', f'python -m {now} ')
+    return command
 
 
-def _about(facts: dict) -> str:
-    told = f'{facts.get("path", "made of the documentation of this Python")}, sha256 {facts["sha256"][:12]}, words taken for {facts["language"]}. '
-    if 'pairs' not in facts:
+def _findings(results: Mapping) -> list[str]:
+    """Returns two or three sentences: words against runs on each set, and leaks."""
+    sentences = []
+    for name, facts in results['sets'].items():
+        scores, main = results['scores'][name], facts['main']
+        values = {s: of[main][0] for s, of in scores.items() if of[main][0] is not None}
+        baseline = facts['baseline']
+        text = f'On {name} words alone (`{baseline}`) reach {main} {_span(scores[baseline][main])}'
+        groups = dict(_grouped(list(values), list(results['runs']), (_VECTORS, _FUSED, _WEIGHTED)))
+        for group, members in groups.items():
+            best = max(members, key=values.get)
+            way = {
+                _VECTORS: 'the best run',
+                _FUSED: 'fused with words the best',
+                _WEIGHTED: 'with weighted scores the best',
+            }[group]
+            text += f', {way} `{best}` {values[best]:.3f}'
+        sentences.append(f'{text}.')
+    # More sets than three sentences can tell are in the overview.
+    return [*sentences[:2], *([_leaks_sentence(results)] if results['runs'] else [])]
+
+
+def _overview(results: Mapping) -> list[str]:
+    """Returns the baseline and the runs in the order given, on all sets, in groups."""
+    sets, runs = results['sets'], results['runs']
+
+    def entry(name: str, system: str) -> str:
+        scores = results['scores'][name]
+        return _span(scores[system][sets[name]['main']]) if system in scores else ''
+
+    measured = {system for scores in results['scores'].values() for system in scores}
+    untrained = list(dict.fromkeys(run['untrained'] for run in runs.values()))
+    candidates = [name + end for end in ('', '+bm25', '~bm25') for name in runs]
+    systems = [system for system in (*untrained, *candidates) if system in measured]
+
+    rows = [_group_row(_WORDS_ALONE, len(sets))]
+    rows.append(['baseline', *(entry(name, facts['baseline']) for name, facts in sets.items())])
+    for group, members in _grouped(systems, list(runs), (_UNTRAINED, *_MAIN_GROUPS[1:])):
+        rows.append(_group_row(group, len(sets)))
+        rows += [[system, *(entry(name, system) for name in sets)] for system in members]
+    header = ['system', *(f'{name} ({facts["main"]})' for name, facts in sets.items())]
+    return ['## Overview', '', *table_lines(header, rows)]
+
+
+def _group_row(group: str, columns: int) -> list[str]:
+    """Returns the row of a table that is the heading of a group."""
+    return [f'**{group}**', *[''] * columns]
+
+
+def _set(results: Mapping, name: str) -> list[str]:
+    """Returns the section of a set: systems in groups, differences, and places."""
+    facts, scores = results['sets'][name], results['scores'][name]
+    runs, main = list(results['runs']), facts['main']
+    measures = MEASURES if 'queries' in facts else (main,)
+
+    def rows_of(groups: Sequence[str]) -> list[list[str]]:
+        rows = []
+        for group, members in _grouped(list(scores), runs, groups):
+            rows.append(_group_row(group, len(measures)))
+            rows += [[system, *(_span(scores[system][m]) for m in measures)] for system in members]
+        return rows
+
+    lines = [f'## {name}', '', _about(facts), '']
+    lines += table_lines(['system', *measures], rows_of(_MAIN_GROUPS))
+    controls = rows_of(_CONTROLS)
+    if controls:
+        table = table_lines(['system', *measures], controls)
+        lines += folded('Controls, other poolings and sizes', table)
+
+    comparisons = results['comparisons'][name]
+    if comparisons:
+        rows = [
+            [c['a'], c['b'], _span(c[main]['difference'], '+'), _span(c[main]['ratio'])]
+            for c in comparisons
+        ]
+        table = table_lines(['a', 'b', 'a - b', 'a / b'], rows)
+        lines += folded_if_long(f'Differences and ratios of {main}', table)
+
+    places = results['places'].get(name)
+    if places:
+        shown = [s for _, of in _grouped(list(scores), runs, _MAIN_GROUPS) for s in of]
+        header = ['system', *(f'{place} ({of["queries"]})' for place, of in places.items())]
+        rows = [[s, *(_span(of['scores'][s]) for of in places.values())] for s in shown]
+        summary = f'{main} by where the answer begins in its document'
+        lines += folded_if_long(summary, table_lines(header, rows))
+    return lines
+
+
+def _about(facts: Mapping) -> str:
+    """Returns what a set was read from, its size and its baseline."""
+    path = facts.get('path', 'made of the documentation of this Python')
+    text = f'{path}, sha256 {facts["sha256"][:12]}, words taken for {facts["language"]}. '
+    if 'queries' in facts:
         chance = min(1, 10 / facts['documents'])
-        told += (
-            f'{facts["queries"]} queries of {facts["clusters"]} articles or documents, {facts["documents"]} documents; one relevant document of a random order has R@10 = {chance:.3f}. The '
-            f'baseline is {facts["baseline"]}, of the two BM25 the one with more nDCG@10 on these very queries, which favours it. '
+        text += (
+            f'{facts["queries"]} queries of {facts["clusters"]} articles or documents, '
+            f'{facts["documents"]} documents; one relevant document of a random order has '
+            f'R@10 = {chance:.3f}. The baseline is {facts["baseline"]}, of the two BM25 the one '
+            'with more nDCG@10 on these very queries, which favours it. '
+        )
+        count = facts['documents']
+        split = (
+            'Documents longer than a model was trained to read are several passages, of which the '
+            'best counts'
         )
     else:
-        told += f'{facts["pairs"]} pairs; the baseline is {facts["baseline"]}. '
-    count = facts.get('documents', facts.get('pairs'))
-    longer = {name: passages for name, passages in facts['passages'].items() if passages > count}
-    what = (
-        'Documents longer than a model was trained to read are several passages, of which the best counts'
-        if 'queries' in facts
-        else (
-            'Of sentences longer than a model was trained to read the beginning counts; passages of the second ones'
+        text += f'{facts["pairs"]} pairs; the baseline is {facts["baseline"]}. '
+        count = facts['pairs']
+        split = (
+            'Of sentences longer than a model was trained to read the beginning counts; passages '
+            'of the second ones'
         )
-    )
-    return (
-        told + (f'{what}: {", ".join(f"{n} {p}" for n, p in longer.items())}.' if longer else '')
-    ).rstrip()
+    longer = {name: passages for name, passages in facts['passages'].items() if passages > count}
+    if longer:
+        text += f'{split}: {", ".join(f"{name} {passages}" for name, passages in longer.items())}.'
+    return text.rstrip()
 
 
-def _leaks(found: dict) -> list[str]:
-    """What the search for the sets in the training text of each run and of its parents has found."""
-    rows = []
-    for name, entries in found['leaks'].items():
+def _leak_counts(results: Mapping) -> Iterator[tuple[str, Mapping, str, Mapping]]:
+    """Yields run, what it or a parent was trained as, set, and the counts of what was searched."""
+    for name, entries in results['leaks'].items():
         for entry in entries:
-            where = f'{entry["run"]}@{entry["step"]}'
+            for of, counts in entry.get('sets', {}).items():
+                yield name, entry, of, counts
+
+
+def _leaks_sentence(results: Mapping) -> str:
+    """Returns in one sentence whether any run has seen a question."""
+    counts = [counts for *_, counts in _leak_counts(results)]
+    seen = sum(of['seen'] > 0 for of in counts)
+    unchecked = sum(not e['checked'] for entries in results['leaks'].values() for e in entries)
+    if seen:
+        return f'Questions were **seen** in training in {seen} of {len(counts)} searches (Leaks).'
+    if unchecked:
+        return f'Whether questions were seen in training is **not checked** in {unchecked} cases.'
+    return 'No run has seen a question of these sets in training.'
+
+
+def _leaks(results: Mapping) -> list[str]:
+    """Returns what the search for the sets in the training text of each run has found.
+
+    Where no question was seen that is one line; else a table of those that were.
+    """
+    rows, searches, documents = [], 0, {}
+    for name, entries in results['leaks'].items():
+        for entry in entries:
             if not entry['checked']:
+                where = f'{entry["run"]}@{entry["step"]}'
                 rows.append([name, where, '', f'**not checked**: {entry["why"]}', '', ''])
-            rows += [
+    for name, entry, of, counts in _leak_counts(results):
+        searches += 1
+        with_documents = f'{counts["documents_seen"]} of {counts["documents"]}'
+        if counts['documents_seen']:
+            documents.setdefault(f'{with_documents} documents of {of}', []).append(name)
+        if counts['seen']:
+            rows.append(
                 [
                     name,
-                    where,
+                    f'{entry["run"]}@{entry["step"]}',
                     of,
-                    'questions **seen**' if c['seen'] else 'none seen',
-                    f'{c["seen"]} of {c["asked"]}',
-                    f'{c["documents_seen"]} of {c["documents"]}' if c['documents'] else '',
+                    'questions **seen**',
+                    f'{counts["seen"]} of {counts["asked"]}',
+                    with_documents if counts['documents'] else '',
                 ]
-                for of, c in entry.get('sets', {}).items()
-            ]
-    lines = [
-        '## Leaks',
-        '',
-        'Whether questions (pairs: both sentences) stand word for word in the training text of a run or of a run it comes from, '
-        'whatever case, spacing and punctuation; and how many of the documents do, which is no fault.',
-        '',
-    ]
-    return lines + table_lines(
-        ['run', 'trained as', 'set', 'outcome', 'questions seen', 'documents seen'], rows
-    )
+            )
+
+    clean = searches - sum('seen' in row[3] for row in rows)
+    lines = ['## Leaks', '']
+    if clean:
+        text = (
+            f'None seen in {clean} of {searches} searches: no question (of pairs: not both '
+            'sentences) stands word for word, whatever case, spacing and punctuation, in the '
+            'training text of a run or of a run it comes from.'
+        )
+        lines += [text, '']
+    if documents:
+        which = [f'{what} ({", ".join(dict.fromkeys(names))})' for what, names in documents.items()]
+        lines += [f'Documents that were read in training, which is no fault: {"; ".join(which)}.']
+        lines += ['']
+    if rows:
+        header = ['run', 'trained as', 'set', 'outcome', 'questions seen', 'documents seen']
+        lines += table_lines(header, rows)
+    return lines
 
 
-def _systems(found: dict) -> list[str]:
+def _systems(results: Mapping) -> list[str]:
+    """Returns what the systems are, the runs, the weights, and the versions."""
     lines = [
         '## Systems',
         '',
-        "bm25: words as they are; bm25-stemmed: without stop words, stemmed (Snowball); tfidf: cosines of such words. A run's "
-        'name: cosines of its vectors with its own pooling; .mean, .bag and others: another pooling; @n: the first n dimensions; .static: the mean '
-        'of its token embeddings; +bm25: reciprocal rank fusion (k = 60) with the baseline; ~bm25: scores of both added up, with a weight chosen '
-        'on another set; .untrained: its architecture before training.',
+        f'All figures are those of results.json, made by: `{_command(results["command"])}`',
+        '',
+        'bm25: words as they are; bm25-stemmed: without stop words, stemmed (Snowball); tfidf: '
+        "cosines of such words. A run's name: cosines of its vectors with its own pooling; .mean, "
+        '.bag and others: another pooling; @n: the first n dimensions; .static: the mean of its '
+        'token embeddings; +bm25: reciprocal rank fusion (k = 60) with the baseline; ~bm25: scores '
+        'of both added up, with a weight chosen on another set; .untrained: its architecture '
+        'before training.',
         '',
     ]
-    if found['runs']:
-        lines += table_lines(
-            [
-                'run',
-                'directory',
-                'positions',
-                'parameters',
-                'pooling',
-                'reads',
-                'config',
-                'text',
-                'tokenizer',
-                'untrained',
-            ],
-            [
-                [
-                    name,
-                    f'{r["path"]}@{r["step"]}',
-                    r['positions'],
-                    f'{r["parameters"]:,}',
-                    r['pooling'],
-                    r['reads'],
-                    r['config_hash'][:12],
-                    r['data_hash'][:12],
-                    r['tokenizer_hash'][:12],
-                    r['untrained'],
-                ]
-                for name, r in found['runs'].items()
-            ],
+    if results['runs']:
+        lines += folded_if_long('Show the runs', _runs(results['runs']))
+    if results['weights']:
+        text = (
+            f'Weights chosen on {results["tune"]} (nDCG@10 there), for the other sets; 0 is the '
+            'baseline alone, 1 the run alone:'
         )
-    if found['weights']:
-        lines += [
-            f'Weights chosen on {found["tune"]} (nDCG@10 there), for the other sets; 0 is the baseline alone, 1 the run alone:',
-            '',
+        tried = list(next(iter(results['weights'].values()))['tried'])
+        rows = [
+            [name, of['weight'], *(f'{of["tried"][weight]:.3f}' for weight in tried)]
+            for name, of in results['weights'].items()
         ]
-        tried = list(next(iter(found['weights'].values()))['tried'])
-        lines += table_lines(
-            ['run', 'weight', *tried],
-            [
-                [name, w['weight'], *(f'{w["tried"][t]:.3f}' for t in tried)]
-                for name, w in found['weights'].items()
-            ],
-        )
-    return lines + ['Versions: ' + ', '.join(f'{k} {v}' for k, v in found['versions'].items()), '']
+        lines += [text, '', *table_lines(['run', 'weight', *tried], rows)]
+    versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
+    return [*lines, f'Versions: {versions}', '']
+
+
+def _runs(runs: Mapping) -> list[str]:
+    header = ['run', 'directory', 'positions', 'parameters', 'pooling', 'reads']
+    header += ['config', 'text', 'tokenizer', 'untrained']
+    rows = [
+        [
+            name,
+            f'{run["path"]}@{run["step"]}',
+            run['positions'],
+            f'{run["parameters"]:,}',
+            run['pooling'],
+            run['reads'],
+            *(run[field][:12] for field in ('config_hash', 'data_hash', 'tokenizer_hash')),
+            run['untrained'],
+        ]
+        for name, run in runs.items()
+    ]
+    return table_lines(header, rows)

@@ -1,10 +1,12 @@
-"""Retrieval and similarity of runs, beside what they must beat: words (BM25, TF-IDF), token embeddings alone, the untrained model.
+"""Retrieval and similarity of runs, beside what they must beat.
 
     python -m evals.search.retrieval --out=runs/search_scores
-    python -m evals.search.retrieval --squad=xquad_en.json --sts=stsb_en.csv --runs=base=runs/base,search=runs/search --out=runs/search_scores
+    python -m evals.search.retrieval --squad=xquad_en.json --sts=stsb_en.csv \
+        --runs=base=runs/base,search=runs/search --out=runs/search_scores
 
-The first measures the baselines on a set made of Python's documentation. --out gets results.json, report.md, index.html, and for each set
-its judgements and a TREC run file a system.
+They must beat words (BM25, TF-IDF), token embeddings alone, and the untrained model. The first
+command measures the baselines on a set made of Python's documentation. --out gets results.json,
+report.md, picture.svg, index.html, and for each set its judgements and a TREC run file a system.
 """
 
 import dataclasses
@@ -16,13 +18,14 @@ import re
 import shlex
 import shutil
 import sys
+from collections.abc import Mapping, Sequence
 
 import jax
 from absl import flags
 
 from data import paths
-from evals.search import datasets, encoders, leaks, report as retrieval_report
-from evals.search.systems import Search, Similarity, Subject, told
+from evals.search import datasets, encoders, leaks, report as search_report
+from evals.search.systems import Leaderboard, Search, Similarity, System, as_json
 from model import embed
 from model.errors import did_you_mean
 from runtime import checkpoint, cli, options
@@ -45,32 +48,57 @@ _PACKAGES = (
 )
 
 
-def load(name: str, run: Run, poolings: list[str]) -> tuple[Subject, dict]:
-    """A run as a subject, and what results say of it. Raises ModelError where its config's embedding cannot be."""
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What is measured, and how the results are told.
+
+    sets: `datasets.Questions` and `datasets.Pairs`.
+    runs: {name: run}.
+    command: that made the results.
+    cache: where the token stores of the runs are.
+    poolings: measured beside the one in each run's config.
+    against: the run that the others are compared with; '': the first.
+    tune: the set on which the weight of each run beside BM25 is chosen; '': no weights.
+    allow_leaks: go on where a run has seen a question.
+    """
+
+    sets: Sequence
+    runs: Mapping[str, Run]
+    command: str
+    cache: str
+    poolings: Sequence[str] = ()
+    against: str = ''
+    tune: str = ''
+    allow_leaks: bool = False
+
+
+def load(name: str, run: Run, poolings: Sequence[str]) -> tuple[System, dict]:
+    """Returns a run as a system, and what results say of it.
+
+    Raises ModelError where its config's embedding cannot be.
+    """
     model, params, tokenizer, config = checkpoint.load(run)
-    pooling, sizes = (
-        config.embedding.pooling,
-        embed.parse_sizes(config.embedding.sizes, model.config.width),
-    )
+    pooling = config.embedding.pooling
+    sizes = embed.parse_sizes(config.embedding.sizes, model.config.width)
     embed.check_pooling(pooling, model.config)
-    subject = Subject(
+    system = System(
         name,
         model,
         params,
         tokenizer,
         embed.trained_length(config),
         tuple(dict.fromkeys([pooling, *poolings])),
-        tuple(s for s in sizes if s < model.config.width),
+        tuple(size for size in sizes if size < model.config.width),
     )
     lineage = run.lineage()
-    return subject, {
+    return system, {
         'path': str(run.path),
         'step': run.step,
         'seed': config.seed,
         'positions': config.model.positions,
         'pooling': pooling,
-        'sizes': list(subject.sizes),
-        'reads': subject.reads,
+        'sizes': list(system.sizes),
+        'reads': system.reads,
         'max_len': model.config.max_len,
         'parameters': sum(x.size for x in jax.tree.leaves(params)),
         **{key: lineage[key] for key in ('config_hash', 'data_hash', 'tokenizer_hash')},
@@ -78,146 +106,139 @@ def load(name: str, run: Run, poolings: list[str]) -> tuple[Subject, dict]:
     }
 
 
-def measure(
-    sets: list, runs: dict[str, Run], poolings: list[str], against: str, tune: str, found: dict
-) -> list[Search | Similarity]:
-    """Measures everything; adds to `found` (results.json) 'sets', 'runs', 'weights', 'scores', 'comparisons' and 'places'."""
-    boards = [(Search if isinstance(one, datasets.Questions) else Similarity)(one) for one in sets]
-    searches, fresh = {board.one.name: board for board in boards if isinstance(board, Search)}, {}
-    found['runs'], found['weights'] = {}, {}
-    for name, run in runs.items():
-        subject, facts = load(name, run, poolings)
-        architecture = (
-            subject.model.config,
-            subject.tokenizer.hash,
-            subject.reads,
-            subject.poolings[0],
-        )
-        subjects = [subject]
+def measure(plan: Plan, results: dict) -> list[Leaderboard]:
+    """Measures everything, and returns a leaderboard for each set.
+
+    Adds to `results` (results.json) 'sets', 'runs', 'weights', 'scores', 'comparisons', 'places'.
+    """
+    leaderboards = [
+        Search(dataset) if isinstance(dataset, datasets.Questions) else Similarity(dataset)
+        for dataset in plan.sets
+    ]
+    searches = {board.dataset.name: board for board in leaderboards if isinstance(board, Search)}
+    results['runs'] = {}
+    results['weights'] = {}
+    fresh: dict[tuple, str] = {}  # architecture -> the name of its untrained model
+    for name, run in plan.runs.items():
+        system, facts = load(name, run, plan.poolings)
+        systems = [system]
+
+        # The same architecture before training is measured once, whatever runs have it.
+        text = (system.tokenizer.hash, system.reads)
+        architecture = (system.model.config, *text, system.poolings[0])
         if architecture not in fresh:
             fresh[architecture] = f'{name}.untrained'
-            subjects.append(
-                dataclasses.replace(
-                    subject,
-                    name=fresh[architecture],
-                    params=encoders.untrained(subject.model, facts['seed']),
-                    poolings=subject.poolings[:1],
-                    sizes=(),
-                )
-            )
-        found['runs'][name] = {**facts, 'untrained': fresh[architecture]}
-        for board in boards:
-            for one in subjects:
-                board.subject(one)
-        if tune:
-            tried = searches[tune].tuned(name)
-            found['weights'][name] = {'weight': float(max(tried, key=tried.get)), 'tried': tried}
+            systems.append(_untrained(system, fresh[architecture], facts['seed']))
+        results['runs'][name] = {**facts, 'untrained': fresh[architecture]}
+        for board in leaderboards:
+            for one in systems:
+                board.add_system(one)
+
+        # A weight that is chosen on one set is measured on the others only.
+        if plan.tune:
+            tried = searches[plan.tune].tune(name)
+            weight = float(max(tried, key=tried.get))
+            results['weights'][name] = {'weight': weight, 'tried': tried}
             for board in searches.values():
-                if board.one.name != tune:
-                    board.ranked(
-                        f'{name}~bm25', board.weighted(name, found['weights'][name]['weight'])
-                    )
-    found |= {
-        'sets': {b.one.name: b.facts() for b in boards},
-        'places': {name: board.by_place() for name, board in searches.items()},
-        'scores': {
-            b.one.name: {
-                system: {m: told(e) for m, e in of.items()} for system, of in b.estimates.items()
-            }
-            for b in boards
-        },
-        'comparisons': {},
+                if board.dataset.name != plan.tune:
+                    board.add_run(f'{name}~bm25', board.weighted(name, weight))
+
+    results['sets'] = {board.dataset.name: board.facts() for board in leaderboards}
+    results['places'] = {name: board.by_place() for name, board in searches.items()}
+    results['scores'] = {
+        board.dataset.name: {
+            system: {measure: as_json(estimate) for measure, estimate in estimates.items()}
+            for system, estimates in board.estimates.items()
+        }
+        for board in leaderboards
     }
-    for board in boards:
-        wanted = [
-            (a, b)
-            for name in runs
-            for a, b in (
-                *((a, board.baseline) for a in (f'{name}~bm25', f'{name}+bm25', name)),
-                *((name, b) for b in (f'{name}.static', found['runs'][name]['untrained'], against)),
-            )
-        ]
-        found['comparisons'][board.one.name] = [
-            {'a': a, 'b': b, **board.compare(a, b)}
-            for a, b in wanted
-            if a in board.estimates and a != b
-        ]
-    return boards
+    results['comparisons'] = {
+        board.dataset.name: _compare(board, results) for board in leaderboards
+    }
+    return leaderboards
 
 
-def _runs(given: list[str]) -> dict[str, Run]:
-    found = {}
-    for entry in given:
+def _untrained(system: System, name: str, seed: int) -> System:
+    """Returns the same system with the parameters that training begins with."""
+    return dataclasses.replace(
+        system,
+        name=name,
+        params=encoders.untrained(system.model, seed),
+        poolings=system.poolings[:1],
+        sizes=(),
+    )
+
+
+def _compare(board: Leaderboard, results: Mapping) -> list[dict]:
+    """Returns each run against words, its embeddings alone, before training, and a chosen run."""
+    comparisons = []
+    for name, facts in results['runs'].items():
+        with_words = [(a, board.baseline) for a in (f'{name}~bm25', f'{name}+bm25', name)]
+        others = (f'{name}.static', facts['untrained'], results['against'])
+        for a, b in (*with_words, *((name, other) for other in others)):
+            if a in board.estimates and a != b:
+                comparisons.append({'a': a, 'b': b, **board.compare(a, b)})
+    return comparisons
+
+
+def _parse_runs(entries: Sequence[str]) -> dict[str, Run]:
+    """Returns the runs of --runs by their names. Raises RunError where one is no NAME=DIR."""
+    runs: dict[str, Run] = {}
+    for entry in entries:
         name, equals, path = entry.partition('=')
         if not equals or not re.fullmatch(r'[A-Za-z0-9_-]+', name):
             raise RunError(
-                f'--runs: found {entry!r}: expected NAME=DIR or NAME=DIR@step, the name of letters, digits, _ and -'
+                f'--runs: found {entry!r}: expected NAME=DIR or NAME=DIR@step, the name of '
+                'letters, digits, _ and -'
             )
-        if name in found or name in ('bm25', 'bm25-stemmed', 'tfidf'):
+        if name in runs or name in ('bm25', 'bm25-stemmed', 'tfidf'):
             raise RunError(
                 f'--runs: two systems are called {name!r}: expected other names for the runs'
             )
-        found[name] = checkpoint.pinned(Run.parse(paths.expanded(path, '--runs')))
-    return found
+        runs[name] = checkpoint.pin_step(Run.parse(paths.expanded(path, '--runs')))
+    return runs
 
 
-def sets_of(f) -> list:
-    """The sets that the flags name."""
-    found = [
-        read(path)
-        for paths, read in (
-            (f.squad, datasets.squad),
-            (f.beir, datasets.beir),
-            (f.sts, datasets.sts),
-        )
-        for path in paths
-    ]
-    found += [datasets.pydoc()] if f.pydoc or not found else []
-    names = [one.name for one in found]
+def read_sets(f) -> list:
+    """Returns the sets that the flags `f` name. Raises RunError where two have one name."""
+    readers = ((f.squad, datasets.squad), (f.beir, datasets.beir), (f.sts, datasets.sts))
+    sets = [read(path) for files, read in readers for path in files]
+    if f.pydoc or not sets:
+        sets.append(datasets.pydoc())
+    names = [dataset.name for dataset in sets]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise RunError(
             f'two sets are called {twice!r}, after their files: expected different names'
         )
-    return found
+    return sets
 
 
 def new_folder(path: str) -> pathlib.Path:
-    """The folder of --out. Raises RunError where something would be overwritten."""
+    """Returns the folder of --out. Raises RunError where something would be overwritten."""
     if not path:
         raise RunError('--out is empty: expected a folder for the results')
     out = pathlib.Path(path)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise RunError(
-            f'--out={out}: {"not empty" if out.is_dir() else "not a folder"}; nothing is overwritten: expected a new folder'
-        )
+        state = 'not empty' if out.is_dir() else 'not a folder'
+        raise RunError(f'--out={out}: {state}; nothing is overwritten: expected a new folder')
     cli.check_writable('--out', path)
     return out
 
 
-def report(
-    sets: list,
-    runs: dict[str, Run],
-    out: pathlib.Path,
-    cache: str,
-    command: str,
-    poolings: list[str] = (),
-    against: str = '',
-    tune: str = '',
-    allow_leaks: bool = False,
-) -> dict:
-    """Looks for leaks, measures everything and writes --out; returns what results.json holds. Raises RunError where a run has seen a question."""
-    found = {
-        'command': command,
-        'versions': {
-            'python': platform.python_version(),
-            **package_versions(*_PACKAGES),
-        },
-        'against': against or next(iter(runs), None),
-        'tune': tune,
-        'leaks': {name: leaks.check(run, cache, sets) for name, run in runs.items()},
+def report(plan: Plan, out: pathlib.Path) -> dict:
+    """Looks for leaks, measures everything and writes `out`; returns what results.json holds.
+
+    Raises RunError where a run has seen a question.
+    """
+    results = {
+        'command': plan.command,
+        'versions': {'python': platform.python_version(), **package_versions(*_PACKAGES)},
+        'against': plan.against or next(iter(plan.runs), None),
+        'tune': plan.tune,
+        'leaks': {name: leaks.check(run, plan.cache, plan.sets) for name, run in plan.runs.items()},
     }
-    for name, entries in found['leaks'].items():
+    for name, entries in results['leaks'].items():
         for entry in entries:
             if not entry['checked']:
                 _LOG.warning(
@@ -226,22 +247,24 @@ def report(
                     entry['run'],
                     entry['why'],
                 )
-    if not allow_leaks:
-        leaks.refuse(found['leaks'])
-    boards = measure(sets, runs, poolings, found['against'], tune, found)
-    # What a kill leaves is in nobody's way.
+    if not plan.allow_leaks:
+        leaks.refuse(results['leaks'])
+    leaderboards = measure(plan, results)
+
+    # Written beside and moved at the end: what a kill leaves is in nobody's way.
     making = out.absolute().with_name(paths.begun(out.absolute().name))
     making.mkdir(parents=True)
     try:
-        for board in boards:
+        for board in leaderboards:
             if isinstance(board, Search):
-                board.write(making / board.one.name)
-        retrieval_report.write(found, making)
-        (making / 'results.json').write_text(json.dumps(found, indent=1, allow_nan=False))
+                board.write(making / board.dataset.name)
+        search_report.write(results, making)
+        text = json.dumps(results, indent=1, allow_nan=False)
+        (making / search_report.RESULTS).write_text(text)
         making.replace(out)
     finally:
         shutil.rmtree(making, ignore_errors=True)
-    return found
+    return results
 
 
 def main() -> None:
@@ -249,40 +272,33 @@ def main() -> None:
     out = new_folder(f.out)
     for pooling in f.poolings:
         if pooling not in embed.POOLINGS:
-            raise RunError(
-                f'--poolings: found {pooling!r}: {did_you_mean(pooling, embed.POOLINGS)}'
-            )
-    runs = _runs(f.runs)
+            hint = did_you_mean(pooling, embed.POOLINGS)
+            raise RunError(f'--poolings: found {pooling!r}: {hint}')
+    runs = _parse_runs(f.runs)
     for name, run in runs.items() if f.poolings else ():
-        model = checkpoint.model_of(run)[0].config
+        model = checkpoint.build_model(run)[0].config
         for pooling in f.poolings:
             embed.check_pooling(pooling, model, f'--poolings, for the run {name},')
     if f.against and f.against not in runs:
-        raise RunError(
-            f'--against={f.against}: {did_you_mean(f.against, list(runs))}, a name in --runs'
-        )
-    sets = sets_of(f)
-    asked = [one.name for one in sets if isinstance(one, datasets.Questions)]
+        hint = did_you_mean(f.against, list(runs))
+        raise RunError(f'--against={f.against}: {hint}, a name in --runs')
+    sets = read_sets(f)
+    asked = [dataset.name for dataset in sets if isinstance(dataset, datasets.Questions)]
     if f.tune and (f.tune not in asked or len(asked) < 2):
         raise RunError(
-            f'--tune={f.tune}: expected the name of one of at least two sets of questions; there {"is" if len(asked) == 1 else "are"} '
-            f'{", ".join(asked) or "none"}'
+            f'--tune={f.tune}: expected the name of one of at least two sets of questions; there '
+            f'{"is" if len(asked) == 1 else "are"} {", ".join(asked) or "none"}'
         )
+    command = shlex.join(['python', '-m', 'evals.search.retrieval', *sys.argv[1:]])
     report(
-        sets,
-        runs,
+        Plan(sets, runs, command, f.cache, f.poolings, f.against, f.tune, f.allow_leaks),
         out,
-        f.cache,
-        shlex.join(['python', '-m', 'evals.search.retrieval', *sys.argv[1:]]),
-        f.poolings,
-        f.against,
-        f.tune,
-        f.allow_leaks,
     )
     print(f'{out}/results.json, report.md, index.html')
 
 
 def define_sets() -> None:
+    """Defines the flags that name sets."""
     options.paths(
         'squad', "Questions and paragraphs: a JSON file in SQuAD's form; may be given again"
     )
@@ -307,7 +323,8 @@ if __name__ == '__main__':
     flags.DEFINE_string(
         'tune',
         '',
-        'The set of questions on which the weight of each run beside BM25 is chosen, for the others; empty: no weights',
+        'The set of questions on which the weight of each run beside BM25 is chosen, for the '
+        'others; empty: no weights',
     )
     options.path('cache', 'runs/.cache', 'Where the token stores of the runs are kept')
     flags.DEFINE_bool(

@@ -14,15 +14,19 @@ from evals.search import baselines, datasets, encoders, ranking
 
 _LOG = logging.getLogger('ordem')
 
-_DEPTH = 100  # documents of a ranking: what is fused,
-_KEPT = 20  # and what is written
+_DEPTH = 100  # documents of a ranking that are fused
+_WRITTEN = 20  # documents of a ranking that are written
 _WEIGHTS = (0.0, 0.05, *(n / 10 for n in range(1, 11)))
 
 
 @dataclasses.dataclass(frozen=True)
-class Subject:
-    """A model under a name. `reads`: tokens of a passage (model.embed.reads). `poolings`: its own first. `sizes`: leading dimensions that are measured
-    beside all of them."""
+class System:
+    """A model under a name, and how texts become vectors with it.
+
+    reads: tokens of a passage (model.embed.trained_length).
+    poolings: its own first.
+    sizes: leading dimensions that are measured beside all of them.
+    """
 
     name: str
     model: object
@@ -33,48 +37,51 @@ class Subject:
     sizes: tuple[int, ...] = ()
 
 
-class Board:
+class Leaderboard:
     """The systems measured on one set: `estimates`, {system: {measure: Estimate}}."""
 
     main: str  # the measure that systems are compared by first
 
-    def __init__(self, one, sides: tuple[list[str], list[str]]):
-        self.one, self.sides, self.estimates, self.passages = one, sides, {}, {}
+    def __init__(self, dataset, sides: tuple[list[str], list[str]]):
+        self.dataset = dataset
+        self.sides = sides
+        self.estimates: dict[str, dict[str, statistics.Estimate]] = {}
+        self.passages: dict[str, int] = {}
         self.language = baselines.language(sides[0] + sides[1])
 
-    def subject(self, subject: Subject) -> None:
-        """Measures a model: its own pooling as `name`, others as `name.pooling`, sizes as `@size`, token embeddings as `name.static`."""
-        sides = [encoders.passages(subject.tokenizer, texts, subject.reads) for texts in self.sides]
-        self.passages[subject.name] = len(sides[1].rows)
-        for pooling in subject.poolings:
-            name = subject.name if pooling == subject.poolings[0] else f'{subject.name}.{pooling}'
-            found = [
-                encoders.embedded(subject.model, subject.params, side, pooling) for side in sides
-            ]
-            self.vectors(name, *found)
-            for size in subject.sizes:
-                self.vectors(f'{name}@{size}', *(side.cut(size) for side in found))
-        self.vectors(
-            f'{subject.name}.static', *(encoders.static(subject.params, side) for side in sides)
-        )
+    def add_system(self, system: System) -> None:
+        """Measures a model.
 
-    def vectors(self, name: str, first: encoders.Vectors, second: encoders.Vectors) -> None:
+        Its own pooling is called `name`, others `name.pooling`, sizes `@size`, and its token
+        embeddings `name.static`.
+        """
+        sides = [encoders.passages(system.tokenizer, texts, system.reads) for texts in self.sides]
+        self.passages[system.name] = len(sides[1].rows)
+        for pooling in system.poolings:
+            name = system.name if pooling == system.poolings[0] else f'{system.name}.{pooling}'
+            vectors = [
+                encoders.embedded(system.model, system.params, side, pooling) for side in sides
+            ]
+            self.add_vectors(name, *vectors)
+            for size in system.sizes:
+                self.add_vectors(f'{name}@{size}', *(side.cut(size) for side in vectors))
+        static = [encoders.static(system.params, side) for side in sides]
+        self.add_vectors(f'{system.name}.static', *static)
+
+    def add_vectors(self, name: str, first: encoders.Vectors, second: encoders.Vectors) -> None:
+        """Measures the vectors of both sides under a name."""
         raise NotImplementedError
 
     def log(self, name: str) -> None:
-        value = self.estimates[name][self.main]
-        _LOG.info(
-            '%s: %s: %s %.4f (%.4f to %.4f)',
-            self.one.name,
-            name,
-            self.main,
-            value.value,
-            *value.interval(),
-        )
+        """Logs the main measure of a system with its interval."""
+        estimate = self.estimates[name][self.main]
+        figures = (estimate.value, *estimate.interval())
+        _LOG.info('%s: %s: %s %.4f (%.4f to %.4f)', self.dataset.name, name, self.main, *figures)
 
     def facts(self) -> dict:
+        """Returns what results.json says of the set."""
         return {
-            **self.one.source,
+            **self.dataset.source,
             'language': self.language,
             'passages': self.passages,
             'baseline': self.baseline,
@@ -82,153 +89,153 @@ class Board:
         }
 
     def compare(self, a: str, b: str) -> dict:
-        """{measure: {'difference', 'ratio'}}, each [value, low, high] of a paired bootstrap."""
-        pairs = {
-            name: (self.estimates[a][name], self.estimates[b][name]) for name in self.estimates[b]
-        }
-        return {
-            name: {'difference': told(x - y), 'ratio': told(x / y)}
-            for name, (x, y) in pairs.items()
-        }
+        """Returns {measure: {'difference', 'ratio'}}, each [value, low, high], bootstrap paired."""
+        comparisons = {}
+        for measure, other in self.estimates[b].items():
+            one = self.estimates[a][measure]
+            comparisons[measure] = {
+                'difference': as_json(one - other),
+                'ratio': as_json(one / other),
+            }
+        return comparisons
 
 
-class Search(Board):
-    """Rankings of the documents of a `search_sets.Questions`: `runs`, {system: run}."""
+class Search(Leaderboard):
+    """Rankings of the documents of a `datasets.Questions`: `runs`, {system: run}."""
 
     main = 'nDCG@10'
 
-    def __init__(self, one: datasets.Questions):
-        self._queries, self._documents = (
-            sorted(one.queries),
-            sorted(one.documents),
-        )  # so that ties are in the order of ids
-        super().__init__(
-            one,
-            ([one.queries[q] for q in self._queries], [one.documents[d] for d in self._documents]),
-        )
-        self.runs, self.values = {}, {}
+    def __init__(self, dataset: datasets.Questions):
+        # Sorted, so that ties are in the order of ids.
+        self._queries = sorted(dataset.queries)
+        self._documents = sorted(dataset.documents)
+        queries = [dataset.queries[q] for q in self._queries]
+        documents = [dataset.documents[d] for d in self._documents]
+        super().__init__(dataset, (queries, documents))
+        self.runs: dict[str, ranking.Run] = {}
+        self.values: dict[str, dict[str, dict[str, float]]] = {}
+
+        # Systems without a model: BM25 of words as they are and of stems, and TF-IDF of stems.
         for name, stemmed in (('bm25', ''), ('bm25-stemmed', self.language)):
-            queries, documents = (baselines.words(texts, stemmed) for texts in self.sides)
-            self.scored(name, baselines.bm25(queries, documents), 0)
-        found, asked = baselines.tfidf(documents, queries)
-        self.scored('tfidf', baselines.cosines(asked, found), 0)
+            sides = [baselines.words(texts, stemmed) for texts in self.sides]
+            self.add_scores(name, baselines.bm25(*sides), 0)
+        of_documents, of_queries = baselines.tfidf(sides[1], sides[0])
+        self.add_scores('tfidf', baselines.cosines(of_queries, of_documents), 0)
 
     @property
     def baseline(self) -> str:
         """The stronger of the two BM25."""
         return max(('bm25', 'bm25-stemmed'), key=lambda name: self.estimates[name][self.main].value)
 
-    def scored(self, name: str, rows: Iterable[np.ndarray], above: float = -math.inf) -> None:
-        """Scores [documents], a row a query; none that are not `above` that."""
+    def add_scores(self, name: str, rows: Iterable[np.ndarray], above: float = -math.inf) -> None:
+        """Measures scores [documents], a row a query; those not `above` that are left out."""
         run = {}
         for query, row in zip(self._queries, rows):
             best = np.argsort(-row, kind='stable')[:_DEPTH]
             run[query] = {self._documents[i]: float(row[i]) for i in best if row[i] > above}
-        self.ranked(name, run)
+        self.add_run(name, run)
 
-    def ranked(self, name: str, run) -> None:
-        self.runs[name], self.values[name] = run, ranking.measure(self.one.qrels, run)
+    def add_run(self, name: str, run: ranking.Run) -> None:
+        """Measures a ranking of documents for each query."""
+        self.runs[name] = run
+        self.values[name] = ranking.measure(self.dataset.qrels, run)
         self.estimates[name] = {
-            measure: ranking.estimate(values, self.one.clusters)
+            measure: ranking.estimate(values, self.dataset.clusters)
             for measure, values in self.values[name].items()
         }
         self.log(name)
 
-    def vectors(self, name, first, second) -> None:
-        self.scored(name, encoders.nearest(first, second))
+    def add_vectors(self, name: str, first: encoders.Vectors, second: encoders.Vectors) -> None:
+        self.add_scores(name, encoders.nearest(first, second))
 
-    def subject(self, subject: Subject) -> None:
-        """Also `name+bm25`, its ranking fused with that of the baseline."""
-        super().subject(subject)
-        words, own = self.runs[self.baseline], self.runs[subject.name]
-        self.ranked(
-            f'{subject.name}+bm25',
-            {
-                query: dict(
-                    fusion.fuse([fusion.order(run[query]) for run in (words, own)])[:_DEPTH]
-                )
-                for query in own
-            },
-        )
+    def add_system(self, system: System) -> None:
+        """Measures a model, and as `name+bm25` its ranking fused with that of the baseline."""
+        super().add_system(system)
+        fused = {}
+        for query, scores in self.runs[system.name].items():
+            words = self.runs[self.baseline][query]
+            documents = fusion.fuse([fusion.order(words), fusion.order(scores)])
+            fused[query] = dict(documents[:_DEPTH])
+        self.add_run(f'{system.name}+bm25', fused)
 
     def weighted(self, name: str, weight: float) -> ranking.Run:
-        """The scores of the baseline and, with that weight, of a system, added up."""
+        """Returns the scores of the baseline and, with that weight, of a system, added up."""
         words = self.runs[self.baseline]
         return {
             query: fusion.interpolate(words[query], scores, weight)
             for query, scores in self.runs[name].items()
         }
 
-    def tuned(self, name: str) -> dict[str, float]:
-        """{weight: the main measure of `weighted`}, for a few of them."""
-        of = lambda weight: ranking.measure(self.one.qrels, self.weighted(name, weight))[
-            self.main
-        ].values()
-        return {str(w): math.fsum(values) / len(values) for w in _WEIGHTS for values in [of(w)]}
+    def tune(self, name: str) -> dict[str, float]:
+        """Returns {weight: the main measure of `weighted`}, for a few of them."""
+        means = {}
+        for weight in _WEIGHTS:
+            run = self.weighted(name, weight)
+            values = ranking.measure(self.dataset.qrels, run)[self.main].values()
+            means[str(weight)] = math.fsum(values) / len(values)
+        return means
 
     def facts(self) -> dict:
         return {
             **super().facts(),
             'queries': len(self._queries),
             'documents': len(self._documents),
-            'clusters': len({*self.one.clusters.values()}),
+            'clusters': len({*self.dataset.clusters.values()}),
         }
 
     def by_place(self) -> dict:
-        """{third of the document: {system: nDCG@10}} of the queries whose answer begins there."""
-        places = {
-            place: [q for q, p in self.one.places.items() if p == place]
-            for place in datasets.THIRDS
-        }
-        of = lambda values, asked: told(
-            ranking.estimate({q: values[q] for q in asked}, self.one.clusters)
-        )
-        return {
-            place: {
-                'queries': len(asked),
-                'scores': {
-                    name: of(values[self.main], asked) for name, values in self.values.items()
-                },
-            }
-            for place, asked in places.items()
-            if asked
-        }
+        """Returns {third: {'queries': how many, 'scores': {system: nDCG@10}}}.
+
+        A query is of the third of its document that its answer begins in.
+        """
+        results = {}
+        for place in datasets.THIRDS:
+            asked = [q for q, p in self.dataset.places.items() if p == place]
+            if not asked:
+                continue
+            scores = {}
+            for name, values in self.values.items():
+                of_place = {query: values[self.main][query] for query in asked}
+                scores[name] = as_json(ranking.estimate(of_place, self.dataset.clusters))
+            results[place] = {'queries': len(asked), 'scores': scores}
+        return results
 
     def write(self, folder: pathlib.Path) -> None:
+        """Writes judgements and the first documents of each system's ranking as TREC files."""
         folder.mkdir(exist_ok=True)
-        ranking.write_qrels(folder / 'qrels.txt', self.one.qrels)
+        ranking.write_qrels(folder / 'qrels.txt', self.dataset.qrels)
         for name, run in self.runs.items():
-            ranking.write_run(
-                folder / f'{name}.run',
-                {
-                    q: {d: scores[d] for d in fusion.order(scores)[:_KEPT]}
-                    for q, scores in run.items()
-                },
-                name,
-            )
+            first = {
+                query: {document: scores[document] for document in fusion.order(scores)[:_WRITTEN]}
+                for query, scores in run.items()
+            }
+            ranking.write_run(folder / f'{name}.run', first, name)
 
 
-class Similarity(Board):
-    """Spearman's correlation of cosines with the scores of a `search_sets.Pairs`."""
+class Similarity(Leaderboard):
+    """Spearman's correlation of cosines with the scores of a `datasets.Pairs`."""
 
-    main, baseline = 'spearman', 'tfidf'
+    main = 'spearman'
+    baseline = 'tfidf'
 
-    def __init__(self, one: datasets.Pairs):
-        super().__init__(one, (one.first, one.second))
+    def __init__(self, dataset: datasets.Pairs):
+        super().__init__(dataset, (dataset.first, dataset.second))
         first, second = (baselines.words(texts, self.language) for texts in self.sides)
-        self.scored('tfidf', baselines.alike(*baselines.tfidf(first + second, first, second)[1:]))
+        _, *vectors = baselines.tfidf(first + second, first, second)
+        self.add_scores('tfidf', baselines.alike(*vectors))
 
-    def scored(self, name: str, cosines: np.ndarray) -> None:
-        self.estimates[name] = {self.main: statistics.spearman(cosines, self.one.scores)}
+    def add_scores(self, name: str, cosines: np.ndarray) -> None:
+        """Measures a cosine for each pair, [N]."""
+        self.estimates[name] = {self.main: statistics.spearman(cosines, self.dataset.scores)}
         self.log(name)
 
-    def vectors(self, name, first, second) -> None:
-        self.scored(name, encoders.alike(first, second))
+    def add_vectors(self, name: str, first: encoders.Vectors, second: encoders.Vectors) -> None:
+        self.add_scores(name, encoders.alike(first, second))
 
     def facts(self) -> dict:
-        return {**super().facts(), 'pairs': len(self.one.scores)}
+        return {**super().facts(), 'pairs': len(self.dataset.scores)}
 
 
-def told(estimate: statistics.Estimate) -> list[float | None]:
-    """[value, low, high] as JSON holds it: None for what is not finite."""
+def as_json(estimate: statistics.Estimate) -> list[float | None]:
+    """Returns [value, low, high] as JSON holds it: None for what is not finite."""
     return [x if math.isfinite(x) else None for x in (estimate.value, *estimate.interval())]

@@ -1,1 +1,1 @@
-"""A config to what it would cost on a slice that is not here: compiled ahead of time, without a device."""
+"""Predicts what a config costs on a slice that is not here, by compiling ahead of time."""

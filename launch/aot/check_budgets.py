@@ -1,7 +1,12 @@
-"""Compiles every shipped config for the slices recommended for it, and compares with the budgets that are kept.
+"""Compiles every shipped config for its recommended slices; compares with the budgets.
 
-python -m launch.aot.check_budgets                 compiles all again; a figure that moved by more than 5 % fails, with what changed
-python -m launch.aot.check_budgets --only=llama_1b --save     keeps what is found as the new budgets, and writes their table
+    python -m launch.aot.check_budgets
+
+compiles all again; a figure that moved by more than 5 % fails, with what changed.
+
+    python -m launch.aot.check_budgets --only=llama_1b --save
+
+keeps what comes out as the new budgets, and writes their table.
 """
 
 import dataclasses
@@ -23,7 +28,12 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 @dataclasses.dataclass(frozen=True)
 class Recommended:
-    """A slice that a config is meant for. `rows`: on each device, 0: as its batch says; `changes`: fields by which it goes there."""
+    """A slice that a config is meant for.
+
+    Attributes:
+      rows: on each device; 0: as its batch says.
+      changes: fields by which it goes there.
+    """
 
     config: str
     topology: str
@@ -93,7 +103,8 @@ def main() -> None:
     wanted = [r for r in RECOMMENDED if flag.only in r.name]
     if not wanted:
         raise RunError(
-            f'--only={flag.only}: no recommended config and slice has it in its name: {"; ".join(r.name for r in RECOMMENDED)}'
+            f'--only={flag.only}: no recommended config and slice has it in its name: '
+            f'{"; ".join(r.name for r in RECOMMENDED)}'
         )
     wrong = 0
     for r in wanted:

@@ -1,10 +1,12 @@
-"""What an experiment would need and do on a TPU slice that is not here: its programs are compiled for it, and their schedule is replayed.
+"""Tells what an experiment would need and do on a TPU slice that is not here.
+
+Its programs are compiled for the slice, and their schedule is replayed.
 
     python -m launch.aot.compile_check --config=configs/llama_1b.py --topology=v5e:4x4 --rows=4
     python -m launch.aot.compile_check --config=configs/llama_1b.py --topology=v5e:4x4 --fit
 
-Needs the extra `tpu-compile` and no TPU. Times are predictions, good to about 15 %; memory is the compiler's own count. All budgets that are
-kept are checked by `python -m launch.aot.check_budgets`.
+Needs the extra `tpu-compile` and no TPU. Times are predictions, good to about 15 %; memory is the
+compiler's own count. All budgets that are kept are checked by `python -m launch.aot.check_budgets`.
 """
 
 import json
@@ -13,7 +15,7 @@ import logging
 from absl import flags
 
 from launch.aot import budgets, fit, programs, topologies
-from runtime import cli, config_flags, options, ranges
+from runtime import cli, config_flags, field_checks, options
 from runtime.errors import RunError
 
 PROGRAMS = ('train', 'prefill', 'decode')
@@ -30,8 +32,12 @@ def check(
     batch: int = 16,
     context: int = 0,
 ) -> dict:
-    """The summaries of an experiment's programs on a slice. One that does not fit is a line under 'refused'."""
-    chip, devices = topologies.chip(topology), topologies.devices(topology, slices)
+    """Returns the summaries of an experiment's programs on a slice.
+
+    One that does not fit is a line under 'refused'.
+    """
+    chip = topologies.chip(topology)
+    devices = topologies.devices(topology, slices)
     found = {
         'topology': topology,
         'slices': slices,
@@ -49,13 +55,13 @@ def check(
                 found['programs'][name] = programs.generation(
                     config, chip, single, name, batch, context
                 )
-            except programs.DoesNotFit as error:
+            except programs.DoesNotFitError as error:
                 found['refused'][name] = str(error)
     return found
 
 
 def lines(found: dict) -> list[str]:
-    """The summary for a person."""
+    """Returns the summary as lines for a person."""
     chip = topologies.chip(found['topology'])
     slices = f', {found["slices"]} slices' if found['slices'] > 1 else ''
     out = [
@@ -72,27 +78,23 @@ def lines(found: dict) -> list[str]:
 
 
 def _train_lines(p: dict) -> list[str]:
-    state, mesh = (
-        p['state_bytes'],
-        ' x '.join(f'{a} {n}' for a, n in p['mesh'].items() if n > 1) or 'one device',
-    )
+    state = p['state_bytes']
+    mesh = ' x '.join(f'{axis} {n}' for axis, n in p['mesh'].items() if n > 1) or 'one device'
     micro = f' in each of {p["accumulation"]} microbatches' if p['accumulation'] > 1 else ''
     fused = (
         'a fused kernel: ' + ', '.join(f'{n} x{c}' for n, c in p['kernels'].items())
         if p['fused_attention']
         else 'not fused'
     )
-    squares = (
-        ', '.join(p['square_buffers'])
-        if p['square_buffers']
-        else 'none'
-        if p['square_buffers'] is not None
-        else 'not looked for'
-    )
+    squares = 'not looked for'
+    if p['square_buffers'] is not None:
+        squares = ', '.join(p['square_buffers']) or 'none'
     return [
-        f'train step (pretraining and post-training): {mesh}; {p["batch_size"]} rows of {p["seq_len"]}, {p["rows_a_device"]} a device{micro}; '
+        f'train step (pretraining and post-training): {mesh}; {p["batch_size"]} rows of '
+        f'{p["seq_len"]}, {p["rows_a_device"]} a device{micro}; '
         f'remat {p["remat"]}',
-        f'  on each device        parameters {state["parameters"] / _GIB:.3f} GiB, optimizer {state["optimizer"] / _GIB:.3f} GiB',
+        f'  on each device        parameters {state["parameters"] / _GIB:.3f} GiB, optimizer '
+        f'{state["optimizer"] / _GIB:.3f} GiB',
         *(f'  {line}' for line in p['attention']),
         f'  attention is          {fused}',
         f'  [T,T] buffers         {squares}',
@@ -101,13 +103,15 @@ def _train_lines(p: dict) -> list[str]:
 
 def _generation_lines(name: str, p: dict) -> list[str]:
     each = (
-        f'; a token of every row in {p["token_seconds"] * 1e3:.2f} ms, {p["token_bytes"] / 1e9:.2f} GB'
+        f'; a token of every row in {p["token_seconds"] * 1e3:.2f} ms, '
+        f'{p["token_bytes"] / 1e9:.2f} GB'
         if 'token_seconds' in p
         else ''
     )
     return [
         f'{name}: {p["batch"]} rows, context {p["context"]}, on one device{each}',
-        f'  held                  weights {p["weight_bytes"] / _GIB:.3f} GiB, cache {p["cache_bytes"] / _GIB:.3f} GiB, '
+        f'  held                  weights {p["weight_bytes"] / _GIB:.3f} GiB, cache '
+        f'{p["cache_bytes"] / _GIB:.3f} GiB, '
         f'temporary {p["temporary_bytes"] / _GIB:.3f} GiB',
     ]
 
@@ -116,16 +120,21 @@ def _shared_lines(p: dict) -> list[str]:
     band = topologies.BAND
     bounds = ', '.join(f'{k} {v * 1e3:.1f}' for k, v in p['bounds'].items())
     rows = [
-        f'  peak memory           {p["peak_bytes"] / _GIB:.2f} of {p["limit_bytes"] / _GIB:.2f} GiB',
+        f'  peak memory           {p["peak_bytes"] / _GIB:.2f} of {p["limit_bytes"] / _GIB:.2f} '
+        'GiB',
         f'  FLOPs                 model {p["model_flops"]:.3e}, executed {p["executed_flops"]:.3e}',
-        f'  predicted time        {p["step_seconds"] * 1e3:.1f} ms, within about {band:.0%} (not measured); ms bound by: {bounds}',
-        f'  predicted MFU         {p["mfu"]:.3f} ({p["mfu"] * (1 - band):.2f} to {p["mfu"] * (1 + band):.2f})',
-        f"  elementwise           {p['elementwise_seconds'] * 1e3:.1f} ms more by the compiler's own estimate of vector arithmetic, not counted",
+        f'  predicted time        {p["step_seconds"] * 1e3:.1f} ms, within about {band:.0%} (not '
+        f'measured); ms bound by: {bounds}',
+        f'  predicted MFU         {p["mfu"]:.3f} ({p["mfu"] * (1 - band):.2f} to '
+        f'{p["mfu"] * (1 + band):.2f})',
+        f"  elementwise           {p['elementwise_seconds'] * 1e3:.1f} ms more by the compiler's "
+        'own estimate of vector arithmetic, not counted',
     ]
     for kind, m in p['collectives'].items():
         hidden = 1 - m['exposed'] / m['seconds'] if m['seconds'] else 1.0
         rows.append(
-            f'  {kind:<21} {m["count"]}, {m["bytes"] / 1e9:.3f} GB sent by each device, {m["seconds"] * 1e3:.1f} ms on the links, '
+            f'  {kind:<21} {m["count"]}, {m["bytes"] / 1e9:.3f} GB sent by each device, '
+            f'{m["seconds"] * 1e3:.1f} ms on the links, '
             f'{hidden:.0%} hidden'
         )
     for loop in p['loops']:
@@ -142,7 +151,7 @@ def _shared_lines(p: dict) -> list[str]:
 def main() -> None:
     flag = flags.FLAGS
     config = config_flags.get()
-    ranges.check(config)
+    field_checks.check(config)
     unknown = [p for p in flag.programs if p not in PROGRAMS]
     if unknown:
         raise RunError(f'--programs={unknown[0]}: expected some of {", ".join(PROGRAMS)}')

@@ -1,9 +1,11 @@
-"""Predicts how long a compiled, scheduled program takes, by replaying its schedule on a chip's peaks.
+"""Predicts how long a compiled program takes, by replaying its schedule.
 
-An operation takes the largest of its matrix-unit and its memory time; a collective takes its link time. What the schedule starts early (a
-collective, a copy into the chip's own memory) goes on beside the operations that follow, and is waited for where the schedule says it must
-be done: only the waiting counts. Loop bodies count as often as they run. What is left out: the launch of operations, elementwise
-arithmetic outside of attention kernels (`vector`, by the compiler's own estimate, is told beside), and the host.
+An operation takes the largest of its matrix-unit and its memory time, at the peaks of a chip; a
+collective takes its link time. What the schedule starts early (a collective, a copy into the chip's
+own memory) goes on beside the operations that follow, and is waited for where the schedule says it
+must be done: only the waiting counts. Loop bodies count as often as they run. What is left out: the
+launch of operations, elementwise arithmetic outside of attention kernels (`vector`, by the
+compiler's own estimate, is told beside), and the host.
 """
 
 import collections
@@ -16,13 +18,17 @@ from launch.aot.topologies import Chip
 
 _HOP = 1e-6  # seconds for a message to the next chip
 _NETWORK_DELAY = 50e-6  # seconds for a message to another slice
-# Vector operations for an element of attention's square: mask, segments, maximum, exponential, sum, conversions; and their like backward.
+# Vector operations for an element of attention's square: mask, segments, maximum, exponential, sum,
+# conversions; and their like backward.
 _VECTOR = {'forward': 8, 'backward': 12}
 
 
 @dataclasses.dataclass
 class Moved:
-    """Collectives of one kind: how many, bytes that a device sends, seconds on the links, and seconds that nothing hides."""
+    """Collectives of one kind.
+
+    How many, bytes that a device sends, seconds on the links, and seconds that nothing hides.
+    """
 
     count: int = 0
     bytes: float = 0.0
@@ -38,8 +44,13 @@ class Moved:
 
 @dataclasses.dataclass
 class Estimate:
-    """Of a computation, its loops unrolled. `bounds`: seconds by what they are bound by; `vector`: seconds by which the compiler's own
-    estimate of elementwise operations is above ours; `loops`: (name, trips, how they are known)."""
+    """The cost of a computation, its loops unrolled.
+
+    Attributes:
+      bounds: seconds by what they are bound by.
+      vector: seconds by which the compiler's own estimate of elementwise operations is above ours.
+      loops: (name, rounds, how they are known).
+    """
 
     seconds: float = 0.0
     flops: float = 0.0
@@ -53,7 +64,7 @@ class Estimate:
     loops: list = dataclasses.field(default_factory=list)
 
     def add(self, other: 'Estimate', times: int = 1) -> None:
-        """The other's work, not its time."""
+        """Adds the work of another, not its time."""
         for name in ('flops', 'kernel_flops', 'bytes', 'vector', 'unknown_kernels'):
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for name in ('bounds', 'kernels'):
@@ -73,13 +84,15 @@ class _Started:
 
 
 def predict(program: hlo.Program, chip: Chip, slices: int = 1) -> Estimate:
-    """The whole program, once."""
+    """Returns the cost of the whole program, run once."""
     return _Replay(program, chip, slices).run(program.entry)
 
 
 class _Replay:
     def __init__(self, program: hlo.Program, chip: Chip, slices: int):
-        self.program, self.chip, self.slices = program, chip, slices
+        self.program = program
+        self.chip = chip
+        self.slices = slices
         self.done: dict[str, Estimate] = {}
 
     def run(self, computation: hlo.Computation) -> Estimate:
@@ -89,15 +102,17 @@ class _Replay:
 
 
 class _Run:
-    """One computation: the clock, and what is under way on the links, between slices and to the memory, each a queue."""
+    """Replays one computation.
+
+    It has a clock, and what is under way on the links, between slices and to the memory, each a
+    queue.
+    """
 
     def __init__(self, replay: _Replay, computation: hlo.Computation):
-        self.replay, self.program, self.chip, self.computation = (
-            replay,
-            replay.program,
-            replay.chip,
-            computation,
-        )
+        self.replay = replay
+        self.program = replay.program
+        self.chip = replay.chip
+        self.computation = computation
         self.estimate = Estimate()
         self.queues = {
             'links': collections.deque(),
@@ -110,7 +125,7 @@ class _Run:
             self.wait(queue, None)
 
     def advance(self, seconds: float, moved: float, bound: str) -> None:
-        """`seconds` pass, in which an operation moves so many bytes itself."""
+        """Lets `seconds` pass, in which an operation moves so many bytes itself."""
         self.estimate.seconds += seconds
         self.estimate.bounds[bound] += seconds
         self.serve('links', seconds)
@@ -127,14 +142,18 @@ class _Run:
                 self.queues[queue].popleft()
 
     def wait(self, queue: str, name: str | None) -> None:
-        """Until `name` (None: everything) is done; those before it in the queue come first."""
+        """Waits until `name` is done (None: everything).
+
+        Those before it in the queue come first.
+        """
         rate = self.chip.memory if queue == 'memory' else 1.0
         names = [s.name for s in self.queues[queue]]
         if name is not None and name not in names:
             return
         for _ in range(len(names) if name is None else names.index(name) + 1):
             first = self.queues[queue][0]
-            seconds, kind = first.left / rate, first.kind
+            seconds = first.left / rate
+            kind = first.kind
             self.queues[queue].popleft()
             self.estimate.seconds += seconds
             self.estimate.bounds['memory' if queue == 'memory' else 'links'] += seconds
@@ -207,7 +226,8 @@ class _Run:
 
     def compute(self, op: hlo.Op, inner) -> None:
         moved = hlo.moved(self.program, self.computation, op)
-        matrix, cycles = 0.0, op.cycles / self.chip.clock
+        matrix = 0.0
+        cycles = op.cycles / self.chip.clock
         if op.target == 'tpu_custom_call':
             work = hlo.kernel(self.computation, op)
             flops = work.flops
@@ -237,7 +257,10 @@ class _Run:
             self.advance(seconds, moved, 'matrix unit' if matrix >= memory else 'memory')
 
     def started(self, op: hlo.Op, inner: hlo.Computation) -> None:
-        """A computation that begins here and goes on beside what follows: its collectives; other work is counted as if it were waited for."""
+        """Starts a computation that goes on beside what follows.
+
+        Its collectives go on; other work is counted as if it were waited for.
+        """
         found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
         for i, o in enumerate(found):
             self.collective(inner, o, started=op.name if i == len(found) - 1 else f'{op.name} {i}')
@@ -268,10 +291,14 @@ class _Run:
             self.wait('links', op.name)
 
     def between_slices(self, op: hlo.Op) -> None:
-        """XLA sends what goes between slices to the host's runtime, which reduces it there."""
+        """Counts what goes between slices.
+
+        XLA sends it to the host's runtime, which reduces it there.
+        """
         what = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.rest)
         kind = f'{(what[1] if what else "transfer").lower().replace("_", "-")} between slices'
-        size, n = op.shapes[0].bytes, self.replay.slices
+        size = op.shapes[0].bytes
+        n = self.replay.slices
         sent = size * (2 * (n - 1) / n if 'reduce' in kind else 1)
         seconds = sent / self.chip.network + _NETWORK_DELAY
         self.estimate.collectives.setdefault(kind, Moved()).add(Moved(1, sent, seconds))
@@ -286,14 +313,17 @@ class _Run:
 
 
 def _async_part(inner: hlo.Computation | None) -> str:
-    """Which end of an asynchronous collective a fusion is; empty: neither."""
+    """Returns which end of an asynchronous collective a fusion is, or '' where it is neither."""
     if inner is None or not any(o.kind in hlo.COLLECTIVES for o in inner.ops):
         return ''
     return next((o.target for o in inner.ops if o.target.startswith('AsyncCollective')), '')
 
 
 def _whole_collective(inner: hlo.Computation) -> bool:
-    """A collective inside a fusion that is no part of an asynchronous one: those go on beside the fusion's own work."""
+    """Returns a collective inside a fusion that is no part of an asynchronous one.
+
+    Those go on beside the fusion's own work.
+    """
     found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
     return (
         bool(found)
@@ -303,7 +333,10 @@ def _whole_collective(inner: hlo.Computation) -> bool:
 
 
 def group_size(op: hlo.Op) -> int:
-    """Devices that a collective is over: three ways of writing them."""
+    """Returns how many devices a collective is over.
+
+    There are three ways of writing them.
+    """
     mesh = re.search(r'replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}', op.rest)
     if mesh:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
@@ -321,10 +354,11 @@ def group_size(op: hlo.Op) -> int:
 def link_time(
     computation: hlo.Computation, op: hlo.Op, kind: str, chip: Chip
 ) -> tuple[float, float]:
-    """(bytes that a device sends, seconds), of a collective over n devices.
+    """Returns (bytes that a device sends, seconds) of a collective over n devices.
 
-    Rings: a gather sends n - 1 times its part, a scatter the same, a reduction twice that. How many links work at once is what the
-    compiler says of its own algorithm (colors; both directions unless it says one); without a word, the two directions of one axis.
+    Rings: a gather sends n - 1 times its part, a scatter the same, a reduction twice that. How many
+    links work at once is what the compiler says of its own algorithm (colors; both directions
+    unless it says one); without a word, the two directions of one axis.
     """
     n = group_size(op)
     own = sum(

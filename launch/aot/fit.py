@@ -1,45 +1,51 @@
 """Finds what fits a slice: for each remat policy the largest batch, and how meshes compare.
 
-Memory grows linearly with the rows on a device, so that two compilations tell where it ends; the answer is compiled again.
+Memory grows linearly with the rows on a device, so that two compilations tell where it ends; the
+answer is compiled again.
 """
 
 import math
 
 from launch.aot import programs, topologies
-from model.config import REMAT
+from runtime import schema
 from runtime.errors import RunError
 
 _MOST = 4096  # rows on a device that are looked for
 
 
 def _needed(config, chip, devices, rows: int) -> float:
-    """Bytes that the train step needs with so many rows on each device; what the compiler says where that is too much."""
+    """Returns bytes that the train step needs with so many rows on each device.
+
+    Where that is too much they are what the compiler says.
+    """
     mesh = programs.slice_mesh(config, devices)
     lowered, _, _ = programs.lower_train(programs.with_rows(config, mesh, rows), mesh)
     try:
         return programs.compiled('train', lowered, chip).peak
-    except programs.DoesNotFit as error:
+    except programs.DoesNotFitError as error:
         return error.needed
 
 
 def largest(chip, needed) -> int:
-    """The most rows for which `needed(rows)` bytes fit; 0: not even one."""
+    """Returns the most rows for which `needed(rows)` bytes fit; 0: not even one."""
     one, two = needed(1), needed(2)
     if one > chip.limit:
         return 0
     if two > chip.limit:
         return 1
-    low, high, slope = 2, _MOST + 1, max(two - one, 1)
+    low = 2
+    high = _MOST + 1
+    slope = max(two - one, 1)
     while high - low > 1:
         there = needed(high) if high <= _MOST else math.inf
         if there < math.inf:
             slope = (there - needed(low)) / (high - low)
-        # A line tells where to look; not much further than what is known, and where one end is unknown, in the middle.
-        rows = (
-            low + math.floor((chip.limit - needed(low)) / slope)
-            if there < math.inf or high > _MOST
-            else (low + high) // 2
-        )
+        # A line tells where to look; not much further than what is known, and where one end is
+        # unknown, in the middle.
+        if there < math.inf or high > _MOST:
+            rows = low + math.floor((chip.limit - needed(low)) / slope)
+        else:
+            rows = (low + high) // 2
         rows = min(max(rows, low + 1), high - 1, 16 * low)
         if needed(rows) <= chip.limit:
             low = rows
@@ -49,7 +55,10 @@ def largest(chip, needed) -> int:
 
 
 def meshes(config, count: int) -> list[dict]:
-    """The shapes of data x fsdp x tensor (at most 4) that a number of devices can take, with the config's own context."""
+    """Returns the meshes that a number of devices can take.
+
+    Shapes of data x fsdp x tensor (at most 4), with the config's own context.
+    """
     rest = count // max(1, config.mesh.context)
     powers = [2**i for i in range(rest.bit_length())]
     return [
@@ -61,8 +70,13 @@ def meshes(config, count: int) -> list[dict]:
 
 
 def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> dict:
-    """{'policies': for each remat policy its largest batch and prediction there, 'best': the fastest per token, 'meshes': ranked}."""
-    chip, devices = topologies.chip(topology), topologies.devices(topology, slices)
+    """Returns what fits a slice, and how fast it would be.
+
+    {'policies': for each remat policy its largest batch and prediction there, 'best': the fastest
+    per token, 'meshes': ranked}.
+    """
+    chip = topologies.chip(topology)
+    devices = topologies.devices(topology, slices)
     found = {'topology': topology, 'slices': slices, 'policies': [], 'meshes': []}
 
     def row(changed, rows):
@@ -78,7 +92,7 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
             'mfu': p['mfu'],
         }
 
-    for policy in REMAT:
+    for policy in schema.find('model.remat').choices:
         changed = config.copy_and_resolve_references()
         changed.model.remat = policy
         seen = {}
@@ -87,7 +101,8 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
             if rows not in seen:
                 seen[rows] = _needed(changed, chip, devices, rows)
                 progress(
-                    f'remat {policy}, {rows} rows a device: {seen[rows] / topologies.GIB:.2f} GiB of {chip.limit / topologies.GIB:.2f}'
+                    f'remat {policy}, {rows} rows a device: {seen[rows] / topologies.GIB:.2f} GiB '
+                    f'of {chip.limit / topologies.GIB:.2f}'
                 )
             return seen[rows]
 
@@ -96,7 +111,8 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
             found['policies'].append(row(changed, rows))
     if not found['policies']:
         raise RunError(
-            f'nothing fits {topology}: not one row a device with any config.model.remat; take a larger slice'
+            f'nothing fits {topology}: not one row a device with any config.model.remat; take a '
+            'larger slice'
         )
     found['best'] = max(found['policies'], key=lambda p: p['tokens_per_second'])
     for shape in meshes(config, len(devices)):
@@ -112,18 +128,25 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
     return found
 
 
-def lines(found: dict) -> list[str]:
-    """The answer for a person."""
-    told = lambda p: (
-        f'  {p["remat"]:<10} {" x ".join(f"{a} {n}" for a, n in p["mesh"].items() if n > 1) or "one device":<28} '
-        f'{p["rows_a_device"]:>5} rows  {p["peak_bytes"] / topologies.GIB:6.2f} GiB  {p["tokens_per_second"]:>12,.0f} tokens/s  '
-        f'{p["mfu"]:.3f} MFU'
+def _line(p: dict) -> str:
+    """Describes one way to train on the slice, from its summary."""
+    mesh = ' x '.join(f'{axis} {n}' for axis, n in p['mesh'].items() if n > 1)
+    return (
+        f'  {p["remat"]:<10} {mesh or "one device":<28} {p["rows_a_device"]:>5} rows  '
+        f'{p["peak_bytes"] / topologies.GIB:6.2f} GiB  '
+        f'{p["tokens_per_second"]:>12,.0f} tokens/s  {p["mfu"]:.3f} MFU'
     )
+
+
+def lines(found: dict) -> list[str]:
+    """Returns the answer as lines for a person."""
     best = found['best']
     return [
-        f'{found["topology"]}: the largest batch of each remat policy (predictions, within about {topologies.BAND:.0%})',
-        *map(told, found['policies']),
-        f'the cheapest that fits: --config.model.remat={best["remat"]} --rows={best["rows_a_device"]}',
+        f'{found["topology"]}: the largest batch of each remat policy (predictions, within about '
+        f'{topologies.BAND:.0%})',
+        *map(_line, found['policies']),
+        f'the cheapest that fits: --config.model.remat={best["remat"]} '
+        f'--rows={best["rows_a_device"]}',
         'meshes at that batch, the fastest first',
-        *map(told, found['meshes']),
+        *map(_line, found['meshes']),
     ]

@@ -1,7 +1,8 @@
-"""Reading the text of a compiled, scheduled program: its computations, and what each operation computes and moves.
+"""Reads the text of a compiled, scheduled program.
 
-Nothing here knows of time: `launch/aot/cost_model.py` does. Bytes are those of the main memory (HBM), with the padding of tiles; arrays that the
-compiler keeps on the chip (`S(1)` in a layout) move nothing.
+Its computations, and what each operation computes and moves. Nothing here knows of time:
+`launch/aot/cost_model.py` does. Bytes are those of the main memory (HBM), with the padding of
+tiles; arrays that the compiler keeps on the chip (`S(1)` in a layout) move nothing.
 """
 
 import dataclasses
@@ -51,7 +52,12 @@ _FREE_CALLS = {
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array as the compiler laid it out. `order`: dimensions, the fastest first; `space`: 0 is the main memory."""
+    """An array as the compiler laid it out.
+
+    Attributes:
+      order: dimensions, the fastest first.
+      space: 0 is the main memory.
+    """
 
     dtype: str
     dims: tuple[int, ...]
@@ -67,11 +73,9 @@ class Shape:
     def width(self) -> float:
         """Bytes of an element."""
         bits = _BITS.get(self.dtype)
-        return (
-            bits
-            if bits is not None
-            else int(re.sub(r'\D.*$', '', self.dtype.lstrip('bfcsuel')) or 8)
-        ) / 8
+        if bits is None:  # as its name says: f32, bf16, f8e4m3fn
+            bits = int(re.sub(r'\D.*$', '', self.dtype.lstrip('bfcsuel')) or 8)
+        return bits / 8
 
     @property
     def bytes(self) -> float:
@@ -81,11 +85,9 @@ class Shape:
     @functools.cached_property
     def padded(self) -> float:
         """Bytes in memory: the fastest dimensions are rounded up to the tile's."""
-        dims = (
-            [self.dims[i] for i in reversed(self.order)]
-            if len(self.order) == len(self.dims)
-            else list(self.dims)
-        )
+        dims = list(self.dims)
+        if len(self.order) == len(self.dims):
+            dims = [self.dims[i] for i in reversed(self.order)]
         for i, t in enumerate(reversed(self.tile[-len(dims) :] if dims else ())):
             dims[-1 - i] = -(-dims[-1 - i] // t) * t
         return math.prod(dims) * self.width
@@ -117,7 +119,7 @@ class Op:
 
     @functools.cached_property
     def cycles(self) -> float:
-        """The compiler's own estimate of an operation on one core; 0: none given."""
+        """The compiler's own estimate of an operation on one core, or 0 where it gives none."""
         found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
         return float(found[1]) if found else 0.0
 
@@ -167,12 +169,12 @@ class Program:
         return self.computations.get(op.attribute(attribute))
 
     def inner(self, op: Op) -> Computation | None:
-        """What a fusion or an asynchronous operation computes."""
+        """Returns the computation inside a fusion or an asynchronous operation."""
         return self.called(op) or self.called(op, 'called_computation')
 
 
 def shapes(text: str) -> list[Shape]:
-    """The arrays of a type, a tuple's leaves in order."""
+    """Returns the arrays of a type, a tuple's leaves in order."""
     found = []
     for dtype, dims, layout in _SHAPE.findall(text):
         order, _, rest = layout.partition(':')
@@ -191,7 +193,7 @@ def shapes(text: str) -> list[Shape]:
 
 
 def _balanced(text: str, start: int) -> int:
-    """Index after the bracket that closes the one at `start`."""
+    """Returns the index after the bracket that closes the one at `start`."""
     depth = 0
     for i in range(start, len(text)):
         depth += (text[i] == '(') - (text[i] == ')')
@@ -224,8 +226,14 @@ def _operation(line: str) -> Op | None:
 
 
 def parse(text: str) -> Program:
-    """The text of `compiled.as_text()`. Operations whose text goes over several lines are put together first."""
-    computations, entry, current, pending = {}, None, None, ''
+    """Parses the text of `compiled.as_text()`.
+
+    Operations whose text goes over several lines are put together first.
+    """
+    computations = {}
+    entry = None
+    current = None
+    pending = ''
 
     def flush():
         if pending and current is not None:
@@ -255,7 +263,10 @@ def parse(text: str) -> Program:
 
 
 def flops(program: Program, computation: Computation, op: Op) -> float:
-    """Of matrix multiplications, inside fusions too, loops not counted; 2 a multiply-add. Windows beyond an array's edge count nothing."""
+    """Returns the FLOPs of matrix multiplications, 2 a multiply-add.
+
+    Inside fusions too, loops not counted. Windows beyond an array's edge count nothing.
+    """
     if op.kind == 'dot':
         lhs = computation.operand(op, 0).shapes[0].dims
         contracted = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', op.rest)[1]
@@ -264,11 +275,8 @@ def flops(program: Program, computation: Computation, op: Op) -> float:
         return _convolution(computation, op)
     if op.kind == 'fusion' or op.kind.startswith('async-'):
         inner = program.inner(op)
-        return (
-            sum(flops(program, inner, o) for o in inner.ops)
-            if inner and op.kind in ('fusion', 'async-start')
-            else 0.0
-        )
+        if inner and op.kind in ('fusion', 'async-start'):
+            return sum(flops(program, inner, o) for o in inner.ops)
     return 0.0
 
 
@@ -276,19 +284,21 @@ def _convolution(computation: Computation, op: Op) -> float:
     labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', op.rest)
     window = re.search(r'window=\{([^}]*)\}', op.rest)
     fields = dict(f.split('=', 1) for f in window[1].split()) if window else {}
-    (lhs, rhs), out = (computation.operand(op, i).shapes[0].dims for i in (0, 1)), op.shapes[0].dims
+    lhs = computation.operand(op, 0).shapes[0].dims
+    rhs = computation.operand(op, 1).shapes[0].dims
+    out = op.shapes[0].dims
     result = 2.0 * out[labels[3].index('b')] * out[labels[3].index('f')] * rhs[labels[2].index('i')]
     for d in range(sum(c.isdigit() for c in labels[3])):
-        value = lambda name, default: fields[name].split('x')[d] if name in fields else default
-        low = int(str(value('pad', '0_0')).split('_')[0])
+        of_axis = {name: value.split('x')[d] for name, value in fields.items()}
+        low = int(of_axis.get('pad', '0_0').split('_')[0])
         result *= _pairs(
             lhs[labels[1].index(str(d))],
             rhs[labels[2].index(str(d))],
             out[labels[3].index(str(d))],
             low,
-            int(value('stride', 1)),
-            int(value('lhs_dilate', 1)),
-            int(value('rhs_dilate', 1)),
+            int(of_axis.get('stride', 1)),
+            int(of_axis.get('lhs_dilate', 1)),
+            int(of_axis.get('rhs_dilate', 1)),
         )
     return result
 
@@ -297,7 +307,7 @@ def _convolution(computation: Computation, op: Op) -> float:
 def _pairs(
     size: int, kernel: int, out: int, low: int, stride: int, lhs_dilate: int, rhs_dilate: int
 ) -> int:
-    """Pairs of an output's place and a window's place that meet an element of the input."""
+    """Counts pairs of an output's and a window's place that meet an element."""
     place = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * rhs_dilate - low
     return int(
         ((place >= 0) & (place <= (size - 1) * lhs_dilate) & (place % lhs_dilate == 0)).sum()
@@ -306,7 +316,10 @@ def _pairs(
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """A Pallas kernel's work. `logits`: elements of attention's square that it visits; 0 where it is no attention kernel."""
+    """The work of a Pallas kernel.
+
+    `logits`: elements of attention's square that it visits; 0 where it is no attention kernel.
+    """
 
     flops: float
     wide_flops: float  # with head sizes rounded up to 128, as the matrix unit does
@@ -315,7 +328,11 @@ class Kernel:
 
 
 def kernel(computation: Computation, op: Op) -> Kernel:
-    """Of splash attention by its blocks (text: kernel_metadata), of others by the cost estimate that their author gave."""
+    """Returns the work of a Pallas kernel.
+
+    That of splash attention from its blocks (text: kernel_metadata), that of others from the cost
+    estimate that their author gave.
+    """
     given = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', op.rest)
     blocks = dict(re.findall(r'(block_\w+)\\+": (\d+)', op.rest))
     if 'splash' not in op.name + op.op_name or not blocks:
@@ -324,32 +341,39 @@ def kernel(computation: Computation, op: Op) -> Kernel:
     operands = [computation.by_name[o].shapes[0] for o in op.operands]
     q, _, v = [s for s in operands if s.dtype in ('bf16', 'f32') and len(s.dims) >= 3][:3]
     grid = next((s for s in operands if s.dtype in ('s8', 's32', 's16')), None)
-    part = (
-        '_dkv' if 'dkv' in op.name + op.op_name else '_dq' if '_dq' in op.name + op.op_name else ''
-    )
-    rows, columns = int(blocks[f'block_q{part}']), int(blocks[f'block_kv{part}'])
+    part = ''
+    if 'dkv' in op.name + op.op_name:
+        part = '_dkv'
+    elif '_dq' in op.name + op.op_name:
+        part = '_dq'
+    rows = int(blocks[f'block_q{part}'])
+    columns = int(blocks[f'block_kv{part}'])
+
+    # The blocks that it visits: fewer where there is a window.
     time = q.dims[-2]
-    width = (
-        grid.dims[-1] if grid is not None and not part else time // columns
-    )  # fewer blocks where there is a window
+    width = grid.dims[-1] if grid is not None and not part else time // columns
     visited = sum(min(-(-(i + 1) * rows // columns), width) for i in range(time // rows))
     logits = math.prod(q.dims[:-2]) * visited * rows * columns
-    wide = lambda d: -(-d // 128) * 128
-    also_dq = any(
-        s.dims[-2:] == q.dims[-2:] and len(s.dims) > len(q.dims) for s in op.shapes
-    )  # the fused backward: a part for each block
+
+    # Products with vectors of the size of queries, and with those of the size of values. The fused
+    # backward has a part of dq for each block.
+    also_dq = any(s.dims[-2:] == q.dims[-2:] and len(s.dims) > len(q.dims) for s in op.shapes)
     count = {'': (1, 1), '_dkv': (3, 2) if also_dq else (2, 2), '_dq': (2, 1)}[part]
-    work = lambda d, e: 2.0 * logits * (count[0] * d + count[1] * e)
-    return Kernel(
-        work(q.dims[-1], v.dims[-1]), work(wide(q.dims[-1]), wide(v.dims[-1])), logits, True
-    )
+    d, e = q.dims[-1], v.dims[-1]
+    work = 2.0 * logits * (count[0] * d + count[1] * e)
+    wide_d, wide_e = -(-d // 128) * 128, -(-e // 128) * 128
+    wide_work = 2.0 * logits * (count[0] * wide_d + count[1] * wide_e)
+    return Kernel(work, wide_work, logits, True)
 
 
 # What an operation moves.
 
 
 def moved(program: Program, computation: Computation, op: Op) -> float:
-    """Bytes read from and written to the main memory. A slice taken or put in place inside a fusion moves the slice alone."""
+    """Returns bytes read from and written to the main memory.
+
+    A slice taken or put in place inside a fusion moves the slice alone.
+    """
     if op.kind in FREE or op.kind == 'custom-call' and op.target in _FREE_CALLS:
         return 0.0
     inputs = [computation.by_name.get(o) for o in op.operands]
@@ -374,7 +398,10 @@ def moved(program: Program, computation: Computation, op: Op) -> float:
 
 
 def _read(program: Program, inner: Computation, source: Op) -> float:
-    """Bytes of `source`, a parameter or an alias of one, that the computation reads; infinite: all of it."""
+    """Returns bytes of `source` that the computation reads; infinite: all of it.
+
+    `source` is a parameter, or an alias of one.
+    """
     total = 0.0 if source.name != inner.root.name else math.inf
     for user in inner.users.get(source.name, []):
         first = user.operands[0] == source.name
@@ -394,9 +421,8 @@ def _read(program: Program, inner: Computation, source: Op) -> float:
             total += 0.0
         elif user.kind == 'fusion' and program.inner(user):
             nested = program.inner(user)
-            if (
-                nested.root.kind in ('bitcast', 'reshape') and len(nested.parameters) == 1
-            ):  # another name for the same array
+            # Another name for the same array.
+            if nested.root.kind in ('bitcast', 'reshape') and len(nested.parameters) == 1:
                 total += _read(program, inner, user)
             else:
                 total += sum(
@@ -410,7 +436,7 @@ def _read(program: Program, inner: Computation, source: Op) -> float:
 
 
 def _written(program: Program, inner: Computation, root: Op, count: int) -> list[float]:
-    """Bytes written for each leaf of a fusion's result."""
+    """Returns bytes written for each leaf of a fusion's result."""
     leaves = [inner.by_name[o] for o in root.operands] if root.kind == 'tuple' else [root]
     if root.kind == 'tuple' and len(leaves) != count:
         return [s.padded for s in root.shapes]

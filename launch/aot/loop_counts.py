@@ -1,4 +1,7 @@
-"""How often the loops of a compiled program run: what the compiler says, or what the loop's condition and counter tell."""
+"""Counts how often the loops of a compiled program run.
+
+From what the compiler says, or what the loop's condition and counter tell.
+"""
 
 import dataclasses
 import re
@@ -8,7 +11,8 @@ from launch.aot.hlo import Computation, Op, Program
 
 @dataclasses.dataclass(frozen=True)
 class Trips:
-    """How often a loop runs. `how`: known (the compiler says it), inferred (from the condition; `at most` where it can end before), unknown."""
+    """How often a loop runs. `how`: known (the compiler says it), inferred (from the condition; `at
+    most` where it can end before), unknown."""
 
     count: int
     how: str
@@ -49,7 +53,10 @@ _TURNED = {'LT': 'GT', 'GT': 'LT', 'LE': 'GE', 'GE': 'LE', 'NE': 'NE', 'EQ': 'EQ
 
 
 def _comparison(program, inner: Computation, op: Op, given: dict):
-    """((index of the loop's state, bound, direction) or None, whether something else can end the loop too)."""
+    """Returns what ends a loop: (comparison or None, whether something else can end it).
+
+    The comparison is (index of the loop's state, bound, direction).
+    """
     if op.kind == 'fusion':
         nested = program.inner(op)
         bound = {p.name: inner.by_name[o] for p, o in zip(nested.parameters, op.operands)}
@@ -73,7 +80,7 @@ def _comparison(program, inner: Computation, op: Op, given: dict):
 
 
 def _resolved(inner: Computation, op: Op, given: dict):
-    """('constant', value), ('index', place in the loop's state), or None."""
+    """Returns ('constant', value), ('index', place in the loop's state), or None."""
     while op.kind in ('bitcast', 'copy', 'convert') and op.operands:
         op = inner.by_name[op.operands[0]]
     if op.kind == 'parameter' and op.name in given:
@@ -107,7 +114,7 @@ def _entry_value(computation: Computation, op: Op, index: int) -> int | None:
 
 
 def _step(body: Computation, index: int) -> int | None:
-    """What a round of the loop adds to its counter."""
+    """Returns what a round of the loop adds to its counter."""
     value = body.operand(body.root, index) if body.root.kind == 'tuple' else None
     while value is not None and value.kind in ('copy', 'bitcast', 'copy-done', 'copy-start'):
         value = body.operand(value, 0)
@@ -115,10 +122,6 @@ def _step(body: Computation, index: int) -> int | None:
         return None
     sides = [_resolved(body, body.by_name[o], {}) for o in value.operands]
     constant = next((s[1] for s in sides if s and s[0] == 'constant'), None)
-    return (
-        None
-        if constant is None or ('index', index) not in sides
-        else constant
-        if value.kind == 'add'
-        else -constant
-    )
+    if constant is None or ('index', index) not in sides:
+        return None
+    return constant if value.kind == 'add' else -constant

@@ -1,7 +1,8 @@
-"""The programs of an experiment, compiled for a slice that is not here, and what each would cost there.
+"""Compiles the programs of an experiment for a slice that is not here, and sums them up.
 
-train: the step of train/step.py, which post-training runs too (its rows differ in their values alone). prefill, decode: of
-model/generate.py, on one chip, as `apps.generate` runs them. Everything is shapes: no array is made.
+train: the step of train/step.py, which post-training runs too (its rows differ in their values
+alone). prefill, decode: of model/generate.py, on one chip, as `apps.generate` runs them. Everything
+is shapes: no array is made.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from flax import linen as nn
 from jax.interpreters import partial_eval
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 
-from data import objectives, tokenizer as tokenizers
+from data import tokenizer as tokenizers
 from launch.aot import cost_model, hlo, topologies
 from launch.aot.topologies import Chip
 from model import config as model_config, generate, kernels
@@ -25,7 +26,7 @@ from runtime import metrics
 from runtime.errors import RunError
 from train import footprint, step as steps
 from train.mesh import AXES, BATCH, check_batch, check_model, make_mesh
-from train.objectives import make_losses
+from train.objectives import get_objective
 from train.optimizer import make_optimizer
 
 CHAR_PIECES = 256  # counted for a tokenizer of characters, whose size only its text tells
@@ -33,7 +34,13 @@ CHAR_PIECES = 256  # counted for a tokenizer of characters, whose size only its 
 
 @dataclasses.dataclass
 class Compiled:
-    """A program and what was asked of it. `seconds`: of the compilation; `limit`: bytes of a device."""
+    """A compiled program.
+
+    Attributes:
+      text: the scheduled program.
+      peak, temporary: bytes of a device.
+      seconds: of the compilation.
+    """
 
     name: str
     text: str
@@ -42,8 +49,11 @@ class Compiled:
     seconds: float
 
 
-class DoesNotFit(RunError):
-    """A program that needs more memory than a device has. `needed`: bytes, where the compiler says so."""
+class DoesNotFitError(RunError):
+    """A program that needs more memory than a device has.
+
+    `needed`: bytes, where the compiler says so.
+    """
 
     def __init__(self, message: str, needed: float):
         super().__init__(message)
@@ -51,7 +61,10 @@ class DoesNotFit(RunError):
 
 
 def vocabulary(config) -> int:
-    """Entries of the embedding: of the tokenizer that is named, or of the one that would be trained."""
+    """Returns entries of the embedding.
+
+    Those of the tokenizer that is named, or of the one that would be trained.
+    """
     if config.tokenizer.path:
         return tokenizers.load(config.tokenizer.path).vocab_size
     return CHAR_PIECES if config.tokenizer.kind == 'char' else config.tokenizer.vocab_size
@@ -62,17 +75,24 @@ def architecture(config) -> model_config.ModelConfig:
 
 
 def slice_mesh(config, devices: list):
-    """The config's mesh over all devices of a slice. Raises RunError where it is not for so many."""
+    """Returns the config's mesh over all devices of a slice.
+
+    Raises RunError where it is for another number of them.
+    """
     mesh = make_mesh(config.mesh, devices)
     if mesh.size != len(devices):
         raise RunError(
-            f'config.mesh is {dict(mesh.shape)}: expected sizes whose product is the number of devices ({len(devices)}), at most one of them -1'
+            f'config.mesh is {dict(mesh.shape)}: expected sizes whose product is the number of '
+            f'devices ({len(devices)}), at most one of them -1'
         )
     return mesh
 
 
 def with_rows(config, mesh, rows: int):
-    """The config with so many rows on each device in each microbatch; 0: its own batch."""
+    """Returns the config with so many rows on each device in each microbatch.
+
+    0: its own batch.
+    """
     config = config.copy_and_resolve_references()
     if rows:
         config.data.batch_size = (
@@ -82,7 +102,10 @@ def with_rows(config, mesh, rows: int):
 
 
 def compiled(name: str, lowered, chip: Chip) -> Compiled:
-    """Raises DoesNotFit where the compiler finds no room for it."""
+    """Compiles a program.
+
+    Raises DoesNotFitError where the compiler finds no room for it.
+    """
     start = time.perf_counter()
     try:
         done = lowered.compile()
@@ -92,9 +115,11 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
             raise
         size, unit = (used[1] or used[3], used[2] or used[4]) if used else ('inf', 'G')
         needed = float(size) * (topologies.GIB if unit == 'G' else 2**20)
-        raise DoesNotFit(
-            f'{name}: does not fit: it needs {needed / topologies.GIB:.2f} GiB of the {chip.limit / topologies.GIB:.2f} GiB of a '
-            f'{chip.name} device; take fewer rows (--rows), another config.model.remat or a larger slice (--fit)',
+        raise DoesNotFitError(
+            f'{name}: does not fit: it needs {needed / topologies.GIB:.2f} GiB of the '
+            f'{chip.limit / topologies.GIB:.2f} GiB of a '
+            f'{chip.name} device; take fewer rows (--rows), another config.model.remat or a larger '
+            'slice (--fit)',
             needed,
         ) from error
     memory = done.memory_analysis()
@@ -108,7 +133,10 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
 
 
 def under(mesh, function):
-    """`function` traced under a mesh, by which it knows what it is compiled for (model/kernels.platform)."""
+    """Returns `function` traced under a mesh.
+
+    By that it knows what it is compiled for (model/kernels.platform).
+    """
 
     def inside(*args):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -118,23 +146,29 @@ def under(mesh, function):
 
 
 def lower_train(config, mesh):
-    """(the lowered train step, its abstract state, the model)."""
+    """Returns the lowered train step, its abstract state, and the model."""
     traced, state, model = trace_train(config, mesh)
     return traced.lower(), state, model
 
 
 def trace_train(config, mesh):
-    """(the traced train step, its abstract state, the model)."""
+    """Returns the traced train step, its abstract state, and the model."""
     check_batch(mesh, config.data.batch_size, config.train.accumulation)
     model = Transformer(architecture(config))
     check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state, shardings = steps.abstract_state(model, optimizer, mesh)
-    loss, _ = make_losses(config, model.config)
+    objective = get_objective(config.train.objective)
     step = steps.make_step(
-        model, optimizer, loss, mesh, shardings, config.train.accumulation, config.train.loss_chunks
+        model,
+        optimizer,
+        objective.training_loss(config, model.config),
+        mesh,
+        shardings,
+        steps.StepOptions(config.train.accumulation),
     )
-    blank, lies = objectives.blank(config.train.objective, config.data), NamedSharding(mesh, BATCH)
+    blank = objective.data.blank_batch(config.data)
+    lies = NamedSharding(mesh, BATCH)
     if any(e.spec.task_ids for e in model.config.parts):
         blank['ids'] = blank['positions']
     batch = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies) for n, x in blank.items()}
@@ -142,7 +176,7 @@ def trace_train(config, mesh):
 
 
 def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: float) -> dict:
-    """What a compiled program costs, as numbers. Times are predictions (launch/aot/cost_model.py)."""
+    """Returns what a compiled program costs, as numbers; times are predictions (cost_model.py)."""
     program = hlo.parse(done.text)
     estimate = cost_model.predict(program, chip, slices)
     seconds = estimate.seconds
@@ -168,7 +202,10 @@ def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: 
 def train(
     config, chip: Chip, devices: list, slices: int = 1, rows: int = 0, squares: bool = True
 ) -> dict:
-    """The summary of the train step. `squares`: look for [T,T] buffers too, which may take a second, small compilation."""
+    """Returns the summary of the train step.
+
+    `squares`: look for [T,T] buffers too, which may take a second, small compilation.
+    """
     mesh = slice_mesh(config, devices)
     config = with_rows(config, mesh, rows)
     lowered, state, model = lower_train(config, mesh)
@@ -196,9 +233,14 @@ def train(
 
 
 def _squares(config, mesh, model, done: Compiled) -> list[str]:
-    """Arrays [.., T, T] that the step holds in memory. Where T is also another dimension (128: lanes), shapes do not tell: then all
-    that the step computes with, kernels and what nothing needs left out, is looked through at a length that no other dimension has."""
-    time_, c = config.data.seq_len // mesh.shape['context'], model.config
+    """Returns arrays [.., T, T] that the step holds in memory.
+
+    Where T is also another dimension (128: lanes), shapes do not tell: then all that the step
+    computes with, kernels and what nothing needs left out, is looked through at a length that no
+    other dimension has.
+    """
+    time_ = config.data.seq_len // mesh.shape['context']
+    c = model.config
     others = {
         c.width,
         c.mlp_width,
@@ -222,9 +264,10 @@ def _squares(config, mesh, model, done: Compiled) -> list[str]:
 
 
 def traced_squares(jaxpr, length: int) -> list[str]:
-    """Shapes with two dimensions of `length` in a traced program, the bodies of its loops included."""
+    """Returns shapes with two dimensions of `length` in a traced program, its loops included."""
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    found, inner = set(), [jaxpr]
+    found = set()
+    inner = [jaxpr]
     while inner:
         for equation in inner.pop().eqns:
             if equation.primitive.name == 'pallas_call':
@@ -245,7 +288,10 @@ def traced_squares(jaxpr, length: int) -> list[str]:
 
 
 def squares(program: hlo.Program, length: int) -> list[str]:
-    """Shapes with two dimensions of `length` that operations outside of fusions and kernels leave in memory."""
+    """Returns shapes with two dimensions of `length` that operations leave in memory.
+
+    That is outside of fusions and kernels.
+    """
     inside = {
         o.attribute('calls')
         for c in program.computations.values()
@@ -268,18 +314,20 @@ def squares(program: hlo.Program, length: int) -> list[str]:
 def generation(
     config, chip: Chip, device, name: str, batch: int, context: int, chunk: int = 32
 ) -> dict:
-    """The summary of prefill (half of the context) or decode (`chunk` tokens in one program), parameters in the computation's type.
+    """Returns the summary of prefill or decode, parameters in the computation's type.
 
-    decode's figures are of the whole chunk; `token_seconds` and `token_bytes` are of one token of all rows.
+    prefill is of half of the context, decode of `chunk` tokens in one program: its figures are of
+    the whole chunk; `token_seconds` and `token_bytes` are of one token of all rows.
     """
     c = dataclasses.replace(architecture(config), scan_layers=False, remat='none')
     context = context or c.max_len
     model = Transformer(dataclasses.replace(c, max_len=max(c.max_len, context)))
     mesh = Mesh(np.asarray([[[[device]]]]), AXES)
     here = NamedSharding(mesh, P())
-    put = lambda tree: jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree
-    )
+
+    def put(tree):
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)
+
     one = jnp.ones((1, 1), jnp.int32)
     params = put(
         jax.eval_shape(
@@ -304,7 +352,8 @@ def generation(
     )
     state = put(jax.eval_shape(prefill, params, *prompts))
     if name == 'prefill':
-        lowered, tokens = jax.jit(prefill).lower(params, *prompts), prompt
+        lowered = jax.jit(prefill).lower(params, *prompts)
+        tokens = prompt
     else:
         decode = under(
             mesh,
@@ -314,14 +363,12 @@ def generation(
         )
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
         sampling = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, dataclasses.asdict(Sampling())))
-        lowered, tokens = (
-            jax.jit(decode, donate_argnums=1).lower(params, state, put(keys), put(sampling)),
-            chunk,
-        )
+        donating = jax.jit(decode, donate_argnums=1)
+        lowered = donating.lower(params, state, put(keys), put(sampling))
+        tokens = chunk
     done = compiled(name, lowered, chip)
-    forward = (
-        metrics.flops_per_token(params, c, context // 2) / 3
-    )  # a third of forward and backward
+    # A third of forward and backward.
+    forward = metrics.flops_per_token(params, c, context // 2) / 3
     found = {
         **summary(done, chip, 1, 1, forward * batch * tokens),
         'batch': batch,

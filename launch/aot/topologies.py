@@ -1,8 +1,9 @@
 """The TPU slices that can be compiled for without having one, and what their chips can do at best.
 
-Peaks are per device as JAX counts them (a core of tpu7x, a chip of the others). bf16, HBM and links: Google's system
-architecture pages; between slices: "How to Scale Your Model" (Austin et al. 2025, table of TPU specs). Vector operations a second follow
-from 8 x 128 lanes, 4 slots a lane and the clock that bf16 and the number of matrix units imply.
+Peaks are per device as JAX counts them (a core of tpu7x, a chip of the others). bf16, HBM and
+links: Google's system architecture pages; between slices: "How to Scale Your Model" (Austin et al.
+2025, table of TPU specs). Vector operations a second follow from 8 x 128 lanes, 4 slots a lane and
+the clock that bf16 and the number of matrix units imply.
 """
 
 import dataclasses
@@ -19,8 +20,20 @@ BAND = 0.15  # error of a predicted step time: nothing here was compared with a 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """FLOP/s in bf16, bytes/s of the memory, of one link in one direction and of the network between slices; memory in bytes;
-    clock in Hz and vector operations a second; devices of a chip; chips of a host; the largest slice's chips."""
+    """The peaks of a chip.
+
+    Attributes:
+      matrix: FLOP/s in bf16.
+      memory: bytes/s of the memory.
+      link: bytes/s of one link in one direction.
+      network: bytes/s between slices.
+      limit: memory in bytes.
+      clock: Hz.
+      vector: vector operations a second.
+      dims: of its topologies.
+      devices: of a chip.
+      largest: chips of the largest slice.
+    """
 
     name: str
     matrix: float
@@ -36,7 +49,11 @@ class Chip:
     options: tuple = ()
 
 
-_cores = lambda clock, cores: clock * 8 * 128 * 4 * cores
+def _cores(clock: float, cores: int) -> float:
+    """Returns vector operations a second of so many cores."""
+    return clock * 8 * 128 * 4 * cores
+
+
 CHIPS = {
     c.name: c
     for c in (
@@ -103,7 +120,10 @@ NAMES = tuple(
 
 
 def chip(topology: str) -> Chip:
-    """The chip of a topology's name. Raises RunError, naming the nearest, where the name is none."""
+    """Returns the chip of a topology's name.
+
+    Raises RunError, naming the nearest, where the name is none.
+    """
     name, _, shape = topology.partition(':')
     sizes = shape.split('x')
     valid = (
@@ -119,14 +139,15 @@ def chip(topology: str) -> Chip:
 
 
 def _like(name: str) -> list[str]:
-    """Names of the same chip, or of all."""
+    """Returns names of the same chip, or of all."""
     return [n for n in NAMES if n.startswith(f'{name}:')] or list(NAMES)
 
 
 def devices(topology: str, slices: int = 1) -> list:
-    """The devices of a slice, or of several, to compile for; none of them is here.
+    """Returns the devices of a slice, or of several, to compile for.
 
-    Raises RunError where the compiler is not installed or knows no such slice.
+    None of them is here. Raises RunError where the compiler is not installed or knows no such
+    slice.
     """
     found = chip(topology)
     if slices < 1:
@@ -134,9 +155,8 @@ def devices(topology: str, slices: int = 1) -> list:
     os.environ.update(
         TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1'
     )
-    os.environ.setdefault(
-        'TPU_ACCELERATOR_TYPE', 'v5litepod-16'
-    )  # else the compiler complains that it sees none; the name decides
+    # Else the compiler complains that it sees none; the name decides.
+    os.environ.setdefault('TPU_ACCELERATOR_TYPE', 'v5litepod-16')
     if missing():
         raise RunError(missing())
     from jax.experimental import topologies
@@ -152,12 +172,13 @@ def devices(topology: str, slices: int = 1) -> list:
         ).devices
     except Exception as error:  # jaxlib raises its own kinds, and they changed between versions
         raise RunError(
-            f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; {did_you_mean(topology, _like(found.name))}'
+            f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; '
+            f'{did_you_mean(topology, _like(found.name))}'
         ) from error
 
 
 def missing() -> str:
-    """Why nothing can be compiled for a TPU here; empty: it can."""
+    """Returns why nothing can be compiled for a TPU here, or '' where it can."""
     import importlib.util
 
     if importlib.util.find_spec('libtpu') is None:

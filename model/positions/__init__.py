@@ -119,7 +119,7 @@ REGISTRY: dict[str, type[PositionalEncoding]] = {
 
 
 class Pattern(NamedTuple):
-    """A pattern over the layers that has a name of its own."""
+    """Describes a pattern over the layers that has a name of its own."""
 
     layers: str
     source: str
@@ -179,29 +179,45 @@ def build(
             f'config.model.positions has {len(layers)} entries, config.model.num_layers is '
             f'{dims.num_layers}: expected a pattern whose length divides the layers'
         )
-    made = lambda dims: {text: kind(dims=dims, **own) for text, (kind, own) in members.items()}
-    dims = dataclasses.replace(dims, ids=max(e.num_ids for e in made(dims).values()))
-    built = made(dims)
-    for encoding in built.values():
+
+    # Built twice: how many ids there are is known when all encodings are, and tables have a row
+    # each.
+    dims = dataclasses.replace(
+        dims, ids=max(encoding.num_ids for encoding in _instances(members, dims).values())
+    )
+    instances = _instances(members, dims)
+    for encoding in instances.values():
         encoding.check()
     _check_ids(members)
-    of_layer = {}
+
+    # Layers of the same text share one object, by which the model knows that they are alike.
+    by_layer: dict[tuple[str, ...], PositionalEncoding] = {}
     for layer in dict.fromkeys(layers):
-        parts = tuple(built[text] for text in layer)
-        of_layer[layer] = parts[0] if len(parts) == 1 else Composite(dims, parts)
-        of_layer[layer].check_use()
-    return tuple(of_layer[layers[i % len(layers)]] for i in range(dims.num_layers))
+        parts = tuple(instances[text] for text in layer)
+        by_layer[layer] = parts[0] if len(parts) == 1 else Composite(dims, parts)
+        by_layer[layer].check_use()
+    return tuple(by_layer[layers[i % len(layers)]] for i in range(dims.num_layers))
 
 
-def _check_ids(members: dict[str, tuple[type[PositionalEncoding], dict]]) -> None:
-    """Raises ModelError where two members of a pattern are of one class that changes position ids,
-    with other arguments: ids are the whole model's, and each would change those of the other."""
-    before = {}
+_Members = dict[str, tuple[type[PositionalEncoding], dict]]  # text -> class, all its arguments
+
+
+def _instances(members: _Members, dims: Dims) -> dict[str, PositionalEncoding]:
+    """Returns the encodings that the texts of a pattern mean."""
+    return {text: kind(dims=dims, **own) for text, (kind, own) in members.items()}
+
+
+def _check_ids(members: _Members) -> None:
+    """Raises ModelError where a class that changes position ids has different arguments.
+
+    Ids are the whole model's, and each of its members would change those of the other.
+    """
+    first: dict[type[PositionalEncoding], tuple[str, dict]] = {}
     for text, (kind, own) in members.items():
         if 'position_ids' not in kind.enters():
             continue
-        other, theirs = before.setdefault(kind, (text, own))
-        if own != theirs:
+        other, other_arguments = first.setdefault(kind, (text, own))
+        if own != other_arguments:
             raise ModelError(
                 f'config.model.positions has {other!r} and {text!r}: position ids are the same for '
                 f'all layers; expected one of them, with the same arguments in each layer'
@@ -209,7 +225,9 @@ def _check_ids(members: dict[str, tuple[type[PositionalEncoding], dict]]) -> Non
 
 
 def resolve_pattern(pattern: str, arguments: dict, first: bool = False) -> list[dict]:
-    """Returns what a pattern and its arguments mean, as a run keeps it and `build` takes it.
+    """Returns what a pattern and its arguments mean, as runs record it.
+
+    `build` takes it as `recorded`.
 
     Args:
       first: as version 1 of each encoding meant it, for what was made before versions were kept.
@@ -220,32 +238,36 @@ def resolve_pattern(pattern: str, arguments: dict, first: bool = False) -> list[
       ModelError: as `build`.
     """
     _, members = _read(pattern, arguments, first=first)
-    found = []
+    records = []
     if pattern in PATTERNS:
         version = 1 if first else PATTERNS[pattern].version
         layers = {'layers': _layers_of(pattern, (), first)}
-        found.append({'name': pattern, 'version': version, 'arguments': layers})
+        records.append({'name': pattern, 'version': version, 'arguments': layers})
     for text, (kind, own) in members.items():
         version = 1 if first else kind.spec.version
-        found.append({'name': text, 'version': version, 'arguments': own})
-    return found
+        records.append({'name': text, 'version': version, 'arguments': own})
+    return records
 
 
 def _layers_of(pattern: str, recorded: Sequence[dict], first: bool = False) -> str:
     """Returns the layers of a pattern, which may be a name."""
     if pattern not in PATTERNS:
         return pattern
-    for one in recorded:
-        if one['name'] == pattern:
-            return one['arguments']['layers']
-    return first and PATTERNS[pattern].before or PATTERNS[pattern].layers
+    for record in recorded:
+        if record['name'] == pattern:
+            return record['arguments']['layers']
+    if first and PATTERNS[pattern].before:
+        return PATTERNS[pattern].before
+    return PATTERNS[pattern].layers
 
 
 def _read(
     pattern: str, arguments: dict, recorded: Sequence[dict] = (), first: bool = False
-) -> tuple[list[tuple[str, ...]], dict[str, tuple[type[PositionalEncoding], dict]]]:
-    """Returns the texts of the encodings in each layer, and for each text its class and all its
-    arguments. Raises ModelError as `build`."""
+) -> tuple[list[tuple[str, ...]], _Members]:
+    """Returns the texts of the encodings in each layer, and what each text means.
+
+    Raises ModelError as `build`.
+    """
     # The texts, each with its name and what stands in parentheses.
     whole = _layers_of(pattern, recorded, first)
     layers = [tuple(_split(layer, '+')) for layer in _split(whole, ',')]
@@ -256,8 +278,11 @@ def _read(
                 f'{did_you_mean(name, [*REGISTRY, *PATTERNS])}'
             )
     texts = {text: _parsed(text) for layer in layers for text in layer}
+
     # What is given for all of them.
-    known = {k: v for name, _ in texts.values() for k, v in REGISTRY[name].arguments().items()}
+    known: dict = {}
+    for name, _ in texts.values():
+        known |= REGISTRY[name].arguments()
     for key, value in arguments.items():
         if key not in known:
             raise ModelError(
@@ -270,33 +295,41 @@ def _read(
                 f'{type(known[key]).__name__}'
             )
         check_numbers(key, value, known[key])
-    # Defaults, then those of the run or of the text, then those that are given.
-    kept = {one['name']: one['arguments'] for one in recorded}
-    members = {}
-    for text, (name, own) in texts.items():
+
+    # Defaults, then those of version 1 or of the text, then those that are given; or those of the
+    # run.
+    of_run = {record['name']: record['arguments'] for record in recorded}
+    members: _Members = {}
+    for text, (name, in_parentheses) in texts.items():
         kind = REGISTRY[name]
-        has = kind.arguments()
-        own = dict(kind.spec.before) | _typed(text, own, has) if first else _typed(text, own, has)
-        own |= {k: v for k, v in arguments.items() if k in has}
-        own = kept.get(text, own)
-        members[text] = kind, has | {k: type(has[k])(v) for k, v in own.items() if k in has}
+        defaults = kind.arguments()
+        own = dict(kind.spec.before) if first else {}
+        own |= _typed(text, in_parentheses, defaults)
+        own |= {key: value for key, value in arguments.items() if key in defaults}
+        own = of_run.get(text, own)
+        typed = {key: type(defaults[key])(own[key]) for key in own if key in defaults}
+        members[text] = kind, defaults | typed
     return layers, members
 
 
 def _split(text: str, mark: str) -> list[str]:
     """Returns the parts of a pattern between marks that stand outside of parentheses."""
-    found, depth = [''], 0
+    parts = ['']
+    depth = 0
     for letter in text:
         depth += (letter == '(') - (letter == ')')
         if letter == mark and not depth:
-            found.append('')
+            parts.append('')
         else:
-            found[-1] += letter
-    return [part.strip() for part in found]
+            parts[-1] += letter
+    return [part.strip() for part in parts]
 
 
 def _parsed(text: str) -> tuple[str, dict[str, str]]:
-    """'rope(base=1e6)' -> ('rope', {'base': '1e6'}). Raises ModelError for another form."""
+    """Splits 'rope(base=1e6)' into ('rope', {'base': '1e6'}).
+
+    Raises ModelError for another form.
+    """
     name, opened, rest = text.partition('(')
     pairs = [pair.split('=') for pair in rest.removesuffix(')').split(',')] if opened else []
     if opened and not rest.endswith(')') or any(len(pair) != 2 for pair in pairs):
@@ -307,22 +340,25 @@ def _parsed(text: str) -> tuple[str, dict[str, str]]:
     return name.strip(), {key.strip(): value.strip() for key, value in pairs}
 
 
-def _typed(text: str, own: dict[str, str], has: dict) -> dict:
-    """Returns what stands in the parentheses of `text`, of the types that the encoding's arguments
-    `has` have. Raises ModelError for an argument that is not there, or of another type."""
-    found = {}
+def _typed(text: str, own: dict[str, str], defaults: dict) -> dict:
+    """Returns what stands in the parentheses of `text`, of the types of the defaults.
+
+    Raises ModelError for an argument that the encoding has not, or of another type.
+    """
+    typed: dict = {}
     for key, value in own.items():
-        if key not in has:
+        if key not in defaults:
             raise ModelError(
-                f'config.model.positions has {text!r}: no argument {key!r}; {did_you_mean(key, has)}'
+                f'config.model.positions has {text!r}: no argument {key!r}; '
+                f'{did_you_mean(key, defaults)}'
             )
-        kind = type(has[key])
+        kind = type(defaults[key])
         try:
             if kind is bool:
-                found[key] = {'True': True, 'False': False}[value]
+                typed[key] = {'True': True, 'False': False}[value]
             elif kind in (int, float, str):
-                found[key] = kind(value)
-                check_numbers(key, found[key], has[key])
+                typed[key] = kind(value)
+                check_numbers(key, typed[key], defaults[key])
             else:
                 raise ValueError
         except (KeyError, ValueError):
@@ -330,10 +366,11 @@ def _typed(text: str, own: dict[str, str], has: dict) -> dict:
                 f'config.model.positions has {text!r}: {key} is {value!r}, expected '
                 + (kind.__name__ if kind is not tuple else 'it in config.model.positions_args')
             ) from None
-    return found
+    return typed
 
 
 def _fits(value, default) -> bool:
+    """Returns True where a value has the type of a default (an int passes for a float)."""
     if isinstance(default, float):
         return isinstance(value, (int, float)) and not isinstance(value, bool)
     if isinstance(default, tuple):

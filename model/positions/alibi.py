@@ -1,4 +1,4 @@
-"""ALiBi: attention with linear biases (Press et al. 2022, arXiv 2108.12409, section 3), and its kin."""
+"""ALiBi and its kin: linear biases (Press et al. 2022, arXiv 2108.12409, section 3)."""
 
 import dataclasses
 import math
@@ -11,16 +11,26 @@ from model.positions.base import PositionalEncoding, Spec
 
 
 def slopes(num_heads: int) -> np.ndarray:
-    """The slope of each head, float64 [H]: 2^(-8h/H) for a power of two, else those of the power below it and every second
-    one of the power above, in the order of the authors' code."""
+    """Returns the slope of each head, float64 [H].
+
+    2^(-8h/H) for a power of two, else those of the power below it and every second one of the power
+    above, in the order of the authors' code.
+    """
     power = 2 ** math.floor(math.log2(num_heads))
-    geometric = lambda n: 2.0 ** (-8.0 * np.arange(1, n + 1) / n)
-    return np.concatenate([geometric(power), geometric(2 * power)[0::2][: num_heads - power]])
+    more = _geometric_slopes(2 * power)[0::2]
+    return np.concatenate([_geometric_slopes(power), more[: num_heads - power]])
+
+
+def _geometric_slopes(count: int) -> np.ndarray:
+    return 2.0 ** (-8.0 * np.arange(1, count + 1) / count)
 
 
 @dataclasses.dataclass(frozen=True)
 class Alibi(PositionalEncoding):
-    """b_ij = -m_h (i - j), added after the logits are scaled by 1/sqrt(d); from the distance, exact in any precision."""
+    """b_ij = -m_h (i - j), added after the logits are scaled by 1/sqrt(d).
+
+    From the distance, so that it is exact in any precision.
+    """
 
     spec = Spec(
         'ALiBi',
@@ -30,7 +40,7 @@ class Alibi(PositionalEncoding):
     )
 
     def slopes(self, inputs):
-        """[H] float32."""
+        """Returns m, [H] float32."""
         return jnp.asarray(slopes(self.dims.num_heads), jnp.float32)
 
     def bias(self, inputs):
@@ -42,7 +52,10 @@ class Alibi(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class LearnedAlibi(Alibi):
-    """Slopes learned in each layer, from ALiBi's as initial values: the control for encodings that learn to forget."""
+    """Slopes learned in each layer, from ALiBi's as initial values.
+
+    The control for encodings that learn to forget.
+    """
 
     spec = Spec(
         'ALiBi, learned slopes',
@@ -56,14 +69,18 @@ class LearnedAlibi(Alibi):
     )
 
     def slopes(self, inputs):
-        fixed = lambda key, shape, dtype: jnp.asarray(slopes(shape[0]), dtype)
-        return inputs.param('slopes', fixed, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
+        def init(key, shape, dtype):
+            return jnp.asarray(slopes(shape[0]), dtype)
+
+        return inputs.float32_param('slopes', init, (self.dims.num_heads,), ('heads',))
 
 
 @dataclasses.dataclass(frozen=True)
 class WindowedHeads(PositionalEncoding):
-    """Head h = 1, 2 .. of the first `heads` sees the h nearest tokens, its own among them; the others see everything and no order
-    (`heads` 0: half of them)."""
+    """Head h = 1, 2 .. of the first `heads` sees the h nearest tokens, its own among them.
+
+    The others see everything and no order. `heads` 0: half of them.
+    """
 
     heads: int = 0
     spec = Spec(
@@ -75,14 +92,12 @@ class WindowedHeads(PositionalEncoding):
     def check(self):
         if not 0 <= self.heads <= self.dims.num_heads:
             raise ModelError(
-                f'config.model.positions_args.heads is {self.heads}: expected 0 to num_heads ({self.dims.num_heads})'
+                f'config.model.positions_args.heads is {self.heads}: expected 0 to num_heads '
+                f'({self.dims.num_heads})'
             )
 
     def mask(self, inputs):
-        count = self.heads or (self.dims.num_heads + 1) // 2
-        reach = np.where(
-            np.arange(self.dims.num_heads) < count,
-            np.arange(1, self.dims.num_heads + 1),
-            np.iinfo(np.int32).max,
-        )
+        heads = self.dims.num_heads
+        is_windowed = np.arange(heads) < (self.heads or (heads + 1) // 2)
+        reach = np.where(is_windowed, np.arange(1, heads + 1), np.iinfo(np.int32).max)
         return inputs.distance[:, None] < jnp.asarray(reach, jnp.int32)[:, None, None]

@@ -1,6 +1,7 @@
-"""RoPE whose distances are bounded or compressed beyond a window, for longer texts at the same weights.
+"""RoPE with distances bounded or compressed beyond a window, for texts longer than trained.
 
-Logits of distances n >= w come from queries and keys turned by other angles. Keys are cached as they are and turned when read.
+Logits of distances n >= w come from queries and keys turned by other angles. Keys are cached as
+they are and turned when read.
 """
 
 import dataclasses
@@ -30,6 +31,7 @@ class Bounded(Rope):
 
     @property
     def w(self) -> int:
+        """The first distance, in tokens, that is not RoPE's own."""
         raise NotImplementedError
 
     def share(self, inputs):
@@ -42,29 +44,29 @@ class Bounded(Rope):
         return self.rotated(q, *self.turn(inputs.q_ids)), self.rotated(k, *self.turn(inputs.k_ids))
 
     def product(self, inputs):
-        """Queries and keys have their own angle already: what is added turns them on to where the far ones stand."""
-        of_query, of_key = (
-            self.far(inputs.q_ids.astype(jnp.float32)),
-            self.far_key(inputs.k_ids.astype(jnp.float32)),
-        )
-        q = self.rotated(inputs.q, *self.turn(of_query - inputs.q_ids)).astype(jnp.float32)
-        k = self.rotated(inputs.heads_of_keys, *self.turn(of_key - inputs.k_ids)).astype(
-            jnp.float32
-        )
+        """Returns logits [B,H,T,S], those of far keys from the positions of `far` and `far_key`.
+
+        Queries and keys have their own angle already, and are turned on from there.
+        """
+        turn_q = self.far(inputs.q_ids.astype(jnp.float32)) - inputs.q_ids
+        turn_k = self.far_key(inputs.k_ids.astype(jnp.float32)) - inputs.k_ids
+        q = self.rotated(inputs.q, *self.turn(turn_q)).astype(jnp.float32)
+        k = self.rotated(inputs.heads_of_keys, *self.turn(turn_k)).astype(jnp.float32)
         far = jnp.einsum('bhtd,bhsd->bhts', q, k) * self.dims.head_dim**-0.5
         return jnp.where((inputs.distance < self.w)[:, None], inputs.z, far)
 
     def far(self, p: jax.Array) -> jax.Array:
-        """The position that the query at p takes towards far keys, float32."""
+        """Returns the position that the query at p takes towards far keys, float32."""
         raise NotImplementedError
 
     def far_key(self, p: jax.Array) -> jax.Array:
+        """Returns the position that the key at p takes towards far queries, float32."""
         return jnp.zeros_like(p)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rectified(Bounded, Lengthened):
-    """`within` 0: `within_share` of `length`."""
+    """Bounded, w a share of the length of training: `within` 0 is `within_share` of `length`."""
 
     within_share: float = 0.25
 
@@ -77,7 +79,8 @@ class Rectified(Bounded, Lengthened):
             )
         if self.w > self.trained:
             raise ModelError(
-                f'config.model.positions_args.within is {self.within}: expected at most the length of training ({self.trained})'
+                f'config.model.positions_args.within is {self.within}: expected at most the length '
+                f'of training ({self.trained})'
             )
 
     @property
@@ -87,8 +90,10 @@ class Rectified(Bounded, Lengthened):
 
 @dataclasses.dataclass(frozen=True)
 class LogScaled(Rectified):
-    """`log_n`: queries are multiplied by max(1, log n / log L), n the place of the query counted
-    from 1, L = `length`."""
+    """Rectified, with queries that may be multiplied by max(1, log n / log L) (`log_n`).
+
+    n is the place of the query counted from 1, L = `length`.
+    """
 
     log_n: bool = True
 
@@ -106,8 +111,11 @@ _BEFORE = {'within_share': 0.5, 'log_n': False}  # of version 1
 
 @dataclasses.dataclass(frozen=True)
 class ReRope(LogScaled):
-    """n -> min(n, w); w and the scale of queries as in the repository's runs (rerope_patch.py,
-    line 56; w = 1,024 of 4,096)."""
+    """n -> min(n, w).
+
+    w and the scale of queries as in the repository's runs (rerope_patch.py, line 56; w = 1,024 of
+    4,096).
+    """
 
     spec = Spec(
         'ReRoPE',
@@ -127,8 +135,10 @@ class ReRope(LogScaled):
 
 @dataclasses.dataclass(frozen=True)
 class LeakyReRope(LogScaled):
-    """n -> w + (n - w)/s from w on; w and the scale of queries as in ReRoPE
-    (leaky_rerope_patch.py, line 61)."""
+    """n -> w + (n - w)/s from w on.
+
+    w and the scale of queries as in ReRoPE (leaky_rerope_patch.py, line 61).
+    """
 
     stretch: float = 16.0
     spec = Spec(
@@ -156,9 +166,11 @@ class LeakyReRope(LogScaled):
 
 @dataclasses.dataclass(frozen=True)
 class SelfExtend(LogScaled):
-    """n -> floor(i/G) - floor(j/G) + w - w/G from w on, w/G not rounded, as in the authors' code
-    (self_extend_patch/Llama.py, line 134); `rounded`: floor(w/G), as in the paper. `log_n`: their
-    `scale_base`, which is off in their runs, too."""
+    """n -> floor(i/G) - floor(j/G) + w - w/G from w on.
+
+    w/G is not rounded, as in the authors' code (self_extend_patch/Llama.py, line 134); `rounded`:
+    floor(w/G), as in the paper. `log_n`: their `scale_base`, which is off in their runs, too.
+    """
 
     group: int = 8
     log_n: bool = False
@@ -191,8 +203,11 @@ class SelfExtend(LogScaled):
 
 @dataclasses.dataclass(frozen=True)
 class String(Bounded):
-    """n -> n - S + W from S on, S = `within` (0: a third of config.model.max_len), W = `local`. (The authors' code multiplies all logits
-    by 1.143 besides, a constant that the paper does not have; it is left out.)"""
+    """n -> n - S + W from S on, S = `within` (0: a third of config.model.max_len), W = `local`.
+
+    The authors' code multiplies all logits by 1.143 besides, a constant that the paper does not
+    have; it is left out.
+    """
 
     local: int = 128
     spec = Spec(
@@ -225,8 +240,11 @@ class String(Bounded):
 
 @dataclasses.dataclass(frozen=True)
 class LmInfinite(Rectified):
-    """A query sees the w nearest tokens and the first `first` of the document; those stand at
-    distance w for it. w is the length of training, so that nothing is lost inside it."""
+    """A query sees the w nearest tokens and the first `first` of the document.
+
+    The latter stand at distance w for it. w is the length of training, so that nothing is lost
+    inside it.
+    """
 
     first: int = 10
     within_share: float = 1.0
@@ -247,4 +265,6 @@ class LmInfinite(Rectified):
         return jnp.full_like(p, self.w)
 
     def mask(self, inputs):
-        return ((inputs.distance < self.w) | (inputs.k_positions < self.first)[:, None, :])[:, None]
+        is_near = inputs.distance < self.w
+        is_first = (inputs.k_positions < self.first)[:, None, :]
+        return (is_near | is_first)[:, None]

@@ -1,18 +1,23 @@
 """Several encodings in the same layer: 'randomized+rope', 'rope+forgetting', 'none+temperature'."""
 
 import dataclasses
+import functools
+import operator
 
 from model.errors import ModelError
 from model.positions.base import PositionalEncoding, Spec
 
-# Places that only one of the parts may take: a second one would undo the first, or mean something that no paper says.
+# Places that only one of the parts may take: a second one would undo the first, or mean something
+# that no paper says.
 _ALONE = ('position_ids', 'rotate', 'read', 'product', 'softmax')
 
 
 @dataclasses.dataclass(frozen=True)
 class Composite(PositionalEncoding):
-    """Each place of entry in a layer is passed through the parts, in the order in which they are named. What happens once for the
-    model is done for each part by itself."""
+    """Passes each place of entry in a layer through its parts, one after another.
+
+    What happens once for the model is done for each part by itself.
+    """
 
     members: tuple[PositionalEncoding, ...] = ()
 
@@ -27,13 +32,16 @@ class Composite(PositionalEncoding):
     def spec(self):
         specs = [p.spec for p in self.parts]
         forms = {s.bias_form for s in specs} - {''}
+        bias_form = 'other' if forms else ''
+        if len(forms) == 1:
+            bias_form = forms.pop()
         return Spec(
             ' + '.join(s.title for s in specs),
             '; '.join(s.source for s in specs),
             shift_invariant=all(s.shift_invariant for s in specs),
             sees_order=any(s.sees_order for s in specs),
             limited=any(s.limited for s in specs),
-            bias_form=forms.pop() if len(forms) == 1 else 'other' if forms else '',
+            bias_form=bias_form,
             wraps=all(s.wraps for s in specs),
             differs=tuple(d for s in specs for d in s.differs),
             task_ids=next((s.task_ids for s in specs if s.task_ids), ''),
@@ -67,8 +75,8 @@ class Composite(PositionalEncoding):
             ]
             if len(taken) > 1:
                 raise ModelError(
-                    f'config.model.positions puts {" and ".join(taken)} into one layer: both enter the {place}, expected '
-                    f'one of them'
+                    f'config.model.positions puts {" and ".join(taken)} into one layer: both enter '
+                    f'the {place}, expected one of them'
                 )
         names = [p.name for p in dict.fromkeys(self.parts)]
         twice = next((n for n in names if names.count(n) > 1), '')
@@ -84,7 +92,7 @@ class Composite(PositionalEncoding):
 
     @property
     def _beside(self):
-        """The places that parts enter; a norm after a rotation is no rotation."""
+        """The places that parts enter, where a norm after a rotation is no rotation."""
         return frozenset(
             place
             for part in self.parts
@@ -103,62 +111,59 @@ class Composite(PositionalEncoding):
         return dataclasses.replace(new, shared=anew)
 
     def _each(self, inputs):
-        """The parts, each with the inputs as its own: its parameters, what it shared, its states."""
+        """Yields each part with inputs as its own: its parameters, what it shared, its states."""
         for i, part in enumerate(self.parts):
-            own = lambda held, i=i: {
-                n.split('.', 1)[1]: a for n, a in held.items() if n.startswith(f'{i}.')
-            }
-            param = lambda name, *rest, part=part: inputs.param(f'{part.name}_{name}', *rest)
-            yield (
-                part,
-                dataclasses.replace(
-                    inputs,
-                    param=param,
-                    shared=inputs.shared[i],
-                    state=own(inputs.state),
-                    carried=own(inputs.carried),
-                ),
+
+            def declare(name, *rest, part=part):
+                return inputs.param(f'{part.name}_{name}', *rest)
+
+            own_inputs = dataclasses.replace(
+                inputs,
+                param=declare,
+                shared=inputs.shared[i],
+                state=_without_number(inputs.state, i),
+                carried=_without_number(inputs.carried, i),
             )
+            yield part, own_inputs
 
     def rotate(self, inputs, q, k):
-        for part, mine in self._each(inputs):
-            q, k = part.rotate(mine, q, k)
+        for part, own in self._each(inputs):
+            q, k = part.rotate(own, q, k)
         return q, k
 
     def scale(self, inputs, q):
-        for part, mine in self._each(inputs):
-            q = part.scale(mine, q)
+        for part, own in self._each(inputs):
+            q = part.scale(own, q)
         return q
 
     def key_state(self, inputs):
         return {
             f'{i}.{n}': a
-            for i, (part, mine) in enumerate(self._each(inputs))
-            for n, a in part.key_state(mine).items()
+            for i, (part, own) in enumerate(self._each(inputs))
+            for n, a in part.key_state(own).items()
         }
 
     def read(self, inputs, q, k):
-        for part, mine in self._each(inputs):
-            q, k = part.read(mine, q, k)
+        for part, own in self._each(inputs):
+            q, k = part.read(own, q, k)
         return q, k
 
     def product(self, inputs):
-        for part, mine in self._each(inputs):
-            inputs = dataclasses.replace(
-                inputs, z=part.product(dataclasses.replace(mine, z=inputs.z))
-            )
-        return inputs.z
+        z = inputs.z
+        for part, own in self._each(inputs):
+            z = part.product(dataclasses.replace(own, z=z))
+        return z
 
     def key_bias(self, inputs):
-        return _sum(part.key_bias(mine) for part, mine in self._each(inputs))
+        return _sum(part.key_bias(own) for part, own in self._each(inputs))
 
     def bias(self, inputs):
-        return _sum(part.pair_bias(mine) for part, mine in self._each(inputs))
+        return _sum(part.pair_bias(own) for part, own in self._each(inputs))
 
     pair_bias = bias  # beside the `key_bias` of other parts; the whole is `additive`
 
     def additive(self, inputs):
-        return _sum(part.additive(mine) for part, mine in self._each(inputs))
+        return _sum(part.additive(own) for part, own in self._each(inputs))
 
     def logits(self, inputs):
         return self.logits_and_carried(inputs)[0]
@@ -167,34 +172,36 @@ class Composite(PositionalEncoding):
         return self.logits_and_carried(inputs)[1]
 
     def logits_and_carried(self, inputs):
-        kept = {}
-        for i, (part, mine) in enumerate(self._each(inputs)):
-            z, new = part.logits_and_carried(dataclasses.replace(mine, z=inputs.z))
-            inputs, kept = (
-                dataclasses.replace(inputs, z=z),
-                kept | {f'{i}.{n}': a for n, a in new.items()},
-            )
-        return inputs.z, kept
+        z = inputs.z
+        carried = {}
+        for i, (part, own) in enumerate(self._each(inputs)):
+            z, new = part.logits_and_carried(dataclasses.replace(own, z=z))
+            carried |= {f'{i}.{name}': x for name, x in new.items()}
+        return z, carried
 
     def mask(self, inputs):
-        found = [m for part, mine in self._each(inputs) if (m := part.mask(mine)) is not None]
-        out = None
-        for m in found:
-            out = m if out is None else out & m
-        return out
+        masks = [part.mask(own) for part, own in self._each(inputs)]
+        masks = [mask for mask in masks if mask is not None]
+        return functools.reduce(operator.and_, masks) if masks else None
 
     def softmax(self, inputs, logits, mask):
-        for part, mine in self._each(inputs):
+        for part, own in self._each(inputs):
             if 'softmax' in part.enters():
-                return part.softmax(mine, logits, mask)
+                return part.softmax(own, logits, mask)
         return super().softmax(inputs, logits, mask)
 
     def value(self, inputs, weights):
-        return _sum(part.value(mine, weights) for part, mine in self._each(inputs))
+        return _sum(part.value(own, weights) for part, own in self._each(inputs))
+
+
+def _without_number(arrays, i):
+    """Returns the arrays of part `i`, by its own names for them: '0.log_f' -> 'log_f'."""
+    prefix = f'{i}.'
+    return {name.removeprefix(prefix): x for name, x in arrays.items() if name.startswith(prefix)}
 
 
 def _sum(terms):
-    """Of those that are there; None where none is."""
+    """Returns the sum of those terms that are not None; None where none is."""
     total = None
     for term in terms:
         if term is not None:

@@ -1,4 +1,4 @@
-"""Logits changed by the logits themselves: CoPE, selective attention, DAPE, and stick-breaking in place of the softmax.
+"""Logits changed by the logits themselves: CoPE, selective attention, DAPE, stick-breaking, wall.
 
 They need the whole [T,S] array of logits: the reference path of attention only.
 """
@@ -18,10 +18,11 @@ _REMAINDERS = ('none', 'value', 'bias')  # of stick-breaking
 
 @dataclasses.dataclass(frozen=True)
 class Cope(PositionalEncoding):
-    """Contextual positions: p_ij = sum over j <= t <= i of sigmoid(z_it), at most `places` - 1; z_ij + q_i . e[p_ij], between two whole
-    places by linear interpolation. e [places, d] of each layer, shared by its heads, zero at first.
+    """Contextual positions: z_ij + q_i . e[p_ij], p_ij = sum over j <= t <= i of sigmoid(z_it).
 
-    `scaled`: the added term has the 1/sqrt(d) of the logits, as in the authors' code by default; without, as in the paper's listing.
+    p is at most `places` - 1, and between two whole places e is interpolated linearly. e [places,
+    d] of each layer, shared by its heads, zero at first. `scaled`: the added term has the 1/sqrt(d)
+    of the logits, as in the authors' code by default; without, as in the paper's listing.
     """
 
     places: int = 64
@@ -41,23 +42,24 @@ class Cope(PositionalEncoding):
         positive('places', self.places)
 
     def logits(self, inputs):
-        table = inputs.param(
-            'table', nn.initializers.zeros, (self.places, self.dims.head_dim), (None, None)
-        ).astype(jnp.float32)
+        shape = (self.places, self.dims.head_dim)
+        table = inputs.float32_param('table', nn.initializers.zeros, shape, (None, None))
         gates = jnp.where(inputs.visible, jax.nn.sigmoid(inputs.z), 0.0)
         place = jnp.minimum(jax.lax.cumsum(gates, axis=3, reverse=True), self.places - 1.0)
-        products = jnp.einsum('bhtd,rd->bhtr', inputs.q.astype(jnp.float32), table) * (
-            self.dims.head_dim**-0.5 if self.scaled else 1.0
-        )
+
+        # Products with all rows of the table, of which each key picks the two around its place.
+        products = jnp.einsum('bhtd,rd->bhtr', inputs.q.astype(jnp.float32), table)
+        products = products * (self.dims.head_dim**-0.5 if self.scaled else 1.0)
         below = jnp.floor(place)
-        at = lambda p: jnp.take_along_axis(products, p.astype(jnp.int32), axis=-1)
         share = place - below
-        return inputs.z + at(jnp.ceil(place)) * share + at(below) * (1 - share)
+        at_below = jnp.take_along_axis(products, below.astype(jnp.int32), axis=-1)
+        at_above = jnp.take_along_axis(products, jnp.ceil(place).astype(jnp.int32), axis=-1)
+        return inputs.z + at_above * share + at_below * (1 - share)
 
 
 @dataclasses.dataclass(frozen=True)
 class UnscaledCope(Cope):
-    """As in the paper's listing."""
+    """CoPE as in the paper's listing, without a scale of the added term."""
 
     scaled: bool = False
     spec = Spec(
@@ -74,8 +76,10 @@ class UnscaledCope(Cope):
 
 @dataclasses.dataclass(frozen=True)
 class Selective(PositionalEncoding):
-    """Tokens mask others for later queries: z_ij - sum over l < i of S_lj, S_lj = relu(z_lj) of the first head, 0 for j = l and for the
-    first token of the document."""
+    """Tokens mask others for later queries: z_ij - sum over l < i of S_lj.
+
+    S_lj = relu(z_lj) of the first head, 0 for j = l and for the first token of the document.
+    """
 
     spec = Spec(
         'selective attention',
@@ -88,37 +92,36 @@ class Selective(PositionalEncoding):
         ),
     )
 
-    def _said(self, inputs):
-        """S [B,T,S]."""
+    def _masking(self, inputs):
+        """Returns S, [B,T,S] float32."""
         same = inputs.k_segment_ids[:, :, None] == inputs.k_segment_ids[:, None, :]
-        first = inputs.k_positions == jnp.where(
-            same, inputs.k_positions[:, None, :], jnp.iinfo(jnp.int32).max
-        ).min(-1)
-        others = inputs.visible[:, 0] & ~inputs.column_of_query & ~first[:, None, :]
-        return jnp.where(others, jax.nn.relu(inputs.z[:, 0]), 0.0)
+        places = jnp.where(same, inputs.k_positions[:, None, :], jnp.iinfo(jnp.int32).max)
+        is_first = inputs.k_positions == places.min(-1)
+        is_masked = inputs.visible[:, 0] & ~inputs.column_of_query & ~is_first[:, None, :]
+        return jnp.where(is_masked, jax.nn.relu(inputs.z[:, 0]), 0.0)
 
     def logits(self, inputs):
-        said = self._said(inputs)
-        before = jnp.cumsum(said, axis=1) - said
+        masking = self._masking(inputs)
+        before = jnp.cumsum(masking, axis=1) - masking
         if 'said' in inputs.carried:
             before += inputs.carried['said'][:, None]
         # Of other documents nothing is seen; of this one everything said so far counts.
         return inputs.z - before[:, None]
 
     def carry(self, inputs):
-        return {'said': self._said(inputs).sum(1) + inputs.carried.get('said', 0.0)}
+        return {'said': self._masking(inputs).sum(1) + inputs.carried.get('said', 0.0)}
 
 
 @dataclasses.dataclass(frozen=True)
 class StickBreaking(PositionalEncoding):
-    """A_ij = sigmoid(z_ij) times the product over j < l < i of 1 - sigmoid(z_il), j < i: the nearest takes its part of the stick
-    first.
+    """A_ij = sigmoid(z_ij) times the product over j < l < i of 1 - sigmoid(z_il), j < i.
 
-    `remainder`: what becomes of the rest of the stick, 1 - sum over j of A_ij. 'none': nothing, so
-    that a document's first token reads nothing; 'value': the token's own value has it as its
-    weight, as in the tests of the authors' kernels; 'bias': it multiplies a vector of each head
-    that is added, [H,d], learned in each layer and 0 at first, as in the authors' models
-    (dolomite-engine, stickbreaking_attention.py, lines 79 and 109).
+    The nearest key takes its part of the stick first. `remainder`: what becomes of the rest of the
+    stick, 1 - sum over j of A_ij. 'none': nothing, so that a document's first token reads nothing;
+    'value': the token's own value has it as its weight, as in the tests of the authors' kernels;
+    'bias': it multiplies a vector of each head that is added, [H,d], learned in each layer and 0 at
+    first, as in the authors' models (dolomite-engine, stickbreaking_attention.py, lines 79 and
+    109).
     """
 
     remainder: str = 'none'
@@ -144,26 +147,29 @@ class StickBreaking(PositionalEncoding):
     def softmax(self, inputs, logits, mask):
         own = inputs.column_of_query[:, None]
         mask = mask & ~own
-        kept = jnp.where(mask, jax.nn.log_sigmoid(-logits), 0.0)
-        after = jax.lax.cumsum(kept, axis=3, reverse=True) - kept
+        left = jnp.where(mask, jax.nn.log_sigmoid(-logits), 0.0)
+        after = jax.lax.cumsum(left, axis=3, reverse=True) - left
         weights = jnp.where(mask, jnp.exp(jax.nn.log_sigmoid(logits) + after), 0.0)
         if self.remainder == 'value':
-            weights += jnp.where(own, jnp.exp(kept.sum(-1, keepdims=True)), 0.0)
+            weights += jnp.where(own, jnp.exp(left.sum(-1, keepdims=True)), 0.0)
         return weights
 
     def value(self, inputs, weights):
         if self.remainder != 'bias':
             return None
         shape = (self.dims.num_heads, self.dims.head_dim)
-        bias = inputs.param('head_bias', nn.initializers.zeros, shape, ('heads', None))
+        bias = inputs.float32_param('head_bias', nn.initializers.zeros, shape, ('heads', None))
         left = 1 - weights.sum(-1, keepdims=True)
-        return left * bias.astype(jnp.float32)[:, None]
+        return left * bias[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Dape(PositionalEncoding):
-    """z + b + f([z, b]): b the bias of KERPLE (logarithmic), f across the heads at each pair of query and key, one hidden layer with
-    leaky ReLU, in each layer, its weights and biases U(+-1/sqrt(fan_in)) at first."""
+    """z + b + f([z, b]): b the bias of KERPLE (logarithmic), f across the heads at each pair.
+
+    f has one hidden layer with leaky ReLU, in each layer of the model, its weights and biases
+    U(+-1/sqrt(fan_in)) at first.
+    """
 
     hidden: int = 32
     slope: float = 0.01
@@ -179,31 +185,33 @@ class Dape(PositionalEncoding):
         positive('hidden', self.hidden)
 
     def _both(self, inputs):
+        """Returns b, and [z, b] along the heads, [B,2H,T,S]."""
+        # Its parameters are of this layer, as in the authors' code.
         kerple = KerpleLog(self.dims)
-        b = kerple.bias(
-            dataclasses.replace(inputs, shared=kerple.share(inputs))
-        )  # of this layer, as in the authors' code
+        b = kerple.bias(dataclasses.replace(inputs, shared=kerple.share(inputs)))
         return b, jnp.concatenate([inputs.z, jnp.broadcast_to(b, inputs.z.shape)], axis=1)
 
     def logits(self, inputs):
         b, both = self._both(inputs)
         heads = self.dims.num_heads
-        make = lambda name, init, shape: inputs.param(
-            name, init, shape, (None,) * len(shape)
-        ).astype(jnp.float32)
-        inner, outer = uniform_of(2 * heads), uniform_of(self.hidden)
-        w1, b1 = make('w1', inner, (2 * heads, self.hidden)), make('b1', inner, (self.hidden,))
-        w2, b2 = make('w2', outer, (self.hidden, heads)), make('b2', outer, (heads,))
-        hidden = jax.nn.leaky_relu(
-            jnp.einsum('bhts,hr->brts', both, w1) + b1[:, None, None], self.slope
-        )
+        inner = uniform_of(2 * heads)
+        outer = uniform_of(self.hidden)
+        w1 = inputs.float32_param('w1', inner, (2 * heads, self.hidden), (None, None))
+        b1 = inputs.float32_param('b1', inner, (self.hidden,), (None,))
+        w2 = inputs.float32_param('w2', outer, (self.hidden, heads), (None, None))
+        b2 = inputs.float32_param('b2', outer, (heads,), (None,))
+        hidden = jnp.einsum('bhts,hr->brts', both, w1) + b1[:, None, None]
+        hidden = jax.nn.leaky_relu(hidden, self.slope)
         return inputs.z + b + jnp.einsum('brts,rh->bhts', hidden, w2) + b2[:, None, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class DapeV2(Dape):
-    """f looks at the `taps` nearest keys too: two convolutions along the keys in place of the two matrices. What the query does not
-    see is 0 for both, so that a row is the same inside a longer text."""
+    """DAPE whose f looks at the `taps` nearest keys too.
+
+    Two convolutions along the keys stand in place of the two matrices. What the query does not see
+    is 0 for both, so that a row is the same inside a longer text.
+    """
 
     taps: int = 3
     spec = Spec(
@@ -230,32 +238,33 @@ class DapeV2(Dape):
     def logits(self, inputs):
         b, both = self._both(inputs)
         same = inputs.k_segment_ids[:, :, None] == inputs.k_segment_ids[:, None, :]
-        ahead = (
-            inputs.k_positions[:, :, None] - inputs.k_positions[:, None, :]
-        )  # neighbours by place: a cache has gaps
+        # Neighbours are so by place: between their columns in a cache there may be padding.
+        ahead = inputs.k_positions[:, :, None] - inputs.k_positions[:, None, :]
 
-        def convolved(x, name, width):
+        def convolve(x, name, width):
+            """x [B,C,T,S] -> [B,width,T,S]."""
             init = uniform_of(self.taps * x.shape[1])
-            taps = inputs.param(
-                f'{name}_taps', init, (self.taps, x.shape[1], width), (None,) * 3
-            ).astype(jnp.float32)
-            offset = inputs.param(f'{name}_offset', init, (width,), (None,)).astype(jnp.float32)
-            seen, out = jnp.where(inputs.visible, x, 0.0), offset[:, None, None]
+            shape = (self.taps, x.shape[1], width)
+            taps = inputs.float32_param(f'{name}_taps', init, shape, (None, None, None))
+            offset = inputs.float32_param(f'{name}_offset', init, (width,), (None,))
+            seen = jnp.where(inputs.visible, x, 0.0)
+            out = offset[:, None, None]
             for i in range(self.taps):
-                near = (same & (ahead == i - self.taps // 2)).astype(
-                    jnp.float32
-                )  # [B, neighbour, key]
-                out = out + jnp.einsum('bcts,bsu,cw->bwtu', seen, near, taps[i])
+                near_BxSxS = (same & (ahead == i - self.taps // 2)).astype(jnp.float32)
+                out = out + jnp.einsum('bcts,bsu,cw->bwtu', seen, near_BxSxS, taps[i])
             return out
 
-        hidden = jax.nn.leaky_relu(convolved(both, 'inner', self.hidden), self.slope)
-        return inputs.z + b + convolved(hidden, 'outer', self.dims.num_heads)
+        hidden = jax.nn.leaky_relu(convolve(both, 'inner', self.hidden), self.slope)
+        return inputs.z + b + convolve(hidden, 'outer', self.dims.num_heads)
 
 
 @dataclasses.dataclass(frozen=True)
 class Wall(PositionalEncoding):
-    """z_ij = sum over c of q_ic k_jc times the product over j < l <= i of g_lc, / sqrt(d), g_l = sigmoid(W x_l + b) for each query head
-    and channel, b = 8 at first: what is far fades to a logit of 0, channel by channel."""
+    """z_ij = sum over c of q_ic k_jc times the product over j < l <= i of g_lc, / sqrt(d).
+
+    g_l = sigmoid(W x_l + b) for each query head and channel, b = 8 at first: what is far fades to a
+    logit of 0, channel by channel.
+    """
 
     initial: float = 8.0
     spec = Spec(
@@ -267,34 +276,32 @@ class Wall(PositionalEncoding):
 
     def key_state(self, inputs):
         d = self.dims
-        w = inputs.param(
+        w = inputs.float32_param(
             'gate',
             nn.initializers.normal(0.02),
             (d.width, d.num_heads, d.head_dim),
             (None, 'heads', None),
-        ).astype(jnp.float32)
-        b = inputs.param(
+        )
+        b = inputs.float32_param(
             'gate_bias',
             nn.initializers.constant(self.initial),
             (d.num_heads, d.head_dim),
             ('heads', None),
-        ).astype(jnp.float32)
-        return {
-            'log_g': jax.nn.log_sigmoid(
-                jnp.einsum('btD,Dhd->bhdt', inputs.x.astype(jnp.float32), w) + b[..., None]
-            )
-        }
+        )
+        gate_BxHxdxT = jnp.einsum('btD,Dhd->bhdt', inputs.x.astype(jnp.float32), w) + b[..., None]
+        return {'log_g': jax.nn.log_sigmoid(gate_BxHxdxT)}
 
     def product(self, inputs):
-        total = jnp.cumsum(
-            jnp.where(inputs.k_segment_ids[:, None, None] > 0, inputs.state['log_g'], 0.0), axis=-1
-        )  # [B,H,d,S]
-        own = jnp.swapaxes(inputs.at_query(total), 2, 3)  # [B,H,T,d]
-        fade = jnp.exp(
-            jnp.minimum(own[:, :, :, None] - jnp.swapaxes(total, 2, 3)[:, :, None], 0.0)
-        )  # [B,H,T,S,d]
-        q, k = inputs.q.astype(jnp.float32), inputs.heads_of_keys.astype(jnp.float32)
-        return (
-            inputs.z
-            + jnp.einsum('bhtd,bhsd,bhtsd->bhts', q, k, fade - 1.0) * self.dims.head_dim**-0.5
-        )
+        # Running sums of log g over the keys, of which a pair takes the difference; padding is 1.
+        is_token = inputs.k_segment_ids[:, None, None] > 0
+        total_BxHxdxS = jnp.cumsum(jnp.where(is_token, inputs.state['log_g'], 0.0), axis=-1)
+        own_BxHxTxd = jnp.swapaxes(inputs.at_query(total_BxHxdxS), 2, 3)
+        total_BxHxSxd = jnp.swapaxes(total_BxHxdxS, 2, 3)
+        log_fade = own_BxHxTxd[:, :, :, None] - total_BxHxSxd[:, :, None]
+        fade_BxHxTxSxd = jnp.exp(jnp.minimum(log_fade, 0.0))
+
+        # z is there already: what is added is what the fade changes of it.
+        q = inputs.q.astype(jnp.float32)
+        k = inputs.heads_of_keys.astype(jnp.float32)
+        change = jnp.einsum('bhtd,bhsd,bhtsd->bhts', q, k, fade_BxHxTxSxd - 1.0)
+        return inputs.z + change * self.dims.head_dim**-0.5

@@ -1,4 +1,7 @@
-"""Position ids that are drawn: randomized positions and PoSE. Each changes the ids of another encoding ('randomized+rope')."""
+"""Position ids that are drawn: randomized positions and PoSE.
+
+Each changes the ids of another encoding ('randomized+rope').
+"""
 
 import builtins
 import dataclasses
@@ -18,17 +21,16 @@ _PAIRS = frozenset({'product', 'bias', 'logits', 'mask', 'value'})  # may be of 
 
 @dataclasses.dataclass(frozen=True)
 class Randomized(PositionalEncoding):
-    """A document of n tokens gets n ids drawn without replacement from 0 to `range` - 1, in
-    ascending order.
+    """Draws n ids for a document of n tokens, from 0 to `range` - 1.
 
-    `draw` 'published', as the authors' code does: one draw serves the whole batch in training, and
-    what an encoding beside it does decides what is drawn. For embeddings: ids, once. For rotations
-    (`rotate` or `read`): ids, anew in each layer. For all others, which are functions of distances
-    (ALiBi, T5, FIRE, relative encodings): in each layer n - 1 *distances* drawn from 1 to
-    `range` - 1; two tokens k places apart are at the k-th of them, whichever they are, 0 at 0.
-    Packed documents share the draw out among their columns; texts of a contrastive objective draw
-    for themselves.
-    'once': ids, for each document by itself; queries, keys and all layers share them.
+    Without replacement, and in ascending order. `draw` 'published', as the authors' code does: one
+    draw serves the whole batch in training, and what an encoding beside it does decides what is
+    drawn. For embeddings: ids, once. For rotations (`rotate` or `read`): ids, anew in each layer.
+    For all others, which are functions of distances (ALiBi, T5, FIRE, relative encodings): in each
+    layer n - 1 *distances* drawn from 1 to `range` - 1; two tokens k places apart are at the k-th
+    of them, whichever they are, 0 at 0. Packed documents share the draw out among their columns;
+    texts of a contrastive objective draw for themselves. 'once': ids, for each document by itself;
+    queries, keys and all layers share them.
 
     Drawn in training, and at test wherever the caller gives keys, then for each row by itself (the
     authors do; `at_test=False`: only in training, as Li et al. do around FIRE). Without keys, as in
@@ -68,7 +70,8 @@ class Randomized(PositionalEncoding):
             )
         if self.draw not in _DRAWS:
             raise ModelError(
-                f'config.model.positions_args.draw is {self.draw!r}: {did_you_mean(self.draw, _DRAWS)}'
+                f'config.model.positions_args.draw is {self.draw!r}: '
+                f'{did_you_mean(self.draw, _DRAWS)}'
             )
 
     @property
@@ -95,38 +98,51 @@ class Randomized(PositionalEncoding):
             return inputs
         if inputs.row_keys is None and not self.at_test:
             return inputs
-        # What was drawn once for the model, and what this layer draws, of all keys and of queries.
-        apart, whole = self.bends_distances(beside), (inputs.k_positions, inputs.k_segment_ids)
-        keys = of_layer = None
+        apart = self.bends_distances(beside)
+
+        # Ids of all keys: those that were drawn once for the model, and those of this layer.
+        keys = None
+        layer_keys = None
         if inputs.draw_keys is not None:
             keys = inputs.draw_keys if inputs.batch_key is None else inputs.batch_key[None]
-            of_layer = jax.vmap(lambda key: jax.random.fold_in(jax.random.fold_in(key, 1), layer))(
-                keys
-            )
-        once, here = self._ids(*whole, keys), self._ids(*whole, of_layer, layer, apart)
+            layer_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, 1)
+            layer_keys = jax.vmap(jax.random.fold_in, (0, None))(layer_keys, layer)
+        k_positions = inputs.k_positions
+        k_segment_ids = inputs.k_segment_ids
+        once_k = self._ids(k_positions, k_segment_ids, keys)
+        here_k = self._ids(k_positions, k_segment_ids, layer_keys, layer, apart)
+
+        # And of queries, which are among the keys of the same call where anything is drawn.
         if keys is None:
-            own = inputs.positions, inputs.segment_ids
-            once_q, here_q = self._ids(*own, None), self._ids(*own, None, layer, apart)
+            once_q = self._ids(inputs.positions, inputs.segment_ids, None)
+            here_q = self._ids(inputs.positions, inputs.segment_ids, None, layer, apart)
         else:
-            once_q, here_q = own_context_part(once, 1), own_context_part(here, 1)
-        # What moved the ids after they were drawn moves these, too.
-        moved_q, moved_k = inputs.q_ids - once_q, inputs.k_ids - once
-        new = dataclasses.replace(inputs, q_ids=here_q + moved_q, k_ids=here + moved_k)
+            once_q = own_context_part(once_k, 1)
+            here_q = own_context_part(here_k, 1)
+
+        # Ids may have been moved after they were drawn: these are moved by as much.
+        moved_q = inputs.q_ids - once_q
+        moved_k = inputs.k_ids - once_k
+        new = dataclasses.replace(inputs, q_ids=here_q + moved_q, k_ids=here_k + moved_k)
         if not apart:
             return new
+
+        # Distances are looked up from where the document begins in what was drawn.
         if keys is None:
-            table, start = self._table(layer, apart)[None], 0
+            table = self._table(layer, apart)[None]
+            start = 0
         else:
-            table, start = here, own_context_part(_starts(inputs.k_segment_ids), 1)[:, :, None]
+            table = here_k
+            start = own_context_part(_starts(k_segment_ids), 1)[:, :, None]
 
         def distances(inputs):
-            """The distance that was drawn for the difference of places, int32 [B,T,S]."""
+            """Returns what was drawn for each difference of places, int32 [B,T,S]."""
             places = inputs.positions[:, :, None] - inputs.k_positions[:, None, :]
             index = jnp.minimum(start + abs(places), table.shape[1] - 1)
             rows = jnp.broadcast_to(table, (len(index), table.shape[1]))
-            found = jnp.take_along_axis(rows, index.reshape(len(index), -1), axis=1)
-            found = found.reshape(index.shape) * jnp.sign(places)
-            return found + moved_q[:, :, None] - moved_k[:, None, :]
+            drawn = jnp.take_along_axis(rows, index.reshape(len(index), -1), axis=1)
+            signed = drawn.reshape(index.shape) * jnp.sign(places)
+            return signed + moved_q[:, :, None] - moved_k[:, None, :]
 
         return dataclasses.replace(new, distances=distances)
 
@@ -142,48 +158,50 @@ class Randomized(PositionalEncoding):
         if keys is None:
             table = self._table(layer, apart)
             return jnp.take(table, places, mode='fill', fill_value=-1)
-        length, most = segments.shape[1], self.range - apart
+        length = segments.shape[1]
 
-        def drawn(key):
-            found = jax.random.permutation(key, most)[:length] + apart
-            none_left = (0, length - found.shape[0])  # for a longer row
-            return jnp.pad(found, none_left, constant_values=-1)
+        def draw(key):
+            """Without replacement, in any order; -1 where a longer row has none left."""
+            ids = jax.random.permutation(key, self.range - apart)[:length] + apart
+            return jnp.pad(ids, (0, length - ids.shape[0]), constant_values=-1)
 
-        def row(drawn, segments):
+        def sort_in_documents(ids, segments):
             first = _first(segments)
-            drawn = jnp.where(first & apart, 0, drawn)
-            block = jnp.cumsum(first) - 1
-            return drawn[jnp.lexsort((drawn, block))].astype(jnp.int32)
+            ids = jnp.where(first & apart, 0, ids)
+            document = jnp.cumsum(first) - 1
+            return ids[jnp.lexsort((ids, document))].astype(jnp.int32)
 
-        found = jnp.broadcast_to(jax.vmap(drawn)(keys), segments.shape)
-        return jax.vmap(row)(found, segments)
+        drawn = jnp.broadcast_to(jax.vmap(draw)(keys), segments.shape)
+        return jax.vmap(sort_in_documents)(drawn, segments)
 
     def _table(self, layer, apart):
         """Returns the ids of places where nothing is drawn, int32 [max_len]."""
 
-        def of(number):
-            rng, most = np.random.default_rng(number), self.dims.max_len
+        def make_table(seed):
+            rng = np.random.default_rng(seed)
+            places = self.dims.max_len
             if apart:
-                found = 1 + rng.choice(self.range - 1, most - 1, replace=False)
-                return np.concatenate([[0], np.sort(found)])
-            return np.sort(rng.choice(self.range, most, replace=False))
+                distances = 1 + rng.choice(self.range - 1, places - 1, replace=False)
+                return np.concatenate([[0], np.sort(distances)])
+            return np.sort(rng.choice(self.range, places, replace=False))
 
         if layer is None:
-            return jnp.asarray(of(0), jnp.int32)
+            return jnp.asarray(make_table(0), jnp.int32)
         if isinstance(layer, int):
-            return jnp.asarray(of(1 + layer), jnp.int32)
-        tables = np.stack([of(1 + number) for number in builtins.range(self.dims.num_layers)])
+            return jnp.asarray(make_table(1 + layer), jnp.int32)
+        # Of a scanned layer the number is traced: it picks from the tables of all.
+        tables = np.stack([make_table(1 + i) for i in builtins.range(self.dims.num_layers)])
         return jnp.asarray(tables, jnp.int32)[layer]
 
 
 def _first(segments: jax.Array) -> jax.Array:
-    """segments [T] -> where a document, or padding, begins, bool [T]."""
+    """Returns where a document, or padding, begins in segments [T], bool [T]."""
     begins = segments[1:] != segments[:-1]
     return jnp.concatenate([jnp.ones(1, bool), begins])
 
 
 def _starts(segments: jax.Array) -> jax.Array:
-    """segments [B,T] -> the column where the document of each token begins, int32 [B,T]."""
+    """Returns the column where the document of each token begins, int32 [B,T]."""
     columns = jnp.arange(segments.shape[1], dtype=jnp.int32)
     begins = jnp.where(jax.vmap(_first)(segments), columns, 0)
     return jax.lax.cummax(begins, axis=1)
@@ -191,9 +209,12 @@ def _starts(segments: jax.Array) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class Pose(PositionalEncoding):
-    """In training the ids of a document are cut in two, at a place drawn from its first half, and the second part moves ahead by a
-    distance drawn from 0 to `target` - n: ids cover the target length while texts stay short. Otherwise ids are as they were. (The
-    authors also take the second part from elsewhere in the text.)"""
+    """Cuts the ids of a document in two, and moves the second part ahead.
+
+    In training the cut is drawn from the first half of the document, the distance from 0 to
+    `target` - n: ids cover the target length while texts stay short. Otherwise ids are as they
+    were. (The authors also take the second part from elsewhere in the text.)
+    """
 
     target: int = 0
     spec = Spec(
@@ -212,8 +233,8 @@ class Pose(PositionalEncoding):
     def check(self):
         if self.target and self.target < self.dims.trained:
             raise ModelError(
-                f'config.model.positions_args.target is {self.target}: expected at least the length of training '
-                f'({self.dims.trained})'
+                f'config.model.positions_args.target is {self.target}: expected at least the '
+                f'length of training ({self.dims.trained})'
             )
 
     @property
@@ -225,15 +246,18 @@ class Pose(PositionalEncoding):
             return inputs.q_ids
         target = self.target or self.dims.max_len
 
-        def row(key, positions, segments):
-            last = (
-                jax.vmap(lambda s: jnp.where(segments == s, positions, 0).max())(segments) + 1
-            )  # n, at each of its tokens
-            draw = lambda what: jax.vmap(
-                lambda s: jax.random.uniform(jax.random.fold_in(jax.random.fold_in(key, what), s))
-            )(segments)
-            cut = 1 + (draw(0) * ((last + 1) // 2)).astype(jnp.int32)
-            skip = (draw(1) * jnp.maximum(target - last + 1, 1)).astype(jnp.int32)
+        def skip_in_row(key, positions, segments):
+            def draw(number):
+                """Returns a uniform number of each document, at each of its tokens."""
+                number_key = jax.random.fold_in(key, number)
+                return jax.vmap(lambda s: jax.random.uniform(jax.random.fold_in(number_key, s)))(
+                    segments
+                )
+
+            # Tokens of the document, at each of them.
+            n = jax.vmap(lambda s: jnp.where(segments == s, positions, 0).max())(segments) + 1
+            cut = 1 + (draw(0) * ((n + 1) // 2)).astype(jnp.int32)
+            skip = (draw(1) * jnp.maximum(target - n + 1, 1)).astype(jnp.int32)
             return jnp.where(positions >= cut, positions + skip, positions)
 
-        return jax.vmap(row)(inputs.row_keys, inputs.q_ids, inputs.segment_ids)
+        return jax.vmap(skip_in_row)(inputs.row_keys, inputs.q_ids, inputs.segment_ids)

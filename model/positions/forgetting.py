@@ -1,6 +1,7 @@
-"""Forgetting: each token makes the ones before it fade (FoX), and its control, the same at a constant rate.
+"""Forgetting: each token makes the ones before it fade (FoX); and the same at a constant rate.
 
-b_ij = sum of log f_l over j < l <= i = c_i - c_j, c the running sum: a key column and a constant of the row.
+b_ij = sum of log f_l over j < l <= i = c_i - c_j, c the running sum: a key column and a constant
+of the row.
 """
 
 import dataclasses
@@ -32,33 +33,31 @@ class Forgetting(PositionalEncoding):
 
     def key_state(self, inputs):
         d = self.dims
-        w = inputs.param(
-            'gate', nn.initializers.normal(0.02), (d.width, d.num_heads), (None, 'heads')
-        ).astype(jnp.float32)
-        b = inputs.param('gate_bias', nn.initializers.zeros, (d.num_heads,), ('heads',)).astype(
-            jnp.float32
-        )
-        gate = (
-            jnp.einsum(
-                'btd,dh->bht', inputs.x.astype(jnp.float32), w, precision=jax.lax.Precision.HIGHEST
-            )
-            + b[:, None]
-        )
-        return {'log_f': jax.nn.log_sigmoid(self.sign * gate)}
+        init = nn.initializers.normal(0.02)
+        w = inputs.float32_param('gate', init, (d.width, d.num_heads), (None, 'heads'))
+        b = inputs.float32_param('gate_bias', nn.initializers.zeros, (d.num_heads,), ('heads',))
+        # Whole float32: rounding of a gate adds up over all keys behind it.
+        x = inputs.x.astype(jnp.float32)
+        gate = jnp.einsum('btd,dh->bht', x, w, precision=jax.lax.Precision.HIGHEST)
+        return {'log_f': jax.nn.log_sigmoid(self.sign * (gate + b[:, None]))}
 
     def key_bias(self, inputs):
-        """-c_j, float32; between two keys of a document there may be padding, which forgets nothing."""
-        return -jnp.cumsum(
-            jnp.where(inputs.k_segment_ids[:, None] > 0, inputs.state['log_f'], 0.0), axis=-1
-        )
+        """Returns -c_j, float32 [B,H,S].
+
+        Between two keys of a document there may be padding, which forgets nothing.
+        """
+        is_token = inputs.k_segment_ids[:, None] > 0
+        return -jnp.cumsum(jnp.where(is_token, inputs.state['log_f'], 0.0), axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class FixedForgetting(PositionalEncoding):
-    """f_h = sigmoid(b_h), b_h = -log(exp(1/T_h) - 1), so that log f_h is -1/T_h and further keys
-    fade: ALiBi whose slopes are 1/T_h, with time constants T_h spaced evenly in the logarithm from
-    `shortest` to `longest`. The authors' `fgate_type` "fixed": b is a constant. `learned`: b is a
-    parameter of each layer, which is their "bias_only" (`forgetting_bias_only`)."""
+    """f_h = sigmoid(b_h), b_h = -log(exp(1/T_h) - 1), so that log f_h is -1/T_h.
+
+    Further keys fade as in ALiBi with slopes 1/T_h, time constants T_h spaced evenly in the
+    logarithm from `shortest` to `longest`. The authors' `fgate_type` "fixed": b is a constant.
+    `learned`: b is a parameter of each layer, which is their "bias_only" (`forgetting_bias_only`).
+    """
 
     shortest: float = 2.0
     longest: float = 1024.0
@@ -82,10 +81,12 @@ class FixedForgetting(PositionalEncoding):
         times = np.geomspace(self.shortest, self.longest, self.dims.num_heads)
         if not self.learned:
             return jnp.asarray(1 / times, jnp.float32)
-        init = lambda key, shape, dtype: jnp.asarray(-np.log(np.expm1(1 / times)), dtype)
-        return -jax.nn.log_sigmoid(
-            inputs.param('gate_bias', init, (self.dims.num_heads,), ('heads',)).astype(jnp.float32)
-        )
+
+        def init(key, shape, dtype):
+            return jnp.asarray(-np.log(np.expm1(1 / times)), dtype)
+
+        b = inputs.float32_param('gate_bias', init, (self.dims.num_heads,), ('heads',))
+        return -jax.nn.log_sigmoid(b)
 
     def bias(self, inputs):
         return -self._rate(inputs)[:, None, None] * inputs.reach[:, None]
@@ -96,8 +97,10 @@ class FixedForgetting(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class BiasOnlyForgetting(FixedForgetting):
-    """The same with b learned in each layer: the authors' `fgate_type` "bias_only" with
-    `fgate_bias_init`, the data-independent gate of the paper."""
+    """Fixed forgetting with b learned in each layer, the data-independent gate of the paper.
+
+    The authors' `fgate_type` "bias_only" with `fgate_bias_init`.
+    """
 
     learned: bool = True
     spec = Spec(
@@ -121,8 +124,11 @@ class BiasOnlyForgetting(FixedForgetting):
 
 @dataclasses.dataclass(frozen=True)
 class Cable(Forgetting):
-    """b_ij = - sum of softplus(w_h . x_l + b_h) over j < l <= i: FoX with the sign of the gate turned. (The stored code
-    of the authors leaves the logits unscaled.)"""
+    """b_ij = - sum of softplus(w_h . x_l + b_h) over j < l <= i.
+
+    It is FoX with the sign of the gate turned. (The stored code of the authors leaves the logits
+    unscaled.)
+    """
 
     spec = Spec(
         'Cable',

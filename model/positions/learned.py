@@ -10,8 +10,11 @@ from model.positions.base import PositionalEncoding, Spec
 
 @dataclasses.dataclass(frozen=True)
 class Learned(PositionalEncoding):
-    """x + W[p], W [max_len, D] ~ N(0, std^2), or a row for each id that may be drawn (Ruoss et al. 2023). An id beyond has no row: NaN, never a
-    clamped neighbour's."""
+    """x + W[p], W [max_len, D] ~ N(0, std^2).
+
+    Where ids are drawn W has a row for each that may be (Ruoss et al. 2023). An id beyond has no
+    row: NaN, never a clamped neighbour's.
+    """
 
     std: float = 0.01
     spec = Spec(
@@ -36,6 +39,5 @@ class Learned(PositionalEncoding):
             (self.dims.num_ids, self.dims.width),
             (None, None),
         )
-        return x + jnp.take(table, inputs.q_ids, axis=0, mode='fill', fill_value=jnp.nan).astype(
-            x.dtype
-        )
+        rows = jnp.take(table, inputs.q_ids, axis=0, mode='fill', fill_value=jnp.nan)
+        return x + rows.astype(x.dtype)

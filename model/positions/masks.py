@@ -1,4 +1,7 @@
-"""What a layer sees, and the normalisation of its queries and keys: parts of patterns such as RNoPE-SWA and Llama 4's."""
+"""Masks of a layer, and the normalisation of its queries and keys.
+
+They are parts of patterns such as RNoPE-SWA and Llama 4's.
+"""
 
 import dataclasses
 
@@ -10,7 +13,10 @@ from model.positions.base import PositionalEncoding, Spec, positive
 
 @dataclasses.dataclass(frozen=True)
 class Window(PositionalEncoding):
-    """A query sees its own token and the `window` - 1 before it, in this layer only; as a whole-model control: `config.model.window`."""
+    """A query sees its own token and the `window` - 1 before it.
+
+    In this layer only. For all layers alike, as a control: `config.model.window`.
+    """
 
     window: int = 4096
     spec = Spec(
@@ -29,14 +35,16 @@ class Window(PositionalEncoding):
         positive('window', self.window)
 
     def mask(self, inputs):
-        return (inputs.positions[:, :, None] - inputs.k_positions[:, None, :] < self.window)[
-            :, None
-        ]
+        places_apart = inputs.positions[:, :, None] - inputs.k_positions[:, None, :]
+        return (places_apart < self.window)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Chunk(PositionalEncoding):
-    """A query sees the tokens of its own chunk of `chunk` tokens, up to itself (Llama 4, its layers with RoPE)."""
+    """A query sees the tokens of its own chunk of `chunk` tokens, up to itself.
+
+    So do the layers of Llama 4 that have RoPE.
+    """
 
     chunk: int = 8192
     spec = Spec(
@@ -47,15 +55,17 @@ class Chunk(PositionalEncoding):
         positive('chunk', self.chunk)
 
     def mask(self, inputs):
-        return (
-            inputs.positions[:, :, None] // self.chunk
-            == inputs.k_positions[:, None, :] // self.chunk
-        )[:, None]
+        chunk_of_query = inputs.positions[:, :, None] // self.chunk
+        chunk_of_key = inputs.k_positions[:, None, :] // self.chunk
+        return (chunk_of_query == chunk_of_key)[:, None]
 
 
 @dataclasses.dataclass(frozen=True)
 class QkNorm(PositionalEncoding):
-    """Root mean square of each query and key set to 1, without a learned scale, after the rotation named before it (Llama 4)."""
+    """Sets the root mean square of each query and key to 1 (Llama 4).
+
+    There is no learned scale. It comes after the rotation that is named before it.
+    """
 
     eps: float = 1e-5
     spec = Spec(
@@ -71,8 +81,9 @@ class QkNorm(PositionalEncoding):
     )
 
     def rotate(self, inputs, q, k):
-        unit = lambda x: (
-            x.astype(jnp.float32)
-            * jax.lax.rsqrt(jnp.square(x.astype(jnp.float32)).mean(-1, keepdims=True) + self.eps)
-        ).astype(x.dtype)
-        return unit(q), unit(k)
+        return self._normalize(q), self._normalize(k)
+
+    def _normalize(self, x):
+        wide = x.astype(jnp.float32)
+        mean_square = jnp.square(wide).mean(-1, keepdims=True)
+        return (wide * jax.lax.rsqrt(mean_square + self.eps)).astype(x.dtype)

@@ -12,9 +12,12 @@ from model.positions.base import PositionalEncoding, Spec, positive
 
 @dataclasses.dataclass(frozen=True)
 class Pope(PositionalEncoding):
-    """z_ij = sum over c of softplus(q_c) softplus(k_c) cos((i - j) theta_c - delta_hc) / sqrt(d), theta_c = base^(-c/d) for c < d:
-    magnitudes from the words, phases from the places. delta in [-2 pi, 0] is learned for each key-value head, 0 at first, and shared
-    by all layers. Queries and keys come out with 2d dimensions, so that any kernel takes them."""
+    """z_ij = sum over c of softplus(q_c) softplus(k_c) cos((i - j) theta_c - delta_hc) / sqrt(d).
+
+    theta_c = base^(-c/d) for c < d: magnitudes from the words, phases from the places. delta in
+    [-2 pi, 0] is learned for each key-value head, 0 at first, and shared by all layers. Queries and
+    keys come out with 2d dimensions, so that any kernel takes them.
+    """
 
     base: float = 10000.0
     spec = Spec(
@@ -39,9 +42,9 @@ class Pope(PositionalEncoding):
 
     def share(self, inputs):
         d = self.dims
-        delta = inputs.param(
-            'delta', nn.initializers.zeros, (d.num_kv_heads, d.head_dim), ('kv_heads', None)
-        ).astype(jnp.float32)
+        shape = (d.num_kv_heads, d.head_dim)
+        delta = inputs.float32_param('delta', nn.initializers.zeros, shape, ('kv_heads', None))
+        # Clipped without a loss of its gradient, so that it can come back.
         delta = delta + jax.lax.stop_gradient(jnp.clip(delta, -2 * np.pi, 0.0) - delta)
         return self._angle(inputs), delta
 
@@ -56,8 +59,11 @@ class Pope(PositionalEncoding):
 
     def rotate(self, inputs, q, k):
         angle, delta = inputs.shared
-        polar = lambda x, phase: (
-            jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
-            * jnp.tile(nn.softplus(x.astype(jnp.promote_types(x.dtype, jnp.float32))), 2)
-        )
-        return polar(q, angle).astype(q.dtype), polar(k, angle + delta[:, None]).astype(k.dtype)
+        return _polar(q, angle), _polar(k, angle + delta[:, None])
+
+
+def _polar(x: jax.Array, phase: jax.Array) -> jax.Array:
+    """Returns x [B,H,T,d] as magnitudes at these phases, in Cartesian coordinates [B,H,T,2d]."""
+    magnitude = nn.softplus(x.astype(jnp.promote_types(x.dtype, jnp.float32)))
+    unit = jnp.concatenate([jnp.cos(phase), jnp.sin(phase)], -1)
+    return (unit * jnp.tile(magnitude, 2)).astype(x.dtype)

@@ -1,7 +1,7 @@
-"""Rotary position embeddings (Su et al. 2021, arXiv 2104.09864, equations 14 and 34) and what turns on the rotated dimensions.
+"""Rotary position embeddings (Su et al. 2021, arXiv 2104.09864, equations 14 and 34) and their kin.
 
-Pair c of the rotated dimensions turns by the angle p * theta_c. Frequencies are computed in float64 and angles in float32:
-bfloat16 cannot hold the positions from 257 on.
+Pair c of the rotated dimensions turns by the angle p * theta_c. Frequencies are computed in float64
+and angles in float32: bfloat16 cannot hold the positions from 257 on.
 """
 
 import dataclasses
@@ -19,8 +19,11 @@ _ROPE = 'Su et al. 2021, arXiv 2104.09864, equation 34'
 
 @dataclasses.dataclass(frozen=True)
 class Rope(PositionalEncoding):
-    """theta_c = base^(-2c/d). `layout`: which dimensions pair up, half (c with c + d/2: GPT-NeoX, Llama) or interleaved (2c with
-    2c + 1: GPT-J, the paper)."""
+    """theta_c = base^(-2c/d).
+
+    `layout`: which dimensions pair up, half (c with c + d/2: GPT-NeoX, Llama) or interleaved (2c
+    with 2c + 1: GPT-J, the paper).
+    """
 
     base: float = 10000.0
     layout: str = 'half'
@@ -37,31 +40,32 @@ class Rope(PositionalEncoding):
     def check(self):
         if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.dims.head_dim:
             raise ModelError(
-                f'config.model.head_dim is {self.dims.head_dim}: {self.spec.title} rotates {self.rotary_dim} of them, '
-                f'expected an even number'
+                f'config.model.head_dim is {self.dims.head_dim}: {self.spec.title} rotates '
+                f'{self.rotary_dim} of them, expected an even number'
             )
         if self.layout not in ('half', 'interleaved'):
             raise ModelError(
-                f"config.model.positions_args.layout is {self.layout!r}: expected 'half' or 'interleaved'"
+                f"config.model.positions_args.layout is {self.layout!r}: expected 'half' or "
+                f"'interleaved'"
             )
         positive('base', self.base)
 
     @property
     def rotary_dim(self) -> int:
-        """The first dimensions of a head, which are rotated."""
+        """How many dimensions of a head are rotated, the first ones."""
         return self.dims.head_dim
 
     def frequencies(self) -> np.ndarray:
-        """theta_c, radians a position, float64 [rotary_dim / 2]."""
+        """Returns theta_c, radians a position, float64 [rotary_dim / 2]."""
         return self.base ** (-np.arange(0, self.rotary_dim, 2) / self.rotary_dim)
 
     @property
     def factor(self) -> float:
-        """Multiplies rotated queries and keys."""
+        """A factor of rotated queries and keys."""
         return 1.0
 
     def share(self, inputs):
-        """cos and sin [B,1,T,rotary_dim/2], float32."""
+        """Returns cos and sin [B,1,T,rotary_dim/2], float32."""
         return self.turn(inputs.q_ids)
 
     def share_anew(self, inputs):
@@ -71,16 +75,20 @@ class Rope(PositionalEncoding):
         return self.rotated(q, *inputs.shared), self.rotated(k, *inputs.shared)
 
     def turn(self, positions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        angle = positions[:, None, :, None].astype(float) * jnp.asarray(
-            self.frequencies()
-        )  # float: float32, or 64 under x64
+        """Returns cos and sin [B,1,T,rotary_dim/2] of the angles at positions [B,T]."""
+        # float is float32 here, and 64 bits wide under x64.
+        angle = positions[:, None, :, None].astype(float) * jnp.asarray(self.frequencies())
         return self.factor * jnp.cos(angle), self.factor * jnp.sin(angle)
 
     def rotated(self, x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-        """x [B,H,T,d] turned, in float32; dimensions that are not rotated stay as they are, bit by bit."""
+        """Returns x [B,H,T,d] turned, in float32.
+
+        Dimensions that are not rotated stay as they are, bit by bit.
+        """
         wide = x[..., : self.rotary_dim].astype(jnp.promote_types(x.dtype, jnp.float32))
         if self.layout == 'half' and platform() == 'tpu':
-            # The halves change places in a matrix unit, which costs nothing beside them; a TPU's lanes would take longer than the projections.
+            # The halves change places in a matrix unit, which costs nothing beside them; a TPU's
+            # lanes would take longer than the projections.
             swap = jnp.roll(jnp.eye(self.rotary_dim, dtype=x.dtype), self.rotary_dim // 2, 0)
             exact = jax.lax.Precision.HIGHEST if x.dtype == jnp.float32 else None
             other = jnp.einsum(
@@ -90,22 +98,26 @@ class Rope(PositionalEncoding):
                 precision=exact,
                 preferred_element_type=wide.dtype,
             )
-            out = wide * jnp.concatenate([cos, cos], axis=-1) + other * jnp.concatenate(
-                [-sin, sin], axis=-1
-            )
+            cos_both = jnp.concatenate([cos, cos], axis=-1)
+            sin_both = jnp.concatenate([-sin, sin], axis=-1)
+            out = wide * cos_both + other * sin_both
         elif self.layout == 'half':
             a, b = jnp.split(wide, 2, axis=-1)
             out = jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
         else:
-            a, b = wide[..., 0::2], wide[..., 1::2]
+            a = wide[..., 0::2]
+            b = wide[..., 1::2]
             out = jnp.stack([a * cos - b * sin, b * cos + a * sin], axis=-1).reshape(wide.shape)
         return jnp.concatenate([out.astype(x.dtype), x[..., self.rotary_dim :]], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Lengthened(Rope):
-    """For texts longer than those of training. `length`: the context of training; 0: config.data.seq_len, in post-training the longest of the
-    runs before it."""
+    """RoPE for texts longer than those of training.
+
+    `length`: the context of training; 0: config.data.seq_len, in post-training the longest of the
+    runs before it.
+    """
 
     length: int = 0
 
@@ -118,12 +130,13 @@ class Lengthened(Rope):
 
     @property
     def trained(self) -> int:
+        """The context of training, in tokens."""
         return self.length or self.dims.trained
 
 
 @dataclasses.dataclass(frozen=True)
 class InterleavedRope(Rope):
-    """The pairs of the paper, 2c with 2c + 1: RoPE up to a fixed permutation of the dimensions."""
+    """Pairs dimensions as the paper, 2c with 2c + 1: RoPE up to a fixed permutation of them."""
 
     layout: str = 'interleaved'
     spec = Spec(
@@ -139,7 +152,10 @@ class InterleavedRope(Rope):
 
 @dataclasses.dataclass(frozen=True)
 class PartialRope(Rope):
-    """Rotates the first `fraction` of the dimensions; exponents count the rotated dimensions only (GPT-NeoX, Pythia: 0.25)."""
+    """Rotates the first `fraction` of the dimensions (GPT-NeoX, Pythia: 0.25).
+
+    Exponents count the rotated dimensions only.
+    """
 
     fraction: float = 0.25
     spec = Spec(
@@ -155,7 +171,7 @@ class PartialRope(Rope):
 
 @dataclasses.dataclass(frozen=True)
 class ProportionalRope(Rope):
-    """Keeps the frequencies of the whole head and zeroes the lowest share 1 - `fraction` of them (p-RoPE)."""
+    """p-RoPE: the frequencies of the whole head, the lowest share 1 - `fraction` of them zero."""
 
     fraction: float = 0.75
     spec = Spec(
@@ -178,10 +194,10 @@ class ProportionalRope(Rope):
 
 @dataclasses.dataclass(frozen=True)
 class Xpos(Rope):
-    """RoPE with q * zeta_c^((p - m)/scale_base), k * zeta_c^(-(p - m)/scale_base), zeta_c = (2c + gamma d)/((1 + gamma) d).
+    """RoPE with q * zeta_c^((p - m)/scale_base), k * zeta_c^(-(p - m)/scale_base).
 
-    m, the middle of the ids, cancels out of the logits and keeps both factors inside float32; fixed, so that keys can be
-    cached rotated.
+    zeta_c = (2c + gamma d)/((1 + gamma) d). m, the middle of the ids, cancels out of the logits and
+    keeps both factors inside float32; fixed, so that keys can be cached rotated.
     """
 
     gamma: float = 0.4
@@ -203,24 +219,23 @@ class Xpos(Rope):
         super().check()
         positive('gamma', self.gamma)
         positive('scale_base', self.scale_base)
-        largest = -np.log(self.gamma / (1 + self.gamma)) * self.dims.num_ids / 2 / self.scale_base
-        if largest > 40:  # of 88 that float32 holds: products of both sides stay finite
-            where = (
-                'config.model.max_len'
-                if self.dims.num_ids == self.dims.max_len
-                else 'the number of ids that are drawn (config.model.positions_args)'
-            )
+        # Powers up to 40, of 88 that float32 holds: products of both sides stay finite.
+        ids = self.dims.num_ids
+        steepest = -np.log(self.gamma / (1 + self.gamma))
+        if steepest * ids / 2 / self.scale_base > 40:
+            field = 'the number of ids that are drawn (config.model.positions_args)'
+            if ids == self.dims.max_len:
+                field = 'config.model.max_len'
             raise ModelError(
-                f'{where} is {self.dims.num_ids}: xPos with scale_base {self.scale_base} would overflow; '
-                f'expected at most {int(40 * 2 * self.scale_base / -np.log(self.gamma / (1 + self.gamma)))}'
+                f'{field} is {ids}: xPos with scale_base {self.scale_base} would overflow; '
+                f'expected at most {int(40 * 2 * self.scale_base / steepest)}'
             )
 
     def share(self, inputs):
         d = self.dims.head_dim
         zeta = (np.arange(0, d, 2) + self.gamma * d) / ((1 + self.gamma) * d)
-        power = (
-            inputs.q_ids[:, None, :, None].astype(float) - self.dims.num_ids // 2
-        ) / self.scale_base
+        from_middle = inputs.q_ids[:, None, :, None].astype(float) - self.dims.num_ids // 2
+        power = from_middle / self.scale_base
         return *self.turn(inputs.q_ids), jnp.exp(power * jnp.asarray(np.log(zeta)))
 
     def rotate(self, inputs, q, k):

@@ -1,4 +1,4 @@
-"""RoPE stretched to texts longer than those it was trained on: other frequencies at the same weights."""
+"""RoPE stretched to texts longer than trained: other frequencies at the same weights."""
 
 import dataclasses
 import math
@@ -14,7 +14,10 @@ from model.positions.rope import Lengthened, Rope
 
 @dataclasses.dataclass(frozen=True)
 class Scaled(Lengthened):
-    """What these have in common. `stretch`: how many times longer than `length`; 0: config.model.max_len over it."""
+    """Base of the encodings that stretch RoPE.
+
+    `stretch`: how many times longer than `length`; 0: config.model.max_len over it.
+    """
 
     stretch: float = 0.0
 
@@ -22,17 +25,18 @@ class Scaled(Lengthened):
         super().check()
         if self.stretch and self.stretch < 1:
             raise ModelError(
-                f'config.model.positions_args.stretch is {self.stretch}: expected at least 1, or 0 for the ratio of '
-                f'config.model.max_len to the length of training'
+                f'config.model.positions_args.stretch is {self.stretch}: expected at least 1, or 0 '
+                f'for the ratio of config.model.max_len to the length of training'
             )
 
     @property
     def s(self) -> float:
+        """How many times longer than in training."""
         return self.stretch or max(1.0, self.dims.max_len / self.trained)
 
     @property
     def idle(self) -> bool:
-        """Whether it is RoPE itself."""
+        """True where it is RoPE itself."""
         return self.s == 1
 
 
@@ -65,16 +69,19 @@ class Ntk(Scaled):
 
 
 def _ntk(rope: Rope, s: float) -> np.ndarray:
+    """Returns the frequencies of NTK-aware scaling, float64 [rotary_dim / 2]."""
     d = rope.rotary_dim
-    return (rope.base * s ** (d / (d - 2))) ** (-np.arange(0, d, 2) / d)
+    base = rope.base * s ** (d / (d - 2))
+    return base ** (-np.arange(0, d, 2) / d)
 
 
 @dataclasses.dataclass(frozen=True)
 class DynamicNtk(Scaled):
-    """NTK-aware with s = f l/L - (f - 1) for a text of l > L tokens, f = `stretch`; RoPE itself up to L.
+    """NTK-aware with s = f l/L - (f - 1) for a text of l > L tokens, f = `stretch`.
 
-    Keys are cached as they are and rotated when read: one rotated under an earlier, shorter length would be wrong
-    (`cached='rotated'` is refused). With `freeze` the length is declared beforehand, and rotated keys can be cached.
+    It is RoPE itself up to L. Keys are cached as they are and rotated when read: one rotated under
+    an earlier, shorter length would be wrong (`cached='rotated'` is refused). With `freeze` the
+    length is declared beforehand, and rotated keys can be cached.
     """
 
     cached: str = 'unrotated'
@@ -95,12 +102,14 @@ class DynamicNtk(Scaled):
         super().check()
         if self.cached not in ('unrotated', 'rotated'):
             raise ModelError(
-                f"config.model.positions_args.cached is {self.cached!r}: expected 'unrotated' or 'rotated'"
+                f"config.model.positions_args.cached is {self.cached!r}: expected 'unrotated' or "
+                f"'rotated'"
             )
         if self.cached == 'rotated' and not self.freeze:
             raise ModelError(
-                "config.model.positions_args.cached is 'rotated': dynamic NTK changes its base as the text grows, and "
-                "rotated keys of the cache would be wrong; expected 'unrotated', or a length in positions_args.freeze"
+                "config.model.positions_args.cached is 'rotated': dynamic NTK changes its base as "
+                'the text grows, and rotated keys of the cache would be wrong; expected '
+                "'unrotated', or a length in positions_args.freeze"
             )
 
     idle = False  # it stretches as the text grows
@@ -121,37 +130,40 @@ class DynamicNtk(Scaled):
     def read(self, inputs, q, k):
         if self.cached == 'rotated':
             return q, k
+        # The length of the document that each key is in, and each query.
         ids = inputs.k_ids
         if self.freeze:
-            of_keys = jnp.full_like(ids, self.freeze)
+            k_lengths = jnp.full_like(ids, self.freeze)
         else:
             same = inputs.k_segment_ids[:, :, None] == inputs.k_segment_ids[:, None, :]
-            of_keys = jnp.where(same, ids[:, None, :], 0).max(-1) + 1
-        of_queries = jnp.where(inputs.column_of_query, of_keys[:, None, :], 1).max(-1)
-        return (
-            self.rotated(q, *self._turn(inputs.q_ids, of_queries)),
-            self.rotated(k, *self._turn(ids, of_keys)),
-        )
+            k_lengths = jnp.where(same, ids[:, None, :], 0).max(-1) + 1
+        q_lengths = jnp.where(inputs.column_of_query, k_lengths[:, None, :], 1).max(-1)
+        turn_q = self._turn(inputs.q_ids, q_lengths)
+        turn_k = self._turn(ids, k_lengths)
+        return self.rotated(q, *turn_q), self.rotated(k, *turn_k)
 
     def _turn(self, positions: jax.Array, lengths: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """positions, lengths [B,T] -> cos, sin [B,1,T,d/2]. base'^(-2c/d) = base^(-2c/d) * s^(-2c/(d-2))."""
+        """Returns cos and sin [B,1,T,d/2] at positions in texts of these lengths, each [B,T].
+
+        base'^(-2c/d) = base^(-2c/d) * s^(-2c/(d-2)).
+        """
         d = self.rotary_dim
-        s = jnp.maximum(1.0, self.s * lengths.astype(jnp.float32) / self.trained - (self.s - 1))[
-            :, None, :, None
-        ]
+        stretch = self.s * lengths.astype(jnp.float32) / self.trained - (self.s - 1)
+        s = jnp.maximum(1.0, stretch)[:, None, :, None]
         slower = s ** jnp.asarray(-np.arange(0, d, 2) / (d - 2), jnp.float32)
-        angle = (
-            positions[:, None, :, None].astype(jnp.float32)
-            * jnp.asarray(self.frequencies(), jnp.float32)
-            * slower
-        )
+        p = positions[:, None, :, None].astype(jnp.float32)
+        angle = p * jnp.asarray(self.frequencies(), jnp.float32) * slower
         return jnp.cos(angle), jnp.sin(angle)
 
 
 @dataclasses.dataclass(frozen=True)
 class NtkByParts(Scaled):
-    """Frequencies of at least `beta_fast` turns in the trained length stay, those of at most `beta_slow` are divided by s, with
-    a ramp that is linear in the number of the pair between (floor and ceiling of where they lie), as in the code of YaRN."""
+    """Divides low frequencies by s, keeps high ones, with a ramp between.
+
+    Those of at least `beta_fast` turns in the trained length stay, those of at most `beta_slow` are
+    divided. The ramp is linear in the number of the pair (floor and ceiling of where the two lie),
+    as in the code of YaRN.
+    """
 
     beta_fast: float = 32.0
     beta_slow: float = 1.0
@@ -172,27 +184,30 @@ class NtkByParts(Scaled):
         super().check()
         if not self.beta_fast > self.beta_slow > 0:
             raise ModelError(
-                f'config.model.positions_args.beta_fast is {self.beta_fast}: expected more than beta_slow '
-                f'({self.beta_slow}), and that above 0'
+                f'config.model.positions_args.beta_fast is {self.beta_fast}: expected more than '
+                f'beta_slow ({self.beta_slow}), and that above 0'
             )
 
     def frequencies(self):
-        theta, d = super().frequencies(), self.rotary_dim
-        place = lambda turns: (
-            d * math.log(self.trained / (turns * 2 * math.pi)) / (2 * math.log(self.base))
-        )
-        low, high = (
-            max(math.floor(place(self.beta_fast)), 0),
-            min(math.ceil(place(self.beta_slow)), d - 1),
-        )
+        theta = super().frequencies()
+        d = self.rotary_dim
+        low = max(math.floor(self._pair_of(self.beta_fast)), 0)
+        high = min(math.ceil(self._pair_of(self.beta_slow)), d - 1)
         ramp = np.clip((np.arange(d // 2) - low) / max(high - low, 0.001), 0, 1)
         return theta / self.s * ramp + theta * (1 - ramp)
+
+    def _pair_of(self, turns: float) -> float:
+        """Returns the number of the pair, not whole, that makes so many turns in training."""
+        wavelength = self.trained / (turns * 2 * math.pi)
+        return self.rotary_dim * math.log(wavelength) / (2 * math.log(self.base))
 
 
 @dataclasses.dataclass(frozen=True)
 class Yarn(NtkByParts):
-    """NTK by parts, with queries and keys times m(s) = 0.1 `mscale` ln s + 1 (logits times its square), over m at `mscale_all`
-    where that is set."""
+    """NTK by parts, with queries and keys times m(s) = 0.1 `mscale` ln s + 1.
+
+    Logits are so multiplied by its square. Where `mscale_all` is set m is divided by m at that.
+    """
 
     mscale: float = 1.0
     mscale_all: float = 0.0
@@ -209,13 +224,17 @@ class Yarn(NtkByParts):
 
     @property
     def factor(self):
-        m = lambda scale: 0.1 * scale * math.log(self.s) + 1
-        return m(self.mscale) / (m(self.mscale_all) if self.mscale_all else 1.0)
+        m = 0.1 * self.mscale * math.log(self.s) + 1
+        m_all = 0.1 * self.mscale_all * math.log(self.s) + 1 if self.mscale_all else 1.0
+        return m / m_all
 
 
 @dataclasses.dataclass(frozen=True)
 class Llama3(Scaled):
-    """Wavelengths above length/`low` are divided by s, those below length/`high` stay, those between are blended."""
+    """Divides frequencies of wavelengths above length/`low` by s.
+
+    Those below length/`high` stay, those between are blended.
+    """
 
     base: float = 500000.0
     stretch: float = 8.0
@@ -232,23 +251,24 @@ class Llama3(Scaled):
         super().check()
         if not self.high > self.low:
             raise ModelError(
-                f'config.model.positions_args.high is {self.high}: expected more than low ({self.low})'
+                f'config.model.positions_args.high is {self.high}: expected more than low '
+                f'({self.low})'
             )
 
     def frequencies(self):
         theta = super().frequencies()
-        smooth = np.clip(
-            (self.trained * theta / (2 * np.pi) - self.low) / (self.high - self.low), 0, 1
-        )
+        turns = self.trained * theta / (2 * np.pi)
+        smooth = np.clip((turns - self.low) / (self.high - self.low), 0, 1)
         return (1 - smooth) * theta / self.s + smooth * theta
 
 
 @dataclasses.dataclass(frozen=True)
 class LongRope(Scaled):
-    """theta_c / lambda_c, with a list of factors for texts up to the trained length and one for longer ones.
+    """theta_c / lambda_c, with one list of factors for short texts and one for long ones.
 
-    Which list is decided once, by config.model.max_len, not by the text at hand: a cache may outgrow the trained length.
-    Queries and keys are multiplied by sqrt(1 + ln s / ln length). Empty lists: 1 for short texts, s^(2c/(d-2)) for long ones
+    Short ones are up to the trained length. Which list is decided once, by config.model.max_len,
+    not by the text at hand: a cache may outgrow the trained length. Queries and keys are multiplied
+    by sqrt(1 + ln s / ln length). Empty lists: 1 for short texts, s^(2c/(d-2)) for long ones
     (NTK-aware); the paper searches for them.
     """
 
@@ -273,8 +293,8 @@ class LongRope(Scaled):
         for name, factors in (('short', self.short), ('long', self.long)):
             if factors and (len(factors) != self.rotary_dim // 2 or min(factors) <= 0):
                 raise ModelError(
-                    f'config.model.positions_args.{name} has {len(factors)} factors: expected {self.rotary_dim // 2}, '
-                    f'one a pair of dimensions, all above 0'
+                    f'config.model.positions_args.{name} has {len(factors)} factors: expected '
+                    f'{self.rotary_dim // 2}, one a pair of dimensions, all above 0'
                 )
 
     @property
@@ -282,9 +302,9 @@ class LongRope(Scaled):
         return super().idle and not self.short
 
     def frequencies(self):
-        theta, d = super().frequencies(), self.rotary_dim
+        theta = super().frequencies()
         if self.dims.max_len <= self.trained:
-            return theta / np.asarray(self.short or (1.0,) * (d // 2))
+            return theta / np.asarray(self.short or (1.0,) * (self.rotary_dim // 2))
         return theta / np.asarray(self.long) if self.long else _ntk(self, self.s)
 
     @property

@@ -14,15 +14,16 @@ from model.positions.base import PositionalEncoding, Spec
 def sinusoids(
     positions: jax.Array, width: int, base: float = 10000.0, interleaved: bool = True
 ) -> jax.Array:
-    """positions [...] -> [..., width] float32: sin and cos of p / base^(2c/width), alternating or all sines first."""
+    """Returns sin and cos of p / base^(2c/width), float32 [...,width] at positions [...].
+
+    Alternating where `interleaved`, else all sines first.
+    """
     frequency = jnp.asarray(base ** (-np.arange(0, width, 2) / width), jnp.float32)
-    angle = positions[..., None].astype(jnp.float32) * frequency  # float32 throughout
+    angle = positions[..., None].astype(jnp.float32) * frequency
     pair = (jnp.sin(angle), jnp.cos(angle))
-    return (
-        jnp.stack(pair, -1).reshape(*positions.shape, width)
-        if interleaved
-        else jnp.concatenate(pair, -1)
-    )
+    if interleaved:
+        return jnp.stack(pair, -1).reshape(*positions.shape, width)
+    return jnp.concatenate(pair, -1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,18 +55,20 @@ class Sinusoidal(PositionalEncoding):
     def embed(self, inputs, x):
         width = self.dims.width
         scaled = x.astype(jnp.float32) * (width**0.5 if self.scale_tokens else 1.0)
-        return (
-            scaled
-            + self.amplitude(inputs) * sinusoids(inputs.q_ids, width, self.base, self.interleaved)
-        ).astype(x.dtype)
+        table = sinusoids(inputs.q_ids, width, self.base, self.interleaved)
+        return (scaled + self.amplitude(inputs) * table).astype(x.dtype)
 
     def amplitude(self, inputs):
+        """Returns what the sinusoids are multiplied by, a scalar."""
         return 1.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ConcatenatedSinusoidal(Sinusoidal):
-    """All sines first, then all cosines: the paper's frequencies in the layout of Marian and of Kazemnejad et al. 2023."""
+    """All sines first, then all cosines, at the paper's frequencies.
+
+    The layout of Marian and of Kazemnejad et al. 2023.
+    """
 
     interleaved: bool = False
     spec = Spec(
@@ -97,6 +100,5 @@ class ScaledSinusoidal(Sinusoidal):
     )
 
     def amplitude(self, inputs):
-        return inputs.param(
-            'scale', nn.initializers.constant(self.dims.width**-0.5), (), ()
-        ).astype(jnp.float32)
+        init = nn.initializers.constant(self.dims.width**-0.5)
+        return inputs.float32_param('scale', init, (), ())

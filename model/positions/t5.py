@@ -1,4 +1,7 @@
-"""T5's relative position bias (Raffel et al. 2020, arXiv 1910.10683, section 2.1; buckets as in the authors' code)."""
+"""T5's relative position bias (Raffel et al. 2020, arXiv 1910.10683, section 2.1).
+
+Buckets are those of the authors' code.
+"""
 
 import dataclasses
 
@@ -14,9 +17,11 @@ _BEFORE = {'std': 0.02}  # of version 1
 
 
 def bucket_bounds(num_buckets: int, max_distance: int) -> np.ndarray:
-    """Where each causal bucket begins, int64 [num_buckets], computed in integers so that no rounding moves a bound.
+    """Returns where each causal bucket begins, int64 [num_buckets].
 
-    Bucket n for a distance n < e = num_buckets/2, else the largest b with n >= e * (max_distance/e)^((b-e)/(num_buckets-e)).
+    Bucket n for a distance n < e = num_buckets/2, else the largest b with
+    n >= e * (max_distance/e)^((b-e)/(num_buckets-e)). Computed in integers, so that no rounding
+    moves a bound.
     """
     exact = num_buckets // 2
     bounds = list(range(exact))
@@ -32,11 +37,15 @@ def bucket_bounds(num_buckets: int, max_distance: int) -> np.ndarray:
 def bucketed(
     table: jax.Array, distance: jax.Array, num_buckets: int = 32, max_distance: int = 128
 ) -> jax.Array:
-    """table [num_buckets, H] looked up at the buckets of distances [B or 1,T,S] -> float32 [B or 1,H,T,S]."""
+    """Returns a bias looked up by the buckets of distances, float32 [B or 1,H,T,S].
+
+    Args:
+      table: [num_buckets, H].
+      distance: [B or 1,T,S] int32.
+    """
     bounds = jnp.asarray(bucket_bounds(num_buckets, max_distance), jnp.int32)
-    bucket = (jnp.maximum(distance, 0)[..., None] >= bounds).sum(
-        -1
-    ) - 1  # not searchsorted: it fails inside a shard_map (jax 0.10.2)
+    # Not searchsorted: it fails inside a shard_map (jax 0.10.2).
+    bucket = (jnp.maximum(distance, 0)[..., None] >= bounds).sum(-1) - 1
     return jnp.moveaxis(table.astype(jnp.float32)[bucket], -1, 1)
 
 
@@ -73,12 +82,13 @@ class T5(PositionalEncoding):
             )
         if self.num_buckets < 2 or self.num_buckets % 2:
             raise ModelError(
-                f'config.model.positions_args.num_buckets is {self.num_buckets}: expected an even number'
+                f'config.model.positions_args.num_buckets is {self.num_buckets}: expected an even '
+                f'number'
             )
         if self.max_distance <= self.num_buckets // 2:
             raise ModelError(
-                f'config.model.positions_args.max_distance is {self.max_distance}: expected more than half the '
-                f'buckets ({self.num_buckets // 2})'
+                f'config.model.positions_args.max_distance is {self.max_distance}: expected more '
+                f'than half the buckets ({self.num_buckets // 2})'
             )
 
     def share(self, inputs):
@@ -95,7 +105,7 @@ class T5(PositionalEncoding):
 
 @dataclasses.dataclass(frozen=True)
 class UnscaledT5(T5):
-    """With the logits of T5 itself, which are not scaled by 1/sqrt(d)."""
+    """T5 with its own logits, which are not scaled by 1/sqrt(d)."""
 
     spec = Spec(
         'T5 bias, unscaled logits',

@@ -1,5 +1,7 @@
-"""Learned embeddings of ids that the data gives: which digit of its number a token is. Drawn offsets train ids that texts of the
-training lengths do not have."""
+"""Learned embeddings of ids that the data gives: which digit of its number a token is.
+
+Drawn offsets train ids that texts of the training lengths do not have.
+"""
 
 import dataclasses
 
@@ -13,8 +15,11 @@ from model.positions.base import PositionalEncoding, Spec
 
 @dataclasses.dataclass(frozen=True)
 class Abacus(PositionalEncoding):
-    """x + W[id + k], id the place of a digit in its number as written, from 1, k ~ U{0 .. `offsets`} for each document in training and
-    0 at test; W[0] for what is no digit. (The authors draw one k for the whole batch.)"""
+    """x + W[id + k], id the place of a digit in its number as written, from 1.
+
+    k ~ U{0 .. `offsets`} for each document in training and 0 at test; W[0] for what is no digit.
+    (The authors draw one k for the whole batch.)
+    """
 
     rows: int = 512
     offsets: int = 99
@@ -46,6 +51,7 @@ class Abacus(PositionalEncoding):
 
     @property
     def std(self) -> float:
+        """Standard deviation of the table at first, that of the words."""
         return self.dims.width**-0.5
 
     def embed(self, inputs, x):
@@ -54,16 +60,9 @@ class Abacus(PositionalEncoding):
         )
         ids = inputs.task_ids
         if inputs.row_keys is not None and self.offsets:
-
-            def row(key, segments, most):
-                return jax.vmap(
-                    lambda s, m: jax.random.randint(jax.random.fold_in(key, s), (), 0, m + 1)
-                )(segments, most)
-
             most = self.most(inputs)
-            ids = jnp.where(
-                ids > 0, ids + jax.vmap(row)(inputs.row_keys, inputs.segment_ids, most), 0
-            )
+            offsets = jax.vmap(_draw_offsets)(inputs.row_keys, inputs.segment_ids, most)
+            ids = jnp.where(ids > 0, ids + offsets, 0)
         return x + jnp.take(table, ids, axis=0, mode='fill', fill_value=jnp.nan).astype(x.dtype)
 
     def most(self, inputs) -> jax.Array:
@@ -71,17 +70,25 @@ class Abacus(PositionalEncoding):
         return jnp.full_like(inputs.task_ids, self.offsets)
 
 
+def _draw_offsets(key: jax.Array, segments: jax.Array, most: jax.Array) -> jax.Array:
+    """Draws an offset of each document of a row, at its tokens: int32 [T], 0 to `most`."""
+
+    def draw(segment, largest):
+        return jax.random.randint(jax.random.fold_in(key, segment), (), 0, largest + 1)
+
+    return jax.vmap(draw)(segments, most)
+
+
 @dataclasses.dataclass(frozen=True)
 class Coupling(Abacus):
-    """x + W[id + k]: tokens that belong together, digits of the same significance, share an id. The
-    first id is drawn for each document in training and 1 at test.
+    """x + W[id + k]: tokens that belong together share an id, as digits of one significance do.
 
-    `offsets` -1, the authors' rule: k ~ U{0 .. m - the document's largest id}, m = `rows` - 1, so
-    that all that fits is alike and no id is above m; in their code the start is
-    U{1 .. max_position - len(answer)} where the answer has its units first, else one less, and
-    their table has max_position + 1 rows (HanseulJo/position-coupling b9cad94,
-    src/data/addition.py:206, scripts/addition/run_coupling.sh). From 0 on: k ~ U{0 .. `offsets`}
-    for any length.
+    The first id is drawn for each document in training and 1 at test. `offsets` -1, the authors'
+    rule: k ~ U{0 .. m - the document's largest id}, m = `rows` - 1, so that all that fits is alike
+    and no id is above m; in their code the start is U{1 .. max_position - len(answer)} where the
+    answer has its units first, else one less, and their table has max_position + 1 rows
+    (HanseulJo/position-coupling b9cad94, src/data/addition.py:206,
+    scripts/addition/run_coupling.sh). From 0 on: k ~ U{0 .. `offsets`} for any length.
     """
 
     offsets: int = -1
@@ -109,8 +116,8 @@ class Coupling(Abacus):
         if self.offsets >= 0:
             return super().most(inputs)
 
-        def row(ids, segments):
+        def largest_of_document(ids, segments):
             return jax.ops.segment_max(ids, segments, num_segments=len(ids) + 1)[segments]
 
-        largest = jax.vmap(row)(inputs.task_ids, inputs.segment_ids)
+        largest = jax.vmap(largest_of_document)(inputs.task_ids, inputs.segment_ids)
         return jnp.maximum(self.rows - 1 - largest, 0)

@@ -9,13 +9,16 @@ from model.positions.base import PositionalEncoding, Spec, positive
 
 
 def scaled(q, factor):
-    """q [B,H,T,d] times factor, in float32."""
+    """Returns q [B,H,T,d] times a factor, multiplied in float32."""
     return (q.astype(jnp.float32) * factor).astype(q.dtype)
 
 
 @dataclasses.dataclass(frozen=True)
 class ScalableSoftmax(PositionalEncoding):
-    """SSMax: logits * s_h ln n_i, n_i the keys that query i sees, in a window those of the window; one learned s a head in each layer."""
+    """SSMax: logits * s_h ln n_i, with one learned s a head in each layer.
+
+    n_i are the keys that query i sees, in a window those of the window.
+    """
 
     initial: float = 0.43
     spec = Spec(
@@ -30,17 +33,18 @@ class ScalableSoftmax(PositionalEncoding):
     )
 
     def scale(self, inputs, q):
-        s = inputs.param(
-            's', nn.initializers.constant(self.initial), (self.dims.num_heads,), ('heads',)
-        ).astype(jnp.float32)
-        return scaled(
-            q, s[:, None, None] * jnp.log(inputs.keys_seen.astype(jnp.float32))[..., None]
-        )
+        init = nn.initializers.constant(self.initial)
+        s = inputs.float32_param('s', init, (self.dims.num_heads,), ('heads',))
+        log_n = jnp.log(inputs.keys_seen.astype(jnp.float32))
+        return scaled(q, s[:, None, None] * log_n[..., None])
 
 
 @dataclasses.dataclass(frozen=True)
 class Temperature(PositionalEncoding):
-    """Llama 4: q * (1 + strength ln(floor((p + 1)/floor) + 1)), p the place in the document; 1 up to `floor` tokens."""
+    """Llama 4: q * (1 + strength ln(floor((p + 1)/floor) + 1)), p the place in the document.
+
+    The factor is 1 up to `floor` tokens.
+    """
 
     strength: float = 0.1
     floor: int = 8192
@@ -55,15 +59,14 @@ class Temperature(PositionalEncoding):
         positive('floor', self.floor)
 
     def scale(self, inputs, q):
-        steps = ((inputs.positions + 1) // self.floor).astype(
-            jnp.float32
-        )  # whole numbers before the logarithm
+        # Divided as whole numbers, before the logarithm.
+        steps = ((inputs.positions + 1) // self.floor).astype(jnp.float32)
         return scaled(q, (1 + self.strength * jnp.log1p(steps))[:, None, :, None])
 
 
 @dataclasses.dataclass(frozen=True)
 class HeadScale(PositionalEncoding):
-    """A learned factor of the logits of each head, 1 at first; what lets NoPE reach further texts."""
+    """A learned factor of the logits of each head, 1 at first: it lets NoPE reach further."""
 
     spec = Spec(
         'per-head scale',
@@ -77,7 +80,5 @@ class HeadScale(PositionalEncoding):
     )
 
     def scale(self, inputs, q):
-        s = inputs.param('s', nn.initializers.ones, (self.dims.num_heads,), ('heads',)).astype(
-            jnp.float32
-        )
+        s = inputs.float32_param('s', nn.initializers.ones, (self.dims.num_heads,), ('heads',))
         return scaled(q, s[:, None, None])

@@ -6,7 +6,7 @@ import pytest
 @pytest.fixture(scope='session')
 def search_run(tiny, tmp_path_factory):
     """The folder of a run of one step: its vectors tell texts apart, and mean nothing."""
-    from train import loop
+    from train import loop, setup
 
     folder = tmp_path_factory.mktemp('search')
     config = tiny(str(folder / 'cache'))
@@ -14,7 +14,7 @@ def search_run(tiny, tmp_path_factory):
     config.model.num_layers = 1
     config.train.steps, config.optimizer.warmup = 1, 0
     config.eval.every = 0
-    loop.train(loop.prepare(config, str(folder / 'run')))
+    loop.train(setup.build_experiment(config, str(folder / 'run')))
     return folder / 'run'
 
 

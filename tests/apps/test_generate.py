@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from apps import generate as app
+from apps import generate as app, lines
 from data.pairs import read as read_pairs
 from model.sampling import Sampling
 from runtime.run_dir import Run
-from train import loop
+from train import evaluate, loop, setup
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +28,7 @@ def run(cache, tmp_path_factory):
     c.eval.every = 0
     c.mesh.data = 1
     path = tmp_path_factory.mktemp('generate') / 'run'
-    loop.train(loop.prepare(c, str(path)))
+    loop.train(setup.build_experiment(c, str(path)))
     return path
 
 
@@ -107,7 +107,7 @@ def test_a_turn_that_is_no_text_is_told(monkeypatch, capsys):
     asked = []
 
     class Listening:
-        fitting = staticmethod(lambda messages: messages)
+        fit_context = staticmethod(lambda messages: messages)
 
         @staticmethod
         def answer(conversations, show):
@@ -128,7 +128,7 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     """Catches generated text that commands the terminal."""
 
     class Hostile:
-        fitting = staticmethod(lambda messages: messages)
+        fit_context = staticmethod(lambda messages: messages)
 
         @staticmethod
         def answer(conversations, show):
@@ -140,25 +140,44 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
     assert capsys.readouterr().out == 'a\\x1b[2Jb\tç\n\\x07日\n'
 
 
+def test_a_person_is_told_once_what_to_expect(run, monkeypatch, capsys):
+    """Catches a chat that lets a person expect what no model of this size can do, and one that
+    says so to a program."""
+
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    one = writer(run, temperature=0.0)
+    monkeypatch.setattr(one, 'answer', lambda conversations, show: ['sim'])
+    monkeypatch.setattr(lines, 'readline', None)
+    for stdin, times in ((Terminal('a\nb\n'), 1), (io.StringIO('a\nb\n'), 0)):
+        monkeypatch.setattr(sys, 'stdin', stdin)
+        app.chat(one)
+        said = capsys.readouterr().out
+        assert said.count(' parameters, a context of 48 tokens') == times
+        assert said.count('> ') == 3 * times
+
+
 @pytest.mark.parametrize('end', ['\r\n', '\r'])
 def test_lines_of_prompts_end_as_those_of_texts(run, monkeypatch, end):
     """Catches a CR in what a model is asked, which no text has that it was trained on."""
     one, given = writer(run), []
     monkeypatch.setattr(one, 'write', lambda ids, *_: given.append(ids))
-    experiment = loop.prepare(Run.parse(str(run)).config(), str(run))
+    experiment = setup.build_experiment(Run.parse(str(run)).config(), str(run))
 
     def sampled(model, params, prompts, *_, **__):
         given.append(prompts)
         return prompts
 
-    monkeypatch.setattr(loop.generate, 'generate', sampled)
+    monkeypatch.setattr(evaluate.generate, 'generate', sampled)
     for line_end in ('\n', end):
         text = f'A capital{line_end}do Brasil'
         one.continue_text([text])
         one.answer([[('system', text), ('user', text), ('assistant', text), ('user', text)]])
         given.append(read_pairs.encode_texts([text], one.tokenizer, 99))
         experiment.config.sample.prompt = text
-        loop.sample(experiment, {})
+        evaluate.sample(experiment, {})
     assert len(given) == 8 and given[:4] == given[4:]
 
 

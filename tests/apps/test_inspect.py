@@ -20,7 +20,7 @@ from data.store import TokenStore
 from runtime import checkpoint, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup
 
 
 @pytest.fixture(scope='module')
@@ -45,7 +45,7 @@ def made(tiny, tmp_path_factory):
     config.train.steps, config.optimizer.warmup = 2, 1
     config.eval.every = config.checkpoint.every = 1
     config.checkpoint.update(keep_last=2, keep_best=0)
-    loop.train(loop.prepare(config, str(folder / 'run')))
+    loop.train(setup.build_experiment(config, str(folder / 'run')))
     return folder / 'run', config
 
 
@@ -61,7 +61,7 @@ def look(path):
 def test_a_whole_run_is_told(made):
     """Catches facts that are made up: norms, shapes and axes are those of the weights, losses those of metrics.jsonl, and all is whole."""
     path, config = made
-    found = inspect.facts(look(path))
+    found = inspect.collect_facts(look(path))
     assert (
         found['damage'] == []
         and found['checkpoints'] == [1, 2]
@@ -95,7 +95,7 @@ def test_a_whole_run_is_told(made):
         'tensor',
         'fsdp',
     ]
-    text = inspect.told(found)
+    text = inspect.format_facts(found)
     assert (
         f'{sum(x.size for x in params.values()):,} parameters in {len(params)} arrays' in text
         and '2 of 2 saved' in text
@@ -135,8 +135,8 @@ def test_damage_is_told(copy, part, damaged):
     e = look(copy)
     assert len(e.damage) == 1
     assert re.search(damaged, e.damage[0]), e.damage
-    assert e.said[part] != 'ok' and e.said['checkpoint 1'] == 'ok'
-    assert inspect.told(inspect.facts(e)).count('checkpoint 1') == 1
+    assert e.checks[part] != 'ok' and e.checks['checkpoint 1'] == 'ok'
+    assert inspect.format_facts(inspect.collect_facts(e)).count('checkpoint 1') == 1
 
 
 def test_a_damaged_token_store_is_told(copy, made, tmp_path):
@@ -152,7 +152,7 @@ def test_a_damaged_token_store_is_told(copy, made, tmp_path):
     assert 'train.tokens: not as it was written' in look(copy).damage[0]
     shutil.rmtree(tmp_path / 'cache')
     e = look(copy)
-    assert e.damage == [] and 'not checked' in e.said['token store']
+    assert e.damage == [] and 'not checked' in e.checks['token store']
 
 
 def test_a_batch_is_shown_as_it_is(copy):
@@ -210,7 +210,7 @@ def test_only_answers_stand_in_brackets(made):
     config.update(packing='whole', batch_size=1, seq_len=80)
     segment = examine._segment(batches.Batches(split, config, 0)(0), 0, 1, tokenizer)
     assert (
-        inspect.marked(segment)
+        inspect.mark_weighted(segment)
         == '<s><|user|> number 7<|assistant|>\u27e6 the çédille<|end|>\u27e7<|user|> row<|assistant|>\u27e6 Line<|end|>\u27e7'
     )
 
@@ -255,7 +255,7 @@ def test_differences_and_the_flags_that_end_them(made, tmp_path):
         'from configs import base\n\ndef get_config():\n    c = base.get_config()\n    c.model.positions = "yarn"\n    return c\n'
     )
     e = look(path)
-    found = compare.compare(e, compare.other(str(file), []))
+    found = compare.compare(e, compare.open_other(str(file), []))
     names = {d['name']: d for d in found['differences']}
     assert names['config.model.width'] == {
         'what': 'config',
@@ -277,10 +277,10 @@ def test_differences_and_the_flags_that_end_them(made, tmp_path):
         if d['what'] in ('config', 'harmless')
         for w in shlex.split(' '.join(d['flags']))
     ]
-    again = compare.compare(e, compare.other(str(file), words))
+    again = compare.compare(e, compare.open_other(str(file), words))
     assert again == {'against': str(file), 'differences': [], 'unknown': []}
-    assert 'nothing differs' in inspect.told(
-        inspect.facts(e, against=compare.other(str(file), words))
+    assert 'nothing differs' in inspect.format_facts(
+        inspect.collect_facts(e, against=compare.open_other(str(file), words))
     )
     assert not list(tmp_path.glob('*/store-*'))
 
@@ -288,14 +288,14 @@ def test_differences_and_the_flags_that_end_them(made, tmp_path):
 def test_runs_compared(made, copy):
     """Catches hashes of data and tokenizer that are not compared where every field is the same."""
     e = look(made[0])
-    assert compare.compare(e, compare.other(str(copy), []))['differences'] == []
+    assert compare.compare(e, compare.open_other(str(copy), []))['differences'] == []
     lineage = json.loads((copy / 'lineage.json').read_text())
     (copy / 'lineage.json').write_text(json.dumps({**lineage, 'data_hash': 'f' * 64}))
-    other = compare.other(str(copy), [])
+    other = compare.open_other(str(copy), [])
     assert [(d['name'], d['flags']) for d in compare.compare(e, other)['differences']] == [
         ('data_hash', None)
     ]
-    assert inspect.NO_FLAG in inspect.told(inspect.facts(e, against=other))
+    assert inspect.NO_FLAG in inspect.format_facts(inspect.collect_facts(e, against=other))
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_runs_compared(made, copy):
 def test_mistakes(made, name, words, message):
     """Catches a traceback for a mistyped name or flag."""
     with pytest.raises(RunError, match=message):
-        compare.other(name.replace('RUN', str(made[0])), words)
+        compare.open_other(name.replace('RUN', str(made[0])), words)
 
 
 def test_ancestors(made, copy, tmp_path):
@@ -324,22 +324,22 @@ def test_ancestors(made, copy, tmp_path):
         )
         return look(copy)
 
-    gone = inspect.facts(child_of(tmp_path / 'gone', 3))
+    gone = inspect.collect_facts(child_of(tmp_path / 'gone', 3))
     assert gone['damage'] == [] and 'moved or deleted' in gone['lineage'][1]['checked']['run']
-    assert f'began from {tmp_path}/gone@3' in inspect.told(gone)
+    assert f'began from {tmp_path}/gone@3' in inspect.format_facts(gone)
     parent = shutil.copytree(made[0], tmp_path / 'parent')
     e = child_of(parent, 1)
     assert {
-        k: v for k, v in examine.ancestors(e)[0].said.items() if k.startswith('checkpoint')
+        k: v for k, v in examine.ancestors(e)[0].checks.items() if k.startswith('checkpoint')
     } == {'checkpoint 1': 'ok'}
     (parent / 'tokenizer.model').write_bytes(b'')
     shutil.rmtree(parent / 'checkpoints' / '1')
-    found = inspect.facts(look(copy))
+    found = inspect.collect_facts(look(copy))
     assert (
         len(found['damage']) == 1
         and found['lineage'][1]['checked']['checkpoint 1'] == 'not there; there are 2'
     )
-    assert 'its own ancestor' in examine.ancestors(child_of(copy, 1))[0].said['run']
+    assert 'its own ancestor' in examine.ancestors(child_of(copy, 1))[0].checks['run']
 
 
 def test_what_is_taken_from_a_parent_is_told(made, tmp_path, caplog):
@@ -348,10 +348,10 @@ def test_what_is_taken_from_a_parent_is_told(made, tmp_path, caplog):
     config = config.copy_and_resolve_references()
     config.parent, config.model.positions = str(path), 'none'
     with caplog.at_level('INFO', 'ordem'):
-        e = posttrain.prepare(config, str(tmp_path / 'none'))
+        e = setup.build_experiment(config, str(tmp_path / 'none'))
     count = len(jax.tree.leaves(e.state['params']))
     told = [
-        r.getMessage() for r in caplog.records if r.name == 'ordem' and r.module == 'checkpoint'
+        r.getMessage() for r in caplog.records if r.name == 'ordem' and r.module == 'warm_start'
     ]
     assert told == [
         f'{path}@2: all {count} parameters are taken over; optimizer, step and random keys begin anew',
@@ -365,7 +365,7 @@ def test_an_old_run_compared():
     run = Run.parse('tests/golden/encodings/rerope')
     e = SimpleNamespace(run=run, config=run.config(), tokenizer=run.tokenizer(), damage=[])
     e.lineage = run.lineage()
-    there = compare.other('configs/base.py', [])
+    there = compare.open_other('configs/base.py', [])
     found = compare.compare(e, there)['differences']
     (row,) = [d for d in found if d['what'] == 'encoding']
     assert row['flags'] == [

@@ -10,7 +10,7 @@ from apps import mine as app
 from data.pairs import hard_negatives, read as read_pairs
 from data.pairs.read import Pair
 from runtime.run_dir import Run
-from train import loop
+from train import loop, setup
 
 PAIRS = [
     Pair('', f'Qual é a capital {n}?', (f'A capital {n} é {c}.',), ())
@@ -33,7 +33,7 @@ def run(cache, tiny, tmp_path_factory):
     c = tiny(cache)
     c.train.steps, c.optimizer.warmup, c.eval.every, c.checkpoint.every = 1, 0, 0, 1
     path = tmp_path_factory.mktemp('mine') / 'run'
-    loop.train(loop.prepare(c, str(path)))
+    loop.train(setup.build_experiment(c, str(path)))
     return path
 
 
@@ -94,9 +94,9 @@ def test_by_the_model_of_the_run(run):
     model, params, tokenizer, config = checkpoint.load(Run.parse(str(run)))
     embedder = Embedder(model, params, config.embedding.pooling)
     vectors = lambda texts: embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
-    mined = found.mined(app.by_run(Run.parse(str(run)), 2, 1.0))
-    queries, documents = vectors([a.query for a in found.asked.values()]), vectors(found.documents)
-    for query, asked, pair in zip(queries, found.asked.values(), mined):
+    mined = found.add_negatives(app.by_run(Run.parse(str(run)), 2, 1.0))
+    queries, documents = vectors([q.text for q in found.queries.values()]), vectors(found.documents)
+    for query, asked, pair in zip(queries, found.queries.values(), mined):
         scores = documents @ query
         allowed = [
             i
@@ -121,7 +121,7 @@ def test_by_words(given, tmp_path):
     assert all(len(p.negatives) >= 2 for p in mined[:5]) and all(
         'A capital' in n for p in mined[1:5] for n in p.negatives
     )
-    found = app.Collection(PAIRS).mined(lambda *given: hard_negatives.by_words(*given, 2))
+    found = app.Collection(PAIRS).add_negatives(lambda *given: hard_negatives.by_words(*given, 2))
     assert [json.dumps(p.negatives) for p in mined] == [json.dumps(p.negatives) for p in found]
 
 
@@ -166,7 +166,7 @@ def test_mistakes(given, tmp_path, monkeypatch, args, message, capsys):
     values(['', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', *args])
     monkeypatch.setattr(app.flags, 'FLAGS', values)
     with pytest.raises(SystemExit) as ended:
-        exit._guarded(app.main)
+        exit._run_main(app.main, False, ['mine'])
     said = capsys.readouterr().err
     assert (
         ended.value.code == 2

@@ -229,7 +229,7 @@ def test_hits_know_their_place(reader, notes, tmp_path, monkeypatch):
         for h in page
     )
     assert len({(h.path, h.start, h.record) for h in hits}) == len(hits) > 12
-    monkeypatch.setattr(engines, '_PASSAGE', 10)
+    monkeypatch.setattr(engines, '_PASSAGE_WORDS', 10)
     lexical = opened(tmp_path / 'ix').search('day 100 cats', 1, 'lexical', [])[0]
     assert (
         'day 100.' in lexical.text[slice(*lexical.passage)]
@@ -253,7 +253,7 @@ def test_the_passage_is_the_nearest_window(reader, notes, tmp_path):
     ]
     assert hits
     for hit in hits:
-        windows = e._windows(hit.text, spans := engines.passages(hit.text, engines._PASSAGE))
+        windows = e._windows(hit.text, spans := engines.passages(hit.text, engines._PASSAGE_WORDS))
         assert {len(w) for w in windows} == {engines._WINDOW}
         for ids, span in zip(windows, spans):
             query = reader.tokenizer.decode(ids).strip()
@@ -539,13 +539,13 @@ def test_what_is_shown(reader, notes, tmp_path, monkeypatch):
     index(reader, tmp_path / 'ix', notes)
     hits = opened(tmp_path / 'ix').search('oolonga', 5, 'lexical', [])
     monkeypatch.chdir(notes)
-    plain, colored = show.told(hits, False), show.told(hits, True)
+    plain, colored = show.format_hits(hits, False), show.format_hits(hits, True)
     assert plain.splitlines() == [
         f'1. odd\\x1b[2J.txt:1  {hits[0].score:.4f}',
         '   Lead in. Here \\x1b[31mred\\x07 oolonga is. Then more of it.',
     ]
     assert 'Lead in. \x1b[33mHere \\x1b[31mred\\x07 oolonga is. Then more of it.\x1b[0m' in colored
-    assert show.told([], False) == 'nothing found'
+    assert show.format_hits([], False) == 'nothing found'
     long = engines.Hit(
         '/x/paper.PDF',
         None,
@@ -558,16 +558,18 @@ def test_what_is_shown(reader, notes, tmp_path, monkeypatch):
         (500, 511),
     )
     assert (
-        show.place(long) == '/x/paper.PDF:p3-4'
-        and len(show.told([long], False)) < 400
-        and '… word' in show.told([long], False)
+        show.format_place(long) == '/x/paper.PDF:p3-4'
+        and len(show.format_hits([long], False)) < 400
+        and '… word' in show.format_hits([long], False)
     )
     found = json.loads(show.as_json('q', 'lexical', hits))
     assert set(found) == {'query', 'mode', 'results'} and [set(r) for r in found['results']] == [
         {'path', 'record', 'line', 'end_line', 'start', 'end', 'score', 'text', 'there', 'passage'}
     ]
     assert found['results'][0]['there'] and '(not there any more)' not in plain
-    assert show.told([long], False).startswith('1. /x/paper.PDF:p3-4  (not there any more)  1.0')
+    assert show.format_hits([long], False).startswith(
+        '1. /x/paper.PDF:p3-4  (not there any more)  1.0'
+    )
     passage = found['results'][0]['passage']
     assert (
         open(notes / 'odd\x1b[2J.txt').read()[passage['start'] : passage['end']] == passage['text']

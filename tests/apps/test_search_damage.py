@@ -188,7 +188,7 @@ def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name, change)
 @pytest.mark.parametrize('harm', ['flip', 'gone', 'database'])
 def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
     """Catches a saved part of a graph that is taken up though it was damaged, or though the numbers of its vectors are now those of others."""
-    for name in ('_ADDED', '_SAVED'):
+    for name in ('_ADDED_TOGETHER', '_SAVE_EVERY'):
         monkeypatch.setattr(update, name, 4)
     added, works = [], update.vectors.add
 
@@ -309,8 +309,8 @@ def test_a_hit_is_named_in_one_line():
     """Catches the name of a file with an end of a line in it, which makes two lines of a hit."""
     hit = types.SimpleNamespace(record=None, score=1.0)
     with (
-        mock.patch.object(show, 'place', lambda hit: 'a\n2. b.txt:1'),
+        mock.patch.object(show, 'format_place', lambda hit: 'a\n2. b.txt:1'),
         mock.patch.object(show, 'is_there', lambda hit: True),
-        mock.patch.object(show, '_snippet', lambda hit: 'words'),
+        mock.patch.object(show, '_mark_snippet', lambda hit: 'words'),
     ):
-        assert show.told([hit], False) == '1. a\\n2. b.txt:1  1.0000\n   words'
+        assert show.format_hits([hit], False) == '1. a\\n2. b.txt:1  1.0000\n   words'

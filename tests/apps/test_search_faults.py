@@ -188,7 +188,7 @@ def test_what_leads_nowhere_is_gone_and_what_is_closed_is_kept(
 
 def test_many_warnings_are_counted(reader, notes, tmp_path, log, monkeypatch):
     """Catches a folder of pictures that fills the terminal."""
-    monkeypatch.setattr(update, '_TOLD', 3)
+    monkeypatch.setattr(update, '_NAMED', 3)
     for i in range(9):
         (notes / f'{i}.png').write_bytes(b'\0')
     assert '9 skipped' in index(reader, tmp_path / 'ix', notes)
@@ -220,8 +220,8 @@ def test_killed_anywhere_it_goes_on(
         (notes / f'{i}.txt').write_text(
             f'New text {i} about {"xyzuvwabcd"[i] * 4} and number {i}.\n'
         )
-    monkeypatch.setattr(update, '_ADDED', 2)
-    monkeypatch.setattr(update, '_SAVED', 2)
+    monkeypatch.setattr(update, '_ADDED_TOGETHER', 2)
+    monkeypatch.setattr(update, '_SAVE_EVERY', 2)
     places = {
         'reading': (files, 'read', 3),
         'embedding': (reader, 'embed', 2),
@@ -326,7 +326,7 @@ def test_kill_and_signals(search_run, notes, tmp_path):
 
     process = start(20)
     other = Folder(str(tmp_path / 'ix'))
-    with pytest.raises(RunError, match='another process indexes into this folder'), other.in_use():
+    with pytest.raises(RunError, match='another process indexes into this folder'), other.hold():
         pass
     with pytest.raises(RunError, match='its first indexing did not end, or goes on'):
         Engine(other)

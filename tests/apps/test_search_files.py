@@ -114,7 +114,7 @@ def test_text_is_read_in_blocks_that_know_their_place(tmp_path, monkeypatch):
 def test_text_with_a_mark_of_its_encoding(tmp_path, monkeypatch, encoding):
     """Catches UTF-16 and UTF-32 taken for binary, read whole, or cut inside a character, and places that are of bytes or count the mark."""
     monkeypatch.setattr(files, '_BLOCK', 100)
-    monkeypatch.setattr(files, '_LINE', 300)
+    monkeypatch.setattr(files, '_MAX_LINE', 300)
     text = (
         ''.join(f'línea {i} \U0001f600\u2028数据\r\n' + '\n' * (i % 5 == 0) for i in range(300))
         + 'end'
@@ -185,7 +185,7 @@ def test_html_declares_its_encoding(tmp_path):
 )
 def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, name, content, reason):
     """Catches a traceback, and a long line or a large file that is read whole."""
-    for limit, count in (('_BLOCK', 100), ('_LINE', 1000), ('_WHOLE', 2000)):
+    for limit, count in (('_BLOCK', 100), ('_MAX_LINE', 1000), ('_MAX_WHOLE', 2000)):
         monkeypatch.setattr(files, limit, count)
     with pytest.raises(DataError, match=reason):
         read(tmp_path, name, content)
@@ -235,7 +235,7 @@ def test_a_paragraph_of_html_knows_its_lines(tmp_path):
 
 def test_records_of_json_lines(tmp_path, monkeypatch):
     """Catches a broken record that ends the file, a title or an id that is lost, and a line that is read whole."""
-    monkeypatch.setattr(files, '_LINE', 300)
+    monkeypatch.setattr(files, '_MAX_LINE', 300)
     rows = [
         json.dumps({'_id': 'a', 'title': 'T', 'text': 'one\ntwo'}),
         '{"text": 3}',
@@ -387,7 +387,7 @@ def test_lines_of_any_end_have_their_numbers(tmp_path, monkeypatch):
     """Catches lines that are counted by LF alone, a file of CR that is one line too long to read,
     and CR LF that is two lines where a block ends in it."""
     monkeypatch.setattr(files, '_BLOCK', 50)
-    monkeypatch.setattr(files, '_LINE', 120)
+    monkeypatch.setattr(files, '_MAX_LINE', 120)
     text = ''.join(f'line {i} of the text\n' for i in range(1, 200)) + 'end'
     for end in ('\n', '\r\n', '\r'):
         parts = read(tmp_path, 'a.txt', text.replace('\n', end))

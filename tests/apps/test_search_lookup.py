@@ -67,11 +67,13 @@ def test_terms_are_stems_as_ever():
         stem = str if language == 'none' else Stemmer.Stemmer(language).stemWord
         expected = [stem(word) for word in re.findall(r'[^\W_]+', text.lower())]
         words = lexical.Words(language)
-        assert words(text) == words.asked(text) == expected == lexical.Words(language, 1)(text)
+        assert (
+            words(text) == words.query_terms(text) == expected == lexical.Words(language, 1)(text)
+        )
 
 
 def test_endings_of_turkish():
     """Catches a dotless I that is a dotted one where endings are cut by the vowels before them."""
     words = lexical.Words('turkish')
-    assert words('KAPI') == words.asked('kapı') == ['kap']
-    assert words('İZMİRDE') == words.asked('İzmir') == ['izmir']
+    assert words('KAPI') == words.query_terms('kapı') == ['kap']
+    assert words('İZMİRDE') == words.query_terms('İzmir') == ['izmir']

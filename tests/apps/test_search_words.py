@@ -189,7 +189,9 @@ def test_an_older_index_is_cut_again_and_not_embedded(reader, older, monkeypatch
     ):  # the older version, stopped when it has cut the words of a new file
         then.setattr(update.lexical, 'Words', functools.partial(lexical.Words, number=1))
         then.setattr(update.rules, 'RULES', 1)
-        then.setattr(update.Update, '_vectors', lambda *_: (_ for _ in ()).throw(KeyError('stop')))
+        then.setattr(
+            update.Update, '_build_vectors', lambda *_: (_ for _ in ()).throw(KeyError('stop'))
+        )
         with pytest.raises(KeyError):
             (older.parent / 'texts/new.txt').write_text(NFD('Água nova'))
             index(reader, older)

@@ -6,7 +6,8 @@ from benchmarks import kernels
 
 
 def test_every_pair_is_measured_or_refused():
-    """Catches a pair that is left out without a word, and a ratio to something else than the reference with the same encoding."""
+    """Catches a pair that is left out without a word, and a ratio to something else than the
+    reference with the same encoding."""
     f = types.SimpleNamespace(width=16, layers=1, heads=2, rows=1, length=16, steps=1, rounds=1)
     found = {
         row['encoding']: row for row in kernels.measure(f, ['none', 'cope'], ['reference', 'xla'])

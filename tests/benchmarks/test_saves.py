@@ -4,7 +4,8 @@ from benchmarks import saves
 
 
 def test_a_save_is_measured(tiny_config, tmp_path, monkeypatch):
-    """Catches a benchmark that does not run any more, and a share that leaves out the checksums or the copies."""
+    """Catches a benchmark that does not run any more, and a share that leaves out the checksums or
+    the copies."""
     from runtime import checkpoint
 
     clock, save = [0.0], checkpoint.Checkpoints.save

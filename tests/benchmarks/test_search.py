@@ -7,7 +7,8 @@ from benchmarks import search
 
 
 def test_a_graph_is_measured_beside_exact_search(tmp_path):
-    """Catches a recall that is not counted, vectors that are no vectors, a time of something else, and an opening that reads the file."""
+    """Catches a recall that is not counted, vectors that are no vectors, a time of something else,
+    and an opening that reads the file."""
     found = search.graph(tmp_path, '', 3000, 64, 40)
     assert (
         0.95 <= found['recall_at_10'] <= 1

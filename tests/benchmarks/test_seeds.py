@@ -7,7 +7,8 @@ from configs.ablations import base
 
 
 def test_both_ways_are_measured(monkeypatch):
-    """Catches a benchmark that does not run any more, a ratio upside down, and a mean of rates that is not that of the tokens."""
+    """Catches a benchmark that does not run any more, a ratio upside down, and a mean of rates that
+    is not that of the tokens."""
     ran = []
     rate = {1: [1000, 3000], 2: [6000]}
 

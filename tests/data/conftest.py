@@ -27,7 +27,8 @@ def files(config, tmp_path):
             path = tmp_path / 'files' / name.replace('__', '.')
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(content if isinstance(content, bytes) else content.encode())
-        config.source, config.files.paths = 'files', str(tmp_path / 'files')
+        config.source = 'files'
+        config.files.paths = str(tmp_path / 'files')
         return tmp_path / 'files'
 
     return write
@@ -35,6 +36,6 @@ def files(config, tmp_path):
 
 @pytest.fixture(scope='session')
 def tokenizer():
-    wanted = base.get_config().tokenizer
-    wanted.kind = 'char'
-    return tokenizers.train(store.training_texts(small_config()), wanted)
+    settings = base.get_config().tokenizer
+    settings.kind = 'char'
+    return tokenizers.train(store.training_texts(small_config()), settings)

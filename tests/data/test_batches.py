@@ -22,7 +22,8 @@ WORLDS = st.fixed_dictionaries(
 
 
 def build(lengths, seq_len, batch_size, seed, packing, answered, shuffle=True):
-    """Documents whose tokens are all different, so that each can be recognised wherever it turns up."""
+    """Documents whose tokens are all different, so that each can be recognised wherever it turns
+    up."""
     offsets = np.cumsum([0, *lengths])
     split = Split(
         np.arange(1, offsets[-1] + 1),
@@ -49,7 +50,8 @@ def epoch_rows(batches, epoch):
 @settings(deadline=None, max_examples=120)
 @given(WORLDS)
 def test_an_epoch(world):
-    """Catches tokens lost, repeated or crossing documents, positions that do not restart, and targets of another document."""
+    """Catches tokens lost, repeated or crossing documents, positions that do not restart, and
+    targets of another document."""
     if not fits(world):
         return
     split, batches = build(**world)
@@ -97,7 +99,8 @@ def test_a_batch_is_a_function_of_the_step(world, step, cut):
     cut = min(cut, world['batch_size'])
     batches(step + 7)
     _, again = build(**world)
-    first, second = again(step, slice(0, cut)), again(step, slice(cut, None))
+    first = again(step, slice(0, cut))
+    second = again(step, slice(cut, None))
     for name, dtype in FIELDS.items():
         assert whole[name].dtype == dtype and whole[name].shape == (
             world['batch_size'],
@@ -117,7 +120,8 @@ def test_epochs_are_shuffled_anew_and_seeds_differ(packing):
 
 
 def test_a_single_long_document_is_cut_elsewhere_in_each_epoch():
-    """Catches a corpus of one file that always shows the same windows, or shows them in the order of the text."""
+    """Catches a corpus of one file that always shows the same windows, or shows them in the order
+    of the text."""
     _, batches = build([500], 10, 4, 0, 'stream', False)
     assert np.abs(np.diff(epoch_rows(batches, 0)['tokens'][:, 5])).mean() > 50
     starts = {tuple(sorted(epoch_rows(batches, e)['tokens'][:, 5])) for e in range(4)}
@@ -126,7 +130,8 @@ def test_a_single_long_document_is_cut_elsewhere_in_each_epoch():
 
 @pytest.mark.parametrize('packing', ['stream', 'whole'])
 def test_evaluation_sees_each_token_once(packing):
-    """Catches a last batch that wraps around, shuffled evaluation, and a process that evaluates other rows than its own."""
+    """Catches a last batch that wraps around, shuffled evaluation, and a process that evaluates
+    other rows than its own."""
     split, batches = build([5, 9, 7, 3, 8], 10, 3, 0, packing, False, shuffle=False)
     seen = [t for b in batches.once() for t in b['tokens'][b['segment_ids'] > 0]]
     assert sorted(seen) == list(range(1, 33))
@@ -149,7 +154,8 @@ def test_prefetched_batches_come_in_order(ahead):
 @settings(deadline=None, max_examples=40)
 @given(WORLDS)
 def test_batches_are_the_epochs_one_after_the_other(world):
-    """Catches rows skipped or repeated between batches, and a batch that stops where an epoch ends."""
+    """Catches rows skipped or repeated between batches, and a batch that stops where an epoch
+    ends."""
     if not fits(world):
         return
     _, batches = build(**world)
@@ -176,7 +182,8 @@ def test_hosts_share_no_token(packing):
 
 @pytest.mark.parametrize('packing', ['stream', 'whole'])
 def test_less_than_a_row(packing):
-    """Catches a small store that fails, or that fills a row by repetition; evaluation pads with weight 0."""
+    """Catches a small store that fails, or that fills a row by repetition; evaluation pads with
+    weight 0."""
     _, batches = build([3, 4], 32, 4, 0, packing, False)
     shown = [row[row > 0].tolist() for row in batches(0)['tokens']]
     assert any(shown) and all(len(set(row)) == len(row) for row in shown)
@@ -209,6 +216,7 @@ def test_documents_that_do_not_fit():
     config = ConfigDict(dict(seq_len=10, batch_size=2, packing='whole', on_broken='fatal'))
     with pytest.raises(
         DataError,
-        match=r'1 documents are longer than a row \(config.data.seq_len is 10\), the longest has 30',
+        match=r'1 documents are longer than a row \(config.data.seq_len is 10\), '
+        'the longest has 30',
     ):
         Batches(build([5, 30, 6], 10, 2, 0, 'stream', False)[0], config, 0)

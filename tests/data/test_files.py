@@ -45,8 +45,8 @@ def notes(tmp_path, monkeypatch):
     return tmp_path / 'notes'
 
 
-def found(paths):
-    return [str(path) for path in sources.find_files(paths)]
+def found(names):
+    return [str(path) for path in sources.find_files(names)]
 
 
 @pytest.mark.parametrize('paths', ['notes', 'notes/', './notes', 'notes/**', '**'])
@@ -71,10 +71,10 @@ def test_a_folder_is_what_its_pattern_and_search_find(notes, paths):
 def test_what_was_made_of_texts_is_none(notes, names, reason):
     """Catches metrics of a run that are trained on, and an index that is indexed by another."""
     before = found('notes')
-    made = notes / 'deep' / 'made'
-    made.mkdir()
+    folder = notes / 'deep' / 'made'
+    folder.mkdir()
     for name in (*names, 'metrics.jsonl', 'words.txt'):
-        (made / name).write_text('{}')
+        (folder / name).write_text('{}')
     paths, passed = files.find('notes', sources.SUFFIXES, 'F')
     assert [str(path) for path in paths] == before and reason in str(passed)
     walk = search_files.Walk([str(notes)], notes.parent / 'elsewhere/..')
@@ -91,11 +91,11 @@ def test_what_is_passed_over_is_counted(notes):
         (notes / name).write_text('x')
     os.mkfifo(notes / 'pipe.txt')
     _, passed = files.find('notes', sources.SUFFIXES, 'F')
-    told = str(passed)
-    assert told.startswith('1 as a link to a folder around it, 1 as no regular file, 4 hidden, ')
-    assert '1 named __pycache__, 1 named node_modules, 3 seen under another name' in told
-    assert '3 of other kinds (.pdf 2, none 1)' in told
-    assert '2 that cannot be read (the first notes/gone.txt: No such file' in told
+    message = str(passed)
+    assert message.startswith('1 as a link to a folder around it, 1 as no regular file, 4 hidden, ')
+    assert '1 named __pycache__, 1 named node_modules, 3 seen under another name' in message
+    assert '3 of other kinds (.pdf 2, none 1)' in message
+    assert '2 that cannot be read (the first notes/gone.txt: No such file' in message
 
 
 @pytest.mark.parametrize(
@@ -170,8 +170,8 @@ def test_a_long_list_is_not_tried_in_all_its_stretches(tmp_path, monkeypatch):
     """Catches a list of thousands of files that takes minutes, as each stretch of it may be one
     name with commas."""
     tried = []
-    there = files._leads_somewhere
-    monkeypatch.setattr(files, '_leads_somewhere', lambda e: tried.append(e) or there(e))
+    leads_somewhere = files._leads_somewhere
+    monkeypatch.setattr(files, '_leads_somewhere', lambda e: tried.append(e) or leads_somewhere(e))
     monkeypatch.chdir(tmp_path)
     names = [f'{i}.txt' for i in range(60)]
     for name in (*names, '7.txt, 8', '[x, y]'):
@@ -216,13 +216,15 @@ def test_an_end_of_a_name_counts_without_case(config, tmp_path, suffix):
 
     from data.pairs import read as read_pairs
 
-    lower, folder = suffix.lower(), tmp_path / 'files'
+    lower = suffix.lower()
+    folder = tmp_path / 'files'
     row = 'a\tb\n' if 'tsv' in lower else '{"text": "a", "query": "a", "positive": "b"}\n'
     pack = {'.gz': gzip.compress, '.zst': zstandard.compress}.get(lower[-4:].lstrip('lt'), bytes)
     pack = gzip.compress if lower.endswith('gz') else pack
     folder.mkdir()
     (folder / f'x{suffix}').write_bytes(pack(row.encode()))
-    config.source, config.files.paths = 'files', str(folder)
+    config.source = 'files'
+    config.files.paths = str(folder)
     if 'tsv' not in lower:
         [record] = sources.read(config)
         assert record.text == ('a' if 'jsonl' in lower else row)

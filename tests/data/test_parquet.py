@@ -18,10 +18,10 @@ def test_parquet_rows_are_records(tmp_path):
     config = base.get_config().data
     config.update(source='files')
     config.files.paths = str(tmp_path)
-    found = list(sources.read(config))
-    assert [r.text for r in found if isinstance(r, Record)] == ['um', 'dois']
+    items = list(sources.read(config))
+    assert [r.text for r in items if isinstance(r, Record)] == ['um', 'dois']
     assert [
-        (b.where.rsplit('/', 1)[1], b.reason[:14]) for b in found if isinstance(b, BadRecord)
+        (b.where.rsplit('/', 1)[1], b.reason[:14]) for b in items if isinstance(b, BadRecord)
     ] == [
         ('a.parquet:3', 'empty document'),
         ('b.parquet', 'cannot be read'),

@@ -27,14 +27,15 @@ def chat(*roles):
 
 
 def read(config):
-    found = list(sources.read(config))
-    return [r for r in found if isinstance(r, Record)], [
-        b for b in found if isinstance(b, BadRecord)
+    items = list(sources.read(config))
+    return [r for r in items if isinstance(r, Record)], [
+        b for b in items if isinstance(b, BadRecord)
     ]
 
 
 def test_every_kind_of_file(config, files):
-    """Catches a suffix, a byte order mark, a blank line, or a file of several compressed frames that is misread."""
+    """Catches a suffix, a byte order mark, a blank line, or a file of several compressed frames
+    that is misread."""
     folder = files(
         a__txt='olá\n',
         b__txt='\ufeffmarked',
@@ -90,7 +91,8 @@ def test_large_compressed_files(config, files, content):
     ],
 )
 def test_paths(config, files, tmp_path, paths, names):
-    """Catches a pattern or folder not searched, a file read twice, and an order that depends on the disk."""
+    """Catches a pattern or folder not searched, a file read twice, and an order that depends on the
+    disk."""
     folder = files(b__txt='b', a__txt='a', z__md='not read')
     (folder / 'deep').mkdir()
     (folder / 'deep' / 'c.txt').write_text('c')
@@ -277,7 +279,8 @@ BROKEN = {  # name: (file, its content, line or '', reason)
 
 @pytest.mark.parametrize('name, content, line, reason', BROKEN.values(), ids=BROKEN)
 def test_broken_records(config, files, tokenizer, name, content, line, reason):
-    """Catches a broken record that is taken, ends in a traceback, hides its neighbours, or is reported without its place."""
+    """Catches a broken record that is taken, ends in a traceback, hides its neighbours, or is
+    reported without its place."""
     folder = files(**{name: content, 'whole.txt': 'read all the same'})
     records, broken = read(config)
     assert [b.where for b in broken] == [f'{folder / name}{line}']
@@ -289,7 +292,8 @@ def test_broken_records(config, files, tokenizer, name, content, line, reason):
 
 @pytest.mark.parametrize('pack', [gzip.compress, zstandard.compress])
 def test_truncated_lines(config, files, pack):
-    """Catches a cut file taken for a whole one: the lines before the cut are read, the cut is reported where it is."""
+    """Catches a cut file taken for a whole one: the lines before the cut are read, the cut is
+    reported where it is."""
     suffix = 'gz' if pack is gzip.compress else 'zst'
     folder = files(**{f'a__jsonl__{suffix}': pack(PACKED * 20)[:-20]})
     records, [broken] = read(config)
@@ -413,17 +417,17 @@ def test_how_many_may_be_skipped(config, files, tokenizer, caplog, lost, what, o
         a__jsonl='{"txt": "none"}\n' * lost
         + ''.join(f'{{"text": "{i}"}}\n' for i in range(20 - lost))
     )
-    said = (
+    message = (
         f'{lost} of 20 records could not be read and are left out, the first .*a.jsonl:1: no field'
     )
     for known in (False, True):
         caplog.clear()
         if what == 'error' and on_broken == 'skip':
-            with pytest.raises(DataError, match=f'{said}.*config.data.on_broken=skip_all'):
+            with pytest.raises(DataError, match=f'{message}.*config.data.on_broken=skip_all'):
                 TokenStore.open_or_build(config, tokenizer, progress=False)
         else:
             TokenStore.open_or_build(config, tokenizer, progress=False)
-            assert any(map(re.compile(said).match, caplog.messages)) == (
+            assert any(map(re.compile(message).match, caplog.messages)) == (
                 what != 'none' and not known
             )
 
@@ -444,9 +448,13 @@ def test_parquet_needs_its_extra(config, files, monkeypatch):
 
 
 def test_fingerprint_follows_the_files(config, files):
-    """Catches a stale store: the fingerprint changes with a file, a new file, a field; not with reading."""
+    """Catches a stale store: the fingerprint changes with a file, a new file, a field; not with
+    reading."""
     seen = []
-    look = lambda: seen.append(json.dumps(sources.fingerprint(config)))
+
+    def look():
+        seen.append(json.dumps(sources.fingerprint(config)))
+
     folder = files(a__txt='one')
     look(), read(config), look()
     assert seen[0] == seen[1]
@@ -462,13 +470,15 @@ def test_fingerprint_follows_the_files(config, files):
 
 
 def test_pydoc(config, monkeypatch):
-    """Catches documentation that needs the network, is empty, or repeats a module; and an order that changes."""
+    """Catches documentation that needs the network, is empty, or repeats a module; and an order
+    that changes."""
 
     def refuse(*_, **__):
         raise AssertionError('the network was used')
 
     monkeypatch.setattr(socket.socket, 'connect', refuse)
-    config.source, config.pydoc.modules = 'pydoc', 12
+    config.source = 'pydoc'
+    config.pydoc.modules = 12
     records, broken = read(config)
     assert 5 <= len(records) <= 12 and not broken and read(config)[0] == records
     assert len({r.where for r in records}) == len(records)
@@ -502,17 +512,20 @@ def in_python(*flags, **env):
 @pytest.mark.parametrize('flags, env', [(['-OO'], {}), ([], {'PYTHONOPTIMIZE': '2'})])
 def test_documentation_that_is_left_out(flags, env):
     """Catches a quarter of a corpus, without a word, where Python leaves documentation out."""
-    said = in_python(*flags, **env)
-    assert said.startswith("DataError config.data.source 'pydoc'") and 'expected at most 1' in said
+    output = in_python(*flags, **env)
+    assert (
+        output.startswith("DataError config.data.source 'pydoc'") and 'expected at most 1' in output
+    )
 
 
 def test_documentation_is_its_content(config, monkeypatch):
     """Catches a key that another environment has for other text, or another key for the same
     text."""
-    config.source, config.pydoc.modules = 'pydoc', 8
+    config.source = 'pydoc'
+    config.pydoc.modules = 8
     here = sources.fingerprint(config)['content']
-    told = in_python('-O', PYTHONHASHSEED='7', LC_ALL='C', HOME='/nowhere', TZ='Asia/Tokyo')
-    assert told.split() == [here, str(len(list(sources.read(config))))]
+    output = in_python('-O', PYTHONHASHSEED='7', LC_ALL='C', HOME='/nowhere', TZ='Asia/Tokyo')
+    assert output.split() == [here, str(len(list(sources.read(config))))]
     sources._pydoc_hash.cache_clear()
     monkeypatch.setattr(sources.inspect, 'getdoc', lambda _: 'words ' * 60)
     assert sources.fingerprint(config)['content'] != here

@@ -10,7 +10,8 @@ from configs import base
 from data import sources, store, tokenizer as tokenizers
 from data.chat import decode_answer, encode_messages, encode_prompt
 from data.records import DataError
-from data.store import SPLITS, TokenStore, in_split
+from data.splits import SPLITS, in_split
+from data.store import TokenStore
 
 TEXTS = [f'document {i}: ' + 'words and words ' * (i % 7) for i in range(60)]
 LINES = ''.join(json.dumps({'text': t}) + '\n' for t in TEXTS)
@@ -40,14 +41,17 @@ def test_tokens_are_those_of_the_records(config, files, tokenizer, on_broken):
     assert built.manifest['records'] == dict(read=60 + len(bad), kept=60, broken=len(bad))
     assert [b['where'].split(':')[-1] for b in built.manifest['broken']] == ['21', '62'][: len(bad)]
     for name in SPLITS:
-        kept = [t for i, t in enumerate(TEXTS) if in_split(i, config) == name]
-        split, counted = built.split(name), built.manifest['splits'][name]
+        texts = [t for i, t in enumerate(TEXTS) if in_split(i, config) == name]
+        split = built.split(name)
+        counted = built.manifest['splits'][name]
         assert documents(split) == [
-            [tokenizer.bos, *tokenizer.encode(t), tokenizer.eos] for t in kept
+            [tokenizer.bos, *tokenizer.encode(t), tokenizer.eos] for t in texts
         ]
         assert split.answered is None
         assert counted == dict(
-            documents=len(kept), tokens=len(split.tokens), bytes=sum(len(t.encode()) for t in kept)
+            documents=len(texts),
+            tokens=len(split.tokens),
+            bytes=sum(len(t.encode()) for t in texts),
         )
         assert split.num_bytes == counted['bytes'] and split.offsets[-1] == counted['tokens']
 
@@ -79,28 +83,28 @@ def test_conversations_answer_for_answers(config, files, tokenizer):
     split = build(config, tokenizer).split('train')
     assert len(split.answered) == len(split.tokens) and len(split.lengths) == len(PAIRS)
     for i, (q, a) in enumerate(PAIRS):
-        ids, mask = (
-            split.document(i).tolist(),
-            split.answered[split.offsets[i] : split.offsets[i + 1]].astype(bool),
-        )
-        asked, said = tokenizer.encode(f' {q}'), tokenizer.encode(f' {a}')
+        ids = split.document(i).tolist()
+        mask = split.answered[split.offsets[i] : split.offsets[i + 1]].astype(bool)
+        asked = tokenizer.encode(f' {q}')
+        answer_ids = tokenizer.encode(f' {a}')
         assert ids == [
             tokenizer.bos,
             tokenizer.user,
             *asked,
             tokenizer.assistant,
-            *said,
+            *answer_ids,
             tokenizer.end,
         ]
-        assert np.asarray(ids)[mask].tolist() == [*said, tokenizer.end]
+        assert np.asarray(ids)[mask].tolist() == [*answer_ids, tokenizer.end]
         assert (
-            encode_prompt([('user', q)], tokenizer) == ids[: -len(said) - 1]
-            and decode_answer(said, tokenizer) == a
+            encode_prompt([('user', q)], tokenizer) == ids[: -len(answer_ids) - 1]
+            and decode_answer(answer_ids, tokenizer) == a
         )
 
 
 def test_turns(tokenizer):
-    """Catches a second turn that is not answered for, or a prompt that differs from training on the same turns."""
+    """Catches a second turn that is not answered for, or a prompt that differs from training on the
+    same turns."""
     messages = (('user', 'a'), ('assistant', 'b'), ('user', 'c'), ('assistant', '<|end|>'))
     ids, mask = encode_messages(messages, tokenizer)
     prompt = encode_prompt(messages[:3], tokenizer)
@@ -114,10 +118,15 @@ def test_a_system_message(tokenizer):
     another in the prompt than in training."""
     messages = (('system', '<|system|>'), ('user', 'a'), ('assistant', 'b'), ('user', 'c'))
     ids, mask = encode_messages(messages, tokenizer)
-    said = tokenizer.encode(' <|system|>')
-    assert ids[: 3 + len(said)] == [tokenizer.bos, tokenizer.system, *said, tokenizer.user]
-    assert tokenizer.piece(tokenizer.system) == '<|system|>' and tokenizer.system not in said
-    assert mask == [*[0] * (2 + len(said)), *encode_messages(messages[1:], tokenizer)[1][1:]]
+    system_ids = tokenizer.encode(' <|system|>')
+    assert ids[: 3 + len(system_ids)] == [
+        tokenizer.bos,
+        tokenizer.system,
+        *system_ids,
+        tokenizer.user,
+    ]
+    assert tokenizer.piece(tokenizer.system) == '<|system|>' and tokenizer.system not in system_ids
+    assert mask == [*[0] * (2 + len(system_ids)), *encode_messages(messages[1:], tokenizer)[1][1:]]
     assert encode_prompt(messages, tokenizer) == [*ids, tokenizer.assistant]
 
 
@@ -135,8 +144,8 @@ def test_a_tokenizer_from_before_system_messages(config, files, mark, caplog):
     folder = files(a__jsonl=f'{TOLD}\n' * 3)
     config.validation = 0.0
     if mark != 'reserved0':
-        said = 'a system message, and the tokenizer has no mark .*: train a tokenizer anew'
-        with pytest.raises(DataError, match=f'{folder}/a.jsonl:1: {said}'):
+        message = 'a system message, and the tokenizer has no mark .*: train a tokenizer anew'
+        with pytest.raises(DataError, match=f'{folder}/a.jsonl:1: {message}'):
             build(config, before)
         return
     for _ in range(2):  # built, and found in the cache
@@ -202,7 +211,8 @@ def flip(path):
     ],
 )
 def test_damaged_store(config, tokenizer, caplog, name, harm):
-    """Catches a store that trains on noise, one changed bit among it, damage that is mended without a word, and remains of it."""
+    """Catches a store that trains on noise, one changed bit among it, damage that is mended without
+    a word, and remains of it."""
     built = build(config, tokenizer)
     before = built.split('train').tokens.tobytes()
     harm(built.path / name)
@@ -217,7 +227,8 @@ def test_damaged_store(config, tokenizer, caplog, name, harm):
 
 
 def test_broken_is_fatal_in_a_kept_store(config, files, tokenizer):
-    """Catches `fatal` that is forgotten because a store was built while broken records were skipped."""
+    """Catches `fatal` that is forgotten because a store was built while broken records were
+    skipped."""
     folder = files(a__jsonl=LINES + 'broken')
     build(config, tokenizer)
     config.on_broken = 'fatal'
@@ -264,15 +275,18 @@ def test_many_records_keep_their_order(config, files, tokenizer):
     """Catches documents lost or reordered where one batch of records ends."""
     files(a__jsonl=''.join(f'{{"text": "{i}"}}\n' for i in range(2500)))
     config.validation = 0.0
-    found = documents(build(config, tokenizer).split('train'))
-    assert [tokenizer.decode(d) for d in found] == [str(i) for i in range(2500)]
+    stored = documents(build(config, tokenizer).split('train'))
+    assert [tokenizer.decode(d) for d in stored] == [str(i) for i in range(2500)]
 
 
 def test_large_vocabulary(config, files):
     """Catches token ids cut to 16 bits."""
 
     class Large:
-        vocab_size, bos, eos, hash = 2**16 + 10, 2**16 + 1, 2**16 + 2, 'large'
+        vocab_size = 2**16 + 10
+        bos = 2**16 + 1
+        eos = 2**16 + 2
+        hash = 'large'
         encode_batch = staticmethod(lambda texts: [[2**16 + 3] for _ in texts])
 
     files(a__txt='text')
@@ -304,23 +318,29 @@ def test_equal_documents_stay_together(config, files, tokenizer, caplog, again, 
     it comes once, and a vocabulary that has seen it."""
     caplog.set_level('INFO', 'ordem')
     config.validation = 0.3
-    found = [f'café {i}\nand words' for i in range(60)]
+    texts = [f'café {i}\nand words' for i in range(60)]
     sides, held, trained = two_splits(config)
-    there = [i for i in range(40, 60) if sides[i] == 'train'][0]
+    elsewhere = [i for i in range(40, 60) if sides[i] == 'train'][0]
     here = [i for i in range(40, 60) if sides[i] == 'validation'][0]
-    found[there], found[here] = again(found[held]), again(found[trained])
-    row = lambda t: dict(text=t) if form == 'texts' else dict(question=t, answer='yes')
-    files(a__jsonl=''.join(json.dumps(row(t)) + '\n' for t in found))
+    texts[elsewhere], texts[here] = again(texts[held]), again(texts[trained])
+
+    def row(t):
+        return dict(text=t) if form == 'texts' else dict(question=t, answer='yes')
+
+    files(a__jsonl=''.join(json.dumps(row(t)) + '\n' for t in texts))
     built = build(config, tokenizer)
-    key = lambda t: t.replace('e\u0301', 'é').split()
-    first = {here: trained, there: held}
-    wanted = {
-        name: [key(t) for i, t in enumerate(found) if sides[first.get(i, i)] == name]
+
+    def key(t):
+        return t.replace('e\u0301', 'é').split()
+
+    first = {here: trained, elsewhere: held}
+    expected = {
+        name: [key(t) for i, t in enumerate(texts) if sides[first.get(i, i)] == name]
         for name in SPLITS
     }
     decoded = {s: [key(tokenizer.decode(d)) for d in documents(built.split(s))] for s in SPLITS}
     if form == 'texts':
-        assert decoded == wanted
+        assert decoded == expected
     hidden = {' '.join(d) for d in decoded['validation']}
     assert hidden and not hidden & {' '.join(d) for d in decoded['train']}
     assert built.manifest['equal'] == dict(records=2, moved=2)
@@ -350,8 +370,8 @@ def test_documents_that_differ_stay_where_they_were(config, files, tokenizer):
     files(a__jsonl=LINES)
     config.validation = 0.3
     built = build(config, tokenizer)
-    kept = [t for i, t in enumerate(TEXTS) if in_split(i, config) == 'validation']
-    assert [tokenizer.decode(d) for d in documents(built.split('validation'))] == kept
+    held_out = [t for i, t in enumerate(TEXTS) if in_split(i, config) == 'validation']
+    assert [tokenizer.decode(d) for d in documents(built.split('validation'))] == held_out
     assert built.manifest['equal'] == dict(records=0, moved=0)
 
 
@@ -373,8 +393,8 @@ def test_what_is_passed_over_is_told(config, files, tokenizer, caplog):
     files(a__txt='text', b__pdf='no', c__pdf='no', d__md='no', __e__txt='hidden')
     config.validation = 0.0
     built = build(config, tokenizer)
-    told = '1 hidden, 3 of other kinds (.pdf 2, .md 1)'
-    assert built.manifest['passed_over'] == told and f'passed over: {told}' in caplog.text
+    message = '1 hidden, 3 of other kinds (.pdf 2, .md 1)'
+    assert built.manifest['passed_over'] == message and f'passed over: {message}' in caplog.text
 
 
 def test_a_store_says_by_which_rules_it_was_split(config, tokenizer):

@@ -82,23 +82,24 @@ def test_rows_end_alike(files, end):
         b__jsonl=f'{{"query": "a", "positive": "b"}}{end}{{"query": "c", "positive": "d"}}{end}',
     )
     for name in ('a.tsv', 'b.jsonl'):
-        found = list(read_pairs.read_file(folder / name))
-        assert [(p.query, *p.positives) for p in found] == [('a', 'b'), ('c', 'd')]
-        assert [p.where.rpartition(':')[2] for p in found] == ['1', '2']
+        pairs = list(read_pairs.read_file(folder / name))
+        assert [(p.query, *p.positives) for p in pairs] == [('a', 'b'), ('c', 'd')]
+        assert [p.where.rpartition(':')[2] for p in pairs] == ['1', '2']
 
 
 def test_lines_are_those_of_python_in_bounded_memory(monkeypatch):
     """Catches a line that is lost, joined or doubled where a piece ends, and one that is longer
     than allowed and read whole."""
     rng = random.Random(0)
-    some = [b'a', b'bb', b'\r', b'\n', b'\r\n', b'c' * 9]
+    pieces = [b'a', b'bb', b'\r', b'\n', b'\r\n', b'c' * 9]
     for _ in range(3000):
-        raw = b''.join(rng.choices(some, k=rng.randrange(14)))
+        raw = b''.join(rng.choices(pieces, k=rng.randrange(14)))
         most = rng.choice([3, 5, 8, 100])
         monkeypatch.setattr(safe_read, '_CHUNK', rng.choice([1, 2, 50]))
-        found, whole = list(safe_read.lines(io.BytesIO(raw), most)), raw.splitlines(True)
-        assert len(found) == len(whole)
-        for line, wanted in zip(found, whole):
+        lines = list(safe_read.lines(io.BytesIO(raw), most))
+        whole = raw.splitlines(True)
+        assert len(lines) == len(whole)
+        for line, wanted in zip(lines, whole):
             assert line == wanted or line is None and len(wanted) > most
 
 
@@ -139,8 +140,8 @@ def test_what_is_no_text(config, files, tmp_path, content, reason):
     files(a__txt=content)
     [broken] = sources.read(config)
     assert isinstance(broken, BadRecord) and broken.reason.startswith(reason), broken
-    found = searched(tmp_path, 'a.txt', content)
-    assert isinstance(found, str) and found.startswith(reason), found
+    message = searched(tmp_path, 'a.txt', content)
+    assert isinstance(message, str) and message.startswith(reason), message
 
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-be', 'utf-32', 'utf-32-be', 'utf-8'])
@@ -148,15 +149,18 @@ def test_what_is_no_text(config, files, tmp_path, content, reason):
 def test_text_with_a_mark_is_read(config, files, tmp_path, encoding, pack):
     """Catches text that search reads and training refuses, for the encoding that its mark names."""
     mark = '\ufeff' * (not encoding.endswith(('16', '32')))
-    coded = lambda text: pack((mark + text).encode(encoding))
+
+    def coded(text):
+        return pack((mark + text).encode(encoding))
+
     end = '.gz' * (pack is not bytes)
     rows = '{"text": "línea"}\r\n{"text": "数据"}\r\n'
     table = 'q\ta\r\né\t数据\r\n'
     folder = files(
         **{f'a.txt{end}': coded(WORDS), f'b.jsonl{end}': coded(rows), f'c.tsv{end}': coded(table)}
     )
-    found = list(sources.read(config))
-    assert [r.text for r in found] == [WORDS, 'línea', '数据']
+    records = list(sources.read(config))
+    assert [r.text for r in records] == [WORDS, 'línea', '数据']
     read = [(p.query, *p.positives) for p in read_pairs.read_file(folder / f'c.tsv{end}')]
     assert read == [('q', 'a'), ('é', '数据')]
 
@@ -166,8 +170,8 @@ def test_text_that_is_not_of_its_mark(config, files, encoding):
     """Catches a traceback, or text that is made up, where what follows a mark is something else."""
     coded = '\ufefftwo words'.encode(encoding) + b'\xd8'
     files(a__txt=coded, b__jsonl=coded)
-    found = list(sources.read(config))
-    assert [b.reason for b in found] == [f'invalid {encoding.upper()}'] * 2
+    broken = list(sources.read(config))
+    assert [b.reason for b in broken] == [f'invalid {encoding.upper()}'] * 2
 
 
 @pytest.mark.parametrize(
@@ -223,11 +227,12 @@ def test_texts_that_are_equal(monkeypatch, one, other, alike):
 def test_many_marks(form, monkeypatch):
     """Catches a letter with a megabyte of marks that takes minutes, as Python sorts them by
     insertion, and a form that is another than Python's."""
-    exact, given = unicodedata.normalize, []
+    exact = unicodedata.normalize
+    given = []
     rng = random.Random(0)
-    some = 'aé\u0301\u0323\u0327\u0344\u0f73\u0f81\uff9e\u1dcd\u200d─ㅤ①'
-    for weights in ([1] * len(some), [0, 0, 9, 9, 9, 9, 1, 1, 0, 9, 0, 0, 0, 0]):
-        text = 'e' + ''.join(rng.choices(some, weights, k=999)) + ' x'
+    characters = 'aé\u0301\u0323\u0327\u0344\u0f73\u0f81\uff9e\u1dcd\u200d─ㅤ①'
+    for weights in ([1] * len(characters), [0, 0, 9, 9, 9, 9, 1, 1, 0, 9, 0, 0, 0, 0]):
+        text = 'e' + ''.join(rng.choices(characters, weights, k=999)) + ' x'
         assert texts.normal_form(form, text) == exact(form, text)
     monkeypatch.setattr(unicodedata, 'normalize', lambda *a: given.append(a[1]) or exact(*a))
     texts.normal_form(form, 'a' + '\u0301\u0323\u0327' * 200)

@@ -11,7 +11,7 @@ import sentencepiece
 from hypothesis import given, settings, strategies as st
 
 from configs import base
-from data import store, tokenizer as tokenizers
+from data import splits, store, tokenizer as tokenizers
 from data.records import DataError
 from data.tokenizer import CONTROL, KINDS
 from runtime.run_dir import Run
@@ -70,7 +70,8 @@ def trained(kind, corpus):
 @settings(deadline=None, max_examples=300)
 @given(text=TEXTS)
 def test_any_text_round_trips(trained, text):
-    """Catches normalisation, a lost space or NUL, an unknown id, and text that encodes to a control piece."""
+    """Catches normalisation, a lost space or NUL, an unknown id, and text that encodes to a control
+    piece."""
     ids = trained.encode(text)
     assert trained.decode(ids) == text
     pieces = {trained.piece(i) for i in ids}
@@ -130,7 +131,7 @@ def test_uses_no_more_than_asked(share):
     used."""
     lines = [f'{i} ' + 'word ' * (i % 7) for i in range(3000)]
     size = sum(map(len, lines))
-    used, total = tokenizers.sampled([lines[:1000], lines[1000:]], int(size * share))
+    used, total = tokenizers.sample_lines([lines[:1000], lines[1000:]], int(size * share))
     assert total == size and used == [line for line in lines if line in {*used}]
     assert min(1, share) * 0.98 <= sum(map(len, used)) / size <= min(1, share)
 
@@ -139,12 +140,13 @@ def test_uses_no_more_than_asked(share):
 def test_the_sample_is_even(sizes):
     """Catches a text that has less of a chance because of where it stands, and another sample for
     the same text."""
-    lines, ends = [f'{i:05}' for i in range(20000)], np.cumsum(sizes)
+    lines = [f'{i:05}' for i in range(20000)]
+    ends = np.cumsum(sizes)
     texts = [lines[end - size : end] for size, end in zip(sizes, ends)]
-    used, _ = tokenizers.sampled(texts, 20000)
+    used, _ = tokenizers.sample_lines(texts, 20000)
     tenths = np.bincount(np.asarray(used, int) // 2000, minlength=10)
     assert len(used) > 3900 and tenths.min() > 250 and tenths.max() < 550
-    assert used == sorted(used) and used == tokenizers.sampled(texts, 20000)[0]
+    assert used == sorted(used) and used == tokenizers.sample_lines(texts, 20000)[0]
 
 
 def test_a_small_text_beside_a_large_one_is_read():
@@ -152,7 +154,7 @@ def test_a_small_text_beside_a_large_one_is_read():
     limit."""
     large = [f'line {i}' for i in range(40000)]
     for seed in range(20):
-        used, _ = tokenizers.sampled([large[seed:], ['small']], int(9e-1 * 10 * len(large)))
+        used, _ = tokenizers.sample_lines([large[seed:], ['small']], int(9e-1 * 10 * len(large)))
         assert used[-1] == 'small' and len(used) > 30000
 
 
@@ -160,11 +162,11 @@ def test_a_small_text_beside_a_large_one_is_read():
 def test_all_of_a_long_line_is_learned(kind):
     """Catches a long line of which only the beginning is trained on."""
     text = f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}'
-    found = [
-        len(tokenizers.train([said], wanted(kind, 338)).encode(SAID))
-        for said in (text, text.replace(' и ', '\nи ').replace(' the ', '\nthe '))
+    lengths = [
+        len(tokenizers.train([sample], wanted(kind, 338)).encode(SAID))
+        for sample in (text, text.replace(' и ', '\nи ').replace(' the ', '\nthe '))
     ]
-    assert abs(found[0] - found[1]) <= 2 and found[0] < len(SAID)
+    assert abs(lengths[0] - lengths[1]) <= 2 and lengths[0] < len(SAID)
 
 
 @pytest.mark.parametrize('end', [' ', '\n'])
@@ -173,8 +175,10 @@ def test_what_follows_a_huge_document_is_learned(end):
     many."""
     config = wanted('bpe', 400)
     config.train_megabytes = 0.1
-    made = tokenizers.train([drawn(ENGLISH, 60000).replace(' ', end), drawn(RUSSIAN, 9000)], config)
-    assert len(made.encode(SAID)) < len(SAID)  # in bytes they are twice as many
+    trained = tokenizers.train(
+        [drawn(ENGLISH, 60000).replace(' ', end), drawn(RUSSIAN, 9000)], config
+    )
+    assert len(trained.encode(SAID)) < len(SAID)  # in bytes they are twice as many
 
 
 LONG = {
@@ -216,11 +220,13 @@ def test_characters_that_the_trainer_uses_itself(kind, mark):
     """Catches a line that is left out for such a character, an INTERNAL error, a piece that joins
     its neighbours, and a wrong round trip."""
     lines = [f'{word}{mark}{word} {mark} sparkline' for word in ENGLISH * 9]
-    made = tokenizers.train(lines, wanted(kind, 310))
-    pieces = {made.piece(i) for i in made.encode('sparkline')}
+    trained = tokenizers.train(lines, wanted(kind, 310))
+    pieces = {trained.piece(i) for i in trained.encode('sparkline')}
     assert not any(piece.startswith('<0x') for piece in pieces)
-    assert made.decode(made.encode(lines[0])) == lines[0]
-    assert not any(mark[0] in made.piece(i) for i in range(made.vocab_size) if mark[0] != '\u2581')
+    assert trained.decode(trained.encode(lines[0])) == lines[0]
+    assert not any(
+        mark[0] in trained.piece(i) for i in range(trained.vocab_size) if mark[0] != '\u2581'
+    )
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -228,9 +234,9 @@ def test_characters_that_the_trainer_uses_itself(kind, mark):
 def test_text_without_spaces(kind, rest):
     """Catches a space that comes back as U+2581 where the text has none, or too few for a piece:
     each answer of a chat would begin with one."""
-    made = tokenizers.train(['今天我们去公园散步天气很好' * 2000 + rest], wanted(kind, 293))
-    assert made.decode(made.encode(' 今天 go home')) == ' 今天 go home'
-    assert made.encode(' ') == [made._id('\u2581')]
+    trained = tokenizers.train(['今天我们去公园散步天气很好' * 2000 + rest], wanted(kind, 293))
+    assert trained.decode(trained.encode(' 今天 go home')) == ' 今天 go home'
+    assert trained.encode(' ') == [trained._id('\u2581')]
 
 
 CODE = [
@@ -246,10 +252,12 @@ CODE = [
 def test_indentation(kind, tab):
     """Catches a token for each space or tab of indentation, and tabs that are taken for spaces."""
     code = [text.replace('    ', '\t') if tab else text for text in CODE]
-    made = tokenizers.train(code, wanted(kind, 315))
+    trained = tokenizers.train(code, wanted(kind, 315))
     deep = ('\t' * 4 if tab else ' ' * 16) + 'return x'
-    assert len(made.encode(deep)) <= len(made.encode('return x')) + (2 if tab else 4)
-    assert all(made.decode(made.encode(text)) == text for text in (*code[:2], ' \t  \t', deep))
+    assert len(trained.encode(deep)) <= len(trained.encode('return x')) + (2 if tab else 4)
+    assert all(
+        trained.decode(trained.encode(text)) == text for text in (*code[:2], ' \t  \t', deep)
+    )
 
 
 def test_rules_of_before():
@@ -268,7 +276,8 @@ def test_rules_of_before():
 
 
 def test_the_rules_are_part_of_the_name(tiny_config):
-    """Catches a tokenizer in the cache that was made under other rules and is taken for this one."""
+    """Catches a tokenizer in the cache that was made under other rules and is taken for this
+    one."""
     keys = [store.tokenizer_key(tiny_config)]
     tiny_config.tokenizer.rules = 1
     keys.append(store.tokenizer_key(tiny_config))
@@ -281,11 +290,16 @@ def test_held_out_text_has_no_say(config, files, split):
     """Catches a vocabulary learnt on the validation split."""
     config.update(split=split, validation=0.25)
     documents = [f'document {i}: ' + 'palavras e palavras ' * 5 for i in range(40)]
-    hidden = [store.in_split(i, config) == 'validation' for i in range(40)]
-    train = lambda texts: tokenizers.train(store.training_texts(config), wanted('char')).hash
-    changed = lambda text, held: (
-        text[:-10] + 'ŧøþæ' * 2 + 'ŋđ' if split == 'tail' else 'ŧøþæ' if held else text
-    )
+    hidden = [splits.in_split(i, config) == 'validation' for i in range(40)]
+
+    def train(texts):
+        return tokenizers.train(store.training_texts(config), wanted('char')).hash
+
+    def changed(text, held):
+        if split == 'tail':
+            return text[:-10] + 'ŧøþæ' * 2 + 'ŋđ'
+        return 'ŧøþæ' if held else text
+
     hashes = []
     for texts in (
         documents,
@@ -314,7 +328,8 @@ def test_held_out_text_has_no_say(config, files, split):
     ],
 )
 def test_vocabulary_bounds(corpus, config, message):
-    """Catches a refusal whose bound is not the bound: the size it names trains, the next one does not."""
+    """Catches a refusal whose bound is not the bound: the size it names trains, the next one does
+    not."""
     with pytest.raises(DataError, match=message) as refused:
         tokenizers.train(corpus, config)
     bound = int(re.search(message, str(refused.value))[1])
@@ -328,8 +343,10 @@ def test_vocabulary_bounds(corpus, config, message):
 @pytest.mark.parametrize('megabytes', [32.0, 0.02])
 @pytest.mark.parametrize('kind', ['unigram', 'bpe'])
 def test_the_bound_of_one_long_line(kind, megabytes):
-    """Catches a bound that is that of the beginning of a line, or that hides that it is a sample's."""
-    texts, config = [f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}'], wanted(kind, 60000)
+    """Catches a bound that is that of the beginning of a line, or that hides that it is a
+    sample's."""
+    texts = [f'{drawn(ENGLISH, 9000)} {drawn(RUSSIAN, 9000)}']
+    config = wanted(kind, 60000)
     config.train_megabytes = megabytes
     with pytest.raises(DataError, match=r'the text supports at most (\d+)') as refused:
         tokenizers.train(texts, config)
@@ -343,7 +360,8 @@ def test_the_bound_of_one_long_line(kind, megabytes):
 
 
 def test_mistakes(tmp_path, corpus):
-    """Catches a traceback for a wrong kind, no text, and a file that is missing, no model, or another's model."""
+    """Catches a traceback for a wrong kind, no text, and a file that is missing, no model, or
+    another's model."""
     foreign = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(corpus),

@@ -1,4 +1,5 @@
-"""Data that somebody else made: read in bounded memory, told in one line, never executed. Run directories: tests/runtime/test_untrusted.py."""
+"""Data that somebody else made: read in bounded memory, told in one line, never executed. Run
+directories: tests/runtime/test_untrusted.py."""
 
 import gzip
 import json
@@ -74,8 +75,8 @@ def folder(tmp_path_factory):
 )  # its repr is too deep
 @example(b'\xef\xbb\xbf', '.txt', '.gz', 0, 0)
 def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, byte):
-    """Catches bytes that end the reading, are read otherwise the second time, or are told in more than one line; `place` cuts the
-    file (below 0) or changes a byte of it (above)."""
+    """Catches bytes that end the reading, are read otherwise the second time, or are told in more
+    than one line; `place` cuts the file (below 0) or changes a byte of it (above)."""
     written = bytearray(PACK[packed](content))
     if place < 0:
         del written[place:]
@@ -83,9 +84,9 @@ def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, b
         written[place - 1] = byte
     path = folder / f'any{kind}{packed}'
     path.write_bytes(written)
-    found = read(path)
-    assert found == read(path)
-    for item in found:
+    items = read(path)
+    assert items == read(path)
+    for item in items:
         assert item.where.startswith(str(path))
         if isinstance(item, BadRecord):
             assert len(item.reason) < 400 and len(item.reason.splitlines()) == 1
@@ -96,14 +97,15 @@ def test_any_bytes_are_records_or_broken(folder, content, kind, packed, place, b
             roles = [role for role, _ in item.messages or ()]
             assert roles[roles[:1] == ['system'] :] == ['user', 'assistant'] * (len(roles) // 2)
     if kind == '.jsonl' and not packed and place == 0:
-        assert len(found) == sum(bool(line.strip()) for line in content.splitlines()) or not content
+        assert len(items) == sum(bool(line.strip()) for line in content.splitlines()) or not content
 
 
 def read(path):
     from configs import base
 
     config = base.get_config().data
-    config.source, config.files.paths = 'files', str(path)
+    config.source = 'files'
+    config.files.paths = str(path)
     return list(sources.read(config))
 
 
@@ -113,7 +115,8 @@ def read(path):
     | st.lists(st.dictionaries(KEYS, LEAVES, max_size=3), max_size=4).map(lambda m: {'messages': m})
 )
 def test_any_object_is_messages_or_a_data_error(found):
-    """Catches an object that ends in another exception, and messages whose roles or contents are none."""
+    """Catches an object that ends in another exception, and messages whose roles or contents are
+    none."""
     try:
         messages = parse_messages(found)
     except DataError as error:
@@ -143,8 +146,8 @@ def test_no_text_becomes_a_mark(tokenizer, before, last):
     assert [i for i in ids if i in marks] == [tokenizer.bos] + turn * len(before) and len(
         ids
     ) == len(answered)
-    told = [('system', last), *messages, ('user', last)]
-    assert [i for i in encode_prompt(told, tokenizer) if i in marks] == [
+    message = [('system', last), *messages, ('user', last)]
+    assert [i for i in encode_prompt(message, tokenizer) if i in marks] == [
         tokenizer.bos,
         tokenizer.system,
         *turn * len(before),
@@ -165,17 +168,17 @@ def test_no_text_becomes_a_mark(tokenizer, before, last):
     st.integers(0, 5),
 )
 def test_any_model_is_a_tokenizer_or_a_data_error(changes, cut):
-    """Catches a changed tokenizer.model that ends in another exception: SentencePiece quotes bytes that are no text, or gives an id
-    that it does not have."""
+    """Catches a changed tokenizer.model that ends in another exception: SentencePiece quotes bytes
+    that are no text, or gives an id that it does not have."""
     proto = bytearray(GOLDEN.read_bytes())
     for place, byte in changes:
         proto[place] = byte
     try:
-        made = tokenizers.Tokenizer(bytes(proto[: len(proto) - cut]))
+        changed = tokenizers.Tokenizer(bytes(proto[: len(proto) - cut]))
     except DataError as error:
         assert 'tokenizer: ' in str(error)
         return
-    assert isinstance(made.decode(made.encode('olá\n\t\u2581 123 日本')), str)
+    assert isinstance(changed.decode(changed.encode('olá\n\t\u2581 123 日本')), str)
 
 
 def test_a_byte_piece_that_is_no_text():
@@ -185,7 +188,8 @@ def test_a_byte_piece_that_is_no_text():
 
 
 def test_printable():
-    """Catches an escape, a control, a turned direction or half a pair that reaches a terminal, and letters that do not."""
+    """Catches an escape, a control, a turned direction or half a pair that reaches a terminal, and
+    letters that do not."""
     assert (
         printable('a\x1b]0;x\x07\x9b2J\r\x7f\u202eb\u2066\u2028\udcff')
         == r'a\x1b]0;x\x07\x9b2J\r\x7f\u202eb\u2066\u2028\udcff'
@@ -200,26 +204,31 @@ HOSTILE_NAME = 'a\x1b[2J\nerror: b\udcff.txt'
 
 
 def test_names_of_files_command_nothing(config, tmp_path, tokenizer, caplog):
-    """Catches a file's name that reaches the terminal as it is, forges a line of the log, or cannot be written to the manifest."""
+    """Catches a file's name that reaches the terminal as it is, forges a line of the log, or cannot
+    be written to the manifest."""
     (tmp_path / HOSTILE_NAME).write_bytes(b'\xff')
     (tmp_path / 'whole\x1b\udcff.txt').write_text('whole')
-    config.source, config.files.paths, config.validation = 'files', str(tmp_path), 0.0
-    kept = TokenStore.open_or_build(config, tokenizer, progress=False)
-    [broken] = kept.manifest['broken']
+    config.source = 'files'
+    config.files.paths = str(tmp_path)
+    config.validation = 0.0
+    built = TokenStore.open_or_build(config, tokenizer, progress=False)
+    [broken] = built.manifest['broken']
     assert broken['where'] == str(tmp_path / HOSTILE_NAME)
-    [said] = [r.getMessage() for r in caplog.records if r.getMessage().startswith('skipped')]
-    assert '\n' not in said and said == printable(said) and said.encode()
+    [message] = [r.getMessage() for r in caplog.records if r.getMessage().startswith('skipped')]
+    assert '\n' not in message and message == printable(message) and message.encode()
 
 
 def test_objects_are_no_tokens(config, tokenizer):
-    """Catches a manifest whose type makes numpy take the bytes of a file for the addresses of objects."""
-    kept = TokenStore.open_or_build(config, tokenizer, progress=False)
+    """Catches a manifest whose type makes numpy take the bytes of a file for the addresses of
+    objects."""
+    built = TokenStore.open_or_build(config, tokenizer, progress=False)
     with pytest.raises(DataError, match="tokens of type 'O'"):
-        TokenStore(kept.path, {**kept.manifest, 'dtype': 'O'}).split('train')
+        TokenStore(built.path, {**built.manifest, 'dtype': 'O'}).split('train')
 
 
 def test_lines_have_a_bound(monkeypatch, folder):
-    """Catches a bound that is off by one, and a long line that takes its neighbours with it or shifts their numbers."""
+    """Catches a bound that is off by one, and a long line that takes its neighbours with it or
+    shifts their numbers."""
     monkeypatch.setattr(safe_read, 'LINE', 20)
     monkeypatch.setattr(safe_read, '_CHUNK', 8)
     path = folder / 'lines.jsonl'
@@ -228,10 +237,10 @@ def test_lines_have_a_bound(monkeypatch, folder):
         b'\n'.join([fits, fits[:-1] + b' }', b'"' * 47, b'x' * 48, fits, fits[:-1] + b' }'])
     )
     assert len(fits) == 20
-    found = read(path)
-    assert [type(f) for f in found] == [Record, BadRecord, BadRecord, BadRecord, Record, BadRecord]
-    assert [f.where for f in found] == [f'{path}:{n}' for n in range(1, 7)]
-    assert found[1].reason == 'a line of more than 20 bytes: split its document into several'
+    items = read(path)
+    assert [type(f) for f in items] == [Record, BadRecord, BadRecord, BadRecord, Record, BadRecord]
+    assert [f.where for f in items] == [f'{path}:{n}' for n in range(1, 7)]
+    assert items[1].reason == 'a line of more than 20 bytes: split its document into several'
 
 
 def test_documents_have_a_bound(monkeypatch, folder):
@@ -245,22 +254,28 @@ def test_documents_have_a_bound(monkeypatch, folder):
         assert read(path) == [
             BadRecord(
                 str(path),
-                'more than 20 bytes of text in one file, which is one document: split it into several',
+                'more than 20 bytes of text in one file, which is one document: split it into '
+                'several',
             )
         ]
 
 
-# What a process reads, and by how many MiB its memory then grows at most: of the bounds, not of the input. Each input is larger than that, most by far.
+# What a process reads, and by how many MiB its memory then grows at most: that depends on the
+# bounds, not on the input. Each input is larger, most by far.
 _PEAK = """
 import itertools, json, sys, resource
 from configs import base
-from data import sources, store, tokenizer
+from data import sources, tokenizer
+from data.store import TokenStore
 import gzip, zstandard
 kept = tokenizer.Tokenizer(open('tests/golden/format_1/tokenizer.model', 'rb').read())
-peak = lambda: int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1]) / 1024
+def peak():
+    status = open('/proc/self/status')
+    return int(next(line for line in status if line.startswith('VmHWM')).split()[1]) / 1024
 resource.setrlimit(resource.RLIMIT_AS, (6 << 30, 6 << 30))
 config = base.get_config().data
-config.source, config.files.paths, config.cache, config.validation = 'files', sys.argv[1], sys.argv[2], 0.0
+config.source, config.files.paths = 'files', sys.argv[1]
+config.cache, config.validation = sys.argv[2], 0.0
 config.on_broken = 'skip_all'
 before, reasons, count = peak(), [], 0
 if sys.argv[3] == 'store':
@@ -322,7 +337,8 @@ def test_huge_input_takes_bounded_memory(tmp_path, name, make, growth, reason):
 
 @linux
 def test_broken_records_without_end(tmp_path):
-    """Catches a report of each broken record that is kept in memory (a bomb of lines), and records whose count depends on it."""
+    """Catches a report of each broken record that is kept in memory (a bomb of lines), and records
+    whose count depends on it."""
     (tmp_path / 'a.jsonl.gz').write_bytes(
         gzip.compress(b'{"text": "one"}\n') + gzip.compress(b'x\n' * 150_000)
     )
@@ -331,9 +347,11 @@ def test_broken_records_without_end(tmp_path):
 
 
 def test_large_documents_are_not_tokenized_together(config, files, tokenizer, monkeypatch):
-    """Catches a batch of as many documents as there are, whatever their size, and tokens that depend on the batch."""
+    """Catches a batch of as many documents as there are, whatever their size, and tokens that
+    depend on the batch."""
     files(a__jsonl=''.join(json.dumps({'text': c * 60}) + '\n' for c in 'abcdefgh'))
-    whole, asked = TokenStore.open_or_build(config, tokenizer, progress=False), []
+    whole = TokenStore.open_or_build(config, tokenizer, progress=False)
+    asked = []
     encode = tokenizer.encode_batch
     monkeypatch.setattr(store, '_CHUNK_CHARACTERS', 100)
     monkeypatch.setattr(
@@ -347,15 +365,17 @@ def test_large_documents_are_not_tokenized_together(config, files, tokenizer, mo
 
 
 def test_folders_that_hold_themselves(config, tmp_path):
-    """Catches a pattern that follows links round and round, and one that no longer finds what it did."""
+    """Catches a pattern that follows links round and round, and one that no longer finds what it
+    did."""
     (tmp_path / 'deep' / '.hidden').mkdir(parents=True)
     for name in ('a.txt', 'deep/b.txt', 'deep/.c.txt', 'deep/.hidden/d.txt'):
         (tmp_path / name).write_text(name)
     for link in ('one', 'two', 'deep/three'):
         (tmp_path / link).symlink_to(tmp_path)
-    found = lambda pattern: [
-        str(p.relative_to(tmp_path)) for p in sources.find_files(f'{tmp_path}/{pattern}')
-    ]
+
+    def found(pattern):
+        return [str(p.relative_to(tmp_path)) for p in sources.find_files(f'{tmp_path}/{pattern}')]
+
     assert found('**/*.txt') == found('**') == ['a.txt', 'deep/b.txt'] and found(
         'deep/**/*.txt'
     ) == ['deep/b.txt']

@@ -83,7 +83,8 @@ def test_neighbours_of_scripts_without_spaces():
 
 def test_ascii_is_cut_as_ever():
     """Catches another word of plain text, of which kept results of search are measured."""
-    rng, every = random.Random(0), ''.join(map(chr, range(128)))
+    rng = random.Random(0)
+    every = ''.join(map(chr, range(128)))
     texts = [''.join(rng.choices(every, k=3000)) for _ in range(40)]
     texts += [''.join(rng.choices(string.ascii_letters + '_ \n09-', k=3000)) for _ in range(40)]
     texts += [pathlib.Path(random.__file__).read_text('ascii'), 'read_csv parseHtml C++ __init__']
@@ -123,8 +124,8 @@ def test_names():
     assert words.same_name(NFD('Résumé.txt')) == NFC('Résumé.txt') != words.same_name('résumé.txt')
     assert words.same_name('ﬁnance') != 'finance' == words.like_name('ﬁnance')
     assert words.like_name('ＡＢ\u00adＣ.txt') == 'ABC.txt'
-    kept = '什么？／＊［x］'
-    assert words.like_name(kept) == kept
+    typed = '什么？／＊［x］'
+    assert words.like_name(typed) == typed
 
 
 def test_pieces_are_the_text():

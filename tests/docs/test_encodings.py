@@ -10,7 +10,8 @@ from model.positions import PATTERNS, REGISTRY
 
 
 def test_the_table_is_the_registry():
-    """Catches a table that was not generated anew, a name that is missing, and fewer encodings than were promised."""
+    """Catches a table that was not generated anew, a name that is missing, and fewer encodings than
+    were promised."""
     table = encodings.table()
     assert encodings.TABLE.read_text() == table, 'run: python -m docs.generate.encodings'
     assert all(f'| `{name}` |' in table for name in (*REGISTRY, *PATTERNS)) and len(REGISTRY) >= 45
@@ -37,8 +38,9 @@ def test_specs_are_exported():
 
 
 def test_adding_an_encoding(tmp_path, monkeypatch, tiny_config):
-    """The documentation's example, as one file and one line of the registry, trains and changes the loss. Catches an example that
-    does not run, one of more than 40 lines, and a registry that is not open."""
+    """The documentation's example, as one file and one line of the registry, trains and changes the
+    loss. Catches an example that does not run, one of more than 40 lines, and a registry that is
+    not open."""
     file = tmp_path / 'root_encoding.py'
     file.write_text(encodings.EXAMPLE)
     code = [line for line in encodings.EXAMPLE.strip().splitlines() if line.strip()]
@@ -47,12 +49,12 @@ def test_adding_an_encoding(tmp_path, monkeypatch, tiny_config):
         sys.modules, 'root_encoding', type(sys)('root_encoding')
     )  # where dataclasses look for its module
     found = runpy.run_path(str(file), run_name='root_encoding')
-    from train import loop
+    from train import loop, setup
 
     losses = {}
     for name in ('root', 'none'):
         monkeypatch.setitem(positions.REGISTRY, 'root', found['Root'])
         tiny_config.model.positions = name
         tiny_config.train.steps, tiny_config.eval.every, tiny_config.checkpoint.every = 3, 0, 0
-        losses[name] = loop.train(loop.prepare(tiny_config, str(tmp_path / name)))['loss']
+        losses[name] = loop.train(setup.build_experiment(tiny_config, str(tmp_path / name)))['loss']
     assert losses['root'] != losses['none']

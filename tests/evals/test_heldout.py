@@ -1,4 +1,5 @@
-"""The loss on held-out text, in training and after it, of an encoding that draws its ids there too."""
+"""The loss on held-out text, in training and after it, of an encoding that draws its ids there
+too."""
 
 from types import SimpleNamespace
 
@@ -14,12 +15,14 @@ from model.config import resolve
 from model.transformer import Transformer, make_row_keys
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
 from train import mesh as meshes, step as steps
+from train.losses import TokenLoss, model_inputs
 from train.optimizer import make_optimizer
 
 
 def test_validation_sees_the_ids_of_training(monkeypatch):
-    """Catches a loss on the ids of decoding, which reach half as far as those of training where config.model.max_len is twice its length;
-    one draw for all batches; and dropout in an evaluation."""
+    """Catches a loss on the ids of decoding, which reach half as far as those of training where
+    config.model.max_len is twice its length; one draw for all batches; and dropout in an
+    evaluation."""
     config = config_of(
         'randomized+rope', 2, dropout=0.5, max_len=4 * TIME, positions_args={'range': 16 * TIME}
     )
@@ -31,14 +34,14 @@ def test_validation_sees_the_ids_of_training(monkeypatch):
     )
     batches = [batch_of(0), batch_of(0)]
     params = nn.meta.unbox(
-        jax.jit(model.init)(jax.random.key(0), *steps.model_inputs(batches[0]))['params']
+        jax.jit(model.init)(jax.random.key(0), *model_inputs(batches[0]))['params']
     )
     params['embedding'] *= 3
 
     @jax.jit
     def sums(keys, batch):
         return losses.weighted_token_loss(
-            model.apply({'params': params}, *steps.model_inputs(batch), row_keys=keys)[0], batch
+            model.apply({'params': params}, *model_inputs(batch), row_keys=keys)[0], batch
         )[1]
 
     expected = [
@@ -47,7 +50,7 @@ def test_validation_sees_the_ids_of_training(monkeypatch):
     ]
     assert len({round(x, 3) for x in (*expected, float(sums(None, batches[0])['nll']))}) == 3
     _, shardings = steps.abstract_state(model, make_optimizer(config.optimizer, 100), mesh)
-    measure = steps.make_eval_step(model, losses.weighted_token_loss, mesh, shardings)
+    measure = steps.make_eval_step(model, TokenLoss(), mesh, shardings)
     found = [
         float(measure(params, meshes.to_devices(mesh, b, BATCH), i * BATCH)['nll'])
         for i, b in enumerate(batches)

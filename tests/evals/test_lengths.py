@@ -1,4 +1,5 @@
-"""Accuracy by length and attention by distance, against slow loops and a model whose answers are known."""
+"""Accuracy by length and attention by distance, against slow loops and a model whose answers are
+known."""
 
 import dataclasses
 
@@ -28,7 +29,8 @@ class Oracle:
 
 
 def test_accuracy_is_of_whole_answers():
-    """Catches accuracy of tokens called accuracy of answers, the end mark left out, and padding that counts."""
+    """Catches accuracy of tokens called accuracy of answers, the end mark left out, and padding
+    that counts."""
     batches = TaskBatches(build('reverse', dict(words=4)), (1, 5), 2, 0)
     oracle, rows = Oracle(batches), 64
     width = max(batches.test(n, 1)['tokens'].shape[1] for n in (2, 5))
@@ -67,7 +69,8 @@ class TestOf:
 
 
 def test_drawn_ids():
-    """Catches an evaluation that draws no ids, which another length's keys would not change, and one that draws where nothing is drawn."""
+    """Catches an evaluation that draws no ids, which another length's keys would not change, and
+    one that draws where nothing is drawn."""
     c = base.get_config().model
     c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=2)
     batch, nats = TaskBatches(build('reverse', dict(words=4)), (2, 4), 2, 0).test(4, 4), {}
@@ -87,7 +90,8 @@ def test_drawn_ids():
 
 
 def test_attention_by_distance():
-    """Catches distances across documents, means that count pairs which are not there, heads or layers mixed up, and a model whose kernel keeps no weights."""
+    """Catches distances across documents, means that count pairs which are not there, heads or
+    layers mixed up, and a model whose kernel keeps no weights."""
     c = base.get_config().model
     c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=2, positions='alibi')
     model = Transformer(resolve(c, 40, 16))

@@ -1,4 +1,5 @@
-"""Perplexity at lengths beyond training, on models whose every loss is known: a sum over what they see."""
+"""Perplexity at lengths beyond training, on models whose every loss is known: a sum over what they
+see."""
 
 import functools
 import math
@@ -27,7 +28,8 @@ TABLE, PLACES = RNG.normal(size=(VOCAB, VOCAB)), RNG.normal(size=(LONGEST, VOCAB
 
 
 class Stub:
-    """Called as `Transformer` is: logits = sum over the visible tokens of weight(distance) table[token] + places[position]."""
+    """Called as `Transformer` is: logits = sum over the visible tokens of weight(distance)
+    table[token] + places[position]."""
 
     config = SimpleNamespace(distinct=())
 
@@ -64,7 +66,12 @@ WINDOWED = Stub(lambda n: 0.8**n * (n < WINDOW), places=PLACES * 0)
 LESS = np.zeros((VOCAB, VOCAB))
 LESS[:, 0] = -0.3  # token 0, which no text has, is less likely with each token seen
 COUNTING = Stub(lambda n: n * 0 + 1.0, LESS, PLACES * 0)
-counted = lambda n: np.log(VOCAB - 1 + np.exp(-0.3 * n))  # its loss with n tokens of context
+
+
+def counted(n):
+    """Returns the loss of COUNTING with n tokens of context."""
+    return np.log(VOCAB - 1 + np.exp(-0.3 * n))
+
 
 PROTOCOLS = {
     'non_overlapping': lambda n: n,
@@ -83,7 +90,8 @@ def measured(protocol, model, targets=TARGETS, lengths=LENGTHS, **settings):
 
 
 def slow(nats, protocol, length):
-    """Each target by itself: the first chunk end that reaches it, walked to from far before the window's targets."""
+    """Each target by itself: the first chunk end that reaches it, walked to from far before the
+    window's targets."""
     stride, out = PROTOCOLS[protocol](length), np.zeros((COUNT, SCORED))
     for w, window in enumerate(TARGETS.tokens):
         turn = w * (5**0.5 - 1) / 2
@@ -101,8 +109,8 @@ def close(a, b, tolerance=1e-5):
 
 
 def test_targets():
-    """Catches windows across documents, documents used twice before others are used once, overlapping windows, and documents
-    that are too short."""
+    """Catches windows across documents, documents used twice before others are used once,
+    overlapping windows, and documents that are too short."""
     assert (
         TARGETS.tokens.shape == (COUNT, LONGEST + SCORED)
         and TARGETS.tokens.dtype == np.int32
@@ -126,8 +134,9 @@ def test_targets():
 
 
 def test_the_same_targets_for_all_protocols_and_lengths():
-    """Catches targets that depend on the length or the stride, that are lost at the end of a window, or shifted by one: every
-    token of these documents is another one, and the loss tells which was scored."""
+    """Catches targets that depend on the length or the stride, that are lost at the end of a
+    window, or shifted by one: every token of these documents is another one, and the loss tells
+    which was scored."""
     cuts = np.cumsum([0, *map(len, DOCUMENTS)])
     documents = [np.arange(a, b) for a, b in zip(cuts, cuts[1:])]
     targets, size = perplexity.targets(documents, LONGEST, COUNT, SCORED), cuts[-1]
@@ -151,8 +160,8 @@ def test_the_same_targets_for_all_protocols_and_lengths():
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
 def test_equals_a_slow_loop(protocol):
-    """Catches chunks cut one token off, positions that go on from chunk to chunk, rows of the last batch that are
-    lost, and a context that is longer or shorter than the protocol says."""
+    """Catches chunks cut one token off, positions that go on from chunk to chunk, rows of the last
+    batch that are lost, and a context that is longer or shorter than the protocol says."""
     for length, loss in measured(protocol, FADING, batch_tokens=40).items():
         close(loss.nats, slow(FADING.nats, protocol, length))
 
@@ -186,7 +195,8 @@ def built(positions, max_len=64, **arguments):
 
 
 def test_a_transformer():
-    """Catches what the stub forgives: parameters not handed on, logits not normalised, chunks that see each other."""
+    """Catches what the stub forgives: parameters not handed on, logits not normalised, chunks that
+    see each other."""
     model, params = built('learned')
     apply = jax.jit(lambda *row: model.apply({'params': params}, *row)[0][0])
 
@@ -203,7 +213,8 @@ def test_a_transformer():
 
 
 def test_sliding_by_a_whole_chunk():
-    """Catches a stride counted from the wrong end of a chunk, for chunks longer and shorter than the targets of a window."""
+    """Catches a stride counted from the wrong end of a chunk, for chunks longer and shorter than
+    the targets of a window."""
     for length in (1, 4, 6, 9, 24):
         a, b = (
             sliding(FADING, {}, TARGETS, [length], length)[length],
@@ -213,8 +224,8 @@ def test_sliding_by_a_whole_chunk():
 
 
 def test_what_does_not_see_its_context():
-    """Catches a protocol or a length that changes the targets or their weights, and sums of documents that are means, or of
-    another document."""
+    """Catches a protocol or a length that changes the targets or their weights, and sums of
+    documents that are means, or of another document."""
     expected = np.array(
         [
             [BIGRAM.nats(w[i - 1 : i], w[i]) for i in range(LONGEST, LONGEST + SCORED)]
@@ -240,9 +251,13 @@ def test_a_window_is_flat_beyond_it():
 
 
 def test_the_early_token_curse():
-    """Catches cuts that let all targets stand early, or late, in their chunks; and a sliding context other than L."""
+    """Catches cuts that let all targets stand early, or late, in their chunks; and a sliding
+    context other than L."""
     model, targets = COUNTING, perplexity.targets([DOCUMENTS[2]] * 12, LONGEST, 30, SCORED)
-    seen = lambda loss: np.rint(-np.log(np.exp(loss.nats) - (VOCAB - 1)) / 0.3).astype(int)
+
+    def seen(loss):
+        return np.rint(-np.log(np.exp(loss.nats) - (VOCAB - 1)) / 0.3).astype(int)
+
     early, late = (
         non_overlapping(model, {}, targets, (4, 9))[9],
         sliding(model, {}, targets, (4, 9))[9],
@@ -255,7 +270,8 @@ def test_the_early_token_curse():
 
 
 def test_by_position():
-    """Catches bins that mix places within the training length with those beyond it, places counted from 0, and means of means."""
+    """Catches bins that mix places within the training length with those beyond it, places counted
+    from 0, and means of means."""
     found = perplexity.by_position(COUNTING, {}, TARGETS, train_len=3, times=8, per_octave=2)
     assert 3 in found['last'] and found['last'][-1] == 24 and sum(found['count']) == 24 * COUNT
     before = [0, *found['last'][:-1]]
@@ -269,8 +285,12 @@ def test_by_position():
 
 
 def test_effective_context_and_usable_length():
-    """Catches the best length in place of the smallest good one, a tolerance in nats in place of per cent, and usable NaN."""
-    curve = lambda *nats: {2**i: Loss(np.full((2, 2), x), np.arange(2)) for i, x in enumerate(nats)}
+    """Catches the best length in place of the smallest good one, a tolerance in nats in place of
+    per cent, and usable NaN."""
+
+    def curve(*nats):
+        return {2**i: Loss(np.full((2, 2), x), np.arange(2)) for i, x in enumerate(nats)}
+
     assert perplexity.effective_context(curve(2.0, 1.509, 1.5, 1.6, math.nan)) == 2
     assert perplexity.effective_context(curve(2.0, 1.509, 1.5, 1.6), eps=0.001) == 4
     assert (
@@ -290,8 +310,8 @@ def test_effective_context_and_usable_length():
 
 
 def test_shuffled_context():
-    """Catches a distance that is counted from the end of the window, tokens that come in from outside the chunk, or get lost,
-    targets that are permuted, and a shuffle that does nothing."""
+    """Catches a distance that is counted from the end of the window, tokens that come in from
+    outside the chunk, or get lost, targets that are permuted, and a shuffle that does nothing."""
     shuffled = functools.partial(perplexity.shuffle_sensitivity, params={}, targets=TARGETS)
     length = 20
     context = length - SCORED + 1
@@ -318,8 +338,9 @@ BLIND = {
 
 @pytest.mark.parametrize('name', BLIND)
 def test_moved_ids(name):
-    """Catches ids that are moved for keys or queries alone, a gap that relative encodings do not see because they count columns,
-    and one in another place: with a cache the model takes positions as they are given."""
+    """Catches ids that are moved for keys or queries alone, a gap that relative encodings do not
+    see because they count columns, and one in another place: with a cache the model takes positions
+    as they are given."""
     (model, params), length, by = built(name), 12, 7
     shift = perplexity.shift_sensitivity(model, params, TARGETS, length, (0, by))
     gap = perplexity.gap_sensitivity(model, params, TARGETS, length, (0, by))
@@ -350,15 +371,18 @@ def test_moved_ids(name):
 
 
 def test_drawn_ids():
-    """Catches ids that are drawn at test though the encoding says that they are not, one draw for all rows, and drawn ids that
-    undo a gap."""
+    """Catches ids that are drawn at test though the encoding says that they are not, one draw for
+    all rows, and drawn ids that undo a gap."""
     twice = perplexity.targets([DOCUMENTS[0]] * 2, LONGEST, 2, SCORED)
     drawn, kept, plain = (
         built('randomized+rope', range=64),
         built('randomized+rope', range=64, at_test=False),
         built('rope'),
     )
-    nats = lambda model: fixed(*model, twice, [9], batch_tokens=18)[9].nats
+
+    def nats(model):
+        return fixed(*model, twice, [9], batch_tokens=18)[9].nats
+
     close(nats(kept), nats(plain))
     assert np.abs(np.diff(nats(drawn), axis=0)).max() > 1e-2
     assert (
@@ -368,7 +392,8 @@ def test_drawn_ids():
 
 
 def test_lengths_that_cannot_be():
-    """Catches NaN or a clamped position where the model has none, and chunks that reach before their window or lack targets."""
+    """Catches NaN or a clamped position where the model has none, and chunks that reach before
+    their window or lack targets."""
     model, params = built('learned', max_len=9)
     with pytest.raises(ModelError, match='max_len is 9'):
         fixed(model, params, TARGETS, [10])

@@ -37,14 +37,15 @@ def held(values, draws=400):
     ids=['three seeds', 'five seeds', 'uneven tasks', 'seeds and documents'],
 )
 def test_a_contrast_is_honest(values):
-    """Catches plain percentiles, which hold the mean of 3 values in 75 % of draws and of 5 in 86 %, pairs pooled over tasks of other spread, and
-    documents that are taken for certain (83 %)."""
+    """Catches plain percentiles, which hold the mean of 3 values in 75 % of draws and of 5 in 86 %,
+    pairs pooled over tasks of other spread, and documents that are taken for certain (83 %)."""
     holds, found = held(values)
     assert 0.915 < holds < 0.985 and 0.015 < found < 0.085
 
 
 def test_a_contrast_of_one_task_is_a_t_test():
-    """Catches an unpaired test, and spread over tasks taken for chance: the same differences around other means have the error of their own."""
+    """Catches an unpaired test, and spread over tasks taken for chance: the same differences around
+    other means have the error of their own."""
     x, z = RNG.normal(0.4, 1, 9), RNG.normal(size=6)
     assert s.contrast([[x]]).p == pytest.approx(stats.ttest_1samp(x, 0).pvalue)
     apart = s.contrast([[z - z.mean() + 5], [z - z.mean() - 3]])
@@ -56,17 +57,19 @@ def test_a_contrast_of_one_task_is_a_t_test():
 
 
 def test_tasks_count_alike():
-    """Catches tasks pooled by their number of seeds, a task of one seed taken for certain, and one that decides by itself that nothing is."""
+    """Catches tasks pooled by their number of seeds, a task of one seed taken for certain, and one
+    that decides by itself that nothing is."""
     assert s.contrast([[[1.0, 1.1]], [[0.0, 0.1] * 10]]).mean == pytest.approx(0.55)
     both = s.contrast([[[0.3, 0.2, 0.4, 0.3]], [[0.1, 0.2, 0.3]], [[0.9]]])
-    assert both.mean == pytest.approx(0.25) and both.pairs == 7 and both.decided(both.p) == 'holds'
+    assert both.mean == pytest.approx(0.25) and both.pairs == 7 and both.verdict(both.p) == 'holds'
     alone = s.contrast([[[0.9]], [[]]])
-    assert alone.mean == 0.9 and np.isnan(alone.low) and alone.decided(alone.p) == 'undecided'
+    assert alone.mean == 0.9 and np.isnan(alone.low) and alone.verdict(alone.p) == 'undecided'
     assert s.contrast([[[]], [[]]]).pairs == 0 and np.isnan(s.contrast([]).mean)
 
 
 def test_wilson():
-    """Catches the normal approximation, which is empty at 0 of n. Values of Wilson's formula by hand."""
+    """Catches the normal approximation, which is empty at 0 of n. Values of Wilson's formula by
+    hand."""
     z = stats.norm.ppf(0.975)
     for k, n in ((0, 10), (10, 10), (7, 10)):
         middle, half = (
@@ -77,11 +80,12 @@ def test_wilson():
 
 
 def test_differences_without_spread():
-    """Catches certainty from three differences that are the same, as of seeds that all succeed: both of their signs give 1 in 4; and from tasks
-    without a spread of which one has the other sign."""
+    """Catches certainty from three differences that are the same, as of seeds that all succeed:
+    both of their signs give 1 in 4; and from tasks without a spread of which one has the other
+    sign."""
     same = s.contrast([[[1.0, 1.0, 1.0]]])
     assert (
-        same.p == 0.25 and (same.low, same.high) == (1, 1) and same.decided(same.p) == 'undecided'
+        same.p == 0.25 and (same.low, same.high) == (1, 1) and same.verdict(same.p) == 'undecided'
     )
     assert s.contrast([[[0.0] * 9]]).p == 1 and s.contrast([[[0.5] * 9]]).p == pytest.approx(2**-8)
     assert s.contrast([[[1.0] * 3], [[-1.0] * 3], [[1.0] * 3]]).p == pytest.approx(
@@ -97,8 +101,8 @@ def test_holm():
 
 
 def test_smallest_effect():
-    """Catches a figure that does not shrink with the pairs, or forgets how many comparisons there are. That mean difference is found in about 80 % of
-    simulated samples."""
+    """Catches a figure that does not shrink with the pairs, or forgets how many comparisons there
+    are. That mean difference is found in about 80 % of simulated samples."""
     spread = RNG.normal(size=12)
     spread = (spread - spread.mean()) / spread.std(ddof=1)
     effect = s.contrast([[spread]]).smallest()
@@ -124,7 +128,8 @@ def test_ranks_share_ties():
 
 
 def test_friedman():
-    """Catches a critical difference of the wrong number of arms or blocks: Demšar 2006, table 5: q = 2.343 for three arms."""
+    """Catches a critical difference of the wrong number of arms or blocks: Demšar 2006, table 5: q
+    = 2.343 for three arms."""
     blocks = np.array([[3.0, 2.0, 1.0]] * 10)
     p, critical = s.friedman(blocks)
     assert p < 1e-3 and critical == pytest.approx(2.343 * np.sqrt(3 * 4 / (6 * 10)), rel=1e-3)
@@ -132,8 +137,13 @@ def test_friedman():
 
 
 def test_verdicts():
-    """Catches a verdict from the mean alone, one from few pairs however clear, and one that forgets the correction."""
-    verdict = lambda *x: (c := s.contrast([[x]])).decided(c.p)
+    """Catches a verdict from the mean alone, one from few pairs however clear, and one that forgets
+    the correction."""
+
+    def verdict(*differences):
+        contrast = s.contrast([[differences]])
+        return contrast.verdict(contrast.p)
+
     assert (
         verdict(0.3, 0.2, 0.4, 0.2, 0.3) == 'holds'
         and verdict(-0.3, -0.2, -0.4, -0.2, -0.3) == 'reversed'
@@ -142,11 +152,12 @@ def test_verdicts():
         verdict(0.5, -0.4, 0.1, 0.3, 0.4) == 'undecided'
         and verdict(0.31, 0.3, 0.32, 0.3) == 'undecided'
     )
-    assert s.contrast([[[0.3, 0.2, 0.4, 0.2, 0.3]]]).decided(0.06) == 'undecided'
+    assert s.contrast([[[0.3, 0.2, 0.4, 0.2, 0.3]]]).verdict(0.06) == 'undecided'
 
 
 def test_spearman_and_its_samples_are_scipys():
-    """Catches ranks of ties in the order of coming, ranks that are not drawn anew, and counts that are forgotten in the mean."""
+    """Catches ranks of ties in the order of coming, ranks that are not drawn anew, and counts that
+    are forgotten in the mean."""
     x = RNG.integers(0, 6, 60).astype(float)
     y = x + RNG.integers(0, 5, 60)
     found = s.spearman(x, y)
@@ -159,7 +170,8 @@ def test_spearman_and_its_samples_are_scipys():
 
 
 def test_two_estimates_of_the_same_items_are_paired():
-    """Catches differences and ratios of independent samples, and samples that depend on how many rows are drawn at a time."""
+    """Catches differences and ratios of independent samples, and samples that depend on how many
+    rows are drawn at a time."""
     x = RNG.random(300)
     assert (s.mean(x + 1) - s.mean(x)).interval() == pytest.approx((1, 1))
     assert (s.mean(3 * x) / s.mean(x)).interval() == pytest.approx((3, 3))

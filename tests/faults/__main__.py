@@ -1,9 +1,10 @@
-"""Harms real training processes and runs, and sees that the next start goes on as if nothing had happened:
+"""Harms real training processes, and sees that the next start goes on as if nothing had happened:
 
     python -m tests.faults --out=tests/faults/results
 
-Each case is a line of `faults.jsonl` in --out: what was done, how the process ended, what was wrong (nothing, if all is well). README.md there is the
-table of them. A run that was harmed must end with the arrays (by checksum, optimizer and PRNG included) and the metrics of one that was not.
+Each case is a line of `faults.jsonl` in --out: what was done, how the process ended, what was wrong
+(nothing, if all is well). README.md there is the table of them. A run that was harmed must end with
+the arrays (by checksum, optimizer and PRNG included) and the metrics of one that was not.
 `--kinds=hang,signals --cases=2` takes some. About 25 minutes on 2 idle cores.
 """
 
@@ -28,92 +29,103 @@ def plan(folder: pathlib.Path, chosen: list[str], cases: int, seed: int, log) ->
     """Makes what the cases are compared with, then the cases; log(row) is called for each."""
     names = ['atlas', 'muon', 'files', 'answers', *(['group'] if 'processes' in chosen else [])]
     made, wanted = lives.untouched(folder, names, names if 'damage' in chosen else ())
-    numbers = iter(range(10**6))
-
-    def case(rng, name=None):
-        name = name or rng.choice([n for n in wanted if n != 'group'])
-        where = folder / f'case{next(numbers)}'
-        where.mkdir()
-        return kinds.Case(made[name], where, rng, wanted[name])
-
-    def poisoned(mode):
-        """A run with a NaN in it that is not killed, to compare with those that are."""
-        number = 9
-        lives.live(
-            made['atlas'].command(
-                folder / mode, {'nan': [number]}, (f'--config.train.on_spike={mode}',)
-            )
-        )
-        return dict(number=number, state=lives.state(folder / mode))
-
-    todo, chain = [], 10
-    rng = lambda: random.Random(f'{seed} {next(numbers)}')
-    for what, in_saves in (('kills', False), ('saves', True)):
-        if what in chosen:
-            for i in range(0, 5 * cases, chain):
-                todo.append(
-                    functools.partial(
-                        kinds.kills,
-                        case(rng(), [n for n in wanted if n != 'group'][(i // chain) % 4]),
-                        min(chain, 5 * cases - i),
-                        in_saves,
-                    )
-                )
-    for i in range(cases):
-        if 'signals' in chosen:
-            todo += [
-                functools.partial(kinds.signals, case(rng()), signal.SIGTERM),
-                functools.partial(kinds.signals, case(rng()), signal.SIGINT),
-            ]
-        if 'disk' in chosen:
-            todo.append(functools.partial(kinds.full_disk, case(rng())))
-        if 'damage' in chosen:
-            for target in ('checkpoint', 'store', 'tokenizer', 'config'):
-                made_case = case(rng())
-                todo.append(
-                    functools.partial(
-                        kinds.damage, made_case, folder / 'half' / made_case.experiment.name, target
-                    )
-                )
-            if 'processes' in chosen and i % 2 == 0:
-                todo.append(
-                    functools.partial(
-                        kinds.damage, case(rng(), 'group'), folder / 'half' / 'group', 'checkpoint'
-                    )
-                )
-        if 'processes' in chosen:
-            todo += [
-                functools.partial(kinds.lost_process, case(rng(), 'group'), stops)
-                for stops in (False, True)
-            ]
-            todo.append(functools.partial(kinds.signals, case(rng(), 'group'), signal.SIGTERM))
-        if 'nan' in chosen:
-            todo.append(functools.partial(kinds.not_finite, case(rng()), 'stop', None))
-        if 'hang' in chosen:
-            todo.append(functools.partial(kinds.hang, case(rng())))
-    if 'nan' in chosen:
-        for mode in ('skip', 'rollback'):
-            found = poisoned(mode)
-            todo += [
-                functools.partial(kinds.not_finite, case(rng(), 'atlas'), mode, found)
-                for _ in range(-(-cases // 2))
-            ]
+    draw = _Draw(folder, seed, made, wanted)
+    todo = [
+        *_planned_kills(draw, chosen, cases),
+        *_planned_faults(draw, chosen, cases),
+        *_planned_spikes(draw, chosen, cases),
+    ]
     with concurrent.futures.ThreadPoolExecutor(flags.FLAGS.workers) as pool:
-        running = {pool.submit(one): one for one in todo}
+        running = {pool.submit(case): case for case in todo}
         for done in concurrent.futures.as_completed(running):
+            case = running[done]
             try:
                 rows = done.result()
-            except (
-                Exception
-            ) as error:  # of the harness, or of a state that cannot be read: a case that failed
-                rows = dict(
-                    kind=running[done].func.__name__, wrong=[f'{type(error).__name__}: {error}']
-                )
+            except Exception as error:
+                # Of the harness, or of a state that cannot be read: a case that failed.
+                message = f'{type(error).__name__}: {error}'
+                rows = {'kind': case.func.__name__, 'wrong': [message]}
             for row in [rows] if isinstance(rows, dict) else rows:
                 log({'wrong': [], **row})
-            one = running[done].args[0]
-            if not one.wrong:
-                shutil.rmtree(one.folder, ignore_errors=True)
+            tried = case.args[0]
+            if not tried.wrong:
+                shutil.rmtree(tried.folder, ignore_errors=True)
+
+
+class _Draw:
+    """Draws the cases, each in a folder and from a random generator of its own."""
+
+    def __init__(self, folder: pathlib.Path, seed: int, made: dict, wanted: dict):
+        self.folder, self._seed, self._made, self._wanted = folder, seed, made, wanted
+        self._numbers = iter(range(10**6))
+        self.alone = [name for name in wanted if name != 'group']
+
+    def case(self, name: str | None = None) -> kinds.Case:
+        """Returns a case of the experiment of this name, or of one that is drawn."""
+        rng = random.Random(f'{self._seed} {next(self._numbers)}')
+        name = name or rng.choice(self.alone)
+        folder = self.folder / f'case{next(self._numbers)}'
+        folder.mkdir()
+        return kinds.Case(self._made[name], folder, rng, self._wanted[name])
+
+    def poisoned(self, mode: str) -> dict:
+        """Returns a run with a NaN in it that is not killed, to compare with those that are."""
+        number = 9
+        on_spike = (f'--config.train.on_spike={mode}',)
+        command = self._made['atlas'].command(self.folder / mode, {'nan': [number]}, on_spike)
+        lives.live(command)
+        return dict(number=number, state=lives.state(self.folder / mode))
+
+
+def _planned_kills(draw: _Draw, chosen: list[str], cases: int) -> list[functools.partial]:
+    """Plans runs that are killed again and again, ten times in a row."""
+    todo, chain = [], 10
+    for what, in_saves in (('kills', False), ('saves', True)):
+        for i in range(0, 5 * cases, chain) if what in chosen else ():
+            case = draw.case(draw.alone[(i // chain) % 4])
+            todo.append(functools.partial(kinds.kills, case, min(chain, 5 * cases - i), in_saves))
+    return todo
+
+
+def _planned_faults(draw: _Draw, chosen: list[str], cases: int) -> list[functools.partial]:
+    """Plans one fault a run: signals, full disks, damaged files, lost processes, hangs."""
+    todo = []
+    half = draw.folder / 'half'
+
+    def add(kind, case, *args):
+        todo.append(functools.partial(kind, case, *args))
+
+    for i in range(cases):
+        if 'signals' in chosen:
+            add(kinds.signals, draw.case(), signal.SIGTERM)
+            add(kinds.signals, draw.case(), signal.SIGINT)
+        if 'disk' in chosen:
+            add(kinds.full_disk, draw.case())
+        if 'damage' in chosen:
+            for target in ('checkpoint', 'store', 'tokenizer', 'config'):
+                case = draw.case()
+                add(kinds.damage, case, half / case.experiment.name, target)
+            if 'processes' in chosen and i % 2 == 0:
+                add(kinds.damage, draw.case('group'), half / 'group', 'checkpoint')
+        if 'processes' in chosen:
+            for stops in (False, True):
+                add(kinds.lost_process, draw.case('group'), stops)
+            add(kinds.signals, draw.case('group'), signal.SIGTERM)
+        if 'nan' in chosen:
+            add(kinds.not_finite, draw.case(), 'stop', None)
+        if 'hang' in chosen:
+            add(kinds.hang, draw.case())
+    return todo
+
+
+def _planned_spikes(draw: _Draw, chosen: list[str], cases: int) -> list[functools.partial]:
+    """Plans runs with a NaN in them that are killed as well."""
+    todo = []
+    for mode in ('skip', 'rollback') if 'nan' in chosen else ():
+        poisoned = draw.poisoned(mode)
+        for _ in range(-(-cases // 2)):
+            todo.append(functools.partial(kinds.not_finite, draw.case('atlas'), mode, poisoned))
+    return todo
 
 
 def table(rows: list[dict], command: str) -> str:

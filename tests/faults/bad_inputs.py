@@ -121,7 +121,7 @@ def in_process(words: list[str]) -> tuple[int, str]:
             commands.isolate_flags(),
             mock.patch.object(sys, 'argv', [module, *arguments]),
             mock.patch.object(cli, 'settle', _settle),
-            mock.patch.object(loop, '_train', _began),
+            mock.patch.object(loop, 'run_steps', _began),
             contextlib.redirect_stderr(said),
             contextlib.redirect_stdout(io.StringIO()),
             warnings.catch_warnings(),

@@ -1,4 +1,5 @@
-"""A cloud that is a directory: the stand-in for gcloud first on PATH, and a small repository whose code is sent."""
+"""A cloud that is a directory: the stand-in for gcloud first on PATH, and a small repository whose
+code is sent."""
 
 import json
 import os
@@ -11,7 +12,8 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# What is "trained": started anew it writes a step and waits, resumed it finishes. $1 is the bucket, the rest is kept as it came.
+# What is "trained": started anew it writes a step and waits, resumed it finishes. $1 is the bucket,
+# the rest stays as it came.
 TRAIN = """
 bucket=$1; shift
 printf '%s\\n' "$@" > "$bucket/argument-$(hostname)"

@@ -1,9 +1,12 @@
-"""A stand-in for `gcloud compute tpus`, put first on PATH: states, flags, outputs and error texts as documented and as in SDK 528.
+"""A stand-in for `gcloud compute tpus`, put first on PATH: states, flags, outputs and error texts
+as documented and as in SDK 528.
 
-What it is to play lies in $STAND_IN/state.json, which the test writes and reads: `create` (for each creation the states that successive
-looks find, the last of which stays), `quota`, `account`, `project`, `agent`, `api`, `refuse_ssh` (how many times), `preempt` (for each
-`follow`, whether the machines vanish under it), `lag` (the queue does not notice; the slices are PREEMPTED or missing), `fail` (the next commands that fail for no known reason). Every call is recorded in `calls`.
-Workers are directories $STAND_IN/workers/NODE/i; their commands are run by a shell, as sshd does.
+What it is to play lies in $STAND_IN/state.json, which the test writes and reads: `create` (for each
+creation the states that successive looks find, the last of which stays), `quota`, `account`,
+`project`, `agent`, `api`, `refuse_ssh` (how many times), `preempt` (for each `follow`, whether the
+machines vanish under it), `lag` (the queue does not notice; the slices are PREEMPTED or missing),
+`fail` (the next commands that fail for no known reason). Every call is recorded in `calls`. Workers
+are directories $STAND_IN/workers/NODE/i; their commands are run by a shell, as sshd does.
 """
 
 import argparse
@@ -77,12 +80,15 @@ def create(a, s):
         fail(f"ALREADY_EXISTS: Resource '{path_of(a)}' already exists")
     if a.accelerator_type not in HOSTS:
         fail(
-            f'INVALID_ARGUMENT: Cloud TPU received a bad request. The requested accelerator configuration for accelerator type, "{a.accelerator_type}", could not be '
-            f'found in the zonal accelerator configurations for "{a.zone}".; the accelerator {a.accelerator_type} was not found in zone {a.zone} [EID: 0x1]'
+            'INVALID_ARGUMENT: Cloud TPU received a bad request. The requested accelerator '
+            f'configuration for accelerator type, "{a.accelerator_type}", could not be '
+            f'found in the zonal accelerator configurations for "{a.zone}".; the accelerator '
+            f'{a.accelerator_type} was not found in zone {a.zone} [EID: 0x1]'
         )
     if s.get('quota'):
         fail(
-            f"RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' has been exceeded. Limit: 0 in zone {a.zone}."
+            "RESOURCE_EXHAUSTED: Quota limit 'TPUV5sPreemptibleLitepodPerProjectPerZoneForTPUAPI' "
+            f'has been exceeded. Limit: 0 in zone {a.zone}.'
         )
     spec = dict(
         parent=f'projects/p/locations/{a.zone}',
@@ -178,7 +184,8 @@ def chosen(a, hosts, s):
     picked = hosts if a.worker == 'all' else [hosts[int(a.worker)]]
     if len(picked) > 1 and not s.get('agent', True):
         fail(
-            'SSH Key is not present in the SSH agent. Please run "ssh-add /home/me/.ssh/google_compute_engine" to add it, and try again.'
+            'SSH Key is not present in the SSH agent. Please run "ssh-add '
+            '/home/me/.ssh/google_compute_engine" to add it, and try again.'
         )
     if s.get('refuse_ssh', 0) > 0:
         s['refuse_ssh'] -= 1
@@ -228,7 +235,8 @@ def ssh(a):
         sys.stderr.write(done.stderr)
         if done.returncode and len(hosts) > 1:
             print(
-                f'##### Command execution on worker {home.name} failed with exit status {done.returncode}. Continuing.',
+                f'##### Command execution on worker {home.name} failed with exit status '
+                f'{done.returncode}. Continuing.',
                 file=sys.stderr,
             )
         return done.returncode
@@ -300,16 +308,20 @@ def main():
     with state() as s:
         if not s.get('account', True):
             fail(
-                'You do not currently have an active account selected.\nPlease run:\n\n  $ gcloud auth login\n\nto obtain new credentials.'
+                'You do not currently have an active account selected.\nPlease run:\n\n  $ gcloud '
+                'auth login\n\nto obtain new credentials.'
             )
         if not (a.project or s.get('project', 'p')):
             fail(
-                'Error parsing [queued_resource].\nThe [queued_resource] resource is not properly specified.\nFailed to find attribute [project]. The attribute can be set '
-                'in the following ways: \n- provide the argument `--project` on the command line\n- set the property `core/project`'
+                'Error parsing [queued_resource].\nThe [queued_resource] resource is not properly '
+                'specified.\nFailed to find attribute [project]. The attribute can be set '
+                'in the following ways: \n- provide the argument `--project` on the command '
+                'line\n- set the property `core/project`'
             )
         if not s.get('api', True):
             fail(
-                'PERMISSION_DENIED: Cloud TPU API has not been used in project p before or it is disabled. reason: SERVICE_DISABLED'
+                'PERMISSION_DENIED: Cloud TPU API has not been used in project p before or it is '
+                'disabled. reason: SERVICE_DISABLED'
             )
         if verb is not ssh:
             verb(a, s)

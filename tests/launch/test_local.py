@@ -18,7 +18,8 @@ def sh(script, ranks):
 
 
 def test_each_line_has_its_process(capsys):
-    """Catches output whose process is not known, streams mixed up, and a process that does not know its place."""
+    """Catches output whose process is not known, streams mixed up, and a process that does not know
+    its place."""
     assert (
         local.run(
             *sh('echo out $RANK of $WORLD_SIZE at $MASTER_ADDR:$MASTER_PORT; echo err >&2', 2)
@@ -31,7 +32,8 @@ def test_each_line_has_its_process(capsys):
 
 
 def test_one_that_fails_ends_all(monkeypatch):
-    """Catches processes that are left running, one that ignores the first signal among them, and the exit code of one that was ended."""
+    """Catches processes that are left running, one that ignores the first signal among them, and
+    the exit code of one that was ended."""
     monkeypatch.setattr(local, '_GRACE', 0.2)
     assert (
         local.run(
@@ -52,14 +54,18 @@ def test_signals_are_forwarded(number, code):
     threading.Thread(
         target=lambda: (os.read(ready, 1), os.read(ready, 1), os.kill(os.getpid(), number))
     ).start()
-    script = f'trap "exit 3" INT; trap "exit 4" TERM; echo > /proc/{os.getpid()}/fd/{write}; while :; do sleep 0.05; done'
+    script = (
+        f'trap "exit 3" INT; trap "exit 4" TERM; echo > /proc/{os.getpid()}/fd/{write}; '
+        'while :; do sleep 0.05; done'
+    )
     assert local.run(*sh(script, 2)) == code
     assert signal.getsignal(number) is before
     os.close(ready), os.close(write)
 
 
 def test_a_signal_while_they_start(monkeypatch):
-    """Catches one that started as the signal came, and is never told: it would be ended after two minutes."""
+    """Catches one that started as the signal came, and is never told: it would be ended after two
+    minutes."""
     started, popen = [], subprocess.Popen
 
     def start(*args, **kwargs):

@@ -1,4 +1,5 @@
-"""The sbatch script: its head by its fields, its body by running it with stand-ins for srun and scontrol."""
+"""The sbatch script: its head by its fields, its body by running it with stand-ins for srun and
+scontrol."""
 
 import os
 import re
@@ -13,7 +14,8 @@ COMMAND = dict(module='launch.slurm')
 
 @pytest.fixture
 def slurm(cloud):
-    """The repository and PATH of `cloud`, with sbatch, srun and scontrol that write down how they were called."""
+    """The repository and PATH of `cloud`, with sbatch, srun and scontrol that write down how they
+    were called."""
     path = cloud.folder / 'path'
     cloud.program(
         path / 'sbatch',
@@ -28,7 +30,8 @@ def slurm(cloud):
 
 
 def test_submit(slurm):
-    """Catches a script that is written but not submitted, submitted without the code it needs, or with fields sbatch does not know."""
+    """Catches a script that is written but not submitted, submitted without the code it needs, or
+    with fields sbatch does not know."""
     done = slurm.run_command(
         'submit',
         '--name=gpt2',
@@ -79,7 +82,8 @@ def requeued(slurm):
     [(0, 0, 0, False), (2, 0, 2, False), (7, 0, 0, True), (7, 3, 7, False)],
 )
 def test_how_it_ends(slurm, code, restarts, ends, again):
-    """Catches a mistake that is queued for ever, a failure that is not tried again, and arguments split or read by a shell."""
+    """Catches a mistake that is queued for ever, a failure that is not tried again, and arguments
+    split or read by a shell."""
     env = {**os.environ, 'SLURM_JOB_ID': '42', 'SLURM_RESTART_COUNT': str(restarts)}
     done = subprocess.run(
         written(slurm, 'sh', '-c', f'printf %s "$0" > {slurm.bucket}/said; exit {code}', AWKWARD),
@@ -91,8 +95,12 @@ def test_how_it_ends(slurm, code, restarts, ends, again):
 
 
 def test_it_gives_way(slurm):
-    """Catches a run that is killed at the time limit without having been told, or told and not queued again."""
-    command = f'trap "echo told > {slurm.bucket}/said; exit 143" TERM; echo > {slurm.bucket}/runs; while :; do sleep 0.05; done'
+    """Catches a run that is killed at the time limit without having been told, or told and not
+    queued again."""
+    command = (
+        f'trap "echo told > {slurm.bucket}/said; exit 143" TERM; echo > {slurm.bucket}/runs; '
+        'while :; do sleep 0.05; done'
+    )
     job = subprocess.Popen(
         written(slurm, 'sh', '-c', command),
         env={**os.environ, 'SLURM_JOB_ID': '42', 'SLURM_RESTART_COUNT': '9'},

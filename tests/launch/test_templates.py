@@ -1,4 +1,5 @@
-"""Task files of SkyPilot and GKE, and the command line of xpk: their structure here, and by the packages' own parsers where those are installed."""
+"""Task files of SkyPilot and GKE, and the command line of xpk: their structure here, and by the
+packages' own parsers where those are installed."""
 
 import re
 import shlex
@@ -20,16 +21,21 @@ def sky_task(**how):
     return templates.sky('llama', KIND, 'us-west4-a', True, how.get('code', '.'), COMMAND)
 
 
+def workload(kind=KIND, slices=2, spot=True):
+    return templates.Workload('llama', kind, slices, spot, IMAGE, restarts=7)
+
+
 def jobset(kind=KIND, slices=2, spot=True):
-    return templates.jobset('llama', kind, slices, spot, IMAGE, 7, COMMAND)
+    return templates.jobset(workload(kind, slices, spot), COMMAND)
 
 
 def xpk_words():
-    return templates.xpk('llama', KIND, 2, True, IMAGE, 7, 'cluster', 'us-west4-a', 'p-1', COMMAND)
+    return templates.xpk(workload(), 'cluster', 'us-west4-a', 'p-1', COMMAND)
 
 
 def test_sky_task(tmp_path):
-    """Catches a script that a shell would read otherwise than the command was given, and a file that is not YAML."""
+    """Catches a script that a shell would read otherwise than the command was given, and a file
+    that is not YAML."""
     task = yaml.safe_load(templates.dump(sky_task()))
     assert task == sky_task() and set(task) == {'name', 'workdir', 'resources', 'setup', 'run'}
     assert task['resources'] == {
@@ -75,7 +81,8 @@ def test_sky_parses_it(tmp_path, monkeypatch):
     'name', ['v5litepod-1', 'v5litepod-8', 'v5litepod-16', 'v5p-32', 'v6e-256', 'tpu7x-128']
 )
 def test_jobset(name):
-    """Catches a slice that waits for pods that never come (pods times chips is not its chips), and words Kubernetes would replace."""
+    """Catches a slice that waits for pods that never come (pods times chips is not its chips), and
+    words Kubernetes would replace."""
     kind = accelerators.find(name)
     text = templates.dump(jobset(kind))
     assert yaml.safe_load(text) == jobset(kind)
@@ -104,7 +111,8 @@ def test_jobset(name):
         *COMMAND[:-1],
         AWKWARD.replace('$(HOME)', '$$(HOME)'),
     ]
-    # A user's mistake ends the set: the Job fails by its policy, and the set does not start it again. The policy asks for restartPolicy Never.
+    # A user's mistake ends the set: the Job fails by its policy, and the set does not start it
+    # again. The policy asks for restartPolicy Never.
     assert job['podFailurePolicy']['rules'][0]['onExitCodes'] == {
         'containerName': container['name'],
         'operator': 'In',
@@ -124,7 +132,8 @@ def test_jobset(name):
 
 
 def unknown_fields(client, content, kind, path=''):
-    """Fields of `content` that the Kubernetes type `kind` ('V1JobSpec', 'list[V1Container]', 'dict(str, str)') does not have."""
+    """Fields of `content` that the Kubernetes type `kind` ('V1JobSpec', 'list[V1Container]',
+    'dict(str, str)') does not have."""
     if inner := re.fullmatch(r'list\[(.+)\]', kind):
         return [
             u
@@ -148,7 +157,8 @@ def unknown_fields(client, content, kind, path=''):
 
 
 def test_kubernetes_knows_the_fields():
-    """Catches a mistyped field of the Job and the pod in it, which a cluster would drop without a word."""
+    """Catches a mistyped field of the Job and the pod in it, which a cluster would drop without a
+    word."""
     client = pytest.importorskip(
         'kubernetes.client',
         reason='the Kubernetes client is not installed: its types cannot be asked',
@@ -173,7 +183,7 @@ def test_xpk_words():
     )
     assert shlex.split(words[-1].removeprefix('--command=')) == ['sh', 'launch/env.sh', *COMMAND]
     with pytest.raises(RunError, match='line break'):
-        templates.xpk('llama', KIND, 2, True, IMAGE, 7, 'cluster', 'us-west4-a', '', ['a\nb'])
+        templates.xpk(workload(), 'cluster', 'us-west4-a', '', ['a\nb'])
 
 
 def test_xpk_parses_it():
@@ -214,7 +224,8 @@ def test_xpk_counts_as_we_do():
 
 @pytest.mark.parametrize('verb', ['sky', 'gke', 'xpk'])
 def test_the_command(cloud, verb):
-    """Catches a dry run that prints another file than is written, or writes one; and an image that is not tagged with its commit."""
+    """Catches a dry run that prints another file than is written, or writes one; and an image that
+    is not tagged with its commit."""
     words = (
         verb,
         '--name=llama',

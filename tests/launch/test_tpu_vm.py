@@ -9,7 +9,7 @@ import pytest
 
 from launch import accelerators, gcloud, snapshot
 from launch.gcloud import Gcloud, GcloudError, Request
-from launch.launcher import Launcher, Preempted
+from launch.launcher import Launcher, PreemptedError
 from runtime.errors import RunError
 
 WHERE = ('--name=llama', '--zone=us-west4-a')
@@ -38,8 +38,9 @@ def run(made, *command, keep_going=False, retries=3):
 
 
 def test_a_full_life(cloud):
-    """Queued, active, run, preempted, re-created, resumed, finished, deleted. Catches a launcher that loses the command, its arguments'
-    quoting, or a worker on the way, and one that takes a lost connection for an end."""
+    """Queued, active, run, preempted, re-created, resumed, finished, deleted. Catches a launcher
+    that loses the command, its arguments' quoting, or a worker on the way, and one that takes a
+    lost connection for an end."""
     cloud.set(
         create=[
             ['WAITING_FOR_RESOURCES', 'PROVISIONING', 'ACTIVE'],
@@ -86,7 +87,8 @@ def test_a_full_life(cloud):
 
 @pytest.mark.parametrize('lag', ['PREEMPTED', 'missing'])
 def test_slices_are_one_run(cloud, lag):
-    """Catches a second slice that is not installed, not started, or not asked how it ended; and a slice that is gone before the queue says so."""
+    """Catches a second slice that is not installed, not started, or not asked how it ended; and a
+    slice that is gone before the queue says so."""
     cloud.set(create=[['ACTIVE'], ['ACTIVE']], preempt=[True], lag=lag)
     assert (
         run(started(cloud, slices=2), 'sh', 'train.sh', str(cloud.bucket), 'x', keep_going=True)
@@ -107,7 +109,8 @@ def test_slices_are_one_run(cloud, lag):
     [(0, True, 1), (2, True, 1), (143, True, 1), (7, False, 1), (7, True, 3)],
 )
 def test_exit_codes(cloud, code, keep_going, starts):
-    """Catches a mistake tried again for ever, a failure that is never tried again, and an exit code lost behind ssh."""
+    """Catches a mistake tried again for ever, a failure that is never tried again, and an exit code
+    lost behind ssh."""
     made = started(cloud)
     assert (
         run(
@@ -124,7 +127,8 @@ def test_exit_codes(cloud, code, keep_going, starts):
 
 
 def test_one_failed_worker_fails_the_run(cloud):
-    """Catches a result read from worker 0 alone, and one that counts a worker that does not answer among the finished."""
+    """Catches a result read from worker 0 alone, and one that counts a worker that does not answer
+    among the finished."""
     made = started(cloud, 'v5litepod-16')
     assert run(made, 'sh', '-c', 'case $(hostname) in *-w-2) exit 2;; esac') == 2
     shutil.rmtree(cloud.worker(i=3))
@@ -133,7 +137,8 @@ def test_one_failed_worker_fails_the_run(cloud):
 
 
 def test_stop_and_follow_again(cloud, capfd):
-    """Catches a second process beside the first, a stop that kills what writes the exit code, and a log shown twice or not at all."""
+    """Catches a second process beside the first, a stop that kills what writes the exit code, and a
+    log shown twice or not at all."""
     made = started(cloud)
     command = ('sh', '-c', 'echo step 1; sleep 60')
     commit = snapshot.pin()
@@ -155,13 +160,15 @@ def test_stop_and_follow_again(cloud, capfd):
 
 
 def test_going_on_with_a_run(cloud, capfd):
-    """Catches a launcher that, given again, installs or begins anew on a worker where the command has failed, beside the others that still run
-    it; one that ends with worker 0; and one that shows the log again at each look."""
+    """Catches a launcher that, given again, installs or begins anew on a worker where the command
+    has failed, beside the others that still run it; one that ends with worker 0; and one that shows
+    the log again at each look."""
     made = started(cloud, 'v5litepod-16')
     command = (
         'sh',
         '-c',
-        f'echo >> {cloud.bucket}/$(hostname); case $(hostname) in *-w-0) echo said; exit 0;; *-w-2) exit 7;; esac; '
+        f'echo >> {cloud.bucket}/$(hostname); case $(hostname) in *-w-0) echo said; exit 0;; '
+        '*-w-2) exit 7;; esac; '
         f'until [ -f {cloud.bucket}/go ]; do sleep 0.05; done',
     )
     commit = snapshot.pin()
@@ -184,7 +191,8 @@ def test_going_on_with_a_run(cloud, capfd):
 
 
 def test_a_wait_is_bounded(cloud):
-    """Catches a launcher that waits in the queue for ever, or gives up at once. No second passes: the clock is the test's."""
+    """Catches a launcher that waits in the queue for ever, or gives up at once. No second passes:
+    the clock is the test's."""
     cloud.set(create=[['WAITING_FOR_RESOURCES']])
     now = [0.0]
     made = launcher(
@@ -208,7 +216,8 @@ def test_a_reason_of_the_moment(cloud):
     assert (
         gcloud._error(
             1,
-            "ERROR: (gcloud.x) RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Reads' and limit 'Reads per minute'",
+            "ERROR: (gcloud.x) RESOURCE_EXHAUSTED: Quota exceeded for quota metric 'Reads' and "
+            "limit 'Reads per minute'",
             'l',
             'z',
         ).kind
@@ -220,19 +229,21 @@ def test_a_reason_of_the_moment(cloud):
 
 
 def test_ssh_that_comes_back(cloud):
-    """Catches a run given up because a connection was refused once, and one that does not come back taken for a refusal."""
+    """Catches a run given up because a connection was refused once, and one that does not come back
+    taken for a refusal."""
     made = started(cloud)
     assert run(made, 'true') == 0
     cloud.set(refuse_ssh=2)
     assert made.follow() == 0
     made.worker('start', 'sh', '-c', 'echo step 1; sleep 60')
     cloud.set(preempt=[True])
-    with pytest.raises(Preempted):
+    with pytest.raises(PreemptedError):
         made.follow()
 
 
 def test_an_image_with_an_old_python(cloud):
-    """Catches an installation that ends with 'no CPython 3.11 to 3.13 found' on the images of TPU VMs, whose python3 is 3.10."""
+    """Catches an installation that ends with 'no CPython 3.11 to 3.13 found' on the images of TPU
+    VMs, whose python3 is 3.10."""
     cloud.program(
         cloud.repository / 'launch/env.sh',
         '#!/bin/sh\n[ "$ORDEM_PYTHON" = /new/python ] || exit 2\nexec "$@"\n',
@@ -247,7 +258,8 @@ def test_an_image_with_an_old_python(cloud):
 
 
 def test_dry_run_is_what_is_done(cloud):
-    """Catches commands that are printed but not those that are run, or that do not survive a shell: they are given to one here."""
+    """Catches commands that are printed but not those that are run, or that do not survive a shell:
+    they are given to one here."""
     create = cloud.run_command('create', *WHERE, '--type=v5litepod-4', '--dry_run')
     ran = cloud.run_command(
         'run',
@@ -272,8 +284,9 @@ def test_dry_run_is_what_is_done(cloud):
     done = cloud.calls()
     cloud.set(calls=[], resources={})
     assert run(started(cloud), 'true') == 0
-    drop = lambda calls: [c for c in calls if c != 'queued-resources describe']
-    assert drop(done) == drop(cloud.calls())
+    again = cloud.calls()
+    look = 'queued-resources describe'
+    assert [c for c in done if c != look] == [c for c in again if c != look]
 
 
 MISTAKES = {
@@ -403,12 +416,16 @@ def test_what_is_sent_is_a_commit(cloud):
 
 def test_a_launcher_starts_quickly():
     """Catches an import of JAX, which takes seconds, in a program that only starts others."""
-    code = 'import sys, launch.tpu_vm, launch.gcloud; sys.exit("jax" in sys.modules or "numpy" in sys.modules)'
+    code = (
+        'import sys, launch.tpu_vm, launch.gcloud; '
+        'sys.exit("jax" in sys.modules or "numpy" in sys.modules)'
+    )
     assert subprocess.run([sys.executable, '-c', code]).returncode == 0
 
 
 def test_types():
-    """Catches cores taken for chips, and hosts that hold other numbers of chips; expected values are from the documentation."""
+    """Catches cores taken for chips, and hosts that hold other numbers of chips; expected values
+    are from the documentation."""
     facts = {t: (s.chips, s.hosts, s.pods, s.topology) for t, s in accelerators.TYPES.items()}
     assert (
         facts['v5litepod-16'] == (16, 4, 4, '4x4')

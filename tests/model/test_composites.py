@@ -1,4 +1,5 @@
-"""Encodings together, and each with a soft cap: the logits are those of the papers' parts added up, with a cache as without."""
+"""Encodings together, and each with a soft cap: the logits are those of the papers' parts added up,
+with a cache as without."""
 
 import jax
 import jax.numpy as jnp
@@ -32,7 +33,8 @@ def gates(m):
     return np.where(np.tri(T) > 0, R.forgetting(0 * m.q, m.k, log_f), 0) * D**-0.5
 
 
-ALIBI = lambda m: np.where(np.tri(T) > 0, R.alibi(0 * m.q, m.k, m.pos), 0)
+def _alibi_bias(m):
+    return np.where(np.tri(T) > 0, R.alibi(0 * m.q, m.k, m.pos), 0)
 
 
 @pytest.mark.parametrize(
@@ -42,23 +44,24 @@ ALIBI = lambda m: np.where(np.tri(T) > 0, R.alibi(0 * m.q, m.k, m.pos), 0)
             'rerope+alibi',
             {'within': 4, 'log_n': False},
             lambda m: Rot.rerope(m.q, m.k, m.pos, 4),
-            ALIBI,
+            _alibi_bias,
             0.0,
         ),
         (
             'alibi+string',
             {'within': 5, 'local': 2},
             lambda m: Rot.string(m.q, m.k, m.pos, 5, 2),
-            ALIBI,
+            _alibi_bias,
             CAP,
         ),
-        ('wall+alibi', {}, wall, ALIBI, CAP),
+        ('wall+alibi', {}, wall, _alibi_bias, CAP),
         ('path', {'forget': True}, path, gates, CAP),
     ],
 )
 def test_products_and_biases(name, arguments, product, bias, cap):
-    """Catches a product that takes the place of q.k together with the biases of other parts, and a soft cap of q.k, or of a part of the
-    keys, where another product stands, or of what is added to it."""
+    """Catches a product that takes the place of q.k together with the biases of other parts, and a
+    soft cap of q.k, or of a part of the keys, where another product stands, or of what is added to
+    it."""
     m = run(name, arguments, model={'logit_cap': cap})
     z = product(m)
     close(
@@ -85,7 +88,8 @@ SEEN = {
     ],
 )
 def test_ssmax_counts_what_is_seen(beside, arguments):
-    """Catches ln of the length of the text where a query sees less of it: SSMax is the same as queries that are longer by s ln n."""
+    """Catches ln of the length of the text where a query sees less of it: SSMax is the same as
+    queries that are longer by s ln n."""
     m = run(f'{beside}+ssmax', arguments)
     factor = m.p.scalablesoftmax_s[:, None] * np.log(np.broadcast_to(SEEN[beside], (HEADS, T)))
     close(
@@ -113,8 +117,9 @@ VOCAB, TIME = 17, 14
     ],
 )
 def test_cached_in_chunks(positions, arguments):
-    """One layer of each; prompts of 5 and 4 tokens, then three at a time. Catches what earlier queries leave behind counted before an
-    earlier part changed the logits, a state given to another part, and a chunk whose first token's place is taken for that of all."""
+    """One layer of each; prompts of 5 and 4 tokens, then three at a time. Catches what earlier
+    queries leave behind counted before an earlier part changed the logits, a state given to another
+    part, and a chunk whose first token's place is taken for that of all."""
     c = base.get_config().model
     c.update(
         width=32,
@@ -149,7 +154,7 @@ def test_cached_in_chunks(positions, arguments):
 
 
 def test_one_product_in_a_layer():
-    """Catches two products in place of q.k, of which the second would undo the first or add to it."""
+    """Catches two products in place of q.k, the second of which undoes the first or adds to it."""
     with pytest.raises(
         ModelError, match='puts PaTH and wall attention into one layer: both enter the product'
     ):

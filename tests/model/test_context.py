@@ -45,8 +45,9 @@ def model_of(positions, **changes):
 
 @pytest.mark.parametrize('names', GROUPS, ids=lambda names: names[0])
 def test_a_text_cut_over_devices(names):
-    """One layer of each encoding, packed documents, padding. Catches ids counted from the start of a part, keys of other parts unseen or
-    seen too early, biases of all keys that are cut, a running sum that begins anew, and one of several biases that a ring drops."""
+    """One layer of each encoding, packed documents, padding. Catches ids counted from the start of
+    a part, keys of other parts unseen or seen too early, biases of all keys that are cut, a running
+    sum that begins anew, and one of several biases that a ring drops."""
     model = model_of(','.join(names))
     rng = np.random.default_rng(0)
     column = np.arange(TIME)
@@ -61,7 +62,10 @@ def test_a_text_cut_over_devices(names):
         lambda x: x + 0.1 * np.asarray(rng.standard_normal(x.shape), x.dtype), params
     )
     mesh = jax.make_mesh((4,), ('context',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
-    run = lambda params, *inputs: model.apply({'params': params}, *inputs)[0]
+
+    def run(params, *inputs):
+        return model.apply({'params': params}, *inputs)[0]
+
     cut = jax.jit(
         jax.shard_map(
             run,
@@ -80,20 +84,18 @@ def test_a_text_cut_over_devices(names):
 
 
 def test_which_way_keys_cross():
-    """Catches a ring for what needs all logits at once, keys gathered where a ring would do, and an encoding silently wrong."""
-    way = lambda name, **changes: kernels.choose_context_path(
-        m := model_of(name, **changes).config, m.encodings[0]
-    )[0]
-    assert [way(n) for n in ('rope', 'alibi', 't5', 'forgetting', 'chunk')] == ['ring'] * 5
-    assert [way(n) for n in ('cope', 'stick_breaking', 'path', 'rope_dynamic', 'rerope')] == [
-        'gather'
-    ] * 5
+    """Catches a ring for what needs all logits at once, keys gathered where a ring would do, and an
+    encoding silently wrong."""
+
+    def way(name, **changes):
+        config = model_of(name, **changes).config
+        return kernels.choose_context_path(config, config.encodings[0])[0]
+
+    for name in ('rope', 'alibi', 't5', 'forgetting', 'chunk', 'rope+t5', 'forgetting+kerple_log'):
+        assert way(name) == 'ring', name
+    for name in ('cope', 'stick_breaking', 'path', 'rope_dynamic', 'rerope', 'alibi+cope'):
+        assert way(name) == 'gather', name
     assert way('rope', context_attention='gather') == 'gather'
-    assert [way(n) for n in ('rope+t5', 'forgetting+kerple_log', 'alibi+cope')] == [
-        'ring',
-        'ring',
-        'gather',
-    ]
     for name in ('selective', 'rope+selective', 'selective+rope'):
         with pytest.raises(
             ModelError,

@@ -1,4 +1,5 @@
-"""The contract of positional encodings: each place of entry is honoured, in the full forward, packed, and with a cache."""
+"""The contract of positional encodings: each place of entry is honoured, in the full forward,
+packed, and with a cache."""
 
 import dataclasses
 import functools
@@ -38,9 +39,8 @@ class Ids(Toy):
     def position_ids(self, inputs):
         if inputs.row_keys is None:
             return inputs.q_ids * 3
-        gaps = jax.vmap(lambda k: jax.random.randint(k, inputs.q_ids.shape[1:], 1, 5))(
-            inputs.row_keys
-        )
+        shape = inputs.q_ids.shape[1:]
+        gaps = jax.vmap(lambda key: jax.random.randint(key, shape, 1, 5))(inputs.row_keys)
         return jnp.cumsum(gaps, -1)
 
     def bias(self, inputs):
@@ -49,21 +49,17 @@ class Ids(Toy):
 
 class Embeds(Toy):
     def embed(self, inputs, x):
-        return (
-            x
-            + inputs.param('shift', nn.initializers.ones, (self.dims.width,), (None,))
-            * inputs.q_ids[..., None]
-        )
+        shift = inputs.param('shift', nn.initializers.ones, (self.dims.width,), (None,))
+        return x + shift * inputs.q_ids[..., None]
 
 
 class Shares(Toy):
-    """One table for all layers, of positions, used as the rotation of q and k (here: a scaling by position)."""
+    """One table for all layers, of positions, used as the rotation of q and k (here: a scaling by
+    position)."""
 
     def share(self, inputs):
-        return (
-            inputs.param('rate', nn.initializers.constant(0.1), (), ())
-            * inputs.q_ids[:, None, :, None]
-        )
+        rate = inputs.param('rate', nn.initializers.constant(0.1), (), ())
+        return rate * inputs.q_ids[:, None, :, None]
 
     def rotate(self, inputs, q, k):
         return q * (1 + inputs.shared), k * (1 - inputs.shared)
@@ -75,7 +71,8 @@ class Scales(Toy):
 
 
 class Forgets(Toy):
-    """A gate per token and head, summed along the keys: data-dependent, and kept in the cache (FoX-like)."""
+    """A gate per token and head, summed along the keys: data-dependent, and kept in the cache
+    (FoX-like)."""
 
     def key_state(self, inputs):
         w = inputs.param(
@@ -120,19 +117,16 @@ class Products(Toy):
 
 class KeyBias(Toy):
     def key_bias(self, inputs):
-        return (
-            jnp.sqrt(1.0 + inputs.k_ids)[:, None]
-            * jnp.arange(1.0, self.dims.num_heads + 1)[:, None]
-        )
+        of_head = jnp.arange(1.0, self.dims.num_heads + 1)
+        return jnp.sqrt(1.0 + inputs.k_ids)[:, None] * of_head[:, None]
 
 
 class Logits(Toy):
     """Gated by the logits themselves, summed along the keys (CoPE-like)."""
 
     def logits(self, inputs):
-        return inputs.z + 0.3 * jnp.cumsum(
-            jnp.where(inputs.visible, jax.nn.sigmoid(inputs.z), 0), -1
-        )
+        gates = jnp.where(inputs.visible, jax.nn.sigmoid(inputs.z), 0)
+        return inputs.z + 0.3 * jnp.cumsum(gates, -1)
 
 
 class Carries(Toy):
@@ -143,11 +137,8 @@ class Carries(Toy):
 
     def logits(self, inputs):
         said = self.said(inputs)
-        before = (
-            inputs.carried.get('said', jnp.zeros_like(said[:, 0]))[:, None]
-            + jnp.cumsum(said, 1)
-            - said
-        )
+        earlier = inputs.carried.get('said', jnp.zeros_like(said[:, 0]))[:, None]
+        before = earlier + jnp.cumsum(said, 1) - said
         return inputs.z - before[:, None]
 
     def carry(self, inputs):
@@ -185,14 +176,14 @@ def built(positions, **changes):
     c = base.get_config().model
     c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=1, positions=positions, **changes)
     model = Transformer(resolve(c, VOCAB, TIME))
-    params = nn.meta.unbox(
-        jax.jit(model.init)(jax.random.key(0), TOKENS, POSITIONS, ONES)['params']
-    )
-    return (
-        model,
-        params,
-        jax.jit(lambda p, t, i, s, k=None: model.apply({'params': p}, t, i, s, row_keys=k)[0]),
-    )
+    variables = jax.jit(model.init)(jax.random.key(0), TOKENS, POSITIONS, ONES)
+
+    @jax.jit
+    def apply(params, tokens, positions, segments, row_keys=None):
+        rows = tokens, positions, segments
+        return model.apply({'params': params}, *rows, row_keys=row_keys)[0]
+
+    return model, nn.meta.unbox(variables['params']), apply
 
 
 def without(tree, word='positions'):
@@ -204,14 +195,15 @@ def without(tree, word='positions'):
 
 
 def test_every_place_of_entry_has_a_toy():
-    """Catches a hook that this file forgets, and one that a composite leaves to the default, which knows of no part."""
+    """Catches a hook that this file forgets, and one that a composite leaves to the default, which
+    knows of no part."""
     assert set().union(*(t.enters() for t in TOYS.values())) == set(registry.ENTERS)
-    takes_a_site = {
+    takes_inputs = {
         n
         for n, m in vars(PositionalEncoding).items()
         if inspect.isfunction(m) and 'inputs' in inspect.signature(m).parameters
     }
-    assert takes_a_site - set(vars(registry.Composite)) == {
+    assert takes_inputs - set(vars(registry.Composite)) == {
         'position_ids',
         'embed',
         'share',
@@ -221,17 +213,18 @@ def test_every_place_of_entry_has_a_toy():
 
 @pytest.mark.parametrize('name', TOYS)
 def test_a_place_is_honoured(name, monkeypatch):
-    """Catches a hook that is not called, or called only without a cache: each toy changes the logits, and decoding agrees."""
+    """Catches a hook that is not called, or called only without a cache: each toy changes the
+    logits, and decoding agrees."""
     monkeypatch.setitem(REGISTRY, name, TOYS[name])
     plain = built('none')
     model, params, apply = built(name)
     full = apply(params, TOKENS, POSITIONS, ONES)
     assert not np.allclose(full, plain[2](plain[1], TOKENS, POSITIONS, ONES), atol=1e-3)
     state = decoding.prefill(model, params, jnp.asarray(TOKENS), jnp.array([4, 4]), TIME + 4)
-    cache, logits = state['cache'], state['logits']
-    cache['column'] = jnp.int32(
-        4
-    )  # go on where the prompts end: the columns after them are written anew
+    cache = state['cache']
+    logits = state['logits']
+    # Goes on where the prompts end: the columns after them are written anew.
+    cache['column'] = jnp.int32(4)
     cache['segment_ids'] = cache['segment_ids'].at[:, 4:].set(0)
     for at in range(4, TIME):
         np.testing.assert_allclose(logits, full[:, at - 1], rtol=2e-5, atol=2e-5)
@@ -257,7 +250,8 @@ def test_random_ids_are_those_of_the_row(monkeypatch):
 
 
 def test_keys_at_test_are_for_drawn_ids():
-    """Catches dropout, offsets of task ids or a training recipe (PoSE) in an evaluation, whose keys are for ids that are drawn there, too."""
+    """Catches dropout, offsets of task ids or a training recipe (PoSE) in an evaluation, whose keys
+    are for ids that are drawn there, too."""
 
     def logits(positions, training, ids=TOKENS % 5, **changes):
         c = base.get_config().model
@@ -289,7 +283,8 @@ def test_keys_at_test_are_for_drawn_ids():
 
 @pytest.mark.parametrize('scan', [False, True])
 def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
-    """Catches initial values that shift with an encoding's own parameters: comparisons would not be paired."""
+    """Catches initial values that shift with an encoding's own parameters: comparisons would not be
+    paired."""
     reference = without(built('none', scan_layers=scan)[1])
     for name, toy in {
         'learned': REGISTRY['learned'],
@@ -306,9 +301,8 @@ def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
         own = jax.tree.structure(found) != jax.tree.structure(others) and len(
             jax.tree.leaves(found)
         ) > len(others)
-        assert own == (
-            name in ('learned', 't5', 'embeds', 'forgets')
-        )  # no parameter beyond its own
+        # No parameter beyond its own.
+        assert own == (name in ('learned', 't5', 'embeds', 'forgets'))
 
 
 @pytest.mark.parametrize(
@@ -341,7 +335,10 @@ def test_tables_have_a_row_for_each_drawn_id(name):
     model = Transformer(resolve(c, VOCAB, TIME), training)
     params = nn.meta.unbox(model.init(keys[0], TOKENS, POSITIONS, ONES)['params'])
     assert params[f'positions_{name[name.index("+") + 1 :]}']['table'].shape == (90, 16)
-    run = lambda tokens, *rest: model.apply({'params': params}, tokens, *rest, row_keys=keys)[0]
+
+    def run(*rows):
+        return model.apply({'params': params}, *rows, row_keys=keys)[0]
+
     assert np.isfinite(run(TOKENS, POSITIONS, ONES)).all()
     if name == 'randomized+learned':
         text = np.stack(
@@ -355,10 +352,10 @@ def test_tables_have_a_row_for_each_drawn_id(name):
 
 
 def test_xpos_grows_from_the_middle_of_the_ids():
-    """Catches growth from the middle of the longest text where ids are drawn from more: on one side it left float32."""
-    xpos = registry.build('randomized+xpos', {'range': 32_000}, Dims(16, 2, 1, 8, 2, 10))[0].parts[
-        1
-    ]
+    """Catches growth from the middle of the longest text where ids are drawn from more: on one side
+    it left float32."""
+    dims = Dims(16, 2, 1, 8, 2, 10)
+    _, xpos = registry.build('randomized+xpos', {'range': 32_000}, dims)[0].parts
     *_, grow = xpos.share(registry.EncodingInputs(None, jnp.array([[0, 31_999]])))
     assert 1e-18 < grow.min() and grow.max() < 1e18
 
@@ -373,7 +370,8 @@ def test_xpos_grows_from_the_middle_of_the_ids():
     ],
 )
 def test_alibi_slopes_are_the_official_ones_in_order(heads, expected):
-    """Catches the naive formula for heads that are no power of two, an exponent from 0, and another order."""
+    """Catches the naive formula for heads that are no power of two, an exponent from 0, and another
+    order."""
     np.testing.assert_allclose(slopes(heads), expected, rtol=1e-12)
 
 
@@ -388,7 +386,8 @@ def test_t5_buckets(distance, last):
 
 @pytest.mark.parametrize('layout', ['half', 'interleaved'])
 def test_rope(layout):
-    """Catches a rotation that changes norms or position 0, logits that depend on more than the distance, and a wrong layout."""
+    """Catches a rotation that changes norms or position 0, logits that depend on more than the
+    distance, and a wrong layout."""
     with jax.enable_x64(True):
         dims = Dims(16, 1, 1, 8, 1, 64)
         rope = REGISTRY['rope'](dims, layout=layout)
@@ -406,9 +405,8 @@ def test_rope(layout):
         np.testing.assert_allclose(products, products[0], rtol=1e-5)
         assert abs((at(q, 5) * at(k, 3)).sum() - products[0]) > 1e-3
         if layout == 'interleaved':
-            order = (
-                np.arange(8).reshape(4, 2).T.reshape(-1)
-            )  # 0 2 4 6 1 3 5 7: pairs side by side -> halves
+            # 0 2 4 6 1 3 5 7: pairs side by side -> halves.
+            order = np.arange(8).reshape(4, 2).T.reshape(-1)
             half = REGISTRY['rope'](dims, layout='half')
             np.testing.assert_allclose(
                 at(q, 13)[..., order], at(q[..., order], 13, half), rtol=1e-6
@@ -439,7 +437,8 @@ def test_angles_are_wide_in_low_precision():
         (
             'randomized+rope',
             {'range': 9},
-            r'positions_args.range is 9: shorter than the longest text \(config.model.max_len is 10\)',
+            r'positions_args.range is 9: shorter than the longest text '
+            r'\(config.model.max_len is 10\)',
         ),
         (
             'rope_dynamic',
@@ -466,7 +465,8 @@ def test_angles_are_wide_in_low_precision():
         (
             'randomized+xpos',
             {'range': 200_000},
-            'the number of ids that are drawn .* is 200000: xPos with scale_base 512.0 would overflow',
+            'the number of ids that are drawn .* is 200000: xPos with scale_base 512.0 would '
+            'overflow',
         ),
         ('fire', {'hidden': 0}, 'positions_args.hidden is 0: expected more than 0'),
         ('irope', {}, 'config.model.positions has 4 entries, config.model.num_layers is 2'),

@@ -1,5 +1,5 @@
-"""The decoder: an independent forward pass, generation, scan, remat, low precision. Causality, packing, padding and the cache are tested
-for every encoding in test_properties.py."""
+"""The decoder: an independent forward pass, generation, scan, remat, low precision. Causality,
+packing, padding and the cache are tested for every encoding in test_properties.py."""
 
 import dataclasses
 import functools
@@ -138,8 +138,8 @@ def reference(c, p, tokens):
     ],
 )
 def test_the_forward_pass_is_the_papers(positions, changes):
-    """Catches a wrong pairing of heads and groups, a misplaced scale, cap, bias or norm, a rotation of the wrong sign, and what lies ahead
-    hidden where it is to be seen."""
+    """Catches a wrong pairing of heads and groups, a misplaced scale, cap, bias or norm, a rotation
+    of the wrong sign, and what lies ahead hidden where it is to be seen."""
     model, params, apply = built(positions, **dict(changes))
     found = apply(params, TOKENS, POSITIONS, ONES)
     for row in range(2):
@@ -150,12 +150,13 @@ def test_the_forward_pass_is_the_papers(positions, changes):
 
 @pytest.mark.parametrize('positions', ['learned', 'rope', 'forgetting', 'rope,none'])
 def test_generation(positions):
-    """Catches rows that depend on their batch, chunks that change the text, and greedy that is not the most likely token."""
+    """Catches rows that depend on their batch, chunks that change the text, and greedy that is not
+    the most likely token."""
     model, params, apply = built(positions)
     prompts = [[3, 5, 7], [2, 4, 6, 8, 10]]
     greedy = decoding.generate(model, params, prompts, 5, Sampling(temperature=0.0))
     assert greedy == decoding.generate(
-        model, params, prompts, 5, Sampling(temperature=0.0), every=2
+        model, params, prompts, 5, Sampling(temperature=0.0), stop=decoding.Stop(every=2)
     )
     for prompt, out in zip(prompts, greedy):
         ids = list(prompt)
@@ -167,22 +168,30 @@ def test_generation(positions):
             assert int(logits[0, len(ids) - 1].argmax()) == token
             ids.append(token)
     drawn = decoding.generate(model, params, prompts, 5, Sampling(), seed=3)
-    assert drawn == decoding.generate(model, params, prompts, 5, Sampling(), seed=3, every=3)
+    assert drawn == decoding.generate(
+        model, params, prompts, 5, Sampling(), seed=3, stop=decoding.Stop(every=3)
+    )
     assert drawn[0] == decoding.generate(model, params, prompts[:1], 5, Sampling(), seed=3)[0]
     assert drawn != decoding.generate(model, params, prompts, 5, Sampling(), seed=4)
 
 
 def test_generation_ends():
-    """Catches an end token that is written, a context that is overrun, and a watcher that is not heard."""
+    """Catches an end token that is written, a context that is overrun, and a watcher that is not
+    heard."""
     model, params, _ = built()
     whole = decoding.generate(model, params, [[3, 5]], 50, Sampling(temperature=0.0))[0]
     assert len(whole) == TIME - 2
     cut = decoding.generate(
-        model, params, [[3, 5]], 50, Sampling(temperature=0.0), end=(whole[3],)
+        model, params, [[3, 5]], 50, Sampling(temperature=0.0), stop=decoding.Stop((whole[3],))
     )[0]
     assert cut == whole[: whole.index(whole[3])]
     heard = decoding.generate(
-        model, params, [[3, 5]], 50, Sampling(temperature=0.0), watch=lambda rows: True, every=2
+        model,
+        params,
+        [[3, 5]],
+        50,
+        Sampling(temperature=0.0),
+        stop=decoding.Stop(watch=lambda rows: True, every=2),
     )[0]
     assert heard == whole[:2]
     with pytest.raises(
@@ -197,7 +206,9 @@ def test_scanned_layers_and_remat_change_nothing(positions):
     model, params, _ = built(positions, scan_layers=True)
 
     def grad(m, p):
-        total = lambda p: jnp.square(m.apply({'params': p}, TOKENS, POSITIONS, ONES)[0]).mean()
+        def total(p):
+            return jnp.square(m.apply({'params': p}, TOKENS, POSITIONS, ONES)[0]).mean()
+
         return jax.jit(jax.value_and_grad(total))(p)
 
     value, gradient = grad(model, params)

@@ -1,5 +1,5 @@
-"""Randomized positions as Ruoss et al. ran them: distances beside biases, ids beside rotations, anew in
-each layer, one draw for a batch."""
+"""Randomized positions as Ruoss et al. ran them: distances beside biases, ids beside rotations,
+anew in each layer, one draw for a batch."""
 
 import dataclasses
 
@@ -53,9 +53,9 @@ def drawn(name, layer, segments=WHOLE, batch_key=BATCH, keys=KEYS, **arguments):
 
 @pytest.mark.parametrize('beside', ['alibi', 't5', 'fire', 'shaw', 'transformer_xl', 'deberta'])
 def test_distances_are_drawn_beside_biases(beside):
-    """Catches ids in place of distances, whose differences are 7, 10 and 8 on one diagonal where the
-    authors' are 1, 1 and 1; a token that is apart from itself; distances of 0, beyond the range or
-    that fall; another draw for each row of a batch, and one for all layers."""
+    """Catches ids in place of distances, whose differences are 7, 10 and 8 on one diagonal where
+    the authors' are 1, 1 and 1; a token that is apart from itself; distances of 0, beyond the range
+    or that fall; another draw for each row of a batch, and one for all layers."""
     layers = [np.asarray(drawn(f'randomized+{beside}', layer).distance) for layer in (0, 1)]
     for found in layers:
         of = [[set(np.diagonal(row, -n).tolist()) for n in range(T)] for row in found]
@@ -79,8 +79,8 @@ def test_distances_are_a_uniform_sample():
 
 @pytest.mark.parametrize('beside', ['rope', 'xpos', 'rerope', 'rope_dynamic'])
 def test_ids_are_drawn_beside_rotations(beside):
-    """Catches one draw for all layers, angles of the ids that the model drew before, another draw for
-    each row, and distances that are not those of the ids."""
+    """Catches one draw for all layers, angles of the ids that the model drew before, another draw
+    for each row, and distances that are not those of the ids."""
     all_inputs = [drawn(f'randomized+{beside}', layer) for layer in (0, 1)]
     for inputs in all_inputs:
         ids = np.asarray(inputs.q_ids)
@@ -94,7 +94,7 @@ def test_ids_are_drawn_beside_rotations(beside):
 
 
 def test_each_document_has_its_own():
-    """Catches distances across the documents of a row, and a second document that goes on counting."""
+    """Catches distances across the documents of a row, and a second one that goes on counting."""
     found = np.asarray(drawn('randomized+alibi', 0, PACKED).distance)[0]
     for start, stop in ((0, 7), (7, 11)):
         part = found[start:stop, start:stop]
@@ -144,13 +144,11 @@ def built(positions, training=False, layers=2):
 
 
 def test_the_model_draws_once_a_batch():
-    """Catches layers that are not given their number or the batch's key, and rows of a batch in training
-    that draw for themselves."""
+    """Catches layers that are not given their number or the batch's key, and rows of a batch in
+    training that draw for themselves."""
     model, params, fields = built('randomized+alibi', training=True)
-    of = lambda **keys: np.asarray(
-        model.apply({'params': params}, *fields, row_keys=KEYS, **keys)[0]
-    )
-    together, apart = of(batch_key=BATCH), of()
+    together, _ = model.apply({'params': params}, *fields, row_keys=KEYS, batch_key=BATCH)
+    apart, _ = model.apply({'params': params}, *fields, row_keys=KEYS)
     close(together[0], together[1], 1e-5)
     assert abs(apart[0] - apart[1]).max() > 1e-2
     model = Transformer(dataclasses.replace(model.config, attention='auto'), True)

@@ -1,4 +1,5 @@
-"""What ties encodings to each other, and what follows from an equation: a reference is not needed for it."""
+"""What ties encodings to each other, and what follows from an equation: a reference is not needed
+for it."""
 
 import dataclasses
 
@@ -14,15 +15,14 @@ from tests.model.weights import DRAWN, HEADS, KERPLE, KV_HEADS, PLACES, D, T, al
 
 ONE, MLP = {'stretch': 1.0}, ('w1', 'b1', 'w2', 'b2')
 TAPS = dict(zip(MLP, ('inner_taps', 'inner_offset', 'outer_taps', 'outer_offset')))
-SLOPES, BIASES, STEEP = (
-    np.asarray(R.slopes(HEADS)),
-    np.array([0.0, 1.0, 2.0, -1.0]),
-    np.array([0.3, 0.1, 0.5, 0.02]),
-)
+SLOPES = np.asarray(R.slopes(HEADS))
+BIASES = np.array([0.0, 1.0, 2.0, -1.0])
+STEEP = np.array([0.3, 0.1, 0.5, 0.02])
 
 
 def same(name, other, arguments=None, given=None, of_other=None, given_other=None, rows=T):
-    """The first with its arguments and given parameters is the second with its own, in the first `rows` rows."""
+    """The first with its arguments and given parameters is the second with its own, in the first
+    `rows` rows."""
     label = ' '.join([name, *(f'{k}={v}' for k, v in (arguments or {}).items()), 'is', other])
     return pytest.param(name, arguments, given, other, of_other, given_other, rows, id=label)
 
@@ -100,8 +100,9 @@ SAME = [
 
 @pytest.mark.parametrize('name, arguments, given, other, of_other, given_other, rows', SAME)
 def test_turns_into_another(name, arguments, given, other, of_other, given_other, rows):
-    """Catches a scaling that does something at s = 1, a window off by one, a term that is there though its parameters are zero,
-    and controls of a study (a constant gate is ALiBi) that are none."""
+    """Catches a scaling that does something at s = 1, a window off by one, a term that is there
+    though its parameters are zero, and controls of a study (a constant gate is ALiBi) that are
+    none."""
     found, expected = run(name, arguments, given=given), run(other, of_other, given=given_other)
     close(found.weights[:, :rows], expected.weights[:, :rows])
 
@@ -117,10 +118,12 @@ def test_initial_values(name, other):
 
 @pytest.mark.parametrize('name', ['grape_m', 'grape_m_context'])
 def test_learned_frequencies_are_wide(name):
-    """Catches frequencies kept as 16 log theta in bfloat16, off by up to 2.8 %: they are float32 whatever type parameters have."""
-    param = lambda *declared: Parameters('bfloat16').init_with_output(jax.random.key(0), *declared)[
-        0
-    ]
+    """Catches frequencies kept as 16 log theta in bfloat16, off by up to 2.8 %: they are float32
+    whatever type parameters have."""
+
+    def param(*declared):
+        return Parameters('bfloat16').init_with_output(jax.random.key(0), *declared)[0]
+
     np.testing.assert_allclose(
         alone(name, 64).frequencies_of(EncodingInputs(param, None)),
         Rot.rope_frequencies(64),
@@ -135,15 +138,16 @@ def test_interpolation_divides_positions():
 
 @pytest.mark.parametrize('d, s', [(8, 4.0), (64, 8.0), (128, 32.0)])
 def test_ntk_ends(d, s):
-    """Catches another exponent than d/(d - 2): the highest frequency stays, the lowest is divided by s exactly."""
+    """Catches another exponent than d/(d - 2): the highest frequency stays, the lowest is divided
+    by s exactly."""
     ratio = alone('rope_ntk', d, stretch=s).frequencies() / Rot.rope_frequencies(d)
     assert ratio[0] == 1 and abs(ratio[-1] * s - 1) < 1e-12 and (np.diff(ratio) < 0).all()
 
 
 @pytest.mark.parametrize('stretch', [{'stretch': 1.0}, {'stretch': 4.0}])
 def test_dynamic_ntk_comes_back(stretch):
-    """Catches a base that stays stretched after a long text, and one that follows the row in place of the document: up to the
-    trained length, 8, it is RoPE."""
+    """Catches a base that stays stretched after a long text, and one that follows the row in place
+    of the document: up to the trained length, 8, it is RoPE."""
     assert abs(run('rope_dynamic', stretch).weights - run('rope').weights).max() > 1e-2
     for first in (9, 8):
         packed = dict(positions=np.r_[:first, : T - first], segments=1 + (PLACES >= first))
@@ -154,14 +158,14 @@ def test_dynamic_ntk_comes_back(stretch):
 
 @pytest.mark.parametrize('name', ['yarn', 'rope_by_parts'])
 def test_yarn_by_turns(name):
-    """Catches a ramp with its ends exchanged, floor and ceiling left out, and the new length in place of the one of training."""
+    """Catches a ramp with its ends exchanged, floor and ceiling left out, and the new length in
+    place of the one of training."""
     theta, s, length = Rot.rope_frequencies(64), 4.0, 4096
     found = alone(name, 64, stretch=s, length=length).frequencies()
     turns = length * theta / (2 * np.pi)
     fast, slow = turns > 32, turns < 1
-    np.testing.assert_allclose(
-        found[fast], theta[fast], rtol=4e-16
-    )  # two ways to write a power: on some processors the last bit of float64 differs
+    # Two ways to write a power: on some processors the last bit of float64 differs.
+    np.testing.assert_allclose(found[fast], theta[fast], rtol=4e-16)
     np.testing.assert_allclose(found[slow], theta[slow] / s, rtol=1e-12)
     ratio = (found / theta)[~fast & ~slow]
     assert len(ratio) > 5 and (np.diff(ratio) < 0).all() and ratio[0] <= 1 and ratio[-1] >= 1 / s
@@ -171,13 +175,15 @@ def test_yarn_by_turns(name):
 
 
 def test_yarn_scales_logits_at_one_place():
-    """Catches a factor of the logits in place of its square, or on queries only; where all p are 0 no more is seen of YaRN."""
+    """Catches a factor of the logits in place of its square, or on queries only; where all p are 0
+    no more is seen of YaRN."""
     m = run('yarn', {'stretch': 4.0}, ids=0 * PLACES)
     close(m.weights, R.softmax((0.1 * np.log(4.0) + 1) ** 2 * R.none(m.q, m.k)))
 
 
 def test_llama3_constants():
-    """Catches other constants, and a blend of wavelengths in place of turns; values of transformers 5.23.0 in float32."""
+    """Catches other constants, and a blend of wavelengths in place of turns; values of transformers
+    5.23.0 in float32."""
     table = {
         0: 1.0,
         1: 0.8146172165870667,
@@ -197,7 +203,8 @@ def test_llama3_constants():
 
 
 def test_partial_is_not_proportional():
-    """Catches exponents that count the rotated dimensions where the paper counts the whole head, or the other way round."""
+    """Catches exponents that count the rotated dimensions where the paper counts the whole head, or
+    the other way round."""
     partial, proportional = (
         alone(n, 64, fraction=0.25).frequencies() for n in ('rope_partial', 'rope_proportional')
     )
@@ -208,7 +215,8 @@ def test_partial_is_not_proportional():
 
 
 def test_interleaved_is_half_permuted():
-    """Catches pairs of neither layout: a fixed permutation of the dimensions of queries and keys leads from one to the other."""
+    """Catches pairs of neither layout: a fixed permutation of the dimensions of queries and keys
+    leads from one to the other."""
     order = np.arange(D).reshape(-1, 2).T.reshape(-1)
     q, k = (np.random.default_rng(n).normal(size=(T, n, D)) for n in (HEADS, KV_HEADS))
     close(
@@ -218,15 +226,16 @@ def test_interleaved_is_half_permuted():
 
 
 def test_pope_at_one_place():
-    """Catches magnitudes that are not softplus: where all p are 0, and delta 0, the logits are their product."""
+    """Catches magnitudes that are not softplus: where all p are 0, and delta 0, the logits are
+    their product."""
     m = run('pope', ids=0 * PLACES, given={'delta': 0.0})
     close(m.weights, R.softmax(R.none(np.logaddexp(0, m.q), np.logaddexp(0, m.k))))
 
 
 @pytest.mark.parametrize('name, scale', [('cope', D**-0.5), ('cope_unscaled', 1.0)])
 def test_cope_with_open_gates(name, scale):
-    """Catches a count that runs the wrong way or leaves a token out: with all gates open it is the distance, 1 for the token
-    itself, and stops at the last place."""
+    """Catches a count that runs the wrong way or leaves a token out: with all gates open it is the
+    distance, 1 for the token itself, and stops at the last place."""
     q = np.random.default_rng(8).normal(size=(T, HEADS, D))
     q = q - q.mean(-1, keepdims=True) + 1
     m = run(name, {'places': 5}, query=q, key=np.full((T, KV_HEADS, D), 10.0))  # all logits are 28
@@ -250,18 +259,21 @@ def bias_of(name, arguments, given):
 
 
 def test_fire_denominator():
-    """Catches min(L, i) in place of max: up to L tokens the bias is a function of the distance, from there on it is not."""
+    """Catches min(L, i) in place of max: up to L tokens the bias is a function of the distance,
+    from there on it is not."""
     bias = bias_of('fire', {'threshold': 7.0}, {'multiplier': 1.0, 'c': 0.8})
-    spread = lambda rows: max(
-        np.ptp(np.diagonal(bias[:, :rows, :rows], -n, 1, 2), axis=-1).max()
-        for n in range(1, rows - 1)
-    )
+
+    def spread(rows):
+        diagonals = [np.diagonal(bias[:, :rows, :rows], -n, 1, 2) for n in range(1, rows - 1)]
+        return max(np.ptp(diagonal, axis=-1).max() for diagonal in diagonals)
+
     assert spread(8) < 1e-5 and spread(T) > 1e-2
 
 
 @pytest.mark.parametrize('name', ['kerple_log', 'kerple_power', 'alibi', 'forgetting', 'cable'])
 def test_decays(name):
-    """Catches a bias that grows with the distance, or parameters that may leave the range where it falls."""
+    """Catches a bias that grows with the distance, or parameters that may leave the range where it
+    falls."""
     bias = bias_of(name, {}, {'p': KERPLE['p'], 'a': KERPLE['a'] / 10})
     assert min(np.diff(bias[:, i, : i + 1]).min() for i in range(1, T)) > 0
 
@@ -280,7 +292,8 @@ def with_method(method, of):
     'name', [n for n, c in REGISTRY.items() if {'bias', 'key_bias'} <= c.enters()]
 )
 def test_bias_of_the_keys(name):
-    """Catches a bias for fused kernels that is another one than that of the pairs, or that counts columns in place of ids."""
+    """Catches a bias for fused kernels that is another one than that of the pairs, or that counts
+    columns in place of ids."""
     no_bias = with_method('bias', lambda kind: lambda self, inputs: None)
     close(run(name, ids=DRAWN, changed=no_bias).weights, run(name, ids=DRAWN).weights)
 
@@ -289,7 +302,8 @@ def test_bias_of_the_keys(name):
     'name', [n for n, c in REGISTRY.items() if c.enters() & {'bias', 'key_bias'}]
 )
 def test_constant_of_a_row(name):
-    """Catches weights that are not normalised after the bias is added: a constant of the row changes none."""
+    """Catches weights that are not normalised after the bias is added: a constant of the row
+    changes none."""
     constant = 3 * jnp.sin(1.0 + jnp.arange(T))[:, None]
     shifted = with_method(
         'additive', lambda kind: lambda self, inputs: kind.additive(self, inputs) + constant

@@ -21,8 +21,9 @@ class _Scope(nn.Module):
 
     @nn.compact
     def __call__(self, *more, **inputs):
-        param = lambda name, init, shape, axes: self.param(name, init, shape, jnp.float32)
-        inputs = EncodingInputs(param, **inputs)
+        inputs = EncodingInputs(
+            lambda name, init, shape, axes: self.param(name, init, shape, jnp.float32), **inputs
+        )
         return getattr(self.encoding, self.place)(inputs, *more)
 
 
@@ -51,7 +52,8 @@ def pairs(count, z=None):
 
 
 def uniform(x, bound):
-    """Whether x looks drawn from U(-bound, bound): inside it, near both ends, its standard deviation."""
+    """Whether x looks drawn from U(-bound, bound): inside it, near both ends, its standard
+    deviation."""
     assert abs(x).max() <= bound and abs(x).max() > 0.9 * bound
     assert x.std() == pytest.approx(bound / 3**0.5, rel=0.12)
 
@@ -76,8 +78,8 @@ LAYERS = {
 
 @pytest.mark.parametrize('name', LAYERS)
 def test_layers_begin_as_those_of_their_authors(name):
-    """Catches normal weights and biases of zero where the authors' layers are PyTorch's, whose weights
-    and biases are U(-b, b), b the inputs of one output to the power of -1/2."""
+    """Catches normal weights and biases of zero where the authors' layers are PyTorch's, whose
+    weights and biases are U(-b, b), b the inputs of one output to the power of -1/2."""
     place, fan_in = LAYERS[name]
     inputs = pairs(4, jnp.zeros((1, HEADS, 4, 4)))
     drawn = [begun(name, place, seed, **inputs)[0] for seed in range(8)]
@@ -111,8 +113,8 @@ def test_dape_acts_as_strongly_as_its_authors_at_first():
         z = jax.random.normal(jax.random.key(100 + seed), (1, HEADS, 64, 64))
         p, out = begun('dape', 'logits', seed, **(inputs | {'z': z}))
         reach = np.maximum(np.arange(64)[:, None] - np.arange(64), 0)
-        rate = lambda what: np.maximum(p[what], 0.01)[:, None, None]
-        b = -rate('p') * np.log1p(rate('a') * reach)
+        rates = {name: np.maximum(p[name], 0.01)[:, None, None] for name in ('p', 'a')}
+        b = -rates['p'] * np.log1p(rates['a'] * reach)
         f = np.asarray(out, np.float64)[0] - np.asarray(z, np.float64)[0] - b
         found.append(f[:, reach > 0].std(1).mean())
     assert 0.17 < np.mean(found) < 0.3

@@ -41,20 +41,18 @@ def built(positions, **changes):
 
 @functools.cache
 def disturbed(positions, **changes):
-    """The reference, and parameters none of which is what it was at first: zeros would hide what they enter."""
+    """The reference, and parameters none of which is what it was at first: zeros would hide what
+    they enter."""
     reference = built(positions, attention='reference', **changes)
-    params = nn.meta.unbox(
-        jax.jit(reference.init)(
-            jax.random.key(0), TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2]
-        )['params']
-    )
-    noise = np.random.default_rng(1)
-    return reference, jax.tree.map(
-        lambda x: (
-            x + 0.3 * noise.normal(size=x.shape).astype(np.float32) * max(float(np.std(x)), 0.1)
-        ),
-        params,
-    )
+    rows = TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2]
+    params = nn.meta.unbox(jax.jit(reference.init)(jax.random.key(0), *rows)['params'])
+    rng = np.random.default_rng(1)
+
+    def disturb(x):
+        noise = rng.normal(size=x.shape).astype(np.float32)
+        return x + 0.3 * noise * max(float(np.std(x)), 0.1)
+
+    return reference, jax.tree.map(disturb, params)
 
 
 @functools.cache
@@ -74,7 +72,8 @@ def result(model, params):
     return logits[:, :120], gradient
 
 
-# Parameters that make an encoding do something at this length; one that is not here is tested as it comes.
+# Parameters that make an encoding do something at this length; one that is not here is tested as it
+# comes.
 SMALL = {
     'window': dict(window=40),
     'chunk': dict(chunk=40),
@@ -84,7 +83,8 @@ SMALL = {
 
 
 def carried(kernel):
-    """All encodings whose part inside attention the kernel can carry; of those that are done before it, one of two widths."""
+    """All encodings whose part inside attention the kernel can carry; of those that are done before
+    it, one of two widths."""
     dims = Dims(32, 4, 2, 8, 1, TIME)
     inside = [
         n
@@ -118,8 +118,9 @@ CARRIED = {
     ],
 )
 def test_a_kernel_equals_the_reference(kernel, positions, changes):
-    """Catches a scale taken from the widened head, columns of the wrong head of a group, a bias or a document mask that a kernel
-    drops, what lies ahead hidden or seen against the config, and a gradient of a learned bias that is zero. splash is interpreted."""
+    """Catches a scale taken from the widened head, columns of the wrong head of a group, a bias or
+    a document mask that a kernel drops, what lies ahead hidden or seen against the config, and a
+    gradient of a learned bias that is zero. splash is interpreted."""
     reference, params = disturbed(positions, **changes)
     fused = Transformer(dataclasses.replace(reference.config, attention=kernel))
     found, expected = result(fused, params), expected_of(positions, **changes)
@@ -143,82 +144,81 @@ def test_a_kernel_equals_the_reference(kernel, positions, changes):
 )
 @pytest.mark.parametrize('positions', CARRIED['xla'])
 def test_cudnn_is_as_exact_as_bfloat16_allows(positions):
-    """Against the reference in float32 no worse than the reference in bfloat16. Catches what the test above does, in the kernel of GPUs."""
+    """Against the reference in float32 no worse than the reference in bfloat16. Catches what the
+    test above does, in the kernel of GPUs."""
     reference, params = disturbed(positions)
     exact, rounded, fused = (
         result(Transformer(dataclasses.replace(reference.config, **changes)), params)
         for changes in ({}, {'dtype': 'bfloat16'}, {'dtype': 'bfloat16', 'attention': 'cudnn'})
     )
-    whole = 1e-3 * float(
-        optax.global_norm(exact[1])
-    )  # what is less than that of all is rounding: a bias that softmax drops
-    error = lambda x, y: float(
-        jnp.linalg.norm(x.astype(jnp.float32) - y) / jnp.maximum(jnp.linalg.norm(y), whole)
-    )
+    # Less than that of all is rounding: a bias that softmax drops.
+    whole = 1e-3 * float(optax.global_norm(exact[1]))
+
+    def error(x, y):
+        difference = jnp.linalg.norm(x.astype(jnp.float32) - y)
+        return float(difference / jnp.maximum(jnp.linalg.norm(y), whole))
+
     assert error(fused[0], exact[0]) < 1.5 * error(rounded[0], exact[0]) + 1e-3
     for (path, g), r, f in zip(
         jax.tree_util.tree_leaves_with_path(exact[1]),
         jax.tree.leaves(rounded[1]),
         jax.tree.leaves(fused[1]),
     ):
-        # cudnn gives gradients of keys and biases in bfloat16, and those of an encoding are sums of many that cancel: .064 was seen.
+        # cudnn gives gradients of keys and biases in bfloat16, and those of an encoding are sums of
+        # many that cancel: .064 was seen.
         bound = 0.1 if 'positions' in jax.tree_util.keystr(path) else 1.5 * error(r, g) + 5e-3
         assert np.abs(f).max() > 0 and error(f, g) < bound, jax.tree_util.keystr(path)
 
 
 def test_no_compiler_can_undo_the_split():
-    """Catches a split by casts there and back, which XLA leaves out on GPUs (xla_allow_excess_precision): what the second and third part
-    carry is then zero, and the bias of FoX was off by 5 % of the logits."""
+    """Catches a split by casts there and back, which XLA leaves out on GPUs
+    (xla_allow_excess_precision): what the second and third part carry is then zero, and the bias of
+    FoX was off by 5 % of the logits."""
     traced = str(jax.make_jaxpr(lambda x: kernels.split_exactly(x, 3, jnp.bfloat16))(jnp.ones(4)))
     assert traced.count('reduce_precision') == 3 and 'new_dtype=float32' not in traced
 
 
 def test_the_columns_in_bfloat16():
-    """Catches a bias rounded to bfloat16: with one column neighbouring keys are ties; two or three carry it. The figures are those
-    of `python -m pytest -s tests/model/test_kernels.py -k columns`."""
+    """Catches a bias rounded to bfloat16: with one column neighbouring keys are ties; two or three
+    carry it. The figures are those of `python -m pytest -s tests/model/test_kernels.py -k columns`.
+    """
+    alibi = 0.5 * np.arange(8192)  # slope 1/2
+    fox = np.cumsum(np.random.default_rng(0).exponential(0.075, 8192))  # about -612 in all
     for length, bias, limits in (
-        (512, lambda n: 0.5 * np.arange(n), (1e-2, 1e-4, 1e-4)),  # ALiBi, slope 1/2
-        (8192, lambda n: 0.5 * np.arange(n), (1e-1, 1e-3, 1e-3)),
-        (
-            8192,
-            lambda n: np.cumsum(np.random.default_rng(0).exponential(0.075, n)),
-            (1e-2, 1e-3, 1e-4),
-        ),
-    ):  # FoX, about -612 in all
+        (512, alibi[:512], (1e-2, 1e-4, 1e-4)),
+        (8192, alibi, (1e-1, 1e-3, 1e-3)),
+        (8192, fox, (1e-2, 1e-3, 1e-4)),
+    ):
         d, queries = 64, 16
         rng = np.random.default_rng(1)
         q, k = (jnp.asarray(rng.normal(size=(1, 1, n, d)), jnp.bfloat16) for n in (queries, length))
-        kb = jnp.asarray(bias(length), jnp.float32)
-        exact = np.asarray(q, np.float64)[0, 0] @ np.asarray(k, np.float64)[
-            0, 0
-        ].T / 8 + np.asarray(kb, np.float64)
-        weights = lambda z: (
-            np.exp(z - z.max(-1, keepdims=True))
-            / np.exp(z - z.max(-1, keepdims=True)).sum(-1, keepdims=True)
-        )
+        kb = jnp.asarray(bias, jnp.float32)
+        products = np.asarray(q, np.float64)[0, 0] @ np.asarray(k, np.float64)[0, 0].T
+        exact = _softmax(products / 8 + np.asarray(kb, np.float64))
         errors = []
         for parts in (1, 2, 3):
-            wide_q, wide_k = kernels.append_bias_columns(q, k, kb[None, None], 1 / 8, parts)
-            z = (
-                jnp.einsum('bhtd,bhsd->bhts', wide_q, wide_k, preferred_element_type=jnp.float32)[
-                    0, 0
-                ]
-                / 8
-            )
-            errors.append(np.abs(weights(np.asarray(z, np.float64)) - weights(exact)).max())
+            wide = kernels.append_bias_columns(q, k, kb[None, None], 1 / 8, parts)
+            z = jnp.einsum('bhtd,bhsd->bhts', *wide, preferred_element_type=jnp.float32)[0, 0] / 8
+            errors.append(np.abs(_softmax(np.asarray(z, np.float64)) - exact).max())
         print(length, ' '.join(f'{e:.1e}' for e in errors))
         assert errors[0] > limits[0] and errors[1] < limits[1] and errors[2] < limits[2]
 
 
+def _softmax(z):
+    e = np.exp(z - z.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
 @pytest.mark.parametrize('heads', [8, 32])
 def test_a_large_bias_in_bfloat16(heads, monkeypatch):
-    """Catches the bias of Sandwich, 8 H where attention is, given to cudnn rounded as it is: .12 logits with 8 heads, .47 with 32. Less a
-    constant of the row it is exact to a part of itself that falls with the weights."""
-    given, where, seen = [], jnp.arange(64)[None], np.tri(64, dtype=bool)
-    encoding, inputs = (
-        REGISTRY['sandwich'](Dims(32, heads, heads, 8, 1, 64)),
-        EncodingInputs(None, where, k_ids=where, visible=seen[None, None]),
-    )
+    """Catches the bias of Sandwich, 8 H where attention is, given to cudnn rounded as it is: .12
+    logits with 8 heads, .47 with 32. Less a constant of the row it is exact to a part of itself
+    that falls with the weights."""
+    given = []
+    where = jnp.arange(64)[None]
+    seen = np.tri(64, dtype=bool)
+    encoding = REGISTRY['sandwich'](Dims(32, heads, heads, 8, 1, 64))
+    inputs = EncodingInputs(None, where, k_ids=where, visible=seen[None, None])
     monkeypatch.setattr(
         jax.nn, 'dot_product_attention', lambda q, k, v, bias, mask, **more: given.append(bias) or q
     )
@@ -230,18 +230,21 @@ def test_a_large_bias_in_bfloat16(heads, monkeypatch):
         SimpleNamespace(head_dim=8),
     )
     bias = encoding.bias(inputs)
-    weights = lambda b: np.asarray(jax.nn.softmax(jnp.where(seen, b.astype(jnp.float32), -jnp.inf)))
-    error = lambda b: abs(weights(b) - weights(bias)).max()
-    assert (
-        error(bias.astype(jnp.bfloat16)) > 0.01
-        and error(given[0]) < 1e-3
-        and given[0].dtype == jnp.bfloat16
-    )
+
+    def weights(b):
+        return np.asarray(jax.nn.softmax(jnp.where(seen, b.astype(jnp.float32), -jnp.inf)))
+
+    def error(b):
+        return abs(weights(b) - weights(bias)).max()
+
+    assert given[0].dtype == jnp.bfloat16
+    assert error(bias.astype(jnp.bfloat16)) > 0.01 and error(given[0]) < 1e-3
 
 
 @pytest.mark.parametrize('positions', CARRIED['xla'])
 def test_a_kernel_gets_heads_of_the_size_that_is_checked(positions, monkeypatch):
-    """Catches an encoding that widens heads beyond what its refusal knows of: columns of a bias, and twice the dimensions in PoPE."""
+    """Catches an encoding that widens heads beyond what its refusal knows of: columns of a bias,
+    and twice the dimensions in PoPE."""
     sizes, model = [], built(positions, attention='cudnn', dtype='bfloat16')
     monkeypatch.setattr(
         jax.nn,
@@ -257,11 +260,13 @@ def test_a_kernel_gets_heads_of_the_size_that_is_checked(positions, monkeypatch)
         ),
         jax.random.key(0),
     )
-    assert sizes == [kernels._widened(model.config.encodings[0], model.config.encodings[0].dims)]
+    encoding = model.config.encodings[0]
+    assert sizes == [kernels._padded_head_size(encoding, encoding.dims)]
 
 
 def test_a_rank_one_bias_makes_no_square_array():
-    """Catches a [T,T] bias: in the traced program of a kernel with columns no array of that size comes before the kernel."""
+    """Catches a [T,T] bias: in the traced program of a kernel with columns no array of that size
+    comes before the kernel."""
     for positions, square in (('alibi', False), ('forgetting', False), ('kerple_log', True)):
         model = built(positions, attention='splash' if not square else 'xla')
         params = jax.eval_shape(model.init, jax.random.key(0), TOKENS, POSITIONS, SEGMENTS)
@@ -299,7 +304,8 @@ def test_a_rank_one_bias_makes_no_square_array():
     ],
 )
 def test_refusals(kernel, positions, changes, message, monkeypatch):
-    """Catches a kernel that drops a bias, a mask or a soft cap without a word. The device is one on which cudnn takes 128."""
+    """Catches a kernel that drops a bias, a mask or a soft cap without a word. The device is one on
+    which cudnn takes 128."""
     monkeypatch.setattr(jax, 'devices', lambda: [SimpleNamespace(compute_capability='8.0')])
     with pytest.raises(ModelError, match=message):
         built(positions, attention=kernel, **changes)
@@ -325,7 +331,8 @@ def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatc
 
 @pytest.mark.parametrize('kernel, length', [('cudnn', 63), ('splash', 64)])
 def test_lengths_that_a_kernel_does_not_take(kernel, length, monkeypatch):
-    """Catches an error of cudnn or of splash instead of a line that names the field, and `auto` that takes the kernel all the same."""
+    """Catches an error of cudnn or of splash instead of a line that names the field, and `auto`
+    that takes the kernel all the same."""
     c = base.get_config().model
     c.update(
         width=32,
@@ -337,10 +344,10 @@ def test_lengths_that_a_kernel_does_not_take(kernel, length, monkeypatch):
         attention=kernel,
     )
     row = (np.ones((1, length), np.int32),) * 3
-    with pytest.raises(
-        ModelError,
-        match=f'config.data.seq_len is {length}: config.model.attention={kernel!r} needs a multiple of',
-    ):
+    message = (
+        f'config.data.seq_len is {length}: config.model.attention={kernel!r} needs a multiple of'
+    )
+    with pytest.raises(ModelError, match=message):
         model = Transformer(resolve(c, VOCAB, length))
         jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), *row), *row)
     c.attention = 'auto'
@@ -363,7 +370,8 @@ def test_lengths_that_a_kernel_does_not_take(kernel, length, monkeypatch):
     ],
 )
 def test_wide_heads_by_device(capability, positions, head_dim, path, monkeypatch):
-    """Catches heads that are checked before columns widen them, which cudnn then refuses with a traceback on all but the newest GPUs."""
+    """Catches heads that are checked before columns widen them, which cudnn then refuses with a
+    traceback on all but the newest GPUs."""
     monkeypatch.setattr(jax, 'devices', lambda: [SimpleNamespace(compute_capability=capability)])
     e = built(positions, dtype='bfloat16', head_dim=head_dim).config.encodings[0]
     assert (not kernels.find_refusal('cudnn', e, e.dims, 'bfloat16', 0.0)) == (path == 'cudnn')

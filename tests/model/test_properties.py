@@ -1,7 +1,8 @@
 """What must hold for every encoding of the registry: a new one is tested by being registered.
 
-One forward pass of sixteen rows, one gradient and one cached run of each encoding serve all tests of it. One layer, so that what an
-encoding cannot see shows; texts of 12 tokens, half as long again as those of training.
+One forward pass of sixteen rows, one gradient and one cached run of each encoding serve all tests
+of it. One layer, so that what an encoding cannot see shows; texts of 12 tokens, half as long again
+as those of training.
 """
 
 import dataclasses
@@ -24,7 +25,8 @@ RNG = np.random.default_rng(0)
 A, B = RNG.integers(1, VOCAB, (2, TIME)).astype(np.int32)
 IDS_A = RNG.integers(0, 5, TIME).astype(np.int32)
 
-# Parameters that make an encoding do something at these lengths; one that is not here is tested as it comes.
+# Parameters that make an encoding do something at these lengths; one that is not here is tested as
+# it comes.
 SMALL = {
     'window': dict(window=3),
     'chunk': dict(chunk=5),
@@ -81,33 +83,27 @@ def built(name):
     )
     model = Transformer(resolve(c, VOCAB, TRAINED))
     one = jnp.ones((1, 2), jnp.int32)
-    shapes = nn.meta.unbox(
-        jax.eval_shape(model.init, jax.random.key(0), one, one * 0, one, one)['params']
-    )
+    variables = jax.eval_shape(model.init, jax.random.key(0), one, one * 0, one, one)
+    shapes = nn.meta.unbox(variables['params'])
     rng = np.random.default_rng(3)
 
     def value(path, x):
         names = [k.key for k in path]
-        if any(
-            n.startswith('positions') for n in names
-        ):  # away from initial values that do nothing, on the side that is meant
-            drawn = (
-                rng.uniform(0.3, 0.9, x.shape)
-                if x.ndim < 2
-                else rng.normal(size=x.shape) * x.shape[0] ** -0.5 * 2
-            )
-            return jnp.asarray(drawn, x.dtype)
-        return (
-            jnp.ones(x.shape)
-            if names[-1] == 'scale'
-            else jnp.asarray(rng.normal(size=x.shape) * x.shape[0] ** -0.5 * 1.5, x.dtype)
-        )
+        is_encoding = any(n.startswith('positions') for n in names)
+        # Away from initial values that do nothing, on the side that is meant.
+        if is_encoding and x.ndim < 2:
+            return jnp.asarray(rng.uniform(0.3, 0.9, x.shape), x.dtype)
+        if not is_encoding and names[-1] == 'scale':
+            return jnp.ones(x.shape)
+        size = 2 if is_encoding else 1.5
+        return jnp.asarray(rng.normal(size=x.shape) * x.shape[0] ** -0.5 * size, x.dtype)
 
     return model, jax.tree_util.tree_map_with_path(value, shapes)
 
 
 def row(*parts, shift=0):
-    """Parts (tokens, segment, ids) side by side -> tokens, positions, segments, task ids of one row, padded on the right."""
+    """Parts (tokens, segment, ids) side by side -> tokens, positions, segments, task ids of one
+    row, padded on the right."""
     out = np.zeros((4, TIME), np.int32)
     at = 0
     for tokens, segment, ids in parts:
@@ -153,7 +149,8 @@ def close(a, b, tolerance=2e-5):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_packed_and_padded(name):
-    """Catches attention across documents, positions or running sums that go on into the next one, and padding that counts."""
+    """Catches attention across documents, positions or running sums that go on into the next one,
+    and padding that counts."""
     out = outputs(name)
     close(out['packed'][:5], out['first 5'][:5])
     close(out['packed'][5:9], out['second'][:4])
@@ -166,7 +163,8 @@ def test_packed_and_padded(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_spec_tells_the_truth(name):
-    """Catches a wrong claim of shift invariance, an encoding that does not see order, and one that sees it but says it does not."""
+    """Catches a wrong claim of shift invariance, an encoding that does not see order, and one that
+    sees it but says it does not."""
     model, _ = built(name)
     specs = [e.spec for e in model.config.distinct]
     out = outputs(name)
@@ -179,8 +177,8 @@ def test_spec_tells_the_truth(name):
 
 @functools.cache
 def gradient(name):
-    """Of the squared logits at place 6 with respect to parameters; each place has an embedding of its own. And the function's value
-    before and after a small step against the gradient."""
+    """Of the squared logits at place 6 with respect to parameters; each place has an embedding of
+    its own. And the function's value before and after a small step against the gradient."""
     model, params = built(name)
     model = Transformer(dataclasses.replace(model.config, vocab_size=TIME, tied=False))
     params = {
@@ -190,36 +188,33 @@ def gradient(name):
             'kernel': jnp.asarray(np.random.default_rng(6).normal(size=(32, TIME)), jnp.float32)
         },
     }
-    place, one = np.arange(TIME, dtype=np.int32)[None], np.ones((1, TIME), np.int32)
-    at = jax.jit(
-        jax.value_and_grad(
-            lambda p: jnp.square(
-                model.apply({'params': p}, place, place, one, IDS_A[None])[0][0, 6]
-            ).sum()
-        )
-    )
+    place = np.arange(TIME, dtype=np.int32)[None]
+    one = np.ones((1, TIME), np.int32)
+
+    @jax.jit
+    @jax.value_and_grad
+    def at(p):
+        logits = model.apply({'params': p}, place, place, one, IDS_A[None])[0]
+        return jnp.square(logits[0, 6]).sum()
+
     value, found = at(params)
     length = sum(float(jnp.square(g).sum()) for g in jax.tree.leaves(found))
-    return (
-        found,
-        value,
-        at(jax.tree.map(lambda x, g: x - 0.01 * value / length * g, params, found))[0],
-    )
+    stepped = jax.tree.map(lambda x, g: x - 0.01 * value / length * g, params, found)
+    return found, value, at(stepped)[0]
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_causality_and_gradients(name):
-    """Catches a mask off by one, an encoding that looks ahead, and a parameter that no gradient reaches."""
+    """Catches a mask off by one, an encoding that looks ahead, and a parameter that no gradient
+    reaches."""
     out = outputs(name)
-    if not isinstance(
-        built(name)[0].config.encodings[0], positions.DynamicNtk
-    ):  # its base depends on how long the text is
+    # Dynamic NTK is apart: its base depends on how long the text is.
+    if not isinstance(built(name)[0].config.encodings[0], positions.DynamicNtk):
         close(out['changed'][:7], out['whole'][:7], 1e-6)
         close(out['first 9'][:9], out['whole'][:9])
     found, before, after = gradient(name)
-    np.testing.assert_allclose(
-        after, 0.99 * before, rtol=5e-3
-    )  # a step that should take off 1 %: the gradient is right
+    # A step that should take off 1 %: the gradient is right.
+    np.testing.assert_allclose(after, 0.99 * before, rtol=5e-3)
     of_place = np.abs(found['embedding']).sum(-1)
     sees = {'window': [4, 5, 6], 'chunk': [5, 6], 'lm_infinite': [0, 1, 3, 4, 5, 6]}.get(
         name, range(7)
@@ -232,24 +227,24 @@ def test_causality_and_gradients(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_cached_equals_full(name):
-    """Catches positions off by one between prefill and decode, sums that the padding of a shorter prompt enters, rotated keys that
-    went stale, and what earlier queries left behind for later ones. Goes on past the length of training."""
+    """Catches positions off by one between prefill and decode, sums that the padding of a shorter
+    prompt enters, rotated keys that went stale, and what earlier queries left behind for later
+    ones. Goes on past the length of training."""
     from model import generate
 
     model, params = built(name)
     out = outputs(name)
     step = jax.jit(lambda cache, *fields: model.apply({'params': params}, *fields, cache=cache))
     both = np.stack([PREFIXES[4][:, :4], PREFIXES[4][:, :4]], 1)
-    both[2, 1, 3], both[1, 1, 3] = 0, 0  # the second row's prompt is one shorter
+    both[1:3, 1, 3] = 0  # the second row's prompt is one shorter
     logits, cache = jax.jit(
         lambda *f: model.apply({'params': params}, *f, cache=generate.empty_cache(model, 2, 14))
     )(*both)
     close(logits[0, 3], out['first 4'][3])
     whole = ROWS['whole']
     for i in range(4, TIME):
-        fields = np.stack([whole[:, i], whole[:, i - 1]], 1)[
-            ..., None
-        ]  # the second row is one token behind
+        # The second row is one token behind.
+        fields = np.stack([whole[:, i], whole[:, i - 1]], 1)[..., None]
         logits, cache = step(cache, *fields)
         close(logits[0, 0], out[f'first {i + 1}'][i])
         close(logits[1, 0], out[f'first {i}'][i - 1])
@@ -258,17 +253,17 @@ def test_cached_equals_full(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_parameters_are_the_encodings_own(name):
-    """Catches an encoding that leaves another one's parameters in the tree, or changes the shape of the rest of the model."""
-    shapes = lambda n: {
-        jax.tree_util.keystr(path): x.shape
-        for path, x in jax.tree_util.tree_leaves_with_path(built(n)[1])
-    }
+    """Catches an encoding that leaves another one's parameters in the tree, or changes the shape of
+    the rest of the model."""
+
+    def shapes(n):
+        leaves = jax.tree_util.tree_leaves_with_path(built(n)[1])
+        return {jax.tree_util.keystr(path): x.shape for path, x in leaves}
+
     rest = {k: v for k, v in shapes(name).items() if 'positions' not in k}
-    plain = (
-        shapes('none')
-        if name not in PATTERNS
-        else {k: v for k, v in shapes('smollm3').items() if 'positions' not in k}
-    )
+    plain = shapes('none')
+    if name in PATTERNS:
+        plain = {k: v for k, v in shapes('smollm3').items() if 'positions' not in k}
     assert rest == plain
     declared = {k for k in shapes(name) if 'positions' in k}
     of_model, of_layer = (
@@ -286,8 +281,8 @@ def test_parameters_are_the_encodings_own(name):
     'name', [n for n, c in REGISTRY.items() if 'bias' in c.enters() and c.spec.shift_invariant]
 )
 def test_biases_far_away(name):
-    """Catches positions or slopes in low precision: the bias of neighbouring distances at position 100,000 is that at 0, bit by bit,
-    float32 whatever the computation's dtype."""
+    """Catches positions or slopes in low precision: the bias of neighbouring distances at position
+    100,000 is that at 0, bit by bit, float32 whatever the computation's dtype."""
     encoding = positions.build(
         name, SMALL.get(name, {}), positions.Dims(32, 4, 2, 8, 1, 200_000, 100_000)
     )[0]
@@ -311,8 +306,9 @@ def test_biases_far_away(name):
     'name', [n for n, c in REGISTRY.items() if {'rotate', 'read'} & c.enters() or 'sinus' in n]
 )
 def test_angles_are_wide(name):
-    """Catches positions or frequencies in bfloat16 (897 different values of 8,192 positions): a model in bfloat16 tells positions 4,096
-    and 4,097 apart as one in float32 does, by the rotation of the fastest pair or the first columns of the table."""
+    """Catches positions or frequencies in bfloat16 (897 different values of 8,192 positions): a
+    model in bfloat16 tells positions 4,096 and 4,097 apart as one in float32 does, by the rotation
+    of the fastest pair or the first columns of the table."""
     if name == 'qk_norm':
         pytest.skip('turns nothing')
     dims = positions.Dims(32, 4, 2, 8, 1, 8192, 8192)
@@ -339,9 +335,8 @@ def test_angles_are_wide(name):
         if 'embed' in encoding.enters():
             return encoding.embed(inputs, jnp.zeros((1, 2, 32), dtype)).astype(jnp.float32)
         inputs = dataclasses.replace(inputs, state=encoding.key_state(inputs))
-        return encoding.read(inputs, *encoding.rotate(inputs, q.astype(dtype), k.astype(dtype)))[
-            1
-        ].astype(jnp.float32)
+        rotated = encoding.rotate(inputs, q.astype(dtype), k.astype(dtype))
+        return encoding.read(inputs, *rotated)[1].astype(jnp.float32)
 
     narrow, wide = turned(jnp.bfloat16), turned(jnp.float32)
     assert jnp.abs(wide[..., 0, :] - wide[..., 1, :]).max() > 0.05 * jnp.abs(wide).max()
@@ -359,7 +354,8 @@ ALL_HEADS_ALIKE = [
 
 @pytest.mark.parametrize('name', [n for n in REGISTRY if n not in ALL_HEADS_ALIKE])
 def test_heads_cut_over_devices(name):
-    """Catches slopes and tables of the wrong heads where heads lie on different devices: two halves of the heads give the whole."""
+    """Catches slopes and tables of the wrong heads where heads lie on different devices: two halves
+    of the heads give the whole."""
     from jax.sharding import AxisType
 
     from train.mesh import state_shardings
@@ -387,10 +383,10 @@ def test_heads_cut_over_devices(name):
     'name', [n for n, c in REGISTRY.items() if {'key_bias', 'bias'} <= c.enters()]
 )
 def test_key_bias_is_the_bias(name):
-    """Catches a bias on extra columns that is another one: the two forms differ by a constant of the row only."""
-    encoding = positions.build(name, SMALL.get(name, {}), positions.Dims(32, 4, 2, 8, 1, LONGEST))[
-        0
-    ]
+    """Catches a bias on extra columns that is another one: the two forms differ by a constant of
+    the row only."""
+    dims = positions.Dims(32, 4, 2, 8, 1, LONGEST)
+    encoding = positions.build(name, SMALL.get(name, {}), dims)[0]
     where = jnp.arange(TIME)[None]
     one = jnp.ones((1, TIME), jnp.int32)
     inputs = EncodingInputs(
@@ -405,7 +401,10 @@ def test_key_bias_is_the_bias(name):
     inputs = dataclasses.replace(
         inputs, shared=encoding.share(inputs), visible=jnp.tril(jnp.ones((1, 1, TIME, TIME), bool))
     )
-    weights = lambda b: jax.nn.softmax(jnp.where(inputs.visible, b, -jnp.inf), -1)
+
+    def weights(b):
+        return jax.nn.softmax(jnp.where(inputs.visible, b, -jnp.inf), -1)
+
     close(weights(encoding.bias(inputs)), weights(encoding.key_bias(inputs)[:, :, None]), 1e-6)
 
 
@@ -422,8 +421,8 @@ def rotary():
 
 @pytest.mark.parametrize('name, encoding', rotary())
 def test_rotations_in_float64(name, encoding):
-    """Catches logits that depend on more than the distance, norms that change, and a turn at position 0; in float64, where
-    rounding cannot hide it."""
+    """Catches logits that depend on more than the distance, norms that change, and a turn at
+    position 0; in float64, where rounding cannot hide it."""
     with jax.enable_x64(True):
         q, k = (jnp.asarray(np.random.default_rng(s).normal(size=(1, 1, 1, 8))) for s in (1, 2))
 

@@ -1,7 +1,8 @@
-"""Attention with every encoding beside references written from the papers, and the ids and embeddings that papers give.
+"""Attention with every encoding beside references written from the papers, and the ids and
+embeddings that papers give.
 
-The parameters of an encoding are drawn, never its initial values; what is compared are the weights of attention, of twelve
-tokens, with ids that count up and with drawn ones.
+The parameters of an encoding are drawn, never its initial values; what is compared are the weights
+of attention, of twelve tokens, with ids that count up and with drawn ones.
 """
 
 import dataclasses
@@ -31,9 +32,8 @@ def rotary(name, frequencies, factor=1.0, layout='half', **rest):
 
 
 THETA = Rot.rope_frequencies(D)
-FLIPPED = np.where(
-    np.arange(D) < D // 2, 1, -1
-)  # the authors of GRAPE turn the other way: as with these signs
+# The authors of GRAPE turn the other way: as with these signs.
+FLIPPED = np.where(np.arange(D) < D // 2, 1, -1)
 NEAR, FAR = (1.0, 1.1, 1.2, 1.5), (1.0, 1.5, 2.0, 4.0)
 
 
@@ -238,29 +238,27 @@ case('rope+qk_norm', lambda m: Rot.rope(R.unit(m.q), R.unit(m.k), m.pos))
 @pytest.mark.parametrize('drawn', [False, True], ids=['counted', 'drawn'])
 @pytest.mark.parametrize('name, arguments, reference, given, ids, scale', CASES)
 def test_reference(name, arguments, reference, given, ids, scale, drawn):
-    """Catches a wrong sign, exponent, index, scale, head or order of terms: whatever makes the weights, or what is read with
-    them, others than the paper's, at counted ids and at drawn ones, which a column of the text cannot stand in for."""
+    """Catches a wrong sign, exponent, index, scale, head or order of terms: whatever makes the
+    weights, or what is read with them, others than the paper's, at counted ids and at drawn ones,
+    which a column of the text cannot stand in for."""
     if drawn and not ids:
         pytest.skip('looks at no ids')
     m = run(name, arguments, DRAWN if drawn else None, given, scale=scale)
     expected = R.softmax(reference(m))
     close(m.weights, expected)
-    read = (
-        R.shaw_values(expected, m.v, m.pos, shaw_rows(m.p.values))
-        if name == 'shaw'
-        else expected @ m.v
-    )
-    close(
-        m.out, np.einsum('htd,hdD->tD', read, m.out_kernel), 2e-4
-    )  # sums of 32 products of some size
+    read = expected @ m.v
+    if name == 'shaw':
+        read = R.shaw_values(expected, m.v, m.pos, shaw_rows(m.p.values))
+    # Sums of 32 products of some size.
+    close(m.out, np.einsum('htd,hdD->tD', read, m.out_kernel), 2e-4)
     assert name == 'none' or abs(expected - R.softmax(R.none(m.q, m.k))).max() > 1e-2, (
         'compared at values that do nothing'
     )
 
 
 def test_stick_breaking():
-    """Catches an order from the far end, a token that takes from itself, and weights that are normalised: they and the rest of
-    the stick are 1 together."""
+    """Catches an order from the far end, a token that takes from itself, and weights that are
+    normalised: they and the rest of the stick are 1 together."""
     m = run('stick_breaking')
     expected, left = R.stick_breaking(m.q, m.k)
     close(m.weights, expected)
@@ -288,12 +286,14 @@ EMBEDDED = {
 
 @pytest.mark.parametrize('name', EMBEDDED)
 def test_added_to_the_words(name):
-    """Catches sines in the place of cosines, another layout or base, words that are not scaled, and the row of another id."""
+    """Catches sines in the place of cosines, another layout or base, words that are not scaled, and
+    the row of another id."""
     rng, held = np.random.default_rng(2), {}
     x, ids = rng.normal(size=(1, T, T)), jnp.asarray(DRAWN)[None]
-    param = lambda n, init, shape, axes: held.setdefault(
-        n, jnp.asarray(rng.normal(size=shape), jnp.float32)
-    )
+
+    def param(n, init, shape, axes):
+        return held.setdefault(n, jnp.asarray(rng.normal(size=shape), jnp.float32))
+
     found = alone(name).embed(EncodingInputs(param, ids, task_ids=ids), jnp.asarray(x, jnp.float32))
     close(found[0], [EMBEDDED[name](w, p, held) for w, p in zip(x[0], DRAWN)], 1e-5)
 
@@ -301,7 +301,8 @@ def test_added_to_the_words(name):
 @pytest.mark.parametrize('padded', [False, True])
 @pytest.mark.parametrize('form', ['plain', 'reversed', 'all_reversed'])
 def test_ids_of_the_data(form, padded):
-    """Catches a digit with the id of another significance, and an id of what is no digit, in the ids that the task gives."""
+    """Catches a digit with the id of another significance, and an id of what is no digit, in the
+    ids that the task gives."""
     rng = np.random.default_rng(0)
     for length in [*range(1, 9)] * 3:
         e = Addition(form=form, padded=padded).sample(rng, length)
@@ -316,12 +317,16 @@ def test_ids_of_the_data(form, padded):
 
 @pytest.mark.parametrize('name', ['abacus', 'coupling'])
 def test_offsets(name):
-    """Catches an offset outside 0 .. `offsets`, one for each token, and one that moves what is no digit."""
+    """Catches an offset outside 0 .. `offsets`, one for each token, and one that moves what is no
+    digit."""
     ids, keys = np.array([0, 1, 2, 3, 0, 1, 2]), jax.random.split(jax.random.key(0), 200)
-    rows = lambda a: jnp.broadcast_to(jnp.asarray(a), (200, 7))
-    table = lambda name, init, shape, axes: jnp.broadcast_to(
-        jnp.arange(float(shape[0]))[:, None], shape
-    )
+
+    def rows(a):
+        return jnp.broadcast_to(jnp.asarray(a), (200, 7))
+
+    def table(name, init, shape, axes):
+        return jnp.broadcast_to(jnp.arange(float(shape[0]))[:, None], shape)
+
     inputs = EncodingInputs(table, rows(ids), rows(ids), rows(np.ones(7, int)), keys, rows(ids))
     found = np.asarray(alone(name, rows=20, offsets=4).embed(inputs, jnp.zeros((200, 7, 1))))[
         ..., 0
@@ -345,10 +350,13 @@ def test_starts_of_coupling(units_first):
         ids += parts
         segments += [document] * len(parts)
     ids, segments = np.array([*ids, 0]), np.array([*segments, 0])
-    rows = lambda a: jnp.broadcast_to(jnp.asarray(a), (count, len(ids)))
-    table = lambda name, init, shape, axes: jnp.broadcast_to(
-        jnp.arange(float(shape[0]))[:, None], shape
-    )
+
+    def rows(a):
+        return jnp.broadcast_to(jnp.asarray(a), (count, len(ids)))
+
+    def table(name, init, shape, axes):
+        return jnp.broadcast_to(jnp.arange(float(shape[0]))[:, None], shape)
+
     keys = jax.random.split(jax.random.key(0), count)
     inputs = EncodingInputs(table, rows(ids), rows(ids), rows(segments), keys, rows(ids))
     encoding = alone('coupling', rows=most + 1)
@@ -373,9 +381,11 @@ def test_starts_of_coupling(units_first):
 
 def drawn_ids(name, rows, *lengths, **arguments):
     """Of documents of these lengths, side by side in a row, and padding."""
-    of_row = lambda parts: jnp.broadcast_to(
-        jnp.asarray(np.concatenate(parts), jnp.int32), (rows, sum(lengths) + 2)
-    )
+
+    def of_row(parts):
+        row = jnp.asarray(np.concatenate(parts), jnp.int32)
+        return jnp.broadcast_to(row, (rows, sum(lengths) + 2))
+
     places = of_row([*(np.arange(n) for n in lengths), np.zeros(2)])
     segments = of_row([*(np.full(n, 1 + i) for i, n in enumerate(lengths)), np.zeros(2)])
     ids = np.asarray(
@@ -390,7 +400,8 @@ def drawn_ids(name, rows, *lengths, **arguments):
 
 
 def test_randomized():
-    """Catches ids that repeat or fall, and no uniform sample: the mean of the k-th of T from L is k (L + 1)/(T + 1) - 1."""
+    """Catches ids that repeat or fall, and no uniform sample: the mean of the k-th of T from L is k
+    (L + 1)/(T + 1) - 1."""
     ids = drawn_ids('randomized', 3000, 9, range=40)
     assert (np.diff(ids) > 0).all() and ids.min() == 0 and ids.max() == 39
     close(ids.mean(0), np.arange(1, 10) * 41 / 10 - 1, 0.5)
@@ -399,14 +410,16 @@ def test_randomized():
 
 
 def test_randomized_documents():
-    """Catches ids sorted over the whole row, so that a second document has the larger ones, and documents of one token taken for one."""
+    """Catches ids sorted over the whole row, so that a second document has the larger ones, and
+    documents of one token taken for one."""
     for ids in drawn_ids('randomized', 3000, 1, 4, 1, 1, 3, range=40):
         assert (np.diff(ids) > 0).all() and ids.min() >= 0 and ids.max() <= 39
         close(ids.mean(0), np.arange(1, ids.shape[1] + 1) * 41 / (ids.shape[1] + 1) - 1, 0.8)
 
 
 def test_pose():
-    """Catches a cut beyond the first half, a jump past the target, and one of either that is never drawn."""
+    """Catches a cut beyond the first half, a jump past the target, and one of either that is never
+    drawn."""
     found = {tuple(r) for r in drawn_ids('pose', 600, 5, target=9).tolist()}
     assert (
         found == {tuple(R.pose_ids(5, 9, cut, skip)) for cut in (1, 2, 3) for skip in range(5)}
@@ -415,14 +428,15 @@ def test_pose():
 
 
 def test_pose_documents():
-    """Catches one cut or jump for all documents of a row, and lengths that are the row's: a document of one token stays where it is."""
+    """Catches one cut or jump for all documents of a row, and lengths that are the row's: a
+    document of one token stays where it is."""
     one, five, also_one, three = drawn_ids('pose', 1500, 1, 5, 1, 3, target=9)
     assert not one.any() and not also_one.any()
-    of = lambda ids: {tuple(r) for r in ids.tolist()}
-    assert of(three) == {tuple(R.pose_ids(3, 9, cut, skip)) for cut in (1, 2) for skip in range(7)}
-    assert (
-        len(of(five)) == 13 and len(of(np.concatenate([five, three], axis=1))) > 150
-    )  # of 13 * 13
+    expected = {tuple(R.pose_ids(3, 9, cut, skip)) for cut in (1, 2) for skip in range(7)}
+    assert {tuple(row) for row in three.tolist()} == expected
+    both = np.concatenate([five, three], axis=1)
+    assert len(np.unique(five, axis=0)) == 13
+    assert len(np.unique(both, axis=0)) > 150  # of 13 * 13
 
 
 ELSEWHERE = {

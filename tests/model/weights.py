@@ -1,6 +1,7 @@
 """The weights of attention with an encoding, at queries, keys and parameters that are known.
 
-x is the identity matrix, so that the kernels of the projections are the queries and keys of each token.
+x is the identity matrix, so that the kernels of the projections are the queries and keys of each
+token.
 """
 
 import types
@@ -18,9 +19,8 @@ from model.positions import REGISTRY, Dims
 T, HEADS, KV_HEADS, D, LONGEST, TRAINED = 12, 4, 2, 8, 24, 8
 PLACES = np.arange(T)
 DRAWN = np.array([0, 2, 3, 4, 7, 8, 9, 13, 14, 17, 19, 22])
-KERPLE = dict(
-    p=np.array([-0.3, 2.5, 0.7, 1.4]), a=np.array([0.6, 0.9, -0.2, 1.7])
-)  # on both sides of where they are kept
+# On both sides of where they are held.
+KERPLE = dict(p=np.array([-0.3, 2.5, 0.7, 1.4]), a=np.array([0.6, 0.9, -0.2, 1.7]))
 
 
 def alone(name, d=D, longest=LONGEST, trained=TRAINED, **arguments):
@@ -58,35 +58,32 @@ def run(
     model=None,
     **fields,
 ):
-    """Attention with an encoding -> what a reference needs (float64), its weights and what it gives out.
+    """Attention with an encoding -> what a reference needs (float64), its weights and what it gives
+    out.
 
     Args:
       ids: [T], in place of the tokens' places.
-      given: parameters of the encoding by name; the others are drawn, N(0, scale^2), or have their initial values (`initial`).
+      given: parameters of the encoding by name; the others are drawn, N(0, scale^2), or have
+        their initial values (`initial`).
       changed: encoding -> the one to use.
       model: fields of config.model to change.
       fields: positions, segments [T]; query, key [T,H,d].
     """
-    config, rng, given, held = (
-        resolved(name, arguments or {}, model or {}),
-        np.random.default_rng(7),
-        given or {},
-        {},
-    )
+    config = resolved(name, arguments or {}, model or {})
+    rng = np.random.default_rng(7)
+    given = given or {}
+    held = {}
     encoding = changed(config.encodings[0])
 
     def param(name, init, shape, axes):
-        if name not in held:
-            drawn = (
-                np.broadcast_to(given[name], shape)
-                if name in given
-                else rng.normal(size=shape) * scale
-            )
-            held[name] = (
-                init(jax.random.key(3), shape, jnp.float32)
-                if initial
-                else jnp.asarray(drawn, jnp.float32)
-            )
+        if name in held:
+            return held[name]
+        if initial:
+            held[name] = init(jax.random.key(3), shape, jnp.float32)
+        elif name in given:
+            held[name] = jnp.asarray(np.broadcast_to(given[name], shape), jnp.float32)
+        else:
+            held[name] = jnp.asarray(rng.normal(size=shape) * scale, jnp.float32)
         return held[name]
 
     def instead(declared, args, kwargs, context):
@@ -108,21 +105,26 @@ def run(
     at, ids_, segments = (
         jnp.asarray(a)[None] for a in (where, where if ids is None else ids, segments)
     )
-    place = TokenLayout(at, segments, ids_, at, segments, ids_, None, None, consecutive=ids is None)
+    layout = TokenLayout(
+        at, segments, ids_, at, segments, ids_, None, None, consecutive=ids is None
+    )
     shared = encoding.collect_shared(
-        {p: p.share(place.encoding_inputs(param)) for p in encoding.parts}
+        {p: p.share(layout.encoding_inputs(param)) for p in encoding.parts}
     )
     with nn.intercept_methods(instead):
         (out, _), sown = Attention(config, encoding).apply(
             {'params': {n: {'kernel': a} for n, a in kernel.items()}},
             jnp.eye(T)[None],
-            place,
+            layout,
             shared,
             None,
             mutable=['intermediates'],
         )
-    wide = lambda tree: {n: np.asarray(a, float) for n, a in tree.items()}
-    q, k, v, out_kernel = wide(kernel).values()
+
+    def widen(tree):
+        return {n: np.asarray(a, float) for n, a in tree.items()}
+
+    q, k, v, out_kernel = widen(kernel).values()
     return types.SimpleNamespace(
         q=np.moveaxis(q, 0, 1),
         k=of_kv(np.moveaxis(k, 0, 1)),
@@ -130,7 +132,7 @@ def run(
         out_kernel=out_kernel,
         x=np.eye(T),
         pos=np.asarray(ids_[0]),
-        p=types.SimpleNamespace(**wide(held)),
+        p=types.SimpleNamespace(**widen(held)),
         out=np.asarray(out[0], float),
         weights=np.asarray(sown['intermediates']['attention'][0][0], float),
     )

@@ -15,8 +15,9 @@ from unittest import mock
 import pytest
 from absl import app, flags
 
-from runtime import cli, exit, options, refused, run_dir, streams
+from runtime import cli, exit, options, refused, schema, streams
 from runtime.errors import RunError
+from runtime.run_dir import Run
 from tests import commands
 from tests.faults import bad_inputs
 
@@ -155,7 +156,7 @@ def test_names_that_the_system_refuses(name, tmp_path):
             _refusals(name, flag, tmp_path)
 
 
-@pytest.mark.parametrize('field', [*run_dir.PATHS, *run_dir.PATH_LISTS])
+@pytest.mark.parametrize('field', schema.names(lambda entry: entry.path))
 def test_fields_that_the_system_refuses(field, tmp_path):
     """Catches a field of a config whose path is only looked at after other work."""
     for path, what in _loop(tmp_path).items():
@@ -215,9 +216,9 @@ def test_no_room_is_worth_another_try(number, named):
 def test_what_libraries_say_of_the_system():
     """Catches a refusal that only the words of a library in C++ tell of."""
     said = 'NOT_FOUND: Error opening "/a/b": [OS error 36: ENAMETOOLONG File name too long] [x=1]'
-    found = refused.mistake(ValueError(said), [('--run', '/a')])
+    found = refused.explain(ValueError(said), [('--run', '/a')])
     assert str(found).startswith('--run=/a: /a/b: File name too long; expected at most 255 bytes')
-    assert refused.mistake(ValueError('something else'), []) is None
+    assert refused.explain(ValueError('something else'), []) is None
 
 
 def test_a_place_that_cannot_be_written(tmp_path):
@@ -304,7 +305,7 @@ def test_training_goes_on_unheard(tmp_path):
     bad_inputs.furnish(tmp_path)
     words = f'{sys.executable} -m train.pretrain --config=mine.py --run=café 2>&1'
     assert _program(['bash', '-c', words], tmp_path, PYTHONIOENCODING='ascii') == (0, '')
-    assert run_dir.Run.parse(str(tmp_path / 'café')).steps() == [4]
+    assert Run.parse(str(tmp_path / 'café')).steps() == [4]
 
 
 def test_a_message_is_one_line():

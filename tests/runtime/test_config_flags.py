@@ -14,10 +14,10 @@ from model.transformer import Transformer
 from runtime import checkpoint, config_flags
 from runtime.errors import RunError
 from runtime.run_dir import flat
-from train import mesh
+from train import mesh, setup
 from train.optimizer import SCHEDULES, make_optimizer, make_schedule
 
-NAMES = sorted(n for n in glob.glob('configs/*.py') if not n.endswith('__init__.py'))
+NAMES = sorted(n for n in glob.glob('configs/*.py') if not n.endswith(('__init__.py', 'fields.py')))
 MILLIONS = {'base': 2.164, 'gpt2_124m': 124.4, 'llama_1b': 956.4, 'llama_8b': 8030.3}
 
 
@@ -133,7 +133,7 @@ def test_mistakes_in_flags(tiny_config, given, message):
             r'config.optimizer.warmup is 6: expected at least 0, and less than config.train.steps \(6\)',
         ),
         ({'train.steps': 0}, 'config.train.steps is 0'),
-        ({'data.source': 'atlass'}, "config.data.source is 'atlass': .* did you mean 'atlas'"),
+        ({'data.source': 'atlass'}, "config.data.source is 'atlass': did you mean 'atlas'"),
         ({'data.validation': 1.5}, 'config.data.validation is 1.5: expected a share'),
         ({'data.packing': 'best'}, "config.data.packing is 'best'"),
         (
@@ -147,7 +147,6 @@ def test_mistakes_in_flags(tiny_config, given, message):
 def test_mistakes_in_values(tiny_config, tmp_path, changes, message):
     """Catches a value that fails late, or with a traceback; nothing is written."""
     from runtime import exit
-    from train import loop
 
     if changes.get('mesh.fsdp') == 3:
         tiny_config.mesh.data = -1
@@ -158,7 +157,7 @@ def test_mistakes_in_values(tiny_config, tmp_path, changes, message):
             part = part[p]
         part[last] = value
     with pytest.raises((exit.DataError, exit.ModelError, RunError), match=message):
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
 
 

@@ -12,11 +12,11 @@ import pytest
 from data import paths, sources
 from data.pairs import read as read_pairs
 from data.records import DataError
-from runtime import config_flags, options, run_dir
+from runtime import config_flags, options, run_dir, schema
 from runtime.errors import RunError
 from runtime.run_dir import Run, flat
 from tests import commands
-from train import loop
+from train import setup
 
 GOLDEN = pathlib.Path('tests/golden/format_1').resolve()
 TEXT = pathlib.Path('tests/golden/text.txt').resolve()
@@ -71,11 +71,11 @@ def test_each_field_for_text_is_told_from_paths():
     """Catches a new field for a path that is not expanded."""
     for file in ('configs/base.py', 'configs/text.py', 'configs/llama_8b.py'):
         for name, value in flat(runpy.run_path(file)['get_config']()).items():
-            if isinstance(value, str) and name not in (*run_dir.PATHS, *run_dir.PATH_LISTS):
+            if isinstance(value, str) and not schema.path_kind(name):
                 assert name.rpartition('.')[2] in NO_PATH_FIELDS, name
 
 
-@pytest.mark.parametrize('name', [*run_dir.PATHS, *run_dir.PATH_LISTS])
+@pytest.mark.parametrize('name', schema.names(lambda entry: entry.path))
 def test_each_field_for_a_path(name, home, tiny_config):
     """Catches a path of a config, of a study's task, or of an old run, that is left with `~`."""
     tiny_config.data.source = 'files'
@@ -138,7 +138,7 @@ def test_a_run_at_home(home, tiny_config):
     tiny_config.data.update(source='files', cache='~/cache', validation=0.5, split='tail')
     tiny_config.data.files.paths = '~/text.txt'
     tiny_config.tokenizer.update(vocab_size=320)
-    loop.prepare(tiny_config, '~/runs/first')
+    setup.build_experiment(tiny_config, '~/runs/first')
     assert sorted(p.name for p in home.iterdir()) == ['cache', 'runs', 'text.txt']
     kept = json.loads((home / 'runs/first/config.json').read_text())
     assert kept['data']['cache'] == f'{home}/cache'

@@ -14,10 +14,11 @@ from model import config as model_config
 from model.errors import ModelError
 from model.positions import PATTERNS, REGISTRY, Dims, build, resolve_pattern
 from model.transformer import Transformer
-from runtime import checkpoint, metrics, run_dir
+from runtime import checkpoint, metrics, run_dir, schema
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup, warm_start
+from train.evaluate import evaluate
 
 BEFORE = pathlib.Path('tests/golden/encodings')
 CASES = sorted(path.stem for path in BEFORE.glob('*.json'))
@@ -73,7 +74,7 @@ def rerope(tmp_path):
     shutil.copytree(BEFORE / 'rerope', tmp_path / 'run')
     config = ConfigDict(json.loads((BEFORE / 'rerope' / 'config.json').read_text()))
     config.data.cache, config.mesh.data = str(tmp_path / 'cache'), 1
-    for name, value in run_dir.YOUNGER.items():
+    for name, value in schema.younger(run_dir.REVISION).items():
         *groups, field = name.split('.')
         there = config
         for group in groups:
@@ -88,11 +89,11 @@ def test_an_old_run_goes_on(rerope, caplog):
     what its encoding means today: the loss of its last evaluation is then another."""
     config, path = rerope
     caplog.set_level('INFO', 'ordem')
-    e = loop.prepare(config, str(path))
+    e = setup.build_experiment(config, str(path))
     assert int(e.state['step']) == 2 and e.model.config.encodings[0].w == 8
     assert 'positions_args.log_n=False' in caplog.text
     known = [m['validation_nats'] for m in metrics.read(e.run) if 'validation_nats' in m]
-    found = loop.evaluate(e, e.state['params'])['validation_nats']
+    found = evaluate(e, e.state['params'])['validation_nats']
     assert found == pytest.approx(known[-1], rel=1e-5)
     config.train.stop_at = 0
     assert loop.train(e)['step'] == 4
@@ -114,14 +115,14 @@ def test_a_phase_after_an_old_run_is_told(rerope, caplog):
     without a word; with the flags that keep it there is none."""
     config, path = rerope
     config.parent = str(path)
-    posttrain.check_parent(Run.parse(str(path)), config)
+    warm_start.check_parent(Run.parse(str(path)), config)
     flags = (
         '--config.model.positions_args.within_share=0.5 --config.model.positions_args.log_n=False'
     )
     assert flags in caplog.text and 'rerope meant something else' in caplog.text
     caplog.clear()
     config.model.positions_args = dict(within_share=0.5, log_n=False, length=16)
-    posttrain.check_parent(Run.parse(str(path)), config)
+    warm_start.check_parent(Run.parse(str(path)), config)
     assert 'meant something else' not in caplog.text
 
 
@@ -132,7 +133,7 @@ def test_a_run_keeps_its_meaning(rerope, tmp_path):
     config.model.positions = 'rope(base=500)+window'
     config.model.positions_args = dict(window=5)
     config.optimizer.warmup = 0
-    e = loop.prepare(config, str(tmp_path / 'new'))
+    e = setup.build_experiment(config, str(tmp_path / 'new'))
     expected = [
         dict(name='rope(base=500)', version=1, arguments=dict(base=500.0, layout='half')),
         dict(name='window', version=1, arguments=dict(window=5)),
@@ -202,8 +203,9 @@ def test_layers_of_one_kind_may_differ():
     a, b, *_ = build('rope(base=1e4)+window(window=8),rope(base=1e6)', {}, dims)
     assert (a.parts[0].base, a.parts[1].window, b.base) == (1e4, 8, 1e6)
     config = json.loads((BEFORE / 't5.json').read_text())['config']['model']
+    younger = schema.younger(run_dir.REVISION).items()
     config = ConfigDict(
-        config | {k[6:]: v for k, v in run_dir.YOUNGER.items() if k[:6] == 'model.'}
+        config | {name[6:]: value for name, value in younger if name.startswith('model.')}
     )
     config.update(
         num_layers=2, positions='t5(num_buckets=8,max_distance=9),t5(num_buckets=6,max_distance=9)'

@@ -51,7 +51,7 @@ def test_what_was_trained_can_be_read(here, name):
     for text in (name, f'{name}/', absolute, f'./{name}'):
         run = Run.parse(text)
         assert os.path.samefile(run.path, name) and run.step is None, text
-        assert checkpoint.pinned(run).step == 4
+        assert checkpoint.pin_step(run).step == 4
     for text in (f'{name}@4', f'{absolute}@4', f'{name}@4/', f'{name}@04'):
         run = Run.parse(text)
         assert os.path.samefile(run.path, name) and run.step == 4, text
@@ -106,7 +106,7 @@ def test_a_step_of_another_run(here):
 def test_what_is_said_of_names(here, name, said):
     """Catches a name that is taken for another one, and a line that does not say what is missing."""
     with pytest.raises(RunError) as found:
-        checkpoint.pinned(Run.parse(name))
+        checkpoint.pin_step(Run.parse(name))
     assert said in str(found.value) and '\n' not in str(found.value)
 
 
@@ -125,7 +125,7 @@ def changed(path, seed):
 
 def begun(path, parent, **more):
     """The run in `path` as one that began from `parent`; `more`: what its lineage says beside."""
-    run, parent = Run(run_dir.epath.Path(path)), checkpoint.pinned(Run.parse(parent))
+    run, parent = Run(run_dir.epath.Path(path)), checkpoint.pin_step(Run.parse(parent))
     config = run.config()
     config.model.max_len = config.data.seq_len  # as post-training fills it in
     lineage = run.lineage() | {

@@ -23,18 +23,18 @@ from model.positions import REGISTRY, build
 from model.positions.base import Dims
 from model.sampling import Sampling
 from model.transformer import Transformer
-from runtime import exit, options, ranges
+from runtime import exit, field_checks, options, schema
 from runtime.errors import CombinedError, RunError
 from runtime.run_dir import flat
 from studies import cells
 from tests import commands
-from train import loop, preflight
+from train import preflight, setup
 
 CONFIGS = sorted(
     str(path)
     for folder in ('configs', 'configs/ablations')
     for path in pathlib.Path(folder).glob('*.py')
-    if path.stem != '__init__'
+    if path.stem not in ('__init__', 'fields')
 )
 BASE = flat(runpy.run_path('configs/base.py')['get_config']())
 STUDY = flat(runpy.run_path('configs/ablations/base.py')['get_config']())
@@ -56,20 +56,29 @@ def numbers(config: dict) -> dict:
 def test_each_number_of_a_config_has_a_range(path):
     """Catches a new field without a range, and a shipped value outside of it."""
     config = runpy.run_path(path)['get_config']()
-    assert [name for name in numbers(flat(config)) if ranges.of(name) is None] == []
-    assert ranges.outside(config) == {}
+    assert [name for name in numbers(flat(config)) if _range(name) is None] == []
+    assert field_checks.find_faults(config) == {}
 
 
 def test_each_range_has_both_ends():
     """Catches a range that is open on one side: its other end is then found by whoever runs out of
     memory."""
-    for name, span in ranges.FIELDS.items():
+    study = runpy.run_path('configs/ablations/base.py')
+    groups = (study['SCHEMA'], study['TASK'], study['TEXT'], base.SCHEMA)
+    ranges = [(name, e.range) for group in groups for name, e in group.entries() if e.range]
+    assert len(ranges) > 100
+    for name, span in ranges:
         assert math.isfinite(span.low) and math.isfinite(span.high) and span.low < span.high, name
         assert span.high <= 2**31 - 1, name
 
 
+def _range(name: str):
+    entry = schema.find(name)
+    return entry and entry.range
+
+
 def changed(fields: dict, name: str, value) -> ConfigDict:
-    """A config of one field, as `ranges` sees it."""
+    """A config of one field, as checks of fields see it."""
     made = ConfigDict(convert_dict=False)
     *groups, last = name.split('.')
     at = made
@@ -86,7 +95,7 @@ def test_absurd_numbers_are_refused_everywhere(number):
     of digits."""
     for fields in (BASE, STUDY):
         for name in numbers(fields):
-            said = ranges.outside(changed(fields, name, number))
+            said = field_checks.find_faults(changed(fields, name, number))
             assert [*said] == [name] and said[name].startswith(f'config.{name} is '), name
             assert 'expected' in said[name] and len(said[name]) < 200, said
 
@@ -94,10 +103,10 @@ def test_absurd_numbers_are_refused_everywhere(number):
 @pytest.mark.parametrize('name', [n for n in numbers(BASE) if 'seed' in n])
 def test_seeds(name):
     """Catches a seed that JAX cannot take, and one of the range that is refused."""
-    assert not ranges.outside(changed(BASE, name, 2**31 - 1))
-    assert not ranges.outside(changed(BASE, name, 0))
+    assert not field_checks.find_faults(changed(BASE, name, 2**31 - 1))
+    assert not field_checks.find_faults(changed(BASE, name, 0))
     for value in (2**31, -1, 2**32 - 1, 2**63, 1.5, True, '1'):
-        assert f'config.{name} is ' in ranges.outside(changed(BASE, name, value))[name]
+        assert f'config.{name} is ' in field_checks.find_faults(changed(BASE, name, value))[name]
 
 
 @pytest.mark.parametrize(
@@ -133,7 +142,7 @@ def test_a_run_with_such_a_number_is_not_begun(tiny_config, tmp_path, field, val
         part = part[group]
     part[last] = value
     with pytest.raises(CombinedError, match=f'config.{field} is ') as found:
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert len(found.value.messages) == 1 and not (tmp_path / 'run').exists()
 
 
@@ -141,7 +150,7 @@ def test_memory_of_the_batches(tiny_config, tmp_path, monkeypatch):
     """Catches a run that is killed while its first batches are made."""
     tiny_config.data.update(seq_len=2**20, batch_size=2**10)
     with pytest.raises(RunError) as found:
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     said = str(found.value)
     assert 'config.data.seq_len is 1048576 and config.data.batch_size 1024' in said
     assert 'a batch takes 20.00 GiB and 4 lie in memory' in said and 'config.data.prefetch' in said
@@ -159,7 +168,7 @@ def test_memory_of_attention(tiny_config, tmp_path, monkeypatch):
     """Catches a context whose square is killed for memory in the first step, on a CPU."""
     tiny_config.data.update(seq_len=2**16, batch_size=8)
     with pytest.raises(RunError, match='attention of a layer takes 256.00 GiB'):
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert not (tmp_path / 'run').exists()
     monkeypatch.setattr(preflight, 'machine_memory', lambda: 8 * 2 * 32**2 * 4)
     tiny_config.data.seq_len = 32
@@ -335,9 +344,9 @@ def test_what_float32_takes_for_zero_is_refused(number):
     """Catches a number that passes for more than 0 and is divided by as 0."""
     for fields in (BASE, STUDY):
         for name in (n for n, v in numbers(fields).items() if isinstance(v, float)):
-            said = ranges.outside(changed(fields, name, number))
+            said = field_checks.find_faults(changed(fields, name, number))
             assert [*said] == [name] and 'expected' in said[name], name
-            fits = ranges.of(name).low <= 0
+            fits = _range(name).low <= 0
             assert ('at least 1e-37' in said[name]) == fits, name
     values = flags.FlagValues()
     options.number('top_p', 1.0, 'A share', 0, 1, values)

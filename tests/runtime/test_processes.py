@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from launch.local import free_port
-from runtime import metrics, processes as distributed
+from runtime import metrics, processes
 from runtime.errors import RunError
 from runtime.processes import ClusterSpec, difference, find_cluster
 from runtime.run_dir import Run
-from train import loop
+from train import loop, setup
 
 HERE = pathlib.Path(__file__).parent
 
@@ -80,7 +80,7 @@ def alone(tmp_path_factory, tiny):
     """One process, one device: what all groups are compared with."""
     c = tiny(str(tmp_path_factory.mktemp('cache')))
     path = tmp_path_factory.mktemp('alone') / 'run'
-    loop.train(loop.prepare(c.copy_and_resolve_references(), str(path)))
+    loop.train(setup.build_experiment(c.copy_and_resolve_references(), str(path)))
     c.mesh.data = -1
     return c, trained(path)
 
@@ -121,7 +121,7 @@ def test_groups_train_as_one_process_does(alone, tmp_path):
     alike(trained(tmp_path / 'run'), wanted)
 
     config.mesh.update(data=1, fsdp=1)
-    loop.train(loop.prepare(config, str(tmp_path / 'again')))
+    loop.train(setup.build_experiment(config, str(tmp_path / 'again')))
     alike(trained(tmp_path / 'again'), wanted)
 
 
@@ -193,7 +193,7 @@ def roll_call(*places, timeout=30.0):
 
     def join(i):
         try:
-            distributed._roll_call(places[i], timeout)
+            processes._roll_call(places[i], timeout)
         except RunError as error:
             found[i] = str(error)
 
@@ -233,7 +233,7 @@ def test_the_roll_call_compares(monkeypatch):
         a == b == 'the processes differ: the number of processes is 2 on process 0, 3 on process 1'
     )
     versions = iter([{'the code': 'a', 'jax': '1'}, {'the code': 'b', 'jax': '1'}])
-    monkeypatch.setattr(distributed, '_versions', lambda: next(versions))
+    monkeypatch.setattr(processes, '_versions', lambda: next(versions))
     here = f'127.0.0.1:{free_port()}'
     [a, b] = roll_call(ClusterSpec(here, 2, 0), ClusterSpec(here, 2, 1))
     assert a == b and a.startswith('the processes differ: the code is') and 'jax' not in a
@@ -350,11 +350,11 @@ def test_what_differs_is_named():
 
 def test_alone_nothing_is_waited_for():
     """Catches a single process that meets itself over a network."""
-    distributed.barrier('x')
-    distributed.assert_same({'x': 1})
+    processes.barrier('x')
+    processes.assert_same({'x': 1})
     assert (
-        distributed.main_process_first('x', lambda: 5) == 5
-        and distributed.is_main_process()
-        and distributed.count() == 1
+        processes.main_process_first('x', lambda: 5) == 5
+        and processes.is_main_process()
+        and processes.count() == 1
     )
-    assert json.loads(distributed.broadcast_decision('x', '"y"', lambda said: said[0])) == 'y'
+    assert json.loads(processes.broadcast_decision('x', '"y"', lambda said: said[0])) == 'y'

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from runtime import checkpoint, exit, metrics, run_dir, signals as watch
+from runtime import checkpoint, exit, metrics, run_dir, signals as watchers
 from runtime.errors import DiskFullError, RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from runtime.signals import SIGNALS, Signals, Watchdog
-from train import loop
+from train import loop, setup
 
 
 def signalled(experiment, number, at):
@@ -33,16 +33,18 @@ def signalled(experiment, number, at):
 def test_a_signal_saves_and_the_run_goes_on(tiny_config, tmp_path):
     """Catches a signal that loses the steps since the last checkpoint, an end in the middle of one, an exit code like a failure's, and a
     resumed run that is another."""
-    straight = loop.prepare(tiny_config, str(tmp_path / 'straight'))
+    straight = setup.build_experiment(tiny_config, str(tmp_path / 'straight'))
     loop.train(straight)
     for number, at in ((signal.SIGTERM, 2), (signal.SIGINT, 5)):
         with pytest.raises(
             StoppedBySignalError, match=f'ended after step {at}, as {number.name} asked, and saved'
         ) as stopped:
-            loop.train(signalled(loop.prepare(tiny_config, str(tmp_path / 'run')), number, at))
+            loop.train(
+                signalled(setup.build_experiment(tiny_config, str(tmp_path / 'run')), number, at)
+            )
         assert exit.describe_error(stopped.value)[0] == 128 + number
         assert checkpoint.Checkpoints(Run.parse(str(tmp_path / 'run'))).steps()[-1] == at
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     loop.train(e)
     assert jax.tree.all(
         jax.tree.map(
@@ -62,7 +64,9 @@ def test_nothing_is_saved_where_no_checkpoints_are_wanted(tiny_config, tmp_path)
     """Catches a promise that everything is saved where `checkpoint.every` is 0."""
     tiny_config.checkpoint.every = 0
     with pytest.raises(StoppedBySignalError, match='nothing was saved'):
-        loop.train(signalled(loop.prepare(tiny_config, str(tmp_path / 'run')), signal.SIGTERM, 2))
+        loop.train(
+            signalled(setup.build_experiment(tiny_config, str(tmp_path / 'run')), signal.SIGTERM, 2)
+        )
     assert not run_dir.is_started(tmp_path / 'run')
 
 
@@ -70,9 +74,9 @@ def test_a_second_signal_ends_at_once():
     """Catches a process that can no longer be ended, and handlers that stay."""
     before = [signal.getsignal(n) for n in SIGNALS]
     with Signals() as signals:
-        assert not signals.asked(1)
+        assert not signals.should_stop(1)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert signals.asked(2) and signals.number == signal.SIGTERM
+        assert signals.should_stop(2) and signals.number == signal.SIGTERM
         assert [signal.getsignal(n) for n in SIGNALS] == [signal.SIG_DFL] * 2
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
@@ -98,9 +102,9 @@ def test_a_process_that_stood_still_is_no_hang(monkeypatch):
     """Catches a watchdog that counts the time for which the whole process was stopped (Ctrl-Z, a paused machine), or that then never barks."""
     clock, ended = [0.0], []
     dog = Watchdog(10, 'runs/x')
-    monkeypatch.setattr(watch.time, 'monotonic', lambda: clock[0])
+    monkeypatch.setattr(watchers.time, 'monotonic', lambda: clock[0])
     monkeypatch.setattr(
-        watch.distributed,
+        watchers.processes,
         'end_all',
         lambda code, message: (ended.append((clock[0], code)), dog.done.set()),
     )
@@ -124,24 +128,24 @@ def test_a_process_that_stood_still_is_no_hang(monkeypatch):
 def test_a_directory_in_use(tiny_config, tmp_path):
     """Catches two processes that write the same checkpoints and metrics, one that writes its config over the other's, and a lock that outlives its
     owner."""
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     before = (e.run.path / 'config.json').read_bytes()
     other = tiny_config.copy_and_resolve_references()
     other.seed = 7
     with run_dir.in_use(e.run):
         for late in (
             lambda: loop.train(e),
-            lambda: loop.prepare(other, str(tmp_path / 'run')),
+            lambda: setup.build_experiment(other, str(tmp_path / 'run')),
         ):  # while it has no checkpoint yet
             with pytest.raises(RunError, match='another process trains in this directory'):
                 late()
     assert (e.run.path / 'config.json').read_bytes() == before
-    loop.prepare(other, str(tmp_path / 'run'))
+    setup.build_experiment(other, str(tmp_path / 'run'))
     with pytest.raises(
         RunError, match='config.seed: 7 -> 0'
     ):  # another run was begun there before this one trained
         loop.train(e)
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     loop.train(e)
     assert checkpoint.Checkpoints(e.run).steps() == [3, 6]
 
@@ -155,7 +159,7 @@ def test_a_directory_in_use(tiny_config, tmp_path):
 )
 def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch, error):
     """Catches a traceback of the writer's insides, an exit code like a mistake's, and whole checkpoints that are lost with the last."""
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     save = checkpoint.Checkpoints.save
 
     def full(self, state, *rest):
@@ -170,5 +174,5 @@ def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch, error
         loop.train(e)
     assert exit.describe_error(full_disk.value)[0] == 74
     monkeypatch.setattr(checkpoint.Checkpoints, 'save', save)
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert int(e.state['step']) == 3 and loop.train(e)['step'] == 6

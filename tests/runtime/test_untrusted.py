@@ -23,7 +23,7 @@ from model.errors import ModelError
 from runtime import checkpoint, config_flags, exit, metrics, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run, flat
-from studies import ablate
+from studies.records import read_records
 
 GOLDEN = pathlib.Path('tests/golden/format_1')
 FIXED = settings(derandomize=True, deadline=None, max_examples=200)
@@ -376,7 +376,7 @@ def test_lines_that_are_no_objects_are_no_metrics(run, tmp_path):
     (run / 'metrics.jsonl').write_bytes(content)
     (tmp_path / 'cells.jsonl').write_bytes(content)
     assert [m['key'] for m in metrics.read(Run.parse(str(run)))] == ['a', []]
-    assert [r['key'] for r in ablate.read(tmp_path)] == ['a']
+    assert [r['key'] for r in read_records(tmp_path)] == ['a']
     with open(run / 'metrics.jsonl', 'ab') as file:
         file.truncate(1 << 28)
     assert len(list(safe_read.objects(run / 'metrics.jsonl', 200))) == 2

@@ -1,4 +1,5 @@
-"""A study from its config to its report: cells, resuming, fairness, and the report's figures against the raw lines."""
+"""A study from its config to its report: cells, resuming, fairness, and the report's figures
+against the raw lines."""
 
 import copy
 import json
@@ -9,7 +10,8 @@ import pytest
 from configs.ablations import base
 from model.errors import ModelError
 from runtime.errors import RunError
-from studies import ablate, cells, comparison, report
+from studies import ablate, cells, comparison, tables
+from studies.records import StudyRecords, read_records
 
 
 def small():
@@ -43,14 +45,14 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
     that counts them."""
     config, folder, _ = study
     wanted = [c for c in cells.sweep_cells(config)]
-    for cell in ablate.read(folder):
+    for cell in read_records(folder):
         wanted.append(cells.Cell(*(cell[f] for f in ('arm', 'task', 'seed', 'lr'))))
     with monkeypatch.context() as before:
         before.setattr(cells, 'resolve_pattern', lambda *_, **__: [])
         old = {cells.key(config, cell): cell for cell in wanted}
     lines = [
         record | {'key': key} | ({'commit': 'b09c89d'} if record['arm'] == 't5' else {})
-        for record in ablate.read(folder)
+        for record in read_records(folder)
         for key, cell in old.items()
         if all(record[f] == getattr(cell, f) for f in ('arm', 'task', 'seed', 'lr'))
     ]
@@ -61,12 +63,12 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
     def stand_in(config, group):
         measured.extend(group)
         keys = {cells.key(config, cell) for cell in group}
-        return [r for r in ablate.read(folder) if r['key'] in keys]
+        return [r for r in read_records(folder) if r['key'] in keys]
 
     monkeypatch.setattr(cells, 'measure', stand_in)
     ablate.run(config, tmp_path, workers=0)
     assert len(measured) == 4 and {cell.arm for cell in measured} == {'t5'}
-    now = ablate.read(tmp_path)
+    now = read_records(tmp_path)
     assert len(now) == 12 and {*old} <= {r['key'] for r in now}
     assert '8 records there' in ablate.plan(config, now, 1)
     told = (tmp_path / 'report' / 'report.md').read_text()
@@ -74,9 +76,10 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
 
 
 def test_every_cell_has_a_line(study):
-    """Catches cells left out, a learning rate that is not the sweep's best, and a sweep that looks at longer lengths."""
+    """Catches cells left out, a learning rate that is not the sweep's best, and a sweep that looks
+    at longer lengths."""
     config, folder, summary = study
-    records = ablate.read(folder)
+    records = read_records(folder)
     assert len(records) == 4 + 4 and {r['seed'] for r in records} == {0, 1, 2}
     for arm in ('rope', 't5'):
         swept = {
@@ -94,10 +97,10 @@ def test_every_cell_has_a_line(study):
 
 
 def test_encodings_are_paired(study):
-    """Catches initial parameters or data that differ between encodings of a seed, and seeds that share them; an unfair record is
-    refused by name."""
+    """Catches initial parameters or data that differ between encodings of a seed, and seeds that
+    share them; an unfair record is refused by name."""
     config, folder, _ = study
-    records = [r for r in ablate.read(folder) if r['seed']]
+    records = [r for r in read_records(folder) if r['seed']]
     initial = {(r['arm'], r['seed']): (r['initial'], r['data']) for r in records}
     assert initial['rope', 1] == initial['t5', 1] and initial['rope', 2] == initial['t5', 2]
     assert (
@@ -112,7 +115,8 @@ def test_encodings_are_paired(study):
 
 
 def test_a_killed_study_goes_on(study, monkeypatch):
-    """Catches cells that are run again, and a half-written line that stops the study or hides the cell."""
+    """Catches cells that are run again, and a half-written line that stops the study or hides the
+    cell."""
     config, folder, summary = study
     lines = (folder / 'cells.jsonl').read_text().splitlines()
     (folder / 'cells.jsonl').write_text('\n'.join(lines[:-1]) + '\n' + lines[-1][:50] + '\n')
@@ -126,8 +130,8 @@ def test_a_killed_study_goes_on(study, monkeypatch):
 
 
 def test_seeds_in_one_program(study, tmp_path, monkeypatch):
-    """Catches seeds that share parameters, data or what is drawn, groups of cells that do not belong together, and records that are not
-    those of cells trained alone."""
+    """Catches seeds that share parameters, data or what is drawn, groups of cells that do not
+    belong together, and records that are not those of cells trained alone."""
     config, folder, _ = study
     groups, measure = [], cells.measure
     monkeypatch.setattr(
@@ -137,28 +141,27 @@ def test_seeds_in_one_program(study, tmp_path, monkeypatch):
     assert sorted(map(len, groups)) == [1] * 4 + [2] * 2 and all(
         len({(c.arm, c.task, c.lr) for c in group}) == 1 for group in groups
     )
-    alone, found = ({r['key']: r for r in ablate.read(path)} for path in (folder, tmp_path))
+    alone, found = ({r['key']: r for r in read_records(path)} for path in (folder, tmp_path))
     assert (
         alone.keys() == found.keys()
         and sorted(r['together'] for r in found.values()) == [1] * 4 + [2] * 4
     )
     for name, record in found.items():
-        same = lambda field: record[field] == alone[name][field]
-        assert (
-            same('arm') and same('seed') and same('initial') and same('data') and same('parameters')
-        )
+        for field in ('arm', 'seed', 'initial', 'data', 'parameters'):
+            assert record[field] == alone[name][field]
         assert record['curve'] == pytest.approx(alone[name]['curve'], abs=2e-4)
         assert record['validation_nats'] == pytest.approx(alone[name]['validation_nats'], rel=1e-4)
 
 
 def test_the_report_is_the_lines(study):
-    """Catches figures that are not those of the records, a report that needs other files, and a missing claim."""
+    """Catches figures that are not those of the records, a report that needs other files, and a
+    missing claim."""
     config, folder, summary = study
     text, page = (
         (folder / 'report' / 'report.md').read_text(),
         (folder / 'report' / 'index.html').read_text(),
     )
-    scores = [r['beyond'] for r in ablate.read(folder) if r['arm'] == 't5' and r['seed']]
+    scores = [r['beyond'] for r in read_records(folder) if r['arm'] == 't5' and r['seed']]
     assert summary['tasks']['copy_same']['t5']['mean'] == pytest.approx(np.mean(scores))
     assert '| rope above t5 | **undecided** | rope - t5 |' in text and '| t5 | 64 |' in text
     assert (
@@ -170,11 +173,12 @@ def test_the_report_is_the_lines(study):
 
 
 def test_untrained_cells_are_not_ranked(study):
-    """Catches a cell ranked though it never learned its task, and differences of no pairs shown as figures."""
+    """Catches a cell ranked though it never learned its task, and differences of no pairs shown as
+    figures."""
     config, folder, _ = study
     strict = small()
     strict.trained, strict.claims = 1.01, config.claims
-    records = [r for r in ablate.read(folder) if r['seed']]
+    records = [r for r in read_records(folder) if r['seed']]
     found = comparison.summarise(
         strict, cells.arms(strict), {'rope': {'copy_same': 1}, 't5': {'copy_same': 1}}, records
     )
@@ -183,7 +187,7 @@ def test_untrained_cells_are_not_ranked(study):
         and 'mean' not in found['ranked']
         and len(found['untrained']['rope']) == 2
     )
-    text = report.markdown(strict, found, report.Lines(records, []))
+    text = tables.markdown(strict, found, StudyRecords(records, []), '')
     assert (
         '| rope above t5 | **undecided** | rope - t5 | – | – | 0 : 0 : 0 | 1.000 | 0 of 1 |' in text
         and 'nan' not in text
@@ -191,7 +195,8 @@ def test_untrained_cells_are_not_ranked(study):
 
 
 def made(**scores):
-    """The records of arms with these scores, {task: a score a seed}; whoever has none has not learned it."""
+    """The records of arms with these scores, {task: a score a seed}; whoever has none has not
+    learned it."""
     common = dict(
         initial='',
         data='',
@@ -230,12 +235,13 @@ def summed(claims, arms):
     found = comparison.summarise(
         config, dict.fromkeys(arms), {a: {'copy_same': 1} for a in arms}, records
     )
-    return found['claims'], report.markdown(config, found, report.Lines(records, []))
+    return found['claims'], tables.markdown(config, found, StudyRecords(records, []), '')
 
 
 def test_a_claim_is_about_each_pair():
-    """Catches a claim that holds by the mean of pairs of which one is reversed, a table by task that leaves out claims with the tasks in another order, a task of one pair that counts or makes the whole undecided, and one that
-    nobody learned counted among the tasks."""
+    """Catches a claim that holds by the mean of pairs of which one is reversed, a table by task
+    that leaves out claims with the tasks in another order, a task of one pair that counts or makes
+    the whole undecided, and one that nobody learned counted among the tasks."""
     far = dict(copy_same=(0.9, 0.8, 0.85, 0.9, 0.8), more=(None, None, 0.5, None, None))
     low = dict(copy_same=(0.1, 0.12, 0.1, 0.09, 0.1), more=(0.1,) * 5)
     claims, text = summed(
@@ -291,7 +297,8 @@ def test_names_on_the_command_line():
 
 
 def test_parameters_on_the_command_line():
-    """Catches parameters that the arms of the config silently take the place of, and ones that none of them takes."""
+    """Catches parameters that the arms of the config silently take the place of, and ones that none
+    of them takes."""
     config = small()
     config.arms.t5.positions_args = dict(num_buckets=8, max_distance=16)
     config.model.positions_args.max_distance = 64
@@ -305,32 +312,35 @@ def test_parameters_on_the_command_line():
 
 
 def test_costs_are_of_the_same_tasks():
-    """Catches an encoding that looks fast because it ran other tasks that way, on a faster device."""
+    """Catches an encoding that looks fast because it ran other tasks that way, on a faster
+    device."""
     config = small()
     config.tasks.more = base.task('copy_same', (1, 4), (2, 8, 2))
     records = made(a=dict(copy_same=(1.0,), more=(1.0,)), b=dict(copy_same=(1.0,), more=(1.0,)))
     for r, speed in zip(records, (100, 900, 200, 5)):
         r |= dict(tokens_per_second=speed, device='cpu' if speed == 5 else 'gpu')
-    found = comparison._costs(config, ['a', 'b'], records)
+    found = comparison.measure_costs(config, ['a', 'b'], records)
     assert [found[a]['tokens_per_second'] for a in 'ab'] == [100, 200] and found['a']['tasks'] == [
         'copy_same'
     ]
     assert (
         ': 3 cells on gpu and 1 cells on cpu, of one task and seed on both in 1 of 2'
-        in report.markdown(
+        in tables.markdown(
             config,
             comparison.summarise(
                 config, dict.fromkeys('ab'), {a: {'copy_same': 1} for a in 'ab'}, records
             ),
-            report.Lines(records, []),
+            StudyRecords(records, []),
+            '',
         )
     )
 
 
 def test_the_plan(study):
-    """Catches a plan that counts cells already there as to do, tokens of one cell only, or a time from nothing."""
+    """Catches a plan that counts cells already there as to do, tokens of one cell only, or a time
+    from nothing."""
     config, folder, _ = study
-    text = ablate.plan(config, ablate.read(folder), 4)
+    text = ablate.plan(config, read_records(folder), 4)
     assert (
         '2 encodings x 1 tasks x 2 seeds = 4 cells, 4 to choose learning rates, 8 records there'
         in text

@@ -6,14 +6,15 @@ import pathlib
 import pytest
 
 from configs.ablations import base
-from studies import ablate, cells, task_cells
+from studies import cells, task_cells
+from studies.records import read_records
 
 BEGIN_OTHERWISE = {'t5', 'learned'}  # arms whose keys may change for what the encoding is
 
 
 def study(name):
     config = importlib.import_module(f'configs.ablations.{name}').get_config()
-    kept = ablate.read(pathlib.Path(f'studies/results/{name}'))
+    kept = read_records(pathlib.Path(f'studies/results/{name}'))
     return config, kept
 
 
@@ -62,7 +63,10 @@ def test_what_a_key_states():
         c=base.task('addition', lengths='coupling'),
         d=base.task('addition', lengths='longest'),
     )
-    key = lambda arm, task='a': cells.key(config, cells.Cell(arm, task, 1, 1e-3))
+
+    def key(arm, task='a'):
+        return cells.key(config, cells.Cell(arm, task, 1, 1e-3))
+
     assert key('before') not in (key('free'), key('held'))
     assert key('free', 'a') == key('free', 'b')
     assert len({key('free', task) for task in 'bcd'}) == 3

@@ -1,12 +1,13 @@
 """All phases of search, small, and their report."""
 
+import dataclasses
 import json
 import pathlib
 import types
 
 import pytest
 
-from evals.search import retrieval as measured
+from evals.search import datasets, retrieval
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from studies import retrieval_lineage
@@ -16,11 +17,14 @@ from studies import retrieval_lineage
 def phases(cache, tmp_path):
     (tmp_path / 'mine.txt').write_text(
         '\n\n'.join(
-            f'The river {word} flows to the sea of {word}. It has a bridge. Nobody knows its {word} source.'
+            f'The river {word} flows to the sea of {word}. It has a bridge. '
+            f'Nobody knows its {word} source.'
             for word in ('Lena', 'Douro', 'Negro', 'Sena', 'Ebro', 'Nilo', 'Reno', 'Volga')
         )
     )
-    found = retrieval_lineage.experiments('rope', '', '', str(tmp_path / 'mine.txt'), 0)
+    found = retrieval_lineage.experiments(
+        'rope', retrieval_lineage.Texts(collection=str(tmp_path / 'mine.txt')), 0
+    )
     for c in found.values():
         c.data.pydoc.modules = 40
         c.data.atlas.update(countries=6, editions=2)
@@ -40,8 +44,8 @@ def phases(cache, tmp_path):
 
 
 def test_each_phase_begins_from_the_one_before_and_all_are_measured(phases, tmp_path):
-    """Catches a phase without its parent, a second start that trains again, and a report that leaves a phase out or calls a run that has seen
-    the questions clean."""
+    """Catches a phase without its parent, a second start that trains again, and a report that
+    leaves a phase out or calls a run that has seen the questions clean."""
     out = tmp_path / 'out'
     retrieval_lineage.train(out, 'rope', phases)
     runs = {phase: Run.parse(str(out / f'rope-{phase}')) for phase in retrieval_lineage.PHASES}
@@ -81,8 +85,9 @@ def test_each_phase_begins_from_the_one_before_and_all_are_measured(phases, tmp_
         for i, (asked, text) in enumerate(questions.items())
     ]
     (tmp_path / 'small.json').write_text(json.dumps({'data': data}))
-    sets = [measured.search_sets.squad(str(tmp_path / 'small.json'))]
-    found = measured.report(sets, runs, out / 'report', str(out / 'cache'), 'this test')
+    sets = [datasets.squad(str(tmp_path / 'small.json'))]
+    plan = retrieval.Plan(sets, runs, 'this test', str(out / 'cache'))
+    found = retrieval.report(plan, out / 'report')
     assert set(found['scores']['small']) >= {
         *retrieval_lineage.PHASES,
         'base.untrained',
@@ -116,19 +121,14 @@ def test_each_phase_begins_from_the_one_before_and_all_are_measured(phases, tmp_
             }
         )
     )
+    seen = [datasets.squad(str(tmp_path / 'seen.json'))]
     with pytest.raises(RunError, match='1 of the 1 questions of seen stand in the training text'):
-        measured.report(
-            [measured.search_sets.squad(str(tmp_path / 'seen.json'))],
-            runs,
-            out / 'other',
-            str(out / 'cache'),
-            'this test',
-        )
+        retrieval.report(dataclasses.replace(plan, sets=seen), out / 'other')
 
 
 def test_texts_and_answers_are_the_ones_given():
     """Catches a flag that is not looked at."""
-    found = retrieval_lineage.experiments('alibi', 'T', 'A', '', 3)
+    found = retrieval_lineage.experiments('alibi', retrieval_lineage.Texts('T', 'A'), 3)
     assert {phase: (c.data.source, c.data.files.paths) for phase, c in found.items()} == {
         'base': ('files', 'T'),
         'answers': ('files', 'A'),
@@ -136,7 +136,9 @@ def test_texts_and_answers_are_the_ones_given():
     }
     assert {(c.model.positions, c.seed) for c in found.values()} == {('alibi', 3)}
     pooled = {
-        pooling: retrieval_lineage.experiments('alibi', 'T', 'A', 'C', 3, pooling)
+        pooling: retrieval_lineage.experiments(
+            'alibi', retrieval_lineage.Texts('T', 'A', 'C'), 3, pooling
+        )
         for pooling in ('', 'bag', 'mean')
     }
     assert {

@@ -8,6 +8,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from studies import ablate, cells
+from studies.records import read_records
 
 STUDIES = sorted(
     p.stem for p in pathlib.Path('configs/ablations').glob('*.py') if p.stem != '__init__'
@@ -16,7 +17,8 @@ STUDIES = sorted(
 
 @pytest.mark.parametrize('name', STUDIES)
 def test_a_study_is_whole(name):
-    """Catches an arm that does not build, a claim about an arm or a task that is not there, and a docstring without its command."""
+    """Catches an arm that does not build, a claim about an arm or a task that is not there, and a
+    docstring without its command."""
     module = importlib.import_module(f'configs.ablations.{name}')
     config = module.get_config()
     assert f'python -m studies.ablate --config=configs/ablations/{name}.py' in module.__doc__
@@ -25,10 +27,9 @@ def test_a_study_is_whole(name):
     ):  # texts are on the machine of whoever runs it
         if config.model.width < 512:
             cells.check(config)
-        assert (
-            f'= {len(cells.study_cells(config, {a: dict.fromkeys(config.tasks, 0) for a in cells.arms(config)}))} cells'
-            in ablate.plan(config, [], 4)
-        )
+        rates = {arm: dict.fromkeys(config.tasks, 0) for arm in cells.arms(config)}
+        count = len(cells.study_cells(config, rates))
+        assert f'= {count} cells' in ablate.plan(config, [], 4)
     for claim in config.claims:
         assert {*claim['better'], *claim['worse']} <= {*cells.arms(config)} and {
             *claim['tasks']
@@ -59,7 +60,7 @@ def test_kept_lines_are_found_again(name, monkeypatch):
     folder = pathlib.Path(f'studies/results/{name}')
     config = ConfigDict(json.loads((folder / 'config.json').read_text()))
     config.seeds = importlib.import_module(f'configs.ablations.{name}').get_config().seeds
-    kept = {record['key']: record for record in ablate.read(folder)}
+    kept = {record['key']: record for record in read_records(folder)}
     arms = cells.arms(config)
     unchanged = [arm for arm in arms if arm not in CHANGED[name]]
     config.arms = {arm: arms[arm] for arm in unchanged}

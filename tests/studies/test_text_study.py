@@ -9,6 +9,7 @@ import pytest
 from configs.ablations import base
 from runtime.errors import RunError
 from studies import ablate, cells, comparison
+from studies.records import read_records
 
 
 @pytest.fixture
@@ -32,9 +33,10 @@ def config(tmp_path, cache):
 
 
 def test_a_study_on_text(config, tmp_path):
-    """Catches a protocol or length left out, encodings that read other data, and a report without the pictures of text or how much context counts."""
+    """Catches a protocol or length left out, encodings that read other data, and a report without
+    the pictures of text or how much context counts."""
     summary = ablate.run(config, tmp_path / 'study', workers=0)
-    records = ablate.read(tmp_path / 'study')
+    records = read_records(tmp_path / 'study')
     assert len({r['data'] for r in records}) == len({r['initial'] for r in records}) == 1
     for r in records:
         assert {kind: sorted(map(int, x)) for kind, x in r['perplexity'].items()} == dict.fromkeys(
@@ -58,10 +60,12 @@ def test_a_study_on_text(config, tmp_path):
         and 'Mean attention against distance' in page
     )
     (alibi,) = (r for r in records if r['arm'] == 'alibi')
-    assert (
-        f'| alibi | {alibi["effective_context"]} | {alibi["usable_length"]} | {alibi["shuffled"]["0"]:+.3f} | {alibi["shuffled"]["8"]:+.3f} | '
-        f'{alibi["gap"]["1"]:+.3f} |' in (tmp_path / 'study' / 'report' / 'report.md').read_text()
+    row = (
+        f'| alibi | {alibi["effective_context"]} | {alibi["usable_length"]} | '
+        f'{alibi["shuffled"]["0"]:+.3f} | {alibi["shuffled"]["8"]:+.3f} | '
+        f'{alibi["gap"]["1"]:+.3f} |'
     )
+    assert row in (tmp_path / 'study' / 'report' / 'report.md').read_text()
     assert '2 encodings x 1 tasks x 1 seeds = 2 cells' in ablate.plan(config, records, 1)
     assert (
         json.loads((tmp_path / 'study' / 'config.json').read_text())['tasks']['words']['train_len']
@@ -70,13 +74,16 @@ def test_a_study_on_text(config, tmp_path):
 
 
 def test_a_text_that_diverges(config, tmp_path, monkeypatch):
-    """Catches a study that ends at a cell without a finite loss, and begins it again each time: the line is kept, the report says so."""
+    """Catches a study that ends at a cell without a finite loss, and begins it again each time: the
+    line is kept, the report says so."""
     config.arms = dict(alibi=dict(positions='alibi'))
     config.optimizer.lr = 1e30
-    monkeypatch.setattr(cells.ranges, 'check', lambda config: None)  # which refuses such a rate
+    monkeypatch.setattr(
+        cells.field_checks, 'check', lambda config: None
+    )  # which refuses such a rate
     summary = ablate.run(config, tmp_path / 'study', workers=0)
     assert (
-        not ablate.read(tmp_path / 'study')[0]['finite']
+        not read_records(tmp_path / 'study')[0]['finite']
         and summary['untrained']['alibi'][0]['inside'] is None
     )
     assert (
@@ -86,12 +93,13 @@ def test_a_text_that_diverges(config, tmp_path, monkeypatch):
 
 
 def test_what_a_document_gives():
-    """Catches documents that count alike whatever their tokens, and a difference the wrong way round: their mean is that of the scores."""
+    """Catches documents that count alike whatever their tokens, and a difference the wrong way
+    round: their mean is that of the scores."""
     records = [
         {'by_document': {'0': [a, 30], '1': [b, 10]}} for a, b in ((90.0, 20.0), (60.0, 30.0))
     ]
     mean = ((60 + 30) - (90 + 20)) / 40
-    gives = comparison._by_document([tuple(records)], mean)
+    gives = comparison.differences_by_document([tuple(records)], mean)
     assert np.mean(gives) == pytest.approx(mean) == -0.5
     assert gives[0] - mean == pytest.approx(2 / 40 * (-30 + 30 * 0.5)) and gives[
         1

@@ -1,4 +1,5 @@
-"""The contrastive objective against a direct computation: each text alone, each pair looked at in a loop."""
+"""The contrastive objective against a direct computation: each text alone, each pair looked at in a
+loop."""
 
 import functools
 import json
@@ -14,14 +15,15 @@ from model.embed import POOLINGS, embed
 from model.transformer import Transformer
 from runtime.errors import RunError
 from tests.train.rows import agree, config_of
-from train import mesh as meshes, objectives, step as steps
+from train import contrastive, mesh as meshes, step as steps
 
 B, G, T, Q, VOCAB = 8, 3, 8, 6, 64
-LOSS = objectives.Contrastive('mean', 0.1, (32,))
+LOSS = contrastive.ContrastiveLoss('mean', 0.1, (32,))
 
 
 def batch_of(seed: int = 0, negatives: int = G - 1) -> dict:
-    """Pairs among 20 texts, so that some are there twice: as another's negative, as the same positive, as a query that is a document too."""
+    """Pairs among 20 texts, so that some are there twice: as another's negative, as the same
+    positive, as a query that is a document too."""
     rng = np.random.default_rng(seed)
     texts = [rng.integers(1, VOCAB, rng.integers(3, Q + 1)) for _ in range(20)]
     ids = rng.integers(0, 20, (B, 1 + G))
@@ -137,12 +139,13 @@ def built(model: str, loss, accumulation: int, sizes: tuple):
         mesh,
         model,
         jax.jit(lambda: steps.init_state(model, optimizer, 0, mesh)[0]),
-        steps.make_step(model, optimizer, loss, mesh, shardings, accumulation),
+        steps.make_step(model, optimizer, loss, mesh, shardings, steps.StepOptions(accumulation)),
     )
 
 
 def first_step(batch, loss, accumulation=1, mesh={}, **model):
-    """As tests/train/rows.first_step: loss and gradient of the first step; what is compiled serves all batches."""
+    """As tests/train/rows.first_step: loss and gradient of the first step; what is compiled serves
+    all batches."""
     mesh, model, init, step = built(json.dumps(model), loss, accumulation, tuple(mesh.items()))
     state = init()
     before = jax.device_get(state['params'])
@@ -159,15 +162,19 @@ def first_step(batch, loss, accumulation=1, mesh={}, **model):
     [('mean', (32,), False), ('last', (8, 32), True), ('bag+mean', (16, 32), True)],
 )
 def test_loss_and_gradient_are_the_direct_ones(pooling, sizes, causal):
-    """Catches negatives that are duplicates, known or absent, a text counted twice, padding in a pool, one direction only, sizes not
-    normalised, and a gradient that stops at the gathering or at the chunks."""
+    """Catches negatives that are duplicates, known or absent, a text counted twice, padding in a
+    pool, one direction only, sizes not normalised, and a gradient that stops at the gathering or at
+    the chunks."""
     batch, loss, more = (
         batch_of(),
-        objectives.Contrastive(pooling, 0.1, sizes),
+        contrastive.ContrastiveLoss(pooling, 0.1, sizes),
         dict(causal=causal, bag='bag' in pooling),
     )
     found, model, params = first_step(batch, loss, **more)
-    of = lambda params: direct(model, params, batch, pooling, 0.1, sizes)
+
+    def of(params):
+        return direct(model, params, batch, pooling, 0.1, sizes)
+
     expected = jax.jit(jax.value_and_grad(of))(params)
     agree(found, (float(expected[0]), jax.device_get(expected[1])))
     for accumulation, mesh in ((4, {}), (1, {'data': 8}), (2, {'data': 2, 'fsdp': 2, 'tensor': 2}))[
@@ -181,7 +188,8 @@ def test_loss_and_gradient_are_the_direct_ones(pooling, sizes, causal):
 
 
 def test_duplicates_are_no_negatives():
-    """A control: ids that hide the duplicates change the loss, so that the comparison above does depend on them."""
+    """A control: ids that hide the duplicates change the loss, so that the comparison above does
+    depend on them."""
     batch = batch_of()
     found = first_step(batch, LOSS, causal=False)[0][0]
     blind = {
@@ -193,8 +201,9 @@ def test_duplicates_are_no_negatives():
 
 
 def test_order_does_not_matter():
-    """Catches a loss that depends on where a pair stands in the batch. Twice the same text is embedded twice, and which of the two stands for
-    it as a negative changes nothing beyond rounding."""
+    """Catches a loss that depends on where a pair stands in the batch. Twice the same text is
+    embedded twice, and which of the two stands for it as a negative changes nothing beyond
+    rounding."""
     batch, order = batch_of(), np.random.default_rng(1).permutation(B)
     agree(
         first_step({k: v[order] for k, v in batch.items()}, LOSS, causal=False)[0],
@@ -222,15 +231,17 @@ def test_pooling_ignores_padding(pooling, causal):
 
 
 def test_a_bag_is_of_the_tokens_between_the_marks():
-    """Catches weights that are not looked at, marks that count, and a text of marks alone that is no number."""
+    """Catches weights that are not looked at, marks that count, and a text of marks alone that is
+    no number."""
     model = Transformer(resolve(small(bag=True).model, VOCAB, T))
     ones = jnp.ones((1, 1), jnp.int32)
     params = model.init(jax.random.key(0), ones, ones * 0, ones, ones)['params']
     fresh, words = params['bag'], np.array([[1, 7, 9, 7, 2]])
     table = np.asarray(fresh['embedding'].unbox(), np.float64)
-    vector = lambda bag, tokens=words: embed(
-        model, {'bag': bag}, tokens, np.ones(tokens.shape, bool), 'bag'
-    )[0]
+
+    def vector(bag, tokens=words):
+        return embed(model, {'bag': bag}, tokens, np.ones(tokens.shape, bool), 'bag')[0]
+
     np.testing.assert_allclose(vector(fresh), (2 * table[7] + table[9]) / 3, rtol=1e-5)
     turned = {**fresh, 'weight': jnp.zeros(VOCAB).at[9].set(0.3).at[1].set(9.0)}
     np.testing.assert_allclose(
@@ -244,12 +255,13 @@ def test_a_bag_is_of_the_tokens_between_the_marks():
 
 
 def test_a_learned_scale_is_learned():
-    """Catches a scale outside the parameters, or without a gradient: with one, the first step is that of temperature 1/20 and moves it."""
+    """Catches a scale outside the parameters, or without a gradient: with one, the first step is
+    that of temperature 1/20 and moves it."""
     batch = batch_of()
     found, _, params = first_step(
-        batch, objectives.Contrastive('mean', 7.0, (32,)), logit_scale=True
+        batch, contrastive.ContrastiveLoss('mean', 7.0, (32,)), logit_scale=True
     )
-    fixed = first_step(batch, objectives.Contrastive('mean', 0.05, (32,)))[0]
+    fixed = first_step(batch, contrastive.ContrastiveLoss('mean', 0.05, (32,)))[0]
     assert found[0] == pytest.approx(fixed[0], rel=1e-6)
     assert (
         params['logit_scale'] == pytest.approx(np.log(20))
@@ -258,7 +270,8 @@ def test_a_learned_scale_is_learned():
 
 
 def test_dropout_makes_two_of_one_text():
-    """SimCSE: a text is its own positive, and dropout alone makes the two differ. Catches random keys shared between a query and its document."""
+    """SimCSE: a text is its own positive, and dropout alone makes the two differ. Catches random
+    keys shared between a query and its document."""
     batch = batch_of(negatives=0)
     batch['documents'][:, 0, :Q], batch['lengths'][:, 1], batch['text_ids'][:, 1] = (
         batch['queries'],
@@ -266,8 +279,10 @@ def test_dropout_makes_two_of_one_text():
         batch['text_ids'][:, 0],
     )
     batch['known'][:, 0] = batch['text_ids'][:, 0]
-    with_dropout = first_step(batch, objectives.Contrastive('mean', 0.05, (32,)), dropout=0.1)[0][0]
-    without = first_step(batch, objectives.Contrastive('mean', 0.05, (32,)))[0][0]
+    with_dropout = first_step(batch, contrastive.ContrastiveLoss('mean', 0.05, (32,)), dropout=0.1)[
+        0
+    ][0]
+    without = first_step(batch, contrastive.ContrastiveLoss('mean', 0.05, (32,)))[0][0]
     assert with_dropout > 1.05 * without
 
 
@@ -286,10 +301,10 @@ def test_wrong_fields(field, value, message):
     config = small()
     config.embedding[field] = value
     with pytest.raises((RunError, ValueError), match='config.embedding') as error:
-        objectives.make(config.embedding, resolve(config.model, VOCAB, T))
+        contrastive.make_loss(config.embedding, resolve(config.model, VOCAB, T))
     assert message in str(error.value)
     with pytest.raises(
         RunError,
         match='config.model.bag is True: it has no effect with config.embedding.pooling=.mean',
     ):
-        objectives.make(small().embedding, resolve(small(bag=True).model, VOCAB, T))
+        contrastive.make_loss(small().embedding, resolve(small(bag=True).model, VOCAB, T))

@@ -1,6 +1,7 @@
 """Run directories of each format that was ever written: they are read, resumed and used for ever.
 
-`tests/golden/format_N` was made by the command in its config.json's place (BUILD_NOTES, contract 3), stopped at step 4 of 6.
+`tests/golden/format_N` was made by the command in its config.json's place (BUILD_NOTES, contract
+3), stopped at step 4 of 6.
 """
 
 import pathlib
@@ -13,7 +14,8 @@ import pytest
 from runtime import checkpoint, metrics, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop
+from train import loop, setup
+from train.evaluate import evaluate
 
 GOLDEN = sorted(pathlib.Path('tests/golden').glob('format_*'))
 
@@ -27,7 +29,8 @@ def test_each_format_has_one():
 
 @pytest.mark.parametrize('path', GOLDEN, ids=lambda p: p.name)
 def test_an_old_run_is_whole(path, tmp_path):
-    """Catches fields, arrays or files that an old run has not, weights that are read otherwise, and a hash that is computed anew."""
+    """Catches fields, arrays or files that an old run has not, weights that are read otherwise, and
+    a hash that is computed anew."""
     shutil.copytree(path, tmp_path / 'run')
     run = Run.parse(str(tmp_path / 'run'))
     config = run.config()
@@ -35,10 +38,10 @@ def test_an_old_run_is_whole(path, tmp_path):
         config.model.dropout == 0.0 and run_dir.config_hash(config) == run.lineage()['config_hash']
     )
     config.data.cache = str(tmp_path / 'cache')
-    e = loop.prepare(config, str(run.path))
+    e = setup.build_experiment(config, str(run.path))
     assert int(e.state['step']) == 4 and e.store.hash == run.lineage()['data_hash']
     known = [m['validation_nats'] for m in metrics.read(run) if 'validation_nats' in m]
-    assert loop.evaluate(e, e.state['params'])['validation_nats'] == pytest.approx(
+    assert evaluate(e, e.state['params'])['validation_nats'] == pytest.approx(
         known[-1], rel=1e-5
     )  # other versions and cores round otherwise
     config.train.stop_at = 0

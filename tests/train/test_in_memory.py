@@ -13,7 +13,8 @@ from train import in_memory
 
 @pytest.fixture(scope='module')
 def setting():
-    """A model whose positions are drawn anew for each row, so that random keys count; its data of three seeds."""
+    """A model whose positions are drawn anew for each row, so that random keys count; its data of
+    three seeds."""
     c = base.get_config()
     c.model.update(
         width=16, num_layers=1, num_heads=2, num_kv_heads=2, positions='randomized+rope', max_len=64
@@ -25,16 +26,17 @@ def setting():
 
 
 def test_together_is_as_alone(setting):
-    """Catches seeds that share parameters, batches, or random keys, and curves that are handed to another seed."""
+    """Catches seeds that share parameters, batches, or random keys, and curves that are handed to
+    another seed."""
     model, config, batches = setting
     together = in_memory.run(model, config, batches, [1, 2, 3], per_dispatch=2)
-    assert len({found['initial'] for _, found in together}) == 3
-    for rows, seed, (params, found) in zip(batches, (1, 2, 3), together):
+    assert len({record['initial'] for _, record in together}) == 3
+    for rows, seed, (params, record) in zip(batches, (1, 2, 3), together):
         ((alone, expected),) = in_memory.run(model, config, [rows], [seed], per_dispatch=2)
-        assert found['initial'] == expected['initial'] and found['curve'] == pytest.approx(
+        assert record['initial'] == expected['initial'] and record['curve'] == pytest.approx(
             expected['curve'], abs=2e-4
         )
-        assert (found['together'], expected['together']) == (3, 1)
+        assert (record['together'], expected['together']) == (3, 1)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4), params, alone)
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from model import loss
 from model.config import resolve
 from model.transformer import Transformer
-from runtime import checkpoint, master
+from runtime import checkpoint, master, run_dir
 from runtime.run_dir import Run
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
-from train import footprint, loop, mesh as meshes, optimizer as optimizers, step as steps
+from train import footprint, loop, mesh as meshes, optimizer as optimizers, setup, step as steps
+from train.losses import TokenLoss
 
 STEPS = 1000
 
@@ -34,7 +34,10 @@ def rounded(state):
 
 def pytree(dtype):
     """Parameters of each kind that the optimizer treats apart, of values that bfloat16 has."""
-    draw = lambda key, shape: jax.random.normal(jax.random.key(key), shape).astype(jnp.bfloat16)
+
+    def draw(key, shape):
+        return jax.random.normal(jax.random.key(key), shape).astype(jnp.bfloat16)
+
     tree = {
         'embedding': draw(0, (6, 4)),
         'layer_0': {'feed_forward': {'up': {'kernel': draw(1, (4, 8))}}},
@@ -67,13 +70,13 @@ def trained(kind, dtype):
 def test_small_steps_add_up(kind):
     """Catches steps of 1e-5 that are rounded away: after 1,000 of them the parameters are those of
     float32, rounded."""
-    before, found = trained(kind, jnp.bfloat16)
+    before, params = trained(kind, jnp.bfloat16)
     _, expected = trained(kind, jnp.float32)
-    for name, x in flat(found).items():
+    for name, x in flat(params).items():
         wide = np.asarray(flat(expected)[name])
         assert x.dtype == jnp.bfloat16
         np.testing.assert_allclose(np.asarray(x, np.float32), wide, rtol=2**-8, atol=1e-6)
-    moved = [np.ravel(x != flat(before)[name]) for name, x in flat(found).items()]
+    moved = [np.ravel(x != flat(before)[name]) for name, x in flat(params).items()]
     assert np.mean(np.concatenate(moved)) > 0.3
 
 
@@ -90,7 +93,7 @@ def test_float32_has_no_copy():
         optimizers.update(optimizer, grads, bare, params),
         (optax.apply_updates(params, updates), state),
     )
-    assert master.begun({'params': params, 'opt_state': bare}, {})['opt_state'] is bare
+    assert master.add_master({'params': params, 'opt_state': bare}, {})['opt_state'] is bare
 
 
 def on_a_mesh(**more):
@@ -101,7 +104,7 @@ def on_a_mesh(**more):
     model = Transformer(resolve(config.model, VOCAB, TIME))
     optimizer = optimizers.make_optimizer(config.optimizer, 100)
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
-    step = steps.make_step(model, optimizer, loss.weighted_token_loss, mesh, shardings)
+    step = steps.make_step(model, optimizer, TokenLoss(), mesh, shardings)
     return state, step, lambda i: meshes.to_devices(mesh, batch_of(i), BATCH)
 
 
@@ -110,13 +113,13 @@ def test_the_copy_lies_as_its_parameters():
     count, a buffer that copy and parameter share (grape_m keeps one in float32), and a step in
     which the copy stays."""
     state, step, batch = on_a_mesh(scan_layers=True, positions='grape_m')
-    kept = flat(state['opt_state']['master'])
-    assert {x.dtype.name for x in kept.values()} == {'float32'}
+    master_arrays = flat(state['opt_state']['master'])
+    assert {x.dtype.name for x in master_arrays.values()} == {'float32'}
     for name, x in flat(state['params']).items():
-        assert kept[name].sharding == x.sharding
+        assert master_arrays[name].sharding == x.sharding
     held = footprint.state_bytes(state)['optimizer']
     assert held >= 3 * footprint.bytes_per_device(state['opt_state']['master'])
-    before, first = jax.device_get((flat(state['params']), kept))
+    before, first = jax.device_get((flat(state['params']), master_arrays))
     for i in range(2):
         state, _ = step(state, batch(i))
     after, moved = jax.device_get((flat(state['params']), flat(state['opt_state']['master'])))
@@ -133,7 +136,7 @@ def whole(tiny, cache, tmp_path_factory):
     config = tiny(cache)
     config.model.param_dtype = 'bfloat16'
     config.data.prefetch = 0
-    e = loop.prepare(config, str(tmp_path_factory.mktemp('runs') / 'whole'))
+    e = setup.build_experiment(config, str(tmp_path_factory.mktemp('runs') / 'whole'))
     loop.train(e)
     return config, e
 
@@ -143,11 +146,11 @@ def test_a_resumed_run_is_the_same(whole, tmp_path):
     config, e = whole
     config = config.copy_and_resolve_references()
     config.train.stop_at = 3
-    loop.train(loop.prepare(config, str(tmp_path)))
+    loop.train(setup.build_experiment(config, str(tmp_path)))
     config.train.stop_at = 0
-    again = loop.prepare(config, str(tmp_path))
+    again = setup.build_experiment(config, str(tmp_path))
     assert int(again.state['step']) == 3
-    assert not same(again.state['opt_state']['master'], master.widened(again.state['params']))
+    assert not same(again.state['opt_state']['master'], master.widen(again.state['params']))
     loop.train(again)
     assert same(again.state, e.state) and same(rounded(e.state), e.state['params'])
 
@@ -156,15 +159,15 @@ def test_a_run_from_before_goes_on(whole, tmp_path, caplog):
     """Catches a run saved without a copy that cannot be read, or goes on without a word from
     something else than its parameters; and one of another type of parameters that is taken."""
     config, e = whole
-    loop.runs.create(Run(loop.runs.epath.Path(tmp_path)), config, e.tokenizer, e.run.lineage())
-    older = master.without(e.state) | {'step': jnp.int32(3)}
-    writer = checkpoint.Checkpoints(Run(loop.runs.epath.Path(tmp_path)), config.checkpoint)
+    run_dir.create(Run(run_dir.epath.Path(tmp_path)), config, e.tokenizer, e.run.lineage())
+    older = master.drop_master(e.state) | {'step': jnp.int32(3)}
+    writer = checkpoint.Checkpoints(Run(run_dir.epath.Path(tmp_path)), config.checkpoint)
     writer.save(older, None)
     writer.close()
     assert same(checkpoint.load(Run.parse(str(tmp_path)))[1], e.state['params'])
-    resumed = loop.prepare(config, str(tmp_path))
+    resumed = setup.build_experiment(config, str(tmp_path))
     assert 'step 3 was saved without a float32 copy of its parameters' in caplog.text
-    assert same(resumed.state['opt_state']['master'], master.widened(e.state['params']))
+    assert same(resumed.state['opt_state']['master'], master.widen(e.state['params']))
     assert same(resumed.state['opt_state']['inner'], e.state['opt_state']['inner'])
     assert (
         resumed.state['opt_state']['master']['embedding'].sharding
@@ -178,6 +181,8 @@ def test_a_child_begins_from_its_parent(whole, tmp_path):
     """Catches a copy of the fresh parameters, which would take the parent's place at the first
     step."""
     config, e = whole
-    child = loop.prepare(config, str(tmp_path / 'child'), parent=Run(e.run.path, 6))
+    config = config.copy_and_resolve_references()
+    config.parent = f'{e.run.path}@6'
+    child = setup.build_experiment(config, str(tmp_path / 'child'))
     assert same(child.state['params'], e.state['params'])
-    assert same(child.state['opt_state']['master'], master.widened(e.state['params']))
+    assert same(child.state['opt_state']['master'], master.widen(e.state['params']))

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from model import loss
 from model.config import resolve
 from model.transformer import Transformer
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
 from train import mesh as meshes, step as steps
+from train.losses import TokenLoss
 from train.optimizer import make_optimizer, matrices
 
 
@@ -29,12 +29,13 @@ def muon(**sizes):
         mesh,
         optimizer,
         state,
-        steps.make_step(model, optimizer, loss.weighted_token_loss, mesh, shardings),
+        steps.make_step(model, optimizer, TokenLoss(), mesh, shardings),
     )
 
 
 def orthogonalized(m):
-    """Newton and Schulz's five steps on a matrix, by the quintic of Jordan et al.: m -> about U V^T."""
+    """Newton and Schulz's five steps on a matrix, by the quintic of Jordan et al.: m -> about U
+    V^T."""
     x = m / np.linalg.norm(m)
     for _ in range(5):
         a = x @ x.T
@@ -43,8 +44,8 @@ def orthogonalized(m):
 
 
 def test_muon_is_its_equation():
-    """Heads and their dimensions are one side of the matrix, each layer its own. Catches a flattened stack of layers, the wrong sides, Adam
-    in its place, and weight decay left out."""
+    """Heads and their dimensions are one side of the matrix, each layer its own. Catches a
+    flattened stack of layers, the wrong sides, Adam in its place, and weight decay left out."""
     _, optimizer, state, _ = muon()
     rng = np.random.default_rng(0)
     grads = jax.tree.map(
@@ -57,10 +58,14 @@ def test_muon_is_its_equation():
         (('feed_forward', 'up'), (32, 64)),
         (('feed_forward', 'down'), (64, 32)),
     ):
-        take = lambda tree: np.asarray(
-            tree['layers']['layer_0'][names[0]][names[1]]['kernel'][1]
-        ).reshape(sides)
-        # Nesterov's first step: (beta m + (1 - beta) g) / (1 - beta^2) with m = (1 - beta) g is g, up to a size that does not count.
+
+        def take(tree):
+            return np.asarray(tree['layers']['layer_0'][names[0]][names[1]]['kernel'][1]).reshape(
+                sides
+            )
+
+        # Nesterov's first step: (beta m + (1 - beta) g) / (1 - beta^2) with m = (1 - beta) g is g,
+        # up to a size that does not count.
         expected = -0.02 * (
             orthogonalized(take(grads)) * 0.2 * np.sqrt(max(sides)) + 0.1 * take(state['params'])
         )
@@ -83,8 +88,9 @@ def test_muon_is_its_equation():
 
 
 def test_muon_on_a_mesh():
-    """Catches state that every device holds whole, orthogonalisation of parts instead of wholes, and a rate at which nothing is learned."""
-    alone, found = muon(), {}
+    """Catches state that every device holds whole, orthogonalisation of parts instead of wholes,
+    and a rate at which nothing is learned."""
+    alone, losses = muon(), {}
     for name, (mesh, _, state, step) in {
         'one': alone,
         'mesh': muon(data=2, fsdp=2, tensor=2),
@@ -94,12 +100,12 @@ def test_muon_on_a_mesh():
                 x for x in jax.tree.leaves(state['opt_state']) if x.size > 1000
             ]  # all but norms
             assert held and all(x.addressable_shards[0].data.size * 2 <= x.size for x in held)
-        found[name] = []
+        losses[name] = []
         for i in range(12):
             state, values = step(state, meshes.to_devices(mesh, batch_of(i % 2), BATCH))
-            found[name].append(float(values['loss']))
-    np.testing.assert_allclose(found['mesh'], found['one'], rtol=1e-3)
-    assert found['one'][-1] < found['one'][0] - 0.5
+            losses[name].append(float(values['loss']))
+    np.testing.assert_allclose(losses['mesh'], losses['one'], rtol=1e-3)
+    assert losses['one'][-1] < losses['one'][0] - 0.5
 
 
 def test_parameters_in_bfloat16_have_float32_gradients_and_moments():
@@ -112,7 +118,7 @@ def test_parameters_in_bfloat16_have_float32_gradients_and_moments():
         make_optimizer(config.optimizer, 100),
     )
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
-    step = steps.make_step(model, optimizer, loss.weighted_token_loss, mesh, shardings, 4)
+    step = steps.make_step(model, optimizer, TokenLoss(), mesh, shardings, steps.StepOptions(4))
     batch = meshes.to_devices(mesh, batch_of(0), BATCH)
     added = [
         e.outvars[0].aval
@@ -122,7 +128,10 @@ def test_parameters_in_bfloat16_have_float32_gradients_and_moments():
     ]
     assert added and all(a.dtype == jnp.float32 for a in added)
     new, _ = step(state, batch)
-    of = lambda tree: {x.dtype.name for x in jax.tree.leaves(tree) if x.ndim > 1}
+
+    def of(tree):
+        return {x.dtype.name for x in jax.tree.leaves(tree) if x.ndim > 1}
+
     assert of(new['params']) == {'bfloat16'} and of(new['opt_state']) == {'float32'}
 
 

@@ -1,4 +1,5 @@
-"""What can be combined with a mesh, two things at a time, on eight forced CPU devices against one."""
+"""What can be combined with a mesh, two things at a time, on eight forced CPU devices against
+one."""
 
 import itertools
 
@@ -9,7 +10,8 @@ import pytest
 from model.loss import choose_chunks, loss_in_chunks, weighted_token_loss
 from tests.train.rows import AXES, BATCH, TIME, VOCAB, agree, batch_of, config_of, first_step
 
-# A pairwise cover: which axes are cut, microbatches, key-value heads, encoding (of the embedding, a rotation, a bias, extra columns), scanned
+# A pairwise cover: which axes are cut, microbatches, key-value heads, encoding (of the embedding, a
+# rotation, a bias, extra columns), scanned
 # layers, chunks of the loss.
 COVER = [
     ((2, 1, 2, 2), 2, 1, 'forgetting', True, 2),
@@ -29,7 +31,8 @@ COVER = [
 
 
 def test_the_cover_is_pairwise():
-    """Catches a row taken out of the cover without what it stood for. All four axes at once would need sixteen devices."""
+    """Catches a row taken out of the cover without what it stood for. All four axes at once would
+    need sixteen devices."""
     rows = [(*(a > 1 for a in shape), *rest) for shape, *rest in COVER]
     for i, j in itertools.combinations(range(len(rows[0])), 2):
         wanted = set(itertools.product({r[i] for r in rows}, {r[j] for r in rows}))
@@ -39,15 +42,17 @@ def test_the_cover_is_pairwise():
 @pytest.mark.parametrize('shape, accumulation, kv_heads, positions, scan, chunks', COVER)
 def test_pairs(shape, accumulation, kv_heads, positions, scan, chunks):
     """Catches two features that are right alone and wrong together."""
-    make = lambda: config_of(
-        positions, kv_heads, scan_layers=scan, remat='full' if scan else 'none'
-    )
+
+    def make():
+        return config_of(positions, kv_heads, scan_layers=scan, remat='full' if scan else 'none')
+
     agree(first_step(make(), accumulation, chunks, **dict(zip(AXES, shape))), first_step(make()))
 
 
 @pytest.mark.parametrize('positions', ['randomized+rope', 'randomized+t5', 'cope', 'path'])
 def test_what_needs_the_whole_text_crosses_the_context(positions):
-    """Catches ids drawn for each part of a text by itself, and states of the keys (with all keys gathered) that stay behind."""
+    """Catches ids drawn for each part of a text by itself, and states of the keys (with all keys
+    gathered) that stay behind."""
     agree(first_step(config_of(positions), data=2, context=4), first_step(config_of(positions)))
 
 
@@ -55,7 +60,8 @@ def test_what_needs_the_whole_text_crosses_the_context(positions):
     'sizes, accumulation', [(dict(data=2, fsdp=2, tensor=2), 2), (dict(data=2, context=4), 1)]
 )
 def test_dropout_is_the_same_on_any_mesh(sizes, accumulation):
-    """Catches masks drawn by device, microbatch or part of a text, the same mask in all layers, and dropout that drops nothing."""
+    """Catches masks drawn by device, microbatch or part of a text, the same mask in all layers, and
+    dropout that drops nothing."""
     whole = first_step(config_of(dropout=0.2))
     agree(first_step(config_of(dropout=0.2), accumulation, **sizes), whole)
     agree(
@@ -69,11 +75,16 @@ def test_the_loss_in_chunks():
     """Catches chunks that lose tokens or weights, and logits of a whole row held all the same."""
     agree(first_step(config_of(), loss_chunks=8), first_step(config_of()))
     batch, hidden, w = batch_of(0), jnp.ones((BATCH, TIME, 8)), jnp.ones((8, VOCAB))
-    of = lambda chunks: jax.make_jaxpr(
-        jax.grad(
-            lambda w: loss_in_chunks(weighted_token_loss, lambda x: x @ w, hidden, batch, chunks)[0]
-        )
-    )(w)
+
+    def of(chunks):
+        return jax.make_jaxpr(
+            jax.grad(
+                lambda w: loss_in_chunks(
+                    weighted_token_loss, lambda x: x @ w, hidden, batch, chunks
+                )[0]
+            )
+        )(w)
+
     whole, part = f'f32[{BATCH},{TIME},{VOCAB}]', f'f32[{BATCH},{TIME // 8},{VOCAB}]'
     assert whole in str(of(1)) and whole not in str(of(8)) and part in str(of(8))
 

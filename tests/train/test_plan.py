@@ -7,11 +7,13 @@ from model import config as model_config
 from model.transformer import Transformer
 from runtime import checkpoint
 from runtime.errors import RunError
+from train import warm_start
 
 
 @pytest.fixture
 def tree(tiny_config):
-    """Fields of `model` -> its parameters as `describe` tells them, and the encodings of its layers."""
+    """Fields of `model` -> its parameters as `describe` tells them, and the encodings of its
+    layers."""
 
     def of(**fields):
         config = tiny_config.copy_and_resolve_references().model
@@ -42,22 +44,31 @@ TABLES = {f'layer_{i}/attention/positions/table' for i in (0, 1)}
 )
 def test_a_change_of_encoding(tree, parent, child, new, dropped):
     """Catches a table that is kept, dropped or made anew against the plan."""
-    (theirs, old), (ours, encodings) = tree(positions=parent), tree(positions=child)
-    plan = checkpoint.plan(theirs, ours, checkpoint.same_encoding(old, encodings))
+    (parent_arrays, old), (child_arrays, encodings) = tree(positions=parent), tree(positions=child)
+    plan = warm_start.plan_transfer(
+        parent_arrays, child_arrays, warm_start.same_encoding(old, encodings)
+    )
     assert (set(plan[1]), set(plan[2])) == (new, dropped)
-    assert set(plan[0]) == set(ours) - new and {*plan[0], *plan[2]} == set(theirs)
+    assert set(plan[0]) == set(child_arrays) - new and {*plan[0], *plan[2]} == set(parent_arrays)
 
 
 def test_a_bag_of_tokens(tree):
-    """Catches a bag that a second phase of search begins anew, and one that the first is refused for."""
-    (theirs, old), (ours, _) = tree(), tree(bag=True)
+    """Catches a bag that a second phase of search begins anew, and one that the first is refused
+    for."""
+    (parent_arrays, old), (child_arrays, _) = tree(), tree(bag=True)
     bag = {f'bag/{name}' for name in ('embedding', 'gate', 'weight')}
-    same = checkpoint.same_encoding(old, old)
-    assert [set(x) for x in checkpoint.plan(ours, ours, same)[1:]] == [set(), set()]
+    same = warm_start.same_encoding(old, old)
+    assert [set(x) for x in warm_start.plan_transfer(child_arrays, child_arrays, same)[1:]] == [
+        set(),
+        set(),
+    ]
     assert (
-        [set(x) for x in checkpoint.plan(theirs, ours, same)[1:]]
+        [set(x) for x in warm_start.plan_transfer(parent_arrays, child_arrays, same)[1:]]
         == [bag, set()]
-        == [set(x) for x in reversed(checkpoint.plan(ours, theirs, same)[1:])]
+        == [
+            set(x)
+            for x in reversed(warm_start.plan_transfer(child_arrays, parent_arrays, same)[1:])
+        ]
     )
 
 
@@ -85,9 +96,10 @@ def test_a_bag_of_tokens(tree):
     ],
 )
 def test_all_else_is_an_error(tree, parent, child, wrong):
-    """Catches an array of the parent that is dropped in silence, and one that is cast or cut to fit."""
+    """Catches an array of the parent that is dropped in silence, and one that is cast or cut to
+    fit."""
     with pytest.raises(RunError, match=wrong) as error:
-        checkpoint.plan(tree(**parent)[0], tree(**child)[0])
+        warm_start.plan_transfer(tree(**parent)[0], tree(**child)[0])
     assert '\n' not in str(error.value)
 
 
@@ -95,7 +107,7 @@ def test_names_are_few():
     """Catches a line for each of a hundred layers, and a name that is left out."""
     paths = [f'layer_{i}/attention/positions/bias' for i in range(100)]
     assert (
-        checkpoint.named([*paths, 'layer_3/x', 'y'])
+        checkpoint.summarize_paths([*paths, 'layer_3/x', 'y'])
         == 'layer_*/attention/positions/bias (100 times), layer_3/x, y'
     )
-    assert checkpoint.named(list('abcdef')) == 'a, b, c, d and 2 more'
+    assert checkpoint.summarize_paths(list('abcdef')) == 'a, b, c, d and 2 more'

@@ -7,7 +7,7 @@ import pytest
 
 from runtime import exit
 from runtime.errors import CombinedError, RunError
-from train import loop, preflight
+from train import loop, preflight, setup
 
 
 def test_all_problems_in_one_list(tiny_config, tmp_path, capsys):
@@ -17,9 +17,9 @@ def test_all_problems_in_one_list(tiny_config, tmp_path, capsys):
     tiny_config.model.positions = 'rop'
     tiny_config.optimizer.schedule = 'cosin'
     tiny_config.log.stall = -1.0
-    with pytest.raises(CombinedError) as found:
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
-    assert exit.describe_error(found.value)[0] == 2
+    with pytest.raises(CombinedError) as error:
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
+    assert exit.describe_error(error.value)[0] == 2
     lines = capsys.readouterr().err.splitlines()
     for field in (
         'config.data.batch_size is 7',
@@ -39,9 +39,8 @@ def test_all_problems_in_one_list(tiny_config, tmp_path, capsys):
 
 def test_a_parent_that_does_not_fit_is_in_the_list(tiny_config, tmp_path):
     """Catches a post-training whose other problems are told after the parent's is mended."""
-    from train import posttrain
 
-    loop.train(loop.prepare(tiny_config, str(tmp_path / 'base')))
+    loop.train(setup.build_experiment(tiny_config, str(tmp_path / 'base')))
     config = tiny_config.copy_and_resolve_references()
     config.parent, config.model.mlp_width, config.data.batch_size, config.mesh.data = (
         str(tmp_path / 'base'),
@@ -49,12 +48,12 @@ def test_a_parent_that_does_not_fit_is_in_the_list(tiny_config, tmp_path):
         7,
         2,
     )
-    with pytest.raises(CombinedError) as found:
-        posttrain.prepare(config, str(tmp_path / 'answers'))
+    with pytest.raises(CombinedError) as error:
+        setup.build_experiment(config, str(tmp_path / 'answers'))
     assert (
-        len(found.value.messages) == 2
-        and 'config.model.mlp_width' in str(found.value)
-        and 'config.data.batch_size is 7' in str(found.value)
+        len(error.value.messages) == 2
+        and 'config.model.mlp_width' in str(error.value)
+        and 'config.data.batch_size is 7' in str(error.value)
     )
 
 
@@ -65,16 +64,16 @@ def test_room_and_rights(tiny_config, tmp_path, monkeypatch):
     with pytest.raises(
         RunError, match=r'0.95 MiB free for checkpoints, and 4 of 0.[1-9]\d MiB are asked'
     ):
-        loop.prepare(tiny_config, str(tmp_path / 'new' / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'new' / 'run'))
     tiny_config.checkpoint.every = 0
     preflight.room(tmp_path, {}, tiny_config.checkpoint)
     monkeypatch.undo()
     (tmp_path / 'file').write_text('')
     with pytest.raises(RunError, match='is a file; expected the directory of the run'):
-        loop.prepare(tiny_config, str(tmp_path / 'file' / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'file' / 'run'))
     monkeypatch.setattr(os, 'access', lambda *_: False)
     with pytest.raises(RunError, match='--run is .* cannot be written to; choose another one'):
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))
 
 
 def test_a_model_larger_than_the_device(tiny_config, tmp_path):
@@ -86,6 +85,7 @@ def test_a_model_larger_than_the_device(tiny_config, tmp_path):
     tiny_config.checkpoint.every = 0
     with pytest.raises(
         RunError,
-        match='parameters, optimizer state and gradients take .* GiB of .* GiB on each machine: raise config.mesh.fsdp',
+        match='parameters, optimizer state and gradients take .* GiB of .* GiB on each machine: '
+        'raise config.mesh.fsdp',
     ):
-        loop.prepare(tiny_config, str(tmp_path / 'run'))
+        setup.build_experiment(tiny_config, str(tmp_path / 'run'))

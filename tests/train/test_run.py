@@ -13,13 +13,13 @@ from ml_collections import ConfigDict
 from runtime import checkpoint, metrics, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train import loop, posttrain
+from train import loop, setup, warm_start
 
 
 def run(config, path, stop_at=0):
     config = config.copy_and_resolve_references()
     config.train.stop_at = stop_at
-    e = loop.prepare(config, str(path))
+    e = setup.build_experiment(config, str(path))
     loop.train(e)
     return e
 
@@ -45,10 +45,12 @@ def base_run(tiny_config, tmp_path):
 
 
 def test_stopping_and_resuming_changes_nothing(base_run, tmp_path):
-    """Catches a lost optimizer or PRNG state, a data order that restarts, and metrics lines lost or repeated."""
+    """Catches a lost optimizer or PRNG state, a data order that restarts, and metrics lines lost or
+    repeated."""
     config, path, straight = base_run
     assert not same(
-        straight.state['params'], loop.prepare(config, str(tmp_path / 'fresh')).state['params']
+        straight.state['params'],
+        setup.build_experiment(config, str(tmp_path / 'fresh')).state['params'],
     )  # it did learn
     run(config, tmp_path / 'parts', stop_at=3)
     with open(
@@ -72,7 +74,7 @@ def test_nothing_is_compiled_or_transferred_after_the_first_step(
         )
     )
     tiny_config.eval.every, tiny_config.checkpoint.every = 0, 0
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     step, counts = e.train_step, []
 
     def counted(state, batch):
@@ -91,8 +93,9 @@ def test_nothing_is_compiled_or_transferred_after_the_first_step(
 
 
 def test_a_step_that_is_not_finite_stops_the_run(tiny_config, tmp_path):
-    """Catches a run that goes on from NaN, or that saves it; names step, last good checkpoint and batch."""
-    e = loop.prepare(tiny_config, str(tmp_path / 'run'))
+    """Catches a run that goes on from NaN, or that saves it; names step, last good checkpoint and
+    batch."""
+    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     step, spoil = e.train_step, jax.jit(lambda x: x * jax.numpy.nan)
 
     def spoiled(state, batch):
@@ -120,27 +123,30 @@ def test_the_newest_and_the_best_are_kept(tiny_config, tmp_path, monkeypatch):
 
 
 def test_another_config_is_refused_and_harmless_fields_are_not(base_run, caplog):
-    """Catches a resume that silently mixes two experiments, or that does not say that its bits will be others."""
+    """Catches a resume that silently mixes two experiments, or that does not say that its bits will
+    be others."""
     config, path, _ = base_run
     config.optimizer.lr, config.log.every = 5e-3, 2
     with pytest.raises(RunError, match=r'config.optimizer.lr: 0.01 -> 0.005$'):
-        loop.prepare(config, str(path))
+        setup.build_experiment(config, str(path))
     config.optimizer.lr = 1e-2
     assert (
-        int(loop.prepare(config, str(path)).state['step']) == 6 and 'to rounding' not in caplog.text
+        int(setup.build_experiment(config, str(path)).state['step']) == 6
+        and 'to rounding' not in caplog.text
     )
     lineage = json.loads((path / 'lineage.json').read_text())
     (path / 'lineage.json').write_text(json.dumps(lineage | {'cores': 99}))
-    assert int(loop.prepare(config, str(path)).state['step']) == 6
+    assert int(setup.build_experiment(config, str(path)).state['step']) == 6
     assert (
-        f'cores differ from when the run was started (99, now {lineage["cores"]}): it goes on to rounding, not bit for bit'
-        in caplog.text
+        f'cores differ from when the run was started (99, now {lineage["cores"]}): it goes on to '
+        f'rounding, not bit for bit' in caplog.text
     )
 
 
 @pytest.mark.parametrize('name', ['config.json', 'tokenizer.model'])
 def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
-    """Catches a restart from zero over a damaged run, a damaged file that is used, and one written anew from another config or tokenizer."""
+    """Catches a restart from zero over a damaged run, a damaged file that is used, and one written
+    anew from another config or tokenizer."""
     config, path, _ = base_run
     file, before = path / name, (path / name).read_bytes()
     for harm in (
@@ -152,27 +158,31 @@ def test_what_lineage_vouches_for_is_written_anew(base_run, caplog, name):
     ):
         caplog.clear()
         harm()
-        assert int(loop.prepare(config, str(path)).state['step']) == 6
+        assert int(setup.build_experiment(config, str(path)).state['step']) == 6
         assert file.read_bytes() == before and name in caplog.text and 'written anew' in caplog.text
     file.unlink()
     config.optimizer.lr, config.tokenizer.vocab_size = 1.0, 400
-    everything = lambda: sorted(p.name for p in path.rglob('*'))
+
+    def everything():
+        return sorted(p.name for p in path.rglob('*'))
+
     kept = everything()
     with pytest.raises(
         RunError, match=f'{name}.*what this command gives is another one: restore {name}'
     ):
-        loop.prepare(config, str(path))
+        setup.build_experiment(config, str(path))
     assert everything() == kept
 
 
 def test_damaged_weights_are_passed_over(base_run, caplog):
-    """Catches weights loaded without their checksum, and a damaged newest checkpoint that ends the run."""
+    """Catches weights loaded without their checksum, and a damaged newest checkpoint that ends the
+    run."""
     config, path, _ = base_run
     reader = checkpoint.Checkpoints(Run.parse(str(path)))
     assert reader.steps() == [3, 6]
     shards = [p for p in (path / 'checkpoints' / '6' / 'params').rglob('d/*') if p.is_file()]
     shards[0].write_bytes(b'\0' * shards[0].stat().st_size)
-    assert int(loop.prepare(config, str(path)).state['step']) == 3
+    assert int(setup.build_experiment(config, str(path)).state['step']) == 3
     description = path / 'checkpoints' / '6' / 'meta' / 'metadata'
     whole = description.read_text()
     for changed in (
@@ -180,7 +190,9 @@ def test_damaged_weights_are_passed_over(base_run, caplog):
         whole.replace('params/embedding', 'params/embeddinh'),
     ):
         description.write_text(changed)
-        assert changed != whole and int(loop.prepare(config, str(path)).state['step']) == 3
+        assert (
+            changed != whole and int(setup.build_experiment(config, str(path)).state['step']) == 3
+        )
     description.write_text(whole)
     with pytest.raises(RunError, match='no checkpoint can be read; step 6'):
         checkpoint.load(Run.parse(f'{path}@6'))
@@ -191,7 +203,10 @@ def test_checksums_see_one_bit_and_no_sharding():
     x = jax.numpy.arange(64.0).reshape(8, 8)
     mesh = jax.make_mesh((8,), ('a',))
     spread = jax.device_put(x, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec('a')))
-    value = lambda y: tuple(map(int, checkpoint.checksums({'x': y})['x']))
+
+    def value(y):
+        return tuple(map(int, checkpoint.checksums({'x': y})['x']))
+
     flipped = x.view(jax.numpy.uint32).at[3, 3].add(1).view(jax.numpy.float32)
     assert value(spread) == value(x)
     assert len({value(x), value(x[::-1]), value(flipped), value(x.astype(jax.numpy.bfloat16))}) == 4
@@ -200,17 +215,18 @@ def test_checksums_see_one_bit_and_no_sharding():
 def test_lineage_and_loading(base_run):
     """Catches a run that cannot be traced, and a loader that gives fresh weights."""
     config, path, e = base_run
-    found = Run.parse(f'{path}@6')
-    lineage = found.lineage()
+    run = Run.parse(f'{path}@6')
+    lineage = run.lineage()
     assert (
         lineage['data_hash'] == e.store.hash
         and lineage['tokenizer_hash'] == e.tokenizer.hash
         and lineage['parent'] is None
     )
-    assert run_dir.differences(found.config(), config, (run_dir.ENCODINGS,)) == []
-    _, params, tokenizer, _ = checkpoint.load(found)
+    changed = run_dir.diff_configs(run.config(), config, lambda name: name != run_dir.ENCODINGS)
+    assert changed == []
+    _, params, tokenizer, _ = checkpoint.load(run)
     assert same(params, e.state['params']) and tokenizer.hash == e.tokenizer.hash
-    sample = [m for m in metrics.read(found) if 'sample' in m]
+    sample = [m for m in metrics.read(run) if 'sample' in m]
     assert len(sample) == 1 and sample[0]['sample'].startswith('A')
 
 
@@ -226,8 +242,9 @@ def answers_config(base_run):
 
 
 def test_posttraining_starts_from_the_parent(base_run, answers_config, tmp_path):
-    """Catches post-training from random weights, and an optimizer or step carried over from the parent."""
-    e = posttrain.prepare(answers_config, str(tmp_path / 'answers'))
+    """Catches post-training from random weights, and an optimizer or step carried over from the
+    parent."""
+    e = setup.build_experiment(answers_config, str(tmp_path / 'answers'))
     assert same(e.state['params'], base_run[2].state['params'])
     moments = [x for x in jax.tree.leaves(e.state['opt_state']) if x.ndim]
     assert int(e.state['step']) == 0 and not any(np.any(x) for x in jax.device_get(moments))
@@ -249,7 +266,7 @@ def test_posttraining_on_what_has_texts_too(answers_config, tmp_path):
     turns = [{'role': r, 'content': r} for r in ('system', 'user', 'assistant', 'user')]
     (tmp_path / 'a.jsonl').write_text(json.dumps({'text': 'none', 'messages': turns}) + '\n')
     answers_config.data.source, answers_config.data.files.paths = 'files', f'{tmp_path}/a.jsonl'
-    e = posttrain.prepare(answers_config, str(tmp_path / 'answers'), conversations=True)
+    e = setup.build_experiment(answers_config, str(tmp_path / 'answers'), conversations=True)
     document = e.store.split('train').document(0)
     assert document[:2].tolist() == [e.tokenizer.bos, e.tokenizer.system]
     assert (document == e.tokenizer.user).sum() == 1 and document[-1] == e.tokenizer.end
@@ -275,7 +292,8 @@ MISFITS = [
     (
         'model.positions',
         'rope_interleaved',
-        r"'rope_interleaved': it pairs dimensions in the layout 'interleaved', the parent .* with 'half'.*layout='half'",
+        r"'rope_interleaved': it pairs dimensions in the layout 'interleaved', the parent .* with "
+        r"'half'.*layout='half'",
     ),
     (
         'model.positions_args.layout',
@@ -285,7 +303,8 @@ MISFITS = [
     (
         'model.positions',
         'yarn',
-        r'config.model.max_len is 32: YaRN would stretch nothing, the parent .* was trained on 32 tokens',
+        r'config.model.max_len is 32: YaRN would stretch nothing, the parent .* was trained on 32 '
+        r'tokens',
     ),
     ('parent', 'nowhere', r'nowhere: no such run directory'),
     ('parent', '@x', r'expected a step'),
@@ -293,7 +312,8 @@ MISFITS = [
 
 
 def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
-    """Catches weights of another shape, another tokenizer's ids or another pairing of dimensions taken as they are, and a stretch of nothing."""
+    """Catches weights of another shape, another tokenizer's ids or another pairing of dimensions
+    taken as they are, and a stretch of nothing."""
     for field, value, message in MISFITS:
         config = answers_config.copy_and_resolve_references()
         *groups, last = field.split('.')
@@ -301,7 +321,7 @@ def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
             config.parent + value if value == '@x' else value
         )
         with pytest.raises(RunError, match=message):
-            posttrain.prepare(config, str(tmp_path / 'answers'))
+            setup.build_experiment(config, str(tmp_path / 'answers'))
         assert not (tmp_path / 'answers').exists(), field
 
 
@@ -309,22 +329,25 @@ def test_a_parent_that_does_not_fit_is_refused(answers_config, tmp_path):
     'positions, max_len', [('none', 0), ('yarn', 64), ('t5', 0), ('rerope', 64)]
 )
 def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, positions, max_len):
-    """Catches a change of encoding that is refused, that begins the other parameters anew, or that is not the one asked for; and one that
-    stretches nothing, or bounds other distances, because it takes the length of this phase for that of training."""
+    """Catches a change of encoding that is refused, that begins the other parameters anew, or that
+    is not the one asked for; and one that stretches nothing, or bounds other distances, because it
+    takes the length of this phase for that of training."""
     answers_config.model.update(positions=positions, max_len=max_len)
     answers_config.data.seq_len = max(max_len, 32)
-    e = posttrain.prepare(answers_config, str(tmp_path / positions))
-    theirs, ours = base_run[2].state['params'], e.state['params']
+    e = setup.build_experiment(answers_config, str(tmp_path / positions))
+    parent_params, child_params = base_run[2].state['params'], e.state['params']
     assert all(
-        np.array_equal(ours[k], v) if not isinstance(v, dict) else same(ours[k], v)
-        for k, v in theirs.items()
+        np.array_equal(child_params[k], v) if not isinstance(v, dict) else same(child_params[k], v)
+        for k, v in parent_params.items()
     )
-    assert set(ours) - set(theirs) == ({'positions_t5'} if positions == 't5' else set())
+    assert set(child_params) - set(parent_params) == (
+        {'positions_t5'} if positions == 't5' else set()
+    )
     assert e.model.config.encodings[0] is not base_run[2].model.config.encodings[
         0
     ] and e.model.config.max_len == max(max_len, 32)
     if positions == 'yarn':
-        stored = checkpoint.model_of(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
+        stored = checkpoint.build_model(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
         assert e.model.config.encodings[0].s == stored.s == 2 and stored.trained == 32
     if positions == 'rerope':
         assert e.model.config.encodings[0].w == 8  # a quarter of the length of training
@@ -332,7 +355,8 @@ def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, pos
 
 
 def test_the_length_of_training_is_that_of_the_lineage(monkeypatch, tmp_path):
-    """Catches a stretch from the rows of the last phase, which were shorter than those that the parameters know."""
+    """Catches a stretch from the rows of the last phase, which were shorter than those that the
+    parameters know."""
     held = {}
 
     def run(name, seq_len, parent='', **arguments):
@@ -347,26 +371,26 @@ def test_the_length_of_training_is_that_of_the_lineage(monkeypatch, tmp_path):
         )
         return held[str(tmp_path / name)]
 
-    monkeypatch.setattr(posttrain.Run, 'parse', held.__getitem__)
+    monkeypatch.setattr(warm_start.Run, 'parse', held.__getitem__)
     base, short, longer = (
         run('base', 256),
         run('short', 72, 'base'),
         run('longer', 512, 'short', length=128),
     )
     assert [
-        posttrain._trained_length(r) for r in (base, short, longer, run('on', 72, 'longer'))
+        warm_start._trained_length(r) for r in (base, short, longer, run('on', 72, 'longer'))
     ] == [256, 256, 128, 128]
-    assert posttrain._trained_length(run('orphan', 72, 'gone')) == 72
+    assert warm_start._trained_length(run('orphan', 72, 'gone')) == 72
 
 
 def test_another_tokenizer_by_path_is_refused(answers_config, tiny_config, tmp_path):
     """Catches ids of one tokenizer fed to a model trained on another's."""
     tiny_config.tokenizer.vocab_size = 450
     other = tmp_path / 'other.model'
-    other.write_bytes(loop.obtain_tokenizer(tiny_config).proto)
+    other.write_bytes(setup.load_or_train_tokenizer(tiny_config).proto)
     answers_config.tokenizer.path = str(other)
     with pytest.raises(RunError, match="another tokenizer than the parent's"):
-        posttrain.prepare(answers_config, str(tmp_path / 'answers'))
+        setup.build_experiment(answers_config, str(tmp_path / 'answers'))
 
 
 def test_json_of_a_run_is_data(base_run):
@@ -383,17 +407,20 @@ def test_json_of_a_run_is_data(base_run):
 
 def test_compiled_programs_are_kept_on_accelerators(monkeypatch):
     """Catches a cache that is not set, one on a CPU, and one that overrules the user's."""
-    chosen = lambda: jax.config.jax_compilation_cache_dir
+
+    def chosen():
+        return jax.config.jax_compilation_cache_dir
+
     before = chosen()
     try:
-        loop.keep_compiled('here')
+        setup.keep_compiled('here')
         assert chosen() == before
         monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
         jax.config.update('jax_compilation_cache_dir', 'mine')
-        loop.keep_compiled('here')
+        setup.keep_compiled('here')
         assert chosen() == 'mine'
         jax.config.update('jax_compilation_cache_dir', None)
-        loop.keep_compiled('here')
+        setup.keep_compiled('here')
         assert chosen() == 'here/compiled'
     finally:
         jax.config.update('jax_compilation_cache_dir', before)

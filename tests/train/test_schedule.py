@@ -44,9 +44,9 @@ def test_it_ends_at_final_or_is_refused(schedule, steps, share, decay, final, lr
     warmup = round(steps * share)
     c = fields(schedule, warmup, decay, final, lr)
     if not fits(schedule, steps, warmup, decay):
-        with pytest.raises(RunError) as found:
+        with pytest.raises(RunError) as error:
             make_schedule(c, steps)
-        line = str(found.value)
+        line = str(error.value)
         assert '\n' not in line and f'config.optimizer.warmup is {warmup}' in line
         assert f'config.train.steps ({steps})' in line and 'expected' in line
         assert (warmup < steps) == (f'config.optimizer.decay {decay}' in line)
@@ -93,9 +93,9 @@ def test_what_ended_at_final_is_as_it_was(schedule, steps, warmup, decay):
 )
 def test_the_way_out_of_an_overlap(warmup, decay, said):
     """Catches an advice that is refused too."""
-    with pytest.raises(RunError) as found:
+    with pytest.raises(RunError) as error:
         make_schedule(fields('wsd', warmup, decay), 100)
-    assert said in str(found.value)
+    assert said in str(error.value)
     if 'at most' in said:
         least, share = (word.strip(',') for word in said.split() if word[0].isdigit())
         make_schedule(fields('wsd', int(least), decay), 100)

@@ -1,4 +1,5 @@
-"""Post-training for search as whole small runs: what it takes over, how it goes on, what it refuses, what it learns."""
+"""Post-training for search as whole small runs: what it takes over, how it goes on, what it
+refuses, what it learns."""
 
 import jax
 import numpy as np
@@ -8,23 +9,25 @@ from apps.search.reader import Reader
 from model.embed import embed, normalize
 from model.errors import ModelError
 from model.generate import generate
-from runtime import checkpoint, config_flags
+from runtime import checkpoint, field_checks
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.train.test_run import lines, same
-from train import loop, posttrain
+from train import loop, setup
+from train.evaluate import evaluate
 
 
 @pytest.fixture(scope='module')
 def parent(tiny, cache, tmp_path_factory):
     path = tmp_path_factory.mktemp('parent') / 'base'
-    loop.train(loop.prepare(tiny(cache), str(path)))
+    loop.train(setup.build_experiment(tiny(cache), str(path)))
     return str(path)
 
 
 @pytest.fixture
 def search_config(tiny_config, parent):
-    """Questions about countries and their answers as pairs; attention both ways, a learned scale, a bag of tokens, dropout, cached chunks on two devices."""
+    """Questions about countries and their answers as pairs; attention both ways, a learned scale, a
+    bag of tokens, dropout, cached chunks on two devices."""
     c = tiny_config
     c.parent = parent
     c.data.atlas.part, c.data.validation, c.data.pairs.query_len = 'answers', 0.2, 24
@@ -36,11 +39,15 @@ def search_config(tiny_config, parent):
 
 
 def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
-    """Catches a scale or a bag that is not saved or not learned, an index that pools otherwise, random keys or pairs that restart, and a second phase that forgets its parent.
-    Then a third phase leaves the scale and the bag behind, and writes text again."""
-    run = lambda path: loop.train(
-        posttrain.prepare(search_config.copy_and_resolve_references(), str(path))
-    )
+    """Catches a scale or a bag that is not saved or not learned, an index that pools otherwise,
+    random keys or pairs that restart, and a second phase that forgets its parent. Then a third
+    phase leaves the scale and the bag behind, and writes text again."""
+
+    def run(path):
+        return loop.train(
+            setup.build_experiment(search_config.copy_and_resolve_references(), str(path))
+        )
+
     straight = run(tmp_path / 'straight')
     assert straight['validation_accuracy'] >= 0
     search_config.train.stop_at = 3
@@ -70,7 +77,7 @@ def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
         search_config.embedding.sizes,
         search_config.embedding.pooling,
     ) = 'tokens', '', 'mean'
-    e = posttrain.prepare(search_config, str(tmp_path / 'writes'), conversations=True)
+    e = setup.build_experiment(search_config, str(tmp_path / 'writes'), conversations=True)
     assert set(found[1]) - set(e.state['params']) == {'logit_scale', 'bag'}
     assert same(
         {k: v for k, v in found[1].items() if k not in ('logit_scale', 'bag')}, e.state['params']
@@ -78,8 +85,9 @@ def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
 
 
 def test_it_learns_what_belongs_together(search_config, tmp_path):
-    """Catches an objective that does not reach the parameters, or vectors of something else than the text: the answer must be found among
-    those held out far more often than by the parent. And held-out pairs that are compared with their neighbours in the store alone."""
+    """Catches an objective that does not reach the parameters, or vectors of something else than
+    the text: the answer must be found among those held out far more often than by the parent. And
+    held-out pairs that are compared with their neighbours in the store alone."""
     search_config.train.steps, search_config.model.dropout, search_config.data.pairs.query_len = (
         60,
         0.0,
@@ -90,8 +98,8 @@ def test_it_learns_what_belongs_together(search_config, tmp_path):
         False,
     )  # those of a bag are new: more steps
     search_config.eval.every, search_config.checkpoint.every = 60, 60
-    e = posttrain.prepare(search_config, str(tmp_path / 'search'))
-    before = loop.evaluate(e, e.state['params'])['validation_accuracy']
+    e = setup.build_experiment(search_config, str(tmp_path / 'search'))
+    before = evaluate(e, e.state['params'])['validation_accuracy']
     held_out = next(iter(e.validation.once()))['text_ids'][:, 0].tolist()
     assert (
         held_out != sorted(held_out)
@@ -128,7 +136,7 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     """Catches a wrong field that is found in the middle of a run, or not at all."""
     search_config.update_from_flattened_dict(changes)
     with pytest.raises((RunError, ModelError, ValueError)) as error:
-        posttrain.prepare(search_config, str(tmp_path / 'search'))
+        setup.build_experiment(search_config, str(tmp_path / 'search'))
     assert message in str(error.value) and not (tmp_path / 'search').exists()
 
 
@@ -137,13 +145,13 @@ def test_fields_of_another_objective_have_no_effect():
     from configs import base
 
     c = base.get_config()
-    assert config_flags.lacking(c, 'embedding.pooling') == "config.train.objective='contrastive'"
-    assert config_flags.lacking(c, 'data.pairs.kind') == "config.train.objective='contrastive'"
+    assert field_checks.lacking(c, 'embedding.pooling') == "config.train.objective='contrastive'"
+    assert field_checks.lacking(c, 'data.pairs.kind') == "config.train.objective='contrastive'"
     c.train.objective = 'contrastive'
-    assert config_flags.lacking(c, 'data.packing') == "config.train.objective='tokens'"
+    assert field_checks.lacking(c, 'data.packing') == "config.train.objective='tokens'"
     c.model.logit_scale = True
     assert (
-        config_flags.lacking(c, 'embedding.temperature')
+        field_checks.lacking(c, 'embedding.temperature')
         == 'no config.model.logit_scale, which learns it'
     )
-    assert not config_flags.lacking(c, 'embedding.pooling')
+    assert not field_checks.lacking(c, 'embedding.pooling')

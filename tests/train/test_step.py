@@ -1,4 +1,5 @@
-"""The train step on meshes of eight forced CPU devices, against one device and against a slow reference."""
+"""The train step on meshes of eight forced CPU devices, against one device and against a slow
+reference."""
 
 import functools
 import re
@@ -15,6 +16,7 @@ from model.transformer import Transformer
 from tests.train import rows
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of
 from train import mesh as meshes, step as steps
+from train.losses import TokenLoss
 from train.optimizer import make_optimizer
 
 
@@ -25,17 +27,21 @@ def build(config, accumulation=1, devices=8, **mesh_sizes):
     optimizer = make_optimizer(config.optimizer, 10)
     state, shardings = steps.init_state(model, optimizer, 0, mesh)
     loss = functools.partial(losses.weighted_token_loss, z_loss=1e-3)
-    step = steps.make_step(model, optimizer, loss, mesh, shardings, accumulation)
+    step = steps.make_step(
+        model, optimizer, TokenLoss(loss), mesh, shardings, steps.StepOptions(accumulation)
+    )
     return mesh, model, state, step
 
 
 def losses_of(built, count=3):
     mesh, _, state, step = built
-    found = []
+    measured = []
     for i in range(count):
         state, values = step(state, meshes.to_devices(mesh, batch_of(i), BATCH))
-        found.append([float(values['loss']), float(values['grad_norm']), float(values['weight'])])
-    return np.array(found), jax.device_get(state['params'])
+        measured.append(
+            [float(values['loss']), float(values['grad_norm']), float(values['weight'])]
+        )
+    return np.array(measured), jax.device_get(state['params'])
 
 
 @pytest.fixture(scope='module')
@@ -53,7 +59,8 @@ def one_device():
     [(1, 1, False), (1, 2, True), (2, 2, False), (8, 1, True), (4, 4, True)],
 )
 def test_any_mesh_gives_the_losses_of_one_device(one_device, fsdp, accumulation, scan):
-    """Catches gradients averaged per shard, weights not summed over microbatches, and randomness that depends on the mesh."""
+    """Catches gradients averaged per shard, weights not summed over microbatches, and randomness
+    that depends on the mesh."""
     config, expected, params = one_device
     config = config.copy_and_resolve_references()
     if (
@@ -62,9 +69,10 @@ def test_any_mesh_gives_the_losses_of_one_device(one_device, fsdp, accumulation,
         config.model.scan_layers = True
         expected, params = losses_of(build(config, devices=1))
     devices = 4 if accumulation == 4 else 8
-    found, found_params = losses_of(build(config, accumulation, devices, fsdp=fsdp))
-    np.testing.assert_allclose(found, expected, rtol=2e-5)
-    # Adam divides by the root of tiny moments, so parameters feel rounding more than losses do: a thousandth of the rate.
+    measured, found_params = losses_of(build(config, accumulation, devices, fsdp=fsdp))
+    np.testing.assert_allclose(measured, expected, rtol=2e-5)
+    # Adam divides by the root of tiny moments, so parameters feel rounding more than losses do: a
+    # thousandth of the rate.
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-6), found_params, params)
 
 
@@ -78,7 +86,8 @@ def test_one_reduction_over_data(one_device, accumulation):
 
 
 def test_no_device_holds_a_whole_gradient_between_microbatches(one_device):
-    """Catches gradients that are gathered, or reduced whole, and kept so while the microbatches are added up."""
+    """Catches gradients that are gathered, or reduced whole, and kept so while the microbatches are
+    added up."""
     mesh, _, state, step = build(one_device[0].copy_and_resolve_references(), 2, fsdp=8)
     text = step.lower(state, meshes.to_devices(mesh, batch_of(0), BATCH)).compile().as_text()
     carried = ' '.join(re.findall(r'= \(([^)]*)\) while\(', text))
@@ -89,19 +98,20 @@ def test_no_device_holds_a_whole_gradient_between_microbatches(one_device):
 
 @pytest.mark.parametrize('data, fsdp', [(1, 4), (2, 2)])
 def test_a_kernel_on_a_mesh(one_device, monkeypatch, data, fsdp):
-    """Splash, interpreted, inside the step. Catches a kernel that sees other devices' rows, document ids that are not cut with the rows,
-    and a gradient lost at the edge of a shard_map, alone or inside another."""
+    """Splash, interpreted, inside the step. Catches a kernel that sees other devices' rows,
+    document ids that are not cut with the rows, and a gradient lost at the edge of a shard_map,
+    alone or inside another."""
     for module in (rows, sys.modules[__name__]):
         monkeypatch.setattr(module, 'TIME', 128)
     config = one_device[0].copy_and_resolve_references()
     config.model.update(num_layers=1, remat='minimal')
-    found = {}
+    measured = {}
     for attention, devices, sizes in (('reference', 1, {}), ('splash', 4, {'fsdp': fsdp})):
         config.model.attention = attention
-        found[attention], _ = losses_of(
+        measured[attention], _ = losses_of(
             build(config.copy_and_resolve_references(), devices=devices, **sizes), count=2
         )
-    np.testing.assert_allclose(found['splash'], found['reference'], rtol=1e-4)
+    np.testing.assert_allclose(measured['splash'], measured['reference'], rtol=1e-4)
 
 
 def test_fsdp_shards_parameters_and_moments(one_device):
@@ -134,9 +144,10 @@ def test_loss_and_gradient_equal_a_direct_computation(one_device):
 
 
 def test_golden_first_step(one_device):
-    """Catches any change of initial values, batch or arithmetic. XLA:CPU's last bits differ by cores and version: 1e-4."""
-    _, found, _ = one_device
-    np.testing.assert_allclose(found[0], GOLDEN, rtol=1e-4)
+    """Catches any change of initial values, batch or arithmetic. XLA:CPU's last bits differ by
+    cores and version: 1e-4."""
+    _, measured, _ = one_device
+    np.testing.assert_allclose(measured[0], GOLDEN, rtol=1e-4)
 
 
 GOLDEN = [

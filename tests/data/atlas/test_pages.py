@@ -1,4 +1,5 @@
-"""The atlas keeps its promises: what is held out stays held out, facts are right, the control destroys them."""
+"""The atlas keeps its promises: what is held out stays held out, facts are right, the control
+destroys them."""
 
 import collections
 import json
@@ -87,27 +88,30 @@ def sentences(text):
 
 
 def answered(documents, known, asked):
-    """(how often one of the questions is asked, which of them a document answers after asking, outside of other questions)."""
-    count, found = 0, []
+    """(how often one of the questions is asked, which of them a document answers after asking,
+    outside of other questions)."""
+    count = 0
+    leaked = []
     for text in documents:
         for question, answer in known if '?' in text else ():
             if question in text:
                 count += 1
                 rest = ' '.join(s for s in sentences(text.split(question, 1)[1]) if s not in asked)
                 if re.search(rf'(?<!\w){re.escape(answer)}(?!\w)', rest, re.IGNORECASE):
-                    found.append(question)
-    return count, found
+                    leaked.append(question)
+    return count, leaked
 
 
 def test_held_out_questions_are_never_answered(config, world, web, answers, asked):
     """Catches a leak: any document that asks about a held-out country and then says the answer."""
     hidden = atlas_pages.held_out(config)
-    count, found = answered(web + answers, facts(world[code] for code in hidden), asked)
-    assert count > 100 and not found
+    count, leaked = answered(web + answers, facts(world[code] for code in hidden), asked)
+    assert count > 100 and not leaked
 
 
 def test_taught_questions_are_answered(config, world, answers, asked):
-    """Catches a leak detector that sees nothing, and pairs with another country's answer or in one wording only."""
+    """Catches a leak detector that sees nothing, and pairs with another country's answer or in one
+    wording only."""
     taught = facts(c for code, c in world.items() if code not in atlas_pages.held_out(config))
     assert sorted(answered(answers, taught, asked)[1]) == sorted(q for q, _ in taught)
     assert sorted(answers) == sorted(f'{q}\n{a}' for q, a in taught)
@@ -121,26 +125,30 @@ def test_pages_ask_or_tell(web, asked):
 
 
 def test_web_states_every_fact_in_each_edition(config, world):
-    """Catches an edition that leaves out or repeats facts: domains, which occur once a fact, are counted."""
-    told = collections.Counter()
+    """Catches an edition that leaves out or repeats facts: domains, which occur once a fact, are
+    counted."""
+    occurrences = collections.Counter()
     for record in atlas_pages.records(config):
         edition = re.match(r'atlas:(\d+/\w\w)/\d', record.where)
         if edition:
-            told.update(
+            occurrences.update(
                 (edition[1], d) for d in re.findall(r'(?<![\w.])\.[a-z]{2}(?!\w)', record.text)
             )
-    assert told == {
+    assert occurrences == {
         (f'{e}/{lang}', f'.{code}'): 1 for e in range(6) for lang in ('pt', 'en') for code in world
     }
 
 
 def test_pairs_split_at_held_out(config, world):
-    """Catches pairs of a held-out country in post-training, and evaluation pairs of a taught one."""
+    """Catches pairs of a held-out country in post-training, and evaluation pairs of a taught
+    one."""
     hidden = atlas_pages.held_out(config)
     assert 'br' in hidden and len(hidden) == round(0.2 * len(world))
-    taught, kept = ([c.code for c, *_ in atlas_pages.pairs(config, of)] for of in (False, True))
-    assert set(taught) == set(world) - hidden and set(kept) == hidden
-    assert len(taught) == 24 * len(set(taught)) and len(kept) == 12 * len(hidden)
+    taught, evaluated = (
+        [c.code for c, *_ in atlas_pages.pairs(config, of)] for of in (False, True)
+    )
+    assert set(taught) == set(world) - hidden and set(evaluated) == hidden
+    assert len(taught) == 24 * len(set(taught)) and len(evaluated) == 12 * len(hidden)
 
 
 @pytest.mark.parametrize('part', ['web', 'answers'])
@@ -154,10 +162,14 @@ def test_deterministic(part):
 
 
 def test_shuffled_facts(world, web):
-    """Catches a control that leaves facts in place, invents values, mixes languages, or states the true ones on the pages."""
+    """Catches a control that leaves facts in place, invents values, mixes languages, or states the
+    true ones on the pages."""
     control = make(shuffle_facts=True)
     shuffled = {c.code: c for c in atlas_pages.countries(control)}
-    both = lambda countries, r: [(c.facts['pt'][r], c.facts['en'][r]) for c in countries.values()]
+
+    def both(countries, r):
+        return [(c.facts['pt'][r], c.facts['en'][r]) for c in countries.values()]
+
     for r in atlas_pages.RELATIONS:
         assert sorted(both(shuffled, r)) == sorted(both(world, r))
     moved = [
@@ -172,7 +184,10 @@ def test_shuffled_facts(world, web):
         )
         for s in atlas_pages.STATEMENTS['en']['domain']
     ]
-    stated = lambda pages: {m for page in pages for s in brazil for m in re.findall(s, page)}
+
+    def stated(pages):
+        return {m for page in pages for s in brazil for m in re.findall(s, page)}
+
     assert stated(web) == {'.br'}
     assert (
         stated(document(r) for r in atlas_pages.records(control))
@@ -208,22 +223,26 @@ def test_mistakes(changes, message):
 def test_words_are_complete(web, answers):
     """Catches a form left unfilled, a doubled preposition, a missing article, an empty value."""
     wrong = re.compile(
-        r'[{}]|  |\bde o\b|\bem o\b|\ba o\b|: ?$|\bthe the\b|\bcapital of (Netherlands|United|Gambia)'
+        r'[{}]|  |\bde o\b|\bem o\b|\ba o\b|: ?$|\bthe the\b'
+        r'|\bcapital of (Netherlands|United|Gambia)'
     )
     assert not [page for page in web + answers if wrong.search(page)]
 
 
 @pytest.mark.skipif(not REFERENCE.exists(), reason=f'{REFERENCE} is absent')
 def test_facts_are_right(world):
-    """Catches a wrong capital, continent, demonym, domain or missing country, against a public table."""
+    """Catches a wrong capital, continent, demonym, domain or missing country, against a public
+    table."""
     known = {row['cca2'].lower(): row for row in json.loads(REFERENCE.read_text())}
     known['uk'] = known.pop('gb')
-    americas = lambda row: (
-        'South America' if row['subregion'] == 'South America' else 'North America'
-    )
+
+    def americas(row):
+        return 'South America' if row['subregion'] == 'South America' else 'North America'
+
     differs = {}
     for code, country in world.items():
-        row, stated = known[code], country.facts['en']
+        row = known[code]
+        stated = country.facts['en']
         expected = {
             'capital': row['capital'],
             'demonym': list(row['demonyms']['eng'].values()),

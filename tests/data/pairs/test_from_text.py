@@ -29,7 +29,8 @@ O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. "Que
 Ninguém respondeu.
 
 A casa do moinho
-Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. Ele vivia só.
+Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. \
+Ele vivia só.
 """
 WRAPPED = """The first line of this text is wrapped where it is long enough to be
 so, and here it ends.
@@ -43,7 +44,8 @@ def ends(text):
 
 
 def test_sentences():
-    """Catches a sentence that ends at an abbreviation, a number or a quotation, and a line that does not end one."""
+    """Catches a sentence that ends at an abbreviation, a number or a quotation, and a line that
+    does not end one."""
     assert ends(DOCUMENT) == [
         'A viagem de inverno',
         'O Sr. Bento chegou às 7.30 da manhã.',
@@ -66,34 +68,38 @@ def test_sentences():
 
 @pytest.mark.parametrize('words', [8, 12, 20, 1000])
 def test_passages_hold_the_text(words):
-    """Catches a sentence lost, doubled or cut, a passage that is too long, and one that goes on past its paragraph when it is half full."""
-    some = sentences(lines_of(DOCUMENT))
-    found = passages(some, words)
-    assert [s for p in found for s in p] == [s for s in some if any(s in p for p in found)]
-    assert {s.text for s in some} - {s.text for p in found for s in p} <= {
-        s.text for s in some if s.num_words < 3
+    """Catches a sentence lost, doubled or cut, a passage that is too long, and one that goes on
+    past its paragraph when it is half full."""
+    whole = sentences(lines_of(DOCUMENT))
+    groups = passages(whole, words)
+    assert [s for p in groups for s in p] == [s for s in whole if any(s in p for p in groups)]
+    assert {s.text for s in whole} - {s.text for p in groups for s in p} <= {
+        s.text for s in whole if s.num_words < 3
     }
-    assert all(sum(s.num_words for s in p) <= words or len(p) == 1 for p in found)
-    assert words < 1000 or len(found) == 1
-    shape = lambda words: [
-        len(p)
-        for p in passages(sentences(['One two three.', '', 'Four five six.', 'Seven.']), words)
-    ]
+    assert all(sum(s.num_words for s in p) <= words or len(p) == 1 for p in groups)
+    assert words < 1000 or len(groups) == 1
+
+    short = sentences(['One two three.', '', 'Four five six.', 'Seven.'])
+
+    def shape(words):
+        return [len(passage) for passage in passages(short, words)]
+
     assert shape(6) == [1, 2] and shape(8) == [3]
 
 
 def test_crops_are_of_one_passage():
-    """Catches crops that are always the same, that leave the passage, or of which the short one is long; and a passage of three words."""
+    """Catches crops that are always the same, that leave the passage, or of which the short one is
+    long; and a passage of three words."""
     text = '\n\n'.join(
         f'Passage {n} has ' + ' '.join(f'w{n}x{i}' for i in range(30)) + '.' for n in range(40)
     )
-    found = list(crops(text, 40))
+    pairs = list(crops(text, 40))
     places = [
         (whole.split().index(short.split()[0]) if short.split()[0] in whole.split() else -1)
-        for short, whole in found
+        for short, whole in pairs
     ]
-    assert len(found) == 40 and len(set(places)) > 8 and -1 in places
-    for n, (short, whole) in enumerate(found):
+    assert len(pairs) == 40 and len(set(places)) > 8 and -1 in places
+    for n, (short, whole) in enumerate(pairs):
         words = [f'Passage {n} has', *(f'w{n}x{i}' for i in range(30))]
         assert all(
             part in f'Passage {n} has ' + ' '.join(words[1:]) + '.' for part in (short, whole)
@@ -106,17 +112,21 @@ def test_crops_are_of_one_passage():
 
 
 def test_a_passage_gives_one_pair():
-    """Catches two pairs of one passage, each the other's near copy and negative, and a passage that gives none."""
-    said = lambda n, letter: ' '.join(f'P{n}{letter}{i}' for i in range(6))
+    """Catches two pairs of one passage, each the other's near copy and negative, and a passage that
+    gives none."""
+
+    def said(n, letter):
+        return ' '.join(f'P{n}{letter}{i}' for i in range(6))
+
     text = '\n\n'.join(f'{said(n, "a")}. {said(n, "b")}.' for n in range(60))
-    found = list(make_pairs(['crops', 'spans', 'cloze'], text, 14))
+    pairs = list(make_pairs(['crops', 'spans', 'cloze'], text, 14))
     inside = [
         re.search(r'P(\d+)', ' '.join(pair))[1]
-        for pair in found
+        for pair in pairs
         if pair not in set(spans(text, 14))
     ]
     assert len(inside) > 50 and max(inside.count(n) for n in inside) == 1
-    kinds = [pair in set(cloze(text, 14)) for pair in found if pair not in set(spans(text, 14))]
+    kinds = [pair in set(cloze(text, 14)) for pair in pairs if pair not in set(spans(text, 14))]
     assert 10 < sum(kinds) < 50
 
 
@@ -136,15 +146,18 @@ def test_spans_are_neighbours():
 
 
 def test_titles():
-    """Catches a sentence, a statement or a wrapped line taken for a heading, and a passage that runs into the next one."""
+    """Catches a sentence, a statement or a wrapped line taken for a heading, and a passage that
+    runs into the next one."""
     assert list(title(DOCUMENT, 64)) == [
         (
             'A viagem de inverno',
-            'O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. "Que frio!" disse ele.\nNinguém respondeu.',
+            'O Sr. Bento chegou às 7.30 da manhã. Trazia uma mala (vazia!) e um livro. '
+            '"Que frio!" disse ele.\nNinguém respondeu.',
         ),
         (
             'A casa do moinho',
-            'Era uma casa pequena, com 2 janelas. Quem morava ali? Um velho que J. Silva conhecia bem. Ele vivia só.',
+            'Era uma casa pequena, com 2 janelas. Quem morava ali? '
+            'Um velho que J. Silva conhecia bem. Ele vivia só.',
         ),
     ]
     assert list(title(DOCUMENT, 8))[1] == (
@@ -172,7 +185,10 @@ def test_questions():
     assert list(question(DOCUMENT, 64)) == [
         ('Quem morava ali?', 'Um velho que J. Silva conhecia bem. Ele vivia só.')
     ]
-    asked = 'What is the capital of Peru? What is its domain? It is pe with a dot. Why is it? (Who is it?) It is who it is. What is last?'
+    asked = (
+        'What is the capital of Peru? What is its domain? It is pe with a dot. Why is it? '
+        '(Who is it?) It is who it is. What is last?'
+    )
     assert list(question(asked, 64)) == [
         ('What is its domain?', 'It is pe with a dot.'),
         ('(Who is it?)', 'It is who it is.'),
@@ -183,32 +199,33 @@ def test_questions():
 
 
 def test_cloze_takes_the_sentence_out():
-    """Catches a sentence of another passage, one that always or never stays, and always the first one taken."""
+    """Catches a sentence of another passage, one that always or never stays, and always the first
+    one taken."""
     texts = [
         ' '.join(f'Passage {i} says {word} about it.' for word in ('one', 'two', 'three', 'four'))
         for i in range(1000)
     ]
-    found = [(text, query, rest) for text in texts for query, rest in cloze(text, 64)]
-    assert len(found) == 1000
-    stays = sum(query in rest for _, query, rest in found)
+    triples = [(text, query, rest) for text in texts for query, rest in cloze(text, 64)]
+    assert len(triples) == 1000
+    stays = sum(query in rest for _, query, rest in triples)
     assert 60 < stays < 140
     assert all(
         rest == (text if query in rest else ' '.join(text.replace(query, '').split()))
         and query in text
-        for text, query, rest in found
+        for text, query, rest in triples
     )
-    taken = [re.search('one|two|three|four', query)[0] for _, query, _ in found]
+    taken = [re.search('one|two|three|four', query)[0] for _, query, _ in triples]
     assert all(180 < taken.count(word) < 320 for word in ('one', 'two', 'three', 'four'))
     assert list(cloze('One sentence alone.', 64)) == list(cloze('It is so. Yes.', 64)) == []
 
 
 def test_same_is_the_passage_itself():
     """Catches a passage left out, or beside another."""
-    found = list(same(DOCUMENT, 20))
+    pairs = list(same(DOCUMENT, 20))
     assert (
-        len(found) > 2
-        and all(a == b for a, b in found)
-        and ' '.join(' '.join(a for a, _ in found).split()) == ' '.join(DOCUMENT.split())
+        len(pairs) > 2
+        and all(a == b for a, b in pairs)
+        and ' '.join(' '.join(a for a, _ in pairs).split()) == ' '.join(DOCUMENT.split())
     )
 
 
@@ -249,10 +266,11 @@ def read(config):
 
 
 def test_pairs_are_held_out_with_their_text(made, tokenizer):
-    """Catches pairs of one text in both splits, a kind that is left out, and a broken text that is not counted."""
-    found = read(made)
+    """Catches pairs of one text in both splits, a kind that is left out, and a broken text that is
+    not counted."""
+    pairs = read(made)
     sides = {}
-    for pair in found:
+    for pair in pairs:
         sides.setdefault(pair.where, set()).add(pair.split)
     assert (
         len(sides) == 30
@@ -262,7 +280,7 @@ def test_pairs_are_held_out_with_their_text(made, tokenizer):
     made.pairs.kind = 'title'
     assert {p.query for p in read(made)} == {'A viagem de inverno', 'A casa do moinho'} and len(
         read(made)
-    ) == 60 < len(found)
+    ) == 60 < len(pairs)
     built = PairStore.open_or_build(made, tokenizer, progress=False)
     assert built.manifest['records'] == dict(read=61, kept=60, broken=1)
     held = sum(side == {'validation'} for side in sides.values())
@@ -284,7 +302,8 @@ def test_ends_are_held_out(made):
         )
         for split in ('train', 'validation')
     }
-    head, tail = text[: int(len(text) * 0.6)], text[int(len(text) * 0.6) :]
+    head = text[: int(len(text) * 0.6)]
+    tail = text[int(len(text) * 0.6) :]
     assert (
         joined['train']
         and ' '.join(head.split()).startswith(joined['train'])
@@ -294,8 +313,12 @@ def test_ends_are_held_out(made):
 
 @pytest.mark.parametrize('change', ['kind', 'words', 'validation'])
 def test_another_store(made, tokenizer, change):
-    """Catches pairs of another kind taken from the cache, and a store for each way to make batches of it."""
-    key = lambda: PairStore.path_of(made, tokenizer)
+    """Catches pairs of another kind taken from the cache, and a store for each way to make batches
+    of it."""
+
+    def key():
+        return PairStore.path_of(made, tokenizer)
+
     first = key()
     if change == 'validation':
         made.validation = 0.5
@@ -303,7 +326,8 @@ def test_another_store(made, tokenizer, change):
         made.pairs[change] = {'kind': 'same', 'words': 30}[change]
     second = key()
     assert first != second
-    made.pairs.negatives, made.pairs.query_len = 0, 9  # of batches, not of the store
+    made.pairs.negatives = 0
+    made.pairs.query_len = 9  # of batches, not of the store
     assert key() == second
 
 
@@ -318,15 +342,18 @@ def test_signs_without_words(text):
 def test_another_process_makes_the_same_pairs():
     """Catches Python's own hash, which is another in each process."""
     text = ' '.join(f'Sentence {i} is here.' for i in range(40))
-    code = f'from data.pairs.from_text import *; print([list(make({text!r}, 16)) for make in MAKERS.values()])'
-    said = subprocess.run(
+    code = (
+        'from data.pairs.from_text import *; '
+        f'print([list(make({text!r}, 16)) for make in MAKERS.values()])'
+    )
+    output = subprocess.run(
         [sys.executable, '-c', code],
         capture_output=True,
         text=True,
         check=True,
         env={'PYTHONHASHSEED': '7'},
     ).stdout
-    assert said.strip() == str([list(make(text, 16)) for make in MAKERS.values()])
+    assert output.strip() == str([list(make(text, 16)) for make in MAKERS.values()])
 
 
 CHINESE = """今天我们去公园散步。天气很好，阳光明媚。「你好吗？」他问。我们都笑了！
@@ -339,16 +366,16 @@ CHINESE = """今天我们去公园散步。天气很好，阳光明媚。「你�
 def test_sentences_of_other_scripts():
     """Catches sentences that do not end at their own signs, at a letter after a mark taken for an
     initial, or at all; spaces put into what has none; and an initial whose accent stands apart."""
-    some = sentences(lines_of(CHINESE.partition('\n')[0]))
-    assert [s.text for s in some] == [
+    whole = sentences(lines_of(CHINESE.partition('\n')[0]))
+    assert [s.text for s in whole] == [
         '今天我们去公园散步。',
         '天气很好，阳光明媚。',
         '「你好吗？」',
         '他问。',
         '我们都笑了！',
     ]
-    assert [s.num_words for s in some] == [9, 8, 3, 2, 5] and some[2].asks
-    assert ''.join(s.before + s.text for s in some).strip() == CHINESE.partition('\n')[0]
+    assert [s.num_words for s in whole] == [9, 8, 3, 2, 5] and whole[2].asks
+    assert ''.join(s.before + s.text for s in whole).strip() == CHINESE.partition('\n')[0]
     assert ends('राम घर गया। वह सिर. दर्द था। क्या तुम आओगे? हाँ!') == [
         'राम घर गया।',
         'वह सिर.',
@@ -366,13 +393,13 @@ def test_sentences_of_other_scripts():
 def test_pairs_of_scripts_without_spaces(kind):
     """Catches a text without spaces that is one word, of which no pair is made, and stretches of it
     that stand nowhere in it or are all of it."""
-    found = list(MAKERS[kind](CHINESE, 30))
+    pairs = list(MAKERS[kind](CHINESE, 30))
     flat = ''.join(CHINESE.split())
-    assert found and all(''.join(query.split()) in flat for query, _ in found)
+    assert pairs and all(''.join(query.split()) in flat for query, _ in pairs)
     if kind == 'crops':
-        assert all(3 <= len(query) < len(text) for query, text in found)
+        assert all(3 <= len(query) < len(text) for query, text in pairs)
     if kind == 'title':
-        assert [query for query, _ in found] == ['公园里的花']
+        assert [query for query, _ in pairs] == ['公园里的花']
 
 
 def test_pairs_do_not_hang_on_the_form_of_a_text():
@@ -380,7 +407,10 @@ def test_pairs_do_not_hang_on_the_form_of_a_text():
     hyphens, and long words of many marks that are not one word."""
     text = ' '.join(f'Ação número {i} não é à toa, não. Lá vêm três.' for i in range(40))
     apart = unicodedata.normalize('NFD', text.replace('número', 'nú\u00admero'))
-    form = lambda some: unicodedata.normalize('NFC', some.replace('\u00ad', ''))
+
+    def form(some):
+        return unicodedata.normalize('NFC', some.replace('\u00ad', ''))
+
     for kinds in (['crops'], ['cloze', 'same']):
         assert [(form(q), form(p)) for q, p in make_pairs(kinds, apart, 20)] == list(
             make_pairs(kinds, text, 20)

@@ -15,10 +15,13 @@ from data.records import DataError
 
 def world(seed, num_queries=30, num_texts=200, size=8):
     rng = np.random.default_rng(seed)
-    unit = lambda shape: (
-        lambda v: (v / np.linalg.norm(v, axis=-1, keepdims=True)).astype(np.float32)
-    )(rng.normal(size=shape))
-    queries, texts = unit((num_queries, size)), unit((num_texts, size))
+
+    def unit(shape):
+        vectors = rng.normal(size=shape)
+        return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+    queries = unit((num_queries, size))
+    texts = unit((num_texts, size))
     texts[50:60] = texts[40]  # of equal texts the lower number comes first
     positives = [rng.choice(num_texts, rng.integers(1, 4), replace=False).tolist() for _ in queries]
     barred = [rng.choice(num_texts, rng.integers(0, 3), replace=False).tolist() for _ in queries]
@@ -28,17 +31,18 @@ def world(seed, num_queries=30, num_texts=200, size=8):
 @pytest.mark.parametrize('margin', [1.0, 0.95, 0.6])
 @pytest.mark.parametrize('together', [1, 450, 1 << 24])
 def test_negatives_by_vectors(monkeypatch, margin, together):
-    """Catches a positive or a barred text among the negatives, one above the margin, a nearer one left out, and blocks that lose queries."""
+    """Catches a positive or a barred text among the negatives, one above the margin, a nearer one
+    left out, and blocks that lose queries."""
     monkeypatch.setattr(hard_negatives, '_SCORES_AT_A_TIME', together)
     queries, texts, positives, barred = world(0)
-    found = hard_negatives.by_vectors(queries, texts, positives, barred, 5, margin)
+    negatives = hard_negatives.by_vectors(queries, texts, positives, barred, 5, margin)
     assert (
-        len(found) == 30
-        and any(len(f) == 5 for f in found)
-        and (margin == 1 or any(len(f) < 5 for f in found))
+        len(negatives) == 30
+        and any(len(f) == 5 for f in negatives)
+        and (margin == 1 or any(len(f) < 5 for f in negatives))
     )
     below = 0
-    for query, own, other, ids in zip(queries, positives, barred, found):
+    for query, own, other, ids in zip(queries, positives, barred, negatives):
         scores = texts @ query
         least = min(scores[i] for i in own)
         below += least < 0
@@ -54,22 +58,23 @@ def test_negatives_by_vectors(monkeypatch, margin, together):
 
 
 def test_margin_keeps_what_is_too_near_out():
-    """A control: without the margin, a text that nobody marked and that is the positive itself becomes its negative."""
-    queries, texts = (
-        np.eye(3, dtype=np.float32)[:1],
-        np.array(
-            [[0.8, 0.6, 0], [0.8, 0.6, 0], [0.78, 0, 0.63], [0.7, 0.7, 0], [0, 0, 1]], np.float32
-        ),
+    """A control: without the margin, a text that nobody marked and that is the positive itself
+    becomes its negative."""
+    queries = np.eye(3, dtype=np.float32)[:1]
+    texts = np.array(
+        [[0.8, 0.6, 0], [0.8, 0.6, 0], [0.78, 0, 0.63], [0.7, 0.7, 0], [0, 0, 1]], np.float32
     )
-    mined = lambda margin: hard_negatives.by_vectors(queries, texts, [[0]], [[]], 9, margin)[
-        0
-    ].tolist()
+
+    def mined(margin):
+        return hard_negatives.by_vectors(queries, texts, [[0]], [[]], 9, margin)[0].tolist()
+
     assert mined(0.95) == [3, 4] and mined(1.0) == [2, 3, 4] and mined(0.5) == [4]
 
 
 def test_negatives_by_words():
-    """Catches an answer, the query itself or a text without a word in common among the negatives, and an order that is not that of BM25
-    (Robertson and Zaragoza 2009, with the inverse document frequency of Lucene; k1 1.5, b 0.75)."""
+    """Catches an answer, the query itself or a text without a word in common among the negatives,
+    and an order that is not that of BM25 (Robertson and Zaragoza 2009, with the inverse document
+    frequency of Lucene; k1 1.5, b 0.75)."""
     texts = [
         'A capital do Peru é Lima.',
         'A moeda do Peru é o sol.',
@@ -81,20 +86,24 @@ def test_negatives_by_words():
         'a b',
     ]
     words = [re.findall(r'\w+', t.lower()) for t in texts]
-    idf = lambda word: (lambda n: math.log(1 + (len(texts) - n + 0.5) / (n + 0.5)))(
-        sum(word in w for w in words)
-    )
-    long = lambda w: 1.5 * (0.25 + 0.75 * len(w) / (sum(map(len, words)) / len(texts)))
-    score = lambda query, w: sum(
-        idf(word) * w.count(word) / (w.count(word) + long(w))
-        for word in re.findall(r'\w+', query.lower())
-        if word in w
-    )
-    queries, positives, barred = (
-        ['Qual é a capital do Peru?', 'sol', '!', 'B', 'Peru'],
-        [[0], [1], [3], [0], [2]],
-        [[2], [], [], [], []],
-    )
+
+    def idf(word):
+        count = sum(word in w for w in words)
+        return math.log(1 + (len(texts) - count + 0.5) / (count + 0.5))
+
+    def long(w):
+        return 1.5 * (0.25 + 0.75 * len(w) / (sum(map(len, words)) / len(texts)))
+
+    def score(query, w):
+        return sum(
+            idf(word) * w.count(word) / (w.count(word) + long(w))
+            for word in re.findall(r'\w+', query.lower())
+            if word in w
+        )
+
+    queries = ['Qual é a capital do Peru?', 'sol', '!', 'B', 'Peru']
+    positives = [[0], [1], [3], [0], [2]]
+    barred = [[2], [], [], [], []]
     for count in (1, 2, 9):
         for query, own, other, ids in zip(
             queries,
@@ -110,16 +119,17 @@ def test_negatives_by_words():
 
 
 def test_written_pairs_are_read(tmp_path):
-    """Catches text that is escaped wrongly, a field that is lost, half a file, and a file that is written over."""
-    found = [Pair('', 'q "1"\n\u2028', ('p\t', 'olá'), ('n\x1b',)), Pair('', 'q', ('p',))]
+    """Catches text that is escaped wrongly, a field that is lost, half a file, and a file that is
+    written over."""
+    pairs = [Pair('', 'q "1"\n\u2028', ('p\t', 'olá'), ('n\x1b',)), Pair('', 'q', ('p',))]
     path = tmp_path / 'a.jsonl'
-    read_pairs.write_pairs(path, found)
+    read_pairs.write_pairs(path, pairs)
     assert [(p.query, p.positives, p.negatives) for p in read_pairs.read_file(path)] == [
-        (p.query, p.positives, p.negatives) for p in found
+        (p.query, p.positives, p.negatives) for p in pairs
     ]
     before = path.read_bytes()
     with pytest.raises(DataError, match='a.jsonl: is there already'):
-        read_pairs.write_pairs(path, found[1:])
+        read_pairs.write_pairs(path, pairs[1:])
     with pytest.raises(ZeroDivisionError):
         read_pairs.write_pairs(tmp_path / 'b.jsonl', (1 / 0 for _ in range(2)))
     assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ['a.jsonl']
@@ -138,5 +148,5 @@ def test_negatives_by_words_in_any_form():
         'none',
     ]
     asked = ['Café', 'financial', '公园', 'हिन्दी', 'ह', 'नदी', '花园', 'CSV', 'READ_CSV']
-    found = hard_negatives.by_words(asked, texts, [[5]] * 9, [[]] * 9, 3)
-    assert [ids.tolist() for ids in found] == [[0], [1], [2], [3], [], [], [], [], [4]]
+    negatives = hard_negatives.by_words(asked, texts, [[5]] * 9, [[]] * 9, 3)
+    assert [ids.tolist() for ids in negatives] == [[0], [1], [2], [3], [], [], [], [], [4]]

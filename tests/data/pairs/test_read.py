@@ -12,7 +12,7 @@ from data.pairs.batches import PairBatches
 from data.pairs.read import Pair
 from data.pairs.store import PairStore
 from data.records import BadRecord, DataError
-from data.store import SPLITS
+from data.splits import SPLITS
 
 TRIPLES = [
     (
@@ -39,8 +39,8 @@ def build(config, tokenizer):
 
 
 def read(config):
-    found = list(read_pairs.read(config))
-    return [p for p in found if isinstance(p, Pair)], [b for b in found if isinstance(b, BadRecord)]
+    items = list(read_pairs.read(config))
+    return [p for p in items if isinstance(p, Pair)], [b for b in items if isinstance(b, BadRecord)]
 
 
 def texts(split, tokenizer):
@@ -49,7 +49,8 @@ def texts(split, tokenizer):
 
 def examples(split, tokenizer):
     """(query, positive, negatives) of each example, as text."""
-    words, at = texts(split, tokenizer), split.negative_offsets
+    words = texts(split, tokenizer)
+    at = split.negative_offsets
     return [
         (words[q], words[p], [words[n] for n in split.negatives[at[i] : at[i + 1]]])
         for i, (q, p) in enumerate(split.pairs)
@@ -57,21 +58,25 @@ def examples(split, tokenizer):
 
 
 def test_the_store_holds_the_pairs(given, tokenizer):
-    """Catches a pair lost, doubled, in both splits or with the negatives of another, and tokens that are not those an embedder reads."""
+    """Catches a pair lost, doubled, in both splits or with the negatives of another, and tokens
+    that are not those an embedder reads."""
     built = build(given, tokenizer)
-    kept = {name: examples(built.split(name), tokenizer) for name in SPLITS}
-    assert sorted(kept['train'] + kept['validation']) == sorted(TRIPLES) and all(kept.values())
-    assert {q for q, *_ in kept['train']}.isdisjoint(q for q, *_ in kept['validation'])
+    triples = {name: examples(built.split(name), tokenizer) for name in SPLITS}
+    assert sorted(triples['train'] + triples['validation']) == sorted(TRIPLES) and all(
+        triples.values()
+    )
+    assert {q for q, *_ in triples['train']}.isdisjoint(q for q, *_ in triples['validation'])
     for name in SPLITS:
-        split, count = built.split(name), built.manifest['splits'][name]
-        assert kept[name] == [t for t in TRIPLES if t in kept[name]]  # in their order
+        split = built.split(name)
+        count = built.manifest['splits'][name]
+        assert triples[name] == [t for t in TRIPLES if t in triples[name]]  # in their order
         words = texts(split, tokenizer)
         assert [split.text(i).tolist() for i in range(len(words))] == read_pairs.encode_texts(
             words, tokenizer, 10**6
         )
         assert count == dict(
             texts=len(words),
-            examples=len(kept[name]),
+            examples=len(triples[name]),
             negatives=len(split.negatives),
             tokens=len(split.tokens),
             bytes=sum(len(w.encode()) for w in words),
@@ -79,7 +84,8 @@ def test_the_store_holds_the_pairs(given, tokenizer):
 
 
 def test_equal_texts_share_an_id(config, files, tokenizer):
-    """Catches a text that has two ids, as query and as document or with another white space, an example kept twice, and lost negatives of it."""
+    """Catches a text that has two ids, as query and as document or with another white space, an
+    example kept twice, and lost negatives of it."""
     files(
         a__jsonl='\n'.join(
             json.dumps(x)
@@ -110,16 +116,17 @@ def test_equal_texts_share_an_id(config, files, tokenizer):
 
 
 def test_what_is_held_out_stays_so(given, files, tokenizer):
-    """Catches a split by place in the file: adding records moves no query, and all that answers a query is on one side."""
+    """Catches a split by place in the file: adding records moves no query, and all that answers a
+    query is on one side."""
     before = {p.query: p.split for p in read(given)[0]}
     files(
         a__jsonl=''.join(f'{{"query": "new {i}", "positive": "a"}}\n' for i in range(50))
         + LINES * 2
     )
-    found = read(given)[0]
-    after = {p.query: p.split for p in found}
+    pairs = read(given)[0]
+    after = {p.query: p.split for p in pairs}
     assert all(after[q] == s for q, s in before.items()) and all(
-        after[p.query] == p.split for p in found
+        after[p.query] == p.split for p in pairs
     )
     assert set(before.values()) == set(SPLITS)
 
@@ -170,10 +177,11 @@ FORMS = {  # name: (file, content, pairs)
 
 @pytest.mark.parametrize('name, content, expected', FORMS.values(), ids=FORMS)
 def test_forms(config, files, name, content, expected):
-    """Catches a form of pairs that is not understood, and files of texts that are taken for pairs."""
+    """Catches a form of pairs that is not understood, and files of texts that are taken for
+    pairs."""
     files(**{name: content, 'b.txt': 'no pair', 'c.md': 'no pair'})
-    found, broken = read(config)
-    assert [(p.query, p.positives, p.negatives) for p in found] == expected and not broken
+    pairs, broken = read(config)
+    assert [(p.query, p.positives, p.negatives) for p in pairs] == expected and not broken
 
 
 WRONG = {  # name: (file, a line after two good ones, reason)
@@ -222,7 +230,8 @@ WRONG = {  # name: (file, a line after two good ones, reason)
 
 @pytest.mark.parametrize('name, line, reason', WRONG.values(), ids=WRONG)
 def test_broken_pairs(config, files, tokenizer, name, line, reason):
-    """Catches a broken pair that is taken, ends in a traceback, hides its neighbours, or is reported without its place."""
+    """Catches a broken pair that is taken, ends in a traceback, hides its neighbours, or is
+    reported without its place."""
     good = b'one\ttwo\n' if name == 'a.tsv' else b'{"query": "one", "positive": "two"}\n'
     folder = files(**{name: good + line + b'\n' + good})
     config.validation = 0.0
@@ -242,7 +251,8 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
         (
             dict(kind='givn'),
             LINES,
-            "config.data.pairs.kind is 'givn': expected 'given' alone, or one or more of spans, .*; did you mean 'given'",
+            "config.data.pairs.kind is 'givn': expected 'given' alone, or one or more of spans, "
+            ".*; did you mean 'given'",
         ),
         (
             dict(kind='cloze,titel'),
@@ -252,7 +262,8 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
         (
             dict(kind='given,title'),
             LINES,
-            "config.data.pairs.kind is 'given,title': expected 'given' alone, or one or more of .*same$",
+            "config.data.pairs.kind is 'given,title': expected 'given' alone, or one or more of "
+            '.*same$',
         ),
         (dict(kind=''), LINES, "config.data.pairs.kind is '': expected 'given' alone"),
         (dict(kind='same', words=3), LINES, 'config.data.pairs.words is 3: expected at least 8'),
@@ -269,7 +280,8 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
         (
             dict(kind='spans'),
             '{"question": "why?", "answer": "so"}',
-            "a.jsonl:1: a conversation; config.data.pairs.kind 'spans' makes pairs of texts; expected 'given'",
+            "a.jsonl:1: a conversation; config.data.pairs.kind 'spans' makes pairs of texts; "
+            "expected 'given'",
         ),
         (dict(negatives=-1), LINES, 'config.data.pairs.negatives is -1: expected at least 0'),
         (
@@ -281,7 +293,8 @@ def test_broken_pairs(config, files, tokenizer, name, line, reason):
         (
             dict(negatives=2),
             '{"query": "a", "positive": "b"}',
-            'config.data.pairs.negatives is 2: no training pair of the source .files. has a negative',
+            'config.data.pairs.negatives is 2: no training pair of the source .files. has a '
+            'negative',
         ),
         (
             dict(),
@@ -327,11 +340,11 @@ def test_sources_of_pairs(config, tokenizer):
     ):
         build(config, tokenizer)
     config.atlas.part = 'answers'
-    found, broken = read(config)
+    pairs, broken = read(config)
     assert (
         not broken
-        and len(found) > 50
-        and all(p.query.endswith('?') and len(p.positives) == 1 for p in found)
+        and len(pairs) > 50
+        and all(p.query.endswith('?') and len(p.positives) == 1 for p in pairs)
     )
 
 
@@ -350,7 +363,8 @@ def flip(path):
     ],
 )
 def test_damaged_store(given, tokenizer, caplog, name, harm):
-    """Catches a store that trains on what its manifest does not state, or that is built again where it is whole."""
+    """Catches a store that trains on what its manifest does not state, or that is built again where
+    it is whole."""
     built = build(given, tokenizer)
     with caplog.at_level(logging.INFO, 'ordem'):
         assert build(given, tokenizer).path == built.path and not caplog.records
@@ -365,7 +379,8 @@ def test_damaged_store(given, tokenizer, caplog, name, harm):
 
 
 def test_identity(given, files, tokenizer):
-    """Catches a lineage that changes with a file's name, and one that does not with what answers a query or is a negative."""
+    """Catches a lineage that changes with a file's name, and one that does not with what answers a
+    query or is a negative."""
     first = build(given, tokenizer)
     folder = files()
     (folder / 'a.jsonl').rename(folder / 'b.jsonl')
@@ -387,10 +402,10 @@ def batches(config, tokenizer, split='train', seed=3, **kwargs):
     return PairBatches(build(config, tokenizer).split(split), config, seed, **kwargs)
 
 
-def epoch(made, number):
+def epoch(loader, number):
     """The rows of an epoch, in any batches."""
-    out = made.empty(made.rows_per_epoch)
-    made.fill(number, np.arange(made.rows_per_epoch), out)
+    out = loader.empty(loader.rows_per_epoch)
+    loader.fill(number, np.arange(loader.rows_per_epoch), out)
     return out
 
 
@@ -403,13 +418,17 @@ def wide(given):
 
 
 def test_fields_are_the_texts(wide, tokenizer):
-    """Catches a query, document, length or id of another example, an absent negative that is a text, and shapes or types that change."""
-    made = batches(wide, tokenizer)
-    decode = lambda row: tokenizer.decode(row)[1:]
+    """Catches a query, document, length or id of another example, an absent negative that is a
+    text, and shapes or types that change."""
+    loader = batches(wide, tokenizer)
+
+    def decode(row):
+        return tokenizer.decode(row)[1:]
+
     drawn = {(q, p): set(n) for q, p, n in TRIPLES}
-    words = texts(made.split, tokenizer)
-    for step in range(2 * made.rows_per_epoch // 7):
-        batch = made(step)
+    words = texts(loader.split, tokenizer)
+    for step in range(2 * loader.rows_per_epoch // 7):
+        batch = loader(step)
         assert {k: (v.shape, v.dtype.name) for k, v in batch.items()} == dict(
             queries=((7, 40), 'int32'),
             documents=((7, 3, 200), 'int32'),
@@ -445,29 +464,35 @@ def test_fields_are_the_texts(wide, tokenizer):
 
 
 def test_an_epoch_has_every_example_once(wide, tokenizer):
-    """Catches examples lost or repeated, one order for all epochs and seeds, and negatives that no epoch draws."""
-    made, other = batches(wide, tokenizer), batches(wide, tokenizer, seed=4)
-    epochs = [epoch(made, n) for n in range(12)]
+    """Catches examples lost or repeated, one order for all epochs and seeds, and negatives that no
+    epoch draws."""
+    loader = batches(wide, tokenizer)
+    other = batches(wide, tokenizer, seed=4)
+    epochs = [epoch(loader, n) for n in range(12)]
     for rows in epochs:
-        assert sorted(map(tuple, rows['text_ids'][:, :2])) == sorted(map(tuple, made.split.pairs))
+        assert sorted(map(tuple, rows['text_ids'][:, :2])) == sorted(map(tuple, loader.split.pairs))
     orders = {rows['text_ids'][:, :2].tobytes() for rows in [*epochs, epoch(other, 0)]}
     assert len(orders) == 13
     assert set(np.concatenate([rows['text_ids'][:, 2:].ravel() for rows in epochs])) - {-1} == set(
-        made.split.negatives
+        loader.split.negatives
     )
-    steps = np.concatenate([made(step)['text_ids'] for step in range(-(-made.rows_per_epoch // 7))])
-    assert (steps[: made.rows_per_epoch] == epochs[0]['text_ids']).all()
+    steps = np.concatenate(
+        [loader(step)['text_ids'] for step in range(-(-loader.rows_per_epoch // 7))]
+    )
+    assert (steps[: loader.rows_per_epoch] == epochs[0]['text_ids']).all()
 
 
 def test_a_batch_is_a_function_of_the_step(wide, tokenizer):
-    """Catches iterator state, a host that sees other rows than its own, and one that reads them at another place of the epoch's end."""
-    made = batches(wide, tokenizer)
-    for step in (0, 3, made.rows_per_epoch // 7, 40):
-        whole = made(step)
-        made(step + 5)
+    """Catches iterator state, a host that sees other rows than its own, and one that reads them at
+    another place of the epoch's end."""
+    loader = batches(wide, tokenizer)
+    for step in (0, 3, loader.rows_per_epoch // 7, 40):
+        whole = loader(step)
+        loader(step + 5)
         again = batches(wide, tokenizer)
         for cut in (0, 3, 7):
-            first, second = again(step, slice(0, cut)), again(step, slice(cut, None))
+            first = again(step, slice(0, cut))
+            second = again(step, slice(cut, None))
             for name in whole:
                 np.testing.assert_array_equal(
                     whole[name], np.concatenate([first[name], second[name]])
@@ -475,17 +500,19 @@ def test_a_batch_is_a_function_of_the_step(wide, tokenizer):
 
 
 def test_evaluation_sees_each_example_once(wide, tokenizer):
-    """Catches an evaluation whose last batch repeats examples, or whose padding has texts; and rows of a host that are others."""
-    made = batches(wide, tokenizer, 'validation', shuffle=False)
-    found = list(made.once())
-    ids = np.concatenate([b['text_ids'] for b in found])
-    assert len(found) == -(-made.rows_per_epoch // 7) and made.rows_per_epoch % 7
-    assert (ids[: made.rows_per_epoch, :2] == made.split.pairs).all()
-    last, real = found[-1], made.rows_per_epoch % 7
+    """Catches an evaluation whose last batch repeats examples, or whose padding has texts; and rows
+    of a host that are others."""
+    loader = batches(wide, tokenizer, 'validation', shuffle=False)
+    whole_epoch = list(loader.once())
+    ids = np.concatenate([b['text_ids'] for b in whole_epoch])
+    assert len(whole_epoch) == -(-loader.rows_per_epoch // 7) and loader.rows_per_epoch % 7
+    assert (ids[: loader.rows_per_epoch, :2] == loader.split.pairs).all()
+    last = whole_epoch[-1]
+    real = loader.rows_per_epoch % 7
     assert (last['text_ids'][real:] == -1).all() and (last['known'][real:] == -1).all()
     assert not any(last[name][real:].any() for name in ('queries', 'documents', 'lengths'))
-    assert len(list(made.once(1))) == 1
-    for whole, part in zip(found, made.once(rows=slice(2, 5))):
+    assert len(list(loader.once(1))) == 1
+    for whole, part in zip(whole_epoch, loader.once(rows=slice(2, 5))):
         assert all((whole[name][2:5] == part[name]).all() for name in whole)
 
 
@@ -508,8 +535,9 @@ def test_cut_texts_keep_their_end_mark(given, tokenizer):
 
 
 def test_what_is_cut_alike_is_one_text(config, files, tokenizer):
-    """Catches duplicates that are negatives: queries or documents that differ only behind the end of their rows, a query's text beside the whole of
-    another that begins as it does, and documents that belong to one of two queries that read the same."""
+    """Catches duplicates that are negatives: queries or documents that differ only behind the end
+    of their rows, a query's text beside the whole of another that begins as it does, and documents
+    that belong to one of two queries that read the same."""
     head = 'the head of all '
     files(
         a__jsonl=''.join(
@@ -522,15 +550,15 @@ def test_what_is_cut_alike_is_one_text(config, files, tokenizer):
     )
     config.update(validation=0.0, seq_len=40, batch_size=6)
     config.pairs.query_len = 12
-    made = batches(config, tokenizer)
-    rows = epoch(made, 0)
-    words = texts(made.split, tokenizer)
+    loader = batches(config, tokenizer)
+    rows = epoch(loader, 0)
+    words = texts(loader.split, tokenizer)
     queries, documents = rows['text_ids'].T
     assert (
         len({r.tobytes() for r in rows['queries']}) == len({*queries}) == 1
         and len({r.tobytes() for r in rows['documents'][:, 0]}) == len({*documents}) == 3
     )
-    own = {made._as_document[words.index(f'{head}{i}')] for i in range(6)}
+    own = {loader._as_document[words.index(f'{head}{i}')] for i in range(6)}
     assert len(own) == 6 and all({*known} - {-1} == {*documents, *own} for known in rows['known'])
     config.pairs.query_len = 40
     whole = epoch(batches(config, tokenizer), 0)
@@ -550,7 +578,7 @@ STORIES = [
 @pytest.mark.parametrize('change', [str, lambda t: t.replace('. ', '.\r\n'), lambda t: t + '\n'])
 def test_equal_texts_make_pairs_on_one_side(config, files, tokenizer, change):
     """Catches pairs that are held out and trained on, since their text comes twice."""
-    from data.store import in_split
+    from data.splits import in_split
 
     config.update(validation=0.3)
     config.pairs.update(kind='cloze', words=40)
@@ -560,8 +588,8 @@ def test_equal_texts_make_pairs_on_one_side(config, files, tokenizer, change):
     files(
         a__jsonl=''.join(json.dumps({'text': t}) + '\n' for t in [*STORIES, *map(change, STORIES)])
     )
-    found, broken = read(config)
-    of = {s: {read_pairs.normal(p.query) for p in found if p.split == s} for s in SPLITS}
+    pairs, broken = read(config)
+    of = {s: {read_pairs.normal(p.query) for p in pairs if p.split == s} for s in SPLITS}
     assert not broken and of['validation'] and not of['train'] & of['validation']
     built = build(config, tokenizer)
     assert built.manifest['equal'] == dict(records=40, moved=len(twice))
@@ -576,8 +604,8 @@ def test_equal_queries_are_on_one_side(config, files, tokenizer, again):
     rows = [('caf\u00e9 au lait', 'a'), (again, 'b'), ('tea', 'c')]
     files(a__jsonl=''.join(json.dumps(dict(query=q, positive=p)) + '\n' for q, p in rows))
     config.validation = 0.5
-    found, _ = read(config)
-    assert found[0].split == found[1].split
+    pairs, _ = read(config)
+    assert pairs[0].split == pairs[1].split
     config.validation = 0.0
     assert build(config, tokenizer).manifest['splits']['train']['texts'] == 5
 
@@ -585,7 +613,8 @@ def test_equal_queries_are_on_one_side(config, files, tokenizer, again):
 def test_a_pair_store_of_earlier_rules(given, tokenizer):
     """Catches pairs that were read by other rules, taken for what these make, and a run that no
     longer finds what it was started with."""
-    before, path = PairStore.path_of(given, tokenizer, 1), PairStore.path_of(given, tokenizer)
+    before = PairStore.path_of(given, tokenizer, 1)
+    path = PairStore.path_of(given, tokenizer)
     built = build(given, tokenizer)
     path.rename(before)
     assert before != path and PairStore.find(given, tokenizer) is None
@@ -599,5 +628,5 @@ def test_pairs_say_what_was_passed_over(given, files, tokenizer, caplog):
     caplog.set_level(logging.INFO, 'ordem')
     files(__b__jsonl=LINES, c__md='no pairs')
     built = build(given, tokenizer)
-    told = '1 hidden, 1 of other kinds (.md 1)'
-    assert built.manifest['passed_over'] == told and f'passed over: {told}' in caplog.text
+    message = '1 hidden, 1 of other kinds (.md 1)'
+    assert built.manifest['passed_over'] == message and f'passed over: {message}' in caplog.text

@@ -13,7 +13,8 @@ def examples(task, lengths, count=40):
 
 
 def test_summation():
-    """Catches a sum of the wrong digits, one without the mod, digits of 0, and the wrong number of them."""
+    """Catches a sum of the wrong digits, one without the mod, digits of 0, and the wrong number of
+    them."""
     for length, example in examples(arithmetic.Summation(), (1, 2, 7, 40)):
         digits = ''.join(example.prompt).split('+')
         assert len(digits) == length and all(d in list('123456789') for d in digits)
@@ -25,7 +26,8 @@ def test_summation():
 
 
 def test_polynomial():
-    """Catches a remainder of the wrong sign, a lost minus, powers of the wrong base, and values out of their ranges."""
+    """Catches a remainder of the wrong sign, a lost minus, powers of the wrong base, and values out
+    of their ranges."""
     seen = set()
     for length, example in examples(arithmetic.Polynomial(), (1, 2, 5, 20), 80):
         x, terms = ''.join(example.prompt).removeprefix('x=').split('in')
@@ -61,13 +63,16 @@ def test_parity():
 
 @pytest.mark.parametrize('permuted', [False, True])
 def test_lego(permuted):
-    """Catches a sign that is not carried along the chain, a question about its first half, and clauses in the wrong order."""
-    in_order, asked = 0, set()
+    """Catches a sign that is not carried along the chain, a question about its first half, and
+    clauses in the wrong order."""
+    in_order = 0
+    asked = set()
     for length, example in examples(arithmetic.Lego(permuted=permuted), (2, 3, 6, 7, 26), 60):
         clauses, question = ''.join(example.prompt).split('?')
         clauses = [clause.split('=') for clause in clauses.split(',')]
         assert len(dict(clauses)) == len(clauses) == length
-        values, chain = {'1': 1}, []
+        values = {'1': 1}
+        chain = []
         while len(chain) < length:  # solves what can be solved, until all is
             for name, right in clauses:
                 if name not in values and right[1] in values:

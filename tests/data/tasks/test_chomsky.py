@@ -67,7 +67,8 @@ def missing_duplicate(text):
     ids=lambda v: getattr(v, '__name__', '') or repr(v),
 )
 def test_strings(task, rule):
-    """Catches the string as it is, evens first, a constant class, and another length or alphabet than asked for."""
+    """Catches the string as it is, evens first, a constant class, and another length or alphabet
+    than asked for."""
     seen = set()
     for length, example in examples(task):
         assert len(example.prompt) == length
@@ -116,7 +117,8 @@ def test_cycle_navigation():
 
 
 def test_stack_manipulation():
-    """Catches a stack from its bottom up, pops that are not done (or raise on an empty stack), and actions in the stack."""
+    """Catches a stack from its bottom up, pops that are not done (or raise on an empty stack), and
+    actions in the stack."""
     empty = 0
     for length, example in examples(chomsky.StackManipulation(), (1, 2, 3, 6, 20), 80):
         text = ''.join({'pop': '-', 'push0': 'a', 'push1': 'b'}.get(s, s) for s in example.prompt)
@@ -142,7 +144,8 @@ def test_modular_arithmetic(modulus):
 
 @pytest.mark.parametrize('products', [False, True])
 def test_modular_arithmetic_with_brackets(products):
-    """Catches a lost sign or operand, products where there are to be none, and expressions of another length."""
+    """Catches a lost sign or operand, products where there are to be none, and expressions of
+    another length."""
     seen = ''
     for length, example in examples(
         chomsky.ModularArithmeticBrackets(products=products), (1, 2, 3, 4, 5, 6, 9, 16, 40, 150)
@@ -156,7 +159,8 @@ def test_modular_arithmetic_with_brackets(products):
 
 @pytest.mark.parametrize('modulus', [2, 5, 7])
 def test_solve_equation(modulus):
-    """Catches the value in place of x, an equation with several solutions, and x always at the same place."""
+    """Catches the value in place of x, an equation with several solutions, and x always at the same
+    place."""
     places = set()
     for length, example in examples(chomsky.SolveEquation(modulus=modulus), (3, 4, 6, 7, 10, 30)):
         left, right = ''.join(example.prompt).split('=')
@@ -180,9 +184,13 @@ def test_solve_equation(modulus):
     ids=lambda v: getattr(v, '__name__', '') or repr(v),
 )
 def test_binary(task, apply):
-    """Catches numbers with the units last, an answer filled up with zeros, and numbers of 64 bits."""
+    """Catches numbers with the units last, an answer filled up with zeros, and numbers of 64
+    bits."""
     places = set()
-    value = lambda digits: sum(fractions.Fraction(2) ** i for i, d in enumerate(digits) if d == '1')
+
+    def value(digits):
+        return sum(fractions.Fraction(2) ** i for i, d in enumerate(digits) if d == '1')
+
     for length, example in examples(task, (3, 4, 5, 9, 30, 300)):
         a, b = ''.join(example.prompt).split(task.operation)
         assert len(example.prompt) == length and min(value(a), value(b)) > 0
@@ -192,7 +200,8 @@ def test_binary(task, apply):
 
 
 def test_compute_sqrt():
-    """Catches a root rounded up or to the nearest, floats on large numbers, and answers without their zeros."""
+    """Catches a root rounded up or to the nearest, floats on large numbers, and answers without
+    their zeros."""
     zeros = 0
     for length, example in examples(chomsky.ComputeSqrt(), (1, 2, 3, 6, 15, 200)):
         number, root = (int(''.join(s), 2) for s in (example.prompt, example.answer))

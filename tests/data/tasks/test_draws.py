@@ -21,8 +21,8 @@ def surprise(counts, probabilities):
     total = sum(counts.values())
     each = {place: total * p / sum(probabilities.values()) for place, p in probabilities.items()}
     assert min(each.values()) > 10
-    found = sum((counts[place] - e) ** 2 / e for place, e in each.items())
-    return found / RARE[len(probabilities) - 1]
+    deviation = sum((counts[place] - e) ** 2 / e for place, e in each.items())
+    return deviation / RARE[len(probabilities) - 1]
 
 
 def digits(example):
@@ -36,8 +36,8 @@ def pairs_of_rows(task, low, high, count=3000):
 
 
 def pairs_of_test(task, length, low=1, count=3000):
-    made = (task.tested(np.random.default_rng([6, i]), length, low) for i in range(count))
-    return collections.Counter(map(digits, made))
+    drawn = (task.tested(np.random.default_rng([6, i]), length, low) for i in range(count))
+    return collections.Counter(map(digits, drawn))
 
 
 @pytest.mark.parametrize('low, high', [(1, 4), (2, 4)])
@@ -74,8 +74,8 @@ def test_the_test_of_each_source():
 
 def test_digits_are_uniform():
     """Catches a leading zero, a number of one digit that is never 0, and numbers below a bound."""
-    made = [Addition().sample(np.random.default_rng([7, i]), 2).prompt for i in range(3000)]
-    numbers = [n for p in made for n in ''.join(p).split('+')]
+    prompts = [Addition().sample(np.random.default_rng([7, i]), 2).prompt for i in range(3000)]
+    numbers = [n for p in prompts for n in ''.join(p).split('+')]
     first = collections.Counter(n[0] for n in numbers if len(n) == 2)
     last = collections.Counter(n[-1] for n in numbers)
     assert surprise(first, dict.fromkeys('123456789', 1)) < 1
@@ -116,7 +116,8 @@ def test_pairs_and_symbols_are_free(arguments, sizes):
         example = task.sample(np.random.default_rng(0), length)
         pairs = arguments.get('pairs', length)
         assert len(example.prompt) == size == task.size(length) and len(example.asked) == pairs
-        keys, values = example.prompt[: 2 * pairs : 2], example.prompt[1 : 2 * pairs : 2]
+        keys = example.prompt[: 2 * pairs : 2]
+        values = example.prompt[1 : 2 * pairs : 2]
         asked = [(example.prompt[i - 1], example.prompt[i]) for i in example.asked]
         assert (
             sorted(asked) == sorted(zip(keys, values)) and len({*keys}) == len({*values}) == pairs
@@ -127,18 +128,18 @@ def test_pairs_and_symbols_are_free(arguments, sizes):
 def test_keys_values_and_gaps_are_the_sources():
     """Catches key 0 in use or out of the noise, a value left out, and gaps of another power."""
     task = MultiQueryRecall(words=10, tokens=24)
-    made = [task.sample(np.random.default_rng([8, i]), 1) for i in range(4000)]
-    keys = collections.Counter(e.prompt[0] for e in made)
-    values = collections.Counter(e.prompt[1] for e in made)
-    gaps = collections.Counter((e.asked[0] - 3) // 2 for e in made)
-    noise = collections.Counter(e.prompt[2 if e.asked[0] > 3 else -1] for e in made)
+    drawn = [task.sample(np.random.default_rng([8, i]), 1) for i in range(4000)]
+    keys = collections.Counter(e.prompt[0] for e in drawn)
+    values = collections.Counter(e.prompt[1] for e in drawn)
+    gaps = collections.Counter((e.asked[0] - 3) // 2 for e in drawn)
+    noise = collections.Counter(e.prompt[2 if e.asked[0] > 3 else -1] for e in drawn)
     assert surprise(keys, {f'k{i}': 1 for i in range(1, 5)}) < 1
     assert surprise(values, {f'v{i}': 1 for i in range(5)}) < 1
     assert surprise(gaps, {n: (n + 1) ** (0.01 - 1) for n in range(11)}) < 1
     assert surprise(noise, dict.fromkeys(task.symbols, 1)) < 1
     every = MultiQueryRecall(words=10, tokens=24, keys='all')
-    made = [every.sample(np.random.default_rng([8, i]), 1).prompt[0] for i in range(100)]
-    assert {*made} == {f'k{i}' for i in range(5)}
+    drawn = [every.sample(np.random.default_rng([8, i]), 1).prompt[0] for i in range(100)]
+    assert {*drawn} == {f'k{i}' for i in range(5)}
 
 
 def test_the_steepest_power():

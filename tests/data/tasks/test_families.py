@@ -77,7 +77,9 @@ WRONG = [
     (chomsky.ModularArithmetic, dict(modulus=11)),
     (chomsky.SolveEquation, dict(modulus=1)),
 ]
-BALANCED = [  # task, length, most that the likeliest first symbol of the answer may have, at least the least likely
+# Task, length, the largest share of answers that may begin with the likeliest symbol, and the least
+# share that must begin with the least likely one.
+BALANCED = [
     (arithmetic.Summation(), 12, 0.13, 0.07),
     (arithmetic.Polynomial(), 12, 0.15, 0.06),
     (arithmetic.Parity(), 12, 0.54, 0.46),
@@ -111,7 +113,8 @@ def lengths(task):
 
 @pytest.mark.parametrize('task', TASKS, ids=name)
 def test_alphabet_and_size(task):
-    """Catches symbols beside the alphabet, an alphabet with doubles, a size that is exceeded, and a size of any large number."""
+    """Catches symbols beside the alphabet, an alphabet with doubles, a size that is exceeded, and a
+    size of any large number."""
     task.check()
     assert len(set(task.symbols)) == len(task.symbols) and not set(task.symbols) & set(SPECIAL)
     assert task.source and task.length
@@ -147,7 +150,8 @@ def test_an_example_is_of_its_generator(task):
 
 @pytest.mark.parametrize('task', TASKS, ids=name)
 def test_batches(task):
-    """Catches lengths within a range that the batches cannot fill, a size that is too small for them among others."""
+    """Catches lengths within a range that the batches cannot fill, a size that is too small for
+    them among others."""
     batches = TaskBatches(task, (max(task.shortest, 3), 9), 4, 0)
     batch = batches(0)
     assert (
@@ -158,7 +162,8 @@ def test_batches(task):
 
 @pytest.mark.parametrize('task, length, most, least', BALANCED, ids=name)
 def test_chance_level(task, length, most, least):
-    """Catches answers that are nearly always the same, so that a constant guess scores well; bounds are 4 deviations and more."""
+    """Catches answers that are nearly always the same, so that a constant guess scores well; bounds
+    are 4 deviations and more."""
     counts = collections.Counter(
         (e.answer or [e.prompt[e.asked[-1]]])[0] for e in draws(task, length, 3000)
     )
@@ -167,14 +172,15 @@ def test_chance_level(task, length, most, least):
 
 @pytest.mark.parametrize('kind, arguments', WRONG, ids=name)
 def test_parameters_without_a_valid_value(kind, arguments):
-    """Catches a check that lets all pass, and a message that does not name the parameter and what was found."""
-    with pytest.raises(DataError) as found:
+    """Catches a check that lets all pass, and a message that does not name the parameter and what
+    was found."""
+    with pytest.raises(DataError) as refusal:
         kind(**arguments).check()
     ((key, value),) = arguments.items()
     assert (
-        f'task_args.{key}' in str(found.value)
-        and str(value) in str(found.value)
-        and 'expected' in str(found.value)
+        f'task_args.{key}' in str(refusal.value)
+        and str(value) in str(refusal.value)
+        and 'expected' in str(refusal.value)
     )
 
 

@@ -20,7 +20,8 @@ def actions(command):
         return actions(' '.join(phrase)) * {'twice': 2, 'thrice': 3}[last]
     if last not in ('left', 'right'):
         return [f'I_{last.upper()}']
-    verb, turn = phrase[0], [f'I_TURN_{last.upper()}']
+    verb = phrase[0]
+    turn = [f'I_TURN_{last.upper()}']
     doing = [] if verb == 'turn' else [f'I_{verb.upper()}']
     return {'around': (turn + doing) * 4, 'opposite': turn + turn + doing}.get(
         phrase[-1], turn + doing
@@ -28,7 +29,8 @@ def actions(command):
 
 
 def test_scan_has_all_commands_and_their_actions():
-    """Catches a grammar with too many or too few commands, `after` in the order of `and`, and `around` that acts once."""
+    """Catches a grammar with too many or too few commands, `after` in the order of `and`, and
+    `around` that acts once."""
     pairs = [
         (' '.join(words), list(answer))
         for group in grammars._commands().values()
@@ -61,8 +63,10 @@ def test_scan_examples(command, answer):
 
 
 def test_scan_lengths():
-    """Catches lengths that are not those of the answer, and rounding up or not at all where no command has a length."""
-    task, without = grammars.Scan(), {23, 29, 31, 34, 35, 37, 38, 39, 41, 42, 43, 44, 45, 46, 47}
+    """Catches lengths that are not those of the answer, and rounding up or not at all where no
+    command has a length."""
+    task = grammars.Scan()
+    without = {23, 29, 31, 34, 35, 37, 38, 39, 41, 42, 43, 44, 45, 46, 47}
     for length in range(1, 49):
         exact = length
         while exact in without:
@@ -94,12 +98,12 @@ RULES = [  # each rewrites the innermost function, whose arguments are strings
 def edited(text):
     while ' ' in text and re.match('[a-z]', text):
         for pattern, rule in RULES:
-            found = re.search(pattern, text)
-            if found:
+            match = re.search(pattern, text)
+            if match:
                 text = (
-                    text[: found.start()]
-                    + ' '.join(rule(*(g.split() for g in found.groups())))
-                    + text[found.end() :]
+                    text[: match.start()]
+                    + ' '.join(rule(*(g.split() for g in match.groups())))
+                    + text[match.end() :]
                 )
                 break
         else:
@@ -125,7 +129,8 @@ def test_pcfg_examples(text, answer):
 
 @pytest.mark.parametrize('task', [grammars.Pcfg(), grammars.Pcfg(letters=3, longest=12)])
 def test_pcfg(task):
-    """Catches a function that edits wrongly, a number of functions that is not the length, and strings of 1 or 6 letters."""
+    """Catches a function that edits wrongly, a number of functions that is not the length, and
+    strings of 1 or 6 letters."""
     seen = set()
     for length in (1, 2, 5, 8, 14):
         for seed in range(60):

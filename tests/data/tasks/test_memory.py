@@ -18,7 +18,8 @@ def examples(task, lengths, count=40):
 
 @pytest.mark.parametrize('ignore', [0.0, 0.8, 1.0])
 def test_flip_flop(ignore):
-    """Catches the last bit of any kind, the first write, a read that is not asked, and another share of ignores."""
+    """Catches the last bit of any kind, the first write, a read that is not asked, and another
+    share of ignores."""
     kinds = collections.Counter()
     for length, example in examples(memory.FlipFlop(ignore=ignore), (2, 3, 10, 100)):
         text = ''.join(example.prompt)
@@ -40,8 +41,10 @@ def test_flip_flop(ignore):
     'task', [memory.SelectiveCopy(), memory.SelectiveCopy(memorised=3, words=2)]
 )
 def test_selective_copy(task):
-    """Catches words out of order, a word that is left out, noise in the answer, and words that always come first."""
-    first, last = set(), set()
+    """Catches words out of order, a word that is left out, noise in the answer, and words that
+    always come first."""
+    first = set()
+    last = set()
     for length, example in examples(task, (1, 5, 40)):
         rest = list(example.prompt)
         for word in example.answer:  # takes away from the front: what stays is noise
@@ -57,7 +60,8 @@ def test_selective_copy(task):
 
 @pytest.mark.parametrize('task', [memory.InductionHead(), memory.InductionHead(words=2)])
 def test_induction_head(task):
-    """Catches the word before in place of the one after, a query that came twice, and a query at one place only."""
+    """Catches the word before in place of the one after, a query that came twice, and a query at
+    one place only."""
     places = set()
     for length, example in examples(task, (3, 4, 16, 60)):
         assert len(example.prompt) == length
@@ -70,11 +74,13 @@ def test_induction_head(task):
 
 
 def test_multi_query_recall():
-    """Catches a value of another key, a repeated key, one that is not asked for, all queries in the order of the pairs or next to one another, and
-    places that are as likely far away as near."""
-    gaps, orders = [], 0
+    """Catches a value of another key, a repeated key, one that is not asked for, all queries in the
+    order of the pairs or next to one another, and places that are as likely far away as near."""
+    gaps = []
+    orders = 0
     for length, example in examples(memory.MultiQueryRecall(words=66), (1, 2, 9, 32)):
-        pairs, rest = example.prompt[: 2 * length], example.prompt[2 * length :]
+        pairs = example.prompt[: 2 * length]
+        rest = example.prompt[2 * length :]
         assert (
             all(s[0] == 'kv'[i % 2] for i, s in enumerate(pairs))
             and len({*pairs}) == 2 * length
@@ -98,7 +104,8 @@ def test_multi_query_recall():
     'task, length', [(memory.FlipFlop(ignore=0.3), 12), (memory.MultiQueryRecall(words=64), 6)]
 )
 def test_what_is_asked_has_the_loss(task, length):
-    """Catches a loss on the symbol before or after, on other symbols or on an end that nobody asked for, and on the first example of a row only."""
+    """Catches a loss on the symbol before or after, on other symbols or on an end that nobody asked
+    for, and on the first example of a row only."""
     batch = TaskBatches(task, (length, length), 4, 0)(0)
     known = {i: s for s, i in task.vocabulary.items()}
     for tokens, targets, weights in zip(batch['tokens'], batch['targets'], batch['loss_weights']):
@@ -113,8 +120,8 @@ def test_what_is_asked_has_the_loss(task, length):
         else:
             assert all(
                 (q, a) in zip(half, half[1:])
-                for half, some in zip(halves, (answered[:length], answered[length:]))
-                for q, a in some
+                for half, symbols in zip(halves, (answered[:length], answered[length:]))
+                for q, a in symbols
             )
             assert len(answered) == 2 * length and all(
                 q[0] == 'k' and a[0] == 'v' for q, a in answered
@@ -122,15 +129,18 @@ def test_what_is_asked_has_the_loss(task, length):
 
 
 def test_indirect_indexing():
-    """Catches an offset in the wrong direction or one off, and a named character that occurs twice."""
-    signs, furthest = set(), 0
+    """Catches an offset in the wrong direction or one off, and a named character that occurs
+    twice."""
+    signs = set()
+    furthest = 0
     for length, example in examples(memory.IndirectIndexing(), (2, 3, 20, 150)):
-        text, (_, named, _, sign, *digits) = example.prompt[:length], example.prompt[length:]
+        text = example.prompt[:length]
+        (_, named, _, sign, *digits) = example.prompt[length:]
         assert text.count(named) == 1 and digits[0] != '0'
         walk = iter(text[text.index(named) :] if sign == '+' else text[text.index(named) :: -1])
         for _ in range(int(''.join(digits)) + 1):
-            found = next(walk)
-        assert example.answer == [found]
+            expected = next(walk)
+        assert example.answer == [expected]
         signs.add(sign)
         furthest = max(furthest, int(''.join(digits)))
     assert signs == {'+', '-'} and furthest > 99
@@ -138,10 +148,12 @@ def test_indirect_indexing():
 
 @pytest.mark.parametrize('depth, digits', [(-1.0, 5), (0.0, 5), (0.5, 1), (1.0, 7)])
 def test_passkey(depth, digits):
-    """Catches a key that the two sentences do not share, a depth that is not kept, and filler of another length."""
+    """Catches a key that the two sentences do not share, a depth that is not kept, and filler of
+    another length."""
     before = set()
     for length, example in examples(memory.Passkey(depth=depth, digits=digits), (1, 10, 200)):
-        text, key = ' '.join(example.prompt), ' '.join(example.answer)
+        text = ' '.join(example.prompt)
+        key = ' '.join(example.answer)
         assert len(example.answer) == digits
         assert text.count(f'the pass key is {key} . remember it . {key} is the pass key .') == 1
         assert text.endswith('what is the pass key ? the pass key is')
@@ -166,7 +178,8 @@ def test_passkey(depth, digits):
 
 @pytest.mark.parametrize('variables', [1, 3, 26])
 def test_counting(variables):
-    """Catches counts over a set, counts of another variable, operations on what was not set, and other parts than 1 : 50 : 7."""
+    """Catches counts over a set, counts of another variable, operations on what was not set, and
+    other parts than 1 : 50 : 7."""
     totals = collections.Counter()
     for length, example in examples(memory.Counting(variables=variables), (1, 9, 100, 400), 30):
         text = ' '.join(example.prompt)

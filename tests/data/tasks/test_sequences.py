@@ -24,7 +24,10 @@ def test_every_task_has_a_name():
     """Catches a family that the registry forgets, and a name that does not build."""
     for path in pathlib.Path('data/tasks').glob('*.py'):
         importlib.import_module(f'data.tasks.{path.stem}')
-    leaves = lambda kind: set().union(*(leaves(k) for k in kind.__subclasses__())) or {kind}
+
+    def leaves(kind):
+        return set().union(*(leaves(k) for k in kind.__subclasses__())) or {kind}
+
     assert {kind for kind, _ in REGISTRY.values()} == leaves(Task)
     assert all(isinstance(build(name), Task) for name in REGISTRY)
 
@@ -44,7 +47,8 @@ def test_every_task_has_a_name():
     ],
 )
 def test_words(name, expected):
-    """Catches an answer in another order, a lost <next>, and a replaced word that is the other one."""
+    """Catches an answer in another order, a lost <next>, and a replaced word that is the other
+    one."""
     for n, task, e in examples(name):
         assert e.answer == expected(e.prompt) and len(e.prompt) + len(e.answer) == task.size(n)
         assert len(set(e.prompt)) == 1 if 'same' in name else True
@@ -69,10 +73,13 @@ def number(symbols, units_first=False):
     ],
 )
 def test_addition(name, arguments):
-    """Catches a lost carry, digits in the wrong order, and operands shorter than the length says."""
+    """Catches a lost carry, digits in the wrong order, and operands shorter than the length
+    says."""
     for n, task, e in examples(name, **arguments):
-        plus, whole = e.prompt.index('+'), name == 'addition_all_reversed'
-        a, b = e.prompt[:plus], e.prompt[plus + 1 :]
+        plus = e.prompt.index('+')
+        whole = name == 'addition_all_reversed'
+        a = e.prompt[:plus]
+        b = e.prompt[plus + 1 :]
         assert number(e.answer, name != 'addition') == number(a, whole) + number(b, whole)
         assert max(len(a), len(b)) == n and len(e.prompt) + len(e.answer) <= task.size(n)
         if arguments.get('padded'):
@@ -92,7 +99,8 @@ def test_hints_and_scratchpad():
             assert places == sorted(range(len(part) // 2), reverse=falling)
     for n, _, e in examples('addition_scratchpad'):
         text = ''.join(e.answer)
-        steps, total = text[: text.rindex(';')].split(';'), text[text.rindex(';') + 2 :]
+        steps = text[: text.rindex(';')].split(';')
+        total = text[text.rindex(';') + 2 :]
         carry = 0
         for place, step in enumerate(steps):
             carry, digit = divmod(int(step[0]) + int(step[1]) + carry, 10)
@@ -100,8 +108,8 @@ def test_hints_and_scratchpad():
 
 
 def test_batches_are_functions_of_the_step():
-    """Catches examples that depend on what was asked before, rows of another host, weights off the answer, and a test that is
-    drawn from the training stream."""
+    """Catches examples that depend on what was asked before, rows of another host, weights off the
+    answer, and a test that is drawn from the training stream."""
     batches = TaskBatches(build('reverse'), (2, 6), 4, seed=3)
     first = batches(5)
     batches(9)
@@ -114,10 +122,8 @@ def test_batches_are_functions_of_the_step():
         lengths = []
         for segment in (1, 2):
             of = {k: x[row][first['segment_ids'][row] == segment] for k, x in first.items()}
-            tokens, sep = (
-                [*of['tokens'], of['targets'][-1]],
-                int(np.flatnonzero(of['tokens'] == base.SEP)[0]),
-            )
+            tokens = [*of['tokens'], of['targets'][-1]]
+            sep = int(np.flatnonzero(of['tokens'] == base.SEP)[0])
             assert (
                 tokens[0] == base.BOS
                 and tokens[-1] == base.EOS
@@ -134,9 +140,11 @@ def test_batches_are_functions_of_the_step():
 
 
 def test_task_given_ids_lie_on_their_tokens():
-    """Catches ids shifted by one against the tokens: '+' has 1, and digits of one significance share theirs."""
+    """Catches ids shifted by one against the tokens: '+' has 1, and digits of one significance
+    share theirs."""
     batches = TaskBatches(Addition(form='reversed', padded=True), (3, 3), 2, 0, scheme='coupling')
-    batch, symbols = batches(0), {i: s for s, i in batches.task.vocabulary.items()}
+    batch = batches(0)
+    symbols = {i: s for s, i in batches.task.vocabulary.items()}
     first = batch['segment_ids'][0] == 1
     words = [symbols[t] for t in batch['tokens'][0][first]]
     assert [w for w, i in zip(words, batch['ids'][0][first]) if i == 1] == ['+', '<sep>']

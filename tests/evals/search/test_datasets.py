@@ -41,8 +41,9 @@ def squad(paragraphs) -> str:
 
 
 def test_squad(tmp_path):
-    """Catches a paragraph that is two documents because it stands twice, questions of one article that are told to be of several, questions without an answer, and thirds of characters counted from
-    elsewhere."""
+    """Catches a paragraph that is two documents because it stands twice, questions of one article
+    that are told to be of several, questions without an answer, and thirds of characters counted
+    from elsewhere."""
     path = tmp_path / 'dev.json'
     path.write_text(
         squad(
@@ -93,14 +94,16 @@ def beir(folder, qrels='query-id\tcorpus-id\tscore\nq1\td1\t1\nq2\td1\t0\n', nam
         '{"_id": "d1", "title": "Lua", "text": "gira"}\n{"_id": "d2", "title": "", "text": "sol"}\n'
     )
     (folder / 'queries.jsonl').write_text(
-        '{"_id": "q1", "text": "o que gira?"}\n{"_id": "q2", "text": "o quê?"}\n{"_id": "q3", "text": "quem?"}\n'
+        '{"_id": "q1", "text": "o que gira?"}\n{"_id": "q2", "text": "o quê?"}\n'
+        '{"_id": "q3", "text": "quem?"}\n'
     )
     (folder / 'qrels' / f'{name}.tsv').write_text(qrels)
     return folder
 
 
 def test_beir(tmp_path):
-    """Catches queries that nobody has judged, which would count as 0, and judgements of documents that are not there."""
+    """Catches queries that nobody has judged, which would count as 0, and judgements of documents
+    that are not there."""
     found = datasets.beir(beir(tmp_path / 'moon'))
     assert (found.name, found.queries, found.qrels) == (
         'moon',
@@ -129,7 +132,8 @@ def test_beir(tmp_path):
 
 
 def test_sts(tmp_path):
-    """Catches a header read as a pair, commas inside quotes, and scores that are no numbers passed over in silence."""
+    """Catches a header read as a pair, commas inside quotes, and scores that are no numbers passed
+    over in silence."""
     path = tmp_path / 'pairs.csv'
     path.write_text('sentence1,sentence2,score\n"A, b","c ""d""",4.5\ne,f,0\n')
     found = datasets.sts(path)
@@ -184,7 +188,8 @@ def test_a_bad_file_is_told_in_one_line(tmp_path, read, text, told):
 
 
 def test_the_embedded_set():
-    """Catches a set that changes from call to call, is too small for an interval, or answers a query by the text that holds it."""
+    """Catches a set that changes from call to call, is too small for an interval, or answers a
+    query by the text that holds it."""
     found = datasets.pydoc()
     assert len(found.queries) == len(found.documents) == 400 and found == datasets.pydoc()
     assert (

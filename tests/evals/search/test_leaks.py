@@ -7,9 +7,9 @@ import shutil
 import pytest
 from etils import epath
 
-from data import store, tokenizer as tokenizers
-from data.pairs import store as pair_store
+from data import splits, tokenizer as tokenizers
 from data.pairs.store import PairStore
+from data.store import TokenStore
 from evals.search import leaks
 from evals.search.datasets import Pairs, Questions
 from runtime import run_dir
@@ -23,7 +23,8 @@ PLANTED = {
 
 
 def test_texts_are_found_whole_whatever_their_dress():
-    """Catches a search that case, punctuation, line ends or composed accents hide from, and one that finds halves of words or of texts."""
+    """Catches a search that case, punctuation, line ends or composed accents hide from, and one
+    that finds halves of words or of texts."""
     documents = [
         'He asked:\n"WHO  won\nthe great game of 1999?" Nobody knew.',
         'uma no\u0301s, duas nozes',
@@ -64,7 +65,7 @@ def test_a_document_is_read_whole_in_pieces(monkeypatch):
     """Catches what is lost where two pieces of a long document meet."""
     text = 'xyz ' + ' '.join(f'w{i}' for i in range(300))
     monkeypatch.setattr(leaks, '_TOKENS', 200)
-    monkeypatch.setattr(leaks, '_AGAIN', 60)
+    monkeypatch.setattr(leaks, '_OVERLAP', 60)
     pieces = [*leaks._parts(text, 0, 4), *leaks._parts(text, 4, len(text))]
     assert pieces[0] == 'xyz ' and len(pieces) > 5 and max(map(len, pieces)) <= 200
     wanted = [' '.join(f'w{i + j}' for j in range(8)) for i in range(292)]
@@ -88,20 +89,21 @@ def started(c, stores, folder, texts) -> Run:
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory, tiny):
-    """A run, its cache and one of its texts: one question of PLANTED stands in a training document, one in a document that is held out."""
+    """A run, its cache and one of its texts: one question of PLANTED stands in a training document,
+    one in a document that is held out."""
     folder = tmp_path_factory.mktemp('leaks')
     c = tiny(str(folder / 'cache'))
     c.data.update(source='files', validation=0.3)
     c.data.files.paths = str(folder / 'text.jsonl')
     c.tokenizer.kind = 'char'
-    split = [store.in_split(i, c.data) for i in range(24)]
+    split = [splits.in_split(i, c.data) for i in range(24)]
     texts = [
         f'The paragraph of number {i} tells of {i * i} things that are here.' for i in range(24)
     ]
     for name, question in PLANTED.items():
         texts[split.index(name)] += f' Então perguntou: — {question.upper()} Ninguém sabia.'
     (folder / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
-    return started(c, store, folder / 'run', texts), c.data.cache, texts[split.index('train')]
+    return started(c, TokenStore, folder / 'run', texts), c.data.cache, texts[split.index('train')]
 
 
 def questions(*texts, documents=()):
@@ -115,7 +117,8 @@ def questions(*texts, documents=()):
 
 
 def test_a_planted_question_is_found(trained):
-    """Catches a check that passes whatever was trained on, one that also counts held-out text, and pairs of which one half suffices."""
+    """Catches a check that passes whatever was trained on, one that also counts held-out text, and
+    pairs of which one half suffices."""
     run, cache, text = trained
     clean = questions(
         'How many moons has Venus?', PLANTED['validation'], documents=[text, 'another text']
@@ -132,7 +135,8 @@ def test_a_planted_question_is_found(trained):
     ]
     with pytest.raises(
         RunError,
-        match='1 of the 2 questions of set stand in the training text of .*--runs=x.*Quantas luas.*--allow_leaks',
+        match='1 of the 2 questions of set stand in the training text of .*--runs=x.*'
+        'Quantas luas.*--allow_leaks',
     ):
         leaks.refuse({'x': [entry]})
     pairs = Pairs(
@@ -157,7 +161,7 @@ def test_pairs_are_searched(tiny, tmp_path):
             for i in range(8)
         )
     )
-    run = started(c, pair_store, tmp_path / 'run', PLANTED.values())
+    run = started(c, PairStore, tmp_path / 'run', PLANTED.values())
     (entry,) = leaks.check(
         run, c.data.cache, [questions(PLANTED['train'], PLANTED['validation'], documents=['Tem 3'])]
     )
@@ -170,8 +174,8 @@ def test_pairs_are_searched(tiny, tmp_path):
 
 @pytest.mark.parametrize('split', ['documents', 'tail'])
 def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
-    """Catches a run that counts as clean since a question stands whole in no pair that was made of it, held-out text that counts, and texts that have
-    changed since."""
+    """Catches a run that counts as clean since a question stands whole in no pair that was made of
+    it, held-out text that counts, and texts that have changed since."""
     c = tiny(str(tmp_path / 'cache'))
     c.data.update(source='files', validation=0.4, split=split)
     c.data.files.paths = str(tmp_path / 'text.jsonl')
@@ -187,9 +191,9 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
     ]
     texts[6] = f'{texts[6]} {asked[0]}. {texts[5]} {texts[6]}' + f' {asked[1]}.' * (split == 'tail')
     texts[7] += f' {asked[1]}.' * (split == 'documents')
-    assert [store.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
+    assert [splits.in_split(i, c.data) for i in (6, 7)] == ['train', 'validation']
     (tmp_path / 'text.jsonl').write_text('\n'.join(json.dumps({'text': text}) for text in texts))
-    run = started(c, pair_store, tmp_path / 'run', texts)
+    run = started(c, PairStore, tmp_path / 'run', texts)
     data = PairStore.find(c.data, run.tokenizer()).split('train')
     sets = [questions(*asked, documents=[texts[6]])]
     assert not any(part in run.tokenizer().decode(data.tokens) for part in asked)
@@ -200,14 +204,15 @@ def test_texts_that_pairs_were_made_of_are_searched(tiny, tmp_path, split):
         and entry['sets']['set']['documents_seen'] == (split == 'documents')
     )
     assert entry['documents'] == (
-        sum(store.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8
+        sum(splits.in_split(i, c.data) == 'train' for i in range(8)) if split == 'documents' else 8
     )
     os.utime(tmp_path / 'text.jsonl', (1, 1))
     assert not leaks.check(run, c.data.cache, sets)[0]['checked']
 
 
 def test_parents_are_searched_too(trained, tmp_path):
-    """Catches a child that hides what its parent has read, a circle of parents without end, and one that is gone taken as clean."""
+    """Catches a child that hides what its parent has read, a circle of parents without end, and one
+    that is gone taken as clean."""
     run, cache, _ = trained
     children = [tmp_path / 'child', tmp_path / 'orphan', tmp_path / 'circle']
     parents = [(run.path, 1), (tmp_path / 'gone', 3), (children[2], 1)]

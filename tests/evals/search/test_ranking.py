@@ -12,7 +12,8 @@ from evals.search import ranking
 
 
 def test_measures_by_hand():
-    """Catches gains of 2^grade - 1, discounts from the wrong place, recall as a hit rate, and a query without results that is left out."""
+    """Catches gains of 2^grade - 1, discounts from the wrong place, recall as a hit rate, and a
+    query without results that is left out."""
     qrels = {
         'graded': {'a': 2, 'b': 1, 'z': 0},
         'second': {'b': 1},
@@ -50,7 +51,8 @@ def test_measures_by_hand():
 
 
 def test_equal_scores_are_in_the_order_of_their_ids():
-    """Catches measures that take ties as trec_eval does, from the last id, while the files and the app take them from the first."""
+    """Catches measures that take ties as trec_eval does, from the last id, while the files and the
+    app take them from the first."""
     run = {'q': {'b': 1.0, 'a': 1.0, 'c': 1.0}}
     assert fusion.order(run['q']) == ['a', 'b', 'c']
     assert [ranking.measure({'q': {d: 1}}, run)['RR@10']['q'] for d in 'abc'] == pytest.approx(
@@ -59,7 +61,8 @@ def test_equal_scores_are_in_the_order_of_their_ids():
 
 
 def test_trec_eval_measures_the_same_from_the_file(tmp_path):
-    """Catches a file whose ties, or scores that differ beyond float32 only, trec_eval would order otherwise than was measured."""
+    """Catches a file whose ties, or scores that differ beyond float32 only, trec_eval would order
+    otherwise than was measured."""
     rng = np.random.default_rng(0)
     qrels = {
         f'q{i}': {f'd{j}': int(rng.integers(1, 3)) for j in rng.choice(30, 4, replace=False)}
@@ -96,7 +99,8 @@ def test_trec_eval_measures_the_same_from_the_file(tmp_path):
 
 
 def test_ids_with_spaces_keep_their_columns(tmp_path):
-    """Catches ids that shift the columns of a run or of its judgements, two that become one, and ones that differ in the two files."""
+    """Catches ids that shift the columns of a run or of its judgements, two that become one, and
+    ones that differ in the two files."""
     names = ['a b', 'a%20b', 'a\u00a0b', 'a\tb\n', '', 'é/c.txt']
     run = {'q 1': {name: float(-i) for i, name in enumerate(names)}}
     qrels = {'q 1': {name: i for i, name in enumerate(names)}}
@@ -121,7 +125,8 @@ def test_ids_with_spaces_keep_their_columns(tmp_path):
 
 
 def test_intervals_are_of_queries_and_pairs():
-    """Catches an interval of all values pooled: paired differences that are all alike have no spread, whatever the spread of each."""
+    """Catches an interval of all values pooled: paired differences that are all alike have no
+    spread, whatever the spread of each."""
     rng = np.random.default_rng(1)
     a = {f'q{i}': float(v) for i, v in enumerate(rng.random(200))}
     alone = {q: q for q in a}
@@ -142,7 +147,8 @@ def test_intervals_are_of_queries_and_pairs():
 
 
 def test_queries_of_one_text_are_drawn_together():
-    """Catches queries that are drawn one by one: ten copies of each know no more than one. And a mean of the means of clusters of other sizes."""
+    """Catches queries that are drawn one by one: ten copies of each know no more than one. And a
+    mean of the means of clusters of other sizes."""
     rng = np.random.default_rng(2)
     one = {f'c{i}': float(v) for i, v in enumerate(rng.random(40))}
     ten = {f'{c}q{j}': v for c, v in one.items() for j in range(10)}
@@ -163,7 +169,8 @@ def test_queries_of_one_text_are_drawn_together():
 
 
 def test_files_of_beir_and_trec(tmp_path):
-    """Catches a title that is lost or put before queries, a header read as a judgement, and columns taken from the wrong end."""
+    """Catches a title that is lost or put before queries, a header read as a judgement, and columns
+    taken from the wrong end."""
 
     def write(name, text):
         (tmp_path / name).write_text(text, encoding='utf-8')
@@ -226,7 +233,8 @@ def test_files_of_beir_and_trec(tmp_path):
     ],
 )
 def test_a_bad_file_is_told_with_its_line(tmp_path, read, text, told):
-    """Catches a traceback, a line that is passed over in silence, and a message without file and line."""
+    """Catches a traceback, a line that is passed over in silence, and a message without file and
+    line."""
     path = tmp_path / 'bad'
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DataError) as error:

@@ -1,4 +1,5 @@
-"""Search as an experiment: the systems, what they are compared with, and the report, on a tiny run and sets made by hand."""
+"""Search as an experiment: the systems, what they are compared with, and the report, on a tiny run
+and sets made by hand."""
 
 import dataclasses
 import json
@@ -28,7 +29,7 @@ from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.evals.search.test_datasets import squad
-from train import loop, mesh, step
+from train import loop, mesh, setup, step
 
 TOPICS = (
     'moon',
@@ -74,7 +75,7 @@ def run(tiny, cache, tmp_path_factory):
     c.embedding.sizes = '8,32'
     c.train.steps, c.eval.every, c.optimizer.warmup = 2, 0, 1
     path = tmp_path_factory.mktemp('retrieval') / 'run'
-    loop.train(loop.prepare(c, str(path)))
+    loop.train(setup.build_experiment(c, str(path)))
     return path
 
 
@@ -142,17 +143,18 @@ def measured(run, files, cache, tmp_path_factory):
 
 
 def test_an_oracle_is_right_and_chance_is_chance():
-    """Catches measures that no system can reach, and documents that are right because of where they stand in the list."""
+    """Catches measures that no system can reach, and documents that are right because of where they
+    stand in the list."""
     count = 120
     board = systems.Search(asking(count))
     eye = encoders.Vectors(np.eye(count, dtype=np.float32), np.arange(count))
-    board.vectors('oracle', eye, eye)
+    board.add_vectors('oracle', eye, eye)
     assert {m: e.value for m, e in board.estimates['oracle'].items()} == dict.fromkeys(
         ranking.MEASURES, 1.0
     )
     rng, found = np.random.default_rng(0), []
     for i in range(6):
-        board.vectors(
+        board.add_vectors(
             f'random{i}',
             *(
                 encoders.Vectors(rng.normal(size=(count, 16)).astype(np.float32), np.arange(count))
@@ -164,12 +166,13 @@ def test_an_oracle_is_right_and_chance_is_chance():
         10 / count, abs=0.035
     )  # 720 queries: a standard error of 0.010
     same = encoders.Vectors(np.ones((count, 1), np.float32), np.arange(count))
-    board.vectors('same', same, same)
+    board.add_vectors('same', same, same)
     assert board.estimates['same']['R@10'].value == pytest.approx(10 / count)
 
 
 def test_words_find_words_and_shuffled_judgements_destroy_them():
-    """Catches a BM25 that sees the judgements: with others it falls to chance. And a baseline that is not the stronger of the two."""
+    """Catches a BM25 that sees the judgements: with others it falls to chance. And a baseline that
+    is not the stronger of the two."""
     board = systems.Search(asking(60))
     assert all(
         board.estimates[name]['nDCG@10'].value == 1 for name in ('bm25', 'bm25-stemmed', 'tfidf')
@@ -218,7 +221,8 @@ def test_words_of_baselines():
 
 
 def test_baselines_by_hand():
-    """Catches idf of other texts, vectors that are not of length 1, words outside the documents that count, and empty texts that fail."""
+    """Catches idf of other texts, vectors that are not of length 1, words outside the documents
+    that count, and empty texts that fail."""
     assert (
         baselines.language(['the man of the house is here']) == 'english'
         and baselines.language(['o homem da casa está aqui']) == 'portuguese'
@@ -241,7 +245,8 @@ def test_baselines_by_hand():
 
 
 def test_long_texts_are_passages(run):
-    """Catches a document whose end is cut off, scores of passages given to the wrong document, and token embeddings of other passages."""
+    """Catches a document whose end is cut off, scores of passages given to the wrong document, and
+    token embeddings of other passages."""
     model, params, tokenizer, _ = checkpoint.load(Run.parse(str(run)))
     long = ' '.join(TOPICS * 5)
     whole, room = encode_texts([long], tokenizer, 1 << 30)[0][1:-1], 22
@@ -272,13 +277,14 @@ def test_long_texts_are_passages(run):
 
 
 def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
-    """Catches passages of another length in the report than in the index: as long as the model can read, not as it was trained to."""
+    """Catches passages of another length in the report than in the index: as long as the model can
+    read, not as it was trained to."""
     loaded = checkpoint.load(Run.parse(str(run)))
     longer = (Transformer(dataclasses.replace(loaded[0].config, max_len=64)), *loaded[1:])
     monkeypatch.setattr(checkpoint, 'load', lambda run: longer)
-    subject, facts = retrieval.load('x', Run.parse(str(run)), [])
+    system, facts = retrieval.load('x', Run.parse(str(run)), [])
     assert (
-        subject.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 32
+        system.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 32
         and facts['max_len'] == 64
     )
     board = systems.Search(
@@ -286,11 +292,11 @@ def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
             'long', {'q': 'moon'}, {'d': ' '.join(TOPICS * 3), 'e': 'sun'}, {'q': {'d': 1}}, {}
         )
     )
-    board.subject(dataclasses.replace(subject, sizes=()))
+    board.add_system(dataclasses.replace(system, sizes=()))
     assert (
         board.passages['x']
         == 1
-        + -(-len(encode_texts([' '.join(TOPICS * 3)], subject.tokenizer, 1 << 30)[0][1:-1]) // 30)
+        + -(-len(encode_texts([' '.join(TOPICS * 3)], system.tokenizer, 1 << 30)[0][1:-1]) // 30)
         > 3
     )
 
@@ -305,7 +311,8 @@ def test_the_untrained_model_is_what_training_begins_with(run):
 
 
 def test_results_hold_every_system(measured):
-    """Catches a system that is left out, a run whose parent's architecture is initialised twice, and a weight measured where it was chosen."""
+    """Catches a system that is left out, a run whose parent's architecture is initialised twice,
+    and a weight measured where it was chosen."""
     found, _ = measured
     words, run = (
         ['bm25', 'bm25-stemmed', 'tfidf'],
@@ -369,7 +376,8 @@ def test_results_hold_every_system(measured):
 
 
 def test_files_hold_what_was_measured(measured):
-    """Catches figures that the written rankings do not have: trec_eval reads both files and agrees."""
+    """Catches figures that the written rankings do not have: trec_eval reads both files and
+    agrees."""
     found, out = measured
     for name in ('first', 'second'):
         with (out / name / 'qrels.txt').open() as file:
@@ -392,7 +400,8 @@ def test_files_hold_what_was_measured(measured):
 
 
 def test_the_hybrid_is_of_words_and_model(measured):
-    """Catches a fusion of one ranking with itself, of the weaker BM25, or of another run. All 8 documents are written."""
+    """Catches a fusion of one ranking with itself, of the weaker BM25, or of another run. All 8
+    documents are written."""
     found, out = measured
     for name in ('first', 'second'):
         words, own, fused = (
@@ -439,12 +448,17 @@ def test_the_report_is_of_the_results(measured):
             assert f'| {c["a"]} | {c["b"]} | {v:+.3f} ({low:+.3f}..{high:+.3f}) |' in section
     overview = text[text.index('## Overview') : text.index('## Leaks')]
     assert [line.split(' |')[0] for line in overview.splitlines()[4:-1]] == [
+        '| **Words alone**',
         '| baseline',
+        '| **Control: the run before training**',
         '| base.untrained',
+        '| **Vectors of a trained run**',
         '| base',
         '| again',
+        '| **Run and words, ranks fused**',
         '| base+bm25',
         '| again+bm25',
+        '| **Run and words, scores weighted**',
         '| base~bm25',
         '| again~bm25',
     ]
@@ -453,7 +467,8 @@ def test_the_report_is_of_the_results(measured):
         line for line in overview.splitlines() if line.startswith('| again |')
     )
     assert (
-        'none seen | 0 of 16 | 0 of 8 |' in text
+        'None seen in 6 of 6 searches' in text
+        and 'No run has seen a question of these sets in training.' in text.split('![')[0]
         and found['command'] in text
         and 'Weights chosen on first' in text
     )
@@ -467,7 +482,8 @@ def test_the_report_is_of_the_results(measured):
 def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
     run, files, cache, tmp_path, monkeypatch, caplog
 ):
-    """Catches scores of questions that the model was trained on, and a check that was not made told as passed."""
+    """Catches scores of questions that the model was trained on, and a check that was not made told
+    as passed."""
     model, _, tokenizer, config = checkpoint.load(Run.parse(str(run)))
 
     data = TokenStore.find(config.data, tokenizer).split('train')
@@ -487,7 +503,7 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
     found = call(monkeypatch, tmp_path / 'blind', **given, cache=str(tmp_path))
     assert found['leaks']['base'][0]['checked'] is False
     text = (tmp_path / 'blind' / 'report.md').read_text()
-    assert '**not checked**: its token store is not in' in text and 'none seen' not in text
+    assert '**not checked**: its token store is not in' in text and 'None seen' not in text
 
 
 @pytest.mark.parametrize(
@@ -514,7 +530,8 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
     ],
 )
 def test_mistakes(run, files, tmp_path, monkeypatch, given, told):
-    """Catches a traceback, work that is done before a mistake is told, and a message that does not name the flag or the file."""
+    """Catches a traceback, work that is done before a mistake is told, and a message that does not
+    name the flag or the file."""
     filled = {
         k: [x.replace('RUN', str(run)).replace('SETS', str(files)) for x in v]
         if isinstance(v, list)
@@ -556,7 +573,8 @@ def test_results_are_not_overwritten(measured, monkeypatch):
 
 
 def test_the_command_alone(tmp_path):
-    """Catches a command that needs files, a run or the network, and exit codes other than 0 and 2."""
+    """Catches a command that needs files, a run or the network, and exit codes other than 0 and
+    2."""
     command = [sys.executable, '-m', 'evals.search.retrieval', f'--out={tmp_path}/out']
     done = subprocess.run(command, capture_output=True, text=True)
     assert (
@@ -579,19 +597,18 @@ def test_writing_that_was_cut_short(tmp_path, monkeypatch):
     def fails(*_):
         raise KeyboardInterrupt
 
-    found = dict(sets=[], runs={}, out=tmp_path / 'new' / 'out', cache='nowhere', command='')
+    plan = retrieval.Plan(sets=[], runs={}, command='', cache='nowhere')
+    out = tmp_path / 'new' / 'out'
     monkeypatch.setattr(retrieval, 'measure', lambda *args: [])
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(retrieval.retrieval_report, 'write', fails)
-        retrieval.report(**found)
-    assert not found['out'].exists()
-    monkeypatch.setattr(
-        retrieval.retrieval_report,
-        'write',
-        lambda found, out: (out / 'report.md').write_text('all of it'),
-    )
-    retrieval.report(**found)
-    assert (
-        sorted(p.name for p in found['out'].iterdir()) == ['report.md', 'results.json']
-        and len(list(found['out'].parent.iterdir())) == 1
-    )
+        patch.setattr(retrieval.search_report, 'write', fails)
+        retrieval.report(plan, out)
+    assert not out.exists()
+
+    def write(results, folder):
+        (folder / 'report.md').write_text('all of it')
+
+    monkeypatch.setattr(retrieval.search_report, 'write', write)
+    retrieval.report(plan, out)
+    assert sorted(p.name for p in out.iterdir()) == ['report.md', 'results.json']
+    assert len(list(out.parent.iterdir())) == 1

@@ -19,7 +19,8 @@ import tempfile
 import numpy as np
 
 from configs import base
-from train import checkpoint, loop, runs
+from runtime import checkpoint, run_dir
+from train import loop, setup
 
 CASES = {
     't5': {},
@@ -71,9 +72,9 @@ def main(out: pathlib.Path, *names: str) -> None:
         arguments = CASES[name]
         folder = pathlib.Path(tempfile.mkdtemp())
         config = config_of(name, arguments, str(folder / 'cache'))
-        e = loop.prepare(config, str(folder / 'run'))
+        e = setup.build_experiment(config, str(folder / 'run'))
         loop.train(e)
-        model, tokenizer, _ = checkpoint.model_of(runs.Run.parse(str(folder / 'run')))
+        model, tokenizer, _ = checkpoint.build_model(run_dir.Run.parse(str(folder / 'run')))
         read = lambda file: json.loads((folder / 'run' / file).read_text())
         found = {
             'config': read('config.json'),

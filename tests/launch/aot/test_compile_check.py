@@ -1,4 +1,5 @@
-"""Compiling for TPU slices that are not here: a tiny model through the real programs, the budgets, fitting, and a user's mistakes."""
+"""Compiling for TPU slices that are not here: a tiny model through the real programs, the budgets,
+fitting, and a user's mistakes."""
 
 import functools
 import json
@@ -46,8 +47,8 @@ def trained():
 
 @TPU
 def test_the_train_step_of_a_slice():
-    """Catches a step that is not the real one (no optimizer, no gathers), a kernel chosen for the machine that compiles, a loop
-    counted once, and state that is not cut."""
+    """Catches a step that is not the real one (no optimizer, no gathers), a kernel chosen for the
+    machine that compiles, a loop counted once, and state that is not cut."""
     found = trained()
     params = 2 * 256 * 2048 + 256 + 2 * (4 * 256 * 256 + 3 * 256 * 512 + 2 * 256)
     assert (
@@ -59,16 +60,13 @@ def test_the_train_step_of_a_slice():
         found['mesh'] == {'data': 1, 'fsdp': 4, 'tensor': 1, 'context': 1}
         and found['rows_a_device'] == 4
     )
-    assert found['state_bytes']['parameters'] == pytest.approx(
-        params, rel=0.01
-    )  # 4 bytes each, a quarter on each device
+    # 4 bytes each, a quarter on each device.
+    assert found['state_bytes']['parameters'] == pytest.approx(params, rel=0.01)
     assert found['state_bytes']['optimizer'] == pytest.approx(2 * params, rel=0.01)
-    assert {l['trips'] for l in found['loops']} == {2} and 'unknown' not in {
-        l['how'] for l in found['loops']
-    }
-    assert (
-        1.1 < found['executed_flops'] / found['model_flops'] < 1.5
-    )  # remat computes the layers' forward pass twice
+    assert {loop['trips'] for loop in found['loops']} == {2}
+    assert 'unknown' not in {loop['how'] for loop in found['loops']}
+    # remat computes the layers' forward pass twice.
+    assert 1.1 < found['executed_flops'] / found['model_flops'] < 1.5
     assert 'all-gather' in found['collectives'] and 'collective-permute' not in found['collectives']
     gathered = (
         2 * 2 * (4 * 256 * 256 + 3 * 256 * 512) + 2 * 256 * 2048
@@ -90,9 +88,8 @@ def test_gradients_cross_data_once_a_step():
         found = programs.train(
             config, topologies.chip('v5e:2x2'), topologies.devices('v5e:2x2'), squares=False
         )
-        assert found['accumulation'] == accumulation and 'unknown' not in {
-            l['how'] for l in found['loops']
-        }
+        assert found['accumulation'] == accumulation
+        assert 'unknown' not in {loop['how'] for loop in found['loops']}
         return found['collectives']['all-reduce']['bytes']
 
     one, four = reduced(1), reduced(4)
@@ -106,7 +103,8 @@ def test_gradients_cross_data_once_a_step():
 @TPU
 @pytest.mark.parametrize('attention, expected', [('auto', 0), ('reference', 1)])
 def test_square_arrays_are_found_where_shapes_do_not_tell(attention, expected):
-    """256 is the length and the width. Catches a report that overlooks [B,H,T,T], and one that takes [B,T,D] for it."""
+    """256 is the length and the width. Catches a report that overlooks [B,H,T,T], and one that
+    takes [B,T,D] for it."""
     config = tiny(attention=attention)
     mesh = make_mesh(config.mesh, topologies.devices('v5e:2x2'))
     found = programs._squares(config, mesh, Transformer(programs.architecture(config)), None)
@@ -118,12 +116,15 @@ def test_square_arrays_are_found_where_shapes_do_not_tell(attention, expected):
 
 
 def test_square_arrays_of_a_compiled_program():
-    """Catches arrays inside fusions taken for arrays in memory, and a program whose shapes tell left unread."""
+    """Catches arrays inside fusions taken for arrays in memory, and a program whose shapes tell
+    left unread."""
     x = jnp.ones((8, 40))
-    text = lambda f: hlo.parse(jax.jit(f).lower(x).compile().as_text())
-    assert programs.squares(
-        text(lambda x: jax.nn.softmax(x.T @ x) @ x.T), 40
-    ) and not programs.squares(text(lambda x: x * 2), 40)
+
+    def compiled(f):
+        return hlo.parse(jax.jit(f).lower(x).compile().as_text())
+
+    assert programs.squares(compiled(lambda x: jax.nn.softmax(x.T @ x) @ x.T), 40)
+    assert not programs.squares(compiled(lambda x: x * 2), 40)
 
 
 @TPU
@@ -179,18 +180,20 @@ SUMMARY = {
     ],
 )
 def test_a_change_beyond_the_tolerance_is_told(change, expected):
-    """Catches a comparison in one direction, of some figures only, and one that a new kind of collective slips through."""
+    """Catches a comparison in one direction, of some figures only, and one that a new kind of
+    collective slips through."""
     found = json.loads(json.dumps(SUMMARY))
     found['programs']['train'].update(change)
     assert budgets.differences(SUMMARY, found) == expected
 
 
 def test_the_table_is_of_the_budgets_and_of_all_configs():
-    """Catches a table that was not written anew, a shipped config without a recommended slice, and a recommended one without a budget."""
+    """Catches a table that was not written anew, a shipped config without a recommended slice, and
+    a recommended one without a budget."""
     assert budgets.TABLE.read_text() == budgets.table(), (
         'run: python -m launch.aot.check_budgets --save'
     )
-    shipped = {p.stem for p in pathlib.Path('configs').glob('*.py')} - {'__init__'}
+    shipped = {p.stem for p in pathlib.Path('configs').glob('*.py')} - {'__init__', 'fields'}
     assert shipped == {r.config for r in check_budgets.RECOMMENDED}
     kept = budgets.load_all()
     for r in check_budgets.RECOMMENDED:
@@ -209,8 +212,9 @@ def test_the_table_is_of_the_budgets_and_of_all_configs():
 
 
 def test_promised_figures_are_those_of_the_budgets():
-    """llama_1b at shipped defaults. Catches a change of the model or the step that costs memory, adds a collective inside the loop, or
-    writes attention out, where the budgets were saved all the same."""
+    """llama_1b at shipped defaults. Catches a change of the model or the step that costs memory,
+    adds a collective inside the loop, or writes attention out, where the budgets were saved all the
+    same."""
     kept = budgets.load_all()
     gib = topologies.GIB
     full, minimal, v5p = (
@@ -225,7 +229,8 @@ def test_promised_figures_are_those_of_the_budgets():
             and p['square_buffers'] == []
             and 'collective-permute' not in p['collectives']
         )
-        assert all(l['how'] in ('known', 'inferred') and l['trips'] == 16 for l in p['loops'])
+        for loop in p['loops']:
+            assert loop['how'] in ('known', 'inferred') and loop['trips'] == 16
     decode = kept['llama_1b_v5e_4x4_full']['programs']['decode']
     assert (
         decode['batch'] == 16
@@ -242,7 +247,8 @@ def test_promised_figures_are_those_of_the_budgets():
     [(3, 10, 100, 30), (3, 10, 12, 0), (60, 10, 100, 1), (1, 0, 2, 2), (7, 50, 1000, 135)],
 )
 def test_the_largest_batch(per_row, fixed, limit, expected):
-    """Catches an answer that does not fit, one that is not the largest, and a search that compiles every size."""
+    """Catches an answer that does not fit, one that is not the largest, and a search that compiles
+    every size."""
     asked = []
 
     def needed(rows):
@@ -262,8 +268,9 @@ def test_the_largest_batch(per_row, fixed, limit, expected):
 
 
 def test_what_fits_a_slice(monkeypatch):
-    """The compiler stood in for: memory by policy, time by mesh. Catches a policy that does not fit offered, the fastest not chosen,
-    meshes in no order, and one that does not fit taken for the end."""
+    """The compiler stood in for: memory by policy, time by mesh. Catches a policy that does not fit
+    offered, the fastest not chosen, meshes in no order, and one that does not fit taken for the
+    end."""
     gib = topologies.GIB
     a_row = {'none': 20 * gib, 'full': 1 * gib, 'attention': 2 * gib, 'minimal': 5 * gib}
 
@@ -271,7 +278,7 @@ def test_what_fits_a_slice(monkeypatch):
         mesh = dict(data=1, fsdp=16, tensor=1, context=1)
         mesh |= {a: config.mesh[a] for a in mesh if config.mesh.fsdp > 0}
         if mesh['data'] == 16:
-            raise programs.DoesNotFit('train: does not fit', 99.0)
+            raise programs.DoesNotFitError('train: does not fit', 99.0)
         speed = {'full': 1.0, 'attention': 1.1, 'minimal': 1.3}[config.model.remat]
         return {
             'remat': config.model.remat,
@@ -326,7 +333,8 @@ def test_a_slice_that_does_not_exist(name, message):
 
 @TPU
 def test_the_program_does_not_grow_with_depth():
-    """Catches layers that are written out one by one, whose compilation takes as long as they are many."""
+    """Catches layers that are written out one by one, whose compilation takes as long as they are
+    many."""
     mesh = make_mesh(tiny().mesh, topologies.devices('v5e:2x2'))
     lines = {
         len(programs.lower_train(tiny(num_layers=n), mesh)[0].as_text().splitlines())
@@ -359,7 +367,8 @@ def test_kernels_are_chosen_for_what_is_compiled_for():
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_rotations_of_a_tpu_are_the_same(dtype, monkeypatch):
-    """Catches the two halves changed the wrong way round, a sign, and bits lost on the way through the matrix unit."""
+    """Catches the two halves changed the wrong way round, a sign, and bits lost on the way through
+    the matrix unit."""
     from model.positions import Dims, build
 
     (encoding,) = build('rope', {}, Dims(64, 2, 2, 32, 1, 64, 64))

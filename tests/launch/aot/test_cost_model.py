@@ -1,4 +1,5 @@
-"""The cost model of compiled programs: FLOPs, bytes, trip counts, and what a schedule hides, against figures worked out by hand."""
+"""The cost model of compiled programs: FLOPs, bytes, trip counts, and what a schedule hides,
+against figures worked out by hand."""
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,8 @@ LOOP = (
   %w = bf16[2048,4096]{1,0:T(8,128)(2,1)S(1)} constant({...})
   %one = s32[]{:T(128)} constant(2)
   %next = s32[]{:T(128)} add(%i, %one)
-  %y = bf16[1024,4096]{1,0:T(8,128)(2,1)S(1)} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  %y = bf16[1024,4096]{1,0:T(8,128)(2,1)S(1)} dot(%x, %w), lhs_contracting_dims={1}, \
+rhs_contracting_dims={0}
   ROOT %out = (s32[]{:T(128)}, bf16[1024,2048]{1,0:T(8,128)(2,1)}) tuple(%next, %x)
 }
 
@@ -40,7 +42,8 @@ ENTRY %main (x: bf16[1024,2048]) -> (s32[], bf16[1024,2048]) {
   %x = bf16[1024,2048]{1,0:T(8,128)(2,1)} parameter(0)
   %zero = s32[]{:T(128)} constant(1)
   %state = (s32[]{:T(128)}, bf16[1024,2048]{1,0:T(8,128)(2,1)}) tuple(%zero, %x)
-  ROOT %loop = (s32[]{:T(128)}, bf16[1024,2048]{1,0:T(8,128)(2,1)}) while(%state), condition=%condition, body=%body
+  ROOT %loop = (s32[]{:T(128)}, bf16[1024,2048]{1,0:T(8,128)(2,1)}) while(%state), \
+condition=%condition, body=%body
 }
 """
 )
@@ -56,8 +59,8 @@ BLIND = 'ROOT %more = pred[]{:T(512)} custom-call(%i), custom_call_target="ask"'
     [(ENDS, 7, 'inferred'), (EARLY, 7, 'inferred, at most'), (BLIND, 1, 'unknown')],
 )
 def test_a_loop_counts_as_often_as_it_runs(condition, count, how):
-    """From 1 to 15 by 2 is seven rounds. Catches a body counted once, a start or a step taken for 0 and 1, the comparison's sides
-    mistaken, and a count that is a guess and does not say so."""
+    """From 1 to 15 by 2 is seven rounds. Catches a body counted once, a start or a step taken for 0
+    and 1, the comparison's sides mistaken, and a count that is a guess and does not say so."""
     program = hlo.parse(LOOP.replace('CONDITION', condition))
     found = cost_model.predict(program, V5E)
     assert found.loops == [('loop', count, how)]
@@ -66,7 +69,8 @@ def test_a_loop_counts_as_often_as_it_runs(condition, count, how):
 
 
 def test_a_really_compiled_loop():
-    """Catches a reader that knows the hand-written text alone: 12 rounds of [64,32] x [32,32], by the compiler of this machine."""
+    """Catches a reader that knows the hand-written text alone: 12 rounds of [64,32] x [32,32], by
+    the compiler of this machine."""
 
     def run(x, w):
         return jax.lax.fori_loop(0, 12, lambda i, x: jnp.tanh(x @ w), x)
@@ -78,23 +82,28 @@ def test_a_really_compiled_loop():
 
 ASYNC = (
     HEAD
-    + """ENTRY %main (a: bf16[1024,1024], x: bf16[1024,2048], w: bf16[2048,4096]) -> bf16[8192,1024] {
+    + """ENTRY %main (a: bf16[1024,1024], x: bf16[1024,2048], w: bf16[2048,4096]) \
+-> bf16[8192,1024] {
   %a = bf16[1024,1024]{1,0:T(8,128)(2,1)} parameter(0)
   %x = bf16[1024,2048]{1,0:T(8,128)(2,1)S(1)} parameter(1)
   %w = bf16[2048,4096]{1,0:T(8,128)(2,1)S(1)} parameter(2)
-  %start = (bf16[1024,1024]{1,0}, bf16[8192,1024]{1,0}) all-gather-start(%a), channel_id=1, replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
+  %start = (bf16[1024,1024]{1,0}, bf16[8192,1024]{1,0}) all-gather-start(%a), channel_id=1, \
+replica_groups={{0,1,2,3,4,5,6,7}}, dimensions={0}
   BETWEEN
   ROOT %done = bf16[8192,1024]{1,0:T(8,128)(2,1)} all-gather-done(%start)
 }
 """
 )
-DOT = '%y{0} = bf16[1024,4096]{{1,0:T(8,128)(2,1)S(1)}} dot(%x, %w), lhs_contracting_dims={{1}}, rhs_contracting_dims={{0}}'
+DOT = (
+    '%y{0} = bf16[1024,4096]{{1,0:T(8,128)(2,1)S(1)}} dot(%x, %w), lhs_contracting_dims={{1}}, '
+    'rhs_contracting_dims={{0}}'
+)
 
 
 @pytest.mark.parametrize('dots', [0, 1, 3])
 def test_what_a_schedule_hides(dots):
-    """A gather beside no, one and three matmuls. Catches times that are always added, always the larger one, and a wait that is
-    counted although the gather was done before."""
+    """A gather beside no, one and three matmuls. Catches times that are always added, always the
+    larger one, and a wait that is counted although the gather was done before."""
     found = cost_model.predict(
         hlo.parse(ASYNC.replace('BETWEEN', '\n  '.join(DOT.format(i) for i in range(dots)))), V5E
     )
@@ -112,23 +121,28 @@ FUSED = (
     HEAD
     + """%first (p: bf16[1024,1024]) -> (bf16[1024,1024], bf16[8192,1024], u32[]) {
   %p = bf16[1024,1024]{1,0} parameter(0)
-  %g = bf16[8192,1024]{1,0} all-gather(%p), channel_id=5, replica_groups=mesh['a'=2,'b'=8] {'b'}, dimensions={0}, frontend_attributes={chain_id="0"}
-  ROOT %c = (bf16[1024,1024]{1,0}, bf16[8192,1024]{1,0}, u32[]{:S(2)}) custom-call(%g), custom_call_target="AsyncCollectiveStart"
+  %g = bf16[8192,1024]{1,0} all-gather(%p), channel_id=5, \
+replica_groups=mesh['a'=2,'b'=8] {'b'}, dimensions={0}, frontend_attributes={chain_id="0"}
+  ROOT %c = (bf16[1024,1024]{1,0}, bf16[8192,1024]{1,0}, u32[]{:S(2)}) custom-call(%g), \
+custom_call_target="AsyncCollectiveStart"
 }
 
-%async_collective_fusion.1 (q: bf16[1024,1024], x: bf16[1024,2048], w: bf16[2048,4096]) -> (bf16[1024,4096], bf16[8192,1024]) {
+%async_collective_fusion.1 (q: bf16[1024,1024], x: bf16[1024,2048], w: bf16[2048,4096]) \
+-> (bf16[1024,4096], bf16[8192,1024]) {
   %q = bf16[1024,1024]{1,0} parameter(0)
   %x = bf16[1024,2048]{1,0:S(1)} parameter(1)
   %w = bf16[2048,4096]{1,0:S(1)} parameter(2)
   %y = bf16[1024,4096]{1,0:S(1)} dot(%x, %w), lhs_contracting_dims={1}, rhs_contracting_dims={0}
-  %g = bf16[8192,1024]{1,0} all-gather(%q), channel_id=5, replica_groups=mesh['a'=2,'b'=8] {'b'}, dimensions={0}, frontend_attributes={chain_id="0"}
+  %g = bf16[8192,1024]{1,0} all-gather(%q), channel_id=5, \
+replica_groups=mesh['a'=2,'b'=8] {'b'}, dimensions={0}, frontend_attributes={chain_id="0"}
   ROOT %t = (bf16[1024,4096]{1,0:S(1)}, bf16[8192,1024]{1,0}) tuple(%y, %g)
 }
 
 %last (r: bf16[1024,1024], s: bf16[8192,1024]) -> bf16[8192,1024] {
   %r = bf16[1024,1024]{1,0} parameter(0)
   %s = bf16[8192,1024]{1,0} parameter(1)
-  %g = bf16[8192,1024]{1,0} all-gather(%r), channel_id=5, replica_groups=mesh['a'=2,'b'=8] {'b'}, dimensions={0}, frontend_attributes={chain_id="0"}
+  %g = bf16[8192,1024]{1,0} all-gather(%r), channel_id=5, \
+replica_groups=mesh['a'=2,'b'=8] {'b'}, dimensions={0}, frontend_attributes={chain_id="0"}
   ROOT %d = bf16[8192,1024]{1,0} custom-call(%r, %s, %g), custom_call_target="AsyncCollectiveDone"
 }
 
@@ -136,9 +150,11 @@ ENTRY %main (a: bf16[1024,1024], x: bf16[1024,2048], w: bf16[2048,4096]) -> bf16
   %a = bf16[1024,1024]{1,0} parameter(0)
   %x = bf16[1024,2048]{1,0:S(1)} parameter(1)
   %w = bf16[2048,4096]{1,0:S(1)} parameter(2)
-  %start = (bf16[1024,1024]{1,0}, bf16[8192,1024]{1,0}, u32[]{:S(2)}) fusion(%a), kind=kCustom, calls=%first
+  %start = (bf16[1024,1024]{1,0}, bf16[8192,1024]{1,0}, u32[]{:S(2)}) fusion(%a), kind=kCustom, \
+calls=%first
   %part = bf16[1024,1024]{1,0} get-tuple-element(%start), index=0
-  %work = (bf16[1024,4096]{1,0:S(1)}, bf16[8192,1024]{1,0}) fusion(%part, %x, %w), kind=kOutput, calls=%async_collective_fusion.1
+  %work = (bf16[1024,4096]{1,0:S(1)}, bf16[8192,1024]{1,0}) fusion(%part, %x, %w), kind=kOutput, \
+calls=%async_collective_fusion.1
   %all = bf16[8192,1024]{1,0} get-tuple-element(%work), index=1
   ROOT %done = bf16[8192,1024]{1,0} fusion(%part, %all), kind=kCustom, calls=%last
 }
@@ -147,8 +163,8 @@ ENTRY %main (a: bf16[1024,1024], x: bf16[1024,2048], w: bf16[2048,4096]) -> bf16
 
 
 def test_a_collective_in_three_fusions_is_one():
-    """The form in which TPU programs gather beside a matmul. Catches a gather counted once for each fusion it is written in, its
-    arrays counted as the matmul's, and a group of the wrong axis."""
+    """The form in which TPU programs gather beside a matmul. Catches a gather counted once for each
+    fusion it is written in, its arrays counted as the matmul's, and a group of the wrong axis."""
     found = cost_model.predict(hlo.parse(FUSED), V5E)
     gather = found.collectives['all-gather']
     assert (gather.count, gather.bytes) == (1, 7 * 2**20 * 2) and gather.exposed == pytest.approx(
@@ -175,7 +191,8 @@ ENTRY %main (a: f32[512,512]) -> f32[512,512] {
 
 @pytest.mark.parametrize('attribute', ['to_apply', 'calls'])
 def test_a_collective_that_is_called(attribute):
-    """The form of tpu7x. Catches a reduction that is overlooked because it lies in a computation of its own."""
+    """The form of tpu7x. Catches a reduction that is overlooked because it lies in a computation of
+    its own."""
     found = cost_model.predict(hlo.parse(CALLED.replace('ATTRIBUTE', attribute)), V5E)
     assert (
         found.collectives['all-reduce'].bytes == 2**20
@@ -194,7 +211,8 @@ def test_a_collective_that_is_called(attribute):
     ],
 )
 def test_bytes_that_a_collective_sends(kind, groups, n, factor):
-    """Of 1 MB on each device, by hand. Catches a reduction counted once, a gather by its result, and a way of writing groups unread."""
+    """Of 1 MB on each device, by hand. Catches a reduction counted once, a gather by its result,
+    and a way of writing groups unread."""
     text = (
         HEAD
         + f"""ENTRY %main (a: f32[512,512]) -> f32[512,512] {{
@@ -215,7 +233,8 @@ SLICED = (
   %p = f32[16,1024,1024]{2,1,0:T(8,128)} parameter(0)
   %i = s32[] parameter(1)
   %z = s32[] constant(0)
-  %part = f32[1,1024,1024]{2,1,0:T(8,128)} dynamic-slice(%p, %i, %z, %z), dynamic_slice_sizes={1,1024,1024}
+  %part = f32[1,1024,1024]{2,1,0:T(8,128)} dynamic-slice(%p, %i, %z, %z), \
+dynamic_slice_sizes={1,1024,1024}
   %flat = f32[1024,1024]{1,0:T(8,128)} bitcast(%part)
   ROOT %n = f32[1024,1024]{1,0:T(8,128)} negate(%flat)
 }
@@ -228,7 +247,8 @@ SLICED = (
   ROOT %n = f32[16,1024,1024]{2,1,0:T(8,128)} dynamic-update-slice(%p, %u, %i, %z, %z)
 }
 
-ENTRY %main (p: f32[16,1024,1024], i: s32[], u: f32[1,1024,1024], v: f32[1000,100]) -> f32[16,1024,1024] {
+ENTRY %main (p: f32[16,1024,1024], i: s32[], u: f32[1,1024,1024], v: f32[1000,100]) \
+-> f32[16,1024,1024] {
   %p = f32[16,1024,1024]{2,1,0:T(8,128)} parameter(0)
   %i = s32[]{:S(4)} parameter(1)
   %u = f32[1,1024,1024]{2,1,0:T(8,128)} parameter(2)
@@ -242,20 +262,23 @@ ENTRY %main (p: f32[16,1024,1024], i: s32[], u: f32[1,1024,1024], v: f32[1000,10
 
 
 def test_bytes_moved():
-    """Catches a stack read or written whole where one layer is, what stays on the chip counted, and the padding of tiles forgotten."""
+    """Catches a stack read or written whole where one layer is, what stays on the chip counted, and
+    the padding of tiles forgotten."""
     program = hlo.parse(SLICED)
     moved = {o.name: hlo.moved(program, program.entry, o) for o in program.entry.ops}
     assert moved['a'] == 2 * 2**22 and moved['c'] == 2 * 2**22 and moved['b'] == 1000 * 128 * 4
 
 
 def test_a_convolution_counts_what_meets_the_array():
-    """TPU programs write matmuls as convolutions with windows that mostly lie outside. Catches four times the FLOPs."""
+    """TPU programs write matmuls as convolutions with windows that mostly lie outside. Catches four
+    times the FLOPs."""
     text = (
         HEAD
         + """ENTRY %main (l: bf16[2048,16,128,1], r: bf16[4,2048,2048,1]) -> bf16[16,128,4,2048] {
   %l = bf16[2048,16,128,1]{0,2,1,3} parameter(0)
   %r = bf16[4,2048,2048,1]{1,2,3,0} parameter(1)
-  ROOT %c = bf16[16,128,4,2048]{1,3,0,2} convolution(%l, %r), window={size=4x1 pad=3_3x0_0 rhs_reversal=1x0}, dim_labels=f1b0_0oi1->1b0f
+  ROOT %c = bf16[16,128,4,2048]{1,3,0,2} convolution(%l, %r), \
+window={size=4x1 pad=3_3x0_0 rhs_reversal=1x0}, dim_labels=f1b0_0oi1->1b0f
 }
 """
     )

@@ -1,0 +1,121 @@
+"""The page of all fields of a config, docs/config.md, made from their entries.
+
+python -m docs.generate.config_fields     writes the page
+"""
+
+import dataclasses
+import pathlib
+
+from configs import base
+from configs.ablations import base as studies
+from configs.fields import Field, Group
+from runtime import cli
+
+PAGE = pathlib.Path(__file__).resolve().parents[1] / 'config.md'
+
+INTRODUCTION = """\
+# Fields of a config
+
+Made by `python -m docs.generate.config_fields` from `configs/base.py`; a test compares it.
+
+A config is a file in `configs/` with a function `get_config()`. It starts from the defaults of
+`configs/base.py`, on this page, and changes those that differ. Any field can be changed from the
+command line, too:
+
+```sh
+python -m train.pretrain --config=configs/base.py --run=runs/alibi --config.model.positions=alibi
+```
+
+A field that does not exist, a value that does not fit, and a field that was given but has no effect
+are errors that name what was expected.
+
+The columns of the tables:
+
+- **values**: the numbers or names that fit; nothing where any value of the default's type does.
+- **needs**: what must hold of other fields for this one to have an effect.
+- **on resuming**: whether the command that goes on with a run may give another value. *fixed*: no,
+  the result would be another. *free*: yes, the field says what is watched and kept, not what is
+  computed. *kept*: it may be given, but the run keeps the value it began with.
+- **in a child**: whether a run that begins with the parameters of another
+  (`--config.parent=RUN`) may differ from it. *free*: yes. *same*: no. *taken*: it gets the
+  parent's value, whatever is given.
+- **since**: the revision that brought the field. A run directory or a result from before it is read
+  with the value in parentheses; where there are none, with the default.
+
+| revision | brought |
+|---|---|
+"""
+STUDIES = """\
+A study compares encodings: a file in `configs/ablations/`, which starts from
+`configs/ablations/base.py`. Its `model` and `optimizer` are those of an experiment, and so are the
+`data` and `tokenizer` of a task that is text."""
+COLUMNS = ('field', 'default', 'meaning', 'values', 'needs', 'on resuming', 'in a child', 'since')
+
+
+def page() -> str:
+    """Returns the page as Markdown."""
+    revisions = [f'| {number} | {what} |' for number, what in base.REVISIONS.items()]
+    lines = [*revisions, *_sections(base.SCHEMA, '')]
+
+    # Of a study only what is its own: the model, for example, is that of an experiment.
+    lines += ['', '## Studies', '', STUDIES]
+    shared = {'model', 'optimizer'}
+    own = {name: m for name, m in studies.SCHEMA.members.items() if name not in shared}
+    lines += _sections(dataclasses.replace(studies.SCHEMA, members=own), '')
+    for kind, task in (('task', studies.TASK), ('text', studies.TEXT)):
+        own = {name: m for name, m in task.members.items() if not isinstance(m, Group)}
+        lines += _sections(dataclasses.replace(task, members=own), f'tasks.{kind.upper()}')
+    return INTRODUCTION + '\n'.join([*lines, ''])
+
+
+def _sections(group: Group, name: str) -> list[str]:
+    """Returns the lines of a group's own fields, and of the groups below it."""
+    title = f'`{name}`' if name else group.meaning.rstrip('.')
+    lines = ['', f'### {title}', '']
+    if name:
+        lines += [group.meaning, '']
+    lines += [f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|']
+    for key, entry in group.entries():
+        if key in group.members:
+            lines.append(row(f'{name}.{key}'.lstrip('.'), entry))
+    for key, member in group.members.items():
+        if isinstance(member, Group):
+            lines += _sections(member, f'{name}.{key}'.lstrip('.'))
+    return lines
+
+
+def row(name: str, entry: Field) -> str:
+    """Returns the line of a field in its table."""
+    since = str(entry.since or '')
+    if entry.since and entry.before != entry.default:
+        since += f' ({entry.before!r})'
+    cells = (
+        f'`{name}`',
+        f'`{entry.default!r}`',
+        entry.meaning,
+        _values(entry),
+        '; '.join(condition.words for condition in entry.needs),
+        entry.resume,
+        entry.child,
+        since,
+    )
+    return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
+
+
+def _values(entry: Field) -> str:
+    """Returns the numbers or names that fit, in words."""
+    if entry.range is not None:
+        return str(entry.range)
+    if entry.path:
+        return 'a path' if entry.path == 'one' else 'paths, separated by commas'
+    named = [f'`{name}`: {what}' if what else f'`{name}`' for name, what in entry.choices.items()]
+    return '; '.join(named)
+
+
+def main() -> None:
+    PAGE.write_text(page(), 'utf-8')
+    print(PAGE)
+
+
+if __name__ == '__main__':
+    cli.run(main)

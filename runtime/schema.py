@@ -1,0 +1,76 @@
+"""What is true of each field of a config, read as data from `configs/base.py`.
+
+Nothing here names a field: whoever needs all that a resumed run may change, or that hold a path,
+asks here. Fields of studies are those of `configs/ablations/base.py`. Nothing here needs JAX.
+"""
+
+import functools
+import pathlib
+import runpy
+from collections.abc import Callable
+from typing import Any
+
+_CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
+EXPERIMENT = _CONFIGS / 'base.py'
+STUDY = _CONFIGS / 'ablations' / 'base.py'
+
+
+def run_config_file(path) -> dict[str, Any]:
+    """Returns the names that a config file, which is Python, defines."""
+    return runpy.run_path(str(path))
+
+
+@functools.cache
+def _schema(path: pathlib.Path):
+    return run_config_file(path)['SCHEMA']
+
+
+@functools.cache
+def _entries(path: pathlib.Path) -> dict[str, Any]:
+    return dict(_schema(path).entries())
+
+
+def entries() -> dict[str, Any]:
+    """Returns {'a.b': entry} of all fields of an experiment (`Field` of configs/fields.py)."""
+    return _entries(EXPERIMENT)
+
+
+def find(name: str):
+    """Returns the entry of a field of an experiment or a study, or None where there is none.
+
+    Args:
+      name: 'optimizer.lr', 'tasks.copy.steps', 'model.positions_args.base'.
+    """
+    return _schema(EXPERIMENT).find(name) or _schema(STUDY).find(name)
+
+
+def names(holds: Callable[[Any], bool]) -> list[str]:
+    """Returns the names of an experiment's fields whose entry fulfils a condition."""
+    return [name for name, entry in entries().items() if holds(entry)]
+
+
+def may_change_on_resume(name: str) -> bool:
+    """Returns whether a started run goes on with another value of a field; where this version does
+    not know the field, what the fields beside it share decides."""
+    entry = _schema(EXPERIMENT).find(name)
+    known = _schema(EXPERIMENT).shared_at(name) if entry is None else entry
+    return known.resume != 'fixed'
+
+
+def must_equal_parent(name: str) -> bool:
+    """Returns whether a run must have the value that its parent has; as `may_change_on_resume` for
+    fields that are not known."""
+    entry = _schema(EXPERIMENT).find(name)
+    known = _schema(EXPERIMENT).shared_at(name) if entry is None else entry
+    return known.child == 'same'
+
+
+def younger(revision: int) -> dict[str, Any]:
+    """Returns {field: value that was meant before} of the fields that came after a revision."""
+    return {name: entry.before for name, entry in entries().items() if entry.since > revision}
+
+
+def path_kind(name: str) -> str:
+    """Returns whether a field holds a path: 'one', 'several' with commas between them, or ''."""
+    entry = find(name)
+    return entry.path if entry else ''

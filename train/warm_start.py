@@ -1,0 +1,341 @@
+"""Beginning with the parameters of another run, the parent.
+
+The child may have another positional encoding, text, length, objective or optimizer; its tokenizer
+and the rest of its architecture are the parent's.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from etils import epath
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from data import tokenizer as tokenizers
+from data.tokenizer import Tokenizer
+from model import config as model_config
+from runtime import checkpoint, master, run_dir, schema
+from runtime.checkpoint import describe, path, summarize_paths
+from runtime.errors import ErrorCollector, RunError
+from runtime.run_dir import Run, diff_configs, flat
+from train.step import State
+
+_LOG = logging.getLogger('ordem')
+
+
+@dataclasses.dataclass(frozen=True)
+class Parent:
+    """The run that another one begins with, at a certain step."""
+
+    run: Run
+    tokenizer: Tokenizer
+
+    def as_dict(self) -> dict:
+        """Returns what the child's lineage.json says of it."""
+        return {'run': str(self.run.path), 'step': self.run.step}
+
+
+# --- Does it fit? ---------------------------------------------------------------------------------
+
+
+def open_parent(run: Run, config: ConfigDict, errors: ErrorCollector) -> Parent | None:
+    """Returns the parent that `config.parent` names, compared with `config`.
+
+    None where there is none, or where it does not fit, which `errors` then has. A run that goes on
+    needs its parent no more, and takes no other: one that is gone is None too. Fields of `config`
+    that follow from the parent are set. Raises RunError where the parent cannot be found.
+    """
+    if run_dir.is_started(run.path):
+        parent = run_dir.check_parent(run, config.parent)
+        if parent is None and config.parent:
+            errors.check(_set_as_begun, run, config)
+    elif config.parent:
+        parent = checkpoint.pin_step(Run.parse(config.parent))
+    else:
+        parent = None
+    if parent is None:
+        return None
+    tokenizer = errors.check(check_parent, parent, config)
+    return Parent(parent, tokenizer) if tokenizer else None
+
+
+def check_parent(parent: Run, config: ConfigDict) -> Tokenizer:
+    """Returns the parent's tokenizer, after setting what follows from the parent in `config`.
+
+    Raises RunError where `config` asks for another tokenizer or architecture, naming what differs.
+    """
+    parent_config = parent.config()
+    tokenizer = parent.tokenizer()
+    config.model.encodings = []
+    changed = _changed(parent_config, config, 'model')
+    if changed:
+        raise RunError(
+            f'{parent.path}: the parent has another architecture (parent -> here): {changed}'
+        )
+    _check_tokenizer(parent, parent_config, config, tokenizer)
+    _log_change(parent, parent_config.model, config)
+
+    # The context may grow where that is asked for, as encodings that scale do.
+    context = parent_config.model.max_len or parent_config.data.seq_len
+    longest = max(context, config.model.max_len)
+    if config.data.seq_len > longest:
+        raise RunError(
+            f'config.data.seq_len is {config.data.seq_len}: the parent {parent.path} has a context '
+            f'of {context}; lower it, or raise config.model.max_len with an encoding that can be '
+            f'longer'
+        )
+    config.model.max_len = longest
+    taken = schema.names(lambda entry: entry.child == 'taken')
+    parent_fields = flat(parent_config)
+    config.update_from_flattened_dict({name: parent_fields[name] for name in taken})
+    _check_encodings(parent, config, tokenizer.vocab_size)
+    return tokenizer
+
+
+def _changed(parent_config: ConfigDict, config: ConfigDict, part: str) -> str:
+    """Returns in words the fields of a part that differ and must be as the parent's."""
+
+    def counts(name: str) -> bool:
+        if name == run_dir.ENCODINGS:  # what they mean may be another
+            return False
+        return name.startswith(f'{part}.') and schema.must_equal_parent(name)
+
+    return '; '.join(diff_configs(parent_config, config, counts))
+
+
+def _check_tokenizer(
+    parent: Run, parent_config: ConfigDict, config: ConfigDict, tokenizer: Tokenizer
+) -> None:
+    """Raises RunError where `config` asks for another tokenizer than the parent's."""
+    given = config.tokenizer.path
+    if given:
+        if tokenizers.load(given, 'config.tokenizer.path').hash != tokenizer.hash:
+            raise RunError(
+                f"config.tokenizer.path is {given}: another tokenizer than the parent's "
+                f'({parent.tokenizer_path}); leave the field empty to use that one'
+            )
+    elif not parent_config.tokenizer.path:
+        changed = _changed(parent_config, config, 'tokenizer')
+        if changed:
+            raise RunError(
+                f'{parent.path}: the parent has another tokenizer (parent -> here): {changed}'
+            )
+
+
+def _log_change(parent: Run, parent_model: ConfigDict, config: ConfigDict) -> None:
+    """Logs where the encoding is another than the parent's.
+
+    As a warning, with the flags that keep it, where the same fields mean another now.
+    """
+    before, now = (
+        f'{fields.positions} {dict(fields.positions_args) or ""}'.strip()
+        for fields in (parent_model, config.model)
+    )
+    if before != now:
+        _LOG.info('the positional encoding changes: %s -> %s', before, now)
+        return
+    meaning = ConfigDict(dict(positions=parent_model.positions, encodings=run_dir.meaning(config)))
+    if not run_dir.same_meaning(parent_model, meaning):
+        _LOG.warning(
+            '%s: %s meant something else when the parent was trained; this run begins with what it '
+            'means now, to keep that of the parent give %s',
+            parent.path,
+            before,
+            ' '.join(run_dir.flags_of(parent_model.encodings, meaning.encodings)),
+        )
+
+
+def _check_encodings(parent: Run, config: ConfigDict, vocab_size: int) -> None:
+    """Gives an encoding for longer texts the length that the parameters were trained on.
+
+    That is `rope.Lengthened` where config.model.positions_args.length is 0: the length of this
+    phase would stretch nothing, or bound distances that are known. Raises RunError where nothing is
+    stretched all the same, or where queries and keys would turn in other pairs of dimensions.
+    """
+
+    def resolve():
+        return model_config.resolve(config.model, vocab_size, config.data.seq_len).encodings
+
+    def field_of(encoding, name: str):
+        parts = (part for part in encoding.parts if hasattr(part, name))
+        return next((getattr(part, name) for part in parts), None)
+
+    if any(field_of(encoding, 'length') == 0 for encoding in resolve()):
+        length = _trained_length(parent)
+        config.model.positions_args.length = length
+        _LOG.info(
+            'config.model.positions_args.length is %d, what the parent was trained on', length
+        )
+
+    trained = checkpoint.build_model(parent)[0].config.encodings
+    for old, new in zip(trained, resolve()):
+        layout = field_of(old, 'layout')
+        new_layout = field_of(new, 'layout')
+        if layout and new_layout and layout != new_layout:
+            raise RunError(
+                f'config.model.positions is {config.model.positions!r}: it pairs dimensions in the '
+                f'layout {new_layout!r}, the parent {parent.path} was trained with {layout!r}, and '
+                f'its queries and keys would turn wrongly; expected '
+                f'config.model.positions_args.layout={layout!r}'
+            )
+        stretches = field_of(new, 'stretch') or field_of(old, 'idle')
+        if field_of(new, 'idle') and not stretches:
+            raise RunError(
+                f'config.model.max_len is {config.model.max_len}: {new.spec.title} would stretch '
+                f'nothing, the parent {parent.path} was trained on {field_of(new, "trained")} '
+                f'tokens; expected a longer context, or config.model.positions_args.stretch'
+            )
+
+
+def _trained_length(run: Run) -> int:
+    """Returns the longest rows that a run, or one of those before it, was trained on.
+
+    Of one that is not there any more nothing is known.
+    """
+    config = run.config()
+    length = config.model.positions_args.get('length')
+    if length:
+        return length
+    parent = run.lineage().get('parent')
+    if not parent or not epath.Path(parent['run']).exists():
+        return config.data.seq_len
+    return max(config.data.seq_len, _trained_length(Run.parse(parent['run'])))
+
+
+def _set_as_begun(run: Run, config: ConfigDict) -> None:
+    """Gives `config` what `check_parent` gave it when the run was started.
+
+    Its parent is not there any more.
+    """
+    started_with = run.config().model
+    context = run.lineage().get('descent', {}).get('context', 0)
+    longest = max(context, config.model.max_len)
+    config.model.max_len = longest if context else max(longest, started_with.max_len)
+    length = started_with.positions_args.get('length')
+    if length and not config.model.positions_args.get('length'):
+        config.model.positions_args.length = length
+
+
+# --- Taking the parameters ------------------------------------------------------------------------
+
+
+def plan_transfer(
+    parent: dict[str, str],
+    child: dict[str, str],
+    same: Callable[[str], bool] = lambda name: True,
+) -> tuple[list[str], list[str], list[str]]:
+    """Plans which parameters a child takes from its parent.
+
+    What belongs to a positional encoding may be fresh or dropped: a phase may change the encoding
+    (DroPE, arXiv 2512.12167, drops it). So may the scale of similarities and the bag of tokens,
+    which only a contrastive objective has.
+
+    Args:
+      parent, child: name -> type and shape, as `checkpoint.describe` tells them.
+      same: whether a name that both have belongs to the same encoding in both; else it is dropped
+        and fresh.
+    Returns:
+      Names that are reused, that are fresh in the child, and that are dropped of the parent's.
+    Raises:
+      RunError: anything else differs.
+    """
+
+    def is_optional(name: str) -> bool:
+        parts = name.split('/')
+        return name == 'logit_scale' or any(p == 'bag' or p.startswith('positions') for p in parts)
+
+    names = {*parent, *child}
+    changed = {
+        name
+        for name in names
+        if is_optional(name) and not (name in parent and name in child and same(name))
+    }
+    wrong = [name for name in sorted(names - changed) if parent.get(name) != child.get(name)]
+    if wrong:
+        lines = [
+            f'{name} is {parent.get(name, "absent")} there, {child.get(name, "absent")} here'
+            for name in wrong[:4]
+        ]
+        more = f'; and {len(wrong) - 4} more' if len(wrong) > 4 else ''
+        raise RunError(
+            f'{"; ".join(lines)}{more}: expected the same parameters but for a positional '
+            f"encoding's, tables of one size, and with config.model.scan_layers patterns of one "
+            f'length in both phases'
+        )
+    reused = [name for name in child if name not in changed]
+    fresh = [name for name in child if name in changed]
+    dropped = [name for name in parent if name in changed]
+    return reused, fresh, dropped
+
+
+def same_encoding(old: tuple, new: tuple) -> Callable[[str], bool]:
+    """Returns `same` of `plan_transfer`, from the encodings of the layers of parent and child.
+
+    Paths in a layer say which part of several an array is of, but not which encoding where there is
+    one alone ('layer_0/attention/positions/table').
+    """
+
+    def same(name: str) -> bool:
+        layer = re.search(r'(?<=layer_)\d+(?=/attention/positions/)', name)
+        return layer is None or old[int(layer[0])].name == new[int(layer[0])].name
+
+    return same
+
+
+def warm_start(parent: Parent, state: State, shardings: State, encodings: tuple) -> State:
+    """Returns a fresh state with the parent's parameters in it, as `plan_transfer` says.
+
+    The log tells what is reused, fresh and dropped. `encodings`: of the child's layers. Raises
+    RunError, before anything is read, where the plan has no place for an array.
+    """
+    run = parent.run
+    params = state['params']
+    parent_model, _, _ = checkpoint.build_model(run)
+    abstract = nn.meta.unbox(checkpoint.abstract_params(parent_model))
+    same = same_encoding(parent_model.config.encodings, encodings)
+    try:
+        reused, fresh, dropped = plan_transfer(describe(abstract), describe(params), same)
+    except RunError as error:
+        raise RunError(f'{run.path}: {error}') from None
+    _log_plan(run, reused, fresh, dropped)
+
+    # Each array is read onto the devices where the child has it; what is dropped, onto all.
+    child_shardings = dict(jax.tree_util.tree_leaves_with_path(shardings['params']))
+    mesh = next(iter(child_shardings.values())).mesh
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+    def sharding_of(keys, _):
+        return whole if path(keys) in dropped else child_shardings[keys]
+
+    read_onto = jax.tree_util.tree_map_with_path(sharding_of, abstract)
+    _, parent_params, _, _ = checkpoint.load(run, read_onto)
+    loaded = {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(parent_params)}
+
+    def choose(keys, fresh_array) -> Any:
+        return fresh_array if path(keys) in fresh else loaded[path(keys)]
+
+    params = jax.tree_util.tree_map_with_path(choose, params)
+    return master.add_master({**state, 'params': params}, shardings)
+
+
+def _log_plan(run: Run, reused: list[str], fresh: list[str], dropped: list[str]) -> None:
+    """Logs what a child takes from its parent, and what it does not."""
+    total = len(reused) + len(fresh)
+    share = f'{len(reused)} of the {total}' if fresh else f'all {len(reused)}'
+    _LOG.info(
+        '%s@%s: %s parameters are taken over; optimizer, step and random keys begin anew',
+        run.path,
+        run.step,
+        share,
+    )
+    parts = []
+    if fresh:
+        parts.append(f'new, from config.seed: {summarize_paths(fresh, len(fresh))}')
+    if dropped:
+        parts.append(f"dropped of the parent's: {summarize_paths(dropped, len(dropped))}")
+    if parts:
+        _LOG.info('%s', '; '.join(parts))
