@@ -15,7 +15,14 @@ from data.records import DataError
 from data.store import TokenStore
 from model import config as model_config
 from model.transformer import Transformer
-from runtime import checkpoint, config_flags, field_checks, run_dir, schema
+from runtime import (
+    checkpoint,
+    config_flags,
+    config_tree,
+    encoding_meaning,
+    field_checks,
+    schema,
+)
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -138,9 +145,9 @@ def _compare_fields(differences: _Differences, e: Examined, against: Other) -> N
     """Adds the fields of the config that differ and have an effect."""
     tokenizer = against.tokenizer
     same_tokenizer = tokenizer is not None and tokenizer.hash == e.tokenizer.hash
-    here_fields = run_dir.flat(e.config)
-    there_fields = run_dir.flat(against.config)
-    for name in sorted({*here_fields, *there_fields} - {run_dir.ENCODINGS}):
+    here_fields = config_tree.flatten(e.config)
+    there_fields = config_tree.flatten(against.config)
+    for name in sorted({*here_fields, *there_fields} - {config_tree.ENCODINGS}):
         here, there = here_fields.get(name), there_fields.get(name)
         if field_checks.lacking(e.config, name) or same_tokenizer and name.startswith('tokenizer.'):
             continue  # without effect
@@ -165,7 +172,7 @@ def _compare_models(differences: _Differences, e: Examined, against: Other) -> N
 
     flags = (
         _as_meant(e.config, differences.flags_of('model.positions') or [])
-        or run_dir.flags_of(_meant(e.config), _meant(against.config))
+        or encoding_meaning.flags_of(_meant(e.config), _meant(against.config))
         or differences.flags_of('model.', 'data.seq_len')
     )
     differences.add(
@@ -194,7 +201,7 @@ def _abstract_params(architecture: model_config.ModelConfig):
 
 def _meant(config) -> list[dict]:
     """Returns what the encodings of a run, or of a config that none was made of yet, mean."""
-    return config.model.get('encodings') or run_dir.meaning(config)
+    return config.model.get('encodings') or encoding_meaning.get_meaning(config)
 
 
 def _as_meant(config, stated: list[str]) -> list[str]:
@@ -202,7 +209,7 @@ def _as_meant(config, stated: list[str]) -> list[str]:
 
     `stated`: flags that state them as they are written.
     """
-    meant = run_dir.flags_of(_meant(config), run_dir.meaning(config))
+    meant = encoding_meaning.flags_of(_meant(config), encoding_meaning.get_meaning(config))
     positions = '--config.model.positions='
     if any(flag.startswith(positions) for flag in meant):
         stated = [flag for flag in stated if not flag.startswith(positions)]

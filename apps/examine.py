@@ -31,7 +31,7 @@ OK = 'ok'
 
 @dataclasses.dataclass(frozen=True)
 class Array:
-    """What is shown of an array of a checkpoint."""
+    """Facts of an array of a checkpoint."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
@@ -143,20 +143,23 @@ def _lineage(run: Run) -> dict:
 
 
 def _store(e: Examined) -> TokenStore | None:
+    """Returns the token store of a run, None where it is not in the cache.
+
+    Raises RunError where it is another than the run was started with.
+    """
     try:
-        kept = get_objective(e.config.train.objective).store_class
-        kept.path_of(e.config.data, e.tokenizer)
-    except (
-        DataError
-    ):  # the text is somewhere else: then nothing of it can be checked, and nothing is damaged
+        store_class = get_objective(e.config.train.objective).store_class
+        store_class.path_of(e.config.data, e.tokenizer)
+    except DataError:
+        # The text is somewhere else: then nothing of it can be checked, and nothing is damaged.
         return None
-    found = kept.find(e.config.data, e.tokenizer, e.lineage['data_hash'])
-    if found is not None and found.hash != e.lineage['data_hash']:
+    data = store_class.find(e.config.data, e.tokenizer, e.lineage['data_hash'])
+    if data is not None and data.hash != e.lineage['data_hash']:
         raise RunError(
-            f'{found.path}: data_hash is {found.hash[:12]}, the run was started with '
+            f'{data.path}: data_hash is {data.hash[:12]}, the run was started with '
             f'{e.lineage["data_hash"][:12]}'
         )
-    return found
+    return data
 
 
 def ancestors(e: Examined) -> list[Examined]:
@@ -287,50 +290,50 @@ def batch(e: Examined, step: int) -> dict:
             f'started with {e.lineage["data_hash"][:12]}'
         )
     number = run_dir.batch_of(e.rollbacks, step)
-    made = objective.make_batches(data.split('train'), e.config.data, e.config.seed)(number)
+    rows = objective.make_batches(data.split('train'), e.config.data, e.config.seed)(number)
     facts = {'step': step, 'number': number, 'data_hash': data.hash, 'seed': e.config.seed}
-    if 'queries' in made:
+    if 'queries' in rows:
         return {
             **facts,
-            'weight': float(len(made['queries'])),
-            'pairs': [_pair(made, row, e.tokenizer) for row in range(len(made['queries']))],
+            'weight': float(len(rows['queries'])),
+            'pairs': [_pair(rows, row, e.tokenizer) for row in range(len(rows['queries']))],
         }
     return {
         **facts,
-        'weight': float(made['loss_weights'].sum()),
+        'weight': float(rows['loss_weights'].sum()),
         'rows': [
             {
                 'padding': int((ids == 0).sum()),
-                'segments': [_segment(made, row, n, e.tokenizer) for n in np.unique(ids) if n],
+                'segments': [_segment(rows, row, n, e.tokenizer) for n in np.unique(ids) if n],
             }
-            for row, ids in enumerate(made['segment_ids'])
+            for row, ids in enumerate(rows['segment_ids'])
         ],
     }
 
 
-def _pair(made: batches.Batch, row: int, tokenizer: tokenizers.Tokenizer) -> dict:
+def _pair(rows: batches.Batch, row: int, tokenizer: tokenizers.Tokenizer) -> dict:
     texts = [
         tokenizer.decode(ids[:length]).strip()
         for ids, length in zip(
-            (made['queries'][row], *made['documents'][row]), made['lengths'][row]
+            (rows['queries'][row], *rows['documents'][row]), rows['lengths'][row]
         )
         if length
     ]
     return {
         'query': texts[0],
         'documents': texts[1:],
-        'text_ids': [n for n in made['text_ids'][row].tolist() if n >= 0],
-        'known': [n for n in made['known'][row].tolist() if n >= 0],
+        'text_ids': [n for n in rows['text_ids'][row].tolist() if n >= 0],
+        'known': [n for n in rows['known'][row].tolist() if n >= 0],
     }
 
 
-def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.Tokenizer) -> dict:
+def _segment(rows: batches.Batch, row: int, number: int, tokenizer: tokenizers.Tokenizer) -> dict:
     """Returns a segment of a row: its places, and its text in pieces, counted or not."""
-    columns = np.flatnonzero(made['segment_ids'][row] == number)
+    columns = np.flatnonzero(rows['segment_ids'][row] == number)
     first, last = int(columns[0]), int(columns[-1])
-    tokens = made['tokens'][row, first : last + 1].tolist()
+    tokens = rows['tokens'][row, first : last + 1].tolist()
     # Weights stand where a token is predicted: one before it.
-    counts = [False, *(made['loss_weights'][row, first:last] > 0).tolist()]
+    counts = [False, *(rows['loss_weights'][row, first:last] > 0).tolist()]
 
     # Neighbours that the loss treats alike are one piece; a mark of the tokenizer is one by itself.
     pieces: list[tuple[bool, bool, list[int]]] = []
@@ -344,10 +347,10 @@ def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.T
         else:
             pieces.append((counted, special, [token]))
 
-    beyond = made['loss_weights'][row, last] > 0
+    beyond = rows['loss_weights'][row, last] > 0
     return {
         'columns': [first, last],
-        'positions': made['positions'][row, [first, last]].tolist(),
+        'positions': rows['positions'][row, [first, last]].tolist(),
         'tokens': tokens,
         'weighted': sum(counts) + int(beyond),
         'pieces': [
@@ -358,7 +361,7 @@ def _segment(made: batches.Batch, row: int, number: int, tokenizer: tokenizers.T
             }
             for counted, special, ids in pieces
         ],
-        'beyond': tokenizer.piece(int(made['targets'][row, last])) if beyond else None,
+        'beyond': tokenizer.piece(int(rows['targets'][row, last])) if beyond else None,
     }
 
 

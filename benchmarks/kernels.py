@@ -1,11 +1,16 @@
-"""Which attention is fast here, for each encoding: a training step's loss and gradients with every kernel that can carry it.
+"""Which attention is fast here, for each encoding?
 
     python -m benchmarks.kernels --length=2048 --rows=8 > kernels.jsonl
 
-A model in bfloat16 with one document a row, on random tokens, without the optimizer. A line of JSON for each encoding, as soon as it is measured: its
-kernels take turns in one process, with the fastest of no positions; seconds are medians of the rounds. `ratio`: the rate over that of the reference
-path with the same encoding; `of_none`: over no positions with that kernel, which is what an encoding costs. `auto`: what
-config.model.attention='auto' takes, and why. `step_mb`: temporaries of the compiled program.
+Measures a training step's loss and gradients with every kernel that can carry the encoding: a model
+in bfloat16 with one document a row, on random tokens, without the optimizer. A line of JSON for
+each encoding, as soon as it is measured: its kernels take turns in one process, with the fastest of
+no positions; seconds are medians of the rounds.
+
+ratio: the rate over that of the reference path with the same encoding.
+of_none: the rate over no positions with that kernel, which is what an encoding costs.
+auto: what config.model.attention='auto' takes, and why.
+step_mb: temporaries of the compiled program.
 """
 
 import concurrent.futures
@@ -30,6 +35,7 @@ _VOCABULARY = 4096
 
 
 def built(f, positions: str, kernel: str) -> Transformer:
+    """Returns a model of the flags `f`, with this encoding and kernel."""
     c = base.get_config().model
     c.update(
         width=f.width,
@@ -44,16 +50,13 @@ def built(f, positions: str, kernel: str) -> Transformer:
 
 
 def initialized(model: Transformer, batch: dict) -> dict:
-    """Parameters, which are the same with each kernel."""
-    return nn.meta.unbox(
-        jax.jit(model.init)(
-            jax.random.key(0), *(batch[k][:1, :1] for k in ('tokens', 'positions', 'segment_ids'))
-        )['params']
-    )
+    """Returns parameters, which are the same with each kernel."""
+    token = [batch[field][:1, :1] for field in ('tokens', 'positions', 'segment_ids')]
+    return nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *token)['params'])
 
 
 def compiled(model: Transformer, params: dict, batch: dict):
-    """The program, (params, batch) -> loss and gradients, when it has run once."""
+    """Returns the program, (params, batch) -> loss and gradients, when it has run once."""
 
     def total(p, b):
         logits, _ = model.apply({'params': p}, b['tokens'], b['positions'], b['segment_ids'])
@@ -65,7 +68,7 @@ def compiled(model: Transformer, params: dict, batch: dict):
 
 
 def seconds_of_a_step(f, programs: dict, batch: dict) -> dict[str, float]:
-    """Of each program and its parameters; they take turns."""
+    """Returns the median seconds of each program with its parameters; they take turns."""
     seconds = {key: [] for key in programs}
     for _ in range(f.rounds):
         for key, (program, params) in programs.items():
@@ -78,11 +81,17 @@ def seconds_of_a_step(f, programs: dict, batch: dict) -> dict[str, float]:
 
 
 def measure(f, names: list[str], asked: list[str]) -> Iterator[dict]:
-    """The figures of each encoding, as soon as they are there. `names`: encodings, of which the first is `none`; `asked`: kernels."""
+    """Yields the figures of each encoding, as soon as they are there.
+
+    `names`: encodings, of which the first is `none`; `asked`: kernels.
+    """
     batch = jax.device_put(random_rows(_VOCABULARY, f.rows, f.length))
-    none = {}
+    none = {}  # the fastest program of no positions, which takes turns with the others
     for name in names:
-        models, building, programs, refused = {}, {}, {}, {}
+        models: dict = {}
+        building: dict = {}
+        programs: dict = {}
+        refused: dict[str, str] = {}
         for kernel in asked:
             try:
                 models[kernel] = built(f, name, kernel)
@@ -101,45 +110,41 @@ def measure(f, names: list[str], asked: list[str]) -> Iterator[dict]:
         seconds = seconds_of_a_step(f, none | programs, batch)
         if not none and seconds:
             fastest = min(seconds, key=seconds.get)
-            none, seconds['none'] = {'none': programs[fastest]}, seconds[fastest]
-        of = lambda key, s: seconds[key] / s if key in seconds else None
+            none = {'none': programs[fastest]}
+            seconds['none'] = seconds[fastest]
+        figures = {}
+        for kernel, (program, _) in programs.items():
+            took = seconds[kernel]
+            figures[kernel] = dict(
+                milliseconds=took * 1e3,
+                tokens_per_second=round(f.rows * f.length / took),
+                ratio=seconds['reference'] / took if 'reference' in seconds else None,
+                of_none=seconds['none'] / took if 'none' in seconds else None,
+                step_mb=round(program.memory_analysis().temp_size_in_bytes / 2**20, 1),
+            )
         yield {
             'encoding': name,
             'auto': kernels.describe_kernels(built(f, name, 'auto').config),
             'refused': refused,
-            **{
-                k: dict(
-                    milliseconds=s * 1e3,
-                    tokens_per_second=round(f.rows * f.length / s),
-                    ratio=of('reference', s),
-                    of_none=of('none', s),
-                    step_mb=round(programs[k][0].memory_analysis().temp_size_in_bytes / 2**20, 1),
-                )
-                for k, s in seconds.items()
-                if k != 'none'
-            },
+            **figures,
         }
 
 
 def main() -> None:
     f = flags.FLAGS
     names = list(dict.fromkeys(['none', *f.positions]))
-    print(
-        json.dumps(
-            dict(
-                device=jax.devices()[0].device_kind,
-                jax=jax.__version__,
-                length=f.length,
-                rows=f.rows,
-                width=f.width,
-                layers=f.layers,
-                heads=f.heads,
-            )
-        ),
-        flush=True,
+    setting = dict(
+        device=jax.devices()[0].device_kind,
+        jax=jax.__version__,
+        length=f.length,
+        rows=f.rows,
+        width=f.width,
+        layers=f.layers,
+        heads=f.heads,
     )
-    for found in measure(f, names, f.kernels):
-        print(json.dumps(found), flush=True)
+    print(json.dumps(setting), flush=True)
+    for figures in measure(f, names, f.kernels):
+        print(json.dumps(figures), flush=True)
 
 
 if __name__ == '__main__':

@@ -2,8 +2,9 @@
 
     python -m benchmarks.saves --config=configs/gpt2_124m.py --rows=1 --rounds=4
 
-Interleaves steps without and with a save in one process, on random tokens, and prints medians as JSON: seconds of a step, seconds for which
-`save` holds training up, split into checksums and the rest, the share of a step, and how much slower the step beside the writing is.
+Interleaves steps without and with a save in one process, on random tokens, and prints medians as
+JSON: seconds of a step, seconds for which `save` holds training up, split into checksums and the
+rest, the share of a step, and how much slower the step beside the writing is.
 """
 
 import json
@@ -27,7 +28,14 @@ from train.optimizer import make_optimizer
 
 
 def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
-    """`c`: an experiment; `rows`: of the batch; `folder`: an empty one. Seconds are medians of `rounds`."""
+    """Returns the figures, seconds as medians of `rounds`.
+
+    Args:
+      c: an experiment.
+      rows: of the batch.
+      rounds: steps without and with a save.
+      folder: an empty one, for the checkpoints.
+    """
     mesh = meshes.make_mesh(c.mesh)
     vocabulary = c.tokenizer.vocab_size
     model, optimizer = (
@@ -41,9 +49,9 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
 
     def timed(function):
         began = time.perf_counter()
-        found = function()
-        jax.block_until_ready(found)
-        return found, time.perf_counter() - began
+        result = function()
+        jax.block_until_ready(result)
+        return result, time.perf_counter() - began
 
     lists: dict[str, list] = {name: [] for name in ('step', 'checksums', 'blocked', 'step_beside')}
     (state, _), compiling = timed(lambda: step(state, batch))
@@ -57,7 +65,7 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
         lists['step_beside'].append(seconds)
         checkpoints.wait()
     checkpoints.close()
-    found = {name: statistics.median(values) for name, values in lists.items()}
+    medians = {name: statistics.median(values) for name, values in lists.items()}
     size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
     return dict(
         rows=rows,
@@ -65,28 +73,22 @@ def measure(c, rows: int, rounds: int, folder: pathlib.Path) -> dict:
         state_gib=size / 2**30,
         rounds=rounds,
         compile_seconds=compiling,
-        **found,
-        share_of_a_step=found['blocked'] / found['step'],
-        step_beside_the_writing=found['step_beside'] / found['step'],
+        **medians,
+        share_of_a_step=medians['blocked'] / medians['step'],
+        step_beside_the_writing=medians['step_beside'] / medians['step'],
         device=jax.devices()[0].device_kind,
         raw=lists,
     )
 
 
 def main() -> None:
-    f, config = flags.FLAGS, config_flags.get()
+    f = flags.FLAGS
+    config = config_flags.get()
     field_checks.check(config)
     pathlib.Path(f.out).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=f.out) as folder:
-        print(
-            json.dumps(
-                {
-                    'config': config_flags.file(),
-                    **measure(config, f.rows, f.rounds, pathlib.Path(folder)),
-                },
-                indent=1,
-            )
-        )
+        figures = measure(config, f.rows, f.rounds, pathlib.Path(folder))
+        print(json.dumps({'config': config_flags.file(), **figures}, indent=1))
 
 
 if __name__ == '__main__':

@@ -1,9 +1,11 @@
-"""Whether several seeds of a study's cell train faster in one program (`studies.ablate --together`) than one after the other.
+"""Do several seeds of a study's cell train faster in one program than one after the other?
 
-    python -m benchmarks.seeds --config=configs/ablations/kazemnejad.py --arm=rope --task=copy --seeds=5 --rounds=3
+    python -m benchmarks.seeds --config=configs/ablations/kazemnejad.py --arm=rope --task=copy
 
-Takes turns, in one process, and prints JSON: tokens a second of both (compilation left out; medians of the rounds), their ratio, and the
-share of the time together that drawing the data takes by itself, which other processes (`--workers`) can take over.
+One program is what `studies.ablate --together` gives them. Both take turns, in one process. Prints
+JSON: tokens a second of both (compilation left out; medians of the rounds), their ratio, and the
+share of the time together that drawing the data takes by itself, which other processes
+(`--workers`) can take over.
 """
 
 import json
@@ -21,27 +23,26 @@ from train import in_memory
 
 
 def measure(config, arm: str, task: str, seeds: int, steps: int, rounds: int) -> dict:
-    """`steps` of training a round; `config`: a study's."""
-    config.train.steps, config.optimizer.warmup = steps, 0
-    model, drawn = cells.training(
-        config, [cells.Cell(arm, task, seed, 0.0) for seed in range(1, seeds + 1)]
-    )
+    """Returns the figures; a round has `steps` of training. `config`: a study's."""
+    config.train.steps = steps
+    config.optimizer.warmup = 0
+    numbers = list(range(1, seeds + 1))
+    model, batches = cells.training(config, [cells.Cell(arm, task, n, 0.0) for n in numbers])
+
+    def rate(batches: list, seeds: list[int]) -> float:
+        return in_memory.run(model, config, batches, seeds)[0][1]['tokens_per_second']
+
     rates: dict[str, list[float]] = dict(alone=[], together=[])
     for _ in range(rounds):
-        one_by_one = [
-            in_memory.run(model, config, [rows], [seed])[0][1]['tokens_per_second']
-            for seed, rows in enumerate(drawn, 1)
-        ]
+        one_by_one = [rate([rows], [n]) for n, rows in zip(numbers, batches)]
         rates['alone'].append(statistics.harmonic_mean(one_by_one))
-        rates['together'].append(
-            in_memory.run(model, config, drawn, list(range(1, seeds + 1)))[0][1][
-                'tokens_per_second'
-            ]
-        )
+        rates['together'].append(rate(batches, numbers))
+
+    # Drawing the data alone.
     began = time.perf_counter()
-    tokens = sum(
-        int((rows(step)['segment_ids'] > 0).sum()) for step in range(steps) for rows in drawn
-    )
+    tokens = 0
+    for step in range(steps):
+        tokens += sum(int((rows(step)['segment_ids'] > 0).sum()) for rows in batches)
     drawing = tokens / (time.perf_counter() - began)
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return dict(
@@ -59,7 +60,8 @@ def measure(config, arm: str, task: str, seeds: int, steps: int, rounds: int) ->
 
 
 def main() -> None:
-    f, config = flags.FLAGS, config_flags.get(base=None)
+    f = flags.FLAGS
+    config = config_flags.get(base=None)
     known = {
         'arm': list(cells.arms(config)),
         'task': [name for name, t in config.tasks.items() if t.kind == 'task'],
@@ -67,15 +69,8 @@ def main() -> None:
     for name, valid in known.items():
         if f[name].value not in valid:
             raise RunError(f'--{name}={f[name].value}: {did_you_mean(f[name].value, valid)}')
-    print(
-        json.dumps(
-            {
-                'config': config_flags.file(),
-                **measure(config, f.arm, f.task, f.seeds, f.steps, f.rounds),
-            },
-            indent=1,
-        )
-    )
+    figures = measure(config, f.arm, f.task, f.seeds, f.steps, f.rounds)
+    print(json.dumps({'config': config_flags.file(), **figures}, indent=1))
 
 
 if __name__ == '__main__':

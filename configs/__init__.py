@@ -1,1 +1,1 @@
-"""Experiments, one file each. `base.py` holds every field with its default; the others change what they need."""
+"""Experiments, one file each: `base.py` holds every field, the others change what they need."""

@@ -1,6 +1,9 @@
-"""GPT-2 small (Radford et al. 2019): 124M parameters with its vocabulary of 50,257; on your own text, by `files`.
+"""GPT-2 small (Radford et al. 2019) on your own text: 124M parameters.
 
-    python -m train.pretrain --config=configs/gpt2_124m.py --run=runs/gpt2 --config.data.files.paths='corpus/*.jsonl.zst'
+With its vocabulary of 50,257, by `files`.
+
+    python -m train.pretrain --config=configs/gpt2_124m.py --run=runs/gpt2 \\
+        --config.data.files.paths='corpus/*.jsonl.zst'
 
 Meant for one GPU or a TPU slice. Nothing of this size was trained here.
 """

@@ -1,8 +1,12 @@
-"""Llama-shaped, 956M parameters: width 2048, 16 layers, 16 heads of 128, SwiGLU 5632, vocabulary 32,768, RoPE.
+"""Llama-shaped, 956M parameters.
 
-    python -m train.pretrain --config=configs/llama_1b.py --run=runs/llama --config.data.files.paths='corpus/*.jsonl.zst'
+Width 2048, 16 layers, 16 heads of 128, SwiGLU 5632, vocabulary 32,768, RoPE.
 
-Meant for a TPU slice or several GPUs, parameters sharded over all devices of a slice. Nothing of this size was trained here.
+    python -m train.pretrain --config=configs/llama_1b.py --run=runs/llama \\
+        --config.data.files.paths='corpus/*.jsonl.zst'
+
+Meant for a TPU slice or several GPUs, parameters sharded over all devices of a slice. Nothing of
+this size was trained here.
 """
 
 from configs import base

@@ -1,8 +1,10 @@
-"""Portuguese literature through `files`: the works of Machado de Assis, a SentencePiece vocabulary of 4,096 pieces.
+"""Portuguese literature: the works of Machado de Assis, a vocabulary of 4,096 pieces.
 
-    python -m train.pretrain --config=configs/machado.py --run=runs/machado --config.data.files.paths=../shared/data/text/machado
+    python -m train.pretrain --config=configs/machado.py --run=runs/machado \\
+        --config.data.files.paths=../shared/data/text/machado
 
-About 10 minutes on 2 cores. Expect fewer bits per byte on the held-out end of each work than `xz -9` needs for it.
+About 10 minutes on 2 cores. Expect fewer bits per byte on the held-out end of each work than `xz
+-9` needs for it.
 """
 
 from configs import base

@@ -1,13 +1,19 @@
-"""Search by meaning: texts that belong together get vectors that lie together, learned from pairs that the texts themselves give.
+"""Search by meaning: vectors from pairs that the texts themselves give.
 
-    python -m train.posttrain --config=configs/search.py --config.parent=runs/search_base --run=runs/search
+Texts that belong together get vectors that lie together.
+
+    python -m train.posttrain --config=configs/search.py --config.parent=runs/search_base \\
+        --run=runs/search
     python -m apps.search index --run=runs/search --index=runs/index
 
-Two stretches of a passage, and a sentence and the passage it was taken from (data/pairs/from_text.py); batches of 128 pairs, each the others'
-negatives. A text's vector is a weighted bag of its tokens with a share of the mean of hidden states, of which the loss on held-out pairs was lowest
-(docs/lab/search.md); the bag alone (`--config.embedding.pooling=bag`) learns in half a minute, and hidden states alone are
-`--config.embedding.pooling=mean --config.model.bag=False`. Your own pairs: `--config.data.pairs.kind=given --config.data.source=files
---config.data.files.paths=PAIRS.jsonl`, records of {"query", "positive"}. About 6 minutes on one core.
+Two stretches of a passage, and a sentence and the passage it was taken from
+(data/pairs/from_text.py); batches of 128 pairs, each the others' negatives. A text's vector is a
+weighted bag of its tokens with a share of the mean of hidden states, of which the loss on held-out
+pairs was lowest (docs/lab/search.md); the bag alone (`--config.embedding.pooling=bag`) learns in
+half a minute, and hidden states alone are `--config.embedding.pooling=mean
+--config.model.bag=False`. Your own pairs: `--config.data.pairs.kind=given
+--config.data.source=files --config.data.files.paths=PAIRS.jsonl`, records of {"query", "positive"}.
+About 6 minutes on one core.
 """
 
 from configs import search_base

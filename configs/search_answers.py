@@ -1,8 +1,12 @@
-"""A phase between reading and searching: the model of configs/search_base.py learns to answer, as configs/atlas_answers.py does.
+"""A phase between reading and searching: the model of configs/search_base.py answers.
 
-    python -m train.posttrain --config=configs/search_answers.py --config.parent=runs/search_base --run=runs/search_answers
+It learns that as configs/atlas_answers.py does.
 
-On questions about countries; on others: `--config.data.source=files --config.data.files.paths=QUESTIONS.jsonl`. A minute on one core.
+    python -m train.posttrain --config=configs/search_answers.py --config.parent=runs/search_base \\
+        --run=runs/search_answers
+
+On questions about countries; on others: `--config.data.source=files
+--config.data.files.paths=QUESTIONS.jsonl`. A minute on one core.
 """
 
 from configs import search_base

@@ -1,10 +1,13 @@
-"""nanoGPT's public CPU setting: tinyshakespeare by characters, 4 layers, 4 heads, width 128, context 64, batch 12, 2,000 steps,
-the last 10 % of the text held out, GPT-2's block (LayerNorm, GELU, learned positions, tied output).
+"""nanoGPT's public CPU setting: tinyshakespeare by characters.
+
+4 layers, 4 heads, width 128, context 64, batch 12, 2,000 steps, the last 10 % of the text held out,
+GPT-2's block (LayerNorm, GELU, learned positions, tied output).
 
     python -m train.pretrain --config=configs/shakespeare_char.py --run=runs/shakespeare \\
         --config.data.files.paths=../shared/data/text/tinyshakespeare.txt
 
-About 3 minutes on 4 cores. Expect a held-out loss of at most 1.88 nats per character, nanoGPT's published figure.
+About 3 minutes on 4 cores. Expect a held-out loss of at most 1.88 nats per character, nanoGPT's
+published figure.
 """
 
 from configs import base

@@ -1,9 +1,12 @@
-"""Your own text: files, globs and directories of .txt and .jsonl (.gz and .zst too) or parquet, separated by commas.
+"""Your own text: files, globs and directories, separated by commas.
 
-    python -m train.pretrain --config=configs/text.py --run=runs/mine --config.data.files.paths='notes/,books/*.txt'
+They hold .txt and .jsonl (.gz and .zst too) or parquet.
 
-The `tiny` model, about 2M parameters; 2,000 steps of 4,096 tokens, 20 minutes on 4 cores. Text that is too short for the
-vocabulary is told so, with the largest that it supports.
+    python -m train.pretrain --config=configs/text.py --run=runs/mine \\
+        --config.data.files.paths='notes/,books/*.txt'
+
+The `tiny` model, about 2M parameters; 2,000 steps of 4,096 tokens, 20 minutes on 4 cores. Text that
+is too short for the vocabulary is told so, with the largest that it supports.
 """
 
 from configs import base

@@ -107,7 +107,8 @@ def main() -> None:
     model, params, tokenizer, config = checkpoint.load(run)
     if config.data.source != 'atlas':
         raise RunError(
-            f'{run.path}: was trained on {config.data.source!r}; these questions are about the atlas'
+            f'{run.path}: was trained on {config.data.source!r}; '
+            'these questions are about the atlas'
         )
     asked = questions(config.data.atlas)
     texts = [q['question'] for q in asked]

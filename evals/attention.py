@@ -19,7 +19,7 @@ def by_distance(
     reference path.
     """
     model = model.clone(config=dataclasses.replace(model.config, attention='reference'))
-    _, kept = jax.jit(
+    _, variables = jax.jit(
         lambda p, b: model.apply(
             {'params': p},
             b['tokens'],
@@ -41,7 +41,8 @@ def by_distance(
     count = np.bincount(ahead[pair], minlength=longest)
     means = []
     for layer in range(model.config.num_layers):
-        weights = np.asarray(kept['intermediates'][f'layer_{layer}']['attention']['attention'][0])
+        of_layer = variables['intermediates'][f'layer_{layer}']['attention']
+        weights = np.asarray(of_layer['attention'][0])
         sums = [
             np.bincount(ahead[pair], weights[:, head][pair], minlength=longest)
             for head in range(weights.shape[1])

@@ -95,22 +95,45 @@ class Slice:
     family: str
     topology: str
 
-    chips = property(lambda self: math.prod(int(n) for n in self.topology.split('x')))
-    hosts = property(
-        lambda self: 1 if self.chips <= 8 and self.topology.count('x') == 1 else self.pods
-    )
-    pods = property(lambda self: max(1, self.chips // 4))
-    runtime = property(lambda self: FAMILIES[self.family].runtime)
-    gke = property(lambda self: FAMILIES[self.family].gke)
-    zones = property(lambda self: FAMILIES[self.family].zones)
+    @property
+    def chips(self) -> int:
+        return math.prod(int(size) for size in self.topology.split('x'))
+
+    @property
+    def hosts(self) -> int:
+        # A flat slice of up to eight chips is one machine.
+        if self.chips <= 8 and self.topology.count('x') == 1:
+            return 1
+        return self.pods
+
+    @property
+    def pods(self) -> int:
+        return max(1, self.chips // 4)
+
+    @property
+    def runtime(self) -> str:
+        return FAMILIES[self.family].runtime
+
+    @property
+    def gke(self) -> str:
+        return FAMILIES[self.family].gke
+
+    @property
+    def zones(self) -> tuple[str, ...]:
+        return FAMILIES[self.family].zones
 
 
-TYPES = {
-    s.type: s
-    for name, f in FAMILIES.items()
-    for t in f.topologies
-    for s in [Slice(f'{f.prefix}-{math.prod(map(int, t.split("x"))) * f.unit}', name, t)]
-}
+def _list_slices() -> list[Slice]:
+    """Returns every type of every family."""
+    slices = []
+    for name, family in FAMILIES.items():
+        for topology in family.topologies:
+            chips = math.prod(map(int, topology.split('x')))
+            slices.append(Slice(f'{family.prefix}-{chips * family.unit}', name, topology))
+    return slices
+
+
+TYPES = {kind.type: kind for kind in _list_slices()}
 
 
 def find(name: str) -> Slice:
@@ -122,10 +145,11 @@ def find(name: str) -> Slice:
         meant = re.sub(r'^v5(e|lite)-', 'v5litepod-', name.lower())  # what people call it
         sizes = [t for t in TYPES if t.startswith(meant.split('-')[0] + '-')]
         size = re.search(r'-(\d+)$', meant)
+
+        # A known family with another number: the type that is nearest in size, by ratio.
         if sizes and size:
-            close = min(
-                sizes, key=lambda t: abs(math.log(int(t.split('-')[1]) / max(1, int(size[1]))))
-            )
+            asked = max(1, int(size[1]))
+            close = min(sizes, key=lambda t: abs(math.log(int(t.split('-')[1]) / asked)))
             raise RunError(
                 f'--type={name}: no such TPU type; did you mean {close!r}? (valid: '
                 f'{", ".join(sizes)})'
@@ -144,10 +168,8 @@ def check_zone(zone: str) -> str:
     Which zones have which TPUs changes, and the service knows.
     """
     if not re.fullmatch(r'[a-z]+-[a-z]+\d+-(ai\d+)?[a-z]', zone):
-        raise RunError(
-            f'--zone={zone or "(empty)"}: expected a zone; '
-            + did_you_mean(zone, sorted({z for f in FAMILIES.values() for z in f.zones}))
-        )
+        zones = sorted({known for family in FAMILIES.values() for known in family.zones})
+        raise RunError(f'--zone={zone or "(empty)"}: expected a zone; {did_you_mean(zone, zones)}')
     return zone
 
 
@@ -159,7 +181,6 @@ def check_name(name: str, flag: str = '--name', longest: int = 60) -> str:
     if not re.fullmatch(rf'[a-z]([-a-z0-9]{{0,{longest - 2}}}[a-z0-9])?', name):
         raise RunError(
             f'{flag}={name or "(empty)"}: expected 1 to {longest} lower-case letters, digits and '
-            'hyphens, the first a letter, '
-            f'the last no hyphen'
+            'hyphens, the first a letter, the last no hyphen'
         )
     return name

@@ -1,4 +1,4 @@
-"""Runs the commands of `gcloud` that a TPU needs, and says what to do where one fails."""
+"""Runs the commands of `gcloud` that a TPU needs; tells what to do where one fails."""
 
 import dataclasses
 import json
@@ -9,7 +9,7 @@ import tempfile
 
 from runtime.errors import RunError
 
-# What gcloud says -> (kind, what to do). The first that is found in its stderr counts.
+# (pattern of what gcloud says, kind, what to do). The first that its stderr matches counts.
 _KNOWN = (
     (
         r'active account selected|gcloud auth login|Reauthentication|invalid_grant',
@@ -37,7 +37,7 @@ _KNOWN = (
         r'zonal accelerator configurations|zone .* is not supported|was not found in zone|'
         r'LOCATION_POLICY_VIOLATED',
         'zone',
-        '{zone} does not offer this type ({said}): zones that do are listed at '
+        '{zone} does not offer this type ({reason}): zones that do are listed at '
         'https://cloud.google.com/tpu/docs/regions-zones',
     ),
     (
@@ -46,11 +46,11 @@ _KNOWN = (
         'there is no queued resource {name} in {zone}: make it by `create`, or look for it in '
         'another --zone',
     ),
-    (r'[Qq]uota .*per minute', 'other', '{said}'),
+    (r'[Qq]uota .*per minute', 'other', '{reason}'),
     (
         r'[Qq]uota|RESOURCE_EXHAUSTED',
         'quota',
-        'the quota of the project does not allow it ({said}): choose a smaller --type, another '
+        'the quota of the project does not allow it ({reason}): choose a smaller --type, another '
         '--zone or --spot, delete queued resources that are suspended or failed, or ask for more '
         'at https://console.cloud.google.com/iam-admin/quotas',
     ),
@@ -63,7 +63,7 @@ _KNOWN = (
     (
         r'terminal state|cannot be currently connected to',
         'gone',
-        '{name} is preempted or stopped ({said})',
+        '{name} is preempted or stopped ({reason})',
     ),
 )
 _STATUS = re.compile(
@@ -73,7 +73,7 @@ _STATUS = re.compile(
 
 
 class GcloudError(RunError):
-    """A command that was refused.
+    """Tells of a command that was refused.
 
     `kind`: absent, login, project, api, exists, zone, missing, quota, agent, gone, ssh, remote (the
     command on a worker failed), or other.
@@ -140,10 +140,12 @@ class Gcloud:
         if self.dry_run:
             print(shlex.join(words))
             return ''
-        with tempfile.TemporaryFile() as told:
+
+        # Errors go to a file: a pipe of their own might fill while the output is read.
+        with tempfile.TemporaryFile() as errors:
             try:
                 process = subprocess.Popen(
-                    words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=told
+                    words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
                 )
             except FileNotFoundError:
                 raise GcloudError(
@@ -151,29 +153,28 @@ class Gcloud:
                     'gcloud is not installed, or not on PATH: see '
                     'https://cloud.google.com/sdk/docs/install',
                 ) from None
-            out = []
+
+            # Lines end at \n alone: a progress bar's \r ends none, and lines are counted.
+            lines = []
             with process:
-                for raw in (
-                    process.stdout
-                ):  # by \n alone: a progress bar's \r ends no line, and lines are counted
+                for raw in process.stdout:
                     line = raw.decode(errors='replace')
-                    out.append(line)
+                    lines.append(line)
                     if echo:
                         print(line, end='', flush=True)
-            told.seek(0)
-            err = told.read().decode(errors='replace')
-        if process.returncode and not (
-            echo and process.returncode == 255
-        ):  # a connection that ends is no error while following
-            raise _error(process.returncode, err, name, self.zone)
-        return ''.join(out)
+            errors.seek(0)
+            message = errors.read().decode(errors='replace')
+
+        # A connection that ends is no error while following.
+        if process.returncode and not (echo and process.returncode == 255):
+            raise _error(process.returncode, message, name, self.zone)
+        return ''.join(lines)
 
     def create(self, request: Request) -> None:
-        nodes = (
-            [f'--node-id={self.name}']
-            if request.slices == 1
-            else [f'--node-count={request.slices}', f'--node-prefix={self.name}']
-        )
+        """Asks the queue for the machines."""
+        nodes = [f'--node-id={self.name}']
+        if request.slices > 1:
+            nodes = [f'--node-count={request.slices}', f'--node-prefix={self.name}']
         self._call(
             self._words(
                 'queued-resources',
@@ -188,12 +189,14 @@ class Gcloud:
         )
 
     def describe(self) -> dict:
-        found = self._call(
+        """Returns what the queue says of the resource; ACTIVE in a dry run."""
+        text = self._call(
             self._words('queued-resources', 'describe', self.name, '--format=json'), self.name
         )
-        return json.loads(found) if found else {'state': {'state': 'ACTIVE'}}
+        return json.loads(text) if text else {'state': {'state': 'ACTIVE'}}
 
     def delete(self) -> None:
+        """Deletes the resource and its machines."""
         self._call(self._words('queued-resources', 'delete', self.name, '--force'), self.name)
 
     def node_state(self, node: str) -> str:
@@ -226,26 +229,29 @@ class Gcloud:
 
 
 def _error(code: int, stderr: str, name: str, zone: str) -> GcloudError:
+    """Returns the error for what gcloud wrote, with what to do about it."""
     lines = [
         line.strip()
         for line in stderr.splitlines()
         if line.strip() and not _STATUS.match(line.strip())
     ]
+
+    # An error of gcloud's own names itself; anything else is of the command on the worker.
     own = next((i for i, line in enumerate(lines) if line.startswith('ERROR: (gcloud')), None)
     if own is not None:
-        said = re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
+        reason = re.sub(r'ERROR: \(gcloud[\w.-]*\) ', '', ' '.join(lines[own : own + 4]))
     else:
-        said = lines[-1] if lines else f'exit code {code}'
+        reason = lines[-1] if lines else f'exit code {code}'
     for pattern, kind, advice in _KNOWN if own is not None else ():
-        if re.search(pattern, said):
-            return GcloudError(kind, advice.format(name=name, zone=zone, said=said))
+        if re.search(pattern, reason):
+            return GcloudError(kind, advice.format(name=name, zone=zone, reason=reason))
+
     if code == 255:
         return GcloudError(
             'ssh',
-            f'ssh to {name} was refused ({said}): see that a firewall rule lets port 22 in '
+            f'ssh to {name} was refused ({reason}): see that a firewall rule lets port 22 in '
             '(`gcloud compute firewall-rules list`) and that the machine is up (`status`), then '
             'give the command again',
         )
-    return GcloudError(
-        'other' if own is not None else 'remote', f'{name}: {said.removeprefix("error: ")}'
-    )
+    kind = 'remote' if own is None else 'other'
+    return GcloudError(kind, f'{name}: {reason.removeprefix("error: ")}')

@@ -22,6 +22,7 @@ _RESULT = (
     'if [ -f ordem/worker.sh ]; then sh ordem/worker.sh result; '
     'else echo worker $(hostname): idle; fi'
 )
+_ANSWER = r'^worker (\S+): (idle|running|exit \d+)$'
 
 # Attempts of a command that fails for no known reason; and looks at the state before a failure
 # counts as none of the machines'.
@@ -29,13 +30,12 @@ _ATTEMPTS = 3
 
 
 class PreemptedError(RunError):
-    """The machines were taken away."""
+    """Tells that the machines were taken away."""
 
     def __init__(self, name: str):
         super().__init__(
             f'{name} was preempted, and what was on its disks is gone: `delete` it, `create` it '
-            'and `run` the same command again, '
-            f'or let `run --keep_going` do so'
+            'and `run` the same command again, or let `run --keep_going` do so'
         )
 
 
@@ -51,7 +51,7 @@ class Launcher:
 
     gcloud: Gcloud
     slices: int = 1
-    workers: int = 0  # of all slices together; 0: not known
+    workers: int = 0
     wait: float = 6 * 3600
     poll: float = 30
     sleep: Callable[[float], None] = time.sleep
@@ -66,14 +66,12 @@ class Launcher:
         return [self.name] if self.slices == 1 else [f'{self.name}-{i}' for i in range(self.slices)]
 
     def note(self, text: str) -> None:
+        """Writes a line with time and name to stderr; nothing in a dry run."""
         if not self.gcloud.dry_run:
             print(f'[{time.strftime("%H:%M:%S")}] {self.name}: {text}', file=sys.stderr, flush=True)
 
     def _insist(self, call):
-        """Gives a call again that fails for a reason of the moment.
-
-        Such as a network, or a service.
-        """
+        """Gives a call again that fails for a reason of the moment: a network, a service."""
         for attempt in range(_ATTEMPTS):
             try:
                 return call()
@@ -83,6 +81,7 @@ class Launcher:
                 self.sleep(self.poll)
 
     def describe(self) -> dict:
+        """Returns what the queue says of the resource."""
         return self._insist(self.gcloud.describe)
 
     def wait_until_active(self) -> None:
@@ -94,23 +93,21 @@ class Launcher:
         began = self.clock()
         before = None
         while True:
-            found = self.describe()
-            state = found['state']['state']
+            resource = self.describe()
+            state = resource['state']['state']
             if state != before:
                 self.note(state)
                 before = state
+
+            # The states that end the wait: the machines are there, are gone, or will not come.
             if state == 'ACTIVE':
-                self._read(found)
+                self._read(resource)
                 return
             if state in _GONE:
                 raise PreemptedError(self.name)
             if state == 'FAILED':
-                why = (
-                    found['state']
-                    .get('failedData', {})
-                    .get('error', {})
-                    .get('message', 'the service gives no reason')
-                )
+                error = resource['state'].get('failedData', {}).get('error', {})
+                why = error.get('message', 'the service gives no reason')
                 raise RunError(
                     f'{self.name} failed ({why}): `delete` it, then `create` it again, in another '
                     '--zone if it was for lack of room'
@@ -120,36 +117,33 @@ class Launcher:
                     f'{self.name} is {state}: wait until it is gone (`status`), then `create` it '
                     'again'
                 )
+
             if self.clock() - began >= self.wait:
                 raise RunError(
                     f'{self.name} is still {state} after {self.wait / 60:.0f} minutes and stays in '
-                    'the queue: `run` goes on waiting, '
-                    '`delete` gives it up; --spot, a smaller --type or another --zone may come '
-                    'sooner'
+                    'the queue: `run` goes on waiting, `delete` gives it up; --spot, a smaller '
+                    '--type or another --zone may come sooner'
                 )
             self.sleep(self.poll)
 
-    def _read(self, found: dict) -> None:
+    def _read(self, resource: dict) -> None:
         """Reads from what the service says how many slices and workers there are."""
-        if 'tpu' in found:
-            request = Request.of(found)
-            self.slices = request.slices
-            self.workers = (
-                request.slices * accelerators.TYPES[request.type].hosts
-                if request.type in accelerators.TYPES
-                else 0
-            )
+        if 'tpu' not in resource:
+            return
+        request = Request.of(resource)
+        self.slices = request.slices
+        self.workers = 0
+        if request.type in accelerators.TYPES:
+            self.workers = request.slices * accelerators.TYPES[request.type].hosts
 
     def create(self, request: Request) -> None:
+        """Asks for the machines, and waits until they are there."""
         self.slices = request.slices
         self.gcloud.create(request)
         self.wait_until_active()
 
     def _on_all(self, call) -> list:
-        """Returns call(node) of each slice.
-
-        All at once, except where the order is to be read.
-        """
+        """Returns call(node) of each slice, all at once; one by one in a dry run."""
         if self.gcloud.dry_run or len(self.nodes) == 1:
             return [call(node) for node in self.nodes]
         import concurrent.futures  # here: it takes longer to import than the rest of a launcher
@@ -171,12 +165,12 @@ class Launcher:
             ['sh', 'ordem/worker.sh', 'install'],
         ]
 
-        def one(node: str) -> None:
+        def install_on(node: str) -> None:
             self._insist(lambda: self.gcloud.send(node, archive))
             self.gcloud.ssh(node, ' && '.join(map(shlex.join, words)))
 
         self.note(f'installing commit {commit[:12]}')
-        self._on_all(one)
+        self._on_all(install_on)
 
     def worker(self, *words: str) -> None:
         """Runs `sh worker.sh WORDS` on all workers; the words arrive as they are."""
@@ -189,19 +183,18 @@ class Launcher:
 
         Raises GcloudError where one does not answer.
         """
-        told = self._on_all(lambda node: self.gcloud.ssh(node, _RESULT))
-        found = [
-            (f'{node} {host}', state)
-            for node, lines in zip(self.nodes, told)
-            for host, state in re.findall(r'^worker (\S+): (idle|running|exit \d+)$', lines, re.M)
-        ]
-        if len(found) < self.workers:
+        outputs = self._on_all(lambda node: self.gcloud.ssh(node, _RESULT))
+        answers = []
+        for node, output in zip(self.nodes, outputs):
+            for host, state in re.findall(_ANSWER, output, re.M):
+                answers.append((f'{node} {host}', state))
+        if len(answers) < self.workers:
             raise GcloudError(
                 'ssh',
-                f'{len(found)} of {self.workers} workers of {self.name} answer: see `status`, and '
-                'give the command again',
+                f'{len(answers)} of {self.workers} workers of {self.name} answer: see `status`, '
+                'and give the command again',
             )
-        return found
+        return answers
 
     def follow(self, worker: str = '0') -> int:
         """Shows the log until the command ends on all workers; returns its exit code.
@@ -212,6 +205,7 @@ class Launcher:
         refused = 0
         late = 0
         while True:
+            # Show what is new of the log; a connection that ends says that something happened.
             try:
                 seen += self.gcloud.ssh(
                     self.nodes[0],
@@ -219,7 +213,7 @@ class Launcher:
                     worker,
                     echo=True,
                 ).count('\n')
-                found = self.results()
+                answers = self.results()
                 refused = 0
             except GcloudError as error:
                 if error.kind not in ('ssh', 'gone', 'missing', 'other'):
@@ -233,13 +227,18 @@ class Launcher:
                 continue
             if self.gcloud.dry_run:
                 return 0
-            codes = {who: int(state.split()[1]) for who, state in found if state.startswith('exit')}
+
+            # Where one has ended, the others should not be long.
+            codes = {
+                worker: int(state.split()[1])
+                for worker, state in answers
+                if state.startswith('exit')
+            }
             late += bool(codes)
-            # Where one has failed, the others should not be long.
-            if len(codes) == len(found) or late > 10:
-                failed = {who: code for who, code in codes.items() if code}
-                for who, code in failed.items():
-                    self.note(f'{who}: exit code {code}')
+            if len(codes) == len(answers) or late > 10:
+                failed = {worker: code for worker, code in codes.items() if code}
+                for worker, code in failed.items():
+                    self.note(f'{worker}: exit code {code}')
                 if late > 10:
                     self.note('other workers still run; stopping them')
                     self.worker('stop')
@@ -273,6 +272,7 @@ class Launcher:
 
     def recreate(self, request: Request) -> None:
         """Deletes what is left and asks the queue for the same again."""
+        # What is being suspended cannot be deleted yet.
         began = self.clock()
         while self.describe()['state']['state'] == 'SUSPENDING':
             if self.clock() - began >= self.wait:
@@ -281,6 +281,8 @@ class Launcher:
                     'it, `create` it and `run` again'
                 )
             self.sleep(self.poll)
+
+        # An attempt that seemed to fail may have done its work.
         for call, done in (
             (self.gcloud.delete, 'missing'),
             (lambda: self.gcloud.create(request), 'exists'),
@@ -288,7 +290,7 @@ class Launcher:
             try:
                 self._insist(call)
             except GcloudError as error:
-                if error.kind != done:  # an attempt that seemed to fail had done it
+                if error.kind != done:
                     raise
 
     def run(
@@ -305,6 +307,7 @@ class Launcher:
                     self.note('a command runs there already: going on with it')
                 else:
                     self.install(archive, commit)
+
                 # Where some have ended, the others will too: none is begun beside them.
                 if 'running' not in states or len(states) == 1:
                     self.worker('start', *command)
@@ -314,6 +317,8 @@ class Launcher:
                         '# after a preemption: `delete` and `create` as before, then these '
                         'commands again'
                     )
+
+                # Done, or no use trying again; otherwise a preemption, or a failure to try again.
                 if not keep_going or self.gcloud.dry_run or code in (0, exit.MISTAKE):
                     return code
                 if self._preempted_soon():
@@ -335,16 +340,17 @@ class Launcher:
 
     def status(self) -> None:
         """Prints the queue's state and, where there are machines, theirs and what runs on them."""
-        found = self.describe()
-        state = found['state']['state']
+        resource = self.describe()
+        state = resource['state']['state']
         asked = ''
-        if 'tpu' in found:
-            request = Request.of(found)
-            asked = f', {request.type} x {request.slices}{", spot" if "spot" in found else ""}'
+        if 'tpu' in resource:
+            request = Request.of(resource)
+            spot = ', spot' if request.spot else ''
+            asked = f', {request.type} x {request.slices}{spot}'
         lines = [f'{self.name}: {state}{asked}']
         if state == 'ACTIVE':
-            self._read(found)
+            self._read(resource)
             lines += [f'  {node}: {self.gcloud.node_state(node)}' for node in self.nodes]
-            lines += [f'  {who}: {what}' for who, what in self.results()]
+            lines += [f'  {worker}: {answer}' for worker, answer in self.results()]
         if not self.gcloud.dry_run:
             print('\n'.join(lines))

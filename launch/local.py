@@ -1,5 +1,6 @@
-r"""Several processes on this machine, as on several hosts: to try a run before a cluster has it, or
-one process a GPU.
+r"""Runs several processes on this machine, as on several hosts.
+
+It serves to try a run before a cluster has it, or to give each GPU a process.
 
     python -m launch.local --processes=4 --devices=2 -- \
         python -m train.pretrain --config=configs/base.py --run=runs/base
@@ -38,26 +39,27 @@ def variables(
 
     `devices`: forced CPU devices of each; 0: those that the machine has.
     """
-    found = dict(
-        MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), WORLD_SIZE=str(processes), RANK=str(process)
-    )
-    if devices:
-        kept = [
-            f
-            for f in xla_flags.split()
-            if not f.startswith('--xla_force_host_platform_device_count')
-        ]
-        return found | dict(
-            JAX_PLATFORMS='cpu',
-            XLA_FLAGS=' '.join([*kept, f'--xla_force_host_platform_device_count={devices}']),
-        )
-    return found | dict(LOCAL_RANK=str(process))  # its GPU
+    environment = {
+        'MASTER_ADDR': '127.0.0.1',
+        'MASTER_PORT': str(port),
+        'WORLD_SIZE': str(processes),
+        'RANK': str(process),
+    }
+    if not devices:
+        environment['LOCAL_RANK'] = str(process)  # its GPU
+        return environment
+    forced = '--xla_force_host_platform_device_count'
+    others = [flag for flag in xla_flags.split() if not flag.startswith(forced)]
+    environment['JAX_PLATFORMS'] = 'cpu'
+    environment['XLA_FLAGS'] = ' '.join([*others, f'{forced}={devices}'])
+    return environment
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(('127.0.0.1', 0))
-        return found.getsockname()[1]
+    """Returns a port of this machine that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
 
 
 def run(command: list[str], environments: list[dict[str, str]]) -> int:
@@ -87,14 +89,14 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
         for thread in streams:
             thread.join()
 
-    # None is inherited as ignored.
+    # Handlers come before the children, so that none inherits a signal as ignored.
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        for e in environments:
+        for environment in environments:
             children.append(
                 subprocess.Popen(
                     command,
-                    env={**os.environ, 'PYTHONUNBUFFERED': '1', **e},
+                    env={**os.environ, 'PYTHONUNBUFFERED': '1', **environment},
                     stdout=subprocess.PIPE,
                     stderr=subprocess.PIPE,
                     text=True,
@@ -107,13 +109,16 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
     followers = [threading.Thread(target=follow, args=pair) for pair in enumerate(children)]
     for thread in followers:
         thread.start()
+
+    # Wait for all. After the first failure or signal the others have a while to end by themselves,
+    # then are told, then killed.
     harder = itertools.chain([signal.SIGTERM], itertools.repeat(signal.SIGKILL))
     first = 0
     left = len(children)
     ending = False
-    told = False
+    passed_on = False
     while left:
-        patience = _SAVING if told else _GRACE
+        patience = _SAVING if passed_on else _GRACE
         try:
             code, signalled = ended.get(timeout=patience if ending else None)
         except queue.Empty:
@@ -121,12 +126,13 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
             continue
         ending = ending or code != 0  # None: a signal came
         if code is None:
-            send(signal.SIGKILL if told else signalled)
-            told = True
+            send(signal.SIGKILL if passed_on else signalled)
+            passed_on = True
             continue
         left -= 1
         # As a shell says that a signal ended it.
         first = first or (code if code >= 0 else 128 - code)
+
     for thread in followers:
         thread.join()
     for number, handler in before.items():
@@ -135,6 +141,7 @@ def run(command: list[str], environments: list[dict[str, str]]) -> int:
 
 
 def _copy(number: int, source, to) -> None:
+    """Copies lines as they come, each behind its process's number."""
     for line in source:
         to.write(f'[{number}] {line}')
         to.flush()
@@ -151,8 +158,9 @@ def main() -> None:
         for i in range(f.processes)
     ]
     if f.dry_run:
-        for e in environments:
-            print(shlex.join(['env', *(f'{name}={value}' for name, value in e.items()), *command]))
+        for environment in environments:
+            settings = [f'{name}={value}' for name, value in environment.items()]
+            print(shlex.join(['env', *settings, *command]))
         return
     sys.exit(run(command, environments))
 

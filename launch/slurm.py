@@ -1,5 +1,4 @@
-r"""A run on a Slurm cluster: an sbatch script, written (`script`) or written and submitted
-(`submit`):
+r"""Writes an sbatch script for a Slurm cluster (`script`), or submits it too (`submit`).
 
     python -m launch.slurm submit --name=gpt2 --nodes=2 --gpus_per_node=8 --time=24:00:00 -- \
         python -m train.pretrain --config=... --run=...
@@ -79,19 +78,17 @@ def script(name: str, command: list[str], folder: str, code: str, resources: Res
             f'--folder={folder}: expected a path without quotes, % and the like, which sbatch '
             'would read in the path of its log'
         )
-    options = {
-        'gpus_per_node': resources.gpus_per_node or '',
+    asked = {
+        'gpus-per-node': resources.gpus_per_node,
         'partition': resources.partition,
         'account': resources.account,
     }
-    lines = ''.join(
-        f'#SBATCH --{key.replace("_", "-")}={value}\n' for key, value in options.items() if value
-    )
+    lines = [f'#SBATCH --{option}={value}\n' for option, value in asked.items() if value]
     return SCRIPT.format(
         name=name,
         nodes=resources.nodes,
         tasks=max(1, resources.gpus_per_node),
-        options=lines,
+        options=''.join(lines),
         time=resources.time,
         log=shlex.quote(f'{folder}/log'),
         notice=resources.notice,
@@ -116,6 +113,8 @@ def main(words: list[str]) -> None:
             f'{verb}: no command: give it after --, as in `{verb} --name=... -- python -m '
             'train.pretrain --config=... --run=...`'
         )
+
+    # Flags that go into the script as they are.
     accelerators.check_name(f.name)
     for flag, form, expected in (
         ('time', r'([0-9]{1,4}-)?[0-9]{1,7}(:[0-9]{1,2}){0,2}', 'minutes, HH:MM:SS or D-HH:MM:SS'),
@@ -124,6 +123,7 @@ def main(words: list[str]) -> None:
     ):
         if not re.fullmatch(form, f[flag].value):
             raise RunError(f'--{flag}={f[flag].value}: expected {expected}')
+
     folder = pathlib.Path(f.folder or f'runs/slurm/{f.name}').absolute()
     commit = snapshot.pin(f.commit)
     code = f'{folder}/code-{commit[:12]}'
@@ -133,6 +133,7 @@ def main(words: list[str]) -> None:
     path = folder / 'job.sh'
     steps = snapshot.unpack(commit, code)
     submit = ['sbatch', str(path)]
+
     if f.dry_run:
         for step in steps:
             print(shlex.join(step))

@@ -1,4 +1,4 @@
-r"""Task files for other people's launchers, and the commands that use them:
+r"""Writes task files for other people's launchers, and prints the commands that use them.
 
     python -m launch.templates sky --name=llama --type=v5litepod-16 --zone=us-west4-a --spot -- \
         python -m train.pretrain --config=... --run=gs://...
@@ -41,6 +41,7 @@ _Dumper.add_representer(
 
 
 def dump(content: dict) -> str:
+    """Returns the content as YAML."""
     return yaml.dump(content, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
@@ -81,6 +82,15 @@ class Workload:
     restarts: int
 
 
+# Machines that may be taken away repel pods that do not say that they bear it.
+_TOLERATES_SPOT = {
+    'key': 'cloud.google.com/gke-spot',
+    'operator': 'Equal',
+    'value': 'true',
+    'effect': 'NoSchedule',
+}
+
+
 def jobset(workload: Workload, command: list[str]) -> dict:
     """Returns a JobSet for GKE.
 
@@ -100,20 +110,7 @@ def jobset(workload: Workload, command: list[str]) -> dict:
             'cloud.google.com/gke-tpu-topology': kind.topology,
             **({'cloud.google.com/gke-spot': 'true'} if spot else {}),
         },
-        **(
-            {
-                'tolerations': [
-                    {
-                        'key': 'cloud.google.com/gke-spot',
-                        'operator': 'Equal',
-                        'value': 'true',
-                        'effect': 'NoSchedule',
-                    }
-                ]
-            }
-            if spot
-            else {}
-        ),
+        **({'tolerations': [_TOLERATES_SPOT]} if spot else {}),
         'containers': [
             {
                 'name': 'ordem',
@@ -193,6 +190,7 @@ def xpk(workload: Workload, cluster: str, zone: str, project: str, command: list
 
 
 def _image(image: str, commit: str) -> str:
+    """Returns the image with a tag, the commit's where it has none."""
     if not re.fullmatch(r'[a-z0-9][a-z0-9._:/-]*(@sha256:[0-9a-f]{64})?', image):
         raise RunError(
             f'--image={image or "(empty)"}: expected the name of an image, for example '
@@ -222,6 +220,8 @@ def main(words: list[str]) -> None:
     text = ''
     path = folder / f'{verb}.yaml'
     then = []
+
+    # The file's text, the commands that come before it, and those that a person gives then.
     if verb == 'sky':
         if not kind.runtime or f.slices != 1:
             raise RunError(
@@ -247,10 +247,14 @@ def main(words: list[str]) -> None:
             accelerators.check_zone(f.zone)
             cluster = accelerators.check_name(f.cluster, '--cluster', 40)
             then.append(shlex.join(xpk(workload, cluster, f.zone, f.project, command)))
+
     if f.dry_run:
-        for step in steps or ([['mkdir', '-p', str(folder)]] if text else []):
+        if text and not steps:
+            steps = [['mkdir', '-p', str(folder)]]
+        for step in steps:
             print(shlex.join(step))
-        print(f"cat > {path} <<'END OF THE FILE'\n{text}END OF THE FILE\n" if text else '', end='')
+        if text:
+            print(f"cat > {path} <<'END OF THE FILE'\n{text}END OF THE FILE")
     else:
         snapshot.execute(steps)
         if text:

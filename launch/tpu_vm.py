@@ -1,4 +1,4 @@
-r"""A run on Cloud TPU VMs, from the queue to the end:
+r"""Leads a run on Cloud TPU VMs, from the queue to the end.
 
     python -m launch.tpu_vm create --name=llama --type=v5litepod-16 --zone=us-west4-a --spot
     python -m launch.tpu_vm run --name=llama --zone=us-west4-a --keep_going -- \
@@ -31,24 +31,23 @@ from runtime.errors import RunError
 
 
 def _check_command(command: list[str], keep_going: bool) -> None:
+    """Raises RunError without a command, or where it could not be resumed but should."""
     if not command:
         raise RunError(
             'run: no command: give it after --, as in `run --name=... --zone=... -- python -m '
             'train.pretrain --config=... --run=gs://...`'
         )
-    run = next(
-        (
-            w.partition('=')[2] or after
-            for w, after in zip(command, (*command[1:], ''))
-            if re.match(r'--?run(=|$)', w)
-        ),
-        '',
-    )
+    # --run=DIR, or --run DIR.
+    run = ''
+    for word, after in zip(command, (*command[1:], '')):
+        if re.match(r'--?run(=|$)', word):
+            run = word.partition('=')[2] or after
+            break
     if keep_going and not run.startswith('gs://'):
         raise RunError(
             '--keep_going resumes a run whose machines are gone, so that its directory must be in '
-            'a bucket: expected '
-            f'--run=gs://BUCKET/..., found {"--run=" + run if run else "no --run="}'
+            'a bucket: expected --run=gs://BUCKET/..., '
+            f'found {"--run=" + run if run else "no --run="}'
         )
 
 
@@ -62,39 +61,41 @@ def main(words: list[str]) -> None:
         )
     if rest and verb != 'run':
         raise RunError(f'{verb}: unexpected {rest[0]!r}')
+
     accelerators.check_zone(f.zone)
-    gcloud = Gcloud(
-        accelerators.check_name(f.name),
-        f.zone,
-        accelerators.check_name(f.project, '--project', 30) if f.project else '',
-        f.dry_run,
-    )
+    accelerators.check_name(f.name)
+    if f.project:
+        accelerators.check_name(f.project, '--project', 30)
+    gcloud = Gcloud(f.name, f.zone, f.project, f.dry_run)
     if f.slices < 1:
         raise RunError(f'--slices={f.slices}: expected at least 1')
     launcher = Launcher(gcloud, f.slices, wait=f.wait_minutes * 60, poll=f.poll_seconds)
+
     if verb == 'create':
-        found = accelerators.find(f.type)
-        if not found.runtime:
+        kind = accelerators.find(f.type)
+        if not kind.runtime:
             raise RunError(
                 f'--type={f.type}: only on GKE, not as a TPU VM: see `python -m launch.templates '
                 'gke`'
             )
-        launcher.create(Request(found.type, f.runtime_version or found.runtime, f.slices, f.spot))
+        launcher.create(Request(kind.type, f.runtime_version or kind.runtime, f.slices, f.spot))
         launcher.note('costs money until it is deleted')
     elif verb == 'run':
         _check_command(rest, f.keep_going)
         streams.settle(keeps=f.keep_going)  # somebody has to make the machines anew
         commit = snapshot.pin(f.commit)
         archive = f'runs/launch/{f.name}/ordem-{commit[:12]}.tar.gz'
-        for words in snapshot.commands(commit, archive):
-            print(shlex.join(words)) if f.dry_run else snapshot.execute([words])
+        steps = snapshot.commands(commit, archive)
+        if f.dry_run:
+            for step in steps:
+                print(shlex.join(step))
+        else:
+            snapshot.execute(steps)
         code = _watched(
             launcher, lambda: launcher.run(rest, commit, archive, f.keep_going, f.retries)
         )
-        launcher.note(
-            f'{"finished" if code == 0 else f"ended with exit code {code}"}; `delete` it when it '
-            'is no longer needed'
-        )
+        ending = f'ended with exit code {code}' if code else 'finished'
+        launcher.note(f'{ending}; `delete` it when it is no longer needed')
         sys.exit(code)
     elif verb == 'logs':
         if not re.fullmatch('[0-9]{1,5}|all', f.worker):
@@ -113,6 +114,7 @@ def main(words: list[str]) -> None:
 
 
 def _watched(launcher: Launcher, call) -> int:
+    """Returns call(); interrupted, tells first how the run goes on."""
     try:
         return call()
     except KeyboardInterrupt:

@@ -3,15 +3,18 @@
 #
 #     sh worker.sh install | start COMMAND... | follow [LINES] | result | stop
 #
-# State lies in ~/ordem: code (the unpacked commit), env, command, log, pid while it runs, and exit, the code it ended with:
-# 0 finished; 2 a user's mistake, told in the last line of the log: trying again is no use; 130 interrupted and 143 stopped;
-# 137 killed, often for memory; anything else is a failure. The next start resumes the run from its newest checkpoint.
+# State lies in ~/ordem: code (the unpacked commit), env, command, log, pid while it runs, and exit,
+# the code it ended with: 0 finished; 2 a user's mistake, told in the last line of the log: trying
+# again is no use; 130 interrupted and 143 stopped; 137 killed, often for memory; anything else is a
+# failure. The next start resumes the run from its newest checkpoint.
 set -eu
 state=$HOME/ordem
 export ORDEM_ENV="$state/env" ORDEM_EXTRAS="${ORDEM_EXTRAS:-tpu}"
 if [ -f "$state/python" ]; then ORDEM_PYTHON=$(cat "$state/python"); export ORDEM_PYTHON; fi
 
-running() { [ ! -f "$state/exit" ] && [ -f "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2>/dev/null; }
+running() {
+    [ ! -f "$state/exit" ] && [ -f "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2>/dev/null
+}
 
 case ${1:-} in
 install)
@@ -26,8 +29,10 @@ install)
 start)
     shift
     if running; then
-        if printf '%s\n' "$@" | cmp -s - "$state/command"; then exit 0; fi      # this very command: go on following it
-        echo "error: another command runs on $(hostname): $(tr '\n' ' ' < "$state/command")" >&2; exit 3
+        # This very command: go on following it.
+        if printf '%s\n' "$@" | cmp -s - "$state/command"; then exit 0; fi
+        echo "error: another command runs on $(hostname): $(tr '\n' ' ' < "$state/command")" >&2
+        exit 3
     fi
     rm -f "$state/exit"
     printf '%s\n' "$@" > "$state/command"
@@ -39,7 +44,8 @@ exec)
     exec sh launch/env.sh "$@";;
 supervise)
     shift
-    trap : INT TERM                 # the signal ends the command; this shell stays to write down how it ended
+    # A signal ends the command; this shell stays to write down how it ended.
+    trap : INT TERM
     code=0; sh "$0" exec "$@" || code=$?
     echo "$code" > "$state/exit.new"
     mv "$state/exit.new" "$state/exit";;
@@ -53,13 +59,16 @@ follow)
 result)
     if [ -f "$state/exit" ]; then echo "worker $(hostname): exit $(cat "$state/exit")"
     elif running; then echo "worker $(hostname): running"
-    elif [ -f "$state/command" ]; then echo "worker $(hostname): exit 137"       # killed before it could write its code
+    # Killed before it could write its code.
+    elif [ -f "$state/command" ]; then echo "worker $(hostname): exit 137"
     else echo "worker $(hostname): idle"; fi;;
 stop)
     if running; then
         pid=$(cat "$state/pid"); tries=0
         kill -TERM "-$pid"
-        while [ ! -f "$state/exit" ] && [ "$tries" -lt 600 ]; do sleep 0.1; tries=$((tries + 1)); done
+        while [ ! -f "$state/exit" ] && [ "$tries" -lt 600 ]; do
+            sleep 0.1; tries=$((tries + 1))
+        done
         kill -KILL "-$pid" 2>/dev/null || true
     fi;;
 *)

@@ -44,22 +44,25 @@ class ModelConfig:
 
     @property
     def residual_scale(self) -> float:
-        """Variance of the weights that write to the residual stream: 2 writes a layer add up to 1 (GPT-2)."""
+        """Returns the variance of weights that write to the residual stream.
+
+        The 2 writes of each layer add up to 1 (GPT-2).
+        """
         return 1 / (2 * self.num_layers)
 
     @property
     def distinct(self) -> tuple[PositionalEncoding, ...]:
-        """The encodings of the pattern, each once."""
+        """Encodings of the pattern, each once."""
         return tuple(dict.fromkeys(self.encodings))
 
     @property
     def parts(self) -> tuple[PositionalEncoding, ...]:
-        """What the encodings are made of, each once."""
+        """Parts that the encodings are made of, each once."""
         return tuple(dict.fromkeys(p for e in self.encodings for p in e.parts))
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """The name of the scope of each of `parts` for what belongs to the whole model."""
+        """Names of the scopes of `parts`, for what belongs to the whole model."""
         names = [part.name for part in self.parts]
         before = [names[:i].count(name) for i, name in enumerate(names)]
         return tuple(
@@ -68,15 +71,16 @@ class ModelConfig:
 
     @property
     def period(self) -> int:
-        """The length of the pattern of encodings that repeats over the layers."""
+        """Length of the pattern of encodings that repeats over the layers."""
         e = self.encodings
-        return next(
-            p
-            for p in range(1, len(e) + 1)
-            if not len(e) % p and all(e[i] is e[i % p] for i in range(len(e)))
-        )
+        for period in range(1, len(e)):
+            repeats = all(e[i] is e[i % period] for i in range(len(e)))
+            if not len(e) % period and repeats:
+                return period
+        return len(e)
 
     def weight(self, shape, axes, init, name):
+        """Returns a layer that holds one weight (`model.layers.Weight`)."""
         from model.layers import Weight
 
         return Weight(shape, axes, init, self.dtype, self.param_dtype, name=name)

@@ -13,8 +13,9 @@ from ml_collections.config_flags.config_flags import ConfigFileFlagParser
 from data import paths
 from model.errors import ModelError
 from runtime import field_checks, options, schema
+from runtime.config_tree import ENCODINGS, expand_paths, flatten
+from runtime.encoding_meaning import flags_of, get_meaning
 from runtime.errors import RunError
-from runtime.run_dir import ENCODINGS, at_home, flags_of, flat, meaning
 
 _LOG = logging.getLogger('ordem')
 _ARGS = 'model.positions_args.'  # checked against the encoding (model/positions)
@@ -117,7 +118,7 @@ def check(config: ConfigDict, given: dict[str, Any], known: dict[str, Any]) -> C
         need = field_checks.lacking(config, name)
         if need and value != known[name]:
             raise RunError(f'config.{name}={value!r} has no effect: it needs {need}')
-    return at_home(config, strict=True)
+    return expand_paths(config, strict=True)
 
 
 def _check_file(fields: dict[str, Any], base: dict[str, Any]) -> None:
@@ -155,7 +156,7 @@ def _read_fields(path: str) -> dict[str, Any]:
             f'--config={path}: expected `get_config` to return a ConfigDict, found '
             f'{type(config).__name__}'
         )
-    return flat(config)
+    return flatten(config)
 
 
 def _drop_meaning(config: ConfigDict) -> None:
@@ -167,7 +168,7 @@ def _drop_meaning(config: ConfigDict) -> None:
     before = config.model.encodings
     del config.model.encodings
     with contextlib.suppress(ModelError):  # told where the model is made
-        now = meaning(config)
+        now = get_meaning(config)
         if now != before:
             _LOG.warning(
                 '--config=%s: config.model.encodings says what its run meant, which a new run does '

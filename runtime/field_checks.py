@@ -9,8 +9,8 @@ import math
 
 from model.errors import describe_underflow, did_you_mean
 from runtime import schema
+from runtime.config_tree import flatten
 from runtime.errors import CombinedError, RunError
-from runtime.run_dir import flat
 
 _BITS = 128  # of a whole number that is shown digit by digit
 
@@ -19,7 +19,7 @@ def find_faults(config) -> dict[str, str]:
     """Returns {field: line for the user} of each field of an experiment or a study whose value is
     out of its range or none of its choices."""
     faults = {}
-    for name, value in flat(config).items():
+    for name, value in flatten(config).items():
         entry = schema.find(name)
         if entry is None:
             continue
@@ -32,7 +32,7 @@ def find_faults(config) -> dict[str, str]:
 
 
 def check(config) -> None:
-    """Raises CombinedError with each value of an experiment or a study that does not fit its field."""
+    """Raises CombinedError with each value of an experiment or a study that does not fit."""
     faults = find_faults(config)
     if faults:
         raise CombinedError(list(faults.values()))
@@ -41,7 +41,7 @@ def check(config) -> None:
 def check_digits(config) -> None:
     """Raises RunError where a whole number of `config` has more digits than any line can show, or
     Python write: nothing else can be told of such a config."""
-    for name, value in flat(config).items():
+    for name, value in flatten(config).items():
         for number in value if isinstance(value, tuple) else (value,):
             if not isinstance(number, int) or number.bit_length() <= _BITS:
                 continue
@@ -57,7 +57,7 @@ def lacking(config, name: str) -> str:
     A condition is passed over where the field that decides has itself no valid value, which is
     told elsewhere.
     """
-    entry, values = schema.find(name), flat(config)
+    entry, values = schema.find(name), flatten(config)
     for condition in entry.needs if entry else ():
         if condition.holds(values):
             continue

@@ -1,4 +1,4 @@
-"""The float32 copy of parameters that are narrower (config.model.param_dtype 'bfloat16').
+"""A float32 copy of parameters that are narrower (config.model.param_dtype 'bfloat16').
 
 A bfloat16 tells 8 bits apart: a step of less than 1/512 of a parameter rounds to nothing, each time
 anew. So the optimizer moves a copy in float32 that is part of its state, and the parameters are
@@ -12,8 +12,11 @@ import jax.numpy as jnp
 
 
 def widen(tree):
-    """Returns the tree in float32, wider types as they are: gradients, and what the optimizer
-    keeps, are so whatever the type of the parameters, since they are sums of many small terms."""
+    """Returns the tree in float32, wider types as they are.
+
+    Gradients, and what the optimizer keeps, are so whatever the type of the parameters, since they
+    are sums of many small terms.
+    """
     return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 
@@ -23,8 +26,11 @@ def is_needed(params) -> bool:
 
 
 def add_master(state: dict, shardings: dict) -> dict:
-    """Returns the state with a copy that begins from its parameters, in place of the one that it
-    has, if any; as it is where none is needed. `shardings`: of the state with its copy."""
+    """Returns the state with a copy that begins from its parameters.
+
+    It takes the place of the one that the state has, if any. Where none is needed the state is as
+    it was. `shardings`: of the state with its copy.
+    """
     if not is_needed(state['params']):
         return state
 
@@ -38,6 +44,6 @@ def add_master(state: dict, shardings: dict) -> dict:
 
 def drop_master(state: dict) -> dict:
     """Returns the state, or its shapes or shardings, as it was kept before there was a copy."""
-    kept = state['opt_state']
-    has = isinstance(kept, dict) and 'master' in kept
-    return {**state, 'opt_state': kept['inner'] if has else kept}
+    opt_state = state['opt_state']
+    has_copy = isinstance(opt_state, dict) and 'master' in opt_state
+    return {**state, 'opt_state': opt_state['inner'] if has_copy else opt_state}

@@ -17,7 +17,8 @@ from runtime.run_dir import Run, write_atomically
 
 _LOG = logging.getLogger('ordem')
 
-# bf16 peak of one device in FLOP/s, by `device_kind`; a device not here has no known peak and MFU is n/a.
+# bf16 peak of one device in FLOP/s, by `device_kind`; a device not here has no known peak, and MFU
+# is n/a.
 PEAKS = {
     'TPU v4': 275e12,
     'TPU v5 lite': 197e12,
@@ -35,46 +36,64 @@ PEAKS = {
 
 
 def flops_per_token(params, config, seq_len: int, logits: bool = True) -> float:
-    """Forward and backward of one token: 6 a parameter in a matmul, and 6 T H d a layer for causal attention (both matmuls,
-    half of the square). The embedding lookup counts only where its table is the output too (PaLM, 2022, appendix B). `logits`: whether they are
-    computed."""
-    matmul = sum(
-        x.size
-        for p, x in jax.tree_util.tree_leaves_with_path(params)
-        if p[-1].key == 'kernel'
-        and (logits or p[0].key != 'output')
-        or p[-1].key == 'embedding'
-        and config.tied
-        and logits
-    )
-    return 6.0 * matmul + 6.0 * config.num_layers * seq_len * config.num_heads * config.head_dim
+    """Returns the FLOPs of one token, forward and backward.
+
+    They are 6 a parameter in a matmul, and 6 T H d a layer for causal attention (both matmuls, half
+    of the square). The embedding lookup counts only where its table is the output too (PaLM, 2022,
+    appendix B).
+
+    Args:
+      params: the parameters, or their shapes.
+      config: the architecture (model.config.ModelConfig).
+      seq_len: T, tokens of a row.
+      logits: whether they are computed.
+    """
+    in_matmuls = 0
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        is_kernel = path[-1].key == 'kernel' and (logits or path[0].key != 'output')
+        is_tied_output = path[-1].key == 'embedding' and config.tied and logits
+        if is_kernel or is_tied_output:
+            in_matmuls += x.size
+    attention = config.num_layers * seq_len * config.num_heads * config.head_dim
+    return 6.0 * in_matmuls + 6.0 * attention
 
 
 def mfu(flops_per_second: float) -> float | None:
-    """Of all devices together, as a share of their peak; None where the peak is not known."""
+    """Returns the share of the peak of all devices, None where the peak is not known."""
     device = jax.devices()[0]
     peak = PEAKS.get(device.device_kind)
     return None if peak is None else flops_per_second / (peak * jax.device_count())
 
 
 def bits_per_byte(nats_per_token: float, tokens: int, num_bytes: int) -> float:
-    """`tokens`: predicted ones in the text of `num_bytes`."""
+    """Returns the bits that a byte of text takes.
+
+    `tokens`: those that are predicted in the text of `num_bytes`.
+    """
     return nats_per_token * tokens / (num_bytes * math.log(2))
 
 
 class Metrics:
-    """Writes one line a call to metrics.jsonl and TensorBoard; on a resumed run lines after `start` are cut off first. Of several
-    processes only the first writes.
+    """Writes metrics.jsonl, one line a call, and TensorBoard events.
 
-    An object store (gs://) cannot append: there files are written on this machine and copied every minute and at the end.
+    Of several processes only the first writes. An object store (gs://) cannot append: there files
+    are written on this machine and copied every minute and at the end.
+
+    Args:
+      run: whose metrics they are.
+      start: the step that a resumed run goes on from: lines after it are cut off first.
+      total: steps of the whole run.
+      config: the `log` part of an experiment.
+      seed_line: the facts of the run, with 'flops_per_token' and 'tokens_per_step'.
     """
 
     def __init__(self, run: Run, start: int, total: int, config, seed_line: dict):
         writes = processes.is_main_process()
         self.store = run.path if writes and '://' in os.fspath(run.path) else None
         self.folder = epath.Path(tempfile.mkdtemp()) if self.store else run.path
-        self.path, before = self.folder / 'metrics.jsonl', run.path / 'metrics.jsonl'
-        lines = []
+        self.path = self.folder / 'metrics.jsonl'
+        before = run.path / 'metrics.jsonl'
+        lines: list[str] = []
         if writes and before.exists():
             lines = [
                 json.dumps(line) + '\n'
@@ -97,21 +116,24 @@ class Metrics:
             initial=start,
             leave=True,
         )
-        self.flops, self.seq_tokens = seed_line['flops_per_token'], seed_line['tokens_per_step']
+        self.flops = seed_line['flops_per_token']
+        self.tokens_per_step = seed_line['tokens_per_step']
         self.last = (time.perf_counter(), start)
         self.copied = time.monotonic()
 
     def train(self, step: int, values: dict, learning_rate: float) -> None:
+        """Writes what was measured since the last call, with the speed, and shows it."""
         now = time.perf_counter()
-        speed = (step - self.last[1]) * self.seq_tokens / max(now - self.last[0], 1e-9)
+        speed = (step - self.last[1]) * self.tokens_per_step / max(now - self.last[0], 1e-9)
         self.last = (now, step)
-        used = mfu(speed * self.flops)
+        share = mfu(speed * self.flops)
         self.write(
             step,
-            {**values, 'learning_rate': learning_rate, 'tokens_per_second': speed, 'mfu': used},
+            {**values, 'learning_rate': learning_rate, 'tokens_per_second': speed, 'mfu': share},
         )
         self.progress.set_postfix_str(
-            f'loss {values["loss"]:.3f}, {speed:,.0f} tokens/s, MFU {"n/a" if used is None else f"{used:.1%}"}'
+            f'loss {values["loss"]:.3f}, {speed:,.0f} tokens/s, '
+            f'MFU {"n/a" if share is None else f"{share:.1%}"}'
         )
 
     def pause(self, seconds: float) -> None:
@@ -119,6 +141,7 @@ class Metrics:
         self.last = (self.last[0] + seconds, self.last[1])
 
     def write(self, step: int, values: dict) -> None:
+        """Writes one line."""
         self.file.write(json.dumps({'step': step, **values}) + '\n')
         if self.events:
             for name, value in values.items():
@@ -130,7 +153,10 @@ class Metrics:
             self.copy()
 
     def copy(self) -> bool:
-        """To the object store, if there is one: every minute, and with each checkpoint, after whose step a run goes on. Whether it is there."""
+        """Copies the files to the object store, if there is one; returns whether they are there.
+
+        It is called every minute, and with each checkpoint, after whose step a run goes on.
+        """
         self.copied = time.monotonic()
         if not self.store:
             return True
@@ -151,6 +177,7 @@ class Metrics:
         return True
 
     def close(self) -> None:
+        """Closes the files; in an object store they are whole then."""
         self.progress.close()
         self.file.close()
         if self.events:
@@ -160,5 +187,5 @@ class Metrics:
 
 
 def read(run: Run) -> list[dict]:
-    """The lines of metrics.jsonl."""
+    """Returns the lines of metrics.jsonl."""
     return list(safe_read.objects(run.path / 'metrics.jsonl'))

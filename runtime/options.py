@@ -1,8 +1,8 @@
-"""Flags of the commands: whole numbers and others with both ends of their range, and paths with `~`.
-Nothing here needs JAX.
+"""Flags of the commands: numbers with both ends of their range, and paths with `~`.
 
 A command defines numbers and paths with these and no others: `tests/runtime/test_numbers.py` and
-`tests/runtime/test_home.py` look at all commands."""
+`tests/runtime/test_home.py` look at all commands. Nothing here needs JAX.
+"""
 
 import math
 import re
@@ -20,21 +20,31 @@ class _Number(flags.FloatParser):
     """A number between two ends, both included; neither infinite nor nan."""
 
     def convert(self, argument):
-        found = super().convert(argument)
-        if not math.isfinite(found):
+        value = super().convert(argument)
+        if not math.isfinite(value):
             raise ValueError(f'{argument} is not {self.syntactic_help}')
-        if describe_underflow(found) and not self.is_outside_bounds(found):
-            raise ValueError(describe_underflow(found))
-        return found
+        underflow = describe_underflow(value)
+        if underflow and not self.is_outside_bounds(value):
+            raise ValueError(underflow)
+        return value
 
 
 class Path(flags.ArgumentParser):
-    """A path, `~` in it expanded. `many`: paths separated by commas. `there`: whether it is to be
-    opened or made, rather than compared with names that are kept somewhere. `empty`: whether ''
-    may stand for none; else it is refused, since the system reads it as the folder one is in."""
+    """Parses a path, and expands `~` in it.
+
+    Args:
+      name: of the flag.
+      many: paths separated by commas.
+      there: it is to be opened or made, rather than compared with names that are kept somewhere.
+      empty: '' may stand for none; else it is refused, since the system reads it as the folder one
+        is in.
+    """
 
     def __init__(self, name: str, many: bool = False, there: bool = True, empty: bool = True):
-        self._name, self.many, self.there, self._empty = name, many, there, empty
+        self._name = name
+        self.many = many
+        self.there = there
+        self._empty = empty
 
     def parse(self, argument):
         if not self._empty and not argument.strip():
@@ -74,8 +84,10 @@ def paths(name: str, text: str, values=flags.FLAGS, many: bool = False, there: b
 
 
 def _whole(found: re.Match) -> str:
-    """What was expected in place of what is no whole number, and that number where another spelling
-    of one was found: 1e6, 32.0."""
+    """Returns what was expected in place of what is no whole number.
+
+    With that number where another spelling of one was given: 1e6, 32.0.
+    """
     try:
         value = float(found[1])
         near = f', such as {int(value)}' if value.is_integer() and abs(value) < 2**63 else ''

@@ -31,3 +31,10 @@ def exclusive_lock(path: str | os.PathLike, message: str) -> Iterator[None]:
         except OSError:  # a file system without locks
             pass
         yield
+
+
+def available_cpus() -> int:
+    """Returns how many processors this process may run on."""
+    if hasattr(os, 'sched_getaffinity'):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

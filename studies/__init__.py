@@ -1,1 +1,4 @@
-"""Experiments to comparisons of many runs and their reports: ablations, the quickstart, the retrieval lineage."""
+"""Experiments to comparisons of many runs and their reports.
+
+Ablations, the quickstart, and search by meaning along its lineage.
+"""

@@ -3,7 +3,7 @@
     python -m studies.ablate --config=configs/ablations/quick.py
 
 Each cell is one training; what it measured becomes one line of `cells.jsonl` in `--out`. Started
-again after it was killed, or with more seeds, a study goes on with the cells that are not there yet.
+again after it was killed, or with more seeds, a study goes on with the cells that are not there.
 On CPU one pinned process of one thread runs on each core; on an accelerator one process runs them
 all. `--together=5` trains five seeds of a cell in one program: on a GPU, say so, with
 `--workers=8`, since processes take turns on it but draw data side by side
@@ -28,7 +28,8 @@ from absl import flags
 
 from runtime import cli, config_flags, options, streams
 from runtime.errors import RunError
-from runtime.run_dir import cores, write_atomically
+from runtime.run_dir import write_atomically
+from runtime.system import available_cpus
 from studies import cells, records as study_records
 from train import setup
 
@@ -239,7 +240,7 @@ def _workers() -> int:
     """Returns processes to run: as asked, else one a core on CPU and 0 on an accelerator."""
     if flags.FLAGS.workers >= 0:
         return flags.FLAGS.workers
-    return 0 if _is_accelerated() else cores()
+    return 0 if _is_accelerated() else available_cpus()
 
 
 def main() -> None:

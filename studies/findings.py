@@ -1,4 +1,4 @@
-"""What a study found, in a few sentences made from its own figures."""
+"""States what a study found, in a few sentences made from its own figures."""
 
 import math
 from collections.abc import Mapping, Sequence

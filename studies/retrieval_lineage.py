@@ -37,7 +37,7 @@ PHASES_ON_PAIRS = ('search', 'collection')
 
 @dataclasses.dataclass(frozen=True)
 class Texts:
-    """What is read; '' stands for what the configs say.
+    """Paths of the texts that are read; '' stands for what the configs say.
 
     texts: read and searched in training.
     answers: questions with their answers.

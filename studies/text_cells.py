@@ -15,8 +15,8 @@ _GAPS = (1, 4, 16, 64)  # ids that a gap leaves out
 _DISTANCES = 256  # at which attention is kept
 
 
-def obtained(config, task: str):
-    """Tokenizer and token store of a text task. They are in the cache after the first call."""
+def load_text(config, task: str):
+    """Returns tokenizer and token store of a text task, from the cache after the first call."""
     t = config.tasks[task]
     whole = ConfigDict(dict(data=t.data.to_dict(), tokenizer=t.tokenizer.to_dict()))
     tokenizer = setup.load_or_train_tokenizer(whole)
@@ -24,28 +24,36 @@ def obtained(config, task: str):
 
 
 def sizes(config, task: str) -> tuple[int, int, int]:
-    """Pieces as the config has them, tokens of a row of training, and of the longest window of the test."""
+    """Returns pieces as the config has them, and tokens of the longest rows.
+
+    These are tokens of a row of training, and of the longest window of the test.
+    """
     t = config.tasks[task]
     return t.tokenizer.vocab_size, t.train_len, max(t.test_lens) + t.scored
 
 
 def training(config, group) -> tuple[tuple[int, int, int], list[batches.Batches]]:
-    """The sizes of the model, and the batches of each cell: rows of `train_len` tokens."""
-    t = config.tasks[group[0].task]
-    tokenizer, held = obtained(config, group[0].task)
+    """Returns the sizes of the model, and the batches of each cell: rows of `train_len` tokens."""
+    task = group[0].task
+    t = config.tasks[task]
+    tokenizer, store = load_text(config, task)
     data = t.data.copy_and_resolve_references()
     data.update(seq_len=t.train_len, batch_size=config.train.batch_size)
-    return (tokenizer.vocab_size, *sizes(config, group[0].task)[1:]), [
-        batches.Batches(held.split('train'), data, 1000 + cell.seed) for cell in group
-    ]
+    split = store.split('train')
+    of_cells = [batches.Batches(split, data, 1000 + cell.seed) for cell in group]
+    return (tokenizer.vocab_size, *sizes(config, task)[1:]), of_cells
 
 
-def measured(config, cell, model, rows, params, found: dict) -> dict:
-    """The record: three perplexities at each of `test_lens` on the same targets, loss by place, how much order far away and a gap in the ids
-    matter, and of the first seed where it looks."""
+def measured(config, cell, model, rows, params, record: dict) -> dict:
+    """Returns the completed record of a cell.
+
+    It has three perplexities at each of `test_lens` on the same targets, loss by place, how much
+    order far away and a gap in the ids matter, and of the first seed where it looks.
+    """
     t = config.tasks[cell.task]
-    held = obtained(config, cell.task)[1]
-    split, longest = held.split('validation'), max(t.test_lens)
+    _, store = load_text(config, cell.task)
+    split = store.split('validation')
+    longest = max(t.test_lens)
     documents = [np.asarray(split.document(i), np.int32) for i in range(len(split.lengths))]
     chosen = perplexity.targets(documents, longest, t.windows, t.scored)
     kinds = {
@@ -53,42 +61,35 @@ def measured(config, cell, model, rows, params, found: dict) -> dict:
         'sliding': perplexity.sliding(model, params, chosen, t.test_lens, t.stride),
         'fixed': perplexity.fixed(model, params, chosen, t.test_lens),
     }
-    digest = hashlib.sha256(
-        b''.join(rows(step, slice(0, 4))['tokens'].tobytes() for step in (0, 1, 1000))
-    ).hexdigest()[:16]
+    places = perplexity.by_position(model, params, chosen, t.train_len, longest // t.train_len)
     shuffled = perplexity.shuffle_sensitivity(model, params, chosen, t.train_len, t.beyond)
-    gaps = [
-        g for g in _GAPS if t.train_len + g <= longest
-    ]  # no id is beyond those that the model has
+    gaps = [g for g in _GAPS if t.train_len + g <= longest]  # no id is beyond those of the model
+    moved = perplexity.gap_sensitivity(model, params, chosen, t.train_len, gaps)
     if cell.seed == 1:
         few = _rows(chosen.tokens[:2, : min(2 * t.train_len, longest)])
-        found['attention'] = attention.by_distance(
-            model, params, few, min(2 * t.train_len, _DISTANCES)
-        )
+        distances = min(2 * t.train_len, _DISTANCES)
+        record['attention'] = attention.by_distance(model, params, few, distances)
+    tokens = [rows(step, slice(0, 4))['tokens'].tobytes() for step in (0, 1, 1000)]
+    digest = hashlib.sha256(b''.join(tokens)).hexdigest()[:16]
     return {
-        'data': f'{held.hash[:8]}-{digest}',
-        **found,
+        'data': f'{store.hash[:8]}-{digest}',
+        **record,
         'validation_nats': kinds['fixed'][t.train_len].mean,
         'perplexity': {
             kind: {str(n): round(x.perplexity, 4) for n, x in losses.items()}
             for kind, losses in kinds.items()
         },
         'by_document': {str(d): v for d, v in kinds['fixed'][longest].by_document.items()},
-        'by_position': perplexity.by_position(
-            model, params, chosen, t.train_len, longest // t.train_len
-        ),
+        'by_position': places,
         'effective_context': perplexity.effective_context(kinds['fixed']),
         'usable_length': perplexity.max_usable_length(kinds['fixed'], t.train_len),
         'shuffled': {str(k): round(x.mean, 5) for k, x in shuffled.items()},
-        'gap': {
-            str(g): round(x.mean, 5)
-            for g, x in perplexity.gap_sensitivity(model, params, chosen, t.train_len, gaps).items()
-        },
+        'gap': {str(g): round(x.mean, 5) for g, x in moved.items()},
     }
 
 
 def _rows(tokens: np.ndarray) -> dict:
-    """Tokens [B,T], each row the beginning of a text, as a batch."""
+    """Returns tokens [B,T], each row the beginning of a text, as a batch."""
     return dict(
         tokens=tokens,
         positions=np.tile(np.arange(tokens.shape[1], dtype=np.int32), (len(tokens), 1)),
@@ -97,15 +98,11 @@ def _rows(tokens: np.ndarray) -> dict:
 
 
 def check(config, task: str) -> None:
-    """Raises RunError where the held-out text has no room for the targets, before any cell is trained."""
+    """Raises RunError where the held-out text has no room for the targets."""
     t = config.tasks[task]
     if t.train_len not in t.test_lens:
         raise RunError(f'config.tasks.{task}.test_lens lacks train_len ({t.train_len})')
-    _, held = obtained(config, task)
-    split = held.split('validation')
-    perplexity.targets(
-        [split.document(i) for i in range(len(split.lengths))],
-        max(t.test_lens),
-        t.windows,
-        t.scored,
-    )
+    _, store = load_text(config, task)
+    split = store.split('validation')
+    documents = [split.document(i) for i in range(len(split.lengths))]
+    perplexity.targets(documents, max(t.test_lens), t.windows, t.scored)

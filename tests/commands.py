@@ -1,4 +1,5 @@
-"""All commands of the product (`python -m room.command`), and the flags that each of them defines."""
+"""All commands of the product (`python -m room.command`), and the flags that each of them
+defines."""
 
 import contextlib
 import functools
@@ -22,7 +23,8 @@ ROOMS = (
 
 @contextlib.contextmanager
 def keep_root_logger():
-    """Leaves the root logger as it was: absl gives it a handler and a level when a command is run."""
+    """Leaves the root logger as it was: absl gives it a handler and a level when a command is
+    run."""
     handlers, level = logging.root.handlers[:], logging.root.level
     try:
         yield
@@ -44,10 +46,11 @@ def list_commands() -> list[str]:
 
 @contextlib.contextmanager
 def isolate_flags():
-    """Gives a command the flags of a fresh process; those it defines go when it ends, however it ends.
+    """Gives a command the flags of a fresh process; those it defines go when it ends, however it
+    ends.
 
-    A test may have imported another program, whose flags would otherwise clash with the command's.
-    """
+    A test may have imported another program, whose flags would otherwise clash with the
+    command's."""
     ours = [
         (module, flag)
         for module, defined_there in flags.FLAGS.flags_by_module_dict().items()
@@ -70,9 +73,13 @@ def isolate_flags():
 
 @functools.cache
 def read_definitions(name: str) -> tuple[dict, dict[str, flags.Flag]]:
-    """Returns what a command does before main: (keywords of `run`, {name: flag}); nothing of it runs."""
+    """Returns what a command does before main: (keywords of `run`, {name: flag}); nothing of it
+    runs."""
     asked = []
-    take = lambda *args, **keywords: asked.append(keywords)
+
+    def take(*args, **keywords):
+        return asked.append(keywords)
+
     with (
         isolate_flags(),
         mock.patch.object(cli, 'run', take),

@@ -1,6 +1,9 @@
-"""Settings of all tests: eight forced CPU devices, the command's numeric settings, and one store of compiled programs. On a GPU:
+"""Sets up all tests.
 
-ORDEM_TEST_PLATFORM=cuda,cpu python -m pytest -n4 tests/model
+They have eight forced CPU devices, the command's numeric settings, and one store of compiled
+programs. On a GPU:
+
+    ORDEM_TEST_PLATFORM=cuda,cpu python -m pytest -n4 tests/model
 """
 
 import atexit
@@ -15,18 +18,19 @@ os.environ['XLA_FLAGS'] = (
     + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
 )
 os.environ['JAX_PLATFORMS'] = os.environ.get('ORDEM_TEST_PLATFORM', 'cpu')
+
+# On a GPU products are exact, and several processes share it.
 if os.environ['JAX_PLATFORMS'] != 'cpu':
-    os.environ.update(
-        JAX_DEFAULT_MATMUL_PRECISION='float32', XLA_PYTHON_CLIENT_PREALLOCATE='false'
-    )  # several processes on one GPU
-if (
-    'JAX_COMPILATION_CACHE_DIR' not in os.environ
-):  # what one test compiles serves the others, and the processes that they start
+    os.environ.update(JAX_DEFAULT_MATMUL_PRECISION='float32', XLA_PYTHON_CLIENT_PREALLOCATE='false')
+
+# What one test compiles serves the others, and the processes that they start.
+if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
     os.environ.update(
         JAX_COMPILATION_CACHE_DIR=tempfile.mkdtemp(prefix='compiled-'),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
     )
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.chdir(ROOT)
@@ -36,19 +40,19 @@ import pytest  # noqa: E402  (the environment is set first)
 
 @pytest.fixture(scope='session')
 def cache(tmp_path_factory):
-    """One cache of token stores and tokenizers for the whole session."""
+    """Returns one cache of token stores and tokenizers for the whole session."""
     return str(tmp_path_factory.mktemp('cache'))
 
 
 @pytest.fixture
 def tiny_config(cache, tiny):
-    """A whole experiment of a few seconds: change what the test is about."""
+    """Returns a whole experiment of a few seconds: change what the test is about."""
     return tiny(cache)
 
 
 @pytest.fixture(scope='session')
 def tiny():
-    """The folder of a cache -> that experiment."""
+    """Returns the function from the folder of a cache to that experiment."""
     return _tiny
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import jax
 
 from data import batches
-from runtime import metrics, processes, run_dir
+from runtime import metrics, processes, resume, run_dir
 from runtime.checkpoint import Checkpoints
 from runtime.errors import RunError, StoppedBySignalError
 from runtime.run_dir import batch_of
@@ -48,7 +48,7 @@ def train(experiment: Experiment) -> dict:
         experiment.beat = watchdog.beat
         if is_main:
             # Nobody began another run here since this one was set up.
-            run_dir.check_resumable(run, config)
+            resume.check_resumable(run, config)
         while True:
             try:
                 return run_steps(experiment, signals, after_rollback)

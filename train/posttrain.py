@@ -10,7 +10,7 @@ together (train/contrastive.py). The positional encoding may be another than the
 
 from ml_collections import ConfigDict
 
-from runtime import run_dir
+from runtime import config_tree
 from runtime.errors import RunError
 from train import command
 from train.setup import Experiment, build_experiment
@@ -18,7 +18,7 @@ from train.setup import Experiment, build_experiment
 
 def build(config: ConfigDict, directory: str) -> Experiment:
     """Builds the experiment; without a parent only where a tokenizer is given."""
-    run_dir.at_home(config, strict=True)
+    config_tree.expand_paths(config, strict=True)
     if not config.parent and not config.tokenizer.path:
         raise RunError(
             'config.parent is empty: expected RUN or RUN@step; for random weights (a control) give '

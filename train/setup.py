@@ -23,7 +23,7 @@ from data.tokenizer import Tokenizer
 from model import config as model_config, kernels
 from model.config import ModelConfig
 from model.transformer import Transformer
-from runtime import checkpoint, processes, run_dir
+from runtime import checkpoint, config_tree, encoding_meaning, origin, processes, resume, run_dir
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
 from train import preflight, step as steps
@@ -99,10 +99,10 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     _log_choices(config, training, architecture, mesh)
 
     # Results depend on nothing else; a run that goes on must find it as it was.
-    lineage = run_dir.lineage(config, store, tokenizer, parent.as_dict() if parent else None)
+    lineage = origin.make_lineage(config, store, tokenizer, parent.as_dict() if parent else None)
     processes.assert_same({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:
-        run_dir.check_lineage(run, lineage)
+        origin.check_lineage(run, lineage)
 
     model = Transformer(architecture)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
@@ -171,7 +171,7 @@ def check_before_start(
     the mesh. Raises as `build_experiment`, whose arguments these are.
     """
     errors = ErrorCollector()
-    run_dir.at_home(config, strict=True)
+    config_tree.expand_paths(config, strict=True)
     config.model.encodings = []  # what they mean today, or below what the run that goes on meant
     objective = errors.check(get_objective, config.train.objective)
     if conversations and objective:
@@ -188,7 +188,7 @@ def check_before_start(
 
     # A new run keeps what its encodings mean, for the day when their defaults are others.
     if not resuming:
-        config.model.encodings = run_dir.meaning(config)
+        config.model.encodings = encoding_meaning.get_meaning(config)
     return objective, parent, tokenizer, mesh
 
 
@@ -196,7 +196,7 @@ def _assert_same_start(config: ConfigDict, directory: str, resuming: bool) -> No
     """Raises RunError, on all processes, where they were started with different commands."""
     fields = {
         f'config.{name}': value
-        for name, value in run_dir.flat(config).items()
+        for name, value in config_tree.flatten(config).items()
         if name != 'data.cache'  # each may have a disk of its own
     }
     kind = jax.local_devices()[0].device_kind
@@ -218,19 +218,19 @@ def _mend_and_check(
     `config` gets the fields that the run was started with and that are not this command's to say.
     `tokenizer`: the parent's, by which a damaged one is written anew.
     """
-    run_dir.keep_own(run, config)
+    resume.keep_own(run, config)
 
     def stated_tokenizer():
         return load_or_train_tokenizer(config) if tokenizer is None else tokenizer
 
     def mend():
-        run_dir.mend(run, config, stated_tokenizer, processes.is_main_process())
+        resume.mend(run, config, stated_tokenizer, processes.is_main_process())
 
     # With files that could not be mended nothing is compared.
     errors.check(processes.main_process_first, 'mend', mend)
     if errors.messages:
         return tokenizer
-    errors.check(run_dir.check_resumable, run, config)
+    errors.check(resume.check_resumable, run, config)
     return errors.check(run.tokenizer)
 
 
@@ -339,7 +339,7 @@ def _begin_directory(
 ) -> None:
     """Writes the files of a run that has no checkpoint yet."""
     if parent:
-        lineage['descent'] = run_dir.descent(parent.run)
+        lineage['descent'] = origin.describe_parent(parent.run)
     if not processes.is_main_process():
         return
     if run.config_path.exists():

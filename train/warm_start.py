@@ -18,10 +18,11 @@ from ml_collections import ConfigDict
 from data import tokenizer as tokenizers
 from data.tokenizer import Tokenizer
 from model import config as model_config
-from runtime import checkpoint, master, run_dir, schema
+from runtime import checkpoint, config_tree, encoding_meaning, master, origin, run_dir, schema
 from runtime.checkpoint import describe, path, summarize_paths
+from runtime.config_tree import diff_configs, flatten
 from runtime.errors import ErrorCollector, RunError
-from runtime.run_dir import Run, diff_configs, flat
+from runtime.run_dir import Run
 from train.step import State
 
 _LOG = logging.getLogger('ordem')
@@ -50,7 +51,7 @@ def open_parent(run: Run, config: ConfigDict, errors: ErrorCollector) -> Parent 
     that follow from the parent are set. Raises RunError where the parent cannot be found.
     """
     if run_dir.is_started(run.path):
-        parent = run_dir.check_parent(run, config.parent)
+        parent = origin.check_parent(run, config.parent)
         if parent is None and config.parent:
             errors.check(_set_as_begun, run, config)
     elif config.parent:
@@ -90,7 +91,7 @@ def check_parent(parent: Run, config: ConfigDict) -> Tokenizer:
         )
     config.model.max_len = longest
     taken = schema.names(lambda entry: entry.child == 'taken')
-    parent_fields = flat(parent_config)
+    parent_fields = flatten(parent_config)
     config.update_from_flattened_dict({name: parent_fields[name] for name in taken})
     _check_encodings(parent, config, tokenizer.vocab_size)
     return tokenizer
@@ -100,7 +101,7 @@ def _changed(parent_config: ConfigDict, config: ConfigDict, part: str) -> str:
     """Returns in words the fields of a part that differ and must be as the parent's."""
 
     def counts(name: str) -> bool:
-        if name == run_dir.ENCODINGS:  # what they mean may be another
+        if name == config_tree.ENCODINGS:  # what they mean may be another
             return False
         return name.startswith(f'{part}.') and schema.must_equal_parent(name)
 
@@ -138,14 +139,16 @@ def _log_change(parent: Run, parent_model: ConfigDict, config: ConfigDict) -> No
     if before != now:
         _LOG.info('the positional encoding changes: %s -> %s', before, now)
         return
-    meaning = ConfigDict(dict(positions=parent_model.positions, encodings=run_dir.meaning(config)))
-    if not run_dir.same_meaning(parent_model, meaning):
+    meaning = ConfigDict(
+        dict(positions=parent_model.positions, encodings=encoding_meaning.get_meaning(config))
+    )
+    if not encoding_meaning.same_meaning(parent_model, meaning):
         _LOG.warning(
             '%s: %s meant something else when the parent was trained; this run begins with what it '
             'means now, to keep that of the parent give %s',
             parent.path,
             before,
-            ' '.join(run_dir.flags_of(parent_model.encodings, meaning.encodings)),
+            ' '.join(encoding_meaning.flags_of(parent_model.encodings, meaning.encodings)),
         )
 
 

@@ -156,9 +156,9 @@ class Walk(walks.Walk):
                 raise DataError(f'{path}: no such file or folder{near}')
         self.go([(path, ()) for path in roots])
         self.files: dict[str, File] = {}
-        for path, found in self.entries.values():
-            mtime = found.st_mtime_ns if found.st_mtime_ns < now - _SETTLED else 0
-            self.files[name_of(path)] = File(name_of(path), found.st_size, mtime, path)
+        for path, status in self.entries.values():
+            mtime = status.st_mtime_ns if status.st_mtime_ns < now - _SETTLED else 0
+            self.files[name_of(path)] = File(name_of(path), status.st_size, mtime, path)
 
     def no_file(self, path: str) -> None:
         """Notes what is no regular file."""
@@ -238,7 +238,8 @@ def _text(file) -> Iterator[Part]:
             if not end and b'\0' not in raw + rest:
                 number = line + len(_LINE_ENDS.findall(raw))
                 raise DataError(f'line {number} has more than {safe_read.size(_MAX_LINE)}')
-            rest, held = (rest[:end], rest[end:]) if end else (rest, b'')
+            if end:
+                rest, held = rest[:end], rest[end:]
         part = _part(raw + rest, line, offset)
         yield part
         line = part.lines[-1]

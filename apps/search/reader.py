@@ -9,8 +9,9 @@ from data.cache import stable_hash
 from data.pairs.read import encode_texts
 from model.embed import Embedder, check_pooling, trained_length
 from runtime import checkpoint
+from runtime.config_tree import config_hash
 from runtime.errors import RunError
-from runtime.run_dir import Run, config_hash
+from runtime.run_dir import Run
 
 # Of how texts are cut (chunks.py) and become vectors (model/embed.py): raised where the same run
 # and settings would give others.

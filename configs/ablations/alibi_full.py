@@ -1,9 +1,12 @@
-"""Press et al. 2022 (ALiBi, arXiv 2108.12409) near the paper's size, for GPUs: 16 layers of width 1,024, rows of 512 tokens.
+"""Press et al. 2022 (ALiBi, arXiv 2108.12409) near the paper's size, for GPUs.
 
-    python -m studies.ablate --config=configs/ablations/alibi_full.py --config.tasks.text.data.files.paths=WIKITEXT103
+16 layers of width 1,024, rows of 512 tokens.
 
-The encodings and claims of `alibi.py`, tested on up to 8,192 tokens. The paper's model has adaptive inputs and a vocabulary of words; here
-the input is SentencePiece pieces. It was not run.
+    python -m studies.ablate --config=configs/ablations/alibi_full.py \\
+        --config.tasks.text.data.files.paths=WIKITEXT103
+
+The encodings and claims of `alibi.py`, tested on up to 8,192 tokens. The paper's model has adaptive
+inputs and a vocabulary of words; here the input is SentencePiece pieces. It was not run.
 """
 
 from configs.ablations import alibi, base

@@ -1,6 +1,7 @@
 """Every field of a study, and what is true of it. The other studies start from this one.
 
-    python -m studies.ablate --config=configs/ablations/base.py --config.model.positions=rope,alibi,none
+    python -m studies.ablate --config=configs/ablations/base.py \\
+        --config.model.positions=rope,alibi,none
 
 trains each encoding on one small task with one seed, a minute in all, and writes a report to
 runs/ablations/base. `--dry_run` prints the cells and the time to expect. A list of encodings on the

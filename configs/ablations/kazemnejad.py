@@ -1,16 +1,19 @@
-"""Kazemnejad et al. 2023 (arXiv 2305.19466) at the size of a CPU: which encodings generalize to longer examples.
+"""Kazemnejad et al. 2023 (arXiv 2305.19466) on a CPU: which encodings generalize?
 
     python -m studies.ablate --config=configs/ablations/kazemnejad.py
 
-The copy and reverse families, trained on up to 20 words and tested on up to 40, and addition, trained on up to 3 digits and tested on up to 6
-(in the paper 8 and 16, which models of this size do not learn: docs/lab/kazemnejad.md). Seven encodings: the paper's five, RoPE on the whole head, and
-learned positions. The learning rate of each is chosen on one seed by the loss inside the lengths of training, for each of the three families.
-What differs from the paper: 3 layers of width 64 instead of 12 of 768, so that a quarter of a head is 4 dimensions and RoPE has 2 frequencies there
-(the paper's 16 have 8), no dropout, a cosine for the learning rate, 32 fresh examples at each step instead of 64 of 100,000 fixed ones, logits scaled
-by 1/sqrt(d), 100 words where theirs are more (copy_same draws its one word from them), and sums
-whose longer number has each length alike (lengths='longest'), where theirs draw both lengths. The
-paper makes the first five claims; those on RoPE of the whole head and learned positions are ours.
-All were written down before the study was run. About 12 core-hours (one thread a core).
+The copy and reverse families, trained on up to 20 words and tested on up to 40, and addition,
+trained on up to 3 digits and tested on up to 6 (in the paper 8 and 16, which models of this size do
+not learn: docs/lab/kazemnejad.md). Seven encodings: the paper's five, RoPE on the whole head, and
+learned positions. The learning rate of each is chosen on one seed by the loss inside the lengths of
+training, for each of the three families. What differs from the paper: 3 layers of width 64 instead
+of 12 of 768, so that a quarter of a head is 4 dimensions and RoPE has 2 frequencies there (the
+paper's 16 have 8), no dropout, a cosine for the learning rate, 32 fresh examples at each step
+instead of 64 of 100,000 fixed ones, logits scaled by 1/sqrt(d), 100 words where theirs are more
+(copy_same draws its one word from them), and sums whose longer number has each length alike
+(lengths='longest'), where theirs draw both lengths. The paper makes the first five claims; those on
+RoPE of the whole head and learned positions are ours. All were written down before the study was
+run. About 12 core-hours (one thread a core).
 """
 
 from configs.ablations import base
@@ -53,9 +56,10 @@ def get_config():
     c.sweep.update(
         lrs=(1e-3, 2e-3, 4e-3), tasks=dict(copy=COPY[:5], reverse=COPY[5:], addition=('addition',))
     )
-    claim = lambda text, better, worse, tasks=ALL: dict(
-        text=text, better=better, worse=worse, tasks=tasks
-    )
+
+    def claim(text, better, worse, tasks=ALL):
+        return dict(text=text, better=better, worse=worse, tasks=tasks)
+
     c.claims = (
         claim('NoPE and T5 above ALiBi', ('none', 't5'), ('alibi',)),
         claim('NoPE and T5 above rotary and sinusoidal', ('none', 't5'), ('rope_25', 'sinusoidal')),

@@ -1,4 +1,6 @@
-"""Kazemnejad et al. 2023 (arXiv 2305.19466) at the paper's size, for GPUs: 12 layers of width 768, 40,000 steps of 64 examples.
+"""Kazemnejad et al. 2023 (arXiv 2305.19466) at the paper's size, for GPUs.
+
+12 layers of width 768, 40,000 steps of 64 examples.
 
     python -m studies.ablate --config=configs/ablations/kazemnejad_full.py
 

@@ -2,8 +2,9 @@
 
     python -m studies.ablate --config=configs/ablations/quick.py --out=studies/results/quick
 
-Repeating one word, sorting, and whether the first and the last symbol are the same: trained on up to 10 or 12 symbols, tested on two to four
-times the length. A first look, at one learning rate for all: too few seeds for small differences, as its table of the smallest visible ones says.
+Repeating one word, sorting, and whether the first and the last symbol are the same: trained on up
+to 10 or 12 symbols, tested on two to four times the length. A first look, at one learning rate for
+all: too few seeds for small differences, as its table of the smallest visible ones says.
 """
 
 from configs.ablations import base

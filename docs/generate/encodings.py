@@ -162,6 +162,9 @@ def table() -> str:
     """Returns the whole page, as `TABLE` holds it."""
     rows = [row(name) for name in REGISTRY]
     families = collections.Counter(r['family'] for r in rows)
+    by_family = ', '.join(f'{family} {count}' for family, count in families.items())
+
+    # How to choose one, and the table.
     lines = [
         '# Positional encodings',
         '',
@@ -174,7 +177,7 @@ def table() -> str:
         '',
         _paragraph(
             f'{len(rows)} encodings and variants, {len(PATTERNS)} patterns with a name. By family '
-            f'(file): {", ".join(f"{family} {n}" for family, n in families.items())}.'
+            f'(file): {by_family}.'
         ),
         '',
         _paragraph(

@@ -1,4 +1,4 @@
-"""The picture of the places where an encoding can enter attention, drawn from the registry.
+"""Draws the places where an encoding can enter attention, from the registry.
 
 python -m docs.generate.places     writes docs/img/places.svg
 """
@@ -26,13 +26,19 @@ STAGES = (
 WIDTH = 1000
 ROW = 46  # height of one place
 GAP = 16  # between stages
-LEFT, STAGE_WIDTH = 20, 270  # the column of stages
+LEFT = 20  # the column of stages
+STAGE_WIDTH = 270
 PLACE = 350  # where the column of places begins
 EXAMPLES = 78  # characters of names of encodings in a row
-INK, QUIET, LINE, BOX, MARK = '#1f2430', '#5d6679', '#9aa3b5', '#eef1f8', '#3f51b5'
+INK = '#1f2430'
+QUIET = '#5d6679'
+LINE = '#9aa3b5'
+BOX = '#eef1f8'
+MARK = '#3f51b5'
 
 
 def _text(x: float, y: float, text: str, size: int, colour: str = INK, more: str = '') -> str:
+    """Returns a line of text at a place, with `more` attributes."""
     attributes = f'x="{x:g}" y="{y:g}" font-size="{size}" fill="{colour}"'
     return f'<text {attributes} {more}>{html.escape(text)}</text>'
 
@@ -74,6 +80,7 @@ def draw() -> str:
             y += ROW
         y += GAP
 
+    # What is drawn once: the title, the tips of the arrows, and the ground.
     title = _text(LEFT, 34, 'Where an encoding can enter attention', 20, more='font-weight="600"')
     marker = 'viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto"'
     tips = ''.join(

@@ -1,4 +1,4 @@
-"""The page of results: every figure that documents state, with the command that makes it.
+"""Makes the page of results: every figure that documents state, with its command.
 
 python -m docs.generate.results     writes docs/results.md from docs/figures.toml
 """

@@ -1,4 +1,4 @@
-"""What finds documents without a trained model: words that are the same (BM25, TF-IDF).
+"""Finds documents without a trained model, by words that are the same (BM25, TF-IDF).
 
 Scores come as rows [documents], one a query.
 """

@@ -50,7 +50,7 @@ _PACKAGES = (
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What is measured, and how the results are told.
+    """The sets and runs to measure, and how.
 
     sets: `datasets.Questions` and `datasets.Pairs`.
     runs: {name: run}.

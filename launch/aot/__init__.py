@@ -1,1 +1,1 @@
-"""Predicts what a config costs on a slice that is not here, by compiling ahead of time."""
+"""Predicts what a config costs on an absent slice, by compiling ahead of time."""

@@ -7,6 +7,7 @@ summary is compared with it: memory, FLOPs, bytes sent and predicted time may di
 
 import json
 import pathlib
+import textwrap
 
 from launch.aot import topologies
 from runtime.run_dir import write_atomically
@@ -19,32 +20,35 @@ _COMPARED = ('peak_bytes', 'executed_flops', 'model_flops', 'memory_bytes', 'ste
 _GIB = topologies.GIB
 
 
-def path(config_file: str, found: dict) -> pathlib.Path:
-    slices = f'_{found["slices"]}slices' if found['slices'] > 1 else ''
-    remat = found['programs'].get('train', {}).get('remat', '')
+def path(config_file: str, summary: dict) -> pathlib.Path:
+    """Returns the file of the budget for a summary of `compile_check.check`."""
+    slices = f'_{summary["slices"]}slices' if summary['slices'] > 1 else ''
+    remat = summary['programs'].get('train', {}).get('remat', '')
     suffix = f'_{remat}' if remat else ''
     stem = pathlib.Path(config_file).stem
-    return FOLDER / f'{stem}_{found["topology"].replace(":", "_")}{slices}{suffix}.json'
+    return FOLDER / f'{stem}_{summary["topology"].replace(":", "_")}{slices}{suffix}.json'
 
 
-def save(config_file: str, found: dict) -> pathlib.Path:
-    """Writes a budget; returns its path."""
-    kept = json.loads(json.dumps(found))
-    for program in kept['programs'].values():
+def save(config_file: str, summary: dict) -> pathlib.Path:
+    """Writes the budget for a summary; returns its path."""
+    budget = json.loads(json.dumps(summary))
+    for program in budget['programs'].values():
         program.pop('compile_seconds')
-    kept['config'] = pathlib.Path(config_file).stem
-    kept['compiler'] = versions()
+    budget['config'] = pathlib.Path(config_file).stem
+    budget['compiler'] = versions()
     FOLDER.mkdir(exist_ok=True)
-    target = path(config_file, found)
-    write_atomically(target, json.dumps(_rounded(kept), indent=1) + '\n')
+    target = path(config_file, summary)
+    write_atomically(target, json.dumps(_rounded(budget), indent=1) + '\n')
     return target
 
 
 def versions() -> dict:
+    """Returns the versions of the packages that compile."""
     return package_versions('jax', 'libtpu')
 
 
 def _rounded(x):
+    """Returns the numbers of a JSON value to six digits."""
     if isinstance(x, dict):
         return {k: _rounded(v) for k, v in x.items()}
     if isinstance(x, list):
@@ -53,83 +57,123 @@ def _rounded(x):
 
 
 def load_all() -> dict[str, dict]:
+    """Returns all budgets by the names of their files."""
     return {p.stem: json.loads(p.read_text()) for p in sorted(FOLDER.glob('*.json'))}
 
 
-def differences(kept: dict, found: dict) -> list[str]:
+def differences(budget: dict, summary: dict) -> list[str]:
     """Returns what of a budget no longer holds, a line each.
 
     Figures that fell are among it, since a budget is what is known.
     """
-    out = []
-    for name in sorted({*kept['programs'], *found['programs']}):
-        old, new = kept['programs'].get(name), found['programs'].get(name)
-        if old is None or new is None:
-            refused = found['refused'].get(name, '')
-            out.append(
-                f'{name}: {"now compiles" if old is None else f"no longer compiles: {refused}"}'
-            )
+    lines = []
+    for name in sorted({*budget['programs'], *summary['programs']}):
+        old = budget['programs'].get(name)
+        new = summary['programs'].get(name)
+        if old is None:
+            lines.append(f'{name}: now compiles')
+        elif new is None:
+            lines.append(f'{name}: no longer compiles: {summary["refused"].get(name, "")}')
+        else:
+            lines += [f'{name}: {line}' for line in _differences_of_program(old, new)]
+    return lines
+
+
+def _differences_of_program(old: dict, new: dict) -> list[str]:
+    """Returns what of one program's budget no longer holds, a line each."""
+    lines = []
+
+    # Figures, which may move by the tolerance.
+    figures = {name: (old[name], new[name]) for name in _COMPARED}
+    for kind in sorted({*old['collectives'], *new['collectives']}):
+        figures[f'{kind} bytes'] = (_bytes_sent(old, kind), _bytes_sent(new, kind))
+    for figure, (a, b) in figures.items():
+        larger = max(abs(a), abs(b))
+        if abs(b - a) <= TOLERANCE * larger or larger <= 1e-6:
             continue
-        figures = {k: (old[k], new[k]) for k in _COMPARED}
-        for kind in sorted({*old['collectives'], *new['collectives']}):
-            figures[f'{kind} bytes'] = tuple(
-                x['collectives'].get(kind, {'bytes': 0.0})['bytes'] for x in (old, new)
-            )
-        for figure, (a, b) in figures.items():
-            if abs(b - a) > TOLERANCE * max(abs(a), abs(b)) and max(abs(a), abs(b)) > 1e-6:
-                out.append(
-                    f'{name}: {figure} {a:.4g} -> {b:.4g} ({(b - a) / a:+.1%})'
-                    if a
-                    else f'{name}: {figure} 0 -> {b:.4g}'
-                )
-        for field in ('fused_attention', 'square_buffers', 'kernels'):
-            if old.get(field) != new.get(field):
-                out.append(f'{name}: {field} {old.get(field)} -> {new.get(field)}')
-        unknown = [x['loop'] for x in new['loops'] if x['how'] == 'unknown']
-        if unknown:
-            out.append(f'{name}: a loop whose rounds are not known: {unknown[0]}')
-    return out
+        change = f' ({(b - a) / a:+.1%})' if a else ''
+        lines.append(f'{figure} {a:.4g} -> {b:.4g}{change}')
+
+    # What may not change at all.
+    for field in ('fused_attention', 'square_buffers', 'kernels'):
+        if old.get(field) != new.get(field):
+            lines.append(f'{field} {old.get(field)} -> {new.get(field)}')
+    unknown = [loop['loop'] for loop in new['loops'] if loop['how'] == 'unknown']
+    if unknown:
+        lines.append(f'a loop whose rounds are not known: {unknown[0]}')
+    return lines
+
+
+def _bytes_sent(program: dict, kind: str) -> float:
+    """Returns the bytes that a device sends by collectives of one kind."""
+    return program['collectives'].get(kind, {'bytes': 0.0})['bytes']
 
 
 def table() -> str:
     """Returns the text of launch/aot/budgets/README.md."""
-    kept = load_all().values()
+    budgets = load_all().values()
+    compilers = sorted(
+        {f'jax {b["compiler"]["jax"]}, libtpu {b["compiler"]["libtpu"]}' for b in budgets}
+    )
     lines = [
         '# Budgets',
         '',
-        'What each shipped config needs on the TPU slices that are recommended for it: compiled '
-        'for them without having one. Generated by `python -m launch.aot.check_budgets --save` '
-        'from the files beside it; `python -m launch.aot.check_budgets` compiles all again and '
-        "compares. Memory is the compiler's count. **Times and MFU are predictions from the "
-        'schedule, good to about 15 %; nothing ran on a TPU.** '
-        'Bytes are what a device sends in a step.',
+        *textwrap.wrap(_HEAD, 100, break_long_words=False, break_on_hyphens=False),
         '',
-        '| config | slice | mesh | rows a device | remat | peak GiB | of | ms | MFU | executed / '
-        'model FLOPs | GB sent | attention '
-        '| decode: ms a token |',
-        '|' + '---|' * 13,
+        '| ' + ' | '.join(_COLUMNS) + ' |',
+        '|' + '---|' * len(_COLUMNS),
+        *map(_row, budgets),
+        '',
+        f'Compiled with {"; ".join(compilers)}.',
+        '',
     ]
-    for b in kept:
-        p = b['programs']['train']
-        d = b['programs'].get('decode')
-        slices = f'{b["slices"]} x ' if b['slices'] > 1 else ''
-        mesh = ' x '.join(f'{a} {n}' for a, n in p['mesh'].items() if n > 1) or '1'
-        sent = sum(m['bytes'] for m in p['collectives'].values()) / 1e9
-        cells = [
-            f'`{b["config"]}`',
-            f'{slices}{b["topology"]}',
-            mesh,
-            p['rows_a_device'],
-            p['remat'],
-            f'{p["peak_bytes"] / _GIB:.2f}',
-            f'{p["limit_bytes"] / _GIB:.2f}',
-            f'{p["step_seconds"] * 1e3:.3g}',
-            f'{p["mfu"]:.3f}',
-            f'{p["executed_flops"] / p["model_flops"]:.2f}',
-            f'{sent:.3g}',
-            'fused' if p['fused_attention'] else 'reference',
-            f'{d["token_seconds"] * 1e3:.3g}' if d else '',
-        ]
-        lines.append('| ' + ' | '.join(map(str, cells)) + ' |')
-    kinds = sorted({f'jax {b["compiler"]["jax"]}, libtpu {b["compiler"]["libtpu"]}' for b in kept})
-    return '\n'.join([*lines, '', 'Compiled with ' + '; '.join(kinds) + '.', ''])
+    return '\n'.join(lines)
+
+
+_HEAD = (
+    'What each shipped config needs on the TPU slices that are recommended for it: compiled for '
+    'them without having one. Generated by `python -m launch.aot.check_budgets --save` from the '
+    'files beside it; `python -m launch.aot.check_budgets` compiles all again and compares. Memory '
+    "is the compiler's count. **Times and MFU are predictions from the schedule, good to about 15 "
+    '%; nothing ran on a TPU.** Bytes are what a device sends in a step.'
+)
+_COLUMNS = (
+    'config',
+    'slice',
+    'mesh',
+    'rows a device',
+    'remat',
+    'peak GiB',
+    'of',
+    'ms',
+    'MFU',
+    'executed / model FLOPs',
+    'GB sent',
+    'attention',
+    'decode: ms a token',
+)
+
+
+def _row(budget: dict) -> str:
+    """Returns the line of a budget in the table."""
+    train = budget['programs']['train']
+    decode = budget['programs'].get('decode')
+    slices = f'{budget["slices"]} x ' if budget['slices'] > 1 else ''
+    mesh = ' x '.join(f'{axis} {size}' for axis, size in train['mesh'].items() if size > 1)
+    sent = sum(moved['bytes'] for moved in train['collectives'].values()) / 1e9
+    cells = [
+        f'`{budget["config"]}`',
+        f'{slices}{budget["topology"]}',
+        mesh or '1',
+        train['rows_a_device'],
+        train['remat'],
+        f'{train["peak_bytes"] / _GIB:.2f}',
+        f'{train["limit_bytes"] / _GIB:.2f}',
+        f'{train["step_seconds"] * 1e3:.3g}',
+        f'{train["mfu"]:.3f}',
+        f'{train["executed_flops"] / train["model_flops"]:.2f}',
+        f'{sent:.3g}',
+        'fused' if train['fused_attention'] else 'reference',
+        f'{decode["token_seconds"] * 1e3:.3g}' if decode else '',
+    ]
+    return '| ' + ' | '.join(map(str, cells)) + ' |'

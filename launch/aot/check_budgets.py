@@ -28,7 +28,7 @@ CONFIGS = pathlib.Path(__file__).resolve().parents[2] / 'configs'
 
 @dataclasses.dataclass(frozen=True)
 class Recommended:
-    """A slice that a config is meant for.
+    """Names a slice that a config is meant for.
 
     Attributes:
       rows: on each device; 0: as its batch says.
@@ -44,16 +44,12 @@ class Recommended:
 
     @property
     def name(self) -> str:
-        return ' '.join(
-            [
-                self.config,
-                self.topology,
-                *([f'{self.slices} slices'] if self.slices > 1 else []),
-                *(f'{k}={v}' for k, v in self.changes),
-            ]
-        )
+        slices = [f'{self.slices} slices'] if self.slices > 1 else []
+        changes = [f'{field}={value}' for field, value in self.changes]
+        return ' '.join([self.config, self.topology, *slices, *changes])
 
     def experiment(self):
+        """Returns the config with the changes made."""
         config = runpy.run_path(str(CONFIGS / f'{self.config}.py'))['get_config']()
         for name, value in self.changes:
             section, field = name.split('.')
@@ -61,6 +57,7 @@ class Recommended:
         return config
 
     def check(self) -> dict:
+        """Compiles the programs, and returns their summary."""
         return compile_check.check(
             self.experiment(), self.topology, self.slices, self.rows, self.programs
         )
@@ -68,6 +65,18 @@ class Recommended:
 
 _SLICES = ('v4:2x2x4', 'v5e:4x4', 'v5p:2x2x4', 'v6e:4x4', 'tpu7x:2x2x2')
 _ONE = ('v4:1x1x1', 'v5e:1x1', 'v5p:1x1x1', 'v6e:1x1', 'tpu7x:1x1x1')
+_SMALL = (
+    'atlas',
+    'atlas_answers',
+    'drope',
+    'machado',
+    'pydoc',
+    'search',
+    'search_answers',
+    'search_base',
+    'shakespeare_char',
+    'text',
+)
 RECOMMENDED = (
     Recommended('llama_1b', 'v5e:4x4', rows=4, programs=compile_check.PROGRAMS),
     Recommended('llama_1b', 'v5e:4x4', rows=4, changes=(('model.remat', 'minimal'),)),
@@ -80,56 +89,40 @@ RECOMMENDED = (
     *(Recommended('llama_1b', t, rows=4) for t in _SLICES if t[:3] not in ('v5e', 'v5p')),
     *(Recommended('gpt2_124m', t, rows=8) for t in _SLICES),
     *(Recommended('base', t) for t in _ONE),
-    *(
-        Recommended(c, 'v5e:1x1')
-        for c in (
-            'atlas',
-            'atlas_answers',
-            'drope',
-            'machado',
-            'pydoc',
-            'search',
-            'search_answers',
-            'search_base',
-            'shakespeare_char',
-            'text',
-        )
-    ),
+    *(Recommended(name, 'v5e:1x1') for name in _SMALL),
 )
 
 
 def main() -> None:
     flag = flags.FLAGS
-    wanted = [r for r in RECOMMENDED if flag.only in r.name]
-    if not wanted:
+    chosen = [each for each in RECOMMENDED if flag.only in each.name]
+    if not chosen:
         raise RunError(
             f'--only={flag.only}: no recommended config and slice has it in its name: '
-            f'{"; ".join(r.name for r in RECOMMENDED)}'
+            f'{"; ".join(each.name for each in RECOMMENDED)}'
         )
     wrong = 0
-    for r in wanted:
+    for recommended in chosen:
         try:
-            found = r.check()
+            summary = recommended.check()
         except RunError as error:
-            print(f'{r.name}: {error}', file=sys.stderr)
+            print(f'{recommended.name}: {error}', file=sys.stderr)
             wrong += 1
             continue
-        path = budgets.path(r.config, found)
         if flag.save:
-            print(budgets.save(r.config, found), flush=True)
+            print(budgets.save(recommended.config, summary), flush=True)
             continue
-        changed = (
-            budgets.differences(json.loads(path.read_text()), found)
-            if path.exists()
-            else [f'no budget {path.name}: keep it with --save']
-        )
-        print(
-            f'{r.name}: {"as kept" if not changed else "CHANGED"}',
-            *(f'  {line}' for line in changed),
-            sep='\n',
-            flush=True,
-        )
-        wrong += bool(changed)
+
+        path = budgets.path(recommended.config, summary)
+        if path.exists():
+            changes = budgets.differences(json.loads(path.read_text()), summary)
+        else:
+            changes = [f'no budget {path.name}: keep it with --save']
+        verdict = 'CHANGED' if changes else 'as kept'
+        lines = [f'{recommended.name}: {verdict}', *(f'  {line}' for line in changes)]
+        print(*lines, sep='\n', flush=True)
+        wrong += bool(changes)
+
     if flag.save:
         budgets.TABLE.write_text(budgets.table(), 'utf-8')
     if wrong:

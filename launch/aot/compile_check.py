@@ -1,4 +1,4 @@
-"""Tells what an experiment would need and do on a TPU slice that is not here.
+"""Tells what an experiment would need and do on an absent TPU slice.
 
 Its programs are compiled for the slice, and their schedule is replayed.
 
@@ -38,7 +38,7 @@ def check(
     """
     chip = topologies.chip(topology)
     devices = topologies.devices(topology, slices)
-    found = {
+    summary = {
         'topology': topology,
         'slices': slices,
         'devices': len(devices),
@@ -46,53 +46,51 @@ def check(
         'refused': {},
     }
     if 'train' in which:
-        found['programs']['train'] = programs.train(config, chip, devices, slices, rows)
-    wanted = [name for name in ('prefill', 'decode') if name in which]
-    if wanted:
+        summary['programs']['train'] = programs.train(config, chip, devices, slices, rows)
+
+    # Generation runs on one chip.
+    generations = [name for name in ('prefill', 'decode') if name in which]
+    if generations:
         single = topologies.devices(f'{chip.name}:{"x".join("1" * chip.dims)}')[0]
-        for name in wanted:
+        for name in generations:
             try:
-                found['programs'][name] = programs.generation(
+                summary['programs'][name] = programs.generation(
                     config, chip, single, name, batch, context
                 )
             except programs.DoesNotFitError as error:
-                found['refused'][name] = str(error)
-    return found
+                summary['refused'][name] = str(error)
+    return summary
 
 
-def lines(found: dict) -> list[str]:
+def lines(summary: dict) -> list[str]:
     """Returns the summary as lines for a person."""
-    chip = topologies.chip(found['topology'])
-    slices = f', {found["slices"]} slices' if found['slices'] > 1 else ''
-    out = [
-        f'{found["topology"]}{slices}: {found["devices"]} devices of {chip.limit / _GIB:.2f} GiB'
-    ]
-    for name, p in found['programs'].items():
-        out += [
-            '',
-            *(_train_lines(p) if name == 'train' else _generation_lines(name, p)),
-            *_shared_lines(p),
-        ]
-    out += ['', *(f'{line}' for line in found['refused'].values())] if found['refused'] else []
+    chip = topologies.chip(summary['topology'])
+    slices = f', {summary["slices"]} slices' if summary['slices'] > 1 else ''
+    devices = f'{summary["devices"]} devices of {chip.limit / _GIB:.2f} GiB'
+    out = [f'{summary["topology"]}{slices}: {devices}']
+    for name, p in summary['programs'].items():
+        own_lines = _train_lines(p) if name == 'train' else _generation_lines(name, p)
+        out += ['', *own_lines, *_shared_lines(p)]
+    if summary['refused']:
+        out += ['', *summary['refused'].values()]
     return out
 
 
 def _train_lines(p: dict) -> list[str]:
+    """Returns what is said of the train step alone."""
     state = p['state_bytes']
     mesh = ' x '.join(f'{axis} {n}' for axis, n in p['mesh'].items() if n > 1) or 'one device'
     micro = f' in each of {p["accumulation"]} microbatches' if p['accumulation'] > 1 else ''
-    fused = (
-        'a fused kernel: ' + ', '.join(f'{n} x{c}' for n, c in p['kernels'].items())
-        if p['fused_attention']
-        else 'not fused'
-    )
+    fused = 'not fused'
+    if p['fused_attention']:
+        counts = [f'{kernel} x{count}' for kernel, count in p['kernels'].items()]
+        fused = f'a fused kernel: {", ".join(counts)}'
     squares = 'not looked for'
     if p['square_buffers'] is not None:
         squares = ', '.join(p['square_buffers']) or 'none'
     return [
         f'train step (pretraining and post-training): {mesh}; {p["batch_size"]} rows of '
-        f'{p["seq_len"]}, {p["rows_a_device"]} a device{micro}; '
-        f'remat {p["remat"]}',
+        f'{p["seq_len"]}, {p["rows_a_device"]} a device{micro}; remat {p["remat"]}',
         f'  on each device        parameters {state["parameters"] / _GIB:.3f} GiB, optimizer '
         f'{state["optimizer"] / _GIB:.3f} GiB',
         *(f'  {line}' for line in p['attention']),
@@ -102,21 +100,22 @@ def _train_lines(p: dict) -> list[str]:
 
 
 def _generation_lines(name: str, p: dict) -> list[str]:
-    each = (
-        f'; a token of every row in {p["token_seconds"] * 1e3:.2f} ms, '
-        f'{p["token_bytes"] / 1e9:.2f} GB'
-        if 'token_seconds' in p
-        else ''
-    )
+    """Returns what is said of prefill or decode alone."""
+    each = ''
+    if 'token_seconds' in p:
+        each = (
+            f'; a token of every row in {p["token_seconds"] * 1e3:.2f} ms, '
+            f'{p["token_bytes"] / 1e9:.2f} GB'
+        )
     return [
         f'{name}: {p["batch"]} rows, context {p["context"]}, on one device{each}',
         f'  held                  weights {p["weight_bytes"] / _GIB:.3f} GiB, cache '
-        f'{p["cache_bytes"] / _GIB:.3f} GiB, '
-        f'temporary {p["temporary_bytes"] / _GIB:.3f} GiB',
+        f'{p["cache_bytes"] / _GIB:.3f} GiB, temporary {p["temporary_bytes"] / _GIB:.3f} GiB',
     ]
 
 
 def _shared_lines(p: dict) -> list[str]:
+    """Returns what is said of every program."""
     band = topologies.BAND
     bounds = ', '.join(f'{k} {v * 1e3:.1f}' for k, v in p['bounds'].items())
     rows = [
@@ -134,8 +133,7 @@ def _shared_lines(p: dict) -> list[str]:
         hidden = 1 - m['exposed'] / m['seconds'] if m['seconds'] else 1.0
         rows.append(
             f'  {kind:<21} {m["count"]}, {m["bytes"] / 1e9:.3f} GB sent by each device, '
-            f'{m["seconds"] * 1e3:.1f} ms on the links, '
-            f'{hidden:.0%} hidden'
+            f'{m["seconds"] * 1e3:.1f} ms on the links, {hidden:.0%} hidden'
         )
     for loop in p['loops']:
         rows.append(
@@ -156,12 +154,12 @@ def main() -> None:
     if unknown:
         raise RunError(f'--programs={unknown[0]}: expected some of {", ".join(PROGRAMS)}')
     if flag.fit:
-        found = fit.fit(
+        ranking = fit.fit(
             config, flag.topology, flag.slices, progress=lambda line: _LOG.info('%s', line)
         )
-        print(json.dumps(found, indent=1) if flag.json else '\n'.join(fit.lines(found)))
+        print(json.dumps(ranking, indent=1) if flag.json else '\n'.join(fit.lines(ranking)))
         return
-    found = check(
+    summary = check(
         config,
         flag.topology,
         flag.slices,
@@ -170,11 +168,11 @@ def main() -> None:
         flag.batch,
         flag.context,
     )
-    print(json.dumps(found, indent=1) if flag.json else '\n'.join(lines(found)))
+    print(json.dumps(summary, indent=1) if flag.json else '\n'.join(lines(summary)))
     if flag.save:
-        print(f'saved: {budgets.save(config_flags.file(), found)}')
-    if not found['programs']:
-        raise RunError('nothing fits: ' + '; '.join(found['refused'].values()))
+        print(f'saved: {budgets.save(config_flags.file(), summary)}')
+    if not summary['programs']:
+        raise RunError('nothing fits: ' + '; '.join(summary['refused'].values()))
 
 
 if __name__ == '__main__':

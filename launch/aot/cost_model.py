@@ -25,7 +25,7 @@ _VECTOR = {'forward': 8, 'backward': 12}
 
 @dataclasses.dataclass
 class Moved:
-    """Collectives of one kind.
+    """Sums up collectives of one kind.
 
     How many, bytes that a device sends, seconds on the links, and seconds that nothing hides.
     """
@@ -36,6 +36,7 @@ class Moved:
     exposed: float = 0.0
 
     def add(self, other: 'Moved', times: int = 1) -> None:
+        """Adds another, so many times."""
         self.count += times * other.count
         self.bytes += times * other.bytes
         self.seconds += times * other.seconds
@@ -44,7 +45,7 @@ class Moved:
 
 @dataclasses.dataclass
 class Estimate:
-    """The cost of a computation, its loops unrolled.
+    """Sums up the cost of a computation, its loops unrolled.
 
     Attributes:
       bounds: seconds by what they are bound by.
@@ -76,7 +77,7 @@ class Estimate:
 
 @dataclasses.dataclass
 class _Started:
-    """Something under way: `left` seconds on the links, or bytes of the memory."""
+    """Stands for something under way: `left` seconds on the links, or bytes of the memory."""
 
     name: str
     left: float
@@ -89,6 +90,8 @@ def predict(program: hlo.Program, chip: Chip, slices: int = 1) -> Estimate:
 
 
 class _Replay:
+    """Replays the computations of a program, each once."""
+
     def __init__(self, program: hlo.Program, chip: Chip, slices: int):
         self.program = program
         self.chip = chip
@@ -96,6 +99,7 @@ class _Replay:
         self.done: dict[str, Estimate] = {}
 
     def run(self, computation: hlo.Computation) -> Estimate:
+        """Returns the cost of a computation, run once."""
         if computation.name not in self.done:
             self.done[computation.name] = _Run(self, computation).estimate
         return self.done[computation.name]
@@ -133,6 +137,7 @@ class _Run:
         self.serve('memory', max(0.0, seconds * self.chip.memory - moved))
 
     def serve(self, queue: str, amount: float) -> None:
+        """Lets what is first in a queue go on by so much."""
         while self.queues[queue] and amount > 0:
             first = self.queues[queue][0]
             used = min(first.left, amount)
@@ -147,7 +152,7 @@ class _Run:
         Those before it in the queue come first.
         """
         rate = self.chip.memory if queue == 'memory' else 1.0
-        names = [s.name for s in self.queues[queue]]
+        names = [started.name for started in self.queues[queue]]
         if name is not None and name not in names:
             return
         for _ in range(len(names) if name is None else names.index(name) + 1):
@@ -159,48 +164,41 @@ class _Run:
             self.estimate.bounds['memory' if queue == 'memory' else 'links'] += seconds
             if kind:
                 self.estimate.collectives[kind].exposed += seconds
-            for other in self.queues:  # a queue is served by its own waiting, and the others go on
+
+            # A queue is served by its own waiting, and the others go on.
+            for other in self.queues:
                 if other != queue:
                     self.serve(other, seconds * (self.chip.memory if other == 'memory' else 1.0))
 
     def step(self, op: hlo.Op) -> None:
+        """Replays one operation."""
         kind = op.kind
-        inner = (
-            self.program.inner(op)
-            if kind in ('fusion', 'async-start', 'async-update', 'async-done')
-            else None
-        )
+        inner = None
+        if kind in ('fusion', 'async-start', 'async-update', 'async-done'):
+            inner = self.program.inner(op)
         part = _async_part(inner)
+
+        # Other computations.
         if kind == 'while':
             self.loop(op)
         elif kind == 'conditional':
-            names = re.findall(
-                r'%([\w.\-]+)',
-                (re.search(r'branch_computations=\{([^}]*)\}', op.rest) or [op.rest, ''])[1],
-            ) or [op.attribute('true_computation'), op.attribute('false_computation')]
-            self.nested(
-                max(
-                    (self.replay.run(self.program.computations[n]) for n in names),
-                    key=lambda e: e.seconds,
-                ),
-                1,
-            )
+            branches = [self.replay.run(branch) for branch in self.branches(op)]
+            self.nested(max(branches, key=lambda estimate: estimate.seconds), 1)
         elif kind == 'call':
-            self.nested(
-                self.replay.run(self.program.called(op, 'to_apply') or self.program.called(op)), 1
-            )
+            called = self.program.called(op, 'to_apply') or self.program.called(op)
+            self.nested(self.replay.run(called), 1)
+
+        # Collectives that start in one fusion and end in another; tpu7x: on cores of its own.
         elif part == 'AsyncCollectiveStart' or kind == 'async-start' and part:
-            self.collective(
-                inner,
-                next(o for o in inner.ops if o.kind in hlo.COLLECTIVES),
-                started=str(self.channel(inner)),
-            )
+            self.collective(inner, _collective_of(inner), started=str(self.channel(inner)))
         elif part == 'AsyncCollectiveDone' or kind == 'async-done' and part:
             self.wait('links', str(self.channel(inner)))
-        elif kind == 'call-start':  # tpu7x: on cores of its own
+        elif kind == 'call-start':
             self.started(op, self.program.called(op, 'to_apply') or self.program.inner(op))
         elif kind == 'call-done':
             self.wait('links', self.source(op))
+
+        # Between slices, and collectives that stand by themselves.
         elif kind == 'recv':
             self.between_slices(op)
         elif kind == 'recv-done':
@@ -213,46 +211,53 @@ class _Run:
             self.wait('links', self.source(op))
         elif kind in hlo.COLLECTIVES:
             self.collective(self.computation, op)
+
+        # Copies: of a copy the shapes are (to, from, context), of a slice (from, to, context).
         elif kind in ('copy-start', 'slice-start'):
-            target = op.shapes[
-                0 if kind == 'copy-start' else -2
-            ]  # (to, from, context); (from, to, context)
+            target = op.shapes[0 if kind == 'copy-start' else -2]
             self.estimate.bytes += target.padded
             self.queues['memory'].append(_Started(op.name, target.padded))
         elif kind in ('copy-done', 'slice-done'):
             self.wait('memory', self.source(op))
+
         elif kind not in hlo.FREE:
             self.compute(op, inner)
 
+    def branches(self, op: hlo.Op) -> list[hlo.Computation]:
+        """Returns the computations of which a conditional runs one."""
+        listed = re.search(r'branch_computations=\{([^}]*)\}', op.rest)
+        names = re.findall(r'%([\w.\-]+)', listed[1]) if listed else []
+        names = names or [op.attribute('true_computation'), op.attribute('false_computation')]
+        return [self.program.computations[name] for name in names]
+
     def compute(self, op: hlo.Op, inner) -> None:
+        """Lets an operation take the larger of its matrix-unit and its memory time."""
         moved = hlo.moved(self.program, self.computation, op)
-        matrix = 0.0
-        cycles = op.cycles / self.chip.clock
+        cycles = op.cycles / self.chip.clock  # the compiler's own estimate, in seconds
+
+        # FLOPs, and seconds of the matrix unit; a kernel of attention has its vector unit's beside.
         if op.target == 'tpu_custom_call':
             work = hlo.kernel(self.computation, op)
             flops = work.flops
             backward = 'dkv' in op.name + op.op_name or 'dq' in op.name
-            matrix = (
-                work.wide_flops / self.chip.matrix
-                + work.logits * _VECTOR['backward' if backward else 'forward'] / self.chip.vector
-            )
+            vector = work.logits * _VECTOR['backward' if backward else 'forward']
+            matrix = work.wide_flops / self.chip.matrix + vector / self.chip.vector
             self.estimate.kernel_flops += flops
             self.estimate.kernels[re.sub(r'[.\d]+$', '', op.name)] += 1
             self.estimate.unknown_kernels += not work.known
         else:
             flops = hlo.flops(self.program, self.computation, op)
             matrix = max(flops / self.chip.matrix, cycles) if flops else 0.0
+
         self.estimate.flops += flops
         self.estimate.bytes += moved
         memory = moved / self.chip.memory
         seconds = max(matrix, memory)
         self.estimate.vector += max(0.0, cycles - seconds)
-        if inner is not None and _whole_collective(
-            inner
-        ):  # a reduction that XLA fused with the slice that follows it
-            self.collective(
-                inner, next(o for o in inner.ops if o.kind in hlo.COLLECTIVES), scattered=True
-            )
+
+        # A reduction that XLA fused with the slice that follows it.
+        if inner is not None and _has_whole_collective(inner):
+            self.collective(inner, _collective_of(inner), scattered=True)
         if seconds:
             self.advance(seconds, moved, 'matrix unit' if matrix >= memory else 'memory')
 
@@ -261,18 +266,21 @@ class _Run:
 
         Its collectives go on; other work is counted as if it were waited for.
         """
-        found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
-        for i, o in enumerate(found):
-            self.collective(inner, o, started=op.name if i == len(found) - 1 else f'{op.name} {i}')
-        if not found:
+        collectives = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
+        for i, collective in enumerate(collectives):
+            last = i == len(collectives) - 1
+            self.collective(inner, collective, started=op.name if last else f'{op.name} {i}')
+        if not collectives:
             self.nested(self.replay.run(inner), 1)
 
     def loop(self, op: hlo.Op) -> None:
+        """Counts a loop's body as often as it runs."""
         trips = trips_of(self.program, self.computation, op)
         self.estimate.loops.append((op.op_name or op.name, trips.count, trips.how))
         self.nested(self.replay.run(self.program.called(op, 'body')), trips.count)
 
     def nested(self, inner: Estimate, times: int) -> None:
+        """Runs another computation so many times; what is under way goes on beside it."""
         self.estimate.add(inner, times)
         self.estimate.seconds += times * inner.seconds
         self.serve('links', times * (inner.seconds - inner.bounds['links']))
@@ -282,6 +290,7 @@ class _Run:
     def collective(
         self, computation: hlo.Computation, op: hlo.Op, started: str = '', scattered: bool = False
     ) -> None:
+        """Puts a collective on the links; waits for it unless it is `started` under a name."""
         kind = 'reduce-scatter' if scattered else op.kind.removesuffix('-start')
         sent, seconds = link_time(computation, op, kind, self.chip)
         moved = self.estimate.collectives.setdefault(kind, Moved())
@@ -295,8 +304,9 @@ class _Run:
 
         XLA sends it to the host's runtime, which reduces it there.
         """
-        what = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.rest)
-        kind = f'{(what[1] if what else "transfer").lower().replace("_", "-")} between slices'
+        transfer = re.search(r'_xla_megascale_transfer_type="(\w+)"', op.rest)
+        what = transfer[1].lower().replace('_', '-') if transfer else 'transfer'
+        kind = f'{what} between slices'
         size = op.shapes[0].bytes
         n = self.replay.slices
         sent = size * (2 * (n - 1) / n if 'reduce' in kind else 1)
@@ -305,11 +315,18 @@ class _Run:
         self.queues['network'].append(_Started(op.name, seconds, kind))
 
     def source(self, op: hlo.Op) -> str:
+        """Returns the name of what started the operation that ends here."""
         return op.operands[0]
 
-    def channel(self, inner: hlo.Computation):
-        op = next(o for o in inner.ops if o.kind in hlo.COLLECTIVES)
+    def channel(self, inner: hlo.Computation) -> str:
+        """Returns by what the two ends of a collective know each other."""
+        op = _collective_of(inner)
         return op.attribute('channel_id') or op.name
+
+
+def _collective_of(inner: hlo.Computation) -> hlo.Op:
+    """Returns the first collective of a fusion that has one."""
+    return next(op for op in inner.ops if op.kind in hlo.COLLECTIVES)
 
 
 def _async_part(inner: hlo.Computation | None) -> str:
@@ -319,17 +336,15 @@ def _async_part(inner: hlo.Computation | None) -> str:
     return next((o.target for o in inner.ops if o.target.startswith('AsyncCollective')), '')
 
 
-def _whole_collective(inner: hlo.Computation) -> bool:
-    """Returns a collective inside a fusion that is no part of an asynchronous one.
+def _has_whole_collective(inner: hlo.Computation) -> bool:
+    """Returns True for a fusion with a collective that is no part of an asynchronous one.
 
     Those go on beside the fusion's own work.
     """
-    found = [o for o in inner.ops if o.kind in hlo.COLLECTIVES]
-    return (
-        bool(found)
-        and 'chain_id' not in found[0].rest
-        and not inner.name.startswith('async_collective_fusion')
-    )
+    if inner.name.startswith('async_collective_fusion'):
+        return False
+    collectives = [op for op in inner.ops if op.kind in hlo.COLLECTIVES]
+    return bool(collectives) and 'chain_id' not in collectives[0].rest
 
 
 def group_size(op: hlo.Op) -> int:
@@ -361,21 +376,26 @@ def link_time(
     unless it says one); without a word, the two directions of one axis.
     """
     n = group_size(op)
-    own = sum(
-        s.bytes
-        for o in op.operands
-        if o in computation.by_name
-        for s in computation.by_name[o].shapes
-    )
+    operands = [computation.by_name[name] for name in op.operands if name in computation.by_name]
+    own = sum(shape.bytes for operand in operands for shape in operand.shapes)
     if kind == 'collective-permute':
         return own, own / chip.link + _HOP
     if n == 1:
         return 0.0, 0.0
-    sent = {'all-gather': own * (n - 1), 'all-reduce': 2 * own * (n - 1) / n}.get(
-        kind, own * (n - 1) / n
-    )
+
+    if kind == 'all-gather':
+        sent = own * (n - 1)
+    elif kind == 'all-reduce':
+        sent = 2 * own * (n - 1) / n
+    else:
+        sent = own * (n - 1) / n
+
+    # The links at work, and the hops one after another: around a ring, or across every axis.
     colors = re.search(r'colors:([1-9]\d*)', op.rest)
-    links = int(colors[1]) * (1 if 'UniDirection' in op.rest else 2) if colors else 2
-    return sent, sent / (chip.link * links) + _HOP * (
-        n - 1 if not colors else 2 * (n ** (1 / chip.dims)) * chip.dims
-    )
+    if colors:
+        links = int(colors[1]) * (1 if 'UniDirection' in op.rest else 2)
+        hops = 2 * (n ** (1 / chip.dims)) * chip.dims
+    else:
+        links = 2
+        hops = n - 1
+    return sent, sent / (chip.link * links) + _HOP * hops

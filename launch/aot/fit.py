@@ -1,4 +1,4 @@
-"""Finds what fits a slice: for each remat policy the largest batch, and how meshes compare.
+"""Finds what fits a slice: the largest batch of each remat policy, and meshes by speed.
 
 Memory grows linearly with the rows on a device, so that two compilations tell where it ends; the
 answer is compiled again.
@@ -28,21 +28,25 @@ def _needed(config, chip, devices, rows: int) -> float:
 
 def largest(chip, needed) -> int:
     """Returns the most rows for which `needed(rows)` bytes fit; 0: not even one."""
-    one, two = needed(1), needed(2)
-    if one > chip.limit:
+    bytes_1 = needed(1)
+    bytes_2 = needed(2)
+    if bytes_1 > chip.limit:
         return 0
-    if two > chip.limit:
+    if bytes_2 > chip.limit:
         return 1
+
+    # `low` rows fit and `high` do not.
     low = 2
     high = _MOST + 1
-    slope = max(two - one, 1)
+    slope = max(bytes_2 - bytes_1, 1)
     while high - low > 1:
-        there = needed(high) if high <= _MOST else math.inf
-        if there < math.inf:
-            slope = (there - needed(low)) / (high - low)
+        bytes_high = needed(high) if high <= _MOST else math.inf
+        if bytes_high < math.inf:
+            slope = (bytes_high - needed(low)) / (high - low)
+
         # A line tells where to look; not much further than what is known, and where one end is
         # unknown, in the middle.
-        if there < math.inf or high > _MOST:
+        if bytes_high < math.inf or high > _MOST:
             rows = low + math.floor((chip.limit - needed(low)) / slope)
         else:
             rows = (low + high) // 2
@@ -77,9 +81,9 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
     """
     chip = topologies.chip(topology)
     devices = topologies.devices(topology, slices)
-    found = {'topology': topology, 'slices': slices, 'policies': [], 'meshes': []}
+    ranking = {'topology': topology, 'slices': slices, 'policies': [], 'meshes': []}
 
-    def row(changed, rows):
+    def predict(changed, rows):
         p = programs.train(changed, chip, devices, slices, rows, squares=False)
         tokens = p['batch_size'] * p['seq_len']
         return {
@@ -92,6 +96,7 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
             'mfu': p['mfu'],
         }
 
+    # For each remat policy the largest batch.
     for policy in schema.find('model.remat').choices:
         changed = config.copy_and_resolve_references()
         changed.model.remat = policy
@@ -108,24 +113,26 @@ def fit(config, topology: str, slices: int = 1, progress=lambda line: None) -> d
 
         rows = largest(chip, needed)
         if rows:
-            found['policies'].append(row(changed, rows))
-    if not found['policies']:
+            ranking['policies'].append(predict(changed, rows))
+    if not ranking['policies']:
         raise RunError(
             f'nothing fits {topology}: not one row a device with any config.model.remat; take a '
             'larger slice'
         )
-    found['best'] = max(found['policies'], key=lambda p: p['tokens_per_second'])
+    ranking['best'] = max(ranking['policies'], key=lambda p: p['tokens_per_second'])
+
+    # With the fastest policy and its batch, every mesh that the config can take.
     for shape in meshes(config, len(devices)):
         changed = config.copy_and_resolve_references()
-        changed.model.remat = found['best']['remat']
+        changed.model.remat = ranking['best']['remat']
         changed.mesh.update(shape)
         try:
-            found['meshes'].append(row(changed, found['best']['rows_a_device']))
-            progress(f'mesh {shape}: {found["meshes"][-1]["mfu"]:.3f} predicted MFU')
+            ranking['meshes'].append(predict(changed, ranking['best']['rows_a_device']))
+            progress(f'mesh {shape}: {ranking["meshes"][-1]["mfu"]:.3f} predicted MFU')
         except RunError as error:
             progress(f'mesh {shape}: {error}')
-    found['meshes'].sort(key=lambda p: -p['tokens_per_second'])
-    return found
+    ranking['meshes'].sort(key=lambda p: -p['tokens_per_second'])
+    return ranking
 
 
 def _line(p: dict) -> str:
@@ -138,15 +145,15 @@ def _line(p: dict) -> str:
     )
 
 
-def lines(found: dict) -> list[str]:
+def lines(ranking: dict) -> list[str]:
     """Returns the answer as lines for a person."""
-    best = found['best']
+    best = ranking['best']
     return [
-        f'{found["topology"]}: the largest batch of each remat policy (predictions, within about '
+        f'{ranking["topology"]}: the largest batch of each remat policy (predictions, within about '
         f'{topologies.BAND:.0%})',
-        *map(_line, found['policies']),
+        *map(_line, ranking['policies']),
         f'the cheapest that fits: --config.model.remat={best["remat"]} '
         f'--rows={best["rows_a_device"]}',
         'meshes at that batch, the fastest first',
-        *map(_line, found['meshes']),
+        *map(_line, ranking['meshes']),
     ]

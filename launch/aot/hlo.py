@@ -1,6 +1,6 @@
 """Reads the text of a compiled, scheduled program.
 
-Its computations, and what each operation computes and moves. Nothing here knows of time:
+It finds the computations, and what each operation computes and moves. Nothing here knows of time:
 `launch/aot/cost_model.py` does. Bytes are those of the main memory (HBM), with the padding of
 tiles; arrays that the compiler keeps on the chip (`S(1)` in a layout) move nothing.
 """
@@ -52,7 +52,7 @@ _FREE_CALLS = {
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """An array as the compiler laid it out.
+    """Describes an array as the compiler laid it out.
 
     Attributes:
       order: dimensions, the fastest first.
@@ -67,6 +67,7 @@ class Shape:
 
     @property
     def size(self) -> int:
+        """Elements."""
         return math.prod(self.dims)
 
     @property
@@ -79,7 +80,7 @@ class Shape:
 
     @property
     def bytes(self) -> float:
-        """Without padding."""
+        """Bytes, without padding."""
         return self.size * self.width
 
     @functools.cached_property
@@ -88,8 +89,9 @@ class Shape:
         dims = list(self.dims)
         if len(self.order) == len(self.dims):
             dims = [self.dims[i] for i in reversed(self.order)]
-        for i, t in enumerate(reversed(self.tile[-len(dims) :] if dims else ())):
-            dims[-1 - i] = -(-dims[-1 - i] // t) * t
+        tile = self.tile[-len(dims) :] if dims else ()
+        for i, size in enumerate(reversed(tile)):
+            dims[-1 - i] = -(-dims[-1 - i] // size) * size
         return math.prod(dims) * self.width
 
     @property
@@ -100,72 +102,93 @@ class Shape:
 
 @dataclasses.dataclass
 class Op:
+    """Holds one operation of the text.
+
+    Attributes:
+      shapes: of the result; a tuple's leaves.
+      operands: their names.
+      rest: attributes, as they stand.
+      inside: what is between the brackets of the operation.
+    """
+
     name: str
     kind: str
-    shapes: list[Shape]  # of the result; a tuple's leaves
+    shapes: list[Shape]
     operands: list[str]
-    rest: str  # attributes, as they stand
-    inside: str  # between the brackets of the operation
+    rest: str
+    inside: str
     root: bool
 
     def attribute(self, name: str) -> str:
-        found = re.search(rf'\b{name}=%?([\w.\-]+)', self.rest)
-        return found[1] if found else ''
+        """Returns the value of an attribute, or '' where there is none."""
+        return self._match(rf'\b{name}=%?([\w.\-]+)')
 
     @functools.cached_property
     def op_name(self) -> str:
-        found = re.search(r'op_name="([^"]*)"', self.rest)
-        return found[1] if found else ''
+        """The place in the program that was traced."""
+        return self._match(r'op_name="([^"]*)"')
 
     @functools.cached_property
     def cycles(self) -> float:
         """The compiler's own estimate of an operation on one core, or 0 where it gives none."""
-        found = re.search(r'"estimated_cycles":"(\d+)"', self.rest)
-        return float(found[1]) if found else 0.0
+        return float(self._match(r'"estimated_cycles":"(\d+)"') or 0)
 
     @property
     def target(self) -> str:
-        found = re.search(r'custom_call_target="([^"]*)"', self.rest)
-        return found[1] if found else ''
+        """The function that a custom call calls."""
+        return self._match(r'custom_call_target="([^"]*)"')
+
+    def _match(self, pattern: str) -> str:
+        match = re.search(pattern, self.rest)
+        return match[1] if match else ''
 
 
 @dataclasses.dataclass
 class Computation:
+    """Holds the operations of one computation, in the order of its schedule."""
+
     name: str
     ops: list[Op]
 
     @functools.cached_property
     def by_name(self) -> dict[str, Op]:
+        """Its operations by their names."""
         return {op.name: op for op in self.ops}
 
     @functools.cached_property
     def users(self) -> dict[str, list[Op]]:
-        found: dict[str, list[Op]] = {}
+        """The operations that take each operation's result."""
+        users: dict[str, list[Op]] = {}
         for op in self.ops:
             for operand in dict.fromkeys(op.operands):
-                found.setdefault(operand, []).append(op)
-        return found
+                users.setdefault(operand, []).append(op)
+        return users
 
     @property
     def root(self) -> Op:
+        """The operation whose result is the computation's."""
         return next((op for op in self.ops if op.root), self.ops[-1])
 
     @functools.cached_property
     def parameters(self) -> list[Op]:
-        return sorted(
-            (op for op in self.ops if op.kind == 'parameter'), key=lambda op: int(op.inside)
-        )
+        """Its parameters, in the order of the arguments."""
+        parameters = [op for op in self.ops if op.kind == 'parameter']
+        return sorted(parameters, key=lambda op: int(op.inside))
 
     def operand(self, op: Op, index: int) -> Op | None:
+        """Returns the operation that gives an operand, or None where there is none here."""
         return self.by_name.get(op.operands[index]) if index < len(op.operands) else None
 
 
 @dataclasses.dataclass
 class Program:
+    """Holds the computations of a program by their names."""
+
     computations: dict[str, Computation]
     entry: Computation
 
     def called(self, op: Op, attribute: str = 'calls') -> Computation | None:
+        """Returns the computation that an attribute of an operation names."""
         return self.computations.get(op.attribute(attribute))
 
     def inner(self, op: Op) -> Computation | None:
@@ -175,21 +198,21 @@ class Program:
 
 def shapes(text: str) -> list[Shape]:
     """Returns the arrays of a type, a tuple's leaves in order."""
-    found = []
+    arrays = []
     for dtype, dims, layout in _SHAPE.findall(text):
         order, _, rest = layout.partition(':')
         tile = re.match(r'T\(([\d,]+)\)', rest)
         space = re.search(r'S\((\d+)\)', rest)
-        found.append(
+        arrays.append(
             Shape(
                 dtype,
-                tuple(int(d.lstrip('<=')) for d in dims.split(',') if d),
-                tuple(int(i) for i in order.split(',') if i.isdigit()),
-                tuple(int(t) for t in tile[1].split(',')) if tile else (),
-                int(space[1]) if space else 0,
+                dims=tuple(int(size.lstrip('<=')) for size in dims.split(',') if size),
+                order=tuple(int(axis) for axis in order.split(',') if axis.isdigit()),
+                tile=tuple(int(size) for size in tile[1].split(',')) if tile else (),
+                space=int(space[1]) if space else 0,
             )
         )
-    return found
+    return arrays
 
 
 def _balanced(text: str, start: int) -> int:
@@ -203,6 +226,7 @@ def _balanced(text: str, start: int) -> int:
 
 
 def _operation(line: str) -> Op | None:
+    """Returns the operation of a line `name = type kind(operands), attributes`."""
     head = _NAME.match(line)
     if not head:
         return None
@@ -215,13 +239,13 @@ def _operation(line: str) -> Op | None:
     closed = _balanced(line, opened)
     inside = line[opened + 1 : closed - 1]
     return Op(
-        head[2],
-        kind[1],
-        shapes(line[start:end]),
-        re.findall(r'%([\w.\-]+)', inside),
-        line[closed:],
-        inside,
-        bool(head[1]),
+        name=head[2],
+        kind=kind[1],
+        shapes=shapes(line[start:end]),
+        operands=re.findall(r'%([\w.\-]+)', inside),
+        rest=line[closed:],
+        inside=inside,
+        root=bool(head[1]),
     )
 
 
@@ -235,7 +259,7 @@ def parse(text: str) -> Program:
     current = None
     pending = ''
 
-    def flush():
+    def flush() -> None:
         if pending and current is not None:
             op = _operation(_COMMENT.sub('', pending))
             if op:
@@ -246,6 +270,8 @@ def parse(text: str) -> Program:
         if head or line.startswith('}') or _NAME.match(line):
             flush()
             pending = ''
+
+        # A new computation, a new operation, or more of the one before.
         if head:
             current = Computation(head[2], [])
             computations[current.name] = current
@@ -269,8 +295,9 @@ def flops(program: Program, computation: Computation, op: Op) -> float:
     """
     if op.kind == 'dot':
         lhs = computation.operand(op, 0).shapes[0].dims
-        contracted = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', op.rest)[1]
-        return 2.0 * op.shapes[0].size * math.prod(lhs[int(i)] for i in contracted.split(',') if i)
+        axes = re.search(r'lhs_contracting_dims=\{([\d,]*)\}', op.rest)[1]
+        contracted = math.prod(lhs[int(axis)] for axis in axes.split(',') if axis)
+        return 2.0 * op.shapes[0].size * contracted
     if op.kind == 'convolution':
         return _convolution(computation, op)
     if op.kind == 'fusion' or op.kind.startswith('async-'):
@@ -281,26 +308,31 @@ def flops(program: Program, computation: Computation, op: Op) -> float:
 
 
 def _convolution(computation: Computation, op: Op) -> float:
+    """Returns the FLOPs of a convolution, as which TPU programs write matmuls too."""
     labels = re.search(r'dim_labels=(\w+)_(\w+)->(\w+)', op.rest)
-    window = re.search(r'window=\{([^}]*)\}', op.rest)
-    fields = dict(f.split('=', 1) for f in window[1].split()) if window else {}
+    lhs_labels, rhs_labels, out_labels = labels.groups()
     lhs = computation.operand(op, 0).shapes[0].dims
     rhs = computation.operand(op, 1).shapes[0].dims
     out = op.shapes[0].dims
-    result = 2.0 * out[labels[3].index('b')] * out[labels[3].index('f')] * rhs[labels[2].index('i')]
-    for d in range(sum(c.isdigit() for c in labels[3])):
+    batch = out[out_labels.index('b')]
+    features = out[out_labels.index('f')]
+    flops = 2.0 * batch * features * rhs[rhs_labels.index('i')]
+
+    # Along each axis of the window, what meets an element.
+    window = re.search(r'window=\{([^}]*)\}', op.rest)
+    fields = dict(field.split('=', 1) for field in window[1].split()) if window else {}
+    for d in range(sum(label.isdigit() for label in out_labels)):
         of_axis = {name: value.split('x')[d] for name, value in fields.items()}
-        low = int(of_axis.get('pad', '0_0').split('_')[0])
-        result *= _pairs(
-            lhs[labels[1].index(str(d))],
-            rhs[labels[2].index(str(d))],
-            out[labels[3].index(str(d))],
-            low,
-            int(of_axis.get('stride', 1)),
-            int(of_axis.get('lhs_dilate', 1)),
-            int(of_axis.get('rhs_dilate', 1)),
+        flops *= _pairs(
+            size=lhs[lhs_labels.index(str(d))],
+            kernel=rhs[rhs_labels.index(str(d))],
+            out=out[out_labels.index(str(d))],
+            low=int(of_axis.get('pad', '0_0').split('_')[0]),
+            stride=int(of_axis.get('stride', 1)),
+            lhs_dilate=int(of_axis.get('lhs_dilate', 1)),
+            rhs_dilate=int(of_axis.get('rhs_dilate', 1)),
         )
-    return result
+    return flops
 
 
 @functools.cache
@@ -309,14 +341,13 @@ def _pairs(
 ) -> int:
     """Counts pairs of an output's and a window's place that meet an element."""
     place = np.arange(out)[:, None] * stride + np.arange(kernel)[None] * rhs_dilate - low
-    return int(
-        ((place >= 0) & (place <= (size - 1) * lhs_dilate) & (place % lhs_dilate == 0)).sum()
-    )
+    inside = (place >= 0) & (place <= (size - 1) * lhs_dilate)
+    return int((inside & (place % lhs_dilate == 0)).sum())
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-    """The work of a Pallas kernel.
+    """Holds the work of a Pallas kernel.
 
     `logits`: elements of attention's square that it visits; 0 where it is no attention kernel.
     """
@@ -333,11 +364,13 @@ def kernel(computation: Computation, op: Op) -> Kernel:
     That of splash attention from its blocks (text: kernel_metadata), that of others from the cost
     estimate that their author gave.
     """
-    given = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', op.rest)
+    estimate = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', op.rest)
     blocks = dict(re.findall(r'(block_\w+)\\+": (\d+)', op.rest))
     if 'splash' not in op.name + op.op_name or not blocks:
-        found = float(given[1]) if given else 0.0
-        return Kernel(found, found, 0.0, bool(given))
+        flops = float(estimate[1]) if estimate else 0.0
+        return Kernel(flops, flops, 0.0, bool(estimate))
+
+    # The arrays, and which of its programs it is: forward, or one of the backward.
     operands = [computation.by_name[o].shapes[0] for o in op.operands]
     q, _, v = [s for s in operands if s.dtype in ('bf16', 'f32') and len(s.dims) >= 3][:3]
     grid = next((s for s in operands if s.dtype in ('s8', 's32', 's16')), None)
@@ -359,11 +392,13 @@ def kernel(computation: Computation, op: Op) -> Kernel:
     # backward has a part of dq for each block.
     also_dq = any(s.dims[-2:] == q.dims[-2:] and len(s.dims) > len(q.dims) for s in op.shapes)
     count = {'': (1, 1), '_dkv': (3, 2) if also_dq else (2, 2), '_dq': (2, 1)}[part]
-    d, e = q.dims[-1], v.dims[-1]
-    work = 2.0 * logits * (count[0] * d + count[1] * e)
-    wide_d, wide_e = -(-d // 128) * 128, -(-e // 128) * 128
-    wide_work = 2.0 * logits * (count[0] * wide_d + count[1] * wide_e)
-    return Kernel(work, wide_work, logits, True)
+    queries = q.dims[-1]
+    values = v.dims[-1]
+    flops = 2.0 * logits * (count[0] * queries + count[1] * values)
+    wide_queries = -(-queries // 128) * 128
+    wide_values = -(-values // 128) * 128
+    wide_flops = 2.0 * logits * (count[0] * wide_queries + count[1] * wide_values)
+    return Kernel(flops, wide_flops, logits, True)
 
 
 # What an operation moves.
@@ -381,20 +416,27 @@ def moved(program: Program, computation: Computation, op: Op) -> float:
         return 2 * op.shapes[0].moved
     if op.kind == 'dynamic-update-slice':
         return 2 * inputs[1].shapes[0].moved
+
+    # Any other operation reads all of its operands and writes all of its result.
     inner = program.inner(op) if op.kind == 'fusion' else None
     if inner is None:
-        return sum(s.moved for i in inputs if i is not None for s in i.shapes) + sum(
-            s.moved for s in op.shapes
-        )
+        operands = [source for source in inputs if source is not None]
+        read = sum(shape.moved for source in operands for shape in source.shapes)
+        return read + sum(shape.moved for shape in op.shapes)
+
+    # A fusion reads of each operand what its operations take, and writes what they change.
     read = 0.0
     for source, parameter in zip(inputs, inner.parameters):
-        if source is not None and source.shapes and sum(s.moved for s in source.shapes):
-            read += min(_read(program, inner, parameter), sum(s.moved for s in source.shapes))
-    return read + sum(
-        w
-        for w, s in zip(_written(program, inner, inner.root, len(op.shapes)), op.shapes)
-        if s.space == 0
-    )
+        whole = sum(shape.moved for shape in source.shapes) if source is not None else 0.0
+        if whole:
+            read += min(_read(program, inner, parameter), whole)
+    leaves = _written(program, inner, inner.root, len(op.shapes))
+    return read + sum(size for size, shape in zip(leaves, op.shapes) if shape.space == 0)
+
+
+def _is_async(op: Op) -> bool:
+    """Returns True for an end of a collective that goes on beside its fusion."""
+    return op.kind == 'custom-call' and op.target.startswith('AsyncCollective')
 
 
 def _read(program: Program, inner: Computation, source: Op) -> float:
@@ -409,27 +451,19 @@ def _read(program: Program, inner: Computation, source: Op) -> float:
             total += _read(program, inner, user)
         elif user.kind in ('dynamic-slice', 'slice', 'gather') and first:
             total += user.shapes[0].padded
-        elif (
-            user.kind == 'dynamic-update-slice'
-            and first
-            or user.kind in COLLECTIVES
-            or user.kind == 'tuple'
-            and user.root
-        ):
-            total += 0.0
-        elif user.kind == 'custom-call' and user.target.startswith('AsyncCollective'):
-            total += 0.0
+        elif user.kind == 'dynamic-update-slice' and first or user.kind in COLLECTIVES:
+            continue
+        elif user.kind == 'tuple' and user.root or _is_async(user):
+            continue
         elif user.kind == 'fusion' and program.inner(user):
             nested = program.inner(user)
             # Another name for the same array.
             if nested.root.kind in ('bitcast', 'reshape') and len(nested.parameters) == 1:
                 total += _read(program, inner, user)
             else:
-                total += sum(
-                    _read(program, nested, nested.parameters[i])
-                    for i, o in enumerate(user.operands)
-                    if o == source.name
-                )
+                for parameter, operand in zip(nested.parameters, user.operands):
+                    if operand == source.name:
+                        total += _read(program, nested, parameter)
         else:
             return math.inf
     return total
@@ -440,22 +474,17 @@ def _written(program: Program, inner: Computation, root: Op, count: int) -> list
     leaves = [inner.by_name[o] for o in root.operands] if root.kind == 'tuple' else [root]
     if root.kind == 'tuple' and len(leaves) != count:
         return [s.padded for s in root.shapes]
-    found = []
+    written = []
     for leaf in leaves:
         while leaf.kind == 'bitcast' and leaf.operands[0] in inner.by_name:
             leaf = inner.by_name[leaf.operands[0]]
-        if (
-            leaf.kind == 'parameter'
-            or leaf.kind in COLLECTIVES
-            or leaf.kind == 'custom-call'
-            and leaf.target.startswith('AsyncCollective')
-        ):
-            found += [0.0] * max(1, count if len(leaves) == 1 else 1)
+        if leaf.kind == 'parameter' or leaf.kind in COLLECTIVES or _is_async(leaf):
+            written += [0.0] * max(1, count if len(leaves) == 1 else 1)
         elif leaf.kind == 'dynamic-update-slice':
-            found.append(inner.operand(leaf, 1).shapes[0].padded)
+            written.append(inner.operand(leaf, 1).shapes[0].padded)
         elif leaf.kind == 'fusion' and program.inner(leaf):
             nested = program.inner(leaf)
-            found += _written(program, nested, nested.root, len(leaf.shapes))
+            written += _written(program, nested, nested.root, len(leaf.shapes))
         else:
-            found += [s.padded for s in leaf.shapes]
-    return found
+            written += [shape.padded for shape in leaf.shapes]
+    return written

@@ -11,18 +11,26 @@ from launch.aot.hlo import Computation, Op, Program
 
 @dataclasses.dataclass(frozen=True)
 class Trips:
-    """How often a loop runs. `how`: known (the compiler says it), inferred (from the condition; `at
-    most` where it can end before), unknown."""
+    """Holds how often a loop runs.
+
+    `how`: known (the compiler says it), inferred (from the condition; `at most` where it can end
+    before), unknown.
+    """
 
     count: int
     how: str
 
 
 def trips(program: Program, computation: Computation, op: Op) -> Trips:
+    """Returns how often the loop `op` of a computation runs."""
     known = re.search(r'known_trip_count[^\d]*(\d+)', op.rest)
     if known:
         return Trips(int(known[1]), 'known')
-    condition, body = program.called(op, 'condition'), program.called(op, 'body')
+
+    # The condition compares a counter with a bound; the entry gives its first value, the body its
+    # step.
+    condition = program.called(op, 'condition')
+    body = program.called(op, 'body')
     test, early = _comparison(program, condition, condition.root, {})
     if test is None:
         return Trips(1, 'unknown')
@@ -31,6 +39,8 @@ def trips(program: Program, computation: Computation, op: Op) -> Trips:
     step = _step(body, index)
     if first is None or not step:
         return Trips(1, 'unknown')
+
+    # How far the counter has to go, in the direction in which the condition lets it.
     reach = {
         'LT': bound - first,
         'LE': bound - first + 1,
@@ -38,17 +48,13 @@ def trips(program: Program, computation: Computation, op: Op) -> Trips:
         'GE': first - bound + 1,
         'NE': abs(bound - first),
     }.get(direction)
-    if (
-        reach is None
-        or (direction in ('LT', 'LE'))
-        and step < 0
-        or (direction in ('GT', 'GE'))
-        and step > 0
-    ):
+    away = step < 0 and direction in ('LT', 'LE') or step > 0 and direction in ('GT', 'GE')
+    if reach is None or away:
         return Trips(1, 'unknown')
     return Trips(max(0, -(-reach // abs(step))), 'inferred, at most' if early else 'inferred')
 
 
+_COPIES = ('copy', 'bitcast', 'copy-done', 'copy-start')
 _TURNED = {'LT': 'GT', 'GT': 'LT', 'LE': 'GE', 'GE': 'LE', 'NE': 'NE', 'EQ': 'EQ'}
 
 
@@ -59,23 +65,29 @@ def _comparison(program, inner: Computation, op: Op, given: dict):
     """
     if op.kind == 'fusion':
         nested = program.inner(op)
-        bound = {p.name: inner.by_name[o] for p, o in zip(nested.parameters, op.operands)}
-        return _comparison(
-            program, nested, nested.root, {n: (inner, o, given) for n, o in bound.items()}
-        )
+        bound = {
+            parameter.name: (inner, inner.by_name[operand], given)
+            for parameter, operand in zip(nested.parameters, op.operands)
+        }
+        return _comparison(program, nested, nested.root, bound)
     if op.kind == 'and':
-        found = [_comparison(program, inner, inner.by_name[o], given)[0] for o in op.operands]
-        return next((f for f in found if f), None), True
+        tests = [_comparison(program, inner, inner.by_name[o], given)[0] for o in op.operands]
+        return next((test for test in tests if test), None), True
     if op.kind in ('bitcast', 'copy', 'convert'):
         return _comparison(program, inner, inner.by_name[op.operands[0]], given)
     if op.kind != 'compare':
         return None, False
+
+    # The counter on one side, the bound on the other; turned where the bound comes first.
     sides = [_resolved(inner, inner.by_name[o], given) for o in op.operands]
     direction = re.search(r'direction=(\w+)', op.rest)[1]
-    if sides[0] and sides[1] and sides[0][0] == 'index' and sides[1][0] == 'constant':
-        return (sides[0][1], sides[1][1], direction), False
-    if sides[0] and sides[1] and sides[1][0] == 'index' and sides[0][0] == 'constant':
-        return (sides[1][1], sides[0][1], _TURNED[direction]), False
+    if sides[0] is None or sides[1] is None:
+        return None, False
+    (left, left_value), (right, right_value) = sides
+    if (left, right) == ('index', 'constant'):
+        return (left_value, right_value, direction), False
+    if (left, right) == ('constant', 'index'):
+        return (right_value, left_value, _TURNED[direction]), False
     return None, False
 
 
@@ -84,8 +96,8 @@ def _resolved(inner: Computation, op: Op, given: dict):
     while op.kind in ('bitcast', 'copy', 'convert') and op.operands:
         op = inner.by_name[op.operands[0]]
     if op.kind == 'parameter' and op.name in given:
-        outer, there, further = given[op.name]
-        return _resolved(outer, there, further)
+        outer, argument, further = given[op.name]
+        return _resolved(outer, argument, further)
     if op.kind == 'constant':
         return ('constant', int(op.inside)) if re.fullmatch(r'-?\d+', op.inside) else None
     if op.kind == 'get-tuple-element':
@@ -94,34 +106,27 @@ def _resolved(inner: Computation, op: Op, given: dict):
 
 
 def _entry_value(computation: Computation, op: Op, index: int) -> int | None:
+    """Returns the constant with which a part of the loop's state begins, or None."""
     state = computation.operand(op, 0)
-    value = (
-        computation.operand(state, index) if state is not None and state.kind == 'tuple' else None
-    )
-    while value is not None and value.kind in (
-        'copy',
-        'bitcast',
-        'convert',
-        'copy-done',
-        'copy-start',
-    ):
+    if state is None or state.kind != 'tuple':
+        return None
+    value = computation.operand(state, index)
+    while value is not None and value.kind in (*_COPIES, 'convert'):
         value = computation.operand(value, 0)
-    return (
-        int(value.inside)
-        if value is not None and value.kind == 'constant' and re.fullmatch(r'-?\d+', value.inside)
-        else None
-    )
+    if value is None or value.kind != 'constant' or not re.fullmatch(r'-?\d+', value.inside):
+        return None
+    return int(value.inside)
 
 
 def _step(body: Computation, index: int) -> int | None:
     """Returns what a round of the loop adds to its counter."""
     value = body.operand(body.root, index) if body.root.kind == 'tuple' else None
-    while value is not None and value.kind in ('copy', 'bitcast', 'copy-done', 'copy-start'):
+    while value is not None and value.kind in _COPIES:
         value = body.operand(value, 0)
     if value is None or value.kind not in ('add', 'subtract'):
         return None
     sides = [_resolved(body, body.by_name[o], {}) for o in value.operands]
-    constant = next((s[1] for s in sides if s and s[0] == 'constant'), None)
+    constant = next((side[1] for side in sides if side and side[0] == 'constant'), None)
     if constant is None or ('index', index) not in sides:
         return None
     return constant if value.kind == 'add' else -constant

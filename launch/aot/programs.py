@@ -1,4 +1,4 @@
-"""Compiles the programs of an experiment for a slice that is not here, and sums them up.
+"""Compiles the programs of an experiment for an absent slice, and sums them up.
 
 train: the step of train/step.py, which post-training runs too (its rows differ in their values
 alone). prefill, decode: of model/generate.py, on one chip, as `apps.generate` runs them. Everything
@@ -34,7 +34,7 @@ CHAR_PIECES = 256  # counted for a tokenizer of characters, whose size only its 
 
 @dataclasses.dataclass
 class Compiled:
-    """A compiled program.
+    """Holds a compiled program.
 
     Attributes:
       text: the scheduled program.
@@ -50,7 +50,7 @@ class Compiled:
 
 
 class DoesNotFitError(RunError):
-    """A program that needs more memory than a device has.
+    """Tells of a program that needs more memory than a device has.
 
     `needed`: bytes, where the compiler says so.
     """
@@ -71,6 +71,7 @@ def vocabulary(config) -> int:
 
 
 def architecture(config) -> model_config.ModelConfig:
+    """Returns the model's config, with the vocabulary that it will have."""
     return model_config.resolve(config.model, vocabulary(config), config.data.seq_len)
 
 
@@ -110,16 +111,13 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
     try:
         done = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = re.search(r'Used ([\d.]+)([MG]) of|\(([\d.]+)([MG])\) exceeds', str(error))
         if 'RESOURCE_EXHAUSTED' not in str(error):
             raise
-        size, unit = (used[1] or used[3], used[2] or used[4]) if used else ('inf', 'G')
-        needed = float(size) * (topologies.GIB if unit == 'G' else 2**20)
+        needed = _bytes_needed(str(error))
         raise DoesNotFitError(
             f'{name}: does not fit: it needs {needed / topologies.GIB:.2f} GiB of the '
-            f'{chip.limit / topologies.GIB:.2f} GiB of a '
-            f'{chip.name} device; take fewer rows (--rows), another config.model.remat or a larger '
-            'slice (--fit)',
+            f'{chip.limit / topologies.GIB:.2f} GiB of a {chip.name} device; take fewer rows '
+            '(--rows), another config.model.remat or a larger slice (--fit)',
             needed,
         ) from error
     memory = done.memory_analysis()
@@ -130,6 +128,16 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
         memory.temp_size_in_bytes,
         time.perf_counter() - start,
     )
+
+
+def _bytes_needed(message: str) -> float:
+    """Returns the bytes that the compiler's message names; infinite where it names none."""
+    used = re.search(r'Used ([\d.]+)([MG]) of|\(([\d.]+)([MG])\) exceeds', message)
+    if not used:
+        return float('inf')
+    size = used[1] or used[3]
+    unit = used[2] or used[4]
+    return float(size) * (topologies.GIB if unit == 'G' else 2**20)
 
 
 def under(mesh, function):
@@ -156,6 +164,8 @@ def trace_train(config, mesh):
     check_batch(mesh, config.data.batch_size, config.train.accumulation)
     model = Transformer(architecture(config))
     check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
+
+    # The step as train/setup.py makes it, of a state that is shapes alone.
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state, shardings = steps.abstract_state(model, optimizer, mesh)
     objective = get_objective(config.train.objective)
@@ -167,11 +177,16 @@ def trace_train(config, mesh):
         shardings,
         steps.StepOptions(config.train.accumulation),
     )
+
+    # A batch of shapes, with ids of the task for the encodings that read them.
     blank = objective.data.blank_batch(config.data)
-    lies = NamedSharding(mesh, BATCH)
-    if any(e.spec.task_ids for e in model.config.parts):
+    if any(encoding.spec.task_ids for encoding in model.config.parts):
         blank['ids'] = blank['positions']
-    batch = {n: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=lies) for n, x in blank.items()}
+    sharding = NamedSharding(mesh, BATCH)
+    batch = {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=sharding)
+        for name, array in blank.items()
+    }
     return step.trace(state, batch), state, model
 
 
@@ -180,6 +195,7 @@ def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: 
     program = hlo.parse(done.text)
     estimate = cost_model.predict(program, chip, slices)
     seconds = estimate.seconds
+    collectives = sorted(estimate.collectives.items())
     return {
         'peak_bytes': done.peak,
         'limit_bytes': chip.limit,
@@ -191,10 +207,12 @@ def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: 
         'bounds': dict(sorted(estimate.bounds.items())),
         'elementwise_seconds': estimate.vector,
         'mfu': model_flops / (seconds * chip.matrix * devices) if seconds else 0.0,
-        'collectives': {k: dataclasses.asdict(m) for k, m in sorted(estimate.collectives.items())},
+        'collectives': {kind: dataclasses.asdict(moved) for kind, moved in collectives},
         'kernels': dict(estimate.kernels),
         'kernels_without_cost': estimate.unknown_kernels,
-        'loops': [{'loop': n, 'trips': t, 'how': how} for n, t, how in estimate.loops],
+        'loops': [
+            {'loop': loop, 'trips': trips, 'how': how} for loop, trips, how in estimate.loops
+        ],
         'compile_seconds': done.seconds,
     }
 
@@ -213,21 +231,19 @@ def train(
     flops = footprint.step_flops(state['params'], config, model.config)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         paths = kernels.describe_kernels(model.config, mesh.shape['context'])
-    found = summary(done, chip, mesh.size, slices, flops)
-    rows = config.data.batch_size // (
-        mesh.shape['data'] * mesh.shape['fsdp'] * config.train.accumulation
-    )
+    costs = summary(done, chip, mesh.size, slices, flops)
+    replicas = mesh.shape['data'] * mesh.shape['fsdp']
     return {
-        **found,
-        'mesh': {a: mesh.shape[a] for a in AXES},
-        'rows_a_device': rows,
+        **costs,
+        'mesh': {axis: mesh.shape[axis] for axis in AXES},
+        'rows_a_device': config.data.batch_size // (replicas * config.train.accumulation),
         'accumulation': config.train.accumulation,
         'batch_size': config.data.batch_size,
         'seq_len': config.data.seq_len,
         'remat': config.model.remat,
         'state_bytes': footprint.state_bytes(state),
         'attention': paths,
-        'fused_attention': bool(found['kernels']),
+        'fused_attention': bool(costs['kernels']),
         'square_buffers': _squares(config, mesh, model, done) if squares else None,
     }
 
@@ -239,7 +255,7 @@ def _squares(config, mesh, model, done: Compiled) -> list[str]:
     computes with, kernels and what nothing needs left out, is looked through at a length that no
     other dimension has.
     """
-    time_ = config.data.seq_len // mesh.shape['context']
+    length = config.data.seq_len // mesh.shape['context']
     c = model.config
     others = {
         c.width,
@@ -254,37 +270,42 @@ def _squares(config, mesh, model, done: Compiled) -> list[str]:
         config.data.batch_size,
         config.data.batch_size // (mesh.shape['data'] * mesh.shape['fsdp']),
     }
-    if time_ not in others:
-        return squares(hlo.parse(done.text), time_)
+    if length not in others:
+        return squares(hlo.parse(done.text), length)
+
+    # The next length of whole lanes that is no other dimension.
+    lengths = range(length + 128, 8 * length + 1024, 128)
+    length = next(each for each in lengths if each not in others)
     config = config.copy_and_resolve_references()
     config.model.max_len = 0
-    time_ = next(t for t in range(time_ + 128, 8 * time_ + 1024, 128) if t not in others)
-    config.data.seq_len = time_ * mesh.shape['context']
-    return traced_squares(trace_train(config, mesh)[0].jaxpr.jaxpr, time_)
+    config.data.seq_len = length * mesh.shape['context']
+    return traced_squares(trace_train(config, mesh)[0].jaxpr.jaxpr, length)
 
 
 def traced_squares(jaxpr, length: int) -> list[str]:
     """Returns shapes with two dimensions of `length` in a traced program, its loops included."""
     jaxpr, _ = partial_eval.dce_jaxpr(jaxpr, [True] * len(jaxpr.outvars))
-    found = set()
-    inner = [jaxpr]
-    while inner:
-        for equation in inner.pop().eqns:
+    square_shapes = set()
+    jaxprs = [jaxpr]
+    while jaxprs:
+        for equation in jaxprs.pop().eqns:
+            # What a kernel holds stays on the chip.
             if equation.primitive.name == 'pallas_call':
                 continue
-            found |= {
-                v.aval.str_short()
-                for v in equation.outvars
-                if getattr(v.aval, 'shape', ()).count(length) >= 2
-            }
-            for value in jax.tree.leaves(
+            for variable in equation.outvars:
+                if getattr(variable.aval, 'shape', ()).count(length) >= 2:
+                    square_shapes.add(variable.aval.str_short())
+
+            # Loops, branches and calls: jaxprs among the parameters.
+            parameters = jax.tree.leaves(
                 list(equation.params.values()),
                 is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr'),
-            ):
+            )
+            for value in parameters:
                 value = getattr(value, 'jaxpr', value)
                 if hasattr(value, 'eqns'):
-                    inner.append(value)
-    return sorted(found)
+                    jaxprs.append(value)
+    return sorted(square_shapes)
 
 
 def squares(program: hlo.Program, length: int) -> list[str]:
@@ -292,23 +313,23 @@ def squares(program: hlo.Program, length: int) -> list[str]:
 
     That is outside of fusions and kernels.
     """
-    inside = {
-        o.attribute('calls')
-        for c in program.computations.values()
-        for o in c.ops
-        if o.kind == 'fusion'
+    computations = program.computations.values()
+    fused = {
+        op.attribute('calls')
+        for computation in computations
+        for op in computation.ops
+        if op.kind == 'fusion'
     }
-    return sorted(
-        {
-            f'{s.dtype}[{",".join(map(str, s.dims))}]'
-            for c in program.computations.values()
-            if c.name not in inside
-            for o in c.ops
-            if o.kind not in hlo.FREE
-            for s in o.shapes
-            if s.dims.count(length) >= 2
-        }
-    )
+    shapes = [
+        shape
+        for computation in computations
+        if computation.name not in fused
+        for op in computation.ops
+        if op.kind not in hlo.FREE
+        for shape in op.shapes
+        if shape.dims.count(length) >= 2
+    ]
+    return sorted({f'{shape.dtype}[{",".join(map(str, shape.dims))}]' for shape in shapes})
 
 
 def generation(
@@ -319,6 +340,7 @@ def generation(
     prefill is of half of the context, decode of `chunk` tokens in one program: its figures are of
     the whole chunk; `token_seconds` and `token_bytes` are of one token of all rows.
     """
+    # The model as `apps.generate` loads it, on a mesh of one device.
     c = dataclasses.replace(architecture(config), scan_layers=False, remat='none')
     context = context or c.max_len
     model = Transformer(dataclasses.replace(c, max_len=max(c.max_len, context)))
@@ -328,48 +350,40 @@ def generation(
     def put(tree):
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), tree)
 
-    one = jnp.ones((1, 1), jnp.int32)
-    params = put(
-        jax.eval_shape(
-            lambda: generate.cast_weights(
-                model,
-                nn.meta.unbox(model.init(jax.random.key(0), one, one * 0, one, one)['params']),
-            )
-        )
-    )
+    def init():
+        one = jnp.ones((1, 1), jnp.int32)
+        variables = model.init(jax.random.key(0), one, one * 0, one, one)
+        return generate.cast_weights(model, nn.meta.unbox(variables['params']))
+
+    def prefill(params, tokens, lengths):
+        return generate.prefill.__wrapped__(model, params, tokens, lengths, context)
+
+    def decode(params, state, keys, sampling):
+        return generate.decode.__wrapped__(model, params, state, keys, sampling, chunk, (0,))
+
+    # Arguments: weights, prompts of half of the context, and the state that they leave.
+    params = put(jax.eval_shape(init))
     prompt = max(16, context // 2 // 16 * 16)
-    prefill = under(
-        mesh,
-        lambda params, tokens, lengths: generate.prefill.__wrapped__(
-            model, params, tokens, lengths, context
-        ),
-    )
-    prompts = put(
-        (
-            jax.ShapeDtypeStruct((batch, prompt), jnp.int32),
-            jax.ShapeDtypeStruct((batch,), jnp.int32),
-        )
-    )
+    tokens_BxT = jax.ShapeDtypeStruct((batch, prompt), jnp.int32)
+    lengths_B = jax.ShapeDtypeStruct((batch,), jnp.int32)
+    prompts = put((tokens_BxT, lengths_B))
+    prefill = under(mesh, prefill)
     state = put(jax.eval_shape(prefill, params, *prompts))
+
     if name == 'prefill':
         lowered = jax.jit(prefill).lower(params, *prompts)
         tokens = prompt
     else:
-        decode = under(
-            mesh,
-            lambda params, state, keys, sampling: generate.decode.__wrapped__(
-                model, params, state, keys, sampling, chunk, (0,)
-            ),
-        )
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
         sampling = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, dataclasses.asdict(Sampling())))
-        donating = jax.jit(decode, donate_argnums=1)
+        donating = jax.jit(under(mesh, decode), donate_argnums=1)
         lowered = donating.lower(params, state, put(keys), put(sampling))
         tokens = chunk
     done = compiled(name, lowered, chip)
-    # A third of forward and backward.
+
+    # The forward pass is a third of forward and backward.
     forward = metrics.flops_per_token(params, c, context // 2) / 3
-    found = {
+    costs = {
         **summary(done, chip, 1, 1, forward * batch * tokens),
         'batch': batch,
         'context': context,
@@ -377,8 +391,6 @@ def generation(
         'cache_bytes': footprint.bytes_per_device(state['cache']),
     }
     if name == 'decode':
-        found |= {
-            'token_seconds': found['step_seconds'] / chunk,
-            'token_bytes': found['memory_bytes'] / chunk,
-        }
-    return found
+        costs['token_seconds'] = costs['step_seconds'] / chunk
+        costs['token_bytes'] = costs['memory_bytes'] / chunk
+    return costs

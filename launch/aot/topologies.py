@@ -1,4 +1,4 @@
-"""The TPU slices that can be compiled for without having one, and what their chips can do at best.
+"""Lists TPU slices that can be compiled for without having one, and their peaks.
 
 Peaks are per device as JAX counts them (a core of tpu7x, a chip of the others). bf16, HBM and
 links: Google's system architecture pages; between slices: "How to Scale Your Model" (Austin et al.
@@ -20,7 +20,7 @@ BAND = 0.15  # error of a predicted step time: nothing here was compared with a 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-    """The peaks of a chip.
+    """Holds the peaks of a chip.
 
     Attributes:
       matrix: FLOP/s in bf16.
@@ -54,51 +54,49 @@ def _cores(clock: float, cores: int) -> float:
     return clock * 8 * 128 * 4 * cores
 
 
-CHIPS = {
-    c.name: c
-    for c in (
-        Chip(
-            'v4',
-            275e12,
-            1.2e12,
-            45e9,
-            6.25e9,
-            30.75 * GIB,
-            1.05e9,
-            _cores(1.05e9, 2),
-            3,
-            largest=4096,
-            options=(('chip_config_name', 'megacore'), ('chips_per_host_bounds', (2, 2, 1))),
-        ),
-        Chip('v5e', 197e12, 0.82e12, 45e9, 3.125e9, 15.75 * GIB, 1.5e9, _cores(1.5e9, 1), 2),
-        Chip(
-            'v5p',
-            459e12,
-            2.77e12,
-            90e9,
-            6.25e9,
-            95.74 * GIB,
-            1.75e9,
-            _cores(1.75e9, 2),
-            3,
-            largest=8960,
-        ),
-        Chip('v6e', 918e12, 1.64e12, 90e9, 12.5e9, 31.25 * GIB, 1.75e9, _cores(1.75e9, 1), 2),
-        Chip(
-            'tpu7x',
-            1153e12,
-            3.69e12,
-            90e9,
-            12.5e9,
-            94.75 * GIB,
-            2.2e9,
-            _cores(2.2e9, 1),
-            3,
-            devices=2,
-            largest=9216,
-        ),
-    )
-}
+_CHIPS = (
+    Chip(
+        'v4',
+        275e12,
+        1.2e12,
+        45e9,
+        6.25e9,
+        30.75 * GIB,
+        1.05e9,
+        _cores(1.05e9, 2),
+        3,
+        largest=4096,
+        options=(('chip_config_name', 'megacore'), ('chips_per_host_bounds', (2, 2, 1))),
+    ),
+    Chip('v5e', 197e12, 0.82e12, 45e9, 3.125e9, 15.75 * GIB, 1.5e9, _cores(1.5e9, 1), 2),
+    Chip(
+        'v5p',
+        459e12,
+        2.77e12,
+        90e9,
+        6.25e9,
+        95.74 * GIB,
+        1.75e9,
+        _cores(1.75e9, 2),
+        3,
+        largest=8960,
+    ),
+    Chip('v6e', 918e12, 1.64e12, 90e9, 12.5e9, 31.25 * GIB, 1.75e9, _cores(1.75e9, 1), 2),
+    Chip(
+        'tpu7x',
+        1153e12,
+        3.69e12,
+        90e9,
+        12.5e9,
+        94.75 * GIB,
+        2.2e9,
+        _cores(2.2e9, 1),
+        3,
+        devices=2,
+        largest=9216,
+    ),
+)
+CHIPS = {chip.name: chip for chip in _CHIPS}
 # Shapes offered for suggestions; any other of the right dimensions is tried as it is.
 _FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
 _CUBES = (
@@ -115,7 +113,7 @@ _CUBES = (
     '8x16x16',
 )
 NAMES = tuple(
-    f'{c.name}:{shape}' for c in CHIPS.values() for shape in (_FLAT if c.dims == 2 else _CUBES)
+    f'{chip.name}:{shape}' for chip in _CHIPS for shape in (_FLAT if chip.dims == 2 else _CUBES)
 )
 
 
@@ -149,9 +147,11 @@ def devices(topology: str, slices: int = 1) -> list:
     None of them is here. Raises RunError where the compiler is not installed or knows no such
     slice.
     """
-    found = chip(topology)
+    model = chip(topology)
     if slices < 1:
         raise RunError(f'--slices={slices}: expected at least 1')
+
+    # The compiler looks for no machine, and for no other process that holds one.
     os.environ.update(
         TPU_SKIP_MDS_QUERY='1', TPU_WORKER_HOSTNAMES='localhost', ALLOW_MULTIPLE_LIBTPU_LOAD='1'
     )
@@ -161,19 +161,20 @@ def devices(topology: str, slices: int = 1) -> list:
         raise RunError(missing())
     from jax.experimental import topologies
 
-    options = dict(found.options)
+    options = dict(model.options)
     if math.prod(map(int, topology.partition(':')[2].split('x'))) < 4:
         options['chips_per_host_bounds'] = (1, 1, 1)
     if slices > 1:
         options['num_slices'] = slices
     try:
-        return topologies.get_topology_desc(
+        description = topologies.get_topology_desc(
             platform='tpu', topology_name=topology, **options
-        ).devices
+        )
+        return description.devices
     except Exception as error:  # jaxlib raises its own kinds, and they changed between versions
         raise RunError(
             f'--topology={topology}: the compiler refuses it: {str(error).splitlines()[0]}; '
-            f'{did_you_mean(topology, _like(found.name))}'
+            f'{did_you_mean(topology, _like(model.name))}'
         ) from error
 
 

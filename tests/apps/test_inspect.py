@@ -17,7 +17,7 @@ from data import batches, store
 from data.chat import encode_messages
 from data.records import printable
 from data.store import TokenStore
-from runtime import checkpoint, run_dir
+from runtime import checkpoint, encoding_meaning
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup
@@ -32,7 +32,8 @@ def made(tiny, tmp_path_factory):
             file.write(
                 json.dumps(
                     {
-                        'text': f'Line {i} of the text.\n\x1b[2J \u202eand çédille, number {i * 7}; row 0, segment 1\n'
+                        'text': f'Line {i} of the text.\n\x1b[2J \u202eand çédille, number '
+                        f'{i * 7}; row 0, segment 1\n'
                     }
                 )
                 + '\n'
@@ -59,7 +60,8 @@ def look(path):
 
 
 def test_a_whole_run_is_told(made):
-    """Catches facts that are made up: norms, shapes and axes are those of the weights, losses those of metrics.jsonl, and all is whole."""
+    """Catches facts that are made up: norms, shapes and axes are those of the weights, losses those
+    of metrics.jsonl, and all is whole."""
     path, config = made
     found = inspect.collect_facts(look(path))
     assert (
@@ -114,7 +116,8 @@ def test_a_whole_run_is_told(made):
     ],
 )
 def test_damage_is_told(copy, part, damaged):
-    """Catches a file that is not checked, and a doctor that stops at the first thing that is wrong."""
+    """Catches a file that is not checked, and a doctor that stops at the first thing that is
+    wrong."""
     if part == 'checkpoint 2':
         file = max(
             (p for p in (copy / 'checkpoints/2/params').rglob('d/*') if p.is_file()),
@@ -156,7 +159,8 @@ def test_a_damaged_token_store_is_told(copy, made, tmp_path):
 
 
 def test_a_batch_is_shown_as_it_is(copy):
-    """Catches a batch of another step (rollbacks), text that is not the tokens', boundaries and weights that are not the loss's."""
+    """Catches a batch of another step (rollbacks), text that is not the tokens', boundaries and
+    weights that are not the loss's."""
     Run.parse(str(copy)).write_rollbacks([{'step': 1, 'batches': 3}])
     e = look(copy)
     config, tokenizer = e.config, e.tokenizer
@@ -211,7 +215,8 @@ def test_only_answers_stand_in_brackets(made):
     segment = examine._segment(batches.Batches(split, config, 0)(0), 0, 1, tokenizer)
     assert (
         inspect.mark_weighted(segment)
-        == '<s><|user|> number 7<|assistant|>\u27e6 the çédille<|end|>\u27e7<|user|> row<|assistant|>\u27e6 Line<|end|>\u27e7'
+        == '<s><|user|> number 7<|assistant|>\u27e6 the çédille<|end|>\u27e7<|user|> '
+        'row<|assistant|>\u27e6 Line<|end|>\u27e7'
     )
 
 
@@ -222,7 +227,8 @@ def run_command(*args):
 
 
 def test_a_text_cannot_command_the_terminal_nor_pass_for_a_line_of_the_report(made):
-    """Catches escapes of a data set that reach the terminal, and text that begins where the report's own lines do."""
+    """Catches escapes of a data set that reach the terminal, and text that begins where the
+    report's own lines do."""
     done = run_command(f'--run={made[0]}', '--batch=0')
     assert done.returncode == 0 and done.stderr == '', done.stderr
     assert '\\x1b[2J \\u202eand çédille' in done.stdout and printable(done.stdout) == done.stdout
@@ -231,7 +237,8 @@ def test_a_text_cannot_command_the_terminal_nor_pass_for_a_line_of_the_report(ma
 
 
 def test_damage_ends_with_code_2_and_one_line(copy):
-    """Catches a script that takes a damaged run for a whole one, and JSON that is not an object alone."""
+    """Catches a script that takes a damaged run for a whole one, and JSON that is not an object
+    alone."""
     (copy / 'tokenizer.model').write_bytes(b'')
     done = run_command(f'--run={copy}@1', '--json')
     assert (
@@ -248,11 +255,13 @@ def test_damage_ends_with_code_2_and_one_line(copy):
 
 
 def test_differences_and_the_flags_that_end_them(made, tmp_path):
-    """Catches a field that is not compared, a flag that does not do what it says, and a comparison that prepares data."""
+    """Catches a field that is not compared, a flag that does not do what it says, and a comparison
+    that prepares data."""
     path, _ = made
     file = tmp_path / 'other.py'
     file.write_text(
-        'from configs import base\n\ndef get_config():\n    c = base.get_config()\n    c.model.positions = "yarn"\n    return c\n'
+        'from configs import base\n\ndef get_config():\n    c = base.get_config()\n    '
+        'c.model.positions = "yarn"\n    return c\n'
     )
     e = look(path)
     found = compare.compare(e, compare.open_other(str(file), []))
@@ -315,7 +324,8 @@ def test_mistakes(made, name, words, message):
 
 
 def test_ancestors(made, copy, tmp_path):
-    """Catches a doctor that needs all ancestors to be there, that does not check them, or that goes round in a circle."""
+    """Catches a doctor that needs all ancestors to be there, that does not check them, or that goes
+    round in a circle."""
 
     def child_of(run, step):
         lineage = json.loads((copy / 'lineage.json').read_text())
@@ -351,10 +361,11 @@ def test_what_is_taken_from_a_parent_is_told(made, tmp_path, caplog):
         e = setup.build_experiment(config, str(tmp_path / 'none'))
     count = len(jax.tree.leaves(e.state['params']))
     told = [
-        r.getMessage() for r in caplog.records if r.name == 'ordem' and r.module == 'warm_start'
+        r.getMessage() for r in caplog.records if r.name == 'ordem' and r.funcName == '_log_plan'
     ]
     assert told == [
-        f'{path}@2: all {count} parameters are taken over; optimizer, step and random keys begin anew',
+        f'{path}@2: all {count} parameters are taken over; optimizer, step and random keys '
+        f'begin anew',
         "dropped of the parent's: positions_learned/table",
     ]
 
@@ -374,7 +385,7 @@ def test_an_old_run_compared():
         '--config.model.positions_args.log_n=False',
     ]
     e.config.model.update(positions='fire', positions_args={})
-    e.config.model.encodings = run_dir.meaning(e.config, first=True)
+    e.config.model.encodings = encoding_meaning.get_meaning(e.config, first=True)
     there.config.model.positions = 'fire'
     found = compare.compare(e, there)['differences']
     (row,) = [d for d in found if d['what'] == 'encoding']

@@ -52,7 +52,8 @@ def run_command(*args):
 
 
 def test_the_command(run, given, tmp_path):
-    """Catches a query written twice, a positive, its own text or a document twice among the negatives, lost negatives, and a file written over."""
+    """Catches a query written twice, a positive, its own text or a document twice among the
+    negatives, lost negatives, and a file written over."""
     out = tmp_path / 'out.jsonl'
     done = run_command(
         f'--run={run}', f'--pairs={given}', f'--out={out}', '--count=3', '--margin=1'
@@ -73,7 +74,8 @@ def test_the_command(run, given, tmp_path):
     assert total > 3
     assert (
         done.stdout
-        == f'{out}: 6 queries with {total} negatives (before: 1) of 7 documents; 1 broken pairs left out\n'
+        == f'{out}: 6 queries with {total} negatives (before: 1) of 7 documents; 1 broken pairs '
+        f'left out\n'
     )
     assert 'in.jsonl:8: broken JSON' in done.stderr
     before = out.read_bytes()
@@ -86,14 +88,18 @@ def test_the_command(run, given, tmp_path):
 
 
 def test_by_the_model_of_the_run(run):
-    """Catches vectors of another pooling or of documents for queries: the ids are those of a plain ranking by the run's own vectors."""
+    """Catches vectors of another pooling or of documents for queries: the ids are those of a plain
+    ranking by the run's own vectors."""
     from model.embed import Embedder
     from runtime import checkpoint
 
     found = app.Collection(PAIRS[:6])
     model, params, tokenizer, config = checkpoint.load(Run.parse(str(run)))
     embedder = Embedder(model, params, config.embedding.pooling)
-    vectors = lambda texts: embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
+
+    def vectors(texts):
+        return embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
+
     mined = found.add_negatives(app.by_run(Run.parse(str(run)), 2, 1.0))
     queries, documents = vectors([q.text for q in found.queries.values()]), vectors(found.documents)
     for query, asked, pair in zip(queries, found.queries.values(), mined):

@@ -32,7 +32,8 @@ def notes(tmp_path):
     folder = tmp_path / 'notes'
     (folder / 'deep').mkdir(parents=True)
     (folder / 'tea.md').write_text(
-        '# Tea\n\nWarm the pot first. Pour boiling water over oolong leaves.\n\nWait for three minutes.\n'
+        '# Tea\n\nWarm the pot first. Pour boiling water over oolong leaves.\n\nWait for three '
+        'minutes.\n'
     )
     (folder / 'deep/cats.txt').write_text(
         ''.join(
@@ -45,7 +46,8 @@ def notes(tmp_path):
     )
     (folder / 'page.html').write_text('<p>Harbours\n<p>The lighthouse of the harbour is old.')
     (folder / 'docs.jsonl').write_text(
-        '{"_id": "d1", "title": "Moon", "text": "The moon circles the earth."}\n{"_id": "d2", "text": "Mars is red."}\n'
+        '{"_id": "d1", "title": "Moon", "text": "The moon circles the earth."}\n{"_id": "d2", '
+        '"text": "Mars is red."}\n'
     )
     return folder
 
@@ -89,7 +91,8 @@ def results(folder, reader, query='whiskers of the oolong moon', count=30):
 
 
 def test_meaning_is_the_order_of_all_vectors(reader, notes, tmp_path):
-    """Catches a semantic order that is another than that of every chunk's vector against the query's, or a score that is no cosine."""
+    """Catches a semantic order that is another than that of every chunk's vector against the
+    query's, or a score that is no cosine."""
     index(reader, tmp_path / 'ix', notes)
     e = opened(tmp_path / 'ix', reader)
     texts = [text for (text,) in e._rows('SELECT text FROM chunks')]
@@ -105,8 +108,10 @@ def test_meaning_is_the_order_of_all_vectors(reader, notes, tmp_path):
 
 
 def test_words_find_what_meaning_does_not(reader, notes, tmp_path, monkeypatch):
-    """Catches a lexical mode that embeds, words that need their exact form, an order that is not of BM25, words said twice that count once, a hybrid that
-    leaves out one of both or gives both one weight, one that is another when more results are asked for, as `eval` does, and ranks that are no ranks."""
+    """Catches a lexical mode that embeds, words that need their exact form, an order that is not of
+    BM25, words said twice that count once, a hybrid that leaves out one of both or gives both one
+    weight, one that is another when more results are asked for, as `eval` does, and ranks that are
+    no ranks."""
     index(reader, tmp_path / 'ix', notes, overlap=0)
     e = Engine(Folder(str(tmp_path / 'ix')), 'nowhere')
     hit = e.search('PARQUETFILE', 3, 'lexical', [])
@@ -173,8 +178,9 @@ def test_words_find_what_meaning_does_not(reader, notes, tmp_path, monkeypatch):
 
 
 def test_an_index_of_another_version_is_refused(reader, notes, tmp_path, monkeypatch):
-    """Catches vectors or chunks that another version of the code made and that are searched with those of this one. Where this test fails since chunks
-    or pooling have changed, raise `VERSION` and write what it gives now."""
+    """Catches vectors or chunks that another version of the code made and that are searched with
+    those of this one. Where this test fails since chunks or pooling have changed, raise `VERSION`
+    and write what it gives now."""
     rng = np.random.default_rng(0)
     hidden, valid = (
         rng.standard_normal((1, 6, 4)).astype(np.float32),
@@ -207,8 +213,8 @@ def test_an_index_of_another_version_is_refused(reader, notes, tmp_path, monkeyp
 
 
 def test_hits_know_their_place(reader, notes, tmp_path, monkeypatch):
-    """Catches lines and offsets of something else than the chunk, those of a paragraph for all chunks of it, ids of records that are lost, and a passage
-    outside the text."""
+    """Catches lines and offsets of something else than the chunk, those of a paragraph for all
+    chunks of it, ids of records that are lost, and a passage outside the text."""
     (notes / 'page.html').write_text('<p>' + '\n'.join(f'at{i}' for i in range(1, 300)))
     index(reader, tmp_path / 'ix', notes)
     hits = opened(tmp_path / 'ix', reader).search('the', 100, 'semantic', [])
@@ -238,7 +244,8 @@ def test_hits_know_their_place(reader, notes, tmp_path, monkeypatch):
 
 
 def test_the_passage_is_the_nearest_window(reader, notes, tmp_path):
-    """Catches a passage that does not depend on the query: the text of a window, asked for, is found again."""
+    """Catches a passage that does not depend on the query: the text of a window, asked for, is
+    found again."""
     text = 'Alpha beta one. ' + ''.join(
         f'Sentence {i} has {chr(97 + i) * 6} {chr(98 + i) * 5} words of its own kind. '
         for i in range(12)
@@ -262,10 +269,13 @@ def test_the_passage_is_the_nearest_window(reader, notes, tmp_path):
 
 
 def test_the_passage_shows_the_words_together(reader, tmp_path):
-    """Catches a passage that begins with filler, one that has the words far apart where they stand together elsewhere, and one that lacks one of them."""
+    """Catches a passage that begins with filler, one that has the words far apart where they stand
+    together elsewhere, and one that lacks one of them."""
     text = (
-        'A first line of filler is here. The zebra alone stands in this one sentence. A walrus comes late. Then there is more filler to be read by you. '
-        'Some of it is here too, and it goes on. Here a zebra meets a walrus today. This is what comes after them. The end is near.'
+        'A first line of filler is here. The zebra alone stands in this one sentence. A walrus '
+        'comes late. Then there is more filler to be read by you. '
+        'Some of it is here too, and it goes on. Here a zebra meets a walrus today. This is what '
+        'comes after them. The end is near.'
     )
     (tmp_path / 'a.txt').write_text(text)
     index(reader, tmp_path / 'ix', tmp_path / 'a.txt')
@@ -293,8 +303,8 @@ def test_the_passage_shows_the_words_together(reader, tmp_path):
 
 
 def test_only_what_changed_is_embedded(reader, notes, tmp_path, monkeypatch):
-    """Catches files that are embedded again, chunks of deleted and changed files that stay, and an index brought up to date that answers otherwise than
-    a new one."""
+    """Catches files that are embedded again, chunks of deleted and changed files that stay, and an
+    index brought up to date that answers otherwise than a new one."""
     embedded = []
 
     class Counting:
@@ -348,7 +358,8 @@ def test_only_what_changed_is_embedded(reader, notes, tmp_path, monkeypatch):
 
 
 def test_copies_are_one_vector(reader, notes, tmp_path, monkeypatch):
-    """Catches copies that are embedded each, or again under another name, a graph in which they hide everything else, and results that lack some."""
+    """Catches copies that are embedded each, or again under another name, a graph in which they
+    hide everything else, and results that lack some."""
     for i in range(300):
         (notes / f'copy{i}.txt').write_text('The same license in each and every file.')
         (notes / f'own{i}.txt').write_text(f'Number {i} has {i * i} and {i**3 % 1000} of its own.')
@@ -383,7 +394,8 @@ def test_a_change_that_size_and_time_hide(reader, notes, tmp_path):
 
 
 def test_paths_add_up_and_are_taken_out(reader, notes, tmp_path):
-    """Catches a second PATH that throws out the first, --remove that forgets nothing, and a folder that is away for a while and loses its chunks."""
+    """Catches a second PATH that throws out the first, --remove that forgets nothing, and a folder
+    that is away for a while and loses its chunks."""
     index(reader, tmp_path / 'ix', notes / 'deep')
     assert index(reader, tmp_path / 'ix', notes / 'tea.md').startswith(
         '1 new, 0 changed, 0 unchanged, 0 removed'
@@ -419,7 +431,8 @@ def test_paths_add_up_and_are_taken_out(reader, notes, tmp_path):
 
 
 def test_without_a_path_python_is_indexed(reader, tmp_path, monkeypatch):
-    """Catches a default that needs files, one that is written anew each time, and one that an index of something else gets as well."""
+    """Catches a default that needs files, one that is written anew each time, and one that an index
+    of something else gets as well."""
     records = [
         Record(f'pydoc:{name}', f'{name} is a module that {does}.\n\n{name}.first does é {does}.')
         for name, does in (('json', 'reads'), ('csv', 'writes'), ('os.path', 'joins'))
@@ -459,7 +472,8 @@ def test_an_index_may_become_empty(reader, notes, tmp_path):
 
 @pytest.mark.parametrize('few', [0, 20_000])
 def test_patterns_of_paths(reader, notes, tmp_path, monkeypatch, few):
-    """Catches a filter that is applied after the best k are chosen: one by one, and by the graph."""
+    """Catches a filter that is applied after the best k are chosen: one by one, and by the
+    graph."""
     monkeypatch.setattr(engines, '_FEW', few)
     monkeypatch.chdir(notes)
     index(reader, tmp_path / 'ix', notes)
@@ -488,7 +502,8 @@ def test_patterns_of_paths(reader, notes, tmp_path, monkeypatch, few):
 
 
 def test_a_path_is_a_name_or_a_pattern(reader, tmp_path, monkeypatch):
-    """Catches a folder that matches with a '/' at its end only, or one whose name begins like it, and characters of patterns that a name cannot have."""
+    """Catches a folder that matches with a '/' at its end only, or one whose name begins like it,
+    and characters of patterns that a name cannot have."""
     here = tmp_path / 'my [old] notes'
     every = {
         'deep/a.txt',
@@ -532,7 +547,8 @@ def test_a_path_is_a_name_or_a_pattern(reader, tmp_path, monkeypatch):
 
 
 def test_what_is_shown(reader, notes, tmp_path, monkeypatch):
-    """Catches text that commands the terminal, colors where there is none, a passage that is not marked, and JSON of another form."""
+    """Catches text that commands the terminal, colors where there is none, a passage that is not
+    marked, and JSON of another form."""
     (notes / 'odd\x1b[2J.txt').write_text(
         'Lead in. Here \x1b[31mred\x07 oolonga is. Then more of it.'
     )
@@ -587,7 +603,8 @@ def start(*args):
 
 
 def test_as_a_person_uses_it(search_run, notes, tmp_path):
-    """Catches a command that does not lead to what the tests above try: all commands, queries in words and from stdin, and mistakes in one line."""
+    """Catches a command that does not lead to what the tests above try: all commands, queries in
+    words and from stdin, and mistakes in one line."""
     ix = f'--index={tmp_path / "ix"}'
     indexing = start('index', f'--run={search_run}', ix, '--chunk=100', notes)
     mistake = start('quary', ix)

@@ -28,7 +28,8 @@ def names(folder):
 
 @pytest.mark.parametrize('harm', ['flip', 'cut', 'empty', 'gone', 'garbage'])
 def test_damage_is_told_and_mended(reader, notes, tmp_path, harm, monkeypatch):
-    """Catches a file of the index that is not checked, a traceback, and vectors that are lost though the database has them."""
+    """Catches a file of the index that is not checked, a traceback, and vectors that are lost
+    though the database has them."""
     index(reader, tmp_path / 'whole', notes)
     good = results(tmp_path / 'whole', reader)
     for name in [*names(tmp_path / 'whole'), 'manifest.json']:
@@ -74,8 +75,9 @@ def test_damage_is_told_and_mended(reader, notes, tmp_path, harm, monkeypatch):
 
 
 def test_damage_that_size_and_time_hide(reader, notes, tmp_path):
-    """Catches a crash in place of a line where bytes have changed under the same time: SQLite's and the graph's own complaints are taken; and a line that
-    says that indexing mends it where it does not."""
+    """Catches a crash in place of a line where bytes have changed under the same time: SQLite's and
+    the graph's own complaints are taken; and a line that says that indexing mends it where it does
+    not."""
     index(reader, tmp_path / 'ix', notes)
     good, rng = results(tmp_path / 'ix', reader), np.random.default_rng(0)
     told = set()
@@ -115,7 +117,8 @@ def test_damage_that_size_and_time_hide(reader, notes, tmp_path):
 
 
 def test_what_is_named_is_on_the_disk(reader, notes, tmp_path, monkeypatch):
-    """Catches a manifest that is written before what it names has reached the disk: a loss of power would leave it alone."""
+    """Catches a manifest that is written before what it names has reached the disk: a loss of power
+    would leave it alone."""
     synced, sync, write = set(), os.fsync, Folder.write_manifest
 
     def fsync(number):
@@ -156,7 +159,8 @@ def test_a_work_in_progress_that_is_damaged(reader, notes, tmp_path, monkeypatch
 )
 @pytest.mark.parametrize('change', ['removed', 'changed'])
 def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name, change):
-    """Catches a traceback, a state that is published without one of its files, and a file that is passed over as one that cannot be read."""
+    """Catches a traceback, a state that is published without one of its files, and a file that is
+    passed over as one that cannot be read."""
     index(reader, tmp_path / 'ix', notes)
     good = results(tmp_path / 'ix', reader)
     for i in range(2):  # so many that the graph is a new one
@@ -187,7 +191,8 @@ def test_a_full_disk(reader, notes, tmp_path, monkeypatch, target, name, change)
 
 @pytest.mark.parametrize('harm', ['flip', 'gone', 'database'])
 def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
-    """Catches a saved part of a graph that is taken up though it was damaged, or though the numbers of its vectors are now those of others."""
+    """Catches a saved part of a graph that is taken up though it was damaged, or though the numbers
+    of its vectors are now those of others."""
     for name in ('_ADDED_TOGETHER', '_SAVE_EVERY'):
         monkeypatch.setattr(update, name, 4)
     added, works = [], update.vectors.add
@@ -232,7 +237,8 @@ def test_a_graph_that_is_begun(reader, notes, tmp_path, harm, monkeypatch):
 
 @pytest.mark.parametrize('harm', ['killed', 'cut short', 'gone'])
 def test_words_that_are_begun(reader, notes, tmp_path, harm, monkeypatch):
-    """Catches words that are taken up with the terms of another interrupted process, half written, or without one of their files."""
+    """Catches words that are taken up with the terms of another interrupted process, half written,
+    or without one of their files."""
     with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
         m.setattr(update.vectors, 'add', interrupt)
         index(reader, tmp_path / 'ix', notes)
@@ -257,7 +263,8 @@ def test_words_that_are_begun(reader, notes, tmp_path, harm, monkeypatch):
 
 
 def test_what_an_interrupted_process_leaves(reader, notes, tmp_path, monkeypatch):
-    """Catches files of older states that stay for good, and a folder that is refused since its first manifest was not written to its end."""
+    """Catches files of older states that stay for good, and a folder that is refused since its
+    first manifest was not written to its end."""
     (tmp_path / 'ix').mkdir()
     (tmp_path / 'ix/.manifest.json.123').write_text('{')
     index(reader, tmp_path / 'ix', notes)
@@ -281,7 +288,8 @@ def test_what_an_interrupted_process_leaves(reader, notes, tmp_path, monkeypatch
 
 
 def test_a_graph_of_files_that_are_gone_again(reader, notes, tmp_path, monkeypatch):
-    """Catches the older graph taken for one that has what was embedded since: an interrupted process noted it, and its own graph is of no use any more."""
+    """Catches the older graph taken for one that has what was embedded since: an interrupted
+    process noted it, and its own graph is of no use any more."""
     index(reader, tmp_path / 'ix', notes)
     for i in range(6, 20):
         (notes / f'{i}.txt').write_text(f'A new text, the one of number {i}.')

@@ -1,4 +1,5 @@
-"""Search: what is broken, interrupted, in use or of another model, each in one line, and nothing lost."""
+"""Search: what is broken, interrupted, in use or of another model, each in one line, and nothing
+lost."""
 
 import contextlib
 import logging
@@ -54,8 +55,8 @@ def log():
 def test_what_cannot_be_read_is_named_and_the_rest_indexed(
     reader, notes, tmp_path, log, monkeypatch
 ):
-    """Catches a bad file that ends indexing, one that is passed over in silence, one whose old text is still found, and a warning that is not
-    repeated."""
+    """Catches a bad file that ends indexing, one that is passed over in silence, one whose old text
+    is still found, and a warning that is not repeated."""
     index(reader, tmp_path / 'ix', notes)
     (notes / '1.txt').write_bytes(b'caf\xe9')
     (notes / '2.txt').write_bytes(b'\0\1\2')
@@ -146,8 +147,8 @@ def found(folder):
 def test_what_leads_nowhere_is_gone_and_what_is_closed_is_kept(
     reader, notes, tmp_path, log, monkeypatch
 ):
-    """Catches text that is found though links to it lead nowhere, text that is lost since its file cannot be read just now, and a warning that does not
-    say that it is kept."""
+    """Catches text that is found though links to it lead nowhere, text that is lost since its file
+    cannot be read just now, and a warning that does not say that it is kept."""
     (tmp_path / 'out').mkdir()
     for name in 'xyz':
         (tmp_path / f'out/{name}.txt').write_text(f'Outside is {name}.\n')
@@ -212,7 +213,8 @@ class Killed(BaseException):
 def test_killed_anywhere_it_goes_on(
     reader, notes, tmp_path, monkeypatch, where, read, embedded, words, added
 ):
-    """Catches work that is lost or done twice, a state that is half the old and half the new, and one that differs from that of a new index."""
+    """Catches work that is lost or done twice, a state that is half the old and half the new, and
+    one that differs from that of a new index."""
     index(reader, tmp_path / 'ix', notes)
     before = results(tmp_path / 'ix', reader)
     (notes / '0.txt').unlink()
@@ -271,7 +273,8 @@ def test_killed_anywhere_it_goes_on(
 
 
 def test_killed_and_then_undone(reader, notes, tmp_path, monkeypatch):
-    """Catches terms of a state that never came to be beside the words of the one that is: their numbers are of other texts."""
+    """Catches terms of a state that never came to be beside the words of the one that is: their
+    numbers are of other texts."""
     index(reader, tmp_path / 'ix', notes)
     before = results(tmp_path / 'ix', reader, 'wholly unheard of')
     (notes / '9.txt').write_text('A wholly unheard of text about nothing else.\n')
@@ -284,18 +287,21 @@ def test_killed_and_then_undone(reader, notes, tmp_path, monkeypatch):
 
 
 def test_kill_and_signals(search_run, notes, tmp_path):
-    """Catches embeddings of more than the file in work that a kill loses, a signal that ends in a traceback or another code, or loses any, and a second
-    indexer or a query that meets a half-written state."""
+    """Catches embeddings of more than the file in work that a kill loses, a signal that ends in a
+    traceback or another code, or loses any, and a second indexer or a query that meets a
+    half-written state."""
     for i in range(10, 60):
         (notes / f'{i}.txt').write_text(
             ''.join(f'Text {i} line {j} is of numbers {i * j}.\n' for j in range(i % 3 * 40 + 1))
         )
     code = (
-        'import os, sys\nfrom apps.search import __main__ as command, reader\nfrom runtime import cli\n'
+        'import os, sys\nfrom apps.search import __main__ as command, reader\nfrom runtime '
+        'import cli\n'
         'embed, calls = reader.Reader.embed, []\n'
         'def held(self, ids):\n'
         '    calls.append(1)\n'
-        '    if len(calls) == int(os.environ["FILES"]):\n        print("embedding", flush=True)\n        sys.stdin.readline()\n'
+        '    if len(calls) == int(os.environ["FILES"]):\n        print("embedding", '
+        'flush=True)\n        sys.stdin.readline()\n'
         '    return embed(self, ids)\n'
         'reader.Reader.embed = held\ncommand.define_flags()\ncli.run(command.main, words=True)\n'
     )
@@ -320,7 +326,8 @@ def test_kill_and_signals(search_run, notes, tmp_path):
             return [
                 share
                 for (share,) in db.execute(
-                    'SELECT avg(data IS NOT NULL) FROM chunks JOIN vectors ON vector = vectors.id GROUP BY file ORDER BY file'
+                    'SELECT avg(data IS NOT NULL) FROM chunks JOIN vectors ON vector = '
+                    'vectors.id GROUP BY file ORDER BY file'
                 )
             ]
 
@@ -339,7 +346,8 @@ def test_kill_and_signals(search_run, notes, tmp_path):
     assert process.returncode == 143
     assert (
         err
-        == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same command goes on from there\n'
+        == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same '
+        f'command goes on from there\n'
     )
     assert embedded() == [1] * 29 + [0] * 27
 
@@ -363,13 +371,19 @@ def test_a_signal_ends_it_between_files(reader, notes, tmp_path, monkeypatch):
 
 
 def test_an_open_index_keeps_its_state(reader, notes, tmp_path):
-    """Catches a query that mixes two states while another process publishes a newer one, and files of older states that stay."""
+    """Catches a query that mixes two states while another process publishes a newer one, and files
+    of older states that stay."""
     index(reader, tmp_path / 'ix', notes)
     e = Engine(Folder(str(tmp_path / 'ix')))
     e._reader = reader
-    look = lambda: [
-        (h.path, h.text, h.score) for mode in MODES for h in e.search('about number', 99, mode, [])
-    ]
+
+    def look():
+        return [
+            (h.path, h.text, h.score)
+            for mode in MODES
+            for h in e.search('about number', 99, mode, [])
+        ]
+
     before = look()
     shutil.rmtree(notes)
     notes.mkdir()
@@ -398,8 +412,8 @@ def test_a_newer_state_in_the_middle_of_opening(reader, notes, tmp_path, monkeyp
 
 
 def test_another_model_is_refused(reader, search_run, notes, tmp_path):
-    """Catches vectors of two models, poolings, sizes or ways of cutting in one index, and a message that does not say which, or speaks of
-    a pooling or size that nobody asked for."""
+    """Catches vectors of two models, poolings, sizes or ways of cutting in one index, and a message
+    that does not say which, or speaks of a pooling or size that nobody asked for."""
     index(reader, tmp_path / 'ix', notes)
     run = Run.parse(str(search_run))
     for other, message in (
@@ -408,7 +422,8 @@ def test_another_model_is_refused(reader, search_run, notes, tmp_path):
     ):
         with pytest.raises(
             RunError,
-            match=f'was indexed with something else: {message}. Ask for the same .that of --run={search_run}@1',
+            match=f'was indexed with something else: {message}. Ask for the same .that of '
+            f'--run={search_run}@1',
         ):
             index(other, tmp_path / 'ix', notes)
     for asked, message in (
@@ -442,14 +457,16 @@ def test_another_model_is_refused(reader, search_run, notes, tmp_path):
     for run in ('', str(search_run)):
         with pytest.raises(
             RunError,
-            match='parameters eeeeeeeeeeee there, [0-9a-f]{12} here. Ask for the same .*, or index into another folder$',
+            match='parameters eeeeeeeeeeee there, [0-9a-f]{12} here. Ask for the same .*, or '
+            'index into another folder$',
         ):
             Engine(folder, run).search('x', 1, 'semantic', [])
     moved = Engine(folder := Folder(str(tmp_path / 'ix')))
     moved.manifest['made']['run'] = str(tmp_path / 'moved')
     with pytest.raises(
         RunError,
-        match=f'moved: no such run directory.*: the run that {folder.path} was indexed with; --run says where it is now',
+        match=f'moved: no such run directory.*: the run that {folder.path} was indexed with; '
+        f'--run says where it is now',
     ):
         moved.search('x', 1, 'hybrid', [])
     assert moved.search('number', 1, 'lexical', [])
@@ -465,7 +482,8 @@ def test_another_model_is_refused(reader, search_run, notes, tmp_path):
     ],
 )
 def test_settings_that_cannot_be(reader, notes, tmp_path, asked, message):
-    """Catches settings that are found wrong after everything was embedded, and an index that they leave behind."""
+    """Catches settings that are found wrong after everything was embedded, and an index that they
+    leave behind."""
     with pytest.raises(RunError, match=message):
         index(reader, tmp_path / 'ix', notes, **asked)
     assert [p.name for p in (tmp_path / 'ix').iterdir()] == ['.lock']
@@ -498,7 +516,8 @@ def resident(path) -> int:
     not os.path.exists('/proc/self/smaps'), reason='only Linux tells what of a file is in memory'
 )
 def test_opening_does_not_read_the_index_through(reader, notes, tmp_path):
-    """Catches a database, scores or vectors that are loaded on opening. The links of the graph are looked at, not the vectors."""
+    """Catches a database, scores or vectors that are loaded on opening. The links of the graph are
+    looked at, not the vectors."""
     big = np.random.default_rng(0).standard_normal((1500, 512)).astype(np.float16)
     graph = update.vectors.make(512)
     update.vectors.add(graph, np.arange(len(big)), big)

@@ -28,7 +28,8 @@ def line(part, text):
 
 
 def test_each_file_is_found_once(tmp_path, monkeypatch):
-    """Catches links that are followed twice or for ever, hidden files, a pipe that is waited for, and a fault that ends the walk."""
+    """Catches links that are followed twice or for ever, hidden files, a pipe that is waited for,
+    and a fault that ends the walk."""
     (tmp_path / 'docs/deep').mkdir(parents=True)
     (tmp_path / 'docs/closed').mkdir()
     (tmp_path / 'other').mkdir()
@@ -76,8 +77,8 @@ def test_each_file_is_found_once(tmp_path, monkeypatch):
 
 
 def test_a_path_that_is_not_there_is_named(tmp_path):
-    """Catches a mistyped PATH that indexes nothing without a word, a link that leads nowhere and is proposed in its own place, and a fault in place of
-    one line."""
+    """Catches a mistyped PATH that indexes nothing without a word, a link that leads nowhere and is
+    proposed in its own place, and a fault in place of one line."""
     (tmp_path / 'notes').mkdir()
     with pytest.raises(DataError, match="note: no such file or folder; did you mean 'notes'"):
         files.Walk([str(tmp_path / 'note')], tmp_path)
@@ -96,7 +97,8 @@ def test_a_pipe_in_place_of_a_file_is_not_waited_for(tmp_path):
 
 
 def test_text_is_read_in_blocks_that_know_their_place(tmp_path, monkeypatch):
-    """Catches characters lost between blocks, offsets in bytes, and lines counted from the block's begin."""
+    """Catches characters lost between blocks, offsets in bytes, and lines counted from the block's
+    begin."""
     text = ''.join(f'línea {i}\n' + '\n' * (i % 5 == 0) for i in range(300)) + 'end'
     monkeypatch.setattr(files, '_BLOCK', 100)
     parts = read(tmp_path, 'a.txt', '\ufeff' + text)
@@ -112,7 +114,8 @@ def test_text_is_read_in_blocks_that_know_their_place(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('encoding', ['utf-16', 'utf-16-be', 'utf-32', 'utf-32-be'])
 def test_text_with_a_mark_of_its_encoding(tmp_path, monkeypatch, encoding):
-    """Catches UTF-16 and UTF-32 taken for binary, read whole, or cut inside a character, and places that are of bytes or count the mark."""
+    """Catches UTF-16 and UTF-32 taken for binary, read whole, or cut inside a character, and places
+    that are of bytes or count the mark."""
     monkeypatch.setattr(files, '_BLOCK', 100)
     monkeypatch.setattr(files, '_MAX_LINE', 300)
     text = (
@@ -150,7 +153,8 @@ def test_text_with_a_mark_of_its_encoding(tmp_path, monkeypatch, encoding):
 
 
 def test_html_declares_its_encoding(tmp_path):
-    """Catches pages of another encoding that are refused, read as Latin-1 whatever they say, or refused since they say what is no encoding of text."""
+    """Catches pages of another encoding that are refused, read as Latin-1 whatever they say, or
+    refused since they say what is no encoding of text."""
     for head, encoding in (
         ('<meta charset="shift_jis">', 'shift_jis'),
         ('<META http-equiv=Content-Type content="text/html; charset=EUC-JP">', 'euc-jp'),
@@ -192,12 +196,14 @@ def test_what_cannot_be_read_is_said(tmp_path, monkeypatch, name, content, reaso
 
 
 def test_html_is_what_a_reader_sees(tmp_path):
-    """Catches scripts and markup in the text, words that inline tags break, and lines of the text in place of the file's."""
+    """Catches scripts and markup in the text, words that inline tags break, and lines of the text
+    in place of the file's."""
     (part,) = read(
         tmp_path,
         'a.html',
         '<title>Tea</title>\n<style>p {x}</style><script>\nsecret()\n</script>\n'
-        '<p>How to\n  make <b>gr</b>een&nbsp;tea &amp; more\n<li>One<li>Two\n<pre>boil <i>w</i>\n\n  wait</pre>after',
+        '<p>How to\n  make <b>gr</b>een&nbsp;tea &amp; more\n<li>One<li>Two\n<pre>boil '
+        '<i>w</i>\n\n  wait</pre>after',
     )
     assert (
         part.text
@@ -220,7 +226,8 @@ def test_html_is_what_a_reader_sees(tmp_path):
 
 
 def test_a_paragraph_of_html_knows_its_lines(tmp_path):
-    """Catches one line for a whole paragraph, words that run together or are cut where a line or a tag ends, and lines that tags have which are lost."""
+    """Catches one line for a whole paragraph, words that run together or are cut where a line or a
+    tag ends, and lines that tags have which are lost."""
     source = (
         '<p>\n'
         + ''.join(f'  w{i}\t<b\n>x{i}</b\n>y{i} ' + '\n' * (i % 3) for i in range(300))
@@ -234,7 +241,8 @@ def test_a_paragraph_of_html_knows_its_lines(tmp_path):
 
 
 def test_records_of_json_lines(tmp_path, monkeypatch):
-    """Catches a broken record that ends the file, a title or an id that is lost, and a line that is read whole."""
+    """Catches a broken record that ends the file, a title or an id that is lost, and a line that is
+    read whole."""
     monkeypatch.setattr(files, '_MAX_LINE', 300)
     rows = [
         json.dumps({'_id': 'a', 'title': 'T', 'text': 'one\ntwo'}),
@@ -273,7 +281,8 @@ def pdf(*pages: str) -> bytes:
     for i, text in enumerate(pages):
         drawn = f'BT /F 12 Tf 50 700 Td ({text}) Tj ET'
         objects += [
-            f'<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Resources<</Font<</F 3 0 R>>>>/Contents {5 + 2 * i} 0 R>>',
+            f'<</Type/Page/Parent 2 0 R/MediaBox[0 0 600 800]/Resources<</Font<</F 3 0 '
+            f'R>>>>/Contents {5 + 2 * i} 0 R>>',
             f'<</Length {len(drawn)}>>stream\n{drawn}\nendstream',
         ]
     out, places = b'%PDF-1.4\n', []
@@ -281,7 +290,10 @@ def pdf(*pages: str) -> bytes:
         places.append(len(out))
         out += f'{number} 0 obj{body}endobj\n'.encode()
     table = ''.join(f'{place:010} 00000 n \n' for place in places)
-    end = f'xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer<</Size {len(objects) + 1}/Root 1 0 R>>\nstartxref\n{len(out)}\n%%EOF'
+    end = (
+        f'xref\n0 {len(objects) + 1}\n0000000000 65535 f \n{table}trailer<</Size '
+        f'{len(objects) + 1}/Root 1 0 R>>\nstartxref\n{len(out)}\n%%EOF'
+    )
     return out + end.encode()
 
 
@@ -301,7 +313,10 @@ def test_pages_of_a_pdf(tmp_path):
             assert str(error).startswith('broken PDF: ')
 
 
-WORDS = 'alpha be gamma-ray delta. epsilon, zeta! eta theta iota: kappa lambda é 数据 https://example.org/x?y=1 naïve "mu." nu'.split()
+WORDS = (
+    'alpha be gamma-ray delta. epsilon, zeta! eta theta iota: kappa lambda é 数据 '
+    'https://example.org/x?y=1 naïve "mu." nu'
+).split()
 
 
 def texts():
@@ -336,8 +351,12 @@ def tokenizer(request):
 
 @pytest.mark.parametrize('most, overlap', [(32, 0), (48, 12), (120, 60)])
 def test_chunks_hold_the_whole_text_in_whole_words(tokenizer, most, overlap):
-    """Catches text that no chunk has, chunks that the model would read cut, cut words, and an overlap that is more than was asked for."""
-    count = lambda text: len(tokenizer.encode(' ' + text)) + 2
+    """Catches text that no chunk has, chunks that the model would read cut, cut words, and an
+    overlap that is more than was asked for."""
+
+    def count(text):
+        return len(tokenizer.encode(' ' + text)) + 2
+
     splitter = Splitter(tokenizer.encode_batch, most, overlap)
     for text in texts():
         found = splitter.chunks(text)

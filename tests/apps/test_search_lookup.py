@@ -10,7 +10,8 @@ from apps.search import lexical, vectors
 
 
 def test_equal_scores_at_the_cut(tmp_path):
-    """Catches chunks that are chosen by chance among equal ones: the first are taken, also among those that are allowed."""
+    """Catches chunks that are chosen by chance among equal ones: the first are taken, also among
+    those that are allowed."""
     ids = np.arange(101, 152)
     terms = lexical.build(
         ['same words here'] * 50 + ['x y z'], ids, lexical.Words('none'), tmp_path / 'l'
@@ -23,7 +24,8 @@ def test_equal_scores_at_the_cut(tmp_path):
 
 
 def test_vectors_near_many_that_are_gone(tmp_path):
-    """Catches a graph that does not find what was added, to a loaded one too, and one that differs after it was mapped."""
+    """Catches a graph that does not find what was added, to a loaded one too, and one that differs
+    after it was mapped."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1500, 16))
     x = (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float16)
@@ -39,7 +41,8 @@ def test_vectors_near_many_that_are_gone(tmp_path):
 
 
 def test_vectors_that_are_all_alike():
-    """Catches rounding to float16 that is taken for nearness, where all vectors have cosines of 0.99, as those of language models may."""
+    """Catches rounding to float16 that is taken for nearness, where all vectors have cosines of
+    0.99, as those of language models may."""
     rng = np.random.default_rng(0)
     x = rng.standard_normal(32) + 0.1 * rng.standard_normal((2000, 32)) * 2.0 ** -np.arange(
         0, 8, 0.25

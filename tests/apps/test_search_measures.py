@@ -10,8 +10,8 @@ from tests.apps.test_search import index, opened
 
 
 def test_measures_are_those_of_the_hand(reader, tmp_path):
-    """Catches a document scored by another chunk than its best, a measure over other queries or a count of them, a run file that trec_eval reads
-    otherwise, and a measure of nothing."""
+    """Catches a document scored by another chunk than its best, a measure over other queries or a
+    count of them, a run file that trec_eval reads otherwise, and a measure of nothing."""
     (tmp_path / 'corpus.jsonl').write_text(
         '\n'.join(
             json.dumps(d)
@@ -23,7 +23,8 @@ def test_measures_are_those_of_the_hand(reader, tmp_path):
         )
     )
     (tmp_path / 'queries.jsonl').write_text(
-        '{"_id": "q1", "text": "apple"}\n{"_id": "q2", "text": "pear"}\n{"_id": "q3", "text": "unasked"}\n{"_id": "q4", "text": "zebra"}\n'
+        '{"_id": "q1", "text": "apple"}\n{"_id": "q2", "text": "pear"}\n{"_id": "q3", "text": '
+        '"unasked"}\n{"_id": "q4", "text": "zebra"}\n'
     )
     (tmp_path / 'qrels.tsv').write_text(
         'query-id\tcorpus-id\tscore\nq1\tb\t1\nq1\tz\t1\nq2\tc\t2\nq4\tc\t0\nq2\tc\t2\n'
@@ -70,7 +71,8 @@ def test_measures_are_those_of_the_hand(reader, tmp_path):
 
 
 def test_a_run_of_files_with_spaces(reader, tmp_path):
-    """Catches an evaluation that is lost after ranking since a path has a space, and judgements that name other documents than the run."""
+    """Catches an evaluation that is lost after ranking since a path has a space, and judgements
+    that name other documents than the run."""
     (tmp_path / 'my notes').mkdir()
     (tmp_path / 'my notes/a b.txt').write_text('apple')
     name = str(tmp_path / 'my notes/a b.txt')

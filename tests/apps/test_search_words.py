@@ -132,9 +132,10 @@ def test_names_are_found_in_any_form(reader, tmp_path, monkeypatch):
     (folder / 'plain.txt').write_text('zebra')
     index(reader, tmp_path / 'ix', folder)
     e = opened(tmp_path / 'ix')
-    found = lambda path: {
-        h.path.rpartition('/')[2] for h in e.search('zebra', 99, 'lexical', [path])
-    }
+
+    def found(path):
+        return {h.path.rpartition('/')[2] for h in e.search('zebra', 99, 'lexical', [path])}
+
     inside = {NFD(name) for name in some}
     monkeypatch.chdir(folder)
     for path, expected in {

@@ -1,4 +1,4 @@
-"""Commands that documents tell a person to run."""
+"""Checks the commands that documents tell a person to run."""
 
 import pathlib
 import re
@@ -7,7 +7,7 @@ import shlex
 
 import pytest
 
-from runtime.run_dir import flat
+from runtime.config_tree import flatten
 from tests import commands
 
 DOCUMENTS = ['README.md', 'CONTRIBUTING.md', *sorted(map(str, pathlib.Path('docs').rglob('*.md')))]
@@ -29,21 +29,25 @@ def _commands() -> list[tuple[str, str]]:
 
 
 def _check(command: str) -> None:
-    """Raises AssertionError where a command names a module, flag, config or field that is not there."""
+    """Raises AssertionError for a module, flag, config or field that is not there."""
     words = shlex.split(command.split(' -- ')[0])
     module, *arguments = words[words.index('-m') + 1 :]
+
+    # The module, and the config that it is given.
     assert module in commands.list_commands() or module.startswith('tests.'), f'no command {module}'
     if module.startswith('tests.'):
         return
     flags = commands.read_definitions(module)[1]
     config = next((w.split('=')[1] for w in arguments if w.startswith('--config=')), '')
     assert not config or '$' in config or 'NAME' in config or pathlib.Path(config).is_file(), config
+
+    # Its flags, and fields of the config.
     for word in arguments:
         name = word.split('=')[0].removeprefix('--')
         if not word.startswith('--'):
             continue
         if name.startswith('config.'):
-            fields = flat(runpy.run_path(config or 'configs/base.py')['get_config']())
+            fields = flatten(runpy.run_path(config or 'configs/base.py')['get_config']())
             field = name.removeprefix('config.')
             known = field in fields or field.startswith(('model.positions_args', 'tasks'))
             assert known, f'no field {field} in {config}'

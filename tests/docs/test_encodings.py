@@ -1,4 +1,4 @@
-"""The table of encodings in the documentation, and the encoding that it adds."""
+"""Checks the table of encodings in the documentation, and the encoding that it adds."""
 
 import json
 import runpy
@@ -10,23 +10,20 @@ from model.positions import PATTERNS, REGISTRY
 
 
 def test_the_table_is_the_registry():
-    """Catches a table that was not generated anew, a name that is missing, and fewer encodings than
-    were promised."""
+    """Catches a table that was not generated anew, and a name that is missing.
+
+    Also fewer encodings than were promised.
+    """
     table = encodings.table()
     assert encodings.TABLE.read_text() == table, 'run: python -m docs.generate.encodings'
-    assert all(f'| `{name}` |' in table for name in (*REGISTRY, *PATTERNS)) and len(REGISTRY) >= 45
+    assert all(f'| `{name}` |' in table for name in (*REGISTRY, *PATTERNS))
+    assert len(REGISTRY) >= 45
 
 
 def test_specs_are_exported():
     """Catches a spec that is no JSON, and one that says nothing of cache, kernel or source."""
-    rows = json.loads(
-        json.dumps(
-            [
-                encodings.row(name)
-                for name in ('rope', 'alibi', 'forgetting', 'selective', 'kerple_log', 'abacus')
-            ]
-        )
-    )
+    names = ('rope', 'alibi', 'forgetting', 'selective', 'kerple_log', 'abacus')
+    rows = json.loads(json.dumps([encodings.row(name) for name in names]))
     assert [r['cache'] for r in rows[:4]] == [
         'rotated keys',
         'keys',
@@ -38,23 +35,26 @@ def test_specs_are_exported():
 
 
 def test_adding_an_encoding(tmp_path, monkeypatch, tiny_config):
-    """The documentation's example, as one file and one line of the registry, trains and changes the
-    loss. Catches an example that does not run, one of more than 40 lines, and a registry that is
-    not open."""
+    """Catches an example that does not run, one of more than 40 lines, and a closed registry.
+
+    The documentation's example, as one file and one line of the registry, trains and changes the
+    loss.
+    """
     file = tmp_path / 'root_encoding.py'
     file.write_text(encodings.EXAMPLE)
     code = [line for line in encodings.EXAMPLE.strip().splitlines() if line.strip()]
     assert len(code) < 40
-    monkeypatch.setitem(
-        sys.modules, 'root_encoding', type(sys)('root_encoding')
-    )  # where dataclasses look for its module
-    found = runpy.run_path(str(file), run_name='root_encoding')
+    # Where dataclasses look for its module.
+    monkeypatch.setitem(sys.modules, 'root_encoding', type(sys)('root_encoding'))
+    module = runpy.run_path(str(file), run_name='root_encoding')
     from train import loop, setup
 
     losses = {}
     for name in ('root', 'none'):
-        monkeypatch.setitem(positions.REGISTRY, 'root', found['Root'])
+        monkeypatch.setitem(positions.REGISTRY, 'root', module['Root'])
         tiny_config.model.positions = name
-        tiny_config.train.steps, tiny_config.eval.every, tiny_config.checkpoint.every = 3, 0, 0
+        tiny_config.train.steps = 3
+        tiny_config.eval.every = 0
+        tiny_config.checkpoint.every = 0
         losses[name] = loop.train(setup.build_experiment(tiny_config, str(tmp_path / name)))['loss']
     assert losses['root'] != losses['none']

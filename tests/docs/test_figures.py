@@ -1,4 +1,4 @@
-"""Documents that are made from code, and figures that stand in several documents."""
+"""Checks documents made from code, and figures that stand in several documents."""
 
 import json
 import pathlib
@@ -27,7 +27,7 @@ def _stated(pattern: str) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize('figure', FIGURES, ids=lambda figure: figure['claim'][:30])
 def test_figures_agree(figure):
-    """Catches a document that states another figure than docs/figures.toml, or none that states it."""
+    """Catches a document that states another figure than docs/figures.toml, or that none does."""
     stated = _stated(figure['pattern'])
     assert stated, 'no document states it: does the pattern still match?'
     assert {value for _, value in stated} == {figure['value']}, stated

@@ -7,7 +7,7 @@ import sys
 from unittest import mock
 
 from data.store import TokenStore
-from runtime import run_dir
+from runtime import config_tree, run_dir
 from tests.faults.bad_inputs import Case
 
 WRITE, STUDY = (
@@ -29,7 +29,10 @@ def without_held_out_text(folder):
     config = run.config()
     config.data.validation = 0.0
     data = TokenStore.open_or_build(config.data, run.tokenizer(), progress=False)
-    lineage = run.lineage() | {'config_hash': run_dir.config_hash(config), 'data_hash': data.hash}
+    lineage = run.lineage() | {
+        'config_hash': config_tree.config_hash(config),
+        'data_hash': data.hash,
+    }
     (folder / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
     (folder / 'run' / 'lineage.json').write_text(json.dumps(lineage))
 
@@ -37,7 +40,8 @@ def without_held_out_text(folder):
 def study(change: str):
     """A study of one's own: configs/ablations/base.py, and a line that changes it."""
     return lambda d: (d / 'study.py').write_text(
-        f'from configs.ablations import base\n\n\ndef get_config():\n    c = base.get_config()\n    {change}\n    return c\n'
+        f'from configs.ablations import base\n\n\ndef get_config():\n    c = base.get_config()\n '
+        f'   {change}\n    return c\n'
     )
 
 

@@ -57,7 +57,8 @@ FILES = [
         'train.pretrain --config=mine.py --run=new',
         'a config file without the group `optimizer`',
         lambda d: (d / 'mine.py').write_text(
-            'from configs import base\ndef get_config():\n    c = base.get_config()\n    del c.optimizer\n    return c\n'
+            'from configs import base\ndef get_config():\n    c = base.get_config()\n    del '
+            'c.optimizer\n    return c\n'
         ),
     ),
     Case(
@@ -65,7 +66,8 @@ FILES = [
         'train.pretrain --config=mine.py --run=new',
         'a config file with a field that is mistyped',
         lambda d: (d / 'mine.py').write_text(
-            'from configs import base\ndef get_config():\n    c = base.get_config()\n    c.model.widht = 3\n    return c\n'
+            'from configs import base\ndef get_config():\n    c = base.get_config()\n    '
+            'c.model.widht = 3\n    return c\n'
         ),
     ),
 ]
@@ -83,23 +85,33 @@ NAMES = [
     *values(
         'choices',
         PRETRAIN,
-        'model.positions=alibbi model.positions=rope,,none model.positions_args.bse=10 model.positions_args.base=x '
-        'model.dtype=float16 model.param_dtype=fp32 model.remat=some model.attention=flash model.context_attention=rings model.activation=relu '
-        'model.norm=rms optimizer.kind=moun optimizer.schedule=cosin train.on_spike=skp data.source=atlass data.packing=wholly data.split=words '
+        'model.positions=alibbi model.positions=rope,,none model.positions_args.bse=10 '
+        'model.positions_args.base=x '
+        'model.dtype=float16 model.param_dtype=fp32 model.remat=some model.attention=flash '
+        'model.context_attention=rings model.activation=relu '
+        'model.norm=rms optimizer.kind=moun optimizer.schedule=cosin train.on_spike=skp '
+        'data.source=atlass data.packing=wholly data.split=words '
         'data.on_broken=fail data.atlas.part=webb tokenizer.kind=wordpiece',
     ),
 ]
 NUMBERS = values(
     'numbers',
     PRETRAIN,
-    'seed=-1 seed=99999999999 data.seq_len=0 data.batch_size=0 data.validation=1.5 data.validation=1.0 data.prefetch=-1 data.atlas.editions=0 data.atlas.countries=-1 '
-    'data.atlas.countries=1 data.atlas.countries=999 data.atlas.held_out=1.5 data.atlas.seed=-1 tokenizer.vocab_size=0 tokenizer.train_megabytes=0.0 '
+    'seed=-1 seed=99999999999 data.seq_len=0 data.batch_size=0 data.validation=1.5 '
+    'data.validation=1.0 data.prefetch=-1 data.atlas.editions=0 data.atlas.countries=-1 '
+    'data.atlas.countries=1 data.atlas.countries=999 data.atlas.held_out=1.5 data.atlas.seed=-1 '
+    'tokenizer.vocab_size=0 tokenizer.train_megabytes=0.0 '
     'model.width=0 model.num_layers=0 model.num_heads=0 model.num_heads=7 model.num_kv_heads=4 '
-    'model.head_dim=-1 model.head_dim=33 model.mlp_width=-1 model.window=-1 model.logit_cap=-1.0 model.logit_cap=nan model.dropout=1.5 model.max_len=-1 '
-    'model.max_len=16 train.steps=0 train.accumulation=0 train.accumulation=5 train.z_loss=-1.0 train.loss_chunks=5 train.stop_at=-1 train.spike=0.5 '
-    'train.spike=inf optimizer.lr=-0.001 optimizer.lr=nan optimizer.lr=inf optimizer.lr=0.0 optimizer.b1=1.0 optimizer.b2=-0.5 optimizer.eps=0.0 '
-    'optimizer.weight_decay=-0.1 optimizer.clip=-1.0 optimizer.embedding_scale=-1.0 optimizer.warmup=-1 optimizer.warmup=400 '
-    'optimizer.final=2.0 log.every=0 log.stall=-1.0 log.stall=nan eval.every=-1 eval.batches=-1 sample.every=-1 checkpoint.every=-1 checkpoint.keep_last=0 '
+    'model.head_dim=-1 model.head_dim=33 model.mlp_width=-1 model.window=-1 model.logit_cap=-1.0 '
+    'model.logit_cap=nan model.dropout=1.5 model.max_len=-1 '
+    'model.max_len=16 train.steps=0 train.accumulation=0 train.accumulation=5 train.z_loss=-1.0 '
+    'train.loss_chunks=5 train.stop_at=-1 train.spike=0.5 '
+    'train.spike=inf optimizer.lr=-0.001 optimizer.lr=nan optimizer.lr=inf optimizer.lr=0.0 '
+    'optimizer.b1=1.0 optimizer.b2=-0.5 optimizer.eps=0.0 '
+    'optimizer.weight_decay=-0.1 optimizer.clip=-1.0 optimizer.embedding_scale=-1.0 '
+    'optimizer.warmup=-1 optimizer.warmup=400 '
+    'optimizer.final=2.0 log.every=0 log.stall=-1.0 log.stall=nan eval.every=-1 eval.batches=-1 '
+    'sample.every=-1 checkpoint.every=-1 checkpoint.keep_last=0 '
     'checkpoint.keep_best=-1',
 ) + [
     field('optimizer.schedule=wsd', 'optimizer.decay=1.5', kind='numbers'),

@@ -8,7 +8,7 @@ import shutil
 from unittest import mock
 
 from data import tokenizer as tokenizers
-from runtime import run_dir
+from runtime import config_tree, origin, run_dir
 from tests.faults.bad_inputs import Case
 
 RESUME = 'train.pretrain --config=mine.py --run=run'
@@ -282,7 +282,7 @@ def begun(then=None):
             shutil.copytree(folder / 'run', folder / name)
         _changed_run(folder / 'other', lambda config: config.update(seed=1), {})
         parent = run_dir.Run(run_dir.epath.Path(folder / 'run'), 4)
-        more = {'parent': {'run': 'run', 'step': 4}, 'descent': run_dir.descent(parent)}
+        more = {'parent': {'run': 'run', 'step': 4}, 'descent': origin.describe_parent(parent)}
         _changed_run(folder / 'child', lambda config: config.model.update(max_len=16), more)
         return then and then(folder)
 
@@ -294,7 +294,7 @@ def _changed_run(path, change, more: dict) -> None:
     run = run_dir.Run(run_dir.epath.Path(path))
     config = run.config()
     change(config)
-    lineage = run.lineage() | more | {'config_hash': run_dir.config_hash(config)}
+    lineage = run.lineage() | more | {'config_hash': config_tree.config_hash(config)}
     (path / 'config.json').write_text(json.dumps(config.to_dict()))
     (path / 'lineage.json').write_text(json.dumps(lineage))
 

@@ -8,7 +8,10 @@ from apps.search.store import Folder
 from apps.search.update import Update
 from tests.faults.bad_inputs import Case
 
-SEARCH = 'train.posttrain --config=mine.py --config.parent=run --run=new --config.train.objective=contrastive --config.mesh.data=1 --config.data.split=documents'
+SEARCH = (
+    'train.posttrain --config=mine.py --config.parent=run --run=new '
+    '--config.train.objective=contrastive --config.mesh.data=1 --config.data.split=documents'
+)
 TRAIN = [
     Case(
         'pairs and embeddings',

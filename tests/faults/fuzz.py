@@ -1,11 +1,15 @@
-"""Fuzzes what reads files that somebody else made, guided by coverage (the extra `fuzz`: atheris, for CPython up to 3.13 on Linux).
+"""Fuzzes what reads files that somebody else made, guided by coverage.
+
+It needs the extra `fuzz`: atheris, for CPython up to 3.13 on Linux. The second command runs an
+input again that was kept as a crash.
 
     python -m tests.faults.fuzz --seconds=60
-    python -m tests.faults.fuzz --target=jsonl -- FILE      runs an input again that was kept as a crash
+    python -m tests.faults.fuzz --target=jsonl -- FILE
 
-Each target is given bytes and raises where they are not read as promised: Records and BadRecords, the same a second time; a dict or a
-RunError; messages or a DataError. Targets run one after the other, each in a process of its own (libFuzzer ends it) for its share of
-the seconds, on a corpus that begins with well-formed examples. The summary goes to `--out`; a crash is an exit code of 1.
+Each target is given bytes and raises where they are not read as promised: Records and BadRecords,
+the same a second time; a dict or a RunError; messages or a DataError. Targets run one after the
+other, each in a process of its own (libFuzzer ends it) for its share of the seconds, on a corpus
+that begins with well-formed examples. The summary goes to `--out`; a crash is an exit code of 1.
 """
 
 import argparse
@@ -27,7 +31,7 @@ with atheris.instrument_imports(include=['data', 'runtime.run_dir', 'ml_collecti
     from data.chat import ROLES, parse_messages
     from data.records import BadRecord, DataError, Record, printable
     from data.tokenizer import Tokenizer
-    from runtime import run_dir
+    from runtime import config_tree, run_dir
     from runtime.errors import RunError
 import zstandard
 
@@ -35,7 +39,8 @@ GOLDEN = pathlib.Path('tests/golden/format_1')
 MODEL = (GOLDEN / 'tokenizer.model').read_bytes()
 RESULTS = pathlib.Path('tests/faults/results/fuzz.json')
 LINES = (
-    b'{"text": "one"}\n\n{"text": "two \\ud83d\\ude00", "id": 2}\n{"question": "why?", "answer": "so"}\n'
+    b'{"text": "one"}\n\n{"text": "two \\ud83d\\ude00", "id": 2}\n{"question": "why?", '
+    b'"answer": "so"}\n'
     b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n'
 )
 _FOLDER = pathlib.Path(tempfile.mkdtemp())
@@ -129,7 +134,7 @@ def _run(data: bytes) -> None:
     run = run_dir.Run.parse(str(_FOLDER))
     for read in (run.config, run.lineage):
         try:
-            run_dir.flat(read())
+            config_tree.flatten(read())
         except RunError as error:
             assert str(error).startswith(str(_FOLDER)) and len(str(error).splitlines()) == 1
 
@@ -168,7 +173,8 @@ TARGETS = {  # name: (what is called with bytes, the corpus to begin with)
 
 
 def fuzz(target: str, seconds: float, corpus: pathlib.Path) -> dict:
-    """Runs one target in a process of its own. Returns the figures that libFuzzer ends with, and the input of a crash."""
+    """Runs one target in a process of its own. Returns the figures that libFuzzer ends with, and
+    the input of a crash."""
     for i, seed in enumerate(TARGETS[target][1]):
         (corpus / f'seed{i}').write_bytes(seed)
     crash = corpus.parent / f'{target}.crash'

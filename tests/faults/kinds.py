@@ -1,7 +1,8 @@
-"""The kinds of faults: what is done to a run, how its process must end, and from where the next must go on.
+"""The kinds of faults: what is done to a run, how its process must end, and from where the next
+must go on.
 
-Each function makes one case in a folder of its own and returns what is logged of it; `wrong` in it says what was not as it must be.
-"""
+Each function makes one case in a folder of its own and returns what is logged of it; `wrong` in it
+says what was not as it must be."""
 
 import dataclasses
 import pathlib
@@ -71,7 +72,8 @@ def _last(found) -> str:
 
 
 def kills(case: Case, count: int, in_saves: bool) -> list[dict]:
-    """SIGKILL again and again: at any moment since the process began, at any after a step, or at any file operation of a save."""
+    """SIGKILL again and again: at any moment since the process began, at any after a step, or at
+    any file operation of a save."""
     rows, life = [], 0
     while len(rows) < count:
         newest = max(lives.whole_steps(case.run), default=0)
@@ -127,7 +129,8 @@ def _finish(case: Case, rows: list[dict]) -> None:
 
 
 def signals(case: Case, number: int) -> dict:
-    """SIGTERM or SIGINT once a step was taken, to one process where there are several: the run is saved at once, and the exit code says who asked."""
+    """SIGTERM or SIGINT once a step was taken, to one process where there are several: the run is
+    saved at once, and the exit code says who asked."""
     fault = {
         'line': case.rng.randint(1, STEPS - 5),
         'signal': int(number),
@@ -153,7 +156,8 @@ def signals(case: Case, number: int) -> dict:
 
 
 def full_disk(case: Case) -> dict:
-    """A disk that another program fills up: the run ends with its own code and goes on when there is room."""
+    """A disk that another program fills up: the run ends with its own code and goes on when there
+    is room."""
     disk = case.folder / 'disk'
     disk.mkdir()
     subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=64m', 'tmpfs', disk], check=True)
@@ -185,7 +189,8 @@ def full_disk(case: Case) -> dict:
 
 
 def damage(case: Case, half: pathlib.Path, target: str) -> dict:
-    """One file of the newest checkpoint, the token store, the tokenizer, or the config is truncated, changed in one bit, emptied, or deleted."""
+    """One file of the newest checkpoint, the token store, the tokenizer, or the config is
+    truncated, changed in one bit, emptied, or deleted."""
     case.prepared(half)
     newest, more = max(lives.whole_steps(case.run)), ()
     cache = case.folder / 'cache'
@@ -268,7 +273,8 @@ def _store_of(case: Case, cache: pathlib.Path) -> str:
 
 
 def lost_process(case: Case, stops: bool) -> dict:
-    """One process of a group is killed, or stopped so that it says nothing: the others end in bounded time."""
+    """One process of a group is killed, or stopped so that it says nothing: the others end in
+    bounded time."""
     fault = {
         'line': case.rng.randint(1, STEPS - 5),
         'rank': case.rng.choice((0, 1)),
@@ -295,7 +301,8 @@ def lost_process(case: Case, stops: bool) -> dict:
 
 
 def not_finite(case: Case, mode: str, poisoned: dict | None) -> dict:
-    """A batch whose loss is NaN. `stop`: the run ends and tells which; mended, it goes on. Else: as `poisoned`, which was not killed on the way."""
+    """A batch whose loss is NaN. `stop`: the run ends and tells which; mended, it goes on. Else: as
+    `poisoned`, which was not killed on the way."""
     number = case.rng.randrange(6, STEPS - 3) if poisoned is None else poisoned['number']
     more = (f'--config.train.on_spike={mode}',)
     fault = {'nan': [number]}
@@ -323,7 +330,8 @@ def not_finite(case: Case, mode: str, poisoned: dict | None) -> dict:
 
 
 def hang(case: Case) -> dict:
-    """The main thread, or the one that makes batches, stops for ever: the watchdog ends the process and shows where it stands."""
+    """The main thread, or the one that makes batches, stops for ever: the watchdog ends the process
+    and shows where it stands."""
     step = case.rng.randint(2, STEPS - 5)
     fault = case.rng.choice(({'line': step, 'hang': True}, {'batch': step}))
     found = case.live(fault, ('--config.log.stall=8',))

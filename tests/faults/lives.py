@@ -1,4 +1,5 @@
-"""What the faults are done to: small experiments, their processes, and what a run must be at the end."""
+"""What the faults are done to: small experiments, their processes, and what a run must be at the
+end."""
 
 import dataclasses
 import json
@@ -57,13 +58,15 @@ class Experiment:
 def save(config, file: pathlib.Path) -> pathlib.Path:
     """A config as a file that --config takes."""
     file.write_text(
-        f'import json\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict(json.loads({config.to_json()!r}))\n'
+        f'import json\nfrom ml_collections import ConfigDict\n\n\ndef get_config():\n    return '
+        f'ConfigDict(json.loads({config.to_json()!r}))\n'
     )
     return file
 
 
 def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
-    """Between them: both phases, both optimizers, microbatches, dropout, each source, both packings, each mesh axis, several processes."""
+    """Between them: both phases, both optimizers, microbatches, dropout, each source, both
+    packings, each mesh axis, several processes."""
     cache = str(folder / 'cache')
     texts = folder / 'texts'
     texts.mkdir(parents=True, exist_ok=True)
@@ -136,7 +139,8 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
 def untouched(
     folder: pathlib.Path, names, half=()
 ) -> tuple[dict[str, Experiment], dict[str, dict]]:
-    """The experiments of these names, run in `straight/` with nothing done to them (and to step 16 in `half/`), and how they ended."""
+    """The experiments of these names, run in `straight/` with nothing done to them (and to step 16
+    in `half/`), and how they ended."""
     os.environ.update(
         JAX_COMPILATION_CACHE_DIR=str(folder / 'compiled'),
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
@@ -155,7 +159,8 @@ def untouched(
 def live(
     command: list[str], after: float | None = None, number: int | None = None, seconds: float = 600
 ) -> subprocess.CompletedProcess:
-    """Runs a process to its end, or sends it the signal `number` once it has lived `after` seconds. Its stdout and stderr are one text."""
+    """Runs a process to its end, or sends it the signal `number` once it has lived `after` seconds.
+    Its stdout and stderr are one text."""
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -189,7 +194,8 @@ def resumed_from(text: str) -> int:
 
 
 def state(run: pathlib.Path) -> dict:
-    """What a finished run is: the checksums of every array of its last checkpoint, PRNG and optimizer included, and its metrics without the clock."""
+    """What a finished run is: the checksums of every array of its last checkpoint, PRNG and
+    optimizer included, and its metrics without the clock."""
     last = whole_steps(run)[-1]
     arrays = json.loads((run / 'checkpoints' / str(last) / 'meta' / 'metadata').read_text())[
         'arrays'

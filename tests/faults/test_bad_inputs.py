@@ -23,7 +23,8 @@ def tried(place: int) -> tuple:
     'place', range(len(CASES)), ids=lambda i: re.sub(r'\W+', '_', CASES[i].done)[:60]
 )
 def test_a_bad_input(place):
-    """Catches a traceback, a second line, another exit code, a line that speaks of something else, and a saved file that was changed."""
+    """Catches a traceback, a second line, another exit code, a line that speaks of something else,
+    and a saved file that was changed."""
     case, (code, said) = CASES[place], tried(place)
     assert code == case.code and said.startswith('error: ') and said.count('\n') == 1, said
     given = {*re.findall(r'\w{3,}', ' '.join([*case.words[1:], case.what, 'run']))} - {
@@ -49,7 +50,8 @@ def test_a_bad_input(place):
     ],
 )
 def test_as_a_person_does_it(what):
-    """Catches a command that says something else than its parts do, and what libraries print by themselves."""
+    """Catches a command that says something else than its parts do, and what libraries print by
+    themselves."""
 
     def as_a_process(words):
         done = subprocess.run(
@@ -69,7 +71,8 @@ def test_as_a_person_does_it(what):
 
 
 def test_the_table():
-    """Catches a table that is not what trying gives. `python -m tests.faults.bad_inputs --write` writes it."""
+    """Catches a table that is not what trying gives. `python -m tests.faults.bad_inputs --write`
+    writes it."""
     assert bad_inputs.TABLE.read_text() == bad_inputs.table(
         [(case, *tried(i)) for i, case in enumerate(CASES)]
     )

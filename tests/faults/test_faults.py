@@ -1,7 +1,7 @@
-"""Exact resume, and the short version of `python -m tests.faults`: real processes are killed and runs damaged, and end as if nothing had happened.
+"""Exact resume, and the short version of `python -m tests.faults`: real processes are killed and
+runs damaged, and end as if nothing had happened.
 
-The full log and its table are in `results/`; signals are tried in tests/runtime/test_signals.py.
-"""
+The full log and its table are in `results/`; signals are tried in tests/runtime/test_signals.py."""
 
 import json
 import os
@@ -48,8 +48,9 @@ def case(alone, folder, request):
     ],
 )
 def test_a_killed_run_goes_on_exactly(case, name, fault):
-    """On eight devices: both phases and optimizers, each source, microbatches, dropout; killed in a save and between, gone on in a new process.
-    Catches optimizer, PRNG or data order that begin anew, a half-written checkpoint taken for whole, and metrics lost or repeated."""
+    """On eight devices: both phases and optimizers, each source, microbatches, dropout; killed in a
+    save and between, gone on in a new process. Catches optimizer, PRNG or data order that begin
+    anew, a half-written checkpoint taken for whole, and metrics lost or repeated."""
     c = case(name)
     found = c.live(fault)
     assert (
@@ -61,7 +62,8 @@ def test_a_killed_run_goes_on_exactly(case, name, fault):
 
 
 def test_another_result_is_seen(alone, folder):
-    """The control: what all cases are judged by sees one changed array, a lost and a repeated line, and other data."""
+    """The control: what all cases are judged by sees one changed array, a lost and a repeated line,
+    and other data."""
     found = alone[1]['atlas']
     assert not lives.differs(found, json.loads(json.dumps(found)))
     name = next(iter(found['arrays']))
@@ -77,7 +79,8 @@ def test_another_result_is_seen(alone, folder):
 
 @pytest.mark.parametrize('target', ['checkpoint', 'store', 'tokenizer', 'config'])
 def test_damage(case, folder, target):
-    """Catches damaged weights, text or settings that are used, and a run that begins anew over them."""
+    """Catches damaged weights, text or settings that are used, and a run that begins anew over
+    them."""
     assert not kinds.damage(case(), folder / 'half' / 'atlas', target)['wrong']
 
 
@@ -94,7 +97,8 @@ def test_a_full_disk(case):
 
 
 def test_a_loss_that_is_not_finite(case):
-    """Catches NaN that is trained on or saved, and a run that cannot go on once its batch is mended."""
+    """Catches NaN that is trained on or saved, and a run that cannot go on once its batch is
+    mended."""
     assert not kinds.not_finite(case(), 'stop', None)['wrong']
 
 
@@ -104,7 +108,8 @@ def test_a_hang(case):
 
 
 def test_a_group_that_loses_a_process(folder, alone, request):
-    """Catches processes that wait for ever for one that was killed, and a group that cannot begin again."""
+    """Catches processes that wait for ever for one that was killed, and a group that cannot begin
+    again."""
     made, wanted = lives.untouched(folder, ('group',))
     where = folder / 'lost'
     where.mkdir()
@@ -113,14 +118,18 @@ def test_a_group_that_loses_a_process(folder, alone, request):
 
 
 def test_the_log_is_whole():
-    """Catches a table that is not of the log beside it, a log with a case that went wrong, and one with fewer cases than are claimed."""
+    """Catches a table that is not of the log beside it, a log with a case that went wrong, and one
+    with fewer cases than are claimed."""
     from tests.faults.__main__ import table
 
     out = pathlib.Path('tests/faults/results')
     rows = [json.loads(line) for line in (out / 'faults.jsonl').read_text().splitlines()]
     text = (out / 'README.md').read_text()
     assert text == table(rows, text.split('`')[1]) and not [row for row in rows if row['wrong']]
-    count = lambda *words: sum(any(row['kind'].startswith(w) for w in words) for row in rows)
+
+    def count(*words):
+        return sum(any(row['kind'].startswith(w) for w in words) for row in rows)
+
     assert count('kill') - count('killed') >= 100 and count('kill in a save') >= 20
     assert all(
         count(kind) >= 10

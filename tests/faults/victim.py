@@ -2,10 +2,13 @@
 
     python -m tests.faults.victim '{"save_event": 7}' train.pretrain --config=... --run=...
 
-save_event: SIGKILL at this file operation under a run's `checkpoints/` (making, renaming, opening to write; from 1).
-line: where the line of this step is written to metrics.jsonl, `signal` (default: SIGKILL) comes, after `delay` seconds if that is given; or with "hang"
-the main thread stops for ever; or with "fill": [file, bytes] a file takes all room of its disk but these.
-batch: where this training batch is made, the thread that makes it stops for ever. nan: training batches whose weights are NaN.
+save_event: SIGKILL at this file operation under a run's `checkpoints/` (making, renaming, opening
+  to write; from 1).
+line: where the line of this step is written to metrics.jsonl, `signal` (default: SIGKILL) comes,
+  after `delay` seconds if that is given; or with "hang" the main thread stops for ever; or with
+  "fill": [file, bytes] a file takes all room of its disk but these.
+batch: where this training batch is made, the thread that makes it stops for ever.
+nan: training batches whose weights are NaN.
 rank: only in this process of a group.
 """
 
@@ -24,7 +27,8 @@ _WRITES = ('os.mkdir', 'os.rename', 'os.remove', 'os.rmdir')
 
 
 def die_in_save(event: int) -> None:
-    """SIGKILL at the `event`-th operation on checkpoints, from whichever thread: Orbax writes in the background."""
+    """SIGKILL at the `event`-th operation on checkpoints, from whichever thread: Orbax writes in
+    the background."""
     seen, lock = [0], threading.Lock()
 
     def look(name, args):
@@ -63,7 +67,8 @@ def send(number: int, delay: float = 0) -> None:
 
 
 def fill(file: str, left: int) -> None:
-    """Takes the room of a disk, but `left` bytes, and what becomes free later: older checkpoints are removed in the background."""
+    """Takes the room of a disk, but `left` bytes, and what becomes free later: older checkpoints
+    are removed in the background."""
 
     def free() -> int:
         found = os.statvfs(os.path.dirname(file))

@@ -1,5 +1,7 @@
-"""A cloud that is a directory: the stand-in for gcloud first on PATH, and a small repository whose
-code is sent."""
+"""Makes a cloud that is a directory.
+
+The stand-in for gcloud is first on PATH, and a small repository is there whose code is sent.
+"""
 
 import json
 import os
@@ -25,12 +27,12 @@ sleep 60
 
 
 class Cloud:
+    """Stands for a cloud: its state, its machines, and the repository that is sent there."""
+
     def __init__(self, folder):
-        self.folder, self.repository, self.bucket = (
-            folder / 'cloud',
-            folder / 'repository',
-            folder / 'bucket',
-        )
+        self.folder = folder / 'cloud'
+        self.repository = folder / 'repository'
+        self.bucket = folder / 'bucket'
         for path in (
             self.folder / 'bin',
             self.folder / 'path',
@@ -38,12 +40,16 @@ class Cloud:
             self.bucket,
         ):
             path.mkdir(parents=True)
+
+        # The stand-in answers for gcloud, and each worker has a name.
         self.write({'calls': [], 'resources': {}})
         self.program(
             self.folder / 'path' / 'gcloud',
             f'#!{sys.executable} -IS\n' + (ROOT / 'tests/launch/gcloud_stand_in.py').read_text(),
         )
         self.program(self.folder / 'bin' / 'hostname', '#!/bin/sh\necho "$WORKER"\n')
+
+        # What is sent: the real worker.sh, and a set-up that installs nothing.
         shutil.copy(ROOT / 'launch/worker.sh', self.repository / 'launch')
         self.program(
             self.repository / 'launch/env.sh',
@@ -82,13 +88,11 @@ class Cloud:
         self.write(self.read() | what)
 
     def calls(self, *verb):
-        """The calls of one verb, or the verbs of all."""
+        """Returns the calls of one verb, or the verbs of all."""
         calls = self.read()['calls']
-        return (
-            [c for c in calls if tuple(c[2:4]) == verb]
-            if verb
-            else [' '.join(c[2:4]) for c in calls]
-        )
+        if verb:
+            return [words for words in calls if tuple(words[2:4]) == verb]
+        return [' '.join(words[2:4]) for words in calls]
 
     def worker(self, node='llama', i=0):
         return self.folder / 'workers' / node / str(i)
@@ -106,14 +110,15 @@ class Cloud:
 
 @pytest.fixture
 def cloud(tmp_path, monkeypatch):
-    made = Cloud(tmp_path)
-    monkeypatch.setenv('STAND_IN', str(made.folder))
-    monkeypatch.setenv('PATH', f'{made.folder / "path"}:{os.environ["PATH"]}')
-    monkeypatch.chdir(made.repository)
-    yield made
-    for pid in made.folder.glob(
-        'workers/*/*/ordem/pid'
-    ):  # what a test that failed has left running
+    """Returns a cloud, first on PATH; the current folder is its repository."""
+    directory = Cloud(tmp_path)
+    monkeypatch.setenv('STAND_IN', str(directory.folder))
+    monkeypatch.setenv('PATH', f'{directory.folder / "path"}:{os.environ["PATH"]}')
+    monkeypatch.chdir(directory.repository)
+    yield directory
+
+    # What a test that failed has left running.
+    for pid in directory.folder.glob('workers/*/*/ordem/pid'):
         try:
             os.killpg(int(pid.read_text()), 9)
         except ProcessLookupError:

@@ -1,5 +1,6 @@
-"""A stand-in for `gcloud compute tpus`, put first on PATH: states, flags, outputs and error texts
-as documented and as in SDK 528.
+"""Stands in for `gcloud compute tpus`, put first on PATH.
+
+States, flags, outputs and error texts are as documented and as in SDK 528.
 
 What it is to play lies in $STAND_IN/state.json, which the test writes and reads: `create` (for each
 creation the states that successive looks find, the last of which stays), `quota`, `account`,
@@ -55,11 +56,9 @@ def path_of(a):
 def nodes_of(r):
     spec = r['tpu']['nodeSpec'][0]
     params = spec.get('multisliceParams')
-    return (
-        [f'{params["nodeIdPrefix"]}-{i}' for i in range(params['nodeCount'])]
-        if params
-        else [spec['nodeId']]
-    )
+    if not params:
+        return [spec['nodeId']]
+    return [f'{params["nodeIdPrefix"]}-{i}' for i in range(params['nodeCount'])]
 
 
 def kill(node):
@@ -94,13 +93,11 @@ def create(a, s):
         parent=f'projects/p/locations/{a.zone}',
         node=dict(acceleratorType=a.accelerator_type, runtimeVersion=a.runtime_version),
     )
-    spec |= (
-        {'nodeId': a.node_id}
-        if a.node_id
-        else {
-            'multisliceParams': dict(nodeCount=a.node_count, nodeIdPrefix=a.node_prefix or a.name)
-        }
-    )
+    if a.node_id:
+        spec['nodeId'] = a.node_id
+    else:
+        prefix = a.node_prefix or a.name
+        spec['multisliceParams'] = {'nodeCount': a.node_count, 'nodeIdPrefix': prefix}
     states = s['create'].pop(0) if s.get('create') else ['ACTIVE']
     s['resources'][a.name] = {
         'name': path_of(a),
@@ -112,13 +109,14 @@ def create(a, s):
 
 
 def look(name, s):
-    """The state that this look finds; machines are there while it is ACTIVE."""
+    """Returns the state that this look finds; machines are there while it is ACTIVE."""
     r = s['resources'][name]
     now = r['states'][0] if len(r['states']) == 1 else r['states'].pop(0)
     first = now == 'ACTIVE' and not r.get('up')
     r['up'] = r.get('up') or first
+    hosts = HOSTS[r['tpu']['nodeSpec'][0]['node']['acceleratorType']] if first else 0
     for node in nodes_of(r):
-        for i in range(HOSTS[r['tpu']['nodeSpec'][0]['node']['acceleratorType']] if first else 0):
+        for i in range(hosts):
             (HERE / 'workers' / node / str(i)).mkdir(parents=True, exist_ok=True)
         if now in ('SUSPENDING', 'SUSPENDED', 'FAILED'):
             kill(node)
@@ -161,7 +159,7 @@ def delete(a, s):
 
 
 def node(a, s):
-    """(hosts, of the resource) of a ready node."""
+    """Returns (hosts, name of the resource) of a node; no hosts where they are gone."""
     for name, r in s['resources'].items():
         if a.name in nodes_of(r):
             hosts = sorted((HERE / 'workers' / a.name).glob('[0-9]*'), key=lambda p: int(p.name))
@@ -195,8 +193,9 @@ def chosen(a, hosts, s):
 
 
 def vanish(hosts, name):
-    """The machines go while the log is read: what was written until then is shown."""
-    log, until = hosts[0] / 'ordem' / 'log', time.monotonic() + 5
+    """Takes the machines away while the log is read; what was written until then is shown."""
+    log = hosts[0] / 'ordem' / 'log'
+    until = time.monotonic() + 5
     while not log.exists() or 'step' not in log.read_text():
         assert time.monotonic() < until, 'the command wrote no step'
         time.sleep(0.01)
@@ -218,11 +217,13 @@ def ssh(a):
         vanish(hosts, name)
     command = ' '.join(a.command.split(' '))  # gcloud splits, OpenSSH joins
 
-    def one(home):
+    def run_on(home):
         print(f'SSH: Attempting to connect to worker {home.name}...', file=sys.stderr)
-        env = dict(
-            HOME=str(home), PATH=f'{HERE}/bin:/usr/bin:/bin', WORKER=f't1v-n-{a.name}-w-{home.name}'
-        )
+        env = {
+            'HOME': str(home),
+            'PATH': f'{HERE}/bin:/usr/bin:/bin',
+            'WORKER': f't1v-n-{a.name}-w-{home.name}',
+        }
         done = subprocess.run(
             ['sh', '-c', command],
             cwd=home,
@@ -242,10 +243,11 @@ def ssh(a):
         return done.returncode
 
     codes = {}
-    threads = [
-        threading.Thread(target=lambda home=home: codes.__setitem__(home, one(home)))
-        for home in hosts
-    ]
+
+    def note_code(home):
+        codes[home] = run_on(home)
+
+    threads = [threading.Thread(target=note_code, args=[home]) for home in hosts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -270,6 +272,36 @@ VERBS = {
 }
 
 
+FLAGS = {
+    create: ('--node-id', '--node-prefix', '--accelerator-type', '--runtime-version'),
+    describe: ('--format',),
+    describe_node: ('--format',),
+    ssh: ('--worker', '--command', '--ssh-flag'),
+    scp: ('--worker',),
+}
+SWITCHES = {create: ('--spot',), delete: ('--force',)}
+REQUIRED = ('--zone', '--accelerator-type', '--runtime-version')
+
+
+def parse(verb):
+    """Returns the arguments of a verb, as strictly as gcloud takes them."""
+    parser = Parser(add_help=False, allow_abbrev=False)
+    if verb is scp:
+        parser.add_argument('path')
+    parser.add_argument('name')
+    for flag in ('--zone', '--project', *FLAGS.get(verb, ())):
+        parser.add_argument(flag, required=flag in REQUIRED)
+    for flag in ('--quiet', *SWITCHES.get(verb, ())):
+        parser.add_argument(flag, action='store_true')
+    if verb is create:
+        parser.add_argument('--node-count', type=int)
+    arguments = parser.parse_args(sys.argv[5:])
+    if verb is scp:
+        arguments.name, colon, rest = arguments.name.partition(':')
+        assert colon and not rest
+    return arguments
+
+
 def main():
     with state() as s:
         s['calls'].append(sys.argv[1:])
@@ -281,30 +313,9 @@ def main():
     verb = VERBS.get(tuple(PATH[2:])) if PATH[:2] == ['compute', 'tpus'] else None
     if verb is None:
         fail(f"Invalid choice: '{' '.join(PATH)}'.", 2)
-    p = Parser(add_help=False, allow_abbrev=False)
-    if verb is scp:
-        p.add_argument('path')
-    p.add_argument('name')
-    for flag in (
-        '--zone',
-        '--project',
-        *{
-            create: ('--node-id', '--node-prefix', '--accelerator-type', '--runtime-version'),
-            describe: ('--format',),
-            describe_node: ('--format',),
-            ssh: ('--worker', '--command', '--ssh-flag'),
-            scp: ('--worker',),
-        }.get(verb, ()),
-    ):
-        p.add_argument(flag, required=flag in ('--zone', '--accelerator-type', '--runtime-version'))
-    for flag in ('--quiet', *{create: ('--spot',), delete: ('--force',)}.get(verb, ())):
-        p.add_argument(flag, action='store_true')
-    if verb is create:
-        p.add_argument('--node-count', type=int)
-    a = p.parse_args(sys.argv[5:])
-    if verb is scp:
-        a.name, colon, rest = a.name.partition(':')
-        assert colon and not rest
+    a = parse(verb)
+
+    # What fails whatever the verb; then the verb, ssh with the state not locked.
     with state() as s:
         if not s.get('account', True):
             fail(

@@ -1,4 +1,4 @@
-"""The guide's way to a run on Cloud TPUs."""
+"""Follows the guide's way to a run on Cloud TPUs."""
 
 import pathlib
 import re
@@ -52,6 +52,6 @@ def test_the_way_is_whole():
         'tensorboard --logdir',
         'launch.tpu_vm delete',
     ]
-    found = [next((i for i, line in enumerate(COMMANDS) if step in line), None) for step in steps]
-    assert None not in found and found == sorted(found)
+    places = [next((i for i, line in enumerate(COMMANDS) if step in line), None) for step in steps]
+    assert None not in places and places == sorted(places)
     assert subprocess.run(['sh', '-n'], input='\n'.join(COMMANDS), text=True).returncode == 0

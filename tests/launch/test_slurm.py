@@ -1,5 +1,7 @@
-"""The sbatch script: its head by its fields, its body by running it with stand-ins for srun and
-scontrol."""
+"""Checks the sbatch script.
+
+Its head by its fields, its body by running it with stand-ins for srun and scontrol.
+"""
 
 import os
 import re
@@ -14,8 +16,7 @@ COMMAND = dict(module='launch.slurm')
 
 @pytest.fixture
 def slurm(cloud):
-    """The repository and PATH of `cloud`, with sbatch, srun and scontrol that write down how they
-    were called."""
+    """Returns `cloud` with sbatch, srun and scontrol that write down how they were called."""
     path = cloud.folder / 'path'
     cloud.program(
         path / 'sbatch',
@@ -30,8 +31,10 @@ def slurm(cloud):
 
 
 def test_submit(slurm):
-    """Catches a script that is written but not submitted, submitted without the code it needs, or
-    with fields sbatch does not know."""
+    """Catches a script that is written but not submitted, or without the code it needs.
+
+    Also fields that sbatch does not know.
+    """
     done = slurm.run_command(
         'submit',
         '--name=gpt2',
@@ -82,8 +85,10 @@ def requeued(slurm):
     [(0, 0, 0, False), (2, 0, 2, False), (7, 0, 0, True), (7, 3, 7, False)],
 )
 def test_how_it_ends(slurm, code, restarts, ends, again):
-    """Catches a mistake that is queued for ever, a failure that is not tried again, and arguments
-    split or read by a shell."""
+    """Catches a mistake that is queued for ever, and a failure that is not tried again.
+
+    Also arguments split or read by a shell.
+    """
     env = {**os.environ, 'SLURM_JOB_ID': '42', 'SLURM_RESTART_COUNT': str(restarts)}
     done = subprocess.run(
         written(slurm, 'sh', '-c', f'printf %s "$0" > {slurm.bucket}/said; exit {code}', AWKWARD),
@@ -95,8 +100,10 @@ def test_how_it_ends(slurm, code, restarts, ends, again):
 
 
 def test_it_gives_way(slurm):
-    """Catches a run that is killed at the time limit without having been told, or told and not
-    queued again."""
+    """Catches a run killed at the time limit without having been told.
+
+    Also one that is told and not queued again.
+    """
     command = (
         f'trap "echo told > {slurm.bucket}/said; exit 143" TERM; echo > {slurm.bucket}/runs; '
         'while :; do sleep 0.05; done'
@@ -110,11 +117,9 @@ def test_it_gives_way(slurm):
     while not (slurm.bucket / 'runs').exists() and time.monotonic() < until:
         time.sleep(0.02)
     job.terminate()
-    assert (
-        job.wait(20) == 0
-        and (slurm.bucket / 'said').read_text() == 'told\n'
-        and (slurm.bucket / 'scontrol').read_text() == 'requeue 42\n'
-    )
+    assert job.wait(20) == 0
+    assert (slurm.bucket / 'said').read_text() == 'told\n'
+    assert (slurm.bucket / 'scontrol').read_text() == 'requeue 42\n'
 
 
 def test_dry_run_is_what_is_done(slurm):
@@ -141,12 +146,8 @@ def test_dry_run_is_what_is_done(slurm):
 def test_mistakes(slurm, words, message):
     """Catches a script with a field of another meaning, and a traceback."""
     done = slurm.run_command(*words, **COMMAND)
-    assert (
-        done.returncode == 2
-        and done.stderr.count('\n') == 1
-        and message in done.stderr
-        and done.stderr.startswith('error: ')
-    )
+    assert done.returncode == 2 and done.stderr.count('\n') == 1
+    assert message in done.stderr and done.stderr.startswith('error: ')
 
 
 def test_no_slurm_here(slurm):

@@ -1,5 +1,7 @@
-"""Task files of SkyPilot and GKE, and the command line of xpk: their structure here, and by the
-packages' own parsers where those are installed."""
+"""Checks task files of SkyPilot and GKE, and the command line of xpk.
+
+Their structure here, and by the packages' own parsers where those are installed.
+"""
 
 import re
 import shlex
@@ -34,8 +36,10 @@ def xpk_words():
 
 
 def test_sky_task(tmp_path):
-    """Catches a script that a shell would read otherwise than the command was given, and a file
-    that is not YAML."""
+    """Catches a script that a shell would read otherwise than the command was given.
+
+    Also a file that is not YAML.
+    """
     task = yaml.safe_load(templates.dump(sky_task()))
     assert task == sky_task() and set(task) == {'name', 'workdir', 'resources', 'setup', 'run'}
     assert task['resources'] == {
@@ -46,13 +50,13 @@ def test_sky_task(tmp_path):
     }
     (tmp_path / 'ordem').mkdir()
     (tmp_path / 'ordem/worker.sh').write_text('printf "%s\\n" "$@"')
-    said = subprocess.run(
+    done = subprocess.run(
         ['bash', '-c', task['run']],
         env={'HOME': str(tmp_path), 'PATH': '/usr/bin:/bin'},
         capture_output=True,
         text=True,
-    ).stdout
-    assert said.splitlines() == ['exec', *COMMAND]
+    )
+    assert done.stdout.splitlines() == ['exec', *COMMAND]
 
 
 def test_sky_parses_it(tmp_path, monkeypatch):
@@ -64,16 +68,10 @@ def test_sky_parses_it(tmp_path, monkeypatch):
     path.write_text(templates.dump(sky_task(code=str(tmp_path))))
     task = sky.Task.from_yaml(str(path))
     (resources,) = task.resources
-    assert (
-        task.run == sky_task()['run']
-        and task.setup == sky_task()['setup']
-        and task.workdir == str(tmp_path)
-    )
-    assert (
-        resources.accelerators == {'tpu-v5litepod-16': 1}
-        and resources.use_spot
-        and resources.zone == 'us-west4-a'
-    )
+    assert task.run == sky_task()['run'] and task.setup == sky_task()['setup']
+    assert task.workdir == str(tmp_path)
+    assert resources.accelerators == {'tpu-v5litepod-16': 1}
+    assert resources.use_spot and resources.zone == 'us-west4-a'
     assert resources.accelerator_args['runtime_version'] == 'v2-alpha-tpuv5-lite'
 
 
@@ -81,25 +79,22 @@ def test_sky_parses_it(tmp_path, monkeypatch):
     'name', ['v5litepod-1', 'v5litepod-8', 'v5litepod-16', 'v5p-32', 'v6e-256', 'tpu7x-128']
 )
 def test_jobset(name):
-    """Catches a slice that waits for pods that never come (pods times chips is not its chips), and
-    words Kubernetes would replace."""
+    """Catches a slice that waits for pods that never come (pods times chips is not its chips).
+
+    Also words that Kubernetes would replace.
+    """
     kind = accelerators.find(name)
     text = templates.dump(jobset(kind))
     assert yaml.safe_load(text) == jobset(kind)
-    assert (jobset(kind)['apiVersion'], jobset(kind)['kind']) == (
-        'jobset.x-k8s.io/v1alpha2',
-        'JobSet',
-    )
+    assert jobset(kind)['apiVersion'] == 'jobset.x-k8s.io/v1alpha2'
+    assert jobset(kind)['kind'] == 'JobSet'
     (slices,) = jobset(kind)['spec']['replicatedJobs']
     job = slices['template']['spec']
     pod = job['template']['spec']
     (container,) = pod['containers']
     chips = container['resources']['limits']['google.com/tpu']
-    assert (
-        slices['replicas'] == 2
-        and job['parallelism'] == job['completions']
-        and job['completions'] * chips == kind.chips
-    )
+    assert slices['replicas'] == 2 and job['parallelism'] == job['completions']
+    assert job['completions'] * chips == kind.chips
     assert pod['nodeSelector'] == {
         'cloud.google.com/gke-tpu-accelerator': kind.gke,
         'cloud.google.com/gke-tpu-topology': kind.topology,
@@ -111,6 +106,7 @@ def test_jobset(name):
         *COMMAND[:-1],
         AWKWARD.replace('$(HOME)', '$$(HOME)'),
     ]
+
     # A user's mistake ends the set: the Job fails by its policy, and the set does not start it
     # again. The policy asks for restartPolicy Never.
     assert job['podFailurePolicy']['rules'][0]['onExitCodes'] == {
@@ -122,43 +118,39 @@ def test_jobset(name):
         'action': 'FailJobSet',
         'onJobFailureReasons': ['PodFailurePolicy'],
     }
-    assert (
-        pod['restartPolicy'] == 'Never'
-        and 'tolerations'
-        not in jobset(kind, spot=False)['spec']['replicatedJobs'][0]['template']['spec'][
-            'template'
-        ]['spec']
-    )
+    assert pod['restartPolicy'] == 'Never'
+    (slices,) = jobset(kind, spot=False)['spec']['replicatedJobs']
+    assert 'tolerations' in pod
+    assert 'tolerations' not in slices['template']['spec']['template']['spec']
 
 
 def unknown_fields(client, content, kind, path=''):
-    """Fields of `content` that the Kubernetes type `kind` ('V1JobSpec', 'list[V1Container]',
-    'dict(str, str)') does not have."""
-    if inner := re.fullmatch(r'list\[(.+)\]', kind):
-        return [
-            u
-            for i, c in enumerate(content)
-            for u in unknown_fields(client, c, inner[1], f'{path}[{i}]')
-        ]
+    """Returns the fields of `content` that the Kubernetes type `kind` does not have.
+
+    Types are written 'V1JobSpec', 'list[V1Container]', 'dict(str, str)'.
+    """
+    unknown = []
+    inner = re.fullmatch(r'list\[(.+)\]', kind)
+    if inner:
+        for i, item in enumerate(content):
+            unknown += unknown_fields(client, item, inner[1], f'{path}[{i}]')
+        return unknown
     if not hasattr(client, kind):
         return []
-    known = {key: name for name, key in getattr(client, kind).attribute_map.items()}
-    return [
-        u
-        for key, value in content.items()
-        for u in (
-            [f'{path}.{key}']
-            if key not in known
-            else unknown_fields(
-                client, value, getattr(client, kind).openapi_types[known[key]], f'{path}.{key}'
-            )
-        )
-    ]
+
+    model = getattr(client, kind)
+    known = {key: name for name, key in model.attribute_map.items()}
+    for key, value in content.items():
+        if key not in known:
+            unknown.append(f'{path}.{key}')
+            continue
+        field_type = model.openapi_types[known[key]]
+        unknown += unknown_fields(client, value, field_type, f'{path}.{key}')
+    return unknown
 
 
 def test_kubernetes_knows_the_fields():
-    """Catches a mistyped field of the Job and the pod in it, which a cluster would drop without a
-    word."""
+    """Catches a mistyped field of the Job and its pod, which a cluster would silently drop."""
     client = pytest.importorskip(
         'kubernetes.client',
         reason='the Kubernetes client is not installed: its types cannot be asked',
@@ -168,19 +160,15 @@ def test_kubernetes_knows_the_fields():
     assert unknown_fields(client, {'spec': {'paralelism': 1}}, 'V1JobTemplateSpec') == [
         '.spec.paralelism'
     ]
-    assert client.V1JobSpec(
-        **{k: v for k, v in job['spec'].items() if k in ('parallelism', 'completions', 'template')}
-    )
+    fields = ('parallelism', 'completions', 'template')
+    assert client.V1JobSpec(**{name: job['spec'][name] for name in fields})
 
 
 def test_xpk_words():
     """Catches a command that does not survive the two shells behind xpk."""
     words = xpk_words()
-    assert (
-        words[:3] == ['xpk', 'workload', 'create']
-        and '--num-slices=2' in words
-        and '--tpu-type=v5litepod-16' in words
-    )
+    assert words[:3] == ['xpk', 'workload', 'create']
+    assert '--num-slices=2' in words and '--tpu-type=v5litepod-16' in words
     assert shlex.split(words[-1].removeprefix('--command=')) == ['sh', 'launch/env.sh', *COMMAND]
     with pytest.raises(RunError, match='line break'):
         templates.xpk(workload(), 'cluster', 'us-west4-a', '', ['a\nb'])
@@ -196,16 +184,9 @@ def test_xpk_parses_it():
     root = argparse.ArgumentParser()
     parser.set_parser(root)
     args = root.parse_args(xpk_words()[1:])
-    assert (args.workload, args.num_slices, args.tpu_type, args.max_restarts, args.spot) == (
-        'llama',
-        2,
-        'v5litepod-16',
-        '7',
-        True,
-    )
-    assert (
-        args.command == shlex.join(['sh', 'launch/env.sh', *COMMAND]) and args.docker_image == IMAGE
-    )
+    assert (args.workload, args.num_slices, args.tpu_type) == ('llama', 2, 'v5litepod-16')
+    assert (args.max_restarts, args.spot, args.docker_image) == ('7', True, IMAGE)
+    assert args.command == shlex.join(['sh', 'launch/env.sh', *COMMAND])
 
 
 def test_xpk_counts_as_we_do():
@@ -214,18 +195,24 @@ def test_xpk_counts_as_we_do():
         'xpk.core.system_characteristics',
         reason='xpk is not installed: its table cannot be compared',
     )
-    theirs = {
-        k: (v.topology, v.vms_per_slice, v.gke_accelerator)
-        for k, v in systems.UserFacingNameToSystemCharacteristics.items()
+    xpk_types = {
+        name: (system.topology, system.vms_per_slice, system.gke_accelerator)
+        for name, system in systems.UserFacingNameToSystemCharacteristics.items()
     }
-    ours = {t: (s.topology, s.pods, s.gke) for t, s in accelerators.TYPES.items() if t in theirs}
-    assert len(ours) > 35 and ours == {t: theirs[t] for t in ours}
+    types = {
+        name: (kind.topology, kind.pods, kind.gke)
+        for name, kind in accelerators.TYPES.items()
+        if name in xpk_types
+    }
+    assert len(types) > 35 and types == {name: xpk_types[name] for name in types}
 
 
 @pytest.mark.parametrize('verb', ['sky', 'gke', 'xpk'])
 def test_the_command(cloud, verb):
-    """Catches a dry run that prints another file than is written, or writes one; and an image that
-    is not tagged with its commit."""
+    """Catches a dry run that prints another file than is written, or writes one.
+
+    Also an image that is not tagged with its commit.
+    """
     words = (
         verb,
         '--name=llama',
@@ -268,6 +255,5 @@ def test_the_command(cloud, verb):
 def test_mistakes(cloud, words, message):
     """Catches a traceback, and a file with a hole in it."""
     done = cloud.run_command(words[0], '--name=llama', *words[1:], module='launch.templates')
-    assert done.returncode == 2 and done.stderr.count('\n') == 1 and message in done.stderr, (
-        done.stderr
-    )
+    assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stderr
+    assert message in done.stderr

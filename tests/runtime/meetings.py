@@ -1,4 +1,5 @@
-"""What a group of two processes of two devices does in test_processes.py: each property that needs a real group, then a failure."""
+"""What a group of two processes of two devices does in test_processes.py: each property that needs
+a real group, then a failure."""
 
 import jax
 import numpy as np
@@ -11,7 +12,8 @@ from train.mesh import AXES, local_rows, to_devices
 
 def main() -> None:
     me = jax.process_index()
-    # Rows and time cut over processes, also where a process holds rows that lie apart: devices 0 and 1 are process 0's.
+    # Rows and time cut over processes, also where a process holds rows that lie apart: devices 0
+    # and 1 are process 0's.
     whole = {'tokens': np.arange(4 * 8, dtype=np.int32).reshape(4, 8)}
     for order, sizes, rows in (
         ((0, 1, 2, 3), (4, 1, 1, 1), (slice(0, 2), slice(2, 4))),

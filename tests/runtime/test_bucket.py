@@ -1,4 +1,5 @@
-"""A run directory on gs://, against a store in memory that cannot append, as object stores cannot."""
+"""A run directory on gs://, against a store in memory that cannot append, as object stores
+cannot."""
 
 import sys
 import time
@@ -26,7 +27,8 @@ def bucket(monkeypatch):
 
 
 def test_metrics_reach_the_bucket(bucket, monkeypatch):
-    """Catches lines appended to an object, lines of a preempted run that are lost or doubled, and curves that stay on a machine that is gone."""
+    """Catches lines appended to an object, lines of a preempted run that are lost or doubled, and
+    curves that stay on a machine that is gone."""
     run = run_dir.Run(run_dir.epath.Path(bucket))
     run.path.mkdir(parents=True, exist_ok=True)
     how = ConfigDict(dict(tensorboard=True, progress=False))

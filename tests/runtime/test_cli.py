@@ -1,4 +1,5 @@
-"""Streams, and what the system refuses: in the one place that all commands pass through, on each."""
+"""Streams, and what the system refuses: in the one place that all commands pass through, on
+each."""
 
 import contextlib
 import errno
@@ -98,8 +99,8 @@ def _tried(name: str, *words: str) -> int:
 
 @pytest.mark.parametrize('name', _list_programs())
 def test_every_command_passes_through(name):
-    """Catches a command that is run without runtime/exit.py, and one that does not say whether it goes on
-    when nobody reads what it prints."""
+    """Catches a command that is run without runtime/exit.py, and one that does not say whether it
+    goes on when nobody reads what it prints."""
     assert bool(commands.read_definitions(name)[0].get('keeps')) == (name in KEEPS)
 
 
@@ -293,7 +294,10 @@ def test_as_a_shell_starts_them(tmp_path):
         'import os, sys; from runtime import exit; exit.run(lambda: [open("f", "w"), '
         'os.write(2, b"x"), os.write(1, b"y"), sys.stdout.isatty(), sys.stdin.read()])'
     )
-    python = lambda code: [sys.executable, '-c', code]
+
+    def python(code):
+        return [sys.executable, '-c', code]
+
     assert _program(python(prints % False), tmp_path) == (streams.GONE, '')
     assert _program(python(prints % True), tmp_path) == (0, '')
     shell = ['bash', '-c', f"{sys.executable} -c '{opened}' <&- >&- 2>&-"]

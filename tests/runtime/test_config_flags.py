@@ -12,8 +12,8 @@ import pytest
 from model.config import resolve
 from model.transformer import Transformer
 from runtime import checkpoint, config_flags
+from runtime.config_tree import flatten
 from runtime.errors import RunError
-from runtime.run_dir import flat
 from train import mesh, setup
 from train.optimizer import SCHEDULES, make_optimizer, make_schedule
 
@@ -23,15 +23,15 @@ MILLIONS = {'base': 2.164, 'gpt2_124m': 124.4, 'llama_1b': 956.4, 'llama_8b': 80
 
 @pytest.mark.parametrize('name', NAMES)
 def test_shipped_configs(name):
-    """Catches a config with a field of its own, one that does not build, a size that is not what its name says, and a docstring
-    without its command."""
+    """Catches a config with a field of its own, one that does not build, a size that is not what
+    its name says, and a docstring without its command."""
     scope = runpy.run_path(name)
     c = scope['get_config']()
     stem = pathlib.Path(name).stem
     assert f'--config={name}' in scope['__doc__']
-    of_encodings = {n for n in flat(c) if n.startswith('model.positions_args.')}
-    assert set(flat(c)) - of_encodings == set(
-        flat(runpy.run_path('configs/base.py')['get_config']())
+    of_encodings = {n for n in flatten(c) if n.startswith('model.positions_args.')}
+    assert set(flatten(c)) - of_encodings == set(
+        flatten(runpy.run_path('configs/base.py')['get_config']())
     )
     model = Transformer(resolve(c.model, c.tokenizer.vocab_size, c.data.seq_len))
     size = sum(x.size for x in jax.tree.leaves(checkpoint.abstract_params(model)))
@@ -63,7 +63,7 @@ def test_shipped_configs(name):
 def test_mistakes_in_flags(tiny_config, given, message):
     """Catches a mistyped or ineffective field that is taken silently."""
     with pytest.raises(RunError, match=message):
-        config_flags.check(tiny_config, given, flat(tiny_config))
+        config_flags.check(tiny_config, given, flatten(tiny_config))
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,8 @@ def test_mistakes_in_flags(tiny_config, given, message):
         ({'mesh.fsdp': 3}, 'config.mesh is .* expected sizes whose product'),
         (
             {'mesh.tensor': 4, 'mesh.data': 1},
-            r'config.mesh.tensor is 4: expected a divisor of config.model.num_heads \(2\), for example 2',
+            r'config.mesh.tensor is 4: expected a divisor of config.model.num_heads \(2\), for '
+            r'example 2',
         ),
         (
             {'mesh.context': 8, 'mesh.data': 1, 'data.seq_len': 36},
@@ -130,7 +131,8 @@ def test_mistakes_in_flags(tiny_config, given, message):
         ({'optimizer.schedule': 'cosin'}, "config.optimizer.schedule is 'cosin'"),
         (
             {'optimizer.warmup': 6},
-            r'config.optimizer.warmup is 6: expected at least 0, and less than config.train.steps \(6\)',
+            r'config.optimizer.warmup is 6: expected at least 0, and less than '
+            r'config.train.steps \(6\)',
         ),
         ({'train.steps': 0}, 'config.train.steps is 0'),
         ({'data.source': 'atlass'}, "config.data.source is 'atlass': did you mean 'atlas'"),
@@ -207,7 +209,8 @@ def test_schedules(tiny_config, name):
 
 
 def test_only_matrices_decay():
-    """Catches decay of norms, biases and positional encodings, and of stacked norms that look like matrices."""
+    """Catches decay of norms, biases and positional encodings, and of stacked norms that look like
+    matrices."""
     from configs import base
     from train.optimizer import decays
 

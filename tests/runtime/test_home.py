@@ -1,4 +1,5 @@
-"""`~` in the paths of flags and fields: the home folder in each of them, and no folder of that name."""
+"""`~` in the paths of flags and fields: the home folder in each of them, and no folder of that
+name."""
 
 import ast
 import json
@@ -12,9 +13,10 @@ import pytest
 from data import paths, sources
 from data.pairs import read as read_pairs
 from data.records import DataError
-from runtime import config_flags, options, run_dir, schema
+from runtime import config_flags, config_tree, options, resume, run_dir, schema
+from runtime.config_tree import flatten
 from runtime.errors import RunError
-from runtime.run_dir import Run, flat
+from runtime.run_dir import Run
 from tests import commands
 from train import setup
 
@@ -70,7 +72,7 @@ def test_each_flag_for_text_is_told_from_paths():
 def test_each_field_for_text_is_told_from_paths():
     """Catches a new field for a path that is not expanded."""
     for file in ('configs/base.py', 'configs/text.py', 'configs/llama_8b.py'):
-        for name, value in flat(runpy.run_path(file)['get_config']()).items():
+        for name, value in flatten(runpy.run_path(file)['get_config']()).items():
             if isinstance(value, str) and not schema.path_kind(name):
                 assert name.rpartition('.')[2] in NO_PATH_FIELDS, name
 
@@ -83,16 +85,16 @@ def test_each_field_for_a_path(name, home, tiny_config):
     part = tiny_config
     for group in groups:
         part = part[group]
-    known = flat(tiny_config)
+    known = flatten(tiny_config)
     part[last] = '~/x/y@mail'
     found = config_flags.check(tiny_config, {name: part[last]}, known)
-    assert flat(found)[name] == f'{home}/x/y@mail'
+    assert flatten(found)[name] == f'{home}/x/y@mail'
     part[last] = '~'
-    assert flat(run_dir.at_home(tiny_config))[name] == str(home)
+    assert flatten(config_tree.expand_paths(tiny_config))[name] == str(home)
     study = runpy.run_path(f'{GOLDEN.parents[2]}/configs/ablations/base.py')
     whole = study['get_config']()
     whole.tasks.words = study['text'](source='files')
-    task = flat(whole.tasks.words)
+    task = flatten(whole.tasks.words)
     if name in task:
         *groups, last = name.split('.')
         part = whole.tasks.words
@@ -100,14 +102,15 @@ def test_each_field_for_a_path(name, home, tiny_config):
             part = part[group]
         part[last] = '~/x'
         assert (
-            flat(config_flags.check(whole, {}, flat(whole)))[f'tasks.words.{name}'] == f'{home}/x'
+            flatten(config_flags.check(whole, {}, flatten(whole)))[f'tasks.words.{name}']
+            == f'{home}/x'
         )
 
 
 def test_several_paths(home, tiny_config):
     """Catches a list of paths whose first alone is expanded."""
     tiny_config.data.files.paths = 'a.txt, ~/b.txt,~/c/*.jsonl,d~/e,./~/f'
-    found = run_dir.at_home(tiny_config).data.files.paths
+    found = config_tree.expand_paths(tiny_config).data.files.paths
     assert found == f'a.txt,{home}/b.txt,{home}/c/*.jsonl,d~/e,./~/f'
 
 
@@ -120,7 +123,8 @@ def test_what_is_no_home(text, home):
 
 
 def test_other_users(home):
-    """Catches a folder named after a user who is not known, and a file of that name that is not found."""
+    """Catches a folder named after a user who is not known, and a file of that name that is not
+    found."""
     root = os.path.expanduser('~root')
     assert paths.expanded('~root/x', '--out') == f'{root}/x'
     with pytest.raises(DataError, match="--out is '~nobody9/x': no user 'nobody9' is known here"):
@@ -156,19 +160,19 @@ def test_either_spelling_goes_on(home, given, tmp_path):
     shutil.copy(TEXT, home / 'text.txt')
     config.data.files.paths = '~/text.txt'  # as it was written before
     run.config_path.write_text(json.dumps(config.to_dict()))
-    lineage = run.lineage() | {'config_hash': run_dir.config_hash(config)}
+    lineage = run.lineage() | {'config_hash': config_tree.config_hash(config)}
     (run.path / 'lineage.json').write_text(json.dumps(lineage))
     assert run.config().data.files.paths == f'{home}/text.txt'
     config.data.files.paths = given.format(home=home)
-    now = run_dir.at_home(config, strict=True)
-    run_dir.check_resumable(run, now)
+    now = config_tree.expand_paths(config, strict=True)
+    resume.check_resumable(run, now)
     run.config_path.unlink()
-    run_dir.mend(run, now, run.tokenizer)
+    resume.mend(run, now, run.tokenizer)
     assert run.config().data.files.paths == f'{home}/text.txt'
     assert run.lineage() == lineage
     now.data.files.paths = '~/other.txt'
     with pytest.raises(RunError, match='config.data.files.paths'):
-        run_dir.check_resumable(run, run_dir.at_home(now))
+        resume.check_resumable(run, config_tree.expand_paths(now))
 
 
 def test_a_config_file_at_home(home):

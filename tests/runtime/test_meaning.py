@@ -14,7 +14,7 @@ from model import config as model_config
 from model.errors import ModelError
 from model.positions import PATTERNS, REGISTRY, Dims, build, resolve_pattern
 from model.transformer import Transformer
-from runtime import checkpoint, metrics, run_dir, schema
+from runtime import checkpoint, config_tree, metrics, resume, schema
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup, warm_start
@@ -48,13 +48,16 @@ def old_run(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', CASES)
 def test_an_old_run_gives_its_logits(old_run, name):
-    """Catches a run from before that is read with today's defaults and computes other logits without a
-    word, and a hash of its config that is another now."""
+    """Catches a run from before that is read with today's defaults and computes other logits
+    without a word, and a hash of its config that is another now."""
     run, kept = old_run(name)
     config = run.config()
-    assert run_dir.config_hash(config) == kept['lineage']['config_hash']
+    assert config_tree.config_hash(config) == kept['lineage']['config_hash']
     given = _given()
-    model = lambda c: Transformer(model_config.resolve(c.model, kept['vocab_size'], 16))
+
+    def model(c):
+        return Transformer(model_config.resolve(c.model, kept['vocab_size'], 16))
+
     found = given.logits(model(config))
     for what, expected in kept['logits'].items():
         np.testing.assert_allclose(found[what], expected, rtol=2e-4, atol=2e-4)
@@ -70,11 +73,12 @@ def test_an_old_run_gives_its_logits(old_run, name):
 
 @pytest.fixture
 def rerope(tmp_path):
-    """A copy of a run of ReRoPE from before, stopped at step 2 of 4, and the config of its command."""
+    """A copy of a run of ReRoPE from before, stopped at step 2 of 4, and the config of its
+    command."""
     shutil.copytree(BEFORE / 'rerope', tmp_path / 'run')
     config = ConfigDict(json.loads((BEFORE / 'rerope' / 'config.json').read_text()))
     config.data.cache, config.mesh.data = str(tmp_path / 'cache'), 1
-    for name, value in schema.younger(run_dir.REVISION).items():
+    for name, value in schema.younger(config_tree.REVISION).items():
         *groups, field = name.split('.')
         there = config
         for group in groups:
@@ -85,8 +89,8 @@ def rerope(tmp_path):
 
 
 def test_an_old_run_goes_on(rerope, caplog):
-    """Catches a run from before that is refused by the command that started it, or that goes on with
-    what its encoding means today: the loss of its last evaluation is then another."""
+    """Catches a run from before that is refused by the command that started it, or that goes on
+    with what its encoding means today: the loss of its last evaluation is then another."""
     config, path = rerope
     caplog.set_level('INFO', 'ordem')
     e = setup.build_experiment(config, str(path))
@@ -103,11 +107,11 @@ def test_flags_that_say_the_same(rerope):
     """Catches flags that name what an old run meant, and are refused; and others that are taken."""
     config, path = rerope
     config.model.positions_args = dict(within_share=0.5, log_n=False)
-    run_dir.mend(Run.parse(str(path)), config, lambda: None)
-    run_dir.check_resumable(Run.parse(str(path)), config)
+    resume.mend(Run.parse(str(path)), config, lambda: None)
+    resume.check_resumable(Run.parse(str(path)), config)
     config.model.positions_args = dict(within_share=0.5)
     with pytest.raises(RunError, match=r"config\.model\.positions_args\.within_share: 'absent'"):
-        run_dir.check_resumable(Run.parse(str(path)), config)
+        resume.check_resumable(Run.parse(str(path)), config)
 
 
 def test_a_phase_after_an_old_run_is_told(rerope, caplog):
@@ -127,8 +131,8 @@ def test_a_phase_after_an_old_run_is_told(rerope, caplog):
 
 
 def test_a_run_keeps_its_meaning(rerope, tmp_path):
-    """Catches a config.json or lineage.json without arguments and version, and one whose meaning was
-    changed by hand."""
+    """Catches a config.json or lineage.json without arguments and version, and one whose meaning
+    was changed by hand."""
     config, _ = rerope
     config.model.positions = 'rope(base=500)+window'
     config.model.positions_args = dict(window=5)
@@ -203,7 +207,7 @@ def test_layers_of_one_kind_may_differ():
     a, b, *_ = build('rope(base=1e4)+window(window=8),rope(base=1e6)', {}, dims)
     assert (a.parts[0].base, a.parts[1].window, b.base) == (1e4, 8, 1e6)
     config = json.loads((BEFORE / 't5.json').read_text())['config']['model']
-    younger = schema.younger(run_dir.REVISION).items()
+    younger = schema.younger(config_tree.REVISION).items()
     config = ConfigDict(
         config | {name[6:]: value for name, value in younger if name.startswith('model.')}
     )

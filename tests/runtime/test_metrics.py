@@ -12,7 +12,8 @@ from runtime import checkpoint, metrics
 
 
 def test_utilisation_of_an_unknown_device_is_not_invented(monkeypatch):
-    """Catches a peak made up for a device that is not in the table, and one device's peak taken for all."""
+    """Catches a peak made up for a device that is not in the table, and one device's peak taken for
+    all."""
     assert metrics.mfu(1e12) is None
     monkeypatch.setitem(metrics.PEAKS, jax.devices()[0].device_kind, 1e12)
     assert metrics.mfu(4e12) == pytest.approx(4 / jax.device_count())
@@ -20,7 +21,8 @@ def test_utilisation_of_an_unknown_device_is_not_invented(monkeypatch):
 
 @pytest.mark.parametrize('tied', [True, False])
 def test_flops_are_those_of_the_matmuls(tiny_config, tied):
-    """Catches an embedding lookup counted as a matmul, and attention left out; compared with XLA's own count of a forward pass."""
+    """Catches an embedding lookup counted as a matmul, and attention left out; compared with XLA's
+    own count of a forward pass."""
     tiny_config.model.update(tied=tied, width=64)
     model = Transformer(resolve(tiny_config.model, 512, 64))
     params = checkpoint.abstract_params(model)

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from runtime import checkpoint, run_dir
+from runtime import checkpoint, config_tree, origin, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.faults import bad_inputs
@@ -104,7 +104,8 @@ def test_a_step_of_another_run(here):
     ],
 )
 def test_what_is_said_of_names(here, name, said):
-    """Catches a name that is taken for another one, and a line that does not say what is missing."""
+    """Catches a name that is taken for another one, and a line that does not say what is
+    missing."""
     with pytest.raises(RunError) as found:
         checkpoint.pin_step(Run.parse(name))
     assert said in str(found.value) and '\n' not in str(found.value)
@@ -118,7 +119,7 @@ def changed(path, seed):
     run = Run(run_dir.epath.Path(path))
     config = run.config()
     config.seed = seed
-    lineage = run.lineage() | {'config_hash': run_dir.config_hash(config)}
+    lineage = run.lineage() | {'config_hash': config_tree.config_hash(config)}
     run.config_path.write_text(json.dumps(config.to_dict()))
     (run.path / 'lineage.json').write_text(json.dumps(lineage))
 
@@ -129,9 +130,9 @@ def begun(path, parent, **more):
     config = run.config()
     config.model.max_len = config.data.seq_len  # as post-training fills it in
     lineage = run.lineage() | {
-        'config_hash': run_dir.config_hash(config),
+        'config_hash': config_tree.config_hash(config),
         'parent': {'run': str(parent.path), 'step': parent.step},
-        'descent': run_dir.descent(parent),
+        'descent': origin.describe_parent(parent),
     }
     lineage = {k: v for k, v in (lineage | more).items() if v is not None}
     run.config_path.write_text(json.dumps(config.to_dict()))
@@ -140,7 +141,8 @@ def begun(path, parent, **more):
 
 @pytest.fixture
 def family(here):
-    """The folder with a parent (run/), a run that began from it (child/) and another one (other/)."""
+    """The folder with a parent (run/), a run that began from it (child/) and another one
+    (other/)."""
     shutil.copytree('run', 'child')
     shutil.copytree('run', 'other')
     changed('other', seed=1)
@@ -255,6 +257,6 @@ def test_a_grandparent_counts(family):
     begun('b', 'other')
     begun('child', 'a')
     run = Run.parse('child')
-    assert run_dir.check_parent(run, 'a') == Run(run_dir.epath.Path('a'), 4)
+    assert origin.check_parent(run, 'a') == Run(run_dir.epath.Path('a'), 4)
     with pytest.raises(RunError, match='which is another run'):
-        run_dir.check_parent(run, 'b')
+        origin.check_parent(run, 'b')

@@ -24,8 +24,8 @@ from model.positions.base import Dims
 from model.sampling import Sampling
 from model.transformer import Transformer
 from runtime import exit, field_checks, options, schema
+from runtime.config_tree import flatten
 from runtime.errors import CombinedError, RunError
-from runtime.run_dir import flat
 from studies import cells
 from tests import commands
 from train import preflight, setup
@@ -36,8 +36,8 @@ CONFIGS = sorted(
     for path in pathlib.Path(folder).glob('*.py')
     if path.stem not in ('__init__', 'fields')
 )
-BASE = flat(runpy.run_path('configs/base.py')['get_config']())
-STUDY = flat(runpy.run_path('configs/ablations/base.py')['get_config']())
+BASE = flatten(runpy.run_path('configs/base.py')['get_config']())
+STUDY = flatten(runpy.run_path('configs/ablations/base.py')['get_config']())
 # Checked where names and types of what they are given to are: model/positions and data/tasks.
 ELSEWHERE = ('model.positions_args.', 'arms.', '.task_args.')
 
@@ -56,7 +56,7 @@ def numbers(config: dict) -> dict:
 def test_each_number_of_a_config_has_a_range(path):
     """Catches a new field without a range, and a shipped value outside of it."""
     config = runpy.run_path(path)['get_config']()
-    assert [name for name in numbers(flat(config)) if _range(name) is None] == []
+    assert [name for name in numbers(flatten(config)) if _range(name) is None] == []
     assert field_checks.find_faults(config) == {}
 
 

@@ -23,7 +23,8 @@ HERE = pathlib.Path(__file__).parent
 
 
 def local(processes, devices, *command):
-    """`command` in a group of processes -> (exit code, lines of stdout and stderr, JAX's own noise left out)."""
+    """`command` in a group of processes -> (exit code, lines of stdout and stderr, JAX's own noise
+    left out)."""
     done = subprocess.run(
         [
             sys.executable,
@@ -69,7 +70,8 @@ def trained(path):
 
 
 def alike(found, wanted):
-    """Sums in another order differ in the last bits of float32 (2**-24); six steps of Adam make of that less than 1e-5."""
+    """Sums in another order differ in the last bits of float32 (2**-24); six steps of Adam make of
+    that less than 1e-5."""
     assert [len(line) for line in found] == [len(line) for line in wanted]
     for a, b in zip(found, wanted):
         np.testing.assert_allclose(a, b, rtol=1e-5)
@@ -86,9 +88,10 @@ def alone(tmp_path_factory, tiny):
 
 
 def test_groups_train_as_one_process_does(alone, tmp_path):
-    """Two processes begin, four go on, and so does one. Catches rows read twice or not at all, a tokenizer, a store, metrics or a
-    summary made by each, an evaluation of one process's rows, text that wants parameters which lie elsewhere, and checkpoints
-    that only the group that saved them can read."""
+    """Two processes begin, four go on, and so does one. Catches rows read twice or not at all, a
+    tokenizer, a store, metrics or a summary made by each, an evaluation of one process's rows, text
+    that wants parameters which lie elsewhere, and checkpoints that only the group that saved them
+    can read."""
     config, wanted = alone
     config = config.copy_and_resolve_references()
     config.data.cache = str(tmp_path / 'cache')  # nothing in it yet: one builds, the other finds
@@ -151,8 +154,9 @@ def test_hosts_with_their_own_addresses(alone, tmp_path):
 
 
 def test_meetings_and_an_end_for_all():
-    """Rows and time cut over processes and lying apart, a meeting that one misses, a disagreement, and one process that fails while the
-    other is in a collective. Catches a shard with other rows, a missing process that is not named, and a group that hangs."""
+    """Rows and time cut over processes and lying apart, a meeting that one misses, a disagreement,
+    and one process that fails while the other is in a collective. Catches a shard with other rows,
+    a missing process that is not named, and a group that hangs."""
     code, lines = local(2, 2, sys.executable, '-m', 'tests.runtime.meetings')
     assert code == 2
     ours = [
@@ -172,7 +176,8 @@ def test_meetings_and_an_end_for_all():
 
 
 def test_hosts_that_disagree(alone, tmp_path):
-    """Catches hosts that train two experiments as one, and a run directory made before that is known."""
+    """Catches hosts that train two experiments as one, and a run directory made before that is
+    known."""
     config, _ = alone
     shell = 'exec "$@" --config.optimizer.lr=0.0$((RANK + 1)) --config.eval.every=$((RANK + 1))'
     code, lines = local(2, 1, 'sh', '-c', shell, 'sh', *pretrain(config, tmp_path / 'run'))
@@ -207,7 +212,10 @@ def roll_call(*places, timeout=30.0):
 
 def test_who_does_not_come_is_named():
     """Catches a wait without an end, and one that does not say for whom."""
-    at = lambda: f'127.0.0.1:{free_port()}'
+
+    def at():
+        return f'127.0.0.1:{free_port()}'
+
     here = at()
     assert roll_call(*(ClusterSpec(here, 3, i) for i in range(3))) == [None, None, None]
     here = at()
@@ -222,7 +230,8 @@ def test_who_does_not_come_is_named():
 
 
 def test_the_roll_call_compares(monkeypatch):
-    """Catches two processes with one number, other code on a host, another count of processes, and a stranger that ends the call."""
+    """Catches two processes with one number, other code on a host, another count of processes, and
+    a stranger that ends the call."""
     here = f'127.0.0.1:{free_port()}'
     assert set(
         roll_call(ClusterSpec(here, 3, 0), ClusterSpec(here, 3, 1), ClusterSpec(here, 3, 1))
@@ -240,7 +249,8 @@ def test_the_roll_call_compares(monkeypatch):
 
 
 def test_a_stranger_does_not_join():
-    """Catches a port scanner, or a process of another program, that ends the roll call or counts in it."""
+    """Catches a port scanner, or a process of another program, that ends the roll call or counts in
+    it."""
     port = free_port()
     call = threading.Thread(
         target=lambda: verdict.append(roll_call(ClusterSpec(f'127.0.0.1:{port}', 2, 0), timeout=20))
@@ -299,7 +309,8 @@ SLURM = dict(
     ],
 )
 def test_places(given, environment, found, monkeypatch):
-    """Catches flags that the environment overrules, variables that are not read, and one process that waits for others."""
+    """Catches flags that the environment overrules, variables that are not read, and one process
+    that waits for others."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     assert find_cluster(*given) == found
@@ -329,7 +340,8 @@ def test_places(given, environment, found, monkeypatch):
     ],
 )
 def test_nonsense_is_refused(given, environment, message, monkeypatch):
-    """Catches a traceback, or a process that trains alone because half of what it was told is missing."""
+    """Catches a traceback, or a process that trains alone because half of what it was told is
+    missing."""
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RunError) as error:
@@ -338,7 +350,8 @@ def test_nonsense_is_refused(given, environment, message, monkeypatch):
 
 
 def test_what_differs_is_named():
-    """Catches a message that names no field, no value or no process, and one that is a page long."""
+    """Catches a message that names no field, no value or no process, and one that is a page
+    long."""
     said = {0: {'a': 1, 'b': 2}, 1: {'a': 1, 'b': 3}, 2: {'a': 1, 'b': 2}, 3: {'a': 1}}
     assert (
         difference(said)

@@ -15,9 +15,10 @@ from docs.generate import config_fields
 from model import kernels
 from model.config import ModelConfig
 from model.embed import POOLINGS
-from runtime import config_flags, field_checks, run_dir, schema
+from runtime import config_flags, config_tree, field_checks, resume, schema
+from runtime.config_tree import flatten
 from runtime.errors import CombinedError, RunError
-from runtime.run_dir import Run, flat
+from runtime.run_dir import Run
 from train import optimizer
 
 GOLDEN = pathlib.Path('tests/golden/format_1')
@@ -65,8 +66,8 @@ def test_entries_are_sound():
 
 def test_kept_runs_have_all_older_fields():
     """Catches a new field without `since`: run directories from before it could not be read."""
-    written = flat(json.loads((GOLDEN / 'config.json').read_text()))
-    older = [name for name, e in schema.entries().items() if e.since <= run_dir.REVISION]
+    written = flatten(json.loads((GOLDEN / 'config.json').read_text()))
+    older = [name for name, e in schema.entries().items() if e.since <= config_tree.REVISION]
     assert {*older} - {'model.positions_args'} <= {*written}
 
 
@@ -117,13 +118,13 @@ def test_a_new_field_is_one_entry(another_schema, tmp_path):
     run = Run.parse(str(tmp_path / 'run'))
     config = run.config()
     assert config.model.shine == 3
-    assert run_dir.config_hash(config) == run.lineage()['config_hash']
+    assert config_tree.config_hash(config) == run.lineage()['config_hash']
     config.model.shine = 4
-    assert run_dir.config_hash(config) != run.lineage()['config_hash']
+    assert config_tree.config_hash(config) != run.lineage()['config_hash']
 
     # Who may change it.
     with pytest.raises(RunError, match='config.model.shine: 3 -> 4'):
-        run_dir.check_resumable(run, config)
+        resume.check_resumable(run, config)
     assert schema.must_equal_parent('model.shine')
 
     # The page.

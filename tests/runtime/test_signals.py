@@ -1,4 +1,5 @@
-"""Ends that are asked for and ends that are not: signals, a process that hangs, a directory in use, a full disk."""
+"""Ends that are asked for and ends that are not: signals, a process that hangs, a directory in use,
+a full disk."""
 
 import errno
 import os
@@ -31,8 +32,8 @@ def signalled(experiment, number, at):
 
 
 def test_a_signal_saves_and_the_run_goes_on(tiny_config, tmp_path):
-    """Catches a signal that loses the steps since the last checkpoint, an end in the middle of one, an exit code like a failure's, and a
-    resumed run that is another."""
+    """Catches a signal that loses the steps since the last checkpoint, an end in the middle of one,
+    an exit code like a failure's, and a resumed run that is another."""
     straight = setup.build_experiment(tiny_config, str(tmp_path / 'straight'))
     loop.train(straight)
     for number, at in ((signal.SIGTERM, 2), (signal.SIGINT, 5)):
@@ -53,10 +54,13 @@ def test_a_signal_saves_and_the_run_goes_on(tiny_config, tmp_path):
             jax.device_get(straight.state),
         )
     )
-    steps = lambda name: [
-        (m['step'], m.get('loss'), m.get('validation_nats'))
-        for m in metrics.read(Run.parse(str(tmp_path / name)))
-    ]
+
+    def steps(name):
+        return [
+            (m['step'], m.get('loss'), m.get('validation_nats'))
+            for m in metrics.read(Run.parse(str(tmp_path / name)))
+        ]
+
     assert steps('run') == steps('straight')
 
 
@@ -82,7 +86,8 @@ def test_a_second_signal_ends_at_once():
 
 
 def test_a_process_that_hangs_ends_itself():
-    """Catches a watchdog that never barks, that barks at a process which moves, and one that does not say where it hangs."""
+    """Catches a watchdog that never barks, that barks at a process which moves, and one that does
+    not say where it hangs."""
     code = (
         'import sys, threading, runtime.signals as w\n'
         'def hangs_here():\n    threading.Event().wait()\n'
@@ -99,7 +104,8 @@ def test_a_process_that_hangs_ends_itself():
 
 
 def test_a_process_that_stood_still_is_no_hang(monkeypatch):
-    """Catches a watchdog that counts the time for which the whole process was stopped (Ctrl-Z, a paused machine), or that then never barks."""
+    """Catches a watchdog that counts the time for which the whole process was stopped (Ctrl-Z, a
+    paused machine), or that then never barks."""
     clock, ended = [0.0], []
     dog = Watchdog(10, 'runs/x')
     monkeypatch.setattr(watchers.time, 'monotonic', lambda: clock[0])
@@ -126,8 +132,8 @@ def test_a_process_that_stood_still_is_no_hang(monkeypatch):
 
 
 def test_a_directory_in_use(tiny_config, tmp_path):
-    """Catches two processes that write the same checkpoints and metrics, one that writes its config over the other's, and a lock that outlives its
-    owner."""
+    """Catches two processes that write the same checkpoints and metrics, one that writes its config
+    over the other's, and a lock that outlives its owner."""
     e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     before = (e.run.path / 'config.json').read_bytes()
     other = tiny_config.copy_and_resolve_references()
@@ -158,7 +164,8 @@ def test_a_directory_in_use(tiny_config, tmp_path):
     ],
 )
 def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch, error):
-    """Catches a traceback of the writer's insides, an exit code like a mistake's, and whole checkpoints that are lost with the last."""
+    """Catches a traceback of the writer's insides, an exit code like a mistake's, and whole
+    checkpoints that are lost with the last."""
     e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     save = checkpoint.Checkpoints.save
 

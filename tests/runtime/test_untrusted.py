@@ -1,4 +1,5 @@
-"""Run directories and flags that somebody else made: read as data, in one line where they are wrong, nothing executed or written outside."""
+"""Run directories and flags that somebody else made: read as data, in one line where they are
+wrong, nothing executed or written outside."""
 
 import json
 import os
@@ -20,9 +21,10 @@ from configs import base
 from data import safe_read
 from data.records import DataError
 from model.errors import ModelError
-from runtime import checkpoint, config_flags, exit, metrics, run_dir
+from runtime import checkpoint, config_flags, config_tree, exit, metrics, run_dir
+from runtime.config_tree import flatten
 from runtime.errors import RunError
-from runtime.run_dir import Run, flat
+from runtime.run_dir import Run
 from studies.records import read_records
 
 GOLDEN = pathlib.Path('tests/golden/format_1')
@@ -58,7 +60,7 @@ def experiment():
     return base.get_config()
 
 
-FIELDS = st.sampled_from(sorted(flat(base.get_config())))
+FIELDS = st.sampled_from(sorted(flatten(base.get_config())))
 
 
 @FIXED
@@ -70,8 +72,9 @@ FIELDS = st.sampled_from(sorted(flat(base.get_config())))
     VALUES,
 )
 def test_any_field_is_taken_or_refused_by_name(experiment, name, value):
-    """Catches a name or a value on the command line that ends in another exception, or in a message without the field's name."""
-    known = flat(experiment)
+    """Catches a name or a value on the command line that ends in another exception, or in a message
+    without the field's name."""
+    known = flatten(experiment)
     try:
         assert config_flags.check(experiment, {name: value}, known) is experiment
     except RunError as error:
@@ -94,7 +97,8 @@ def test_any_field_is_taken_or_refused_by_name(experiment, name, value):
 @example('a\0b')
 @example('a' * 5000)
 def test_any_text_is_a_run_or_a_run_error(text):
-    """Catches a --run that ends in another exception: ² is a digit and no number, and Python reads no number of 5,000 digits."""
+    """Catches a --run that ends in another exception: ² is a digit and no number, and Python reads
+    no number of 5,000 digits."""
     try:
         found = Run.parse(text)
     except RunError as error:
@@ -105,7 +109,8 @@ def test_any_text_is_a_run_or_a_run_error(text):
 
 @pytest.mark.parametrize('text', ['http://host/run', 'a://b', 's3://bucket/run'])
 def test_another_kind_of_store(text):
-    """Catches a --run of a store that is not known, or whose package is absent, that ends in a traceback."""
+    """Catches a --run of a store that is not known, or whose package is absent, that ends in a
+    traceback."""
     with pytest.raises(RunError, match=f'{text}: expected a run directory'):
         Run.parse(text)
 
@@ -127,7 +132,7 @@ def test_any_bytes_are_json_or_a_run_error(tmp_path_factory, content):
     path = tmp_path_factory.getbasetemp() / 'any.json'
     path.write_bytes(content)
     try:
-        found = run_dir._read_json(run_dir.epath.Path(path))
+        found = run_dir.read_json(run_dir.epath.Path(path))
     except RunError as error:
         assert str(error).startswith(f'{path}: damaged') and len(str(error).splitlines()) == 1
         return
@@ -147,7 +152,7 @@ def fill(run, name, content):
             lineage.write_text(
                 json.dumps(
                     json.loads(lineage.read_text())
-                    | {'config_hash': run_dir.config_hash(ConfigDict(made))}
+                    | {'config_hash': config_tree.config_hash(ConfigDict(made))}
                 )
             )
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -159,7 +164,8 @@ def model(**fields):
 
 STEP = 'checkpoints/4'
 PICKLE = 'PICKLE'
-HOSTILE = {  # name: (file, its content, what is said; empty: it is not looked at, and the run loads)
+# Name: (file, its content, what is said; empty: it is not looked at, and the run loads).
+HOSTILE = {
     'pickled config': ('config.json', PICKLE, 'config.json: damaged'),
     'pickled tokenizer': ('tokenizer.model', PICKLE, 'not a SentencePiece model'),
     'pickled description': (f'{STEP}/meta/metadata', PICKLE, 'its description cannot be read'),
@@ -212,7 +218,8 @@ HOSTILE = {  # name: (file, its content, what is said; empty: it is not looked a
 
 @pytest.mark.parametrize('name, content, said', HOSTILE.values(), ids=HOSTILE)
 def test_a_hostile_run_executes_nothing(run, tmp_path, monkeypatch, name, content, said):
-    """Catches a run directory whose pickles, Python files or code-like strings run, and one that ends in another exception than one line."""
+    """Catches a run directory whose pickles, Python files or code-like strings run, and one that
+    ends in another exception than one line."""
     canary = tmp_path / 'canary'
     evil = pickle.dumps(Evil(canary))
     pickle.loads(evil)
@@ -276,7 +283,8 @@ def _crc32c(data: bytes) -> int:
 
 @pytest.mark.parametrize('prefix', ['d/', '../../../../outside/'])
 def test_a_checkpoint_reads_nothing_elsewhere(run, tmp_path, prefix):
-    """Catches a storage library that follows a manifest out of the run directory: the same one, with the name that it had, is read."""
+    """Catches a storage library that follows a manifest out of the run directory: the same one,
+    with the name that it had, is read."""
     params = run / STEP / 'params'
     whole, [data] = (params / 'manifest.ocdbt').read_bytes(), (params / 'd').iterdir()
     place = prefix + data.name[: len(f'd/{data.name}') - len(prefix)]
@@ -297,9 +305,11 @@ def test_a_checkpoint_reads_nothing_elsewhere(run, tmp_path, prefix):
 
 
 def test_a_config_that_is_data_is_not_run(run, tmp_path):
-    """Catches --config=RUN/config.json, which the flags' library would run as Python whatever its name."""
+    """Catches --config=RUN/config.json, which the flags' library would run as Python whatever its
+    name."""
     (run / 'config.json').write_text(
-        f'import pathlib\npathlib.Path({str(tmp_path / "canary")!r}).touch()\ndef get_config(): pass\n'
+        f'import pathlib\npathlib.Path({str(tmp_path / "canary")!r}).touch()\ndef '
+        f'get_config(): pass\n'
     )
     done = subprocess.run(
         [
@@ -320,7 +330,8 @@ def test_a_config_that_is_data_is_not_run(run, tmp_path):
 
 
 def test_nothing_is_written_outside(run, tmp_path):
-    """Catches links of a run directory through which training would write, or empty, a file that lies elsewhere."""
+    """Catches links of a run directory through which training would write, or empty, a file that
+    lies elsewhere."""
     outside = tmp_path / 'outside'
     outside.write_text('mine')
     links = ['.lock', f'.config.json.{os.getpid()}', 'checkpoints/9']
@@ -360,7 +371,8 @@ def test_a_run_does_not_say_where_to_write(run, tmp_path):
 
 
 def test_lines_that_are_no_objects_are_no_metrics(run, tmp_path):
-    """Catches half a line, a deep one or a huge one that ends the reading of metrics.jsonl or of a study, and a NaN that does."""
+    """Catches half a line, a deep one or a huge one that ends the reading of metrics.jsonl or of a
+    study, and a NaN that does."""
     whole = b'{"step": 1, "key": "a", "loss": NaN}\n'
     content = (
         whole

@@ -53,6 +53,12 @@ def _flat(value, path=''):
     return {k: v for name, part in parts for k, v in _flat(part, f'{path}/{name}').items()}
 
 
+def test_the_picture_of_the_documentation_is_the_study():
+    """Catches a front page that shows another picture than its caption says, or an older study."""
+    picture = (RESULTS / 'quick' / 'report' / 'picture.svg').read_text()
+    assert pathlib.Path('docs/img/accuracy.svg').read_text() == picture
+
+
 def test_pages_are_not_kept():
     """Catches pages that can be rebuilt among the files of the repository."""
     command = ['git', 'ls-files', str(RESULTS)]

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from runtime import checkpoint, metrics, run_dir
+from runtime import checkpoint, config_tree, metrics, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup
@@ -35,7 +35,8 @@ def test_an_old_run_is_whole(path, tmp_path):
     run = Run.parse(str(tmp_path / 'run'))
     config = run.config()
     assert (
-        config.model.dropout == 0.0 and run_dir.config_hash(config) == run.lineage()['config_hash']
+        config.model.dropout == 0.0
+        and config_tree.config_hash(config) == run.lineage()['config_hash']
     )
     config.data.cache = str(tmp_path / 'cache')
     e = setup.build_experiment(config, str(run.path))

@@ -45,31 +45,26 @@ TABLES = {f'layer_{i}/attention/positions/table' for i in (0, 1)}
 def test_a_change_of_encoding(tree, parent, child, new, dropped):
     """Catches a table that is kept, dropped or made anew against the plan."""
     (parent_arrays, old), (child_arrays, encodings) = tree(positions=parent), tree(positions=child)
-    plan = warm_start.plan_transfer(
-        parent_arrays, child_arrays, warm_start.same_encoding(old, encodings)
-    )
-    assert (set(plan[1]), set(plan[2])) == (new, dropped)
-    assert set(plan[0]) == set(child_arrays) - new and {*plan[0], *plan[2]} == set(parent_arrays)
+    same = warm_start.same_encoding(old, encodings)
+    reused, fresh, gone = warm_start.plan_transfer(parent_arrays, child_arrays, same)
+    assert (set(fresh), set(gone)) == (new, dropped)
+    assert set(reused) == set(child_arrays) - new and {*reused, *gone} == set(parent_arrays)
 
 
 def test_a_bag_of_tokens(tree):
     """Catches a bag that a second phase of search begins anew, and one that the first is refused
     for."""
-    (parent_arrays, old), (child_arrays, _) = tree(), tree(bag=True)
+    (without, encodings), (with_bag, _) = tree(), tree(bag=True)
     bag = {f'bag/{name}' for name in ('embedding', 'gate', 'weight')}
-    same = warm_start.same_encoding(old, old)
-    assert [set(x) for x in warm_start.plan_transfer(child_arrays, child_arrays, same)[1:]] == [
-        set(),
-        set(),
-    ]
-    assert (
-        [set(x) for x in warm_start.plan_transfer(parent_arrays, child_arrays, same)[1:]]
-        == [bag, set()]
-        == [
-            set(x)
-            for x in reversed(warm_start.plan_transfer(child_arrays, parent_arrays, same)[1:])
-        ]
-    )
+
+    def changes(parent_arrays, child_arrays):
+        same = warm_start.same_encoding(encodings, encodings)
+        _, fresh, dropped = warm_start.plan_transfer(parent_arrays, child_arrays, same)
+        return set(fresh), set(dropped)
+
+    assert changes(with_bag, with_bag) == (set(), set())
+    assert changes(without, with_bag) == (bag, set())
+    assert changes(with_bag, without) == (set(), bag)
 
 
 @pytest.mark.parametrize(

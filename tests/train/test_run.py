@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from runtime import checkpoint, metrics, run_dir
+from runtime import checkpoint, config_tree, metrics, resume, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup, warm_start
@@ -222,7 +222,9 @@ def test_lineage_and_loading(base_run):
         and lineage['tokenizer_hash'] == e.tokenizer.hash
         and lineage['parent'] is None
     )
-    changed = run_dir.diff_configs(run.config(), config, lambda name: name != run_dir.ENCODINGS)
+    changed = config_tree.diff_configs(
+        run.config(), config, lambda name: name != config_tree.ENCODINGS
+    )
     assert changed == []
     _, params, tokenizer, _ = checkpoint.load(run)
     assert same(params, e.state['params']) and tokenizer.hash == e.tokenizer.hash
@@ -277,12 +279,12 @@ def test_a_run_keeps_the_rules_it_was_started_with():
     """Catches a run from before a default changed that the same command does not go on with, or
     goes on with under other rules."""
     run = Run.parse('tests/golden/format_1')
-    config, digest = run.config(), run_dir.config_hash(run.config())
+    config, digest = run.config(), config_tree.config_hash(run.config())
     config.tokenizer.rules, config.data.files.prefer = 2, 'conversation'
-    run_dir.keep_own(run, config)
+    resume.keep_own(run, config)
     assert (config.tokenizer.rules, config.data.files.prefer) == (1, 'text')
-    run_dir.check_resumable(run, config)
-    assert digest == run_dir.config_hash(config) == run.lineage()['config_hash']
+    resume.check_resumable(run, config)
+    assert digest == config_tree.config_hash(config) == run.lineage()['config_hash']
 
 
 MISFITS = [

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from runtime import checkpoint, metrics, run_dir, schema
+from runtime import checkpoint, config_tree, metrics, schema
 from runtime.errors import RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from tests.runtime.test_signals import signalled
@@ -184,7 +184,7 @@ def test_a_norm_far_above_its_mean_is_a_spike(tiny_config, tmp_path, monkeypatch
     mean, seen = jax.device_get(make('run').state['norms'])
     assert seen == 3 and mean > 0
     assert 'norms' not in setup.build_experiment(tiny_config, str(tmp_path / 'plain')).state
-    changed = run_dir.diff_configs(
+    changed = config_tree.diff_configs(
         e.config, tiny_config, lambda name: not schema.may_change_on_resume(name)
     )
     assert changed == ['config.train.spike: 3.0 -> 0.0']

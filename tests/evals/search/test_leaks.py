@@ -12,7 +12,7 @@ from data.pairs.store import PairStore
 from data.store import TokenStore
 from evals.search import leaks
 from evals.search.datasets import Pairs, Questions
-from runtime import run_dir
+from runtime import origin, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -72,7 +72,7 @@ def test_a_document_is_read_whole_in_pieces(monkeypatch):
     assert leaks.occurring(wanted, pieces) == set(wanted)
 
 
-def started(c, stores, folder, texts) -> Run:
+def started(c, store_class, folder, texts) -> Run:
     """A run directory and its store, as training begins with them."""
     tokenizer = tokenizers.train(texts, c.tokenizer)
     run = Run(epath.Path(folder))
@@ -80,8 +80,8 @@ def started(c, stores, folder, texts) -> Run:
         run,
         c,
         tokenizer,
-        run_dir.lineage(
-            c, stores.open_or_build(c.data, tokenizer, progress=False), tokenizer, None
+        origin.make_lineage(
+            c, store_class.open_or_build(c.data, tokenizer, progress=False), tokenizer, None
         ),
     )
     return run

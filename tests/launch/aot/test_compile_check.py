@@ -1,6 +1,9 @@
-"""Compiling for TPU slices that are not here: a tiny model through the real programs, the budgets,
-fitting, and a user's mistakes."""
+"""Compiles for TPU slices that are not here.
 
+A tiny model through the real programs, the budgets, fitting, and a user's mistakes.
+"""
+
+import dataclasses
 import functools
 import json
 import pathlib
@@ -47,34 +50,35 @@ def trained():
 
 @TPU
 def test_the_train_step_of_a_slice():
-    """Catches a step that is not the real one (no optimizer, no gathers), a kernel chosen for the
-    machine that compiles, a loop counted once, and state that is not cut."""
-    found = trained()
+    """Catches a step that is not the real one (no optimizer, no gathers).
+
+    Also a kernel chosen for the machine that compiles, a loop counted once, and state that is not
+    cut.
+    """
+    summary = trained()
     params = 2 * 256 * 2048 + 256 + 2 * (4 * 256 * 256 + 3 * 256 * 512 + 2 * 256)
-    assert (
-        found['fused_attention']
-        and found['square_buffers'] == []
-        and 'splash' in found['attention'][0]
-    )
-    assert (
-        found['mesh'] == {'data': 1, 'fsdp': 4, 'tensor': 1, 'context': 1}
-        and found['rows_a_device'] == 4
-    )
+    assert summary['fused_attention'] and summary['square_buffers'] == []
+    assert 'splash' in summary['attention'][0]
+    assert summary['mesh'] == {'data': 1, 'fsdp': 4, 'tensor': 1, 'context': 1}
+    assert summary['rows_a_device'] == 4
+
     # 4 bytes each, a quarter on each device.
-    assert found['state_bytes']['parameters'] == pytest.approx(params, rel=0.01)
-    assert found['state_bytes']['optimizer'] == pytest.approx(2 * params, rel=0.01)
-    assert {loop['trips'] for loop in found['loops']} == {2}
-    assert 'unknown' not in {loop['how'] for loop in found['loops']}
+    assert summary['state_bytes']['parameters'] == pytest.approx(params, rel=0.01)
+    assert summary['state_bytes']['optimizer'] == pytest.approx(2 * params, rel=0.01)
+    assert {loop['trips'] for loop in summary['loops']} == {2}
+    assert 'unknown' not in {loop['how'] for loop in summary['loops']}
+
     # remat computes the layers' forward pass twice.
-    assert 1.1 < found['executed_flops'] / found['model_flops'] < 1.5
-    assert 'all-gather' in found['collectives'] and 'collective-permute' not in found['collectives']
-    gathered = (
-        2 * 2 * (4 * 256 * 256 + 3 * 256 * 512) + 2 * 256 * 2048
-    )  # layers twice, embedding and output once
-    assert found['collectives']['all-gather']['bytes'] == pytest.approx(
+    assert 1.1 < summary['executed_flops'] / summary['model_flops'] < 1.5
+    assert 'all-gather' in summary['collectives']
+    assert 'collective-permute' not in summary['collectives']
+
+    # Layers are gathered twice, embedding and output once.
+    gathered = 2 * 2 * (4 * 256 * 256 + 3 * 256 * 512) + 2 * 256 * 2048
+    assert summary['collectives']['all-gather']['bytes'] == pytest.approx(
         gathered * 2 * 3 / 4, rel=0.05
     )
-    assert 0 < found['peak_bytes'] < found['limit_bytes'] and 0 < found['mfu'] < 1
+    assert 0 < summary['peak_bytes'] < summary['limit_bytes'] and 0 < summary['mfu'] < 1
 
 
 @TPU
@@ -85,39 +89,40 @@ def test_gradients_cross_data_once_a_step():
         config = tiny()
         config.mesh.update(data=4, fsdp=1)
         config.train.accumulation = accumulation
-        found = programs.train(
+        summary = programs.train(
             config, topologies.chip('v5e:2x2'), topologies.devices('v5e:2x2'), squares=False
         )
-        assert found['accumulation'] == accumulation
-        assert 'unknown' not in {loop['how'] for loop in found['loops']}
-        return found['collectives']['all-reduce']['bytes']
+        assert summary['accumulation'] == accumulation
+        assert 'unknown' not in {loop['how'] for loop in summary['loops']}
+        return summary['collectives']['all-reduce']['bytes']
 
-    one, four = reduced(1), reduced(4)
+    one = reduced(1)
+    four = reduced(4)
     params = 2 * 256 * 2048 + 2 * (4 * 256 * 256 + 3 * 256 * 512)
     assert four == pytest.approx(4 * params * 2 * 3 / 4, rel=0.02)  # float32, a ring of four
-    assert (
-        0.85 * four < one <= four
-    )  # XLA reduces the embedding's gradient in bfloat16 where nothing was added to it
+    # XLA reduces the embedding's gradient in bfloat16 where nothing was added to it.
+    assert 0.85 * four < one <= four
 
 
 @TPU
 @pytest.mark.parametrize('attention, expected', [('auto', 0), ('reference', 1)])
 def test_square_arrays_are_found_where_shapes_do_not_tell(attention, expected):
-    """256 is the length and the width. Catches a report that overlooks [B,H,T,T], and one that
-    takes [B,T,D] for it."""
+    """Catches a report that overlooks [B,H,T,T], and one that takes [B,T,D] for it.
+
+    256 is the length and the width.
+    """
     config = tiny(attention=attention)
     mesh = make_mesh(config.mesh, topologies.devices('v5e:2x2'))
-    found = programs._squares(config, mesh, Transformer(programs.architecture(config)), None)
-    assert (
-        any(s.startswith('float32') and s.count('384') == 2 for s in found)
-        == bool(expected)
-        == bool(found)
-    )
+    shapes = programs._squares(config, mesh, Transformer(programs.architecture(config)), None)
+    logits = [shape for shape in shapes if shape.startswith('float32') and shape.count('384') == 2]
+    assert bool(logits) == bool(expected) == bool(shapes)
 
 
 def test_square_arrays_of_a_compiled_program():
-    """Catches arrays inside fusions taken for arrays in memory, and a program whose shapes tell
-    left unread."""
+    """Catches arrays inside fusions taken for arrays in memory.
+
+    Also a program whose shapes tell left unread.
+    """
     x = jnp.ones((8, 40))
 
     def compiled(f):
@@ -130,16 +135,13 @@ def test_square_arrays_of_a_compiled_program():
 @TPU
 def test_a_budget_and_its_text():
     """Catches a budget that cannot be compared, and a prediction that is not called one."""
-    found = compile_check.check(tiny(), 'v5e:2x2', rows=4, which=()) | {
+    summary = compile_check.check(tiny(), 'v5e:2x2', rows=4, which=()) | {
         'programs': {'train': trained()}
     }
-    text = '\n'.join(compile_check.lines(found))
-    assert (
-        'within about 15% (not measured)' in text
-        and 'parameters' in text
-        and '[T,T] buffers         none' in text
-    )
-    assert budgets.differences(json.loads(json.dumps(found)), found) == []
+    text = '\n'.join(compile_check.lines(summary))
+    assert 'within about 15% (not measured)' in text and 'parameters' in text
+    assert '[T,T] buffers         none' in text
+    assert budgets.differences(json.loads(json.dumps(summary)), summary) == []
 
 
 SUMMARY = {
@@ -180,66 +182,57 @@ SUMMARY = {
     ],
 )
 def test_a_change_beyond_the_tolerance_is_told(change, expected):
-    """Catches a comparison in one direction, of some figures only, and one that a new kind of
-    collective slips through."""
-    found = json.loads(json.dumps(SUMMARY))
-    found['programs']['train'].update(change)
-    assert budgets.differences(SUMMARY, found) == expected
+    """Catches a comparison in one direction, or of some figures only.
+
+    Also one that a new kind of collective slips through.
+    """
+    summary = json.loads(json.dumps(SUMMARY))
+    summary['programs']['train'].update(change)
+    assert budgets.differences(SUMMARY, summary) == expected
 
 
 def test_the_table_is_of_the_budgets_and_of_all_configs():
-    """Catches a table that was not written anew, a shipped config without a recommended slice, and
-    a recommended one without a budget."""
+    """Catches a table that was not written anew, and a config without a recommended slice.
+
+    Also a recommended one without a budget.
+    """
     assert budgets.TABLE.read_text() == budgets.table(), (
         'run: python -m launch.aot.check_budgets --save'
     )
     shipped = {p.stem for p in pathlib.Path('configs').glob('*.py')} - {'__init__', 'fields'}
-    assert shipped == {r.config for r in check_budgets.RECOMMENDED}
-    kept = budgets.load_all()
-    for r in check_budgets.RECOMMENDED:
-        remat = r.experiment().model.remat
-        assert (
-            budgets.path(
-                r.config,
-                {
-                    'topology': r.topology,
-                    'slices': r.slices,
-                    'programs': {'train': {'remat': remat}},
-                },
-            ).stem
-            in kept
-        ), r.name
+    assert shipped == {each.config for each in check_budgets.RECOMMENDED}
+    names = budgets.load_all()
+    for each in check_budgets.RECOMMENDED:
+        programs = {'train': {'remat': each.experiment().model.remat}}
+        summary = {'topology': each.topology, 'slices': each.slices, 'programs': programs}
+        assert budgets.path(each.config, summary).stem in names, each.name
 
 
 def test_promised_figures_are_those_of_the_budgets():
-    """llama_1b at shipped defaults. Catches a change of the model or the step that costs memory,
-    adds a collective inside the loop, or writes attention out, where the budgets were saved all the
-    same."""
-    kept = budgets.load_all()
+    """Catches a change of the model or the step that costs memory.
+
+    Also one that adds a collective inside the loop, or writes attention out, where the budgets were
+    saved all the same. llama_1b at shipped defaults.
+    """
+    saved = budgets.load_all()
     gib = topologies.GIB
     full, minimal, v5p = (
-        kept[f'llama_1b_{n}']['programs']['train']
+        saved[f'llama_1b_{n}']['programs']['train']
         for n in ('v5e_4x4_full', 'v5e_4x4_minimal', 'v5p_2x2x4_full')
     )
     assert full['peak_bytes'] <= 3.0 * gib and minimal['peak_bytes'] <= 8.7 * gib
     assert full['mfu'] >= 0.52 and minimal['mfu'] >= 0.60 and v5p['mfu'] >= 0.49
     for p in (full, minimal, v5p):
-        assert (
-            p['fused_attention']
-            and p['square_buffers'] == []
-            and 'collective-permute' not in p['collectives']
-        )
+        assert p['fused_attention'] and p['square_buffers'] == []
+        assert 'collective-permute' not in p['collectives']
         for loop in p['loops']:
             assert loop['how'] in ('known', 'inferred') and loop['trips'] == 16
-    decode = kept['llama_1b_v5e_4x4_full']['programs']['decode']
-    assert (
-        decode['batch'] == 16
-        and decode['context'] == 2048
-        and decode['temporary_bytes'] < 0.15 * decode['cache_bytes']
-    )
+    decode = saved['llama_1b_v5e_4x4_full']['programs']['decode']
+    assert decode['batch'] == 16 and decode['context'] == 2048
+    assert decode['temporary_bytes'] < 0.15 * decode['cache_bytes']
     assert decode['token_bytes'] <= 1.1 * (decode['weight_bytes'] + decode['cache_bytes'])
-    for b in kept.values():
-        assert all(p['peak_bytes'] < p['limit_bytes'] for p in b['programs'].values())
+    for budget in saved.values():
+        assert all(p['peak_bytes'] < p['limit_bytes'] for p in budget['programs'].values())
 
 
 @pytest.mark.parametrize(
@@ -247,30 +240,27 @@ def test_promised_figures_are_those_of_the_budgets():
     [(3, 10, 100, 30), (3, 10, 12, 0), (60, 10, 100, 1), (1, 0, 2, 2), (7, 50, 1000, 135)],
 )
 def test_the_largest_batch(per_row, fixed, limit, expected):
-    """Catches an answer that does not fit, one that is not the largest, and a search that compiles
-    every size."""
-    asked = []
+    """Catches an answer that does not fit, or is not the largest.
+
+    Also a search that compiles every size.
+    """
+    sizes = set()
 
     def needed(rows):
-        asked.append(rows) if rows not in asked else None
+        sizes.add(rows)
         return fixed + per_row * rows
 
-    assert (
-        fit.largest(
-            topologies.CHIPS['v5e'].__class__(
-                **{**topologies.CHIPS['v5e'].__dict__, 'limit': limit}
-            ),
-            needed,
-        )
-        == expected
-    )
-    assert len(asked) <= 6
+    chip = dataclasses.replace(topologies.CHIPS['v5e'], limit=limit)
+    assert fit.largest(chip, needed) == expected
+    assert len(sizes) <= 6
 
 
 def test_what_fits_a_slice(monkeypatch):
-    """The compiler stood in for: memory by policy, time by mesh. Catches a policy that does not fit
-    offered, the fastest not chosen, meshes in no order, and one that does not fit taken for the
-    end."""
+    """Catches a policy offered that does not fit, and the fastest not chosen.
+
+    Also meshes in no order, and one that does not fit taken for the end. The compiler is stood in
+    for: memory by policy, time by mesh.
+    """
     gib = topologies.GIB
     a_row = {'none': 20 * gib, 'full': 1 * gib, 'attention': 2 * gib, 'minimal': 5 * gib}
 
@@ -295,25 +285,17 @@ def test_what_fits_a_slice(monkeypatch):
     monkeypatch.setattr(
         fit, '_needed', lambda config, chip, devices, rows: a_row[config.model.remat] * rows
     )
-    found = fit.fit(tiny(), 'v5e:4x4')
-    assert {p['remat']: p['rows_a_device'] for p in found['policies']} == {
+    ranking = fit.fit(tiny(), 'v5e:4x4')
+    assert {p['remat']: p['rows_a_device'] for p in ranking['policies']} == {
         'full': 15,
         'attention': 7,
         'minimal': 3,
     }
-    assert found['best']['remat'] == 'minimal' and [
-        (m['mesh']['data'], m['mesh']['tensor']) for m in found['meshes']
-    ] == [
-        (1, 1),
-        (2, 1),
-        (4, 1),
-        (8, 1),
-        (1, 2),
-        (2, 2),
-        (4, 2),
-        (8, 2),
-    ]  # two heads: tensor 4 is not tried
-    assert '--config.model.remat=minimal --rows=3' in '\n'.join(fit.lines(found))
+    assert ranking['best']['remat'] == 'minimal'
+    # Two heads: tensor 4 is not tried.
+    shapes = [(entry['mesh']['data'], entry['mesh']['tensor']) for entry in ranking['meshes']]
+    assert shapes == [(1, 1), (2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2), (8, 2)]
+    assert '--config.model.remat=minimal --rows=3' in '\n'.join(fit.lines(ranking))
 
 
 @pytest.mark.parametrize(
@@ -333,8 +315,7 @@ def test_a_slice_that_does_not_exist(name, message):
 
 @TPU
 def test_the_program_does_not_grow_with_depth():
-    """Catches layers that are written out one by one, whose compilation takes as long as they are
-    many."""
+    """Catches layers written out one by one, whose compilation takes as long as they are many."""
     mesh = make_mesh(tiny().mesh, topologies.devices('v5e:2x2'))
     lines = {
         len(programs.lower_train(tiny(num_layers=n), mesh)[0].as_text().splitlines())
@@ -367,8 +348,10 @@ def test_kernels_are_chosen_for_what_is_compiled_for():
 
 @pytest.mark.parametrize('dtype', ['float32', 'bfloat16'])
 def test_rotations_of_a_tpu_are_the_same(dtype, monkeypatch):
-    """Catches the two halves changed the wrong way round, a sign, and bits lost on the way through
-    the matrix unit."""
+    """Catches the two halves changed the wrong way round, and a wrong sign.
+
+    Also bits lost on the way through the matrix unit.
+    """
     from model.positions import Dims, build
 
     (encoding,) = build('rope', {}, Dims(64, 2, 2, 32, 1, 64, 64))

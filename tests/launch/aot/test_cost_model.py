@@ -1,5 +1,7 @@
-"""The cost model of compiled programs: FLOPs, bytes, trip counts, and what a schedule hides,
-against figures worked out by hand."""
+"""Compares the cost model of compiled programs with figures worked out by hand.
+
+FLOPs, bytes, trip counts, and what a schedule hides.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,8 @@ from launch.aot.topologies import CHIPS
 
 V5E = CHIPS['v5e']
 MATMUL = 2 * 1024 * 2048 * 4096 / V5E.matrix  # seconds on the matrix unit of the matmul below
-GATHER = (
-    7 * 2**20 * 2 / (2 * V5E.link) + 7e-6
-)  # of a gather of [1024,1024] bf16 parts over 8 devices: two links, 7 hops
+# Seconds for a gather of [1024,1024] bf16 parts over 8 devices: two links, 7 hops.
+GATHER = 7 * 2**20 * 2 / (2 * V5E.link) + 7e-6
 
 HEAD = """HloModule m, is_scheduled=true
 
@@ -59,25 +60,31 @@ BLIND = 'ROOT %more = pred[]{:T(512)} custom-call(%i), custom_call_target="ask"'
     [(ENDS, 7, 'inferred'), (EARLY, 7, 'inferred, at most'), (BLIND, 1, 'unknown')],
 )
 def test_a_loop_counts_as_often_as_it_runs(condition, count, how):
-    """From 1 to 15 by 2 is seven rounds. Catches a body counted once, a start or a step taken for 0
-    and 1, the comparison's sides mistaken, and a count that is a guess and does not say so."""
+    """Catches a body counted once, and a start or a step taken for 0 and 1.
+
+    Also the comparison's sides mistaken, and a count that is a guess and does not say so. From 1 to
+    15 by 2 is seven rounds.
+    """
     program = hlo.parse(LOOP.replace('CONDITION', condition))
-    found = cost_model.predict(program, V5E)
-    assert found.loops == [('loop', count, how)]
-    assert found.flops == count * 2 * 1024 * 2048 * 4096
-    assert found.seconds == pytest.approx(count * MATMUL)
+    estimate = cost_model.predict(program, V5E)
+    assert estimate.loops == [('loop', count, how)]
+    assert estimate.flops == count * 2 * 1024 * 2048 * 4096
+    assert estimate.seconds == pytest.approx(count * MATMUL)
 
 
 def test_a_really_compiled_loop():
-    """Catches a reader that knows the hand-written text alone: 12 rounds of [64,32] x [32,32], by
-    the compiler of this machine."""
+    """Catches a reader that knows the hand-written text alone.
+
+    Here it is 12 rounds of [64,32] x [32,32], by the compiler of this machine.
+    """
 
     def run(x, w):
         return jax.lax.fori_loop(0, 12, lambda i, x: jnp.tanh(x @ w), x)
 
     text = jax.jit(run).lower(jnp.ones((64, 32)), jnp.ones((32, 32))).compile().as_text()
-    found = cost_model.predict(hlo.parse(text), V5E)
-    assert found.flops == 12 * 2 * 64 * 32 * 32 and [n for _, n, _ in found.loops] == [12]
+    estimate = cost_model.predict(hlo.parse(text), V5E)
+    assert estimate.flops == 12 * 2 * 64 * 32 * 32
+    assert [rounds for _, rounds, _ in estimate.loops] == [12]
 
 
 ASYNC = (
@@ -102,19 +109,18 @@ DOT = (
 
 @pytest.mark.parametrize('dots', [0, 1, 3])
 def test_what_a_schedule_hides(dots):
-    """A gather beside no, one and three matmuls. Catches times that are always added, always the
-    larger one, and a wait that is counted although the gather was done before."""
-    found = cost_model.predict(
-        hlo.parse(ASYNC.replace('BETWEEN', '\n  '.join(DOT.format(i) for i in range(dots)))), V5E
-    )
-    gather = found.collectives['all-gather']
-    assert (
-        gather.count == 1
-        and gather.bytes == 7 * 2**20 * 2
-        and gather.seconds == pytest.approx(GATHER)
-    )
+    """Catches times that are always added, or always the larger one.
+
+    Also a wait that is counted although the gather was done before. A gather beside no, one and
+    three matmuls.
+    """
+    between = '\n  '.join(DOT.format(i) for i in range(dots))
+    estimate = cost_model.predict(hlo.parse(ASYNC.replace('BETWEEN', between)), V5E)
+    gather = estimate.collectives['all-gather']
+    assert gather.count == 1 and gather.bytes == 7 * 2**20 * 2
+    assert gather.seconds == pytest.approx(GATHER)
     assert gather.exposed == pytest.approx(max(0.0, GATHER - dots * MATMUL))
-    assert found.seconds == pytest.approx(max(GATHER, dots * MATMUL))
+    assert estimate.seconds == pytest.approx(max(GATHER, dots * MATMUL))
 
 
 FUSED = (
@@ -163,14 +169,16 @@ calls=%async_collective_fusion.1
 
 
 def test_a_collective_in_three_fusions_is_one():
-    """The form in which TPU programs gather beside a matmul. Catches a gather counted once for each
-    fusion it is written in, its arrays counted as the matmul's, and a group of the wrong axis."""
-    found = cost_model.predict(hlo.parse(FUSED), V5E)
-    gather = found.collectives['all-gather']
-    assert (gather.count, gather.bytes) == (1, 7 * 2**20 * 2) and gather.exposed == pytest.approx(
-        max(0, GATHER - MATMUL)
-    )
-    assert found.flops == 2 * 1024 * 2048 * 4096 and found.bytes == 0
+    """Catches a gather counted once for each fusion it is written in.
+
+    Also its arrays counted as the matmul's, and a group of the wrong axis. It is the form in which
+    TPU programs gather beside a matmul.
+    """
+    estimate = cost_model.predict(hlo.parse(FUSED), V5E)
+    gather = estimate.collectives['all-gather']
+    assert (gather.count, gather.bytes) == (1, 7 * 2**20 * 2)
+    assert gather.exposed == pytest.approx(max(0, GATHER - MATMUL))
+    assert estimate.flops == 2 * 1024 * 2048 * 4096 and estimate.bytes == 0
 
 
 CALLED = (
@@ -191,13 +199,10 @@ ENTRY %main (a: f32[512,512]) -> f32[512,512] {
 
 @pytest.mark.parametrize('attribute', ['to_apply', 'calls'])
 def test_a_collective_that_is_called(attribute):
-    """The form of tpu7x. Catches a reduction that is overlooked because it lies in a computation of
-    its own."""
-    found = cost_model.predict(hlo.parse(CALLED.replace('ATTRIBUTE', attribute)), V5E)
-    assert (
-        found.collectives['all-reduce'].bytes == 2**20
-        and found.seconds == found.collectives['all-reduce'].exposed > 0
-    )
+    """Catches a reduction overlooked because it lies in a computation of its own, as on tpu7x."""
+    estimate = cost_model.predict(hlo.parse(CALLED.replace('ATTRIBUTE', attribute)), V5E)
+    reduction = estimate.collectives['all-reduce']
+    assert reduction.bytes == 2**20 and estimate.seconds == reduction.exposed > 0
 
 
 @pytest.mark.parametrize(
@@ -211,8 +216,10 @@ def test_a_collective_that_is_called(attribute):
     ],
 )
 def test_bytes_that_a_collective_sends(kind, groups, n, factor):
-    """Of 1 MB on each device, by hand. Catches a reduction counted once, a gather by its result,
-    and a way of writing groups unread."""
+    """Catches a reduction counted once, and a gather by its result.
+
+    Also a way of writing groups unread. Figures are of 1 MB on each device, by hand.
+    """
     text = (
         HEAD
         + f"""ENTRY %main (a: f32[512,512]) -> f32[512,512] {{
@@ -223,8 +230,8 @@ def test_bytes_that_a_collective_sends(kind, groups, n, factor):
     )
     program = hlo.parse(text)
     assert cost_model.group_size(program.entry.root) == n
-    found = cost_model.predict(program, V5E).collectives[kind]
-    assert found.bytes == factor * 2**20 and found.exposed == found.seconds
+    sent = cost_model.predict(program, V5E).collectives[kind]
+    assert sent.bytes == factor * 2**20 and sent.exposed == sent.seconds
 
 
 SLICED = (
@@ -262,16 +269,20 @@ ENTRY %main (p: f32[16,1024,1024], i: s32[], u: f32[1,1024,1024], v: f32[1000,10
 
 
 def test_bytes_moved():
-    """Catches a stack read or written whole where one layer is, what stays on the chip counted, and
-    the padding of tiles forgotten."""
+    """Catches a stack read or written whole where one layer is.
+
+    Also what stays on the chip counted, and the padding of tiles forgotten.
+    """
     program = hlo.parse(SLICED)
     moved = {o.name: hlo.moved(program, program.entry, o) for o in program.entry.ops}
     assert moved['a'] == 2 * 2**22 and moved['c'] == 2 * 2**22 and moved['b'] == 1000 * 128 * 4
 
 
 def test_a_convolution_counts_what_meets_the_array():
-    """TPU programs write matmuls as convolutions with windows that mostly lie outside. Catches four
-    times the FLOPs."""
+    """Catches four times the FLOPs.
+
+    TPU programs write matmuls as convolutions with windows that mostly lie outside.
+    """
     text = (
         HEAD
         + """ENTRY %main (l: bf16[2048,16,128,1], r: bf16[4,2048,2048,1]) -> bf16[16,128,4,2048] {
@@ -292,6 +303,5 @@ def test_trips_said_by_the_compiler_are_taken():
         'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"5"}}'
     )
     program = hlo.parse(text)
-    assert loop_counts.trips(program, program.entry, program.entry.root) == loop_counts.Trips(
-        5, 'known'
-    )
+    trips = loop_counts.trips(program, program.entry, program.entry.root)
+    assert trips == loop_counts.Trips(5, 'known')
