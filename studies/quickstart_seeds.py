@@ -22,7 +22,8 @@ from absl import flags
 from configs import base
 from data.cache import stable_hash
 from evals import answers as evaluation
-from runtime import cli, options, run_dir
+from runtime import cli, options
+from runtime.config_tree import flatten
 from runtime.errors import RunError
 from studies import quickstart
 
@@ -37,9 +38,9 @@ def get_xla_flags(seed: int) -> str:
 
 def hash_configs() -> str:
     """Returns a hash of what both configs change of `configs/base.py`: a line is of such a pair."""
-    default = run_dir.flat(base.get_config())
+    default = flatten(base.get_config())
     changes = [
-        {name: value for name, value in run_dir.flat(config).items() if default.get(name) != value}
+        {name: value for name, value in flatten(config).items() if default.get(name) != value}
         for config in quickstart.configs(0, False)
     ]
     return stable_hash(changes)[:16]
