@@ -2,7 +2,7 @@
 
     python -m apps.inspect --run=runs/answers
     python -m apps.inspect --run=runs/answers --batch=17
-    python -m apps.inspect --run=runs/atlas@600 --against=configs/atlas.py \\
+    python -m apps.inspect --run=runs/atlas@2400 --against=configs/atlas.py \\
         -- --config.data.seq_len=128
     python -m apps.inspect --run=runs/answers --against=runs/other --json
 

@@ -12,11 +12,11 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from data import cache, sources, tokenizer as tokenizers
 from data.cached_store import CachedStore, smallest_token_dtype
 from data.chat import SYSTEM, encode_messages, system_note
+from data.progress import track
 from data.records import BadRecord, DataError, Record, did_you_mean, printable
 from data.splits import SPLITS, Splitter, split_rules
 from data.tokenizer import Tokenizer
@@ -254,15 +254,7 @@ def _build(config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -
     writers = {split: _SplitWriter(folder, split, dtype) for split in SPLITS}
     conversations = None  # the first record says which of the two the source holds
     num_system_messages = 0
-    records = iter(
-        tqdm(
-            sources.read(config),
-            desc='tokenizing',
-            unit=' records',
-            disable=not progress,
-            leave=False,
-        )
-    )
+    records = iter(track(sources.read(config), 'tokenizing', unit='records', show=progress))
 
     # A chunk at a time: the tokenizer is fast on many texts, and memory stays bounded.
     while chunk := take_chunk(records):

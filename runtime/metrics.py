@@ -1,4 +1,4 @@
-"""metrics.jsonl, TensorBoard events, the progress bar, and a few sums."""
+"""metrics.jsonl, TensorBoard events, progress, and a few sums."""
 
 import json
 import logging
@@ -9,9 +9,9 @@ import time
 
 import jax
 from etils import epath
-from tqdm import tqdm
 
 from data import safe_read
+from data.progress import track
 from runtime import processes
 from runtime.run_dir import Run, write_atomically
 
@@ -108,13 +108,13 @@ class Metrics:
             from tensorboardX import SummaryWriter
 
             self.events = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
-        self.bar = tqdm(
+        self.progress = track(
+            None,
             total=total,
+            unit='steps',
+            show=config.progress and writes,
             initial=start,
-            disable=not (config.progress and writes),
-            unit=' steps',
-            dynamic_ncols=True,
-            mininterval=1.0,
+            leave=True,
         )
         self.flops = seed_line['flops_per_token']
         self.tokens_per_step = seed_line['tokens_per_step']
@@ -131,7 +131,7 @@ class Metrics:
             step,
             {**values, 'learning_rate': learning_rate, 'tokens_per_second': speed, 'mfu': share},
         )
-        self.bar.set_postfix_str(
+        self.progress.set_postfix_str(
             f'loss {values["loss"]:.3f}, {speed:,.0f} tokens/s, '
             f'MFU {"n/a" if share is None else f"{share:.1%}"}'
         )
@@ -178,7 +178,7 @@ class Metrics:
 
     def close(self) -> None:
         """Closes the files; in an object store they are whole then."""
-        self.bar.close()
+        self.progress.close()
         self.file.close()
         if self.events:
             self.events.close()

@@ -92,9 +92,14 @@ def measure(experiments: dict, pre: ConfigDict) -> dict:
         if name != 'scratch':
             bare = evaluation.continuations(model, params, tokenizer, texts, seed=pre.seed)
             found['continuations'][name] = evaluation.continues(asked, bare)
-        found['accuracy'][name] = evaluation.accuracy(
-            asked, evaluation.answer(model, params, tokenizer, texts)
-        )
+        answers = evaluation.answer(model, params, tokenizer, texts)
+        found['accuracy'][name] = evaluation.accuracy(asked, answers)
+        if name == 'answers':
+            found['mistakes'] = [
+                [q['question'], q['answer'], said]
+                for q, said in zip(asked, answers)
+                if said != q['answer']
+            ]
     return found
 
 

@@ -70,7 +70,7 @@ class StepMonitor:
     def _read(self, step: int, device_metrics: dict) -> None:
         values = {name: float(value) for name, value in jax.device_get(device_metrics).items()}
         self._experiment.beat(step)
-        self._log.bar.update(1)
+        self._log.progress.update(1)
         finite = math.isfinite(values['loss']) and math.isfinite(values['grad_norm'])
         is_spike = values.pop('spike', 0.0) or not finite
         if is_spike:

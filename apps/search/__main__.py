@@ -35,7 +35,9 @@ def define_flags() -> None:
     """Defines the flags of all three commands."""
     options.path('index', '', 'Folder of the index')
     options.path('run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index')
-    flags.DEFINE_bool('progress', None, 'Show progress bars. Default: on a terminal')
+    flags.DEFINE_bool(
+        'progress', True, 'Show progress: a bar on a terminal, elsewhere a line now and then'
+    )
     options.whole(
         'chunk',
         None,
@@ -226,7 +228,6 @@ def main(words: list[str]) -> None:
             f'python -m apps.search --help'
         )
     folder = Folder(f.index)
-    progress = sys.stderr.isatty() if f.progress is None else f.progress
     if words and command == 'eval':
         raise RunError(f'{words[0]}: eval expects only flags')
     for name in ('weight', 'fusion'):
@@ -235,11 +236,11 @@ def main(words: list[str]) -> None:
     if f['weight'].present and f.fusion != 'scores':
         raise RunError(f'--weight={f.weight} has no effect: it needs --fusion=scores')
     if command == 'index':
-        index(folder, words, progress)
+        index(folder, words, f.progress)
     elif command == 'query':
         query(folder, words)
     else:
-        evaluate(folder, progress)
+        evaluate(folder, f.progress)
 
 
 if __name__ == '__main__':

@@ -2,9 +2,8 @@
 
 import pathlib
 
-from tqdm import tqdm
-
 from apps.search.engine import Engine
+from data.progress import track
 from data.records import DataError
 from evals.search import ranking
 
@@ -44,7 +43,7 @@ def measure(engine: Engine, queries: str, qrels: str, mode: str, out: str, progr
 
     scores = {
         query: engine.documents(texts[query], _RANKED, mode)
-        for query in tqdm(sorted(judged), 'queries', disable=not progress, leave=False)
+        for query in track(sorted(judged), 'judged queries', show=progress)
     }
     if out:
         ranking.write_run(pathlib.Path(out), scores, f'ordem-{mode}')

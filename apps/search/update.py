@@ -19,7 +19,6 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
-from tqdm import tqdm
 
 from apps.search import files, lexical, vectors
 from apps.search.chunks import Splitter
@@ -27,6 +26,7 @@ from apps.search.reader import Reader, check_same
 from apps.search.store import FORMAT, Folder, fresh
 from data import words as rules
 from data.paths import expanded
+from data.progress import track
 from data.records import BadRecord, DataError, printable
 from data.text import READING
 from runtime.errors import RunError, StoppedBySignalError
@@ -78,7 +78,7 @@ class Update:
       reader: the model.
       asked: 'chunk' and 'overlap' in tokens, 'text_field' of JSON records, 'language' of stems;
         None: as before, or the default.
-      progress: whether to show bars.
+      progress: whether to show it.
     """
 
     def __init__(self, folder: Folder, reader: Reader, asked: dict, progress: bool):
@@ -174,8 +174,8 @@ class Update:
         return skipped and not any(files.is_under(name, [root]) for name in self._good)
 
     def _each(self, items: Iterable, what: str, total: int) -> Iterator:
-        """Yields the items with a progress bar, until a signal ends it."""
-        for item in tqdm(items, what, total, disable=not self._progress, leave=False):
+        """Yields the items with their progress shown, until a signal ends it."""
+        for item in track(items, what, total, show=self._progress):
             self._check_stop()
             yield item
 

@@ -22,12 +22,12 @@ import sys
 from collections.abc import Iterable
 
 import numpy as np
-from tqdm import tqdm
 
 from data import cache, store, words
 from data.cached_store import CachedStore, smallest_token_dtype
 from data.pairs import read as read_pairs
 from data.pairs.read import Pair
+from data.progress import track
 from data.records import DataError
 from data.splits import SPLITS, Splitter, split_rules
 from data.tokenizer import Tokenizer
@@ -223,13 +223,7 @@ def _build(config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -
     made_of_texts = bool(read_pairs.kinds_to_make(config))
     writers = {split: _SplitWriter(folder, split, dtype, made_of_texts) for split in SPLITS}
     pairs = iter(
-        tqdm(
-            read_pairs.read(config, splitter),
-            desc='tokenizing',
-            unit=' pairs',
-            disable=not progress,
-            leave=False,
-        )
+        track(read_pairs.read(config, splitter), 'tokenizing', unit='pairs', show=progress)
     )
 
     # A chunk at a time: the tokenizer is fast on many texts, and memory stays bounded.

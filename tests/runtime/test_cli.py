@@ -31,6 +31,7 @@ KEEPS = {
     'launch.aot.check_budgets',
     'launch.local',
     'studies.quickstart',
+    'studies.quickstart_seeds',
     'studies.retrieval_lineage',
 }
 

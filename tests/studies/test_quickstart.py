@@ -15,13 +15,16 @@ def smaller(cache):
     for c in (pre, post):
         c.data.update(cache=cache, seq_len=64)
         c.data.atlas.update(countries=30, editions=24)
+        c.optimizer.b2 = 0.95
         c.tokenizer.vocab_size = 900
         c.model.update(width=128, num_layers=3, num_heads=4, num_kv_heads=4)
         c.log.update(progress=False, tensorboard=False)
         c.eval.every, c.checkpoint.every = 0, 1000
         c.mesh.data = 1
+    pre.data.batch_size, post.data.batch_size = 16, 8
     pre.train.steps, post.train.steps = 500, 100
-    pre.optimizer.lr, post.optimizer.lr = 6e-3, 1e-3
+    pre.optimizer.update(lr=6e-3, warmup=50)
+    post.optimizer.lr = 1e-3
     return pre, post
 
 
