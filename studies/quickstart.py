@@ -2,9 +2,10 @@
 
     sh launch/env.sh python -m studies.quickstart
 
-Trains a tokenizer and a small model on the atlas, lets it continue questions, post-trains it on questions about other
-countries, asks again, and runs two controls: the most frequent answer, and post-training from random weights. Everything in
-the table is computed from the runs it leaves in `--out`; started again it goes on where it was.
+Trains a tokenizer and a small model on the atlas, lets it continue questions, post-trains it on
+questions about other countries, asks again, and runs two controls: the most frequent answer, and
+post-training from random weights. Everything in the table is computed from the runs that it leaves
+in `--out`; started again it goes on where it was.
 """
 
 import json
@@ -35,7 +36,7 @@ def configs(seed: int, shuffle_facts: bool) -> tuple[ConfigDict, ConfigDict]:
 
 
 def run(out: pathlib.Path, pre: ConfigDict, post: ConfigDict) -> dict:
-    """Both phases, the control from random weights, and all measurements. Returns what the report shows."""
+    """Returns what the report shows, of both phases and the control from random weights."""
     began = time.perf_counter()
     print('1/4 pretraining: a small web about countries', flush=True)
     base = setup.build_experiment(pre, str(out / 'base'))
@@ -120,7 +121,8 @@ def table(found: dict) -> str:
     base = found['continuations']['base']
     rows += [
         '',
-        f'The pretrained model, given a bare question, goes on with more questions {base["questions"]:.0%} of the time '
+        'The pretrained model, given a bare question, goes on with more questions '
+        f'{base["questions"]:.0%} of the time '
         f'and gives the answer {base["answers"]:.0%} of the time.',
     ]
     for question in ASK:
@@ -170,11 +172,13 @@ def main() -> None:
     found = run(out, *configs(flags.FLAGS.seed, flags.FLAGS.shuffle_facts))
     print('\n' + table(found))
     print(
-        f'\n{found["minutes"]:.1f} minutes; {found["questions"]} questions about {found["countries"]} countries that post-training '
+        f'\n{found["minutes"]:.1f} minutes; {found["questions"]} questions about '
+        f'{found["countries"]} countries that post-training '
         f'never saw. Picture: {out}/report/report.png\n\nNext:\n'
         f'  python -m apps.generate --run={out}/answers --chat\n'
         f'  python -m apps.generate --run={out}/base --prompt="A capital do Brasil"\n'
-        f'  python -m train.pretrain --config=configs/atlas.py --config.model.positions=alibi --run=runs/alibi\n'
+        '  python -m train.pretrain --config=configs/atlas.py --config.model.positions=alibi '
+        '--run=runs/alibi\n'
         f'  tensorboard --logdir={out}'
     )
 

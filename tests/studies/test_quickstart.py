@@ -30,10 +30,14 @@ def smaller(cache):
 
 @pytest.fixture(scope='module')
 def found(cache, tmp_path_factory):
-    """In a process of its own, whose programs are optimized: it trains for longer than they take to compile, unlike other tests."""
+    """Returns (folder, report) of a small quickstart, in a process with optimized programs.
+
+    Unlike other tests it trains for longer than they take to compile.
+    """
     out = tmp_path_factory.mktemp('quickstart')
     code = (
-        'import pathlib, sys; from studies import quickstart; from tests.studies.test_quickstart import smaller; '
+        'import pathlib, sys; from studies import quickstart; '
+        'from tests.studies.test_quickstart import smaller; '
         'quickstart.run(pathlib.Path(sys.argv[1]), *smaller(sys.argv[2]))'
     )
     unset = ('XLA_FLAGS', 'JAX_COMPILATION_CACHE_DIR')
@@ -46,8 +50,10 @@ def found(cache, tmp_path_factory):
 
 
 def answers(found):
-    """The claim of the quickstart, on a world that is learned only in part: post-training makes it answer what pretraining
-    taught, far above the controls."""
+    """Returns whether post-training makes it answer what pretraining taught, above the controls.
+
+    This is the claim of the quickstart, on a world that is learned only in part.
+    """
     right = {name: r['all'] for name, r in found['accuracy'].items()}
     return right['answers'] > 0.25 and right['answers'] > 2 * max(
         right['most frequent'], right['scratch']
@@ -55,7 +61,7 @@ def answers(found):
 
 
 def test_it_answers_what_it_was_never_asked(found):
-    """Catches any broken link of the lineage: text, tokenizer, store, pretraining, checkpoint, post-training, generation."""
+    """Catches any broken link of the lineage, from text through checkpoints to generation."""
     assert answers(found[1])
     assert found[1]['accuracy']['base']['all'] < 0.1
 
@@ -67,7 +73,7 @@ def test_the_base_model_asks_on(found):
 
 
 def test_without_post_training_it_does_not_answer(found):
-    """The control: the same measurement fails where the base model stands for the post-trained one."""
+    """Catches a claim that the base model meets, too: the control, which must fail."""
     report = json.loads((found[0] / 'report' / 'report.json').read_text())
     skipped = {**report, 'accuracy': {**report['accuracy'], 'answers': report['accuracy']['base']}}
     assert answers(report) and not answers(skipped)
