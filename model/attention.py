@@ -135,8 +135,8 @@ class Attention(nn.Module):
         inputs = dataclasses.replace(inputs, state=state, carried=carried)
         q_BxHxTxd, k_BxKxTxd = encoding.read(inputs, q_BxHxTxd, k_BxKxTxd)
 
-        # 4. The kernel: the fastest that can carry this encoding. A fused one gives its own inputs
-        #    their names, since it may widen them first.
+        # 4. The kernel: the fastest that can carry this encoding. A fused one names its own
+        #    inputs for remat, since it may widen them first.
         kernel = self._choose_kernel(cache, x_BxTxD.shape[1])
         if kernel in ('reference', 'gather', 'ring'):
             q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)

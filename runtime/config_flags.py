@@ -17,6 +17,8 @@ from runtime.config_tree import ENCODINGS, expand_paths, flatten
 from runtime.encoding_meaning import flags_of, get_meaning
 from runtime.errors import RunError
 
+flags.disclaim_key_flags()  # `--help` shows flags with the command that asked for them
+
 _LOG = logging.getLogger('ordem')
 _ARGS = 'model.positions_args.'  # checked against the encoding (model/positions)
 

@@ -12,6 +12,8 @@ from absl import flags
 from data import paths as names
 from model.errors import describe_underflow
 
+flags.disclaim_key_flags()  # `--help` shows flags with the command that asked for them
+
 MOST = 2**31 - 1  # of whole numbers that JAX and the libraries below take
 COUNT = 2**20  # of things that one command makes, holds or waits for
 

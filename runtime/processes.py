@@ -31,6 +31,8 @@ from data.records import printable
 from runtime import exit, options
 from runtime.errors import ProcessTimeoutError, RunError, StoppedBySignalError
 
+flags.disclaim_key_flags()  # `--help` shows flags with the command that asked for them
+
 _LOG = logging.getLogger('ordem')
 
 _MAX_LINE = 2**20  # bytes of a message of the roll call at most

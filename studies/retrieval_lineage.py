@@ -169,5 +169,5 @@ if __name__ == '__main__':
         False,
         'Go on where a phase was trained on text of the sets; results and report say so',
     )
-    retrieval.define_sets()
+    datasets.define_flags()
     cli.run(main, keeps=True)

@@ -73,8 +73,10 @@ def isolate_flags():
 
 @functools.cache
 def read_definitions(name: str) -> tuple[dict, dict[str, flags.Flag]]:
-    """Returns what a command does before main: (keywords of `run`, {name: flag}); nothing of it
-    runs."""
+    """Returns what a command does before main: (keywords of `run`, {name: flag}).
+
+    Nothing of it runs. Fails where `--help` would not show one of its flags.
+    """
     asked = []
 
     def take(*args, **keywords):
@@ -91,5 +93,7 @@ def read_definitions(name: str) -> tuple[dict, dict[str, flags.Flag]]:
         known = set(flags.FLAGS)
         runpy.run_module(name, run_name='__main__')
         made = {new: flags.FLAGS[new] for new in set(flags.FLAGS) - known}
+        shown = {flag.name for flag in flags.FLAGS.get_flags_for_module(name)}
+    assert {*made} <= shown, f'{name} --help leaves out {sorted({*made} - shown)}'
     assert len(asked) == 1, f'{name} ends in neither cli.run nor exit.run'
     return asked[0], made

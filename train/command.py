@@ -9,6 +9,8 @@ from runtime import cli, config_flags, options, processes
 from train import loop
 from train.setup import Experiment
 
+flags.disclaim_key_flags()  # `--help` shows flags with the command that asked for them
+
 
 def run(build: Callable[[ConfigDict, str], Experiment]) -> None:
     """Runs a command: trains what `build` makes of --config and --run, and tells how it ended."""

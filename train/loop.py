@@ -77,7 +77,7 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
         log.write(start, after_rollback)
     try:
         for step, batch in _batches(experiment, start, stop):
-            # Nothing may pass between host and devices unseen: that would cost time at each step.
+            # An implicit transfer between host and devices would stall each step: it is forbidden.
             with jax.transfer_guard('allow' if jax.config.jax_disable_jit else 'disallow'):
                 experiment.state, step_metrics = experiment.train_step(experiment.state, batch)
             step_monitor.push(step, step_metrics)  # read two steps late: the host never waits
@@ -99,7 +99,7 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
                     measured |= sample(experiment, experiment.state['params'])
                 step_monitor.record(step, measured)
                 if saving:
-                    # By its held-out loss a checkpoint is one of the best, which are kept.
+                    # checkpoint.keep_best ranks checkpoints by held-out loss.
                     nats = measured.get('validation_nats')
                     checkpoints.save(experiment.state, nats, experiment.rollbacks)
                     log.copy()
@@ -199,7 +199,9 @@ def _roll_back(experiment: Experiment, spike: int, message: str) -> dict:
     )
     reader.close()
 
-    # Rollbacks that began after the step it goes back to did not happen.
+    # Batches from the checkpoint's step to that of the spike are passed over: a spike at step 17,
+    # with a checkpoint at 10 and no rollback before, passes over batches 10 to 16. Rollbacks that
+    # began after the step it goes back to did not happen.
     step = int(experiment.state['step'])
     last_batch = batch_of(rollbacks, spike - 1)
     rollbacks = [rollback for rollback in rollbacks if rollback['step'] <= step]

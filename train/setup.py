@@ -1,6 +1,6 @@
 """Setting up a run: a config becomes an experiment that is ready to train.
 
-Read `build_experiment` from top to bottom: each line makes one thing of those above it. Nothing is
+Read `build_experiment` from top to bottom: each step uses only what those above it made. Nothing is
 written into the run's directory before all of it was checked.
 """
 
@@ -108,7 +108,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     track_grad_norm = config.train.spike > 0
 
-    # Where the state comes from, the first of these that there is:
+    # Where the state comes from, the first of these that applies:
     #   resume      the newest whole checkpoint of this run: everything, and nothing of the parent
     #   warm start  the parent: its parameters as `plan_transfer` says; all else as from scratch
     #   scratch     config.seed: parameters, random keys, a fresh optimizer, step 0
@@ -172,7 +172,7 @@ def check_before_start(
     """
     errors = ErrorCollector()
     config_tree.expand_paths(config, strict=True)
-    config.model.encodings = []  # what they mean today, or below what the run that goes on meant
+    config.model.encodings = []  # filled in below: of the run that resumes, else of today
     objective = errors.check(get_objective, config.train.objective)
     if conversations and objective:
         objective.data.prefer_conversations(config.data)

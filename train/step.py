@@ -28,7 +28,7 @@ from train.mesh import BATCH, MANUAL, state_shardings
 # is kept 'norms', float32 [2]: the mean and how many steps are in it.
 State = dict[str, Any]
 
-_WHOLE_BATCH = 2**32 - 1  # the number, which no row has, of the key of a whole batch
+_WHOLE_BATCH = 2**32 - 1  # stands for a row in the key of the whole batch; no row has it
 _SEEN = 20  # steps whose gradient norms are in the running mean before one is judged by it
 _MEAN_DECAY = 0.98
 
@@ -171,7 +171,7 @@ def make_step(
     def accumulated(key, params, batch_and_rows):
         """Returns the same of the whole batch, one microbatch after the other."""
 
-        # Rows are dealt like cards, so that each microbatch stays spread over `fsdp`.
+        # Row i goes to microbatch i % accumulation, so that each stays spread over `fsdp`.
         def deal(x):
             cut = x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:])
             return jnp.swapaxes(cut, 0, 1)
@@ -292,7 +292,7 @@ def _judge(
 
     # Of few steps a mean says little, and the norms of the first ones fall quickly.
     mean, seen = norms
-    is_spike = ~finite | (seen >= _SEEN) & (norm > factor * mean)
+    is_spike = ~finite | ((seen >= _SEEN) & (norm > factor * mean))
 
     # A spike does not move the mean that it was judged by.
     moved = jnp.where(seen > 0, _MEAN_DECAY * mean + (1 - _MEAN_DECAY) * norm, norm)

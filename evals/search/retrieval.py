@@ -297,24 +297,8 @@ def main() -> None:
     print(f'{out}/results.json, report.md, index.html')
 
 
-def define_sets() -> None:
-    """Defines the flags that name sets."""
-    options.paths(
-        'squad', "Questions and paragraphs: a JSON file in SQuAD's form; may be given again"
-    )
-    options.paths('beir', "Queries and documents: a folder in BEIR's form; may be given again")
-    options.paths(
-        'sts', 'Pairs of sentences: a CSV file of sentence, sentence, score; may be given again'
-    )
-    flags.DEFINE_bool(
-        'pydoc',
-        False,
-        "Also the set made of Python's documentation; it is taken where no other is given",
-    )
-
-
 if __name__ == '__main__':
-    define_sets()
+    datasets.define_flags()
     flags.DEFINE_list('runs', [], 'Runs to measure, NAME=DIR or NAME=DIR@step, separated by commas')
     flags.DEFINE_list('poolings', [], "Poolings to measure beside the one in each run's config")
     flags.DEFINE_string(

@@ -83,8 +83,8 @@ class Spec:
     wraps: bool = False  # changes the ids or logits of another encoding; alone it does nothing
     task_ids: str = ''  # the scheme of ids that the data has to give
 
-    # Raised when its start, its defaults or their meaning change; and the arguments whose defaults
-    # meant something else in version 1, with what they were.
+    # Incremented when initial values, defaults or their meaning change; and the arguments whose
+    # defaults meant something else in version 1, with what they were.
     version: int = 1
     before: Mapping[str, Any] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -266,7 +266,7 @@ class PositionalEncoding:
     def bends_distances(self, beside: frozenset[str]) -> bool:
         """Returns True where distances are no longer differences of ids.
 
-        A bias is then none of the keys alone. `beside`: the places where the encodings of the layer
+        No bias depends on the key alone then. `beside`: the places where the encodings of the layer
         enter.
         """
         return False
@@ -334,7 +334,8 @@ class PositionalEncoding:
     def additive(self, inputs: EncodingInputs) -> jax.Array | None:
         """Returns the whole bias, broadcastable to [B,H,T,S]: `bias`, else `key_bias`.
 
-        The latter less its largest value in each row, which keeps it near 0 where attention is.
+        `key_bias` is taken less its largest value in each row, which keeps it near 0 where
+        attention is.
         """
         pair_bias = self.bias(inputs)
         if pair_bias is not None:
@@ -421,7 +422,7 @@ class PositionalEncoding:
 
     @property
     def bidirectional(self) -> bool:
-        """True where tokens may see later ones, too: it then knows nothing of pairs."""
+        """True where tokens may see later ones, too: it uses no pair of query and key."""
         return self.enters() <= {'position_ids', 'embed', 'rotate'}
 
     @property
