@@ -71,3 +71,40 @@ def _tiny(cache):
     c.checkpoint.every = 3
     c.mesh.data = 1
     return c
+
+
+# The quick tier (`-m quick`): what a person runs while working. Whole files and folders; all others
+# compile or train too much to be waited for.
+QUICK = (
+    'test_house.py',
+    'data/',
+    'docs/test_commands.py',
+    'docs/test_config_fields.py',
+    'docs/test_figures.py',
+    'evals/search/test_datasets.py',
+    'evals/search/test_ranking.py',
+    'evals/test_statistics.py',
+    'launch/aot/test_cost_model.py',
+    'launch/test_templates.py',
+    'model/test_initial.py',
+    'model/test_references.py',
+    'model/test_sampling.py',
+    'runtime/test_config_flags.py',
+    'runtime/test_environment.py',
+    'runtime/test_metrics.py',
+    'runtime/test_schema.py',
+    'studies/test_studies.py',
+    'train/test_golden.py',
+    'train/test_objectives.py',
+    'train/test_plan.py',
+    'train/test_schedule.py',
+)
+SLOWER = ('data/test_untrusted.py', 'data/test_tokenizer.py')  # of the folders above
+
+
+def pytest_collection_modifyitems(items):
+    """Marks the tests of the quick tier."""
+    for item in items:
+        path = item.path.relative_to(ROOT / 'tests').as_posix()
+        if path.startswith(QUICK) and not path.startswith(SLOWER):
+            item.add_marker('quick')
