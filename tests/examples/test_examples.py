@@ -19,6 +19,7 @@ def test_notebooks(name, tmp_path, monkeypatch):
     kept = json.loads((EXAMPLES / name).read_text())
     assert not any(cell.get('outputs') for cell in kept['cells']), 'clear the outputs'
 
+    monkeypatch.setenv('XLA_FLAGS', '')  # one device, as a person has it
     monkeypatch.setenv('EXAMPLE_STEPS', '60')
     monkeypatch.setenv('EXAMPLE_RUN', str(tmp_path / 'run'))
     notebook = nbformat.read(EXAMPLES / name, as_version=4)
@@ -35,7 +36,12 @@ def test_notebooks(name, tmp_path, monkeypatch):
 
 def test_the_life_of_a_model(tmp_path):
     """Catches a step of the script that fails, or a model that does not end up answering."""
-    small = ['--config.train.steps=60', '--config.data.atlas.countries=20', '--config.eval.every=0']
+    small = [
+        '--config.train.steps=60',
+        '--config.optimizer.warmup=20',
+        '--config.data.atlas.countries=20',
+        '--config.eval.every=0',
+    ]
     done = subprocess.run(
         ['sh', EXAMPLES / 'life_of_a_model.sh', tmp_path / 'life', *small],
         capture_output=True,
