@@ -12,8 +12,9 @@ import re
 from model.errors import did_you_mean
 from runtime.errors import RunError
 
-_SQUARE = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
-_CUBE = (
+# Shapes of slices whose chips lie in two dimensions, and in three.
+SQUARES = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
+CUBES = (
     '2x2x1',
     '2x2x2',
     '2x2x4',
@@ -45,11 +46,11 @@ class Family:
 
 
 FAMILIES = {
-    'v4': Family('v4', 2, _CUBE, 'tpu-ubuntu2204-base', 'tpu-v4-podslice', ('us-central2-b',)),
+    'v4': Family('v4', 2, CUBES, 'tpu-ubuntu2204-base', 'tpu-v4-podslice', ('us-central2-b',)),
     'v5e': Family(
         'v5litepod',
         1,
-        _SQUARE,
+        SQUARES,
         'v2-alpha-tpuv5-lite',
         'tpu-v5-lite-podslice',
         ('us-central1-a', 'us-south1-a', 'us-west1-c', 'us-west4-a', 'europe-west4-b'),
@@ -57,7 +58,7 @@ FAMILIES = {
     'v5p': Family(
         'v5p',
         2,
-        (*_CUBE, '16x16x16'),
+        (*CUBES, '16x16x16'),
         'v2-alpha-tpuv5',
         'tpu-v5p-slice',
         ('us-central1-a', 'us-east5-a', 'europe-west4-b'),
@@ -65,7 +66,7 @@ FAMILIES = {
     'v6e': Family(
         'v6e',
         1,
-        _SQUARE,
+        SQUARES,
         'v2-alpha-tpuv6e',
         'tpu-v6e-slice',
         (
@@ -78,7 +79,7 @@ FAMILIES = {
             'southamerica-west1-a',
         ),
     ),
-    'tpu7x': Family('tpu7x', 2, (*_CUBE, '16x16x16'), '', 'tpu7x', ('us-central1-c',)),
+    'tpu7x': Family('tpu7x', 2, (*CUBES, '16x16x16'), '', 'tpu7x', ('us-central1-c',)),
 }
 
 

@@ -11,6 +11,7 @@ import math
 import os
 import re
 
+from launch.accelerators import CUBES, SQUARES
 from model.errors import did_you_mean
 from runtime.errors import RunError
 
@@ -98,22 +99,9 @@ _CHIPS = (
 )
 CHIPS = {chip.name: chip for chip in _CHIPS}
 # Shapes offered for suggestions; any other of the right dimensions is tried as it is.
-_FLAT = ('1x1', '2x2', '2x4', '4x4', '4x8', '8x8', '8x16', '16x16')
-_CUBES = (
-    '1x1x1',
-    '2x2x1',
-    '2x2x2',
-    '2x2x4',
-    '2x4x4',
-    '4x4x4',
-    '4x4x8',
-    '4x8x8',
-    '8x8x8',
-    '8x8x16',
-    '8x16x16',
-)
+_CUBES = ('1x1x1', *CUBES)  # one chip alone, which no service has, compiles too
 NAMES = tuple(
-    f'{chip.name}:{shape}' for chip in _CHIPS for shape in (_FLAT if chip.dims == 2 else _CUBES)
+    f'{chip.name}:{shape}' for chip in _CHIPS for shape in (SQUARES if chip.dims == 2 else _CUBES)
 )
 
 
