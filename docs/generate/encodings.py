@@ -239,8 +239,9 @@ def table() -> str:
         '## Adding one',
         '',
         _paragraph(
-            'One file with one class, and one line in `model/positions/__init__.py`. This is a '
-            'whole encoding (a bias that falls with the square root of the distance, at a rate '
+            'One file with one class, an entry in `model/positions/__init__.py`, and a reference '
+            'in `tests/model/references.py`. This is a whole encoding (a '
+            'bias that falls with the square root of the distance, at a rate '
             'that each head learns); `tests/docs/test_encodings.py` adds it and trains with it:'
         ),
         '',
