@@ -10,24 +10,25 @@ import random
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 
+from tests import forked
 from tests.faults import kinds, lives
+
+STEPS = 12  # of each run: three saves
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    before = dict(os.environ)
-    yield tmp_path_factory.mktemp('faults')
-    os.environ.clear()
-    os.environ.update(before)
+    return tmp_path_factory.mktemp('faults')
 
 
 @pytest.fixture(scope='module')
 def alone(folder):
     """The experiments of one process, and how they end untouched."""
-    return lives.untouched(folder, ('atlas', 'muon', 'files', 'answers'), half=('atlas',))
+    return lives.untouched(folder, ('atlas', 'muon', 'files', 'answers'), ('atlas',), STEPS)
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def case(alone, folder, request):
     'name, fault',
     [
         ('atlas', {'save_event': 75}),
-        ('muon', {'line': 11, 'delay': 0.02}),
+        ('muon', {'line': 7, 'delay': 0.02}),
         ('files', {'save_event': 100}),
-        ('answers', {'line': 18}),
+        ('answers', {'line': 10}),
     ],
 )
 def test_a_killed_run_goes_on_exactly(case, name, fault):
@@ -53,12 +54,34 @@ def test_a_killed_run_goes_on_exactly(case, name, fault):
     anew, a half-written checkpoint taken for whole, and metrics lost or repeated."""
     c = case(name)
     found = c.live(fault)
-    assert (
-        found.returncode == -signal.SIGKILL
-        and max(lives.whole_steps(c.run), default=0) < lives.STEPS
-    )
+    assert found.returncode == -signal.SIGKILL and max(lives.whole_steps(c.run), default=0) < STEPS
     c.end()
     assert not c.wrong
+
+
+def test_a_forked_process_is_as_any_other(tmp_path, monkeypatch):
+    """Catches a harness whose processes are not those that a person starts: other arguments,
+    folder, environment, session, streams, end or exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HERE', 'é')
+    for code in (
+        'import os, sys; print(sys.argv, os.getcwd(), os.environ["HERE"], sys.stdin.read(), '
+        'os.getsid(0) == os.getpid())',
+        'import atexit, threading; atexit.register(print, "end"); '
+        'threading.Timer(0.1, print, ["late"]).start()',
+        'import sys; print("said"); sys.exit("why")',
+        'import os; os.kill(os.getpid(), 15)',
+    ):
+        command = [sys.executable, '-c', code, 'a', '--b=c']
+        how = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True)
+        wanted = subprocess.run(command, **how)
+        relayed = subprocess.run(forked.via_template(command), **how)
+        for found in (forked.run(command), relayed):
+            assert (found.returncode, found.stdout, found.stderr) == (
+                wanted.returncode,
+                wanted.stdout,
+                wanted.stderr,
+            )
 
 
 def test_another_result_is_seen(alone, folder):
@@ -110,7 +133,7 @@ def test_a_hang(case):
 def test_a_group_that_loses_a_process(folder, alone, request):
     """Catches processes that wait for ever for one that was killed, and a group that cannot begin
     again."""
-    made, wanted = lives.untouched(folder, ('group',))
+    made, wanted = lives.untouched(folder, ('group',), steps=STEPS)
     where = folder / 'lost'
     where.mkdir()
     c = kinds.Case(made['group'], where, random.Random(1), wanted['group'])

@@ -17,28 +17,23 @@ from runtime import metrics, processes
 from runtime.errors import RunError
 from runtime.processes import ClusterSpec, difference, find_cluster
 from runtime.run_dir import Run
+from tests import forked
 from train import loop, setup
 
 HERE = pathlib.Path(__file__).parent
 
 
-def local(processes, devices, *command):
+def local(processes, devices, *command, forks=True):
     """`command` in a group of processes -> (exit code, lines of stdout and stderr, JAX's own noise
-    left out)."""
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'launch.local',
-            f'--processes={processes}',
-            f'--devices={devices}',
-            '--',
-            *command,
-        ],
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    left out).
+
+    `forks`: whether they are forked from a template, all with one seed of hash()."""
+    at = command.index(sys.executable)
+    if forks:
+        command = (*command[:at], *forked.via_template(list(command[at:])))
+    launcher = [sys.executable, '-m', 'launch.local']
+    launcher += [f'--processes={processes}', f'--devices={devices}', '--']
+    done = forked.run([*launcher, *command], timeout=300)
     return done.returncode, [
         line for line in (done.stdout + done.stderr).splitlines() if 'Gloo' not in line
     ]
@@ -81,6 +76,7 @@ def alike(found, wanted):
 def alone(tmp_path_factory, tiny):
     """One process, one device: what all groups are compared with."""
     c = tiny(str(tmp_path_factory.mktemp('cache')))
+    c.model.num_layers = 1
     path = tmp_path_factory.mktemp('alone') / 'run'
     loop.train(setup.build_experiment(c.copy_and_resolve_references(), str(path)))
     c.mesh.data = -1
@@ -99,7 +95,7 @@ def test_groups_train_as_one_process_does(alone, tmp_path):
     config.train.stop_at = 3
     config.mesh.fsdp = 2
     config.log.tensorboard = True
-    code, lines = local(2, 2, *pretrain(config, tmp_path / 'run'))
+    code, lines = local(2, 2, *pretrain(config, tmp_path / 'run'), forks=False)
     assert code == 0, lines
     assert (
         len([x for x in lines if 'tokenized' in x])

@@ -4,7 +4,6 @@ a full disk."""
 import errno
 import os
 import signal
-import subprocess
 import sys
 
 import jax
@@ -15,7 +14,14 @@ from runtime import checkpoint, exit, metrics, run_dir, signals as watchers
 from runtime.errors import DiskFullError, RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from runtime.signals import SIGNALS, Signals, Watchdog
+from tests import forked
 from train import loop, setup
+
+
+@pytest.fixture
+def tiny_config(tiny_config):
+    tiny_config.model.num_layers = 1
+    return tiny_config
 
 
 def signalled(experiment, number, at):
@@ -95,7 +101,7 @@ def test_a_process_that_hangs_ends_itself():
         '    for step in range(8):\n        dog.beat(step); threading.Event().wait(0.1)\n'
         '    print("moved", flush=True)\n    hangs_here()\n'
     )
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    done = forked.run([sys.executable, '-c', code], timeout=60)
     assert done.returncode == 76 and done.stdout == 'moved\n'
     assert 'hangs_here' in done.stderr and done.stderr.splitlines()[-1].startswith(
         'error: runs/x: no progress for'
@@ -134,6 +140,7 @@ def test_a_process_that_stood_still_is_no_hang(monkeypatch):
 def test_a_directory_in_use(tiny_config, tmp_path):
     """Catches two processes that write the same checkpoints and metrics, one that writes its config
     over the other's, and a lock that outlives its owner."""
+    tiny_config.eval.every = 0
     e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     before = (e.run.path / 'config.json').read_bytes()
     other = tiny_config.copy_and_resolve_references()
@@ -156,30 +163,31 @@ def test_a_directory_in_use(tiny_config, tmp_path):
     assert checkpoint.Checkpoints(e.run).steps() == [3, 6]
 
 
-@pytest.mark.parametrize(
-    'error',
-    [
-        OSError(errno.ENOSPC, 'No space left on device'),
-        ValueError('DATA_LOSS: Error writing "/x/d/0": [28: No space left on device]'),
-    ],
-)
-def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch, error):
+def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch):
     """Catches a traceback of the writer's insides, an exit code like a mistake's, and whole
     checkpoints that are lost with the last."""
-    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
+    tiny_config.eval.every = 0
     save = checkpoint.Checkpoints.save
+    for error in (
+        OSError(errno.ENOSPC, 'No space left on device'),
+        ValueError('DATA_LOSS: Error writing "/x/d/0": [28: No space left on device]'),
+    ):
 
-    def full(self, state, *rest):
-        if int(state['step']) == 6:
-            raise RuntimeError('the writer failed') from error
-        save(self, state, *rest)
+        def full(self, state, *rest):
+            if int(state['step']) == 6:
+                raise RuntimeError('the writer failed') from error
+            save(self, state, *rest)
 
-    monkeypatch.setattr(checkpoint.Checkpoints, 'save', full)
-    with pytest.raises(
-        DiskFullError, match='the disk is full .* the newest whole checkpoint is of step 3'
-    ) as full_disk:
-        loop.train(e)
-    assert exit.describe_error(full_disk.value)[0] == 74
-    monkeypatch.setattr(checkpoint.Checkpoints, 'save', save)
+        e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
+        with (
+            monkeypatch.context() as patched,
+            pytest.raises(
+                DiskFullError,
+                match='the disk is full .* the newest whole checkpoint is of step 3',
+            ) as full_disk,
+        ):
+            patched.setattr(checkpoint.Checkpoints, 'save', full)
+            loop.train(e)
+        assert exit.describe_error(full_disk.value)[0] == 74
     e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert int(e.state['step']) == 3 and loop.train(e)['step'] == 6
