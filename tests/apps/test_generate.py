@@ -92,7 +92,7 @@ def test_the_system_is_not_forgotten(run, monkeypatch, capsys):
     turn has."""
     asked = []
     made = writer(run, temperature=0.0)
-    monkeypatch.setattr(made, 'answer', lambda given, show: asked.extend(given) or ['Brasília'])
+    monkeypatch.setattr(made, 'reply', lambda given, show: asked.append(given) or 'Brasília')
     monkeypatch.setattr(sys, 'stdin', io.StringIO('E a moeda?\n' * 6))
     app.chat(made, 'Be brief.')
     assert 'the oldest turns are forgotten' in capsys.readouterr().out
@@ -110,9 +110,9 @@ def test_a_turn_that_is_no_text_is_told(monkeypatch, capsys):
         fit_context = staticmethod(lambda messages: messages)
 
         @staticmethod
-        def answer(conversations, show):
-            asked.append([text for _, text in conversations[0]])
-            return ['sim']
+        def reply(messages, show):
+            asked.append([text for _, text in messages])
+            return 'sim'
 
     given = io.BytesIO('olá\n'.encode() + b'caf\xe9\na\0b\n' + 'é\n'.encode())
     stdin = io.TextIOWrapper(given, 'utf-8', errors='surrogateescape')
@@ -131,9 +131,9 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
         fit_context = staticmethod(lambda messages: messages)
 
         @staticmethod
-        def answer(conversations, show):
+        def reply(messages, show):
             show('a\x1b[2Jb\tç\n\x07日')
-            return ['']
+            return ''
 
     monkeypatch.setattr(sys, 'stdin', io.StringIO('why?\n'))
     app.chat(Hostile())
@@ -149,7 +149,7 @@ def test_a_person_is_told_once_what_to_expect(run, monkeypatch, capsys):
             return True
 
     one = writer(run, temperature=0.0)
-    monkeypatch.setattr(one, 'answer', lambda conversations, show: ['sim'])
+    monkeypatch.setattr(one, 'reply', lambda messages, show: 'sim')
     monkeypatch.setattr(lines, 'readline', None)
     for stdin, times in ((Terminal('a\nb\n'), 1), (io.StringIO('a\nb\n'), 0)):
         monkeypatch.setattr(sys, 'stdin', stdin)
