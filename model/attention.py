@@ -1,6 +1,7 @@
 """Attention with grouped key-value heads, and the places where a positional encoding enters it.
 
-Dimensions: B batch, T queries, S keys, D width, H heads, K key-value heads, d head size.
+Dimensions: B batch, T queries, S keys, D width, H heads, K key-value heads, d head size. Letters of
+einsums are the same, so that 'BTD,DHd->BHTd' sums over the width.
 """
 
 import dataclasses
@@ -77,9 +78,10 @@ class Parameters(nn.Module):
 
 
 class Attention(nn.Module):
-    """Lets each token read from those that it sees (Vaswani et al. 2017, arXiv 1706.03762).
+    """Lets each token read from those that it sees: softmax(q k^T / sqrt(d) + bias) v.
 
-    Grouped key-value heads: Ainslie et al. 2023, arXiv 2305.13245.
+    Vaswani et al. 2017, arXiv 1706.03762, equation 1; grouped key-value heads: Ainslie et al. 2023,
+    arXiv 2305.13245. Everything but that product is a place where an encoding may enter.
     """
 
     config: ModelConfig
@@ -104,7 +106,7 @@ class Attention(nn.Module):
         cfg = self.config
         encoding = self.encoding
 
-        # 1. Project to queries, keys and values.
+        # 1. Queries, keys and values. Groups of query heads share a key head, so there are fewer.
         q_BxHxTxd = self._project(x_BxTxD, cfg.num_heads, 'heads', 'query')
         k_BxKxTxd = self._project(x_BxTxD, cfg.num_kv_heads, 'kv_heads', 'key')
         v_BxKxTxd = self._project(x_BxTxD, cfg.num_kv_heads, 'kv_heads', 'value')
@@ -145,7 +147,7 @@ class Attention(nn.Module):
         inputs = dataclasses.replace(inputs, q=q_BxHxTxd, k=k_BxKxTxd)
         out_BxHxTxd, cache = self._attend(kernel, inputs, v_BxKxTxd, cache)
 
-        # 6. Project out, back into the residual stream.
+        # 6. Back into the residual stream: heads are summed, each through its part of the matrix.
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
         w_HxdxD = cfg.weight(
             (cfg.num_heads, cfg.head_dim, cfg.width),
@@ -153,7 +155,7 @@ class Attention(nn.Module):
             fan_in(cfg.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2),
             'out',
         )()
-        y_BxTxD = jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, w_HxdxD)
+        y_BxTxD = jnp.einsum('BHTd,HdD->BTD', out_BxHxTxd, w_HxdxD)
         return checkpoint_name(y_BxTxD, 'attention_out'), cache
 
     def _project(self, x_BxTxD: jax.Array, heads: int, axis: str, name: str) -> jax.Array:
@@ -165,7 +167,7 @@ class Attention(nn.Module):
             fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)),
             name,
         )()
-        return jnp.einsum('btd,dhk->bhtk', x_BxTxD, w_DxHxd)
+        return jnp.einsum('BTD,DHd->BHTd', x_BxTxD, w_DxHxd)
 
     def _encoding_inputs(
         self, x_BxTxD: jax.Array, layout: TokenLayout, shared: Any, layer: int | jax.Array

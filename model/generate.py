@@ -165,7 +165,7 @@ def decode(
     def decode_one(carry):
         i, state, out = carry
 
-        # Draw from the logits of the token before.
+        # A key of its own for each token, by its number: chunks of any size draw the same.
         token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state['drawn'])
         token = draw_tokens(state['logits'], token_keys, state['seen'], settings)
 
@@ -176,7 +176,7 @@ def decode(
         out = out.at[:, i].set(jnp.where(done, -1, token))
         token = jnp.where(done, 0, token)
 
-        # The next logits, with the new token in the cache.
+        # One token a row goes through the model: what is before it stands in the cache.
         logits, cache = model.apply(
             {'params': params},
             token[:, None],

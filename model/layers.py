@@ -87,14 +87,14 @@ class FeedForward(nn.Module):
         shape = (cfg.mlp_width, cfg.width)
         init = fan_in(cfg.residual_scale, 'fan_in', 'normal')
         w_FxD = cfg.weight(shape, ('mlp', 'embed'), init, 'down')()
-        return jnp.einsum('btf,fd->btd', h_BxTxF, w_FxD)
+        return jnp.einsum('BTF,FD->BTD', h_BxTxF, w_FxD)
 
     def _project_up(self, x_BxTxD: jax.Array, name: str) -> jax.Array:
         """Returns [B,T,F], under the name that remat policies keep it by."""
         cfg = self.config
         init = fan_in(1.0, 'fan_in', 'normal')
         w_DxF = cfg.weight((cfg.width, cfg.mlp_width), ('embed', 'mlp'), init, name)()
-        return checkpoint_name(jnp.einsum('btd,df->btf', x_BxTxD, w_DxF), name)
+        return checkpoint_name(jnp.einsum('BTD,DF->BTF', x_BxTxD, w_DxF), name)
 
 
 def dropout(
@@ -152,7 +152,7 @@ class Bag(nn.Module):
         # Gathered before the lookup, as in the Transformer.
         weight_NxT = constrain(weight_V, None)[tokens_NxT] * counted_NxT
         vectors_NxTxD = jnp.take(constrain(table_VxD, None, None), tokens_NxT, axis=0)
-        sums_NxD = jnp.einsum('ntd,nt->nd', vectors_NxTxD, weight_NxT)
+        sums_NxD = jnp.einsum('NTD,NT->ND', vectors_NxTxD, weight_NxT)
         return sums_NxD / jnp.maximum(weight_NxT.sum(1, keepdims=True), 1e-6), gate
 
     def _declare(self, name: str, init: Callable, shape: tuple[int, ...], *axes: str) -> jax.Array:
