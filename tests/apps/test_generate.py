@@ -61,8 +61,10 @@ def test_a_text_that_ends_with_the_context_says_so(writer, monkeypatch):
         'the context of this model, 48 tokens, is full after 15 new ones: --max_new is 16'
     ]
     assert [len(row) for row in rows] == [16, 15]
-    monkeypatch.setattr(app, 'generate', lambda *_: rows[:1])
-    one.write(ids[:1], one.tokenizer.decode)
+
+    # As many as were asked for: in the middle of the context, and just up to its end.
+    monkeypatch.setattr(app, 'generate', lambda *_: [rows[0], rows[0]])
+    one.write([ids[0], [one.tokenizer.bos] * 32], one.tokenizer.decode)
     assert len(told) == 1
 
 
