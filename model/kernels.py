@@ -9,6 +9,7 @@ Dimensions: B batch, T queries = keys, H heads, K key-value heads, d head size.
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -318,8 +319,9 @@ def fused_attention(kernel: str, q, k, v, encoding, inputs, config) -> jax.Array
     if bias is not None and kernel == 'cudnn':
         whole = jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1]))
         bias = narrow_bias(whole, q.dtype)
+    implementation: Literal['xla', 'cudnn'] = 'cudnn' if kernel == 'cudnn' else 'xla'
     out = jax.nn.dot_product_attention(
-        q, k, v, bias, inputs.visible, scale=scale, implementation=kernel
+        q, k, v, bias, inputs.visible, scale=scale, implementation=implementation
     )
     return jnp.moveaxis(out, 2, 1)[..., :value_size]
 
@@ -339,6 +341,7 @@ def _splash(q, k, v, segment_ids, config) -> jax.Array:
 
     # Its mask is known when it is compiled; documents come in by their segments.
     square = (length, length)
+    mask: masks.Mask
     if config.window:
         back = config.window - 1
         mask = masks.LocalMask(square, (back, 0 if config.causal else back), 0)
@@ -352,7 +355,7 @@ def _splash(q, k, v, segment_ids, config) -> jax.Array:
     fits_1024 = q.dtype == jnp.bfloat16 and max(q.shape[-1], v.shape[-1]) <= 128
     largest = 1024 if fits_1024 else 512
     size = next(block for block in (largest, 512, 256, 128) if not length % block)
-    block_fields = {
+    block_fields: dict[str, Any] = {
         field.name: size
         for field in dataclasses.fields(kernels.BlockSizes)
         if field.name.startswith('block') and not field.name.endswith('_dq')
