@@ -17,7 +17,7 @@ from model.kernels import choose_context_path, choose_kernel, fused_attention, n
 from model.layers import Norm, fan_in
 from model.positions import EncodingInputs, PositionalEncoding
 from model.ring import ring_attention, scaled_products, soft_cap, visible_pairs, weigh_values
-from model.sharding import constrain, context_parts, gather_context
+from model.sharding import constrain, context_parts, gather_context, with_axes
 
 # Of one layer: 'k', 'v' [B,K,S,d], 'state_...' of the encoding [B,...,S], 'carried_...' [B,...,S].
 Cache = dict[str, jax.Array]
@@ -73,8 +73,7 @@ class Parameters(nn.Module):
 
     @nn.compact
     def __call__(self, name, init, shape, axes) -> jax.Array:
-        initializer = nn.with_partitioning(init, axes)
-        return self.param(name, initializer, shape, jnp.dtype(self.param_dtype))
+        return self.param(name, with_axes(init, axes), shape, jnp.dtype(self.param_dtype))
 
 
 class Attention(nn.Module):
@@ -217,6 +216,7 @@ class Attention(nn.Module):
         new = {'k': k_BxKxTxd, 'v': v_BxKxTxd}
         new |= {f'state_{name}': x for name, x in state.items()}
 
+        assert layout.column is not None, 'a layout without a cache'
         columns = layout.k_ids.shape[1]
         updated = {}
         for name, x in new.items():
@@ -248,10 +248,13 @@ class Attention(nn.Module):
             return ring_attention(inputs, v_BxKxSxd, encoding, cfg), cache
         if kernel not in ('reference', 'gather'):
             q, k = inputs.q, inputs.k
+            assert q is not None and k is not None
             return fused_attention(kernel, q, k, v_BxKxSxd, encoding, inputs, cfg), cache
 
         # The reference, written out, with every place where an encoding can enter. The cap bends
         # products and no bias, so it comes between the two.
+        assert inputs.q is not None and inputs.k is not None and inputs.visible is not None
+        visible_BxHxTxS = inputs.visible
         inputs = dataclasses.replace(inputs, z=scaled_products(inputs.q, inputs.k, cfg))
         z_BxHxTxS = soft_cap(encoding.product(inputs), cfg)
         bias = encoding.additive(inputs)
@@ -259,7 +262,7 @@ class Attention(nn.Module):
             z_BxHxTxS += bias
         inputs = dataclasses.replace(inputs, z=z_BxHxTxS)
         logits_BxHxTxS, carried = encoding.logits_and_carried(inputs)
-        weights_BxHxTxS = encoding.softmax(inputs, logits_BxHxTxS, inputs.visible)
+        weights_BxHxTxS = encoding.softmax(inputs, logits_BxHxTxS, visible_BxHxTxS)
 
         # Nothing is stored unless the caller makes 'intermediates' mutable (evals/attention.py).
         self.sow('intermediates', 'attention', weights_BxHxTxS)

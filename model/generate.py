@@ -9,6 +9,7 @@ Dimensions: B batch, P prompt, S columns of the cache, V vocabulary, K key-value
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -96,6 +97,19 @@ def _swap_layout(cache: CacheState) -> CacheState:
     return {**cache, 'layers': layers}
 
 
+def _forward(
+    model: Transformer,
+    params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    cache: CacheState,
+) -> tuple[jax.Array, CacheState]:
+    """Returns logits of the next token, [B,T,V], and the cache with these tokens in it."""
+    outputs = model.apply({'params': params}, tokens, positions, segment_ids, cache=cache)
+    return cast(tuple[jax.Array, CacheState], outputs)
+
+
 @functools.partial(jax.jit, static_argnames=('model', 'columns'))
 def prefill(
     model: Transformer, params, tokens: jax.Array, lengths: jax.Array, columns: int
@@ -113,12 +127,13 @@ def prefill(
     valid = positions < lengths[:, None]
 
     # One pass over all prompts. The last token of each row gives the logits of its first new one.
-    logits, cache = model.apply(
-        {'params': params},
+    logits, cache = _forward(
+        model,
+        params,
         tokens,
         jnp.where(valid, positions, 0),
         valid.astype(jnp.int32),
-        cache=empty_cache(model, batch, columns),
+        empty_cache(model, batch, columns),
     )
 
     # Which tokens a row holds already, for the penalty on repetitions; padding is none of them.
@@ -177,12 +192,13 @@ def decode(
         token = jnp.where(done, 0, token)
 
         # One token a row goes through the model: what is before it stands in the cache.
-        logits, cache = model.apply(
-            {'params': params},
+        logits, cache = _forward(
+            model,
+            params,
             token[:, None],
             state['position'][:, None],
             jnp.ones((batch, 1), jnp.int32),
-            cache=_swap_layout(state['cache']),
+            _swap_layout(state['cache']),
         )
         state = {
             'cache': _swap_layout(cache),
@@ -238,8 +254,8 @@ def generate(
     chunk = min(max_new, stop.every)
     num_chunks = -(-max_new // chunk)
     tokens = np.zeros((len(prompts), padded), np.int32)
-    for row, prompt in zip(tokens, prompts):
-        row[: len(prompt)] = prompt
+    for padded_prompt, prompt in zip(tokens, prompts):
+        padded_prompt[: len(prompt)] = prompt
     lengths = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
     state = prefill(model, params, jnp.asarray(tokens), lengths, padded + num_chunks * chunk)
 

@@ -9,7 +9,7 @@ Dimensions: B batch, T queries = keys, H heads, K key-value heads, G heads of a 
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -332,13 +332,14 @@ def fused_attention(
     scale = config.head_dim**-0.5
     bias = None
     if _is_bias_in_columns(encoding):
-        q_BxHxTxd, k_BxKxTxd = append_bias_columns(
-            q_BxHxTxd, k_BxKxTxd, encoding.key_bias(inputs), scale
-        )
+        key_bias = encoding.key_bias(inputs)
+        assert key_bias is not None
+        q_BxHxTxd, k_BxKxTxd = append_bias_columns(q_BxHxTxd, k_BxKxTxd, key_bias, scale)
     else:
         bias = encoding.additive(inputs)
     if kernel == 'splash':
         q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd * scale, k_BxKxTxd, v_BxKxTxd)
+        assert inputs.segment_ids is not None
         return _splash(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, inputs.segment_ids, config)
 
     # cudnn wants one size for all, a multiple of 8: zeros change neither products nor values.
@@ -356,6 +357,7 @@ def fused_attention(
     if bias is not None and kernel == 'cudnn':
         whole = jnp.broadcast_to(bias, (*bias.shape[:2], length, length))
         bias = narrow_bias(whole, q_BxHxTxd.dtype)
+    implementation: Literal['xla', 'cudnn'] = 'cudnn' if kernel == 'cudnn' else 'xla'
     out_BxTxHxd = jax.nn.dot_product_attention(
         q_BxTxHxd,
         k_BxTxKxd,
@@ -363,7 +365,7 @@ def fused_attention(
         bias,
         inputs.visible,
         scale=scale,
-        implementation=kernel,
+        implementation=implementation,
     )
     return jnp.moveaxis(out_BxTxHxd, 2, 1)[..., :value_size]
 
@@ -385,6 +387,7 @@ def _splash(
 
     # Its mask is known when it is compiled; documents come in by their segments.
     square = (length, length)
+    mask: masks.Mask
     if config.window:
         back = config.window - 1
         mask = masks.LocalMask(square, (back, 0 if config.causal else back), 0)
@@ -398,7 +401,7 @@ def _splash(
     fits_1024 = q.dtype == jnp.bfloat16 and max(q.shape[-1], v.shape[-1]) <= 128
     largest = 1024 if fits_1024 else 512
     size = next(block for block in (largest, 512, 256, 128) if not length % block)
-    block_fields = {
+    block_fields: dict[str, Any] = {
         field.name: size
         for field in dataclasses.fields(kernels.BlockSizes)
         if field.name.startswith('block') and not field.name.endswith('_dq')

@@ -15,7 +15,13 @@ from model.config import ModelConfig
 from model.errors import ModelError
 from model.layers import Bag, FeedForward, Norm, dropout, fan_in
 from model.positions import EncodingInputs, PositionalEncoding
-from model.sharding import constrain, context_parts, gather_context, own_context_part
+from model.sharding import (
+    constrain,
+    context_parts,
+    gather_context,
+    own_context_part,
+    with_axes,
+)
 
 # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
 CacheState = dict[str, Any]
@@ -152,7 +158,7 @@ class Transformer(nn.Module):
         #    automatic axes aborts XLA.
         table_VxD = self.param(
             'embedding',
-            nn.with_partitioning(nn.initializers.normal(cfg.width**-0.5), ('vocab', 'embed')),
+            with_axes(nn.initializers.normal(cfg.width**-0.5), ('vocab', 'embed')),
             (cfg.vocab_size, cfg.width),
             jnp.dtype(cfg.param_dtype),
         ).astype(cfg.dtype)

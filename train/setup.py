@@ -190,6 +190,7 @@ def check_before_start(
         tokenizer = _mend_and_check(run, config, tokenizer, errors)
     mesh = preflight.check(errors, config, run, objective, tokenizer)
     errors.raise_all()
+    assert mesh is not None, 'a mesh that cannot be made is a mistake, raised above'
 
     # A new run keeps what its encodings mean, for the day when their defaults are others.
     if not resuming:
@@ -245,7 +246,7 @@ def keep_compiled(cache: str) -> None:
     Not on a CPU, where compilation is short and its result fits one machine only. Where
     JAX_COMPILATION_CACHE_DIR is set, that holds.
     """
-    if jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir:
+    if jax.default_backend() != 'cpu' and not jax.config.values['jax_compilation_cache_dir']:
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache) / 'compiled'))
 
 
