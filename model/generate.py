@@ -12,6 +12,7 @@ Dimensions: B batch, P prompt, S columns of the cache, V vocabulary, K key-value
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -104,6 +105,19 @@ def _swap_layout(cache: CacheState) -> CacheState:
     return {**cache, 'layers': layers}
 
 
+def _forward(
+    model: Transformer,
+    params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    cache: CacheState,
+) -> tuple[jax.Array, CacheState]:
+    """Returns logits of the next token, [B,T,V], and the cache with these tokens in it."""
+    outputs = model.apply({'params': params}, tokens, positions, segment_ids, cache=cache)
+    return cast(tuple[jax.Array, CacheState], outputs)
+
+
 @functools.partial(jax.jit, static_argnames=('model', 'columns'))
 def prefill(
     model: Transformer, params, tokens: jax.Array, lengths: jax.Array, columns: int
@@ -158,12 +172,13 @@ def _read(
     valid = offsets < lengths[:, None]
 
     # One pass over all rows. The last token of each gives the logits of its first new one.
-    logits, cache = model.apply(
-        {'params': params},
+    logits, cache = _forward(
+        model,
+        params,
         tokens,
         jnp.where(valid, first + offsets, 0),
         valid.astype(jnp.int32),
-        cache=cache,
+        cache,
     )
 
     # New tokens are written over the padding behind the longest row. What earlier queries left
@@ -220,7 +235,7 @@ def decode(
     def decode_one(carry):
         i, state, out = carry
 
-        # Draw from the logits of the token before.
+        # A key of its own for each token, by its number: chunks of any size draw the same.
         token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state['drawn'])
         token = draw_tokens(state['logits'], token_keys, state['seen'], settings)
 
@@ -231,13 +246,14 @@ def decode(
         out = out.at[:, i].set(jnp.where(done, -1, token))
         token = jnp.where(done, 0, token)
 
-        # The next logits, with the new token in the cache.
-        logits, cache = model.apply(
-            {'params': params},
+        # One token a row goes through the model: what is before it stands in the cache.
+        logits, cache = _forward(
+            model,
+            params,
             token[:, None],
             state['position'][:, None],
             (~done)[:, None].astype(jnp.int32),
-            cache=_swap_layout(state['cache']),
+            _swap_layout(state['cache']),
         )
         state = {
             'cache': _swap_layout(cache),
@@ -377,8 +393,8 @@ def _draw(
         new, done = jax.device_get((out, state['done']))
 
         # From the end of a row on its tokens are -1. The host sees the text, and may end it.
-        for row, tokens in zip(rows, new):
-            row += [int(token) for token in tokens if token >= 0]
+        for row, row_tokens in zip(rows, new):
+            row += [int(token) for token in row_tokens if token >= 0]
         if (stop.watch is not None and stop.watch(rows)) or done.all():
             break
     return rows, state
@@ -388,8 +404,8 @@ def pad(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
     """Returns tokens [B,P], padded on the right with 0, and the length of each prompt, [B]."""
     lengths = np.asarray([len(prompt) for prompt in prompts], np.int32)
     tokens = np.zeros((len(prompts), round_up(int(lengths.max()))), np.int32)
-    for row, prompt in zip(tokens, prompts):
-        row[: len(prompt)] = prompt
+    for padded_prompt, prompt in zip(tokens, prompts):
+        padded_prompt[: len(prompt)] = prompt
     return tokens, lengths
 
 

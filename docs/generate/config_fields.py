@@ -5,6 +5,7 @@ python -m docs.generate.config_fields     writes the page
 
 import dataclasses
 import pathlib
+import textwrap
 
 from configs import base
 from configs.ablations import base as studies
@@ -29,12 +30,12 @@ python -m train.pretrain --config=configs/base.py --run=runs/alibi --config.mode
 A field that does not exist, a value that does not fit, and a field that was given but has no effect
 are errors that name what was expected.
 
-The columns of the tables:
+Beside the name of a field stands its default, then what it means. Below them:
 
 - **values**: the numbers or names that fit; nothing where any value of the default's type does.
 - **needs**: what must hold of other fields for this one to have an effect.
-- **on resuming**: whether the command that goes on with a run may give another value. *fixed*: no,
-  the result would be another. *free*: yes, the field says what is watched and kept, not what is
+- **on resuming**: whether the command that resumes a run may give another value. *fixed*: no, the
+  result would be another. *free*: yes, the field says what is watched and kept, not what is
   computed. *kept*: it may be given, but the run keeps the value it began with.
 - **in a child**: whether a run that begins with the parameters of another
   (`--config.parent=RUN`) may differ from it. *free*: yes. *same*: no. *taken*: it gets the
@@ -48,8 +49,9 @@ The columns of the tables:
 STUDIES = """\
 A study compares encodings: a file in `configs/ablations/`, which starts from
 `configs/ablations/base.py`. Its `model` and `optimizer` are those of an experiment, and so are the
-`data` and `tokenizer` of a task that is text."""
-COLUMNS = ('field', 'default', 'meaning', 'values', 'needs', 'on resuming', 'in a child', 'since')
+`data` and `tokenizer` of a task that is text. A *cell* is one training run of a study: an encoding,
+a task, a seed."""
+COLUMNS = 100
 
 
 def page() -> str:
@@ -74,32 +76,42 @@ def _sections(group: Group, name: str) -> list[str]:
     lines = ['', f'### {title}', '']
     if name:
         lines += [group.meaning, '']
-    lines += [f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|']
     for key, entry in group.entries():
         if key in group.members:
-            lines.append(row(f'{name}.{key}'.lstrip('.'), entry))
+            lines += describe(f'{name}.{key}'.lstrip('.'), entry)
     for key, member in group.members.items():
         if isinstance(member, Group):
             lines += _sections(member, f'{name}.{key}'.lstrip('.'))
     return lines
 
 
-def row(name: str, entry: Field) -> str:
-    """Returns the line of a field in its table."""
-    since = str(entry.since or '')
+def describe(name: str, entry: Field) -> list[str]:
+    """Returns the lines of a field: an item of a list, and what is true of it in items below."""
+    since = f'since {entry.since}' if entry.since else ''
     if entry.since and entry.before != entry.default:
-        since += f' ({entry.before!r})'
-    cells = (
-        f'`{name}`',
-        f'`{entry.default!r}`',
-        entry.meaning,
-        _values(entry),
-        '; '.join(condition.words for condition in entry.needs),
-        entry.resume,
-        entry.child,
-        since,
+        since += f' (`{entry.before!r}`)'
+    values = _values(entry)
+    needs = '; '.join(condition.words for condition in entry.needs)
+    rules = [f'on resuming {entry.resume}', f'in a child {entry.child}', since]
+
+    lines = _item(f'**`{name}`** = `{entry.default!r}`: {entry.meaning}', indent=0)
+    if values:
+        lines += _item(f'values: {values}', indent=4)
+    if needs:
+        lines += _item(f'needs {needs}', indent=4)
+    return [*lines, *_item(', '.join(filter(None, rules)), indent=4)]
+
+
+def _item(text: str, indent: int) -> list[str]:
+    """Returns the lines of an item of a list, at most as wide as a page may be."""
+    return textwrap.wrap(
+        text,
+        COLUMNS,
+        initial_indent=' ' * indent + '- ',
+        subsequent_indent=' ' * indent + '  ',
+        break_long_words=False,
+        break_on_hyphens=False,
     )
-    return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
 
 
 def _values(entry: Field) -> str:

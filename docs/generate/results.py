@@ -4,6 +4,7 @@ python -m docs.generate.results     writes docs/results.md from docs/figures.tom
 """
 
 import pathlib
+import textwrap
 import tomllib
 
 from runtime import cli
@@ -19,8 +20,6 @@ virtual machine unless a line says otherwise. Raw lines and reports of studies a
 
 This page is made by `python -m docs.generate.results` from `docs/figures.toml`.
 
-| what | figure | command |
-|---|---|---|
 """
 
 
@@ -31,15 +30,23 @@ def figures() -> list[dict]:
 
 def page() -> str:
     """Returns docs/results.md."""
-    rows = []
+    items = []
     for figure in figures():
         claim, value, command = (
             ' '.join(figure[name].split()) for name in ('claim', 'value', 'command')
         )
         if command.startswith('python'):
             command = f'`{command}`'
-        rows.append(f'| {claim} | {value} | {command} |\n')
-    return HEAD + ''.join(rows)
+        items += [f'- **{claim}**: {value}', f'    - {command}']
+    return HEAD + '\n'.join(map(_wrap, items)) + '\n'
+
+
+def _wrap(item: str) -> str:
+    """Returns an item of a list in lines of at most 100 columns."""
+    indent = ' ' * (item.index('- ') + 2)
+    return textwrap.fill(
+        item, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def main() -> None:
