@@ -2,7 +2,7 @@
 
     python -m train.pretrain --config=configs/atlas.py --run=runs/atlas
 
-About 4 minutes on 2 cores. It then knows the facts, in Portuguese and English, but continues a
+About 5 minutes on 2 cores. It then knows the facts, in Portuguese and English, but continues a
 question with more questions. Many small steps tell the countries apart that fewer, larger ones of
 the same cost confuse, and a vocabulary that has most names as one or two pieces tells them apart
 sooner (docs/lab/quickstart.md).

@@ -3,7 +3,7 @@
     python -m train.posttrain --config=configs/atlas_answers.py --config.parent=runs/atlas \\
         --run=runs/answers
 
-Half a minute on 2 cores. The questions are about other countries than those that it is asked about
+Under a minute on 2 cores. The questions are about other countries than those that it is asked about
 afterwards, Brazil among them.
 """
 

@@ -24,15 +24,19 @@ ROOMS = (
 
 
 @contextlib.contextmanager
-def keep_root_logger():
-    """Leaves the root logger as it was: absl gives it a handler and a level when a command is
-    run."""
-    handlers, level = logging.root.handlers[:], logging.root.level
+def keep_loggers():
+    """Leaves loggers as they were: a command that is run gives them handlers and levels."""
+    loggers = [logging.root, logging.getLogger('absl'), logging.getLogger('ordem')]
+    before = [(log.handlers[:], log.level, log.propagate) for log in loggers]
+    verbosity = absl_logging.get_verbosity()
     try:
         yield
     finally:
-        logging.root.handlers[:] = handlers
-        logging.root.setLevel(level)
+        absl_logging.set_verbosity(verbosity)
+        for log, (handlers, level, propagate) in zip(loggers, before):
+            log.handlers[:] = handlers
+            log.setLevel(level)
+            log.propagate = propagate
 
 
 def list_commands() -> list[str]:
@@ -73,7 +77,7 @@ def isolate_flags():
             flags.FLAGS.register_flag_by_module(module, flag)
 
 
-def run_here(module: str, *words) -> subprocess.CompletedProcess:
+def run_here(module: str, *words, settle=cli._settle_logging) -> subprocess.CompletedProcess:
     """Runs `python -m MODULE WORDS` without a new process; returns what that would have ended with.
 
     The module runs as __main__, and its flags are taken away afterwards. The log goes to stderr as
@@ -83,22 +87,13 @@ def run_here(module: str, *words) -> subprocess.CompletedProcess:
     app.define_help_flags()  # once in a process: they stay when those of the module go
     stdout = io.StringIO()
     stderr = io.StringIO()
-    log = logging.getLogger('ordem')
-    handler = logging.StreamHandler(stderr)
-    handler.setFormatter(cli._Formatter('%(levelname)s: %(message)s'))
-    level = log.level
-    propagate = log.propagate
-    log.addHandler(handler)
-    log.propagate = False
-    log.setLevel(logging.INFO)
-
     code = 0
     try:
         with (
-            keep_root_logger(),
+            keep_loggers(),
             isolate_flags(),
             mock.patch.object(sys, 'argv', arguments),
-            mock.patch.object(cli, 'settle', _settle),
+            mock.patch.object(cli, 'settle', settle),
             contextlib.redirect_stdout(stdout),
             contextlib.redirect_stderr(stderr),
             warnings.catch_warnings(),
@@ -107,15 +102,9 @@ def run_here(module: str, *words) -> subprocess.CompletedProcess:
             runpy.run_module(module, run_name='__main__')
     except SystemExit as end:
         code = end.code or 0
-    finally:
-        log.removeHandler(handler)
-        log.propagate = propagate
-        log.setLevel(level)
+        if isinstance(code, str):  # a text ends a program with 1
+            code = stderr.write(code) and 1
     return subprocess.CompletedProcess(arguments, code, stdout.getvalue(), stderr.getvalue())
-
-
-def _settle() -> None:
-    absl_logging.set_verbosity(absl_logging.ERROR)  # of what commands do first, what is seen
 
 
 @functools.cache

@@ -5,11 +5,11 @@ python -m docs.generate.config_fields     writes the page
 
 import dataclasses
 import pathlib
-import textwrap
 
 from configs import base
 from configs.ablations import base as studies
 from configs.fields import Field, Group
+from docs.generate import markdown
 from runtime import cli
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / 'config.md'
@@ -51,7 +51,6 @@ A study compares encodings: a file in `configs/ablations/`, which starts from
 `configs/ablations/base.py`. Its `model` and `optimizer` are those of an experiment, and so are the
 `data` and `tokenizer` of a task that is text. A *cell* is one training run of a study: an encoding,
 a task, a seed."""
-COLUMNS = 100
 
 
 def page() -> str:
@@ -86,7 +85,7 @@ def _sections(group: Group, name: str) -> list[str]:
 
 
 def describe(name: str, entry: Field) -> list[str]:
-    """Returns the lines of a field: an item of a list, and what is true of it in items below."""
+    """Returns a field as an item of a list, and what is true of it in items below."""
     since = f'since {entry.since}' if entry.since else ''
     if entry.since and entry.before != entry.default:
         since += f' (`{entry.before!r}`)'
@@ -94,24 +93,12 @@ def describe(name: str, entry: Field) -> list[str]:
     needs = '; '.join(condition.words for condition in entry.needs)
     rules = [f'on resuming {entry.resume}', f'in a child {entry.child}', since]
 
-    lines = _item(f'**`{name}`** = `{entry.default!r}`: {entry.meaning}', indent=0)
+    items = [markdown.item(f'**`{name}`** = `{entry.default!r}`: {entry.meaning}')]
     if values:
-        lines += _item(f'values: {values}', indent=4)
+        items.append(markdown.item(f'values: {values}', 4))
     if needs:
-        lines += _item(f'needs {needs}', indent=4)
-    return [*lines, *_item(', '.join(filter(None, rules)), indent=4)]
-
-
-def _item(text: str, indent: int) -> list[str]:
-    """Returns the lines of an item of a list, at most as wide as a page may be."""
-    return textwrap.wrap(
-        text,
-        COLUMNS,
-        initial_indent=' ' * indent + '- ',
-        subsequent_indent=' ' * indent + '  ',
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+        items.append(markdown.item(f'needs {needs}', 4))
+    return [*items, markdown.item(', '.join(filter(None, rules)), 4)]
 
 
 def _values(entry: Field) -> str:

@@ -4,9 +4,9 @@ python -m docs.generate.results     writes docs/results.md from docs/figures.tom
 """
 
 import pathlib
-import textwrap
 import tomllib
 
+from docs.generate import markdown
 from runtime import cli
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1]
@@ -37,16 +37,8 @@ def page() -> str:
         )
         if command.startswith('python'):
             command = f'`{command}`'
-        items += [f'- **{claim}**: {value}', f'    - {command}']
-    return HEAD + '\n'.join(map(_wrap, items)) + '\n'
-
-
-def _wrap(item: str) -> str:
-    """Returns an item of a list in lines of at most 100 columns."""
-    indent = ' ' * (item.index('- ') + 2)
-    return textwrap.fill(
-        item, 100, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
-    )
+        items += [markdown.item(f'**{claim}**: {value}'), markdown.item(command, 4)]
+    return HEAD + '\n'.join(items) + '\n'
 
 
 def main() -> None:

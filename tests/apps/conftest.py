@@ -2,7 +2,7 @@
 
 import pytest
 
-from model import embed
+from tests.shapes import embed_in_few_shapes
 
 
 @pytest.fixture(scope='session')
@@ -22,9 +22,8 @@ def search_run(tiny, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def few_shapes(monkeypatch):
-    """Embeds four texts at a time, all of one length: three programs, not thirty, are compiled."""
-    monkeypatch.setattr(embed, '_columns', lambda length: max(length, 128))
-    monkeypatch.setattr(embed, '_TOKENS_A_PASS', 4 * 128)
+    """Embeds in few shapes, so that little is compiled."""
+    embed_in_few_shapes(monkeypatch, 4, 128)
 
 
 @pytest.fixture(scope='session')

@@ -8,17 +8,16 @@ import types
 import pytest
 
 from evals.search import datasets, retrieval
-from model import embed
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from studies import retrieval_lineage
+from tests.shapes import embed_in_few_shapes
 
 
 @pytest.fixture
 def few_shapes(monkeypatch):
-    """Embeds eight texts at a time, as long as the longest: few programs are compiled."""
-    monkeypatch.setattr(embed, '_columns', lambda length: max(length, 32))
-    monkeypatch.setattr(embed, '_TOKENS_A_PASS', 8 * 32)
+    """Embeds in few shapes, so that little is compiled."""
+    embed_in_few_shapes(monkeypatch, 8, 32)
 
 
 @pytest.fixture
@@ -67,8 +66,7 @@ def test_each_phase_begins_from_the_one_before_and_all_are_measured(phases, few_
         'rope-search',
     ]
     before = {phase: (run.path / 'metrics.jsonl').read_text() for phase, run in runs.items()}
-    first_two = {phase: phases[phase] for phase in retrieval_lineage.PHASES[:2]}
-    retrieval_lineage.train(out, 'rope', first_two)
+    retrieval_lineage.train(out, 'rope', phases)
     assert before == {
         phase: (run.path / 'metrics.jsonl').read_text() for phase, run in runs.items()
     }

@@ -68,11 +68,15 @@ def test_what_needs_the_whole_text_crosses_the_context(positions):
 
 @pytest.mark.parametrize(
     'sizes, accumulation, scan',
-    [(dict(data=2, fsdp=2, tensor=2), 2, False), (dict(data=2, context=4), 1, True)],
+    [
+        (dict(data=2, fsdp=2, tensor=2), 2, False),
+        (dict(data=2, context=4), 1, False),
+        (dict(data=2, context=4), 1, True),
+    ],
 )
 def test_dropout_is_the_same_on_any_mesh(sizes, accumulation, scan):
-    """Catches masks drawn by device, microbatch or part of a text, the same mask in all layers of a
-    loop, and dropout that drops nothing."""
+    """Catches masks drawn by device, microbatch or part of a text, the same mask in all layers, and
+    dropout that drops nothing."""
     whole = expected_step(config_of(dropout=0.2, scan_layers=scan))
     agree(first_step(config_of(dropout=0.2, scan_layers=scan), accumulation, **sizes), whole)
     without = expected_step(config_of(scan_layers=scan))

@@ -22,7 +22,6 @@ from data.pairs.read import encode_texts
 from data.records import DataError
 from data.store import TokenStore
 from evals.search import baselines, datasets, encoders, ranking, retrieval, systems
-from model import embed
 from model.embed import Embedder
 from model.errors import ModelError
 from model.transformer import Transformer
@@ -31,6 +30,7 @@ from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests import commands
 from tests.evals.search.test_datasets import squad
+from tests.shapes import embed_in_few_shapes
 from train import mesh, step
 
 TOPICS = (
@@ -72,10 +72,9 @@ def asking(count, qrels=None):
 
 @pytest.fixture(scope='module', autouse=True)
 def few_shapes():
-    """Embeds eight texts at a time, as long as the longest: four programs are compiled."""
+    """Embeds in few shapes, so that little is compiled."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed, '_columns', lambda length: max(length, 48))
-        patch.setattr(embed, '_TOKENS_A_PASS', 8 * 48)
+        embed_in_few_shapes(patch, 8, 48)
         yield
 
 
