@@ -88,14 +88,14 @@ def test_chat_keeps_the_conversation_and_forgets_the_oldest(writer, monkeypatch,
     question = 'Qual é a capital'  # made so long that the context has no room for two
     while len(encode_messages([('user', question)], one.tokenizer)[0]) < 20:
         question += ' do Brasil'
-    answer = one.answer
+    reply = one.reply
     asked = []
 
-    def listen(conversations, show):
-        asked.append([text for _, text in conversations[0]])
-        return answer(conversations, show)
+    def listen(messages, show):
+        asked.append([text for _, text in messages])
+        return reply(messages, show)
 
-    monkeypatch.setattr(one, 'answer', listen)
+    monkeypatch.setattr(one, 'reply', listen)
     monkeypatch.setattr(sys, 'stdin', io.StringIO(f'{question}\n' * 2))
     app.chat(one)
     assert 'the oldest turns are forgotten' in capsys.readouterr().out
