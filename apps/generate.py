@@ -16,7 +16,7 @@ from apps.lines import LineReader
 from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
 from data.records import no_text, printable
 from data.text import line_ends
-from model.generate import Stop, generate
+from model.generate import Conversation, Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint, cli, options
 from runtime.errors import RunError
@@ -101,12 +101,14 @@ class Writer:
         self.max_new = max_new
         self.seed = seed
         self.stop = tuple(stop)
+        self._talk: Conversation | None = None
 
     def write(
         self,
         prompts: list[list[int]],
         decode: Callable[[list[int]], str],
         show: Callable[[str], None] | None = None,
+        conversation: Conversation | None = None,
     ) -> list[str]:
         """Returns the text that continues each prompt.
 
@@ -115,6 +117,7 @@ class Writer:
           decode: token ids -> text.
           show: called with each new piece of the first text, which never ends inside a character or
             inside what may become a stop string.
+          conversation: that the one prompt is a turn of; what was read of it is not read again.
         """
         shown = 0  # characters of the first text
         longest_stop = max((len(s) for s in self.stop), default=1)
@@ -133,15 +136,11 @@ class Writer:
         end = (self.tokenizer.end, self.tokenizer.eos)
         tokens_per_look = _TOKENS_PER_LOOK if show is None else _TOKENS_PER_LOOK_SHOWN
         stop = Stop(end, watch, tokens_per_look)
-        rows = generate(
-            self.model,
-            self.params,
-            prompts,
-            self.max_new,
-            self.sampling,
-            self.seed,
-            stop,
-        )
+        how = (self.max_new, self.sampling, self.seed, stop)
+        if conversation is not None:
+            rows = [conversation.generate(prompts[0], *how)]
+        else:
+            rows = generate(self.model, self.params, prompts, *how)
         texts = [self._cut_at_stop(decode(row)) for row in rows]
         if show is not None:
             show(texts[0][shown:])
@@ -173,6 +172,14 @@ class Writer:
         """Returns the model's turn after each conversation, which ends with the user's."""
         ids = [encode_prompt(c, self.tokenizer) for c in conversations]
         return self.write(ids, lambda row: decode_answer(row, self.tokenizer), show)
+
+    def reply(self, messages: list[tuple[str, str]], show=None) -> str:
+        """Returns the model's next turn of its one conversation, of which it reads what is new."""
+        ids = encode_prompt(messages, self.tokenizer)
+        self._talk = self._talk or Conversation(self.model, self.params)
+        return self.write([ids], lambda row: decode_answer(row, self.tokenizer), show, self._talk)[
+            0
+        ]
 
     def fit_context(self, messages: list[tuple[str, str]]) -> list[tuple[str, str]]:
         """Returns the newest turns that leave room for an answer.
@@ -211,7 +218,7 @@ def chat(writer: Writer, system: str = '') -> None:
             fitting = writer.fit_context([*messages, ('user', line)])
             if len(fitting) <= len(messages):
                 print('(the context is full: the oldest turns are forgotten)')
-            answer = writer.answer([fitting], _show)[0]
+            answer = writer.reply(fitting, _show)
             print()
             messages = [*fitting, ('assistant', answer or ' ')]
 

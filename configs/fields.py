@@ -15,7 +15,7 @@ from typing import Any, Literal
 INT32 = 2**31 - 1  # the largest whole number that JAX and the libraries below take
 MANY = 2**20  # things that one command makes, holds or waits for
 
-# Whether the command that goes on with a run may give another value than the one it began with.
+# Whether the command that resumes a run may give another value than the one it began with.
 #   fixed: it may not, since the result would be another
 #   free: it may; the field says what is watched and kept, not what is computed
 #   kept: it may, and is not heard: the run keeps the value that it began with

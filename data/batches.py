@@ -4,7 +4,8 @@
 
 Segments count from 1 in each row, 0 is padding; positions restart with each segment. There is no
 iterator state: packing is arithmetic on a permutation of the documents, drawn anew for each epoch
-from (seed, epoch). In an epoch every token is an input exactly once.
+from (seed, epoch). In an epoch every token is an input exactly once. `Batches`, at the end, puts
+together what comes before it: a packing, which fills rows, and `Rows`, which makes batches of them.
 
 Dimensions: R rows that are filled, T tokens a row, B rows a batch.
 """
@@ -104,7 +105,7 @@ class Stream(_Packing):
         inside = (place >= 0) & (place < ends[-1])
         place = np.where(inside, place, 0)
 
-        # Of each place its document, and where the token stands in the store.
+        # Each place belongs to a document, and its token stands somewhere in the store.
         which = np.searchsorted(ends, place, 'right')  # index in the epoch's order of documents
         document = documents[which]
         begin = ends[which] - self.split.lengths[document]  # of the document, in the stream

@@ -100,7 +100,7 @@ class CachedStore:
         cls.check(config)
         path = cls.path_of(config, tokenizer)
 
-        # A run goes on with the store that it began with, though today's rules would make another.
+        # A resumed run keeps the store that it began with, though today's rules would make another.
         store = cls._find_earlier(config, tokenizer, wanted)
         if store is None:
             manifest = cache.get_or_build(

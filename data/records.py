@@ -56,6 +56,7 @@ def printable(text: str) -> str:
     return _COMMANDS.sub(lambda match: match[0].encode('unicode_escape').decode(), text)
 
 
+# That of model/errors.py lists all choices too; data and model import nothing of each other.
 def did_you_mean(name: str, choices) -> str:
     """Returns the end of a message: the choice nearest to `name`, or '' where none is near."""
     close = difflib.get_close_matches(name, list(choices), 1)

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Iterator
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from data import cache, sources, tokenizer as tokenizers
 from data.cached_store import CachedStore, smallest_token_dtype
@@ -63,7 +64,7 @@ class TokenStore(CachedStore):
     PREFIX = 'store'
 
     @classmethod
-    def key(cls, config, tokenizer: Tokenizer, reading: int) -> list:
+    def key(cls, config: ConfigDict, tokenizer: Tokenizer, reading: int) -> list:
         return [
             FORMAT,
             sources.fingerprint(config, reading=reading),
@@ -75,14 +76,16 @@ class TokenStore(CachedStore):
         ]
 
     @classmethod
-    def check(cls, config) -> None:
+    def check(cls, config: ConfigDict) -> None:
         check(config)
 
     @classmethod
-    def build(cls, config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
+    def build(
+        cls, config: ConfigDict, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool
+    ) -> None:
         _build(config, tokenizer, folder, progress)
 
-    def check_content(self, config, tokenizer: Tokenizer) -> None:
+    def check_content(self, config: ConfigDict, tokenizer: Tokenizer) -> None:
         """Warns where the tokenizer has no mark for the system messages that there are."""
         num_system_messages = self.manifest.get('system_messages')
         note = system_note(tokenizer) if num_system_messages else ''
@@ -105,7 +108,7 @@ class TokenStore(CachedStore):
         )
 
 
-def check(config) -> None:
+def check(config: ConfigDict) -> None:
     """Raises DataError where a field that says what becomes of records has no valid value."""
     if config.split not in ('documents', 'tail'):
         raise DataError(f"config.data.split is {config.split!r}: expected 'documents' or 'tail'")
@@ -126,7 +129,7 @@ def check(config) -> None:
         )
 
 
-def training_texts(config) -> Iterator[str]:
+def training_texts(config: ConfigDict) -> Iterator[str]:
     """Yields the texts of the training split, for the tokenizer.
 
     Held-out text has no say in the vocabulary. Raises DataError where there is none, and on a
@@ -148,14 +151,15 @@ def training_texts(config) -> Iterator[str]:
     report.end()
 
 
-def _no_records_error(config, report: cache.Report) -> DataError:
+def _no_records_error(config: ConfigDict, report: cache.Report) -> DataError:
+    """Returns the error for a source that leaves nothing to train on, with advice."""
     advice = ''
     if config.split == 'documents':
         advice = ", or hold out the end of each document with config.data.split='tail'"
     return report.no_records_error(config, 'record', advice)
 
 
-def tokenizer_key(config) -> str:
+def tokenizer_key(config: ConfigDict) -> str:
     """Returns a hash of what an experiment's tokenizer is trained on, and how."""
     key = [
         config.tokenizer.to_dict(),
@@ -167,7 +171,7 @@ def tokenizer_key(config) -> str:
     return cache.stable_hash(key)[:16]
 
 
-def kept_tokenizer(config) -> Tokenizer | None:
+def kept_tokenizer(config: ConfigDict) -> Tokenizer | None:
     """Returns the tokenizer that an experiment asks for, or None where the cache has none.
 
     A file bears its own hash in its name; one that does not have it any more is passed over.
@@ -247,7 +251,8 @@ class _SplitWriter:
         )
 
 
-def _build(config, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
+def _build(config: ConfigDict, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
+    """Tokenizes the records of a source into a folder, and writes its manifest."""
     dtype = smallest_token_dtype(tokenizer)
     report = cache.Report(config.on_broken)
     splitter = Splitter(config)
@@ -319,6 +324,7 @@ def _encode(
 
 
 def _encode_conversation(record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
+    """Returns token ids and which of them the assistant says; errors name the record."""
     try:
         return encode_messages(record.messages, tokenizer)
     except DataError as error:

@@ -1,6 +1,7 @@
 """Attention with grouped key-value heads, and the places where a positional encoding enters it.
 
-Dimensions: B batch, T queries, S keys, D width, H heads, K key-value heads, d head size.
+Dimensions: B batch, T queries, S keys, D width, H heads, K key-value heads, d head size. Letters of
+einsums are the same, so that 'BTD,DHd->BHTd' sums over the width.
 """
 
 import dataclasses
@@ -16,7 +17,7 @@ from model.kernels import choose_context_path, choose_kernel, fused_attention, n
 from model.layers import Norm, fan_in
 from model.positions import EncodingInputs, PositionalEncoding
 from model.ring import ring_attention, scaled_products, soft_cap, visible_pairs, weigh_values
-from model.sharding import constrain, context_parts, gather_context
+from model.sharding import constrain, context_parts, gather_context, with_axes
 
 # Of one layer: 'k', 'v' [B,K,S,d], 'state_...' of the encoding [B,...,S], 'carried_...' [B,...,S].
 Cache = dict[str, jax.Array]
@@ -72,14 +73,14 @@ class Parameters(nn.Module):
 
     @nn.compact
     def __call__(self, name, init, shape, axes) -> jax.Array:
-        initializer = nn.with_partitioning(init, axes)
-        return self.param(name, initializer, shape, jnp.dtype(self.param_dtype))
+        return self.param(name, with_axes(init, axes), shape, jnp.dtype(self.param_dtype))
 
 
 class Attention(nn.Module):
-    """Lets each token read from those that it sees (Vaswani et al. 2017, arXiv 1706.03762).
+    """Lets each token read from those that it sees: softmax(q k^T / sqrt(d) + bias) v.
 
-    Grouped key-value heads: Ainslie et al. 2023, arXiv 2305.13245.
+    Vaswani et al. 2017, arXiv 1706.03762, equation 1; grouped key-value heads: Ainslie et al. 2023,
+    arXiv 2305.13245. Everything but that product is a place where an encoding may enter.
     """
 
     config: ModelConfig
@@ -104,7 +105,7 @@ class Attention(nn.Module):
         cfg = self.config
         encoding = self.encoding
 
-        # 1. Project to queries, keys and values.
+        # 1. Queries, keys and values. Groups of query heads share a key head, so there are fewer.
         q_BxHxTxd = self._project(x_BxTxD, cfg.num_heads, 'heads', 'query')
         k_BxKxTxd = self._project(x_BxTxD, cfg.num_kv_heads, 'kv_heads', 'key')
         v_BxKxTxd = self._project(x_BxTxD, cfg.num_kv_heads, 'kv_heads', 'value')
@@ -145,7 +146,7 @@ class Attention(nn.Module):
         inputs = dataclasses.replace(inputs, q=q_BxHxTxd, k=k_BxKxTxd)
         out_BxHxTxd, cache = self._attend(kernel, inputs, v_BxKxTxd, cache)
 
-        # 6. Project out, back into the residual stream.
+        # 6. Back into the residual stream: heads are summed, each through its part of the matrix.
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
         w_HxdxD = cfg.weight(
             (cfg.num_heads, cfg.head_dim, cfg.width),
@@ -153,7 +154,7 @@ class Attention(nn.Module):
             fan_in(cfg.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2),
             'out',
         )()
-        y_BxTxD = jnp.einsum('bhtk,hkd->btd', out_BxHxTxd, w_HxdxD)
+        y_BxTxD = jnp.einsum('BHTd,HdD->BTD', out_BxHxTxd, w_HxdxD)
         return checkpoint_name(y_BxTxD, 'attention_out'), cache
 
     def _project(self, x_BxTxD: jax.Array, heads: int, axis: str, name: str) -> jax.Array:
@@ -165,7 +166,7 @@ class Attention(nn.Module):
             fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)),
             name,
         )()
-        return jnp.einsum('btd,dhk->bhtk', x_BxTxD, w_DxHxd)
+        return jnp.einsum('BTD,DHd->BHTd', x_BxTxD, w_DxHxd)
 
     def _encoding_inputs(
         self, x_BxTxD: jax.Array, layout: TokenLayout, shared: Any, layer: int | jax.Array
@@ -215,6 +216,7 @@ class Attention(nn.Module):
         new = {'k': k_BxKxTxd, 'v': v_BxKxTxd}
         new |= {f'state_{name}': x for name, x in state.items()}
 
+        assert layout.column is not None, 'a layout without a cache'
         columns = layout.k_ids.shape[1]
         updated = {}
         for name, x in new.items():
@@ -246,10 +248,13 @@ class Attention(nn.Module):
             return ring_attention(inputs, v_BxKxSxd, encoding, cfg), cache
         if kernel not in ('reference', 'gather'):
             q, k = inputs.q, inputs.k
+            assert q is not None and k is not None
             return fused_attention(kernel, q, k, v_BxKxSxd, encoding, inputs, cfg), cache
 
         # The reference, written out, with every place where an encoding can enter. The cap bends
         # products and no bias, so it comes between the two.
+        assert inputs.q is not None and inputs.k is not None and inputs.visible is not None
+        visible_BxHxTxS = inputs.visible
         inputs = dataclasses.replace(inputs, z=scaled_products(inputs.q, inputs.k, cfg))
         z_BxHxTxS = soft_cap(encoding.product(inputs), cfg)
         bias = encoding.additive(inputs)
@@ -257,7 +262,7 @@ class Attention(nn.Module):
             z_BxHxTxS += bias
         inputs = dataclasses.replace(inputs, z=z_BxHxTxS)
         logits_BxHxTxS, carried = encoding.logits_and_carried(inputs)
-        weights_BxHxTxS = encoding.softmax(inputs, logits_BxHxTxS, inputs.visible)
+        weights_BxHxTxS = encoding.softmax(inputs, logits_BxHxTxS, visible_BxHxTxS)
 
         # Nothing is stored unless the caller makes 'intermediates' mutable (evals/attention.py).
         self.sow('intermediates', 'attention', weights_BxHxTxS)

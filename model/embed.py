@@ -80,7 +80,7 @@ def pool(hidden_NxTxD: jax.Array, valid_NxT: jax.Array, pooling: str) -> jax.Arr
     }
     weights_NxT = weights_by_pooling[pooling].astype(jnp.float32)
     weights_NxT /= jnp.maximum(weights_NxT.sum(1, keepdims=True), 1)
-    return jnp.einsum('ntd,nt->nd', hidden_NxTxD.astype(jnp.float32), weights_NxT)
+    return jnp.einsum('NTD,NT->ND', hidden_NxTxD.astype(jnp.float32), weights_NxT)
 
 
 def normalize(vectors_NxD: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ def describe_underflow(value: float) -> str:
     return '' if not 0 < abs(value) < LEAST else 'expected 0, or a number of at least 1e-37 in size'
 
 
+# That of data/records.py lists no choices; data and model import nothing of each other.
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Returns the end of a message: the valid choice nearest to `name`, and all choices."""
     choices = list(choices)

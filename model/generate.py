@@ -3,12 +3,16 @@
 Prompts of different lengths are padded on the right: padding has segment 0 and is never seen, and
 each row counts its own positions, so a row comes out as if it were alone.
 
+Lengths are rounded up to powers of two, so that a few compiled programs serve all: one for each
+length of prompt and cache. A `Conversation` keeps what was read for its next turn.
+
 Dimensions: B batch, P prompt, S columns of the cache, V vocabulary, K key-value heads, d head size.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +38,11 @@ class Stop:
     tokens: tuple[int, ...] = ()
     watch: Callable[[list[list[int]]], bool] | None = None
     every: int = 32
+
+
+def round_up(length: int) -> int:
+    """Returns the power of two, 16 or more, that a length is padded to."""
+    return max(16, 1 << (length - 1).bit_length())
 
 
 def unroll_layers(model: Transformer, params: dict) -> tuple[Transformer, dict]:
@@ -96,6 +105,19 @@ def _swap_layout(cache: CacheState) -> CacheState:
     return {**cache, 'layers': layers}
 
 
+def _forward(
+    model: Transformer,
+    params,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segment_ids: jax.Array,
+    cache: CacheState,
+) -> tuple[jax.Array, CacheState]:
+    """Returns logits of the next token, [B,T,V], and the cache with these tokens in it."""
+    outputs = model.apply({'params': params}, tokens, positions, segment_ids, cache=cache)
+    return cast(tuple[jax.Array, CacheState], outputs)
+
+
 @functools.partial(jax.jit, static_argnames=('model', 'columns'))
 def prefill(
     model: Transformer, params, tokens: jax.Array, lengths: jax.Array, columns: int
@@ -108,28 +130,75 @@ def prefill(
       columns: of the cache, for the prompts and all that is to be drawn.
     """
     batch = tokens.shape[0]
-    rows = jnp.arange(batch)
-    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
-    valid = positions < lengths[:, None]
+    seen = jnp.zeros((batch, model.config.vocab_size), bool)
+    cache = empty_cache(model, batch, columns)
+    return _read(model, params, cache, seen, tokens, lengths)
 
-    # One pass over all prompts. The last token of each row gives the logits of its first new one.
-    logits, cache = model.apply(
-        {'params': params},
+
+@functools.partial(jax.jit, static_argnames=('model',), donate_argnames=('state',))
+def extend(
+    model: Transformer, params, state: dict, tokens: jax.Array, lengths: jax.Array, kept: jax.Array
+) -> dict:
+    """Reads more of a text whose beginning is in the cache; returns the state after it.
+
+    Args:
+      state: of one row, from `prefill`, `decode` or an earlier call; donated. Its `seen` is of the
+        first `kept` tokens.
+      tokens: [1,P] int32, what comes after the first `kept` tokens, padded on the right. The cache
+        has at least kept + P columns.
+      lengths: [1] int32, how many of them there are.
+      kept: int32, columns of the cache that hold; those behind them are forgotten.
+    """
+    cache = _swap_layout(state['cache'])
+    is_kept = jnp.arange(cache['segment_ids'].shape[1]) < kept
+    cache['segment_ids'] = jnp.where(is_kept, cache['segment_ids'], 0)
+    cache['column'] = kept
+    return _read(model, params, cache, state['seen'], tokens, lengths)
+
+
+def _read(
+    model: Transformer,
+    params,
+    cache: CacheState,
+    seen: jax.Array,
+    tokens: jax.Array,
+    lengths: jax.Array,
+) -> dict:
+    """Returns the state after tokens that come behind those in the cache, in one forward pass."""
+    batch = tokens.shape[0]
+    rows = jnp.arange(batch)
+    first = cache['column']
+    offsets = jnp.broadcast_to(jnp.arange(tokens.shape[1], dtype=jnp.int32), tokens.shape)
+    valid = offsets < lengths[:, None]
+
+    # One pass over all rows. The last token of each gives the logits of its first new one.
+    logits, cache = _forward(
+        model,
+        params,
         tokens,
-        jnp.where(valid, positions, 0),
+        jnp.where(valid, first + offsets, 0),
         valid.astype(jnp.int32),
-        cache=empty_cache(model, batch, columns),
+        cache,
     )
 
-    # Which tokens a row holds already, for the penalty on repetitions; padding is none of them.
-    seen = jnp.zeros((batch, model.config.vocab_size), bool)
-    seen = seen.at[rows[:, None], tokens].max(valid)
+    # New tokens are written over the padding behind the longest row. What earlier queries left
+    # there for later ones was of padding.
+    cache['column'] = first + lengths.max()
+    is_read = jnp.arange(cache['segment_ids'].shape[1]) < cache['column']
+    cache['layers'] = [
+        {
+            name: jnp.where(is_read, x, 0) if name.startswith('carried_') else x
+            for name, x in layer.items()
+        }
+        for layer in cache['layers']
+    ]
     return {
         'cache': _swap_layout(cache),
         'logits': logits[rows, lengths - 1],
-        'position': lengths,
+        'position': first + lengths,
         'done': jnp.zeros(batch, bool),
-        'seen': seen,
+        # Which tokens a row holds already, for the penalty on repetitions; padding is none of them.
+        'seen': seen.at[rows[:, None], tokens].max(valid),
         'drawn': jnp.int32(0),
     }
 
@@ -139,20 +208,20 @@ def decode(
     model: Transformer,
     params,
     state: dict,
-    keys: jax.Array,
     sampling: dict,
+    limit: int | jax.Array,
     count: int,
     end: tuple[int, ...],
 ) -> tuple[dict, jax.Array]:
-    """Draws up to `count` tokens a row, in one compiled loop.
+    """Draws up to `limit` tokens a row, in one compiled loop.
 
     The loop ends early when every row has ended.
 
     Args:
-      state: from `prefill` or an earlier call; donated.
-      keys: [B] PRNG keys; the t-th token of a row is drawn with fold_in(key, t), however the tokens
-        are cut into calls.
+      state: from `prefill` or an earlier call, and in it `key`, a PRNG key: the t-th token of row i
+        is drawn with fold_in(fold_in(key, i), t), however tokens are cut into calls. Donated.
       sampling: the fields of `Sampling`.
+      limit: at most `count`, for which the loop is compiled.
       end: ids of tokens that end a row.
     Returns:
       the state, and tokens [B,count] int32, -1 from the end of a row on.
@@ -161,28 +230,30 @@ def decode(
     rows = jnp.arange(batch)
     settings = Sampling(**sampling)
     end_ids = jnp.asarray(end, jnp.int32)
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(state['key'], rows)
 
     def decode_one(carry):
         i, state, out = carry
 
-        # Draw from the logits of the token before.
+        # A key of its own for each token, by its number: chunks of any size draw the same.
         token_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state['drawn'])
         token = draw_tokens(state['logits'], token_keys, state['seen'], settings)
 
         # A row ends at a token of `end` or with its context. It is computed on with the others, as
-        # token 0, and nothing of that is returned.
+        # padding, and nothing of that is returned.
         is_full = state['position'] >= model.config.max_len
         done = state['done'] | jnp.isin(token, end_ids) | is_full
         out = out.at[:, i].set(jnp.where(done, -1, token))
         token = jnp.where(done, 0, token)
 
-        # The next logits, with the new token in the cache.
-        logits, cache = model.apply(
-            {'params': params},
+        # One token a row goes through the model: what is before it stands in the cache.
+        logits, cache = _forward(
+            model,
+            params,
             token[:, None],
             state['position'][:, None],
-            jnp.ones((batch, 1), jnp.int32),
-            cache=_swap_layout(state['cache']),
+            (~done)[:, None].astype(jnp.int32),
+            _swap_layout(state['cache']),
         )
         state = {
             'cache': _swap_layout(cache),
@@ -191,12 +262,13 @@ def decode(
             'done': done,
             'seen': state['seen'].at[rows, token].max(~done),
             'drawn': state['drawn'] + 1,
+            'key': state['key'],
         }
         return i + 1, state, out
 
     def is_going(carry):
         i, state, _ = carry
-        return (i < count) & ~state['done'].all()
+        return (i < limit) & ~state['done'].all()
 
     out = jnp.full((batch, count), -1, jnp.int32)
     _, state, out = jax.lax.while_loop(is_going, decode_one, (0, state, out))
@@ -224,37 +296,117 @@ def generate(
       ModelError: an empty prompt, one longer than the context, or sampling out of range.
     """
     _check(model, prompts, max_new, sampling)
-    longest = max(map(len, prompts))
     max_new = min(max_new, model.config.max_len - min(map(len, prompts)))
+    model, params = _prepare(model, params)
+    columns = round_up(max(map(len, prompts)) + max_new)
+    state = prefill(model, params, *pad(prompts), columns)
+    state['key'] = jax.random.key(seed)
+    return _draw(model, params, state, max_new, sampling, stop)[0]
+
+
+class Conversation:
+    """Continues a text turn by turn, and keeps what was read of it in the cache."""
+
+    def __init__(self, model: Transformer, params):
+        self.model, self.params = _prepare(model, params)
+        self._ids: list[int] = []  # the tokens whose keys and values are in the cache
+        self._state: dict | None = None
+
+    def generate(
+        self,
+        prompt: list[int],
+        max_new: int,
+        sampling: Sampling = Sampling(),
+        seed: int = 0,
+        stop: Stop = Stop(),
+    ) -> list[int]:
+        """Returns what `generate` gives for the prompt, as row 0.
+
+        What the prompt has in common with the last one and its new tokens is not read again.
+        """
+        _check(self.model, [prompt], max_new, sampling)
+        max_new = min(max_new, self.model.config.max_len - len(prompt))
+        columns = len(prompt) + max_new
+        kept = self._count_kept(prompt, columns)
+
+        # The state is donated: if this is interrupted, nothing of it is left.
+        state, self._state = self._state, None
+        if state is not None and kept:
+            seen = np.zeros((1, self.model.config.vocab_size), bool)
+            seen[0, prompt[:kept]] = True
+            tokens, lengths = pad([prompt[kept:]])
+            state = {**state, 'seen': seen}
+            state = extend(self.model, self.params, state, tokens, lengths, np.int32(kept))
+        else:
+            state = prefill(self.model, self.params, *pad([prompt]), round_up(columns))
+        state['key'] = jax.random.key(seed)
+        [row], state = _draw(self.model, self.params, state, max_new, sampling, stop)
+        self._ids = [*prompt, *row]
+        self._state = state
+        return row
+
+    def _count_kept(self, prompt: list[int], columns: int) -> int:
+        """Returns how many tokens of a prompt need not be read again.
+
+        It is 0 where the cache has fewer than `columns`.
+        """
+        if self._state is None:
+            return 0
+        cache = self._state['cache']
+        room = cache['segment_ids'].shape[1]
+        if columns > room:
+            return 0
+
+        # The last token of the prompt gives the logits of the next one, and is always read. What
+        # is read is padded, and may not reach beyond the cache.
+        pairs = zip(self._ids, prompt[:-1])
+        kept = min(len(self._ids), len(prompt) - 1)
+        kept = next((i for i, (old, new) in enumerate(pairs) if old != new), kept)
+        kept = max(0, min(kept, room - round_up(len(prompt) - kept)))
+
+        # What queries left for later ones is of all of them: no query can be taken back.
+        carries = any(name.startswith('carried_') for layer in cache['layers'] for name in layer)
+        return 0 if carries and kept < len(self._ids) else kept
+
+
+def _prepare(model: Transformer, params) -> tuple[Transformer, dict]:
+    """Returns the form that decoding wants: a cache array a layer, and weights as they are used."""
+    model, params = unroll_layers(model, params)
+    return model, cast_weights(model, params)
+
+
+def _draw(
+    model: Transformer, params, state: dict, max_new: int, sampling: Sampling, stop: Stop
+) -> tuple[list[list[int]], dict]:
+    """Returns the new tokens of each row, at most `max_new`, and the state after them."""
     # More than there are counts as all, however much it is: what is compiled holds 32 bits.
     sampling = dataclasses.replace(sampling, top_k=min(sampling.top_k, model.config.vocab_size))
-
-    # The form that decoding wants: a cache array a layer, and weights no wider than they are used.
-    model, params = unroll_layers(model, params)
-    params = cast_weights(model, params)
-
-    # Lengths are rounded up, so that few are compiled: prompts to 16, new tokens to whole chunks.
-    padded = -(-longest // 16) * 16
-    chunk = min(max_new, stop.every)
-    num_chunks = -(-max_new // chunk)
-    tokens = np.zeros((len(prompts), padded), np.int32)
-    for row, prompt in zip(tokens, prompts):
-        row[: len(prompt)] = prompt
-    lengths = jnp.asarray([len(prompt) for prompt in prompts], jnp.int32)
-    state = prefill(model, params, jnp.asarray(tokens), lengths, padded + num_chunks * chunk)
-
-    # Between two chunks the host sees the text, and may end it.
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed), jnp.arange(len(prompts)))
     settings = dataclasses.asdict(sampling)
-    rows: list[list[int]] = [[] for _ in prompts]
-    for _ in range(num_chunks):
-        state, out = decode(model, params, state, keys, settings, chunk, tuple(stop.tokens))
-        # The last chunk may hold more than was asked for; -1 is what comes after the end of a row.
-        for row, new in zip(rows, jax.device_get(out)):
-            row += [int(token) for token in new if token >= 0][: max_new - len(row)]
-        if (stop.watch is not None and stop.watch(rows)) or bool(state['done'].all()):
+    end = tuple(stop.tokens)
+
+    rows: list[list[int]] = [[] for _ in state['done']]
+    drawn = 0
+    while drawn < max_new:
+        limit = min(stop.every, max_new - drawn)
+        drawn += limit
+        state, out = decode(model, params, state, settings, np.int32(limit), stop.every, end)
+        new, done = jax.device_get((out, state['done']))
+
+        # From the end of a row on its tokens are -1. The host sees the text, and may end it.
+        for row, row_tokens in zip(rows, new):
+            row += [int(token) for token in row_tokens if token >= 0]
+        if (stop.watch is not None and stop.watch(rows)) or done.all():
             break
-    return rows
+    return rows, state
+
+
+def pad(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns tokens [B,P], padded on the right with 0, and the length of each prompt, [B]."""
+    lengths = np.asarray([len(prompt) for prompt in prompts], np.int32)
+    tokens = np.zeros((len(prompts), round_up(int(lengths.max()))), np.int32)
+    for padded_prompt, prompt in zip(tokens, prompts):
+        padded_prompt[: len(prompt)] = prompt
+    return tokens, lengths
 
 
 def _check(model: Transformer, prompts: list[list[int]], max_new: int, sampling: Sampling) -> None:

@@ -3,12 +3,13 @@
 The reference is written out in `model/attention.py`. A bias of the keys can ride on extra columns
 of queries and keys, so that a kernel without biases, and without any [T,S] array, carries it.
 
-Dimensions: B batch, T queries = keys, H heads, K key-value heads, d head size.
+Dimensions: B batch, T queries = keys, H heads, K key-value heads, G heads of a group, d head size.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,10 @@ from jax.sharding import PartitionSpec as P
 from model.errors import ModelError, did_you_mean
 from model.sharding import RULES
 
+if TYPE_CHECKING:
+    from model.config import ModelConfig
+    from model.positions.base import Dims, EncodingInputs, PositionalEncoding
+
 KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
 _LENGTH_MULTIPLES = {'splash': 128, 'cudnn': 2}
 
@@ -26,7 +31,12 @@ _LENGTH_MULTIPLES = {'splash': 128, 'cudnn': 2}
 _PARTS = 3
 
 
-def find_refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> str:
+# --- What a kernel can carry ----------------------------------------------------------------------
+
+
+def find_refusal(
+    kernel: str, encoding: 'PositionalEncoding', dims: 'Dims', dtype: str, logit_cap: float
+) -> str:
     """Returns why a kernel cannot carry an encoding, or '' where it can.
 
     xla and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in
@@ -68,12 +78,12 @@ def find_refusal(kernel: str, encoding, dims, dtype: str, logit_cap: float) -> s
     return ''
 
 
-def _is_bias_in_columns(encoding) -> bool:
+def _is_bias_in_columns(encoding: 'PositionalEncoding') -> bool:
     """Returns True where the bias rides on extra columns of queries and keys."""
     return 'key_bias' in encoding.enters() and encoding.kernel() != 'bias'
 
 
-def _padded_head_size(encoding, dims) -> int:
+def _padded_head_size(encoding: 'PositionalEncoding', dims: 'Dims') -> int:
     """Returns the head size that cudnn is given (see `fused_attention`)."""
     group = dims.num_heads // dims.num_kv_heads
     columns = _PARTS * group if _is_bias_in_columns(encoding) else 0
@@ -94,7 +104,13 @@ def _largest_cudnn_head() -> int:
     return 256 if major.isdecimal() and int(major) >= 9 else 128
 
 
-def check(kernel: str, encodings, dims, dtype: str, logit_cap: float) -> None:
+def check(
+    kernel: str,
+    encodings: 'Iterable[PositionalEncoding]',
+    dims: 'Dims',
+    dtype: str,
+    logit_cap: float,
+) -> None:
     """Raises ModelError where `config.model.attention` is unknown or cannot carry an encoding."""
     if kernel not in KERNELS:
         raise ModelError(f'config.model.attention is {kernel!r}: {did_you_mean(kernel, KERNELS)}')
@@ -106,6 +122,9 @@ def check(kernel: str, encodings, dims, dtype: str, logit_cap: float) -> None:
             raise ModelError(
                 f"config.model.attention is {kernel!r}: {why}; expected 'reference' or 'auto'"
             )
+
+
+# --- Which one runs -------------------------------------------------------------------------------
 
 
 def platform() -> str:
@@ -122,18 +141,21 @@ def platform() -> str:
     return jax.default_backend()
 
 
-def choose_kernel(config, encoding, length: int = 0) -> tuple[str, str]:
+def choose_kernel(
+    config: 'ModelConfig', encoding: 'PositionalEncoding', length: int = 0
+) -> tuple[str, str]:
     """Returns the kernel that a layer with this encoding takes, and why, for the log.
 
     Args:
-      config: ModelConfig.
       length: tokens of a row; 0: as many as a row has in training.
     """
     return _choose_kernel(config, encoding, platform(), length or encoding.dims.trained)
 
 
 @functools.lru_cache
-def _choose_kernel(config, encoding, backend: str, length: int) -> tuple[str, str]:
+def _choose_kernel(
+    config: 'ModelConfig', encoding: 'PositionalEncoding', backend: str, length: int
+) -> tuple[str, str]:
     if config.attention != 'auto':
         return config.attention, 'as config.model.attention says'
     wanted = {'gpu': 'cudnn', 'tpu': 'splash'}.get(backend)
@@ -150,7 +172,7 @@ def _choose_kernel(config, encoding, backend: str, length: int) -> tuple[str, st
     return wanted, f'the fastest on {backend} that can carry it'
 
 
-def choose_context_path(config, encoding) -> tuple[str, str]:
+def choose_context_path(config: 'ModelConfig', encoding: 'PositionalEncoding') -> tuple[str, str]:
     """Returns how attention crosses the `context` axis, and why, for the log.
 
     'ring': keys and values travel round it. 'gather': each device takes all of them.
@@ -188,12 +210,10 @@ def choose_context_path(config, encoding) -> tuple[str, str]:
     return 'ring', 'it holds the keys of two parts at a time'
 
 
-def describe_kernels(config, context: int = 1) -> list[str]:
+def describe_kernels(config: 'ModelConfig', context: int = 1) -> list[str]:
     """Returns a line for the log for each encoding: the attention it takes, and why.
 
-    Args:
-      config: ModelConfig.
-      context: size of that axis of the mesh.
+    `context`: size of that axis of the mesh.
     """
     choose = choose_context_path if context > 1 else choose_kernel
     lines = []
@@ -201,6 +221,9 @@ def describe_kernels(config, context: int = 1) -> list[str]:
         name, why = choose(config, encoding)
         lines.append(f'attention with {encoding.spec.title}: {name} ({why})')
     return lines
+
+
+# --- A bias in a narrow dtype, or on extra columns ------------------------------------------------
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -228,7 +251,7 @@ split_exactly.defvjp(
 
 
 def append_bias_columns(
-    q: jax.Array, k: jax.Array, key_bias: jax.Array, scale: float, parts: int = 0
+    q_BxHxTxd: jax.Array, k_BxKxSxd: jax.Array, key_bias: jax.Array, scale: float, parts: int = 0
 ) -> tuple[jax.Array, jax.Array]:
     """Returns q', k' with scale q'.k' = scale q.k + bias.
 
@@ -236,25 +259,24 @@ def append_bias_columns(
     ones. The kernel must be given the scale of the d dimensions that were there before.
 
     Args:
-      q, k: [B,H,T,d], [B,K,S,d].
       key_bias: float32 [B or 1,H,S].
       parts: columns that the bias is split into; 0: one in float32, `_PARTS` in bfloat16.
     """
-    batch, kv_heads, length = k.shape[:3]
-    group = q.shape[1] // kv_heads
-    parts = parts or (1 if q.dtype == jnp.float32 else _PARTS)
+    batch, kv_heads, length = k_BxKxSxd.shape[:3]
+    group = q_BxHxTxd.shape[1] // kv_heads
+    parts = parts or (1 if q_BxHxTxd.dtype == jnp.float32 else _PARTS)
 
     # Keys get the columns of all heads of their group: [B,K,S,group*parts].
     bias = jnp.broadcast_to(key_bias, (batch, *key_bias.shape[1:]))
-    columns = split_exactly(bias / scale, parts, k.dtype)
+    columns = split_exactly(bias / scale, parts, k_BxKxSxd.dtype)
     columns = columns.reshape(batch, kv_heads, group, -1, parts)
     columns = jnp.moveaxis(columns, 2, 3).reshape(batch, kv_heads, length, group * parts)
 
     # Queries get ones at the columns of their own head, else zeros.
-    pick = jnp.repeat(jnp.eye(group, dtype=q.dtype), parts, axis=1)
+    pick = jnp.repeat(jnp.eye(group, dtype=q_BxHxTxd.dtype), parts, axis=1)
     pick = jnp.tile(pick, (kv_heads, 1))[:, None]
-    pick = jnp.broadcast_to(pick, (*q.shape[:3], group * parts))
-    return jnp.concatenate([q, pick], -1), jnp.concatenate([k, columns], -1)
+    pick = jnp.broadcast_to(pick, (*q_BxHxTxd.shape[:3], group * parts))
+    return jnp.concatenate([q_BxHxTxd, pick], -1), jnp.concatenate([k_BxKxSxd, columns], -1)
 
 
 def narrow_bias(bias: jax.Array, dtype) -> jax.Array:
@@ -270,23 +292,35 @@ def narrow_bias(bias: jax.Array, dtype) -> jax.Array:
     return (bias - jax.lax.stop_gradient(own)).astype(dtype)
 
 
-def name_for_remat(q, k, v) -> tuple[jax.Array, jax.Array, jax.Array]:
+# --- The kernels ----------------------------------------------------------------------------------
+
+
+def name_for_remat(
+    q: jax.Array, k: jax.Array, v: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns queries, keys and values under the names that remat policies keep."""
     return checkpoint_name(q, 'query'), checkpoint_name(k, 'key'), checkpoint_name(v, 'value')
 
 
-def fused_attention(kernel: str, q, k, v, encoding, inputs, config) -> jax.Array:
+def fused_attention(
+    kernel: str,
+    q_BxHxTxd: jax.Array,
+    k_BxKxTxd: jax.Array,
+    v_BxKxTxd: jax.Array,
+    encoding: 'PositionalEncoding',
+    inputs: 'EncodingInputs',
+    config: 'ModelConfig',
+) -> jax.Array:
     """Returns what queries read from the keys of the same call, [B,H,T,d of v].
 
     Args:
       kernel: 'xla', 'cudnn' or 'splash'.
-      q, k, v: [B,H,T,d], [B,K,T,d], [B,K,T,d of v].
-      inputs: EncodingInputs of the layer.
-      config: ModelConfig.
+      v_BxKxTxd: values, whose d may be another than that of queries and keys.
+      inputs: of the encoding in this layer.
     Raises:
       ModelError: a length that the kernel does not take.
     """
-    length = q.shape[2]
+    length = q_BxHxTxd.shape[2]
     multiple = _LENGTH_MULTIPLES.get(kernel, 1)
     if length % multiple:
         raise ModelError(
@@ -294,37 +328,51 @@ def fused_attention(kernel: str, q, k, v, encoding, inputs, config) -> jax.Array
             f'of {multiple}'
         )
 
-    # A bias of the keys becomes columns, where that is enough; any other is an argument.
+    # Columns where they are enough: a bias as an argument is an array [T,T], read by each head.
     scale = config.head_dim**-0.5
     bias = None
     if _is_bias_in_columns(encoding):
-        q, k = append_bias_columns(q, k, encoding.key_bias(inputs), scale)
+        key_bias = encoding.key_bias(inputs)
+        assert key_bias is not None
+        q_BxHxTxd, k_BxKxTxd = append_bias_columns(q_BxHxTxd, k_BxKxTxd, key_bias, scale)
     else:
         bias = encoding.additive(inputs)
     if kernel == 'splash':
-        q, k, v = name_for_remat(q * scale, k, v)
-        return _splash(q, k, v, inputs.segment_ids, config)
+        q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd * scale, k_BxKxTxd, v_BxKxTxd)
+        assert inputs.segment_ids is not None
+        return _splash(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, inputs.segment_ids, config)
 
     # cudnn wants one size for all, a multiple of 8: zeros change neither products nor values.
-    q, k, v = name_for_remat(q, k, v)
-    value_size = v.shape[-1]
-    size = _round_up(max(q.shape[-1], value_size), 8)
+    q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
+    value_size = v_BxKxTxd.shape[-1]
+    size = _round_up(max(q_BxHxTxd.shape[-1], value_size), 8)
 
-    def prepare(x):
-        padded = jnp.pad(x, ((0, 0), (0, 0), (0, 0), (0, size - x.shape[-1])))
+    def prepare(x_BxHxTxd):
+        padded = jnp.pad(x_BxHxTxd, ((0, 0), (0, 0), (0, 0), (0, size - x_BxHxTxd.shape[-1])))
         return jnp.moveaxis(padded, 1, 2)
 
-    q, k, v = prepare(q), prepare(k), prepare(v)
+    q_BxTxHxd = prepare(q_BxHxTxd)
+    k_BxTxKxd = prepare(k_BxKxTxd)
+    v_BxTxKxd = prepare(v_BxKxTxd)
     if bias is not None and kernel == 'cudnn':
-        whole = jnp.broadcast_to(bias, (*bias.shape[:2], q.shape[1], k.shape[1]))
-        bias = narrow_bias(whole, q.dtype)
-    out = jax.nn.dot_product_attention(
-        q, k, v, bias, inputs.visible, scale=scale, implementation=kernel
+        whole = jnp.broadcast_to(bias, (*bias.shape[:2], length, length))
+        bias = narrow_bias(whole, q_BxHxTxd.dtype)
+    implementation: Literal['xla', 'cudnn'] = 'cudnn' if kernel == 'cudnn' else 'xla'
+    out_BxTxHxd = jax.nn.dot_product_attention(
+        q_BxTxHxd,
+        k_BxTxKxd,
+        v_BxTxKxd,
+        bias,
+        inputs.visible,
+        scale=scale,
+        implementation=implementation,
     )
-    return jnp.moveaxis(out, 2, 1)[..., :value_size]
+    return jnp.moveaxis(out_BxTxHxd, 2, 1)[..., :value_size]
 
 
-def _splash(q, k, v, segment_ids, config) -> jax.Array:
+def _splash(
+    q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array, config: 'ModelConfig'
+) -> jax.Array:
     """Runs JAX's splash attention, for TPUs; interpreted elsewhere.
 
     Attends inside documents; `q` is already scaled.
@@ -339,6 +387,7 @@ def _splash(q, k, v, segment_ids, config) -> jax.Array:
 
     # Its mask is known when it is compiled; documents come in by their segments.
     square = (length, length)
+    mask: masks.Mask
     if config.window:
         back = config.window - 1
         mask = masks.LocalMask(square, (back, 0 if config.causal else back), 0)
@@ -352,7 +401,7 @@ def _splash(q, k, v, segment_ids, config) -> jax.Array:
     fits_1024 = q.dtype == jnp.bfloat16 and max(q.shape[-1], v.shape[-1]) <= 128
     largest = 1024 if fits_1024 else 512
     size = next(block for block in (largest, 512, 256, 128) if not length % block)
-    block_fields = {
+    block_fields: dict[str, Any] = {
         field.name: size
         for field in dataclasses.fields(kernels.BlockSizes)
         if field.name.startswith('block') and not field.name.endswith('_dq')
@@ -380,7 +429,9 @@ def _splash(q, k, v, segment_ids, config) -> jax.Array:
     return _on_each_device(attend_locally, q, k, v, segment_ids)
 
 
-def _on_each_device(attend_locally: Callable, q, k, v, segment_ids) -> jax.Array:
+def _on_each_device(
+    attend_locally: Callable, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array
+) -> jax.Array:
     """Runs attention on each device's own rows and heads.
 
     A kernel is opaque to XLA, which would gather whatever is sharded.

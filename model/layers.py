@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
-from model.sharding import constrain, context_parts, own_context_part
+from model.sharding import constrain, context_parts, own_context_part, with_axes
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -35,12 +35,12 @@ class Norm(nn.Module):
         """Returns x [...,D] normalised, scaled and, with LayerNorm, shifted."""
         size = (x.shape[-1],)
         y = x.astype(jnp.float32)
-        scale = self.param('scale', nn.with_partitioning(nn.initializers.ones, (None,)), size)
+        scale = self.param('scale', with_axes(nn.initializers.ones, (None,)), size)
         if self.kind == 'layernorm':
             y -= y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps) * scale
         if self.kind == 'layernorm':
-            y += self.param('bias', nn.with_partitioning(nn.initializers.zeros, (None,)), size)
+            y += self.param('bias', with_axes(nn.initializers.zeros, (None,)), size)
         return y.astype(x.dtype)
 
 
@@ -61,7 +61,7 @@ class Weight(nn.Module):
     def __call__(self) -> jax.Array:
         w = self.param(
             'kernel',
-            nn.with_partitioning(self.initializer, self.axes),
+            with_axes(self.initializer, self.axes),
             self.shape,
             jnp.dtype(self.param_dtype),
         )
@@ -87,14 +87,14 @@ class FeedForward(nn.Module):
         shape = (cfg.mlp_width, cfg.width)
         init = fan_in(cfg.residual_scale, 'fan_in', 'normal')
         w_FxD = cfg.weight(shape, ('mlp', 'embed'), init, 'down')()
-        return jnp.einsum('btf,fd->btd', h_BxTxF, w_FxD)
+        return jnp.einsum('BTF,FD->BTD', h_BxTxF, w_FxD)
 
     def _project_up(self, x_BxTxD: jax.Array, name: str) -> jax.Array:
         """Returns [B,T,F], under the name that remat policies keep it by."""
         cfg = self.config
         init = fan_in(1.0, 'fan_in', 'normal')
         w_DxF = cfg.weight((cfg.width, cfg.mlp_width), ('embed', 'mlp'), init, name)()
-        return checkpoint_name(jnp.einsum('btd,df->btf', x_BxTxD, w_DxF), name)
+        return checkpoint_name(jnp.einsum('BTD,DF->BTF', x_BxTxD, w_DxF), name)
 
 
 def dropout(
@@ -152,11 +152,11 @@ class Bag(nn.Module):
         # Gathered before the lookup, as in the Transformer.
         weight_NxT = constrain(weight_V, None)[tokens_NxT] * counted_NxT
         vectors_NxTxD = jnp.take(constrain(table_VxD, None, None), tokens_NxT, axis=0)
-        sums_NxD = jnp.einsum('ntd,nt->nd', vectors_NxTxD, weight_NxT)
+        sums_NxD = jnp.einsum('NTD,NT->ND', vectors_NxTxD, weight_NxT)
         return sums_NxD / jnp.maximum(weight_NxT.sum(1, keepdims=True), 1e-6), gate
 
     def _declare(self, name: str, init: Callable, shape: tuple[int, ...], *axes: str) -> jax.Array:
         """Declares a parameter; returns it in float32."""
         dtype = jnp.dtype(self.config.param_dtype)
-        x = self.param(name, nn.with_partitioning(init, axes), shape, dtype)
+        x = self.param(name, with_axes(init, axes), shape, dtype)
         return x.astype(jnp.float32)

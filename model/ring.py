@@ -23,7 +23,7 @@ def scaled_products(q_BxHxTxd: jax.Array, k_BxKxSxd: jax.Array, config) -> jax.A
     """Returns q.k / sqrt(d), float32 [B,H,T,S]."""
     batch, heads, length = q_BxHxTxd.shape[:3]
     q_BxKxGxTxd = q_BxHxTxd.reshape(batch, config.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
-    z = jnp.einsum('bkgtd,bksd->bkgts', q_BxKxGxTxd, k_BxKxSxd, preferred_element_type=jnp.float32)
+    z = jnp.einsum('BKGTd,BKSd->BKGTS', q_BxKxGxTxd, k_BxKxSxd, preferred_element_type=jnp.float32)
     return z.reshape(batch, heads, length, -1) * config.head_dim**-0.5
 
 
@@ -39,7 +39,7 @@ def weigh_values(weights_BxHxTxS: jax.Array, v_BxKxSxd: jax.Array) -> jax.Array:
     """Returns the values by their weights, [B,H,T,d]; heads of a group read the same ones."""
     b, heads, t, s = weights_BxHxTxS.shape
     grouped = weights_BxHxTxS.reshape(b, v_BxKxSxd.shape[1], -1, t, s)
-    return jnp.einsum('bkgts,bksd->bkgtd', grouped, v_BxKxSxd).reshape(b, heads, t, -1)
+    return jnp.einsum('BKGTS,BKSd->BKGTd', grouped, v_BxKxSxd).reshape(b, heads, t, -1)
 
 
 def visible_pairs(

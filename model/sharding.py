@@ -4,7 +4,11 @@
 own part; `fsdp` and `tensor` are automatic: arrays look whole, and XLA moves what it needs.
 """
 
+from collections.abc import Callable
+from typing import cast
+
 import jax
+from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 RULES = {  # logical axis -> mesh axis; a name not here is not sharded
@@ -29,6 +33,14 @@ def spec(mesh, shape: tuple[int, ...], names: tuple[str | None, ...]) -> P:
         is_cut = axis is not None and not size % mesh.shape.get(axis, 1)
         axes.append(axis if is_cut else None)
     return P(*axes)
+
+
+def with_axes(init: Callable, axes: tuple[str | None, ...]) -> Callable[..., jax.Array]:
+    """Returns an initializer whose parameters carry logical axes, for `Module.param`.
+
+    It makes boxes (`nn.Partitioned`), which the state keeps and `param` opens: a module has arrays.
+    """
+    return cast(Callable[..., jax.Array], nn.with_partitioning(init, axes))
 
 
 def constrain(x: jax.Array, *names: str | None) -> jax.Array:

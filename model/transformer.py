@@ -15,7 +15,13 @@ from model.config import ModelConfig
 from model.errors import ModelError
 from model.layers import Bag, FeedForward, Norm, dropout, fan_in
 from model.positions import EncodingInputs, PositionalEncoding
-from model.sharding import constrain, context_parts, gather_context, own_context_part
+from model.sharding import (
+    constrain,
+    context_parts,
+    gather_context,
+    own_context_part,
+    with_axes,
+)
 
 # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
 CacheState = dict[str, Any]
@@ -145,15 +151,14 @@ class Transformer(nn.Module):
           ModelError: position ids that the data does not give, or a cache with scanned layers.
         """
         cfg = self.config
-        layout, cache = self._lay_out(
-            tokens, positions, segment_ids, ids, (row_keys, batch_key), cache
-        )
+        keys = (row_keys, batch_key)
+        layout, cache = self._lay_out(positions, segment_ids, ids, keys, cache)
 
         # 1. Tokens to vectors. Gathered before the lookup: a gather from a table sharded over two
         #    automatic axes aborts XLA.
         table_VxD = self.param(
             'embedding',
-            nn.with_partitioning(nn.initializers.normal(cfg.width**-0.5), ('vocab', 'embed')),
+            with_axes(nn.initializers.normal(cfg.width**-0.5), ('vocab', 'embed')),
             (cfg.vocab_size, cfg.width),
             jnp.dtype(cfg.param_dtype),
         ).astype(cfg.dtype)
@@ -192,7 +197,7 @@ class Transformer(nn.Module):
         if cfg.bag and self.is_initializing():
             Bag(cfg, name='bag')(tokens, segment_ids > 0)
 
-        # 5. Logits, from the table of the embedding where the two are tied.
+        # 5. Logits, unless the caller makes them itself, as the loss does in chunks (`unembed`).
         if cfg.tied:
             output = constrain(table_VxD, 'vocab', None)
         else:
@@ -238,7 +243,6 @@ class Transformer(nn.Module):
 
     def _lay_out(
         self,
-        tokens: jax.Array,
         positions: jax.Array,
         segment_ids: jax.Array,
         task_ids: jax.Array | None,
@@ -247,83 +251,85 @@ class Transformer(nn.Module):
     ) -> tuple[TokenLayout, CacheState | None]:
         """Returns the layout of the tokens, and the cache with them entered; `keys`: row, batch."""
         cfg = self.config
-        row_keys, batch_key = keys
+        row_keys, batch_key = keys if self.training else (None, None)
         draws_at_test = any(part.drawn_at_test for part in cfg.parts)
-        draw_keys = row_keys if self.training or draws_at_test else None
-        ids_row_keys = row_keys
-        if not self.training:
-            row_keys = None
-            batch_key = None
+        draw_keys = keys[0] if self.training or draws_at_test else None
 
-        # Of this device's part of the context; then of all, since every part needs all keys' ids.
-        own_positions = positions
-        own_segment_ids = segment_ids
-        own_task_ids = task_ids
-        positions = gather_context(positions, 1)
-        segment_ids = gather_context(segment_ids, 1)
-        if task_ids is not None:
-            task_ids = gather_context(task_ids, 1)
+        # Each device has its part of the context, and every part needs the ids of all keys.
+        k_positions = gather_context(positions, 1)
+        k_segment_ids = gather_context(segment_ids, 1)
+        k_task_ids = None if task_ids is None else gather_context(task_ids, 1)
+        k_ids = self._position_ids(k_positions, k_segment_ids, k_task_ids, draw_keys, batch_key)
+        ids = own_context_part(k_ids, 1)
 
-        # The ids that encodings see: each part changes those that the parts before it left.
+        # Where ids count up with the columns, distances are the same for all rows, which saves an
+        # array [B,T,S]. With a cache the keys are those of all its columns.
+        changes_ids = any('position_ids' in part.enters() for part in cfg.parts)
+        consecutive = cache is None and context_parts() == 1 and not changes_ids
+        column = None
+        if cache is not None:
+            column = cache['column']
+            cache = _enter(cache, positions, ids, segment_ids)
+            k_positions = cache['positions']
+            k_segment_ids = cache['segment_ids']
+            k_ids = cache['ids']
+
+        layout = TokenLayout(
+            positions=positions,
+            segment_ids=segment_ids,
+            ids=ids,
+            k_positions=k_positions,
+            k_segment_ids=k_segment_ids,
+            k_ids=k_ids,
+            row_keys=row_keys,
+            task_ids=task_ids,
+            consecutive=consecutive,
+            draw_keys=draw_keys,
+            batch_key=batch_key,
+            column=column,
+        )
+        return layout, cache
+
+    def _position_ids(
+        self,
+        positions: jax.Array,
+        segment_ids: jax.Array,
+        task_ids: jax.Array | None,
+        row_keys: jax.Array | None,
+        batch_key: jax.Array | None,
+    ) -> jax.Array:
+        """Returns the ids that encodings see: each part changes those of the parts before it."""
         ids = positions
-        for part in cfg.parts:
+        for part in self.config.parts:
             if part.spec.task_ids and task_ids is None:
                 raise ModelError(
                     f'{part.spec.title} needs position ids from the data ({part.spec.task_ids!r}): '
                     f'this data gives none'
                 )
-            ids = part.position_ids(
-                EncodingInputs(
-                    param=None,
-                    q_ids=ids,
-                    positions=positions,
-                    segment_ids=segment_ids,
-                    row_keys=ids_row_keys if self.training or part.drawn_at_test else None,
-                    task_ids=task_ids,
-                    batch_key=batch_key,
-                )
-            )
-
-        # Without a cache the keys are those of the same call. Where ids count up with the columns,
-        # distances are the same for all rows, which saves an array [B,T,S].
-        if cache is None:
-            changes_ids = any('position_ids' in part.enters() for part in cfg.parts)
-            layout = TokenLayout(
-                positions=own_positions,
-                segment_ids=own_segment_ids,
-                ids=own_context_part(ids, 1),
-                k_positions=positions,
-                k_segment_ids=segment_ids,
-                k_ids=ids,
-                row_keys=row_keys,
-                task_ids=own_task_ids,
-                consecutive=context_parts() == 1 and not changes_ids,
-                draw_keys=draw_keys,
+            inputs = EncodingInputs(
+                param=None,
+                q_ids=ids,
+                positions=positions,
+                segment_ids=segment_ids,
+                row_keys=row_keys if self.training or part.drawn_at_test else None,
+                task_ids=task_ids,
                 batch_key=batch_key,
             )
-            return layout, None
+            ids = part.position_ids(inputs)
+        return ids
 
-        # With one, the new tokens take its next columns, and all columns are keys.
-        column = cache['column']
-        updated: CacheState = {'layers': list(cache['layers'])}
-        for name, x in (('positions', positions), ('ids', ids), ('segment_ids', segment_ids)):
-            new = x.astype(cache[name].dtype)
-            updated[name] = jax.lax.dynamic_update_slice_in_dim(cache[name], new, column, 1)
-        updated['column'] = column + tokens.shape[1]
-        layout = TokenLayout(
-            positions=positions,
-            segment_ids=segment_ids,
-            ids=ids,
-            k_positions=updated['positions'],
-            k_segment_ids=updated['segment_ids'],
-            k_ids=updated['ids'],
-            row_keys=row_keys,
-            task_ids=task_ids,
-            draw_keys=draw_keys,
-            batch_key=batch_key,
-            column=column,
-        )
-        return layout, updated
+
+def _enter(
+    cache: CacheState, positions: jax.Array, ids: jax.Array, segment_ids: jax.Array
+) -> CacheState:
+    """Returns the cache with new tokens in its next columns; layers add their keys themselves."""
+    column = cache['column']
+    updated: CacheState = {'layers': list(cache['layers'])}
+    for name, x in (('positions', positions), ('ids', ids), ('segment_ids', segment_ids)):
+        new = x.astype(cache[name].dtype)
+        updated[name] = jax.lax.dynamic_update_slice_in_dim(cache[name], new, column, 1)
+    updated['column'] = column + positions.shape[1]
+    return updated
 
 
 def make_row_keys(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
@@ -349,7 +355,7 @@ def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
       output: from `output_matrix`, [V,D] where `tied`, else [D,V].
     """
     return jnp.einsum(
-        'btd,vd->btv' if tied else 'btd,dv->btv',
+        'BTD,VD->BTV' if tied else 'BTD,DV->BTV',
         x_BxTxD,
         output,
         preferred_element_type=jnp.float32,

@@ -1,4 +1,4 @@
-"""The entry point of every command (`python -m room.command`).
+"""The entry point of every command (`python -m package.command`).
 
 It applies the settings that results or speed depend on, then hands over to `runtime/exit.py`, which
 reads flags, runs main and turns a user's mistake into one line.

@@ -164,7 +164,7 @@ def _read_fields(path: str) -> dict[str, Any]:
 def _drop_meaning(config: ConfigDict) -> None:
     """Takes out of a config what the config.json of a run keeps of its encodings.
 
-    A run that goes on reads that itself; a new one has the encodings as they are now, which is said
+    A resumed run reads that itself; a new one has the encodings as they are now, which is said
     where that is not the same.
     """
     before = config.model.encodings

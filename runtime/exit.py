@@ -134,7 +134,7 @@ def _paths() -> Iterator[tuple[str, str]]:
             for _, value in _strings(f'--{name}', flag.value):
                 for path in value.split(',') if flag.parser.many else [value]:
                     yield f'--{name}', path
-        elif flag.present and hasattr(type(flag), 'config_filename'):
+        elif flag.present and hasattr(flag, 'config_filename'):
             yield f'--{name}', flag.config_filename.partition(':')[0]
         if _is_config(flag.value):
             for field, value in _strings(f'--{name}', flag.value):

@@ -55,7 +55,7 @@ class ClusterSpec:
     coordinator: str
     num_processes: int
     process_id: int
-    local_device_ids: list[int] | None = None
+    local_device_ids: Sequence[int] | None = None
 
     def __post_init__(self):
         host, _, port = self.coordinator.rpartition(':')
@@ -187,7 +187,11 @@ def _detect_cluster(join_timeout: float) -> ClusterSpec | None:
             f'the cluster could not be recognised ({type(error).__name__}: {error}); give '
             f'--coordinator, --num_processes and --process_id, or --num_processes=1'
         ) from None
-    return None if detected[0] is None else ClusterSpec(*detected)
+    coordinator, num_processes, process_id, device_ids = detected
+    if coordinator is None:
+        return None
+    assert num_processes is not None and process_id is not None, 'half a place in a cluster'
+    return ClusterSpec(coordinator, num_processes, process_id, device_ids)
 
 
 def _check_complete(present: dict[str, bool]) -> None:

@@ -50,8 +50,10 @@ def names(holds: Callable[[Any], bool]) -> list[str]:
 
 
 def may_change_on_resume(name: str) -> bool:
-    """Returns whether a started run goes on with another value of a field; where this version does
-    not know the field, what the fields beside it share decides."""
+    """Returns whether a started run may be resumed with another value of a field.
+
+    Where this version does not know the field, what the fields beside it share decides.
+    """
     return _entry_or_shared(name).resume != 'fixed'
 
 

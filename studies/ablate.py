@@ -2,8 +2,9 @@
 
     python -m studies.ablate --config=configs/ablations/quick.py
 
-Each cell is one training; what it measured becomes one line of `cells.jsonl` in `--out`. Started
-again after it was killed, or with more seeds, a study goes on with the cells that are not there.
+A cell is one training run of a study: an encoding, a task, a seed. What it measured becomes one
+line of `cells.jsonl` in `--out`. Started again after it was killed, or with more seeds, a study
+goes on with the cells that are not there.
 On CPU one pinned process of one thread runs on each core; on an accelerator one process runs them
 all. `--together=5` trains five seeds of a cell in one program: on a GPU, say so, with
 `--workers=8`, since processes take turns on it but draw data side by side

@@ -3,15 +3,17 @@ defines."""
 
 import contextlib
 import functools
+import io
 import logging
 import pathlib
 import runpy
+import subprocess
 import sys
 import warnings
 from unittest import mock
 
 import grain  # noqa: F401  (defines flags of its own, once)
-from absl import flags
+from absl import app, flags, logging as absl_logging
 
 from runtime import cli, exit
 
@@ -22,15 +24,19 @@ ROOMS = (
 
 
 @contextlib.contextmanager
-def keep_root_logger():
-    """Leaves the root logger as it was: absl gives it a handler and a level when a command is
-    run."""
-    handlers, level = logging.root.handlers[:], logging.root.level
+def keep_loggers():
+    """Leaves loggers as they were: a command that is run gives them handlers and levels."""
+    loggers = [logging.root, logging.getLogger('absl'), logging.getLogger('ordem')]
+    before = [(log.handlers[:], log.level, log.propagate) for log in loggers]
+    verbosity = absl_logging.get_verbosity()
     try:
         yield
     finally:
-        logging.root.handlers[:] = handlers
-        logging.root.setLevel(level)
+        absl_logging.set_verbosity(verbosity)
+        for log, (handlers, level, propagate) in zip(loggers, before):
+            log.handlers[:] = handlers
+            log.setLevel(level)
+            log.propagate = propagate
 
 
 def list_commands() -> list[str]:
@@ -69,6 +75,36 @@ def isolate_flags():
         for module, flag in ours:
             flags.FLAGS[flag.name] = flag
             flags.FLAGS.register_flag_by_module(module, flag)
+
+
+def run_here(module: str, *words, settle=cli._settle_logging) -> subprocess.CompletedProcess:
+    """Runs `python -m MODULE WORDS` without a new process; returns what that would have ended with.
+
+    The module runs as __main__, and its flags are taken away afterwards. The log goes to stderr as
+    the command sends it there. A process of its own takes seconds to import what is here already.
+    """
+    arguments = [module, *map(str, words)]
+    app.define_help_flags()  # once in a process: they stay when those of the module go
+    stdout = io.StringIO()
+    stderr = io.StringIO()
+    code = 0
+    try:
+        with (
+            keep_loggers(),
+            isolate_flags(),
+            mock.patch.object(sys, 'argv', arguments),
+            mock.patch.object(cli, 'settle', settle),
+            contextlib.redirect_stdout(stdout),
+            contextlib.redirect_stderr(stderr),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter('ignore')  # runpy's, of a module that is there already
+            runpy.run_module(module, run_name='__main__')
+    except SystemExit as end:
+        code = end.code or 0
+        if isinstance(code, str):  # a text ends a program with 1
+            code = stderr.write(code) and 1
+    return subprocess.CompletedProcess(arguments, code, stdout.getvalue(), stderr.getvalue())
 
 
 @functools.cache

@@ -7,16 +7,23 @@ programs. On a GPU:
 """
 
 import atexit
+import fcntl
+import importlib.metadata
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
 
-os.environ['XLA_FLAGS'] = (
-    os.environ.get('XLA_FLAGS', '')
-    + ' --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0'
-)
+XLA_FLAGS = [
+    '--xla_force_host_platform_device_count=8',
+    '--xla_backend_optimization_level=0',
+]
+# The older emitters of loops, and a program in one piece: it is compiled in a sixth of the time.
+# Only for releases that are known to have them, since XLA ends at a flag that it does not know.
+if importlib.metadata.version('jaxlib').startswith('0.10.'):
+    XLA_FLAGS += ['--xla_cpu_use_fusion_emitters=false', '--xla_cpu_parallel_codegen_split_count=1']
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *XLA_FLAGS])
 os.environ['JAX_PLATFORMS'] = os.environ.get('ORDEM_TEST_PLATFORM', 'cpu')
 
 # On a GPU products are exact, and several processes share it.
@@ -42,6 +49,53 @@ import pytest  # noqa: E402  (the environment is set first)
 def cache(tmp_path_factory):
     """Returns one cache of token stores and tokenizers for the whole session."""
     return str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture(scope='session')
+def make_once(tmp_path_factory):
+    """Returns the function (name, make) -> folder, filled by `make(folder)` once for all workers.
+
+    Who would change the folder copies it first.
+    """
+    common = tmp_path_factory.getbasetemp()
+    if 'PYTEST_XDIST_WORKER' in os.environ:
+        common = common.parent
+
+    def get(name, make):
+        folder = common / f'once-{name}'
+        whole = common / f'once-{name}.whole'
+        with open(common / f'once-{name}.lock', 'w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not whole.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                make(folder)
+                whole.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope='session')
+def tiny_run(make_once):
+    """Returns the directory of a finished run of two steps and one layer, its store beside it.
+
+    Its context is 48 tokens, its vectors have sizes 8 and 32.
+    """
+    return make_once('tiny-run', _train_tiny_run) / 'run'
+
+
+def _train_tiny_run(folder):
+    from train import loop, setup
+
+    c = _tiny(str(folder / 'cache'))
+    c.data.seq_len = 48
+    c.model.num_layers = 1
+    c.embedding.sizes = '8,32'
+    c.train.steps = 2
+    c.optimizer.warmup = 1
+    c.eval.every = 0
+    loop.train(setup.build_experiment(c, str(folder / 'run')))
 
 
 @pytest.fixture

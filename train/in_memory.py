@@ -122,7 +122,9 @@ def run(
             break
     seconds = max(time.perf_counter() - began, 1e-9)
 
-    step_mb = compiled.memory_analysis().temp_size_in_bytes / len(seeds) / 2**20
+    memory = compiled.memory_analysis()
+    assert memory is not None, 'a device that counts no memory'
+    step_mb = memory.temp_size_in_bytes / len(seeds) / 2**20
     for record, curve in zip(records, curves):
         record |= _describe_curve(curve) | {
             'tokens_per_second': round(tokens / seconds),

@@ -75,10 +75,12 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
     step_monitor = StepMonitor(experiment, log, checkpoints)
     if after_rollback:
         log.write(start, after_rollback)
+
+    # An implicit transfer between host and devices would stall each step: it is forbidden.
+    transfers = 'allow' if jax.config.values['jax_disable_jit'] else 'disallow'
     try:
         for step, batch in _batches(experiment, start, stop):
-            # An implicit transfer between host and devices would stall each step: it is forbidden.
-            with jax.transfer_guard('allow' if jax.config.jax_disable_jit else 'disallow'):
+            with jax.transfer_guard(transfers):
                 experiment.state, step_metrics = experiment.train_step(experiment.state, batch)
             step_monitor.push(step, step_metrics)  # read two steps late: the host never waits
 

@@ -154,8 +154,8 @@ def local_rows(mesh: Mesh, batch_size: int) -> slice:
     Where they lie apart, with those between them.
     """
     by_device = NamedSharding(mesh, P(BATCH[0])).addressable_devices_indices_map((batch_size,))
-    spans = [index[0].indices(batch_size)[:2] for index in by_device.values()]
-    return slice(min(first for first, _ in spans), max(end for _, end in spans))
+    ranges = [index[0].indices(batch_size) for index in by_device.values() if index is not None]
+    return slice(min(first for first, _, _ in ranges), max(end for _, end, _ in ranges))
 
 
 def to_devices(mesh: Mesh, local: Batch, batch_size: int) -> dict[str, jax.Array]:

@@ -45,17 +45,22 @@ class Experiment:
 
     run: Run
     config: ConfigDict
+
+    # What is learned, and from which text. Both kinds of rows are functions of the step.
     tokenizer: Tokenizer
     objective: Objective
     store: TokenStore | PairStore
     training: Rows
     validation: Rows | None  # None: nothing is held out
+
+    # What learns, where it lies on the devices, and the two compiled functions that move it.
     model: Transformer
     mesh: jax.sharding.Mesh
     state: State
     shardings: State
     train_step: Callable[[State, dict], tuple[State, dict]]
     eval_step: Callable[[Any, dict, int], dict]
+
     rollbacks: list[dict]
     beat: Callable[..., None] = lambda step=None: None  # tells the watchdog that something moved
 
@@ -64,8 +69,8 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     """Builds everything a run needs, checked before anything in its directory is written.
 
     Args:
-      config: of the experiment. Fields that follow from the parent, or from the run that goes on,
-        are set in it.
+      config: of the experiment. Fields that follow from the parent, or from the run that is
+        resumed, are set in it.
       directory: of the run, local or gs://.
       conversations: whether answers are to be learned: texts are refused, and records that hold
         both are read as conversations.
@@ -88,7 +93,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     _check_prompt(config, tokenizer, architecture)
     check_model(mesh, architecture, config.data.seq_len, config.train.loss_chunks)
 
-    # A run that goes on keeps a store that was made under earlier rules of reading.
+    # A resumed run keeps a store that was made under earlier rules of reading.
     data_hash = run.lineage()['data_hash'] if resuming else ''
     store = processes.main_process_first(
         'data', lambda: objective.data.open_store(config, tokenizer, data_hash)
@@ -98,7 +103,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     training, validation = objective.data.open_data(config, store)
     _log_choices(config, training, architecture, mesh)
 
-    # Results depend on nothing else; a run that goes on must find it as it was.
+    # Results depend on nothing else; a resumed run must find it as it was.
     lineage = origin.make_lineage(config, store, tokenizer, parent.as_dict() if parent else None)
     processes.assert_same({k: lineage[k] for k in ('data_hash', 'tokenizer_hash', 'parent')})
     if resuming:
@@ -167,12 +172,12 @@ def check_before_start(
 ) -> tuple[Objective, Parent | None, Tokenizer | None, jax.sharding.Mesh]:
     """Checks all that can be told without reading the text: every mistake at one start.
 
-    Returns the objective, the parent, the tokenizer of the run that goes on or of the parent, and
-    the mesh. Raises as `build_experiment`, whose arguments these are.
+    Returns the objective, the parent, the tokenizer of the resumed run or of the parent, and the
+    mesh. Raises as `build_experiment`, whose arguments these are.
     """
     errors = ErrorCollector()
     config_tree.expand_paths(config, strict=True)
-    config.model.encodings = []  # filled in below: of the run that resumes, else of today
+    config.model.encodings = []  # filled in below: of the resumed run, else of today
     objective = errors.check(get_objective, config.train.objective)
     if conversations and objective:
         objective.data.prefer_conversations(config.data)
@@ -185,6 +190,7 @@ def check_before_start(
         tokenizer = _mend_and_check(run, config, tokenizer, errors)
     mesh = preflight.check(errors, config, run, objective, tokenizer)
     errors.raise_all()
+    assert mesh is not None, 'a mesh that cannot be made is a mistake, raised above'
 
     # A new run keeps what its encodings mean, for the day when their defaults are others.
     if not resuming:
@@ -213,7 +219,7 @@ def _assert_same_start(config: ConfigDict, directory: str, resuming: bool) -> No
 def _mend_and_check(
     run: Run, config: ConfigDict, tokenizer: Tokenizer | None, errors: ErrorCollector
 ) -> Tokenizer | None:
-    """Returns the tokenizer of a run that goes on, its files mended and its config compared.
+    """Returns the tokenizer of a resumed run, after mending its files and comparing its config.
 
     `config` gets the fields that the run was started with and that are not this command's to say.
     `tokenizer`: the parent's, by which a damaged one is written anew.
@@ -240,7 +246,7 @@ def keep_compiled(cache: str) -> None:
     Not on a CPU, where compilation is short and its result fits one machine only. Where
     JAX_COMPILATION_CACHE_DIR is set, that holds.
     """
-    if jax.default_backend() != 'cpu' and not jax.config.jax_compilation_cache_dir:
+    if jax.default_backend() != 'cpu' and not jax.config.values['jax_compilation_cache_dir']:
         jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache) / 'compiled'))
 
 

@@ -8,6 +8,7 @@ What is minimised is a `Loss` (train/losses.py), which an objective gives (train
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -102,6 +103,7 @@ def _init(
     key_data: jax.Array,
     track_grad_norm: bool,
 ) -> State:
+    """Returns a fresh state whose parameters are boxed with their logical axes."""
     init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
 
     # One token is enough: no parameter's shape depends on the batch.
@@ -120,6 +122,7 @@ def _init(
 
 
 def _key_data(seed: int | jax.Array) -> jax.Array:
+    """Returns a PRNG key as the uint32 that checkpoints hold, of one kind on every platform."""
     return jax.random.key_data(jax.random.key(seed, impl='threefry2x32'))
 
 
@@ -153,9 +156,9 @@ def make_step(
 
     def gradients(key, params, micro):
         """Returns a microbatch's sums, and float32 gradients that lie as their parameters do."""
+        batch, rows = micro
 
         def total(params):
-            batch, rows = micro
             context = LossContext(
                 mesh,
                 manual_axes,
@@ -168,27 +171,6 @@ def make_step(
         (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params)
         return sums, jax.tree.map(_as_stored, widen(grads), shardings['params'])
 
-    def accumulated(key, params, batch_and_rows):
-        """Returns the same of the whole batch, one microbatch after the other."""
-
-        # Row i goes to microbatch i % accumulation, so that each stays spread over `fsdp`.
-        def deal(x):
-            cut = x.reshape(x.shape[0] // accumulation, accumulation, *x.shape[1:])
-            return jnp.swapaxes(cut, 0, 1)
-
-        def add(grads, micro):
-            # The barrier ties the weights to the microbatch: else XLA gathers all of them over
-            # `fsdp` once, before the loop, and keeps them.
-            sums, more = gradients(key, *jax.lax.optimization_barrier((params, micro)))
-            return jax.tree.map(jnp.add, grads, more), sums
-
-        def zeros_like(x, sharding):
-            return _as_stored(jnp.zeros_like(x), sharding)
-
-        zero = jax.tree.map(zeros_like, widen(params), shardings['params'])
-        grads, sums = jax.lax.scan(add, zero, jax.tree.map(deal, batch_and_rows))
-        return jax.tree.map(lambda x: x.sum(0), sums), grads
-
     def local_step(state: State, batch: dict, rows: jax.Array) -> tuple[State, Sums]:
         """Takes the step of one device, on its part of the batch along the manual axes."""
         params = state['params']
@@ -199,9 +181,16 @@ def make_step(
         if accumulation == 1 or loss.takes_whole_batch:
             sums, grads = gradients(key, params, (batch, rows))
         else:
-            sums, grads = accumulated(key, params, (batch, rows))
+            sums, grads = _accumulate(
+                functools.partial(gradients, key),
+                params,
+                (batch, rows),
+                accumulation,
+                shardings['params'],
+            )
 
-        # The only exchange between devices of the manual axes: sums over their parts.
+        # The only exchange between devices of the manual axes: sums over their parts. Losses are
+        # sums until here, so that the mean is over all targets, wherever they lie.
         sums, grads = _summed((sums, grads), manual_axes)
         weight = jnp.maximum(sums['weight'], 1)
         grads = jax.tree.map(lambda g: g / weight, grads)
@@ -221,12 +210,42 @@ def make_step(
         mapped = _mapped(local_step, mesh, (P(), 'rows and time', 'rows'), (P(), P()))
         return mapped(state, batch, _row_numbers(batch))
 
+    # Where arguments and results lie: the state as it is stored, the batch cut by rows and time,
+    # metrics whole on each device. Donated: the new state takes the memory of the old one.
     return jax.jit(
         step,
         in_shardings=(shardings, NamedSharding(mesh, BATCH)),
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, P())),
     )
+
+
+def _accumulate(
+    gradients: Callable, params: Any, batch_and_rows: Any, count: int, shardings: Any
+) -> tuple[Sums, Any]:
+    """Returns the sums and gradients of a batch, from `count` microbatches one after the other.
+
+    Args:
+      gradients: (params, microbatch) -> (sums, gradients).
+      shardings: of the parameters.
+    """
+
+    # Row i goes to microbatch i % count, so that each stays spread over `fsdp`.
+    def deal(x):
+        return jnp.swapaxes(x.reshape(x.shape[0] // count, count, *x.shape[1:]), 0, 1)
+
+    def add(grads, micro):
+        # The barrier ties the weights to the microbatch: else XLA gathers all of them over `fsdp`
+        # once, before the loop, and keeps them.
+        sums, more = gradients(*jax.lax.optimization_barrier((params, micro)))
+        return jax.tree.map(jnp.add, grads, more), sums
+
+    def zeros_like(x, sharding):
+        return _as_stored(jnp.zeros_like(x), sharding)
+
+    zero = jax.tree.map(zeros_like, widen(params), shardings)
+    grads, sums = jax.lax.scan(add, zero, jax.tree.map(deal, batch_and_rows))
+    return jax.tree.map(lambda x: x.sum(0), sums), grads
 
 
 def make_eval_step(
@@ -290,7 +309,7 @@ def _judge(
     if norms is None:
         return ~finite, None
 
-    # Of few steps a mean says little, and the norms of the first ones fall quickly.
+    # A mean of few steps says little, and the norms of the first ones fall quickly.
     mean, seen = norms
     is_spike = ~finite | ((seen >= _SEEN) & (norm > factor * mean))
 
@@ -352,4 +371,5 @@ def _mapped(function: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any) -> 
 
 
 def _summed(tree: Any, axes: tuple[str, ...]) -> Any:
+    """Returns sums over the devices of the manual axes."""
     return jax.lax.psum(tree, axes) if axes else tree

@@ -46,9 +46,9 @@ class Parent:
 def open_parent(run: Run, config: ConfigDict, errors: ErrorCollector) -> Parent | None:
     """Returns the parent that `config.parent` names, compared with `config`.
 
-    None where there is none, or where it does not fit, which `errors` then has. A run that goes on
-    needs its parent no more, and takes no other: one that is gone is None too. Fields of `config`
-    that follow from the parent are set. Raises RunError where the parent cannot be found.
+    None where there is none, or where it does not fit, which `errors` then has. A resumed run needs
+    its parent no more, and takes no other: one that is gone is None too. Fields of `config` that
+    follow from the parent are set. Raises RunError where the parent cannot be found.
     """
     if run_dir.is_started(run.path):
         parent = origin.check_parent(run, config.parent)

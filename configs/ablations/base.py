@@ -48,7 +48,7 @@ SCHEMA = group(
     optimizer=base.SCHEMA.members['optimizer'],
     title=field('A first look', 'of the report'),
     train=group(
-        'How each cell is trained.',
+        'How each cell, one training run of the study, is trained.',
         steps=field(160, 'updates of the parameters', count(1)),
         z_loss=field(0.0, 'weight of log(Z)^2', Range(0, 1e3, zero='none')),
         batch_size=field(32, 'rows of a step', count(1, MANY)),
@@ -72,7 +72,7 @@ SCHEMA = group(
     ),
     trained=field(
         0.99,
-        'accuracy inside the lengths of training below which a cell counts as untrained, and is '
+        'accuracy inside the lengths of training below which a run counts as untrained, and is '
         'not ranked',
         SHARE,
     ),

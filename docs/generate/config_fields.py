@@ -9,6 +9,7 @@ import pathlib
 from configs import base
 from configs.ablations import base as studies
 from configs.fields import Field, Group
+from docs.generate import markdown
 from runtime import cli
 
 PAGE = pathlib.Path(__file__).resolve().parents[1] / 'config.md'
@@ -29,12 +30,12 @@ python -m train.pretrain --config=configs/base.py --run=runs/alibi --config.mode
 A field that does not exist, a value that does not fit, and a field that was given but has no effect
 are errors that name what was expected.
 
-The columns of the tables:
+Beside the name of a field stands its default, then what it means. Below them:
 
 - **values**: the numbers or names that fit; nothing where any value of the default's type does.
 - **needs**: what must hold of other fields for this one to have an effect.
-- **on resuming**: whether the command that goes on with a run may give another value. *fixed*: no,
-  the result would be another. *free*: yes, the field says what is watched and kept, not what is
+- **on resuming**: whether the command that resumes a run may give another value. *fixed*: no, the
+  result would be another. *free*: yes, the field says what is watched and kept, not what is
   computed. *kept*: it may be given, but the run keeps the value it began with.
 - **in a child**: whether a run that begins with the parameters of another
   (`--config.parent=RUN`) may differ from it. *free*: yes. *same*: no. *taken*: it gets the
@@ -48,8 +49,8 @@ The columns of the tables:
 STUDIES = """\
 A study compares encodings: a file in `configs/ablations/`, which starts from
 `configs/ablations/base.py`. Its `model` and `optimizer` are those of an experiment, and so are the
-`data` and `tokenizer` of a task that is text."""
-COLUMNS = ('field', 'default', 'meaning', 'values', 'needs', 'on resuming', 'in a child', 'since')
+`data` and `tokenizer` of a task that is text. A *cell* is one training run of a study: an encoding,
+a task, a seed."""
 
 
 def page() -> str:
@@ -74,32 +75,30 @@ def _sections(group: Group, name: str) -> list[str]:
     lines = ['', f'### {title}', '']
     if name:
         lines += [group.meaning, '']
-    lines += [f'| {" | ".join(COLUMNS)} |', '|---' * len(COLUMNS) + '|']
     for key, entry in group.entries():
         if key in group.members:
-            lines.append(row(f'{name}.{key}'.lstrip('.'), entry))
+            lines += describe(f'{name}.{key}'.lstrip('.'), entry)
     for key, member in group.members.items():
         if isinstance(member, Group):
             lines += _sections(member, f'{name}.{key}'.lstrip('.'))
     return lines
 
 
-def row(name: str, entry: Field) -> str:
-    """Returns the line of a field in its table."""
-    since = str(entry.since or '')
+def describe(name: str, entry: Field) -> list[str]:
+    """Returns a field as an item of a list, and what is true of it in items below."""
+    since = f'since {entry.since}' if entry.since else ''
     if entry.since and entry.before != entry.default:
-        since += f' ({entry.before!r})'
-    cells = (
-        f'`{name}`',
-        f'`{entry.default!r}`',
-        entry.meaning,
-        _values(entry),
-        '; '.join(condition.words for condition in entry.needs),
-        entry.resume,
-        entry.child,
-        since,
-    )
-    return f'| {" | ".join(cell.replace("|", chr(92) + "|") for cell in cells)} |'
+        since += f' (`{entry.before!r}`)'
+    values = _values(entry)
+    needs = '; '.join(condition.words for condition in entry.needs)
+    rules = [f'on resuming {entry.resume}', f'in a child {entry.child}', since]
+
+    items = [markdown.item(f'**`{name}`** = `{entry.default!r}`: {entry.meaning}')]
+    if values:
+        items.append(markdown.item(f'values: {values}', 4))
+    if needs:
+        items.append(markdown.item(f'needs {needs}', 4))
+    return [*items, markdown.item(', '.join(filter(None, rules)), 4)]
 
 
 def _values(entry: Field) -> str:

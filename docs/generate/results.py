@@ -6,6 +6,7 @@ python -m docs.generate.results     writes docs/results.md from docs/figures.tom
 import pathlib
 import tomllib
 
+from docs.generate import markdown
 from runtime import cli
 
 FOLDER = pathlib.Path(__file__).resolve().parents[1]
@@ -19,8 +20,6 @@ virtual machine unless a line says otherwise. Raw lines and reports of studies a
 
 This page is made by `python -m docs.generate.results` from `docs/figures.toml`.
 
-| what | figure | command |
-|---|---|---|
 """
 
 
@@ -31,15 +30,15 @@ def figures() -> list[dict]:
 
 def page() -> str:
     """Returns docs/results.md."""
-    rows = []
+    items = []
     for figure in figures():
         claim, value, command = (
             ' '.join(figure[name].split()) for name in ('claim', 'value', 'command')
         )
         if command.startswith('python'):
             command = f'`{command}`'
-        rows.append(f'| {claim} | {value} | {command} |\n')
-    return HEAD + ''.join(rows)
+        items += [markdown.item(f'**{claim}**: {value}'), markdown.item(command, 4)]
+    return HEAD + '\n'.join(items) + '\n'
 
 
 def main() -> None:

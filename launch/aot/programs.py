@@ -358,8 +358,8 @@ def generation(
     def prefill(params, tokens, lengths):
         return generate.prefill.__wrapped__(model, params, tokens, lengths, context)
 
-    def decode(params, state, keys, sampling):
-        return generate.decode.__wrapped__(model, params, state, keys, sampling, chunk, (0,))
+    def decode(params, state, sampling):
+        return generate.decode.__wrapped__(model, params, state, sampling, chunk, chunk, (0,))
 
     # Arguments: weights, prompts of half of the context, and the state that they leave.
     params = put(jax.eval_shape(init))
@@ -374,10 +374,10 @@ def generation(
         lowered = jax.jit(prefill).lower(params, *prompts)
         tokens = prompt
     else:
-        keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), batch))
+        state['key'] = put(jax.eval_shape(lambda: jax.random.key(0)))
         sampling = jax.eval_shape(lambda: jax.tree.map(jnp.asarray, dataclasses.asdict(Sampling())))
         donating = jax.jit(under(mesh, decode), donate_argnums=1)
-        lowered = donating.lower(params, state, put(keys), put(sampling))
+        lowered = donating.lower(params, state, put(sampling))
         tokens = chunk
     done = compiled(name, lowered, chip)
 

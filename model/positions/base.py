@@ -205,23 +205,37 @@ def _present(x: jax.Array | None) -> jax.Array:
 
 @dataclasses.dataclass(frozen=True)
 class PositionalEncoding:
-    """Base of all encodings, and itself the empty one: every place of entry left as it is."""
+    """Base of all encodings, and itself the empty one: every place of entry left as it is.
+
+    Most encodings override one of the first three methods and little else. A layer asks in this
+    order: redraw, mask, rotate, scale, key_state, read, product, key_bias or bias, logits, carry,
+    softmax, value (model/attention.py).
+    """
 
     dims: Dims
     spec: ClassVar[Spec]
 
-    def check(self) -> None:
-        """Raises ModelError where the parameters of the encoding do not fit the model."""
+    # The three that most encodings are made of: q and k are turned (RoPE), a bias of distances is
+    # added (T5), or logits depend on the text (CoPE).
 
-    def check_use(self) -> None:
-        """Raises ModelError where the encoding, or several together, cannot make up a layer."""
-        if self.spec.wraps:
-            raise ModelError(
-                f'config.model.positions: {self.spec.title} alone does nothing; expected it beside '
-                f"another encoding, for example 'rope+...'"
-            )
+    def rotate(
+        self, inputs: EncodingInputs, q: jax.Array, k: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Returns q [B,H,T,d] and k [B,K,T,d] of the new tokens, transformed.
 
-    # Once for the model.
+        The transformed k is what the cache keeps.
+        """
+        return q, k
+
+    def bias(self, inputs: EncodingInputs) -> jax.Array | None:
+        """Returns what is added to the scaled logits, float32, broadcastable to [B,H,T,S]."""
+        return None
+
+    def logits(self, inputs: EncodingInputs) -> jax.Array:
+        """Returns `inputs.z` [B,H,T,S], changed depending on itself or on q and k."""
+        return _present(inputs.z)
+
+    # Ids in the place of positions, drawn or given by the data.
 
     def position_ids(self, inputs: EncodingInputs) -> jax.Array:
         """Returns the ids that the encoding sees, [B,T] int32 or float32.
@@ -231,26 +245,6 @@ class PositionalEncoding:
         always the same. `inputs.q_ids` are from 0 in each segment.
         """
         return inputs.q_ids
-
-    def embed(self, inputs: EncodingInputs, x: jax.Array) -> jax.Array:
-        """Returns token embeddings x [B,T,D] with the positions in them."""
-        return x
-
-    def share(self, inputs: EncodingInputs) -> Any:
-        """Returns what is the same in all layers, given back to them as `inputs.shared`.
-
-        Tables computed once, parameters that layers share.
-        """
-        return None
-
-    def share_anew(self, inputs: EncodingInputs) -> Any:
-        """Returns `inputs.shared` for ids that a layer has drawn for itself.
-
-        What depends on ids is computed anew, without parameters, which are the model's.
-        """
-        return inputs.shared
-
-    # In each layer, in the order in which attention asks.
 
     def redraw(
         self, inputs: EncodingInputs, layer: int | jax.Array, beside: frozenset[str]
@@ -271,33 +265,48 @@ class PositionalEncoding:
         """
         return False
 
-    def mask(self, inputs: EncodingInputs) -> jax.Array | None:
-        """Returns True where a query may see a key, broadcastable to [B,H,T,S].
+    @property
+    def drawn_at_test(self) -> bool:
+        """True where `position_ids` gets the keys of an evaluation, to draw ids as in training.
 
-        It comes on top of causality, documents and window, from ids and positions alone: no q, k or
-        state is there yet.
+        Nothing else gets them.
+        """
+        return False
+
+    @property
+    def num_ids(self) -> int:
+        """Number that all ids are below: tables have a row for each."""
+        return self.dims.num_ids
+
+    # Once for the whole model, before its layers.
+
+    def embed(self, inputs: EncodingInputs, x: jax.Array) -> jax.Array:
+        """Returns token embeddings x [B,T,D] with the positions in them."""
+        return x
+
+    def share(self, inputs: EncodingInputs) -> Any:
+        """Returns what is the same in all layers, given back to them as `inputs.shared`.
+
+        Tables computed once, parameters that layers share.
         """
         return None
 
-    def rotate(
-        self, inputs: EncodingInputs, q: jax.Array, k: jax.Array
-    ) -> tuple[jax.Array, jax.Array]:
-        """Returns q [B,H,T,d] and k [B,K,T,d] of the new tokens, transformed.
+    def share_anew(self, inputs: EncodingInputs) -> Any:
+        """Returns `inputs.shared` for ids that a layer has drawn for itself.
 
-        The transformed k is what the cache keeps.
+        What depends on ids is computed anew, without parameters, which are the model's.
         """
-        return q, k
+        return inputs.shared
+
+    def collect_shared(self, shared: dict) -> Any:
+        """Returns `inputs.shared` for its layers, from what each part gave to share."""
+        return shared[self]
+
+    # Queries and keys beyond `rotate`.
 
     def scale(self, inputs: EncodingInputs, q: jax.Array) -> jax.Array:
         """Returns q [B,H,T,d] scaled by position or head, on top of 1/sqrt(d)."""
         return q
-
-    def key_state(self, inputs: EncodingInputs) -> dict[str, jax.Array]:
-        """Returns all that logits of later queries need of each new key beside k, [B,...,T].
-
-        It is cached, and given back as `inputs.state`.
-        """
-        return {}
 
     def read(
         self, inputs: EncodingInputs, q: jax.Array, k: jax.Array
@@ -308,12 +317,12 @@ class PositionalEncoding:
         """
         return q, k
 
-    def product(self, inputs: EncodingInputs) -> jax.Array:
-        """Returns what stands in the place of q.k/sqrt(d), which is `inputs.z` [B,H,T,S].
+    @property
+    def head_size(self) -> int:
+        """Dimensions of queries and keys after `rotate`."""
+        return self.dims.head_dim
 
-        A soft cap and biases come after it.
-        """
-        return _present(inputs.z)
+    # A bias of the keys alone, which any kernel can carry.
 
     def key_bias(self, inputs: EncodingInputs) -> jax.Array | None:
         """Returns a bias as a function of the key, float32 [B or 1,H,S].
@@ -321,10 +330,6 @@ class PositionalEncoding:
         It may depend on the query only by a constant, and rides on extra columns of q and k through
         any kernel (`kernels.append_bias_columns`).
         """
-        return None
-
-    def bias(self, inputs: EncodingInputs) -> jax.Array | None:
-        """Returns what is added to the scaled logits, float32, broadcastable to [B,H,T,S]."""
         return None
 
     def pair_bias(self, inputs: EncodingInputs) -> jax.Array | None:
@@ -347,20 +352,22 @@ class PositionalEncoding:
         seen = jnp.where(_present(inputs.visible), key_bias, -jnp.inf)
         return key_bias - jax.lax.stop_gradient(seen.max(-1, keepdims=True, initial=-1e30))
 
-    def logits(self, inputs: EncodingInputs) -> jax.Array:
-        """Returns `inputs.z` [B,H,T,S], changed depending on itself or on q and k."""
-        return _present(inputs.z)
+    # What attention does with pairs of query and key.
 
-    def carry(self, inputs: EncodingInputs) -> dict[str, jax.Array]:
-        """Returns what later queries need of these ones, [B,...,S], with a cache.
+    def mask(self, inputs: EncodingInputs) -> jax.Array | None:
+        """Returns True where a query may see a key, broadcastable to [B,H,T,S].
 
-        It takes the place of `inputs.carried`.
+        It comes on top of causality, documents and window, from ids and positions alone: no q, k or
+        state is there yet.
         """
-        return {}
+        return None
 
-    def logits_and_carried(self, inputs: EncodingInputs) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Returns `logits` and `carry`, of the same z."""
-        return self.logits(inputs), self.carry(inputs)
+    def product(self, inputs: EncodingInputs) -> jax.Array:
+        """Returns what stands in the place of q.k/sqrt(d), which is `inputs.z` [B,H,T,S].
+
+        A soft cap and biases come after it.
+        """
+        return _present(inputs.z)
 
     def softmax(self, inputs: EncodingInputs, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Returns the weights of the values from logits [B,H,T,S] float32 and the whole mask.
@@ -372,6 +379,44 @@ class PositionalEncoding:
     def value(self, inputs: EncodingInputs, weights: jax.Array) -> jax.Array | None:
         """Returns what is added to what the heads read, [B,H,T,d], from weights [B,H,T,S]."""
         return None
+
+    # What the cache keeps beside keys and values, for queries that come later.
+
+    def key_state(self, inputs: EncodingInputs) -> dict[str, jax.Array]:
+        """Returns all that logits of later queries need of each new key beside k, [B,...,T].
+
+        It is cached, and given back as `inputs.state`.
+        """
+        return {}
+
+    def carry(self, inputs: EncodingInputs) -> dict[str, jax.Array]:
+        """Returns what later queries need of these ones, [B,...,S], with a cache.
+
+        It takes the place of `inputs.carried`.
+        """
+        return {}
+
+    @classmethod
+    def carries(cls) -> bool:
+        """Returns True where later queries need something of earlier ones, computed before."""
+        return cls.carry is not PositionalEncoding.carry
+
+    def logits_and_carried(self, inputs: EncodingInputs) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Returns `logits` and `carry`, of the same z."""
+        return self.logits(inputs), self.carry(inputs)
+
+    # Checks, when the model is built.
+
+    def check(self) -> None:
+        """Raises ModelError where the parameters of the encoding do not fit the model."""
+
+    def check_use(self) -> None:
+        """Raises ModelError where the encoding, or several together, cannot make up a layer."""
+        if self.spec.wraps:
+            raise ModelError(
+                f'config.model.positions: {self.spec.title} alone does nothing; expected it beside '
+                f"another encoding, for example 'rope+...'"
+            )
 
     # Facts that documentation, kernels, cache and tests are derived from.
 
@@ -415,11 +460,6 @@ class PositionalEncoding:
             contents += ', a sum over queries'
         return contents
 
-    @classmethod
-    def carries(cls) -> bool:
-        """Returns True where later queries need something of earlier ones, computed before."""
-        return cls.carry is not PositionalEncoding.carry
-
     @property
     def bidirectional(self) -> bool:
         """True where tokens may see later ones, too: it uses no pair of query and key."""
@@ -431,31 +471,9 @@ class PositionalEncoding:
         return type(self).__name__.lower()
 
     @property
-    def head_size(self) -> int:
-        """Dimensions of queries and keys after `rotate`."""
-        return self.dims.head_dim
-
-    @property
-    def drawn_at_test(self) -> bool:
-        """True where `position_ids` gets the keys of an evaluation, to draw ids as in training.
-
-        Nothing else gets them.
-        """
-        return False
-
-    @property
-    def num_ids(self) -> int:
-        """Number that all ids are below: tables have a row for each."""
-        return self.dims.num_ids
-
-    @property
     def parts(self) -> 'tuple[PositionalEncoding, ...]':
         """The encodings that it is made of: itself, but for a composite."""
         return (self,)
-
-    def collect_shared(self, shared: dict) -> Any:
-        """Returns `inputs.shared` for its layers, from what each part gave to share."""
-        return shared[self]
 
 
 def uniform_of(fan_in: int) -> Callable:

@@ -2,6 +2,8 @@
 
 import pytest
 
+from tests.shapes import embed_in_few_shapes
+
 
 @pytest.fixture(scope='session')
 def search_run(tiny, tmp_path_factory):
@@ -16,6 +18,12 @@ def search_run(tiny, tmp_path_factory):
     config.eval.every = 0
     loop.train(setup.build_experiment(config, str(folder / 'run')))
     return folder / 'run'
+
+
+@pytest.fixture(autouse=True)
+def few_shapes(monkeypatch):
+    """Embeds in few shapes, so that little is compiled."""
+    embed_in_few_shapes(monkeypatch, 4, 128)
 
 
 @pytest.fixture(scope='session')
@@ -38,4 +46,30 @@ def notes(tmp_path):
                 for j in range(12)
             )
         )
+    return folder
+
+
+@pytest.fixture
+def mixed_notes(tmp_path):
+    """A folder of files, each with words that no other has."""
+    folder = tmp_path / 'notes'
+    (folder / 'deep').mkdir(parents=True)
+    (folder / 'tea.md').write_text(
+        '# Tea\n\nWarm the pot first. Pour boiling water over oolong leaves.\n\nWait for three '
+        'minutes.\n'
+    )
+    (folder / 'deep/cats.txt').write_text(
+        ''.join(
+            f'Paragraph {i} of the cat book speaks of whiskers and of day {i * i}.\n\n'
+            for i in range(40)
+        )
+    )
+    (folder / 'deep/code.py').write_text(
+        'def read_table(path):\n    """Reads a parquetfile."""\n    return open(path)\n'
+    )
+    (folder / 'page.html').write_text('<p>Harbours\n<p>The lighthouse of the harbour is old.')
+    (folder / 'docs.jsonl').write_text(
+        '{"_id": "d1", "title": "Moon", "text": "The moon circles the earth."}\n{"_id": "d2", '
+        '"text": "Mars is red."}\n'
+    )
     return folder

@@ -1,98 +1,113 @@
 """The generation app on a tiny run."""
 
+import copy
 import io
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from apps import generate as app, lines
+from data.chat import encode_messages
 from data.pairs import read as read_pairs
 from model.sampling import Sampling
+from runtime import checkpoint
 from runtime.run_dir import Run
-from train import evaluate, loop, setup
+from tests import commands
+from train import evaluate
 
 
 @pytest.fixture(scope='module')
-def run(cache, tmp_path_factory):
-    from configs import base
+def writer(tiny_run):
+    """Returns the function (stop, sampling) -> writer of the run's model, which is loaded once."""
+    loaded = checkpoint.load(Run.parse(str(tiny_run)))
 
-    c = base.get_config()
-    c.data.update(seq_len=48, batch_size=8, cache=cache)
-    c.data.atlas.update(countries=6, editions=4)
-    c.tokenizer.update(kind='bpe', vocab_size=420)
-    c.model.update(width=32, num_layers=1, num_heads=2, num_kv_heads=2)
-    c.train.steps = 2
-    c.optimizer.warmup = 1
-    c.log.update(tensorboard=False, progress=False)
-    c.eval.every = 0
-    c.mesh.data = 1
-    path = tmp_path_factory.mktemp('generate') / 'run'
-    loop.train(setup.build_experiment(c, str(path)))
-    return path
+    def make(stop=(), **sampling):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(app.checkpoint, 'load', lambda run: loaded)
+            one = app.Writer(Run.parse(str(tiny_run)), Sampling(**sampling), 16, 5, stop)
+        one.tokenizer = copy.copy(one.tokenizer)
+        return one
+
+    return make
 
 
-def writer(run, stop=(), **sampling):
-    return app.Writer(Run.parse(str(run)), Sampling(**sampling), 16, 5, stop)
+PROMPTS = ['A capital', 'The currency of Brazil is']
 
 
-def test_streaming_gives_the_same_text_in_pieces(run):
+def test_streaming_gives_the_same_text_in_pieces(writer):
     """Catches lost or repeated pieces, and half a character shown."""
     shown = []
-    streamed = writer(run).continue_text(['A capital'], shown.append)
-    assert (
-        streamed == writer(run).continue_text(['A capital'])
-        and ''.join(shown) == streamed[0]
-        and len(shown) > 2
-    )
-    both = writer(run).continue_text(['A capital', 'The currency of Brazil is'])
+    streamed = writer().continue_text(PROMPTS[:1], shown.append)
+    assert ''.join(shown) == streamed[0] and len(shown) > 2
+    both = writer().continue_text(PROMPTS)
     assert both[0] == streamed[0] and len(both) == 2
 
 
-def test_a_text_that_ends_with_the_context_says_so(run, monkeypatch):
+def test_a_text_that_ends_with_the_context_says_so(writer, monkeypatch):
     """Catches a text that is shorter than asked without a word, and a word where it is not."""
     told = []
     monkeypatch.setattr(app._LOG, 'warning', lambda text, *values: told.append(text % values))
-    one = writer(run, repetition_penalty=5.0)
+    one = writer(repetition_penalty=5.0)
     one.tokenizer.end = one.tokenizer.eos = one.tokenizer.pad  # nothing else ends it
     ids = [[one.tokenizer.bos] * 20, [one.tokenizer.bos] * 33]
-    one.write(ids[:1], one.tokenizer.decode)
-    assert not told
-    one.write(ids, one.tokenizer.decode)
+    generate = app.generate
+    rows = []
+    with monkeypatch.context() as patch:
+        patch.setattr(app, 'generate', lambda *given: rows.extend(generate(*given)) or rows)
+        one.write(ids, one.tokenizer.decode)
     assert told == [
         'the context of this model, 48 tokens, is full after 15 new ones: --max_new is 16'
     ]
+    assert [len(row) for row in rows] == [16, 15]
+
+    # As many as were asked for: in the middle of the context, and just up to its end.
+    monkeypatch.setattr(app, 'generate', lambda *_: [rows[0], rows[0]])
+    one.write([ids[0], [one.tokenizer.bos] * 32], one.tokenizer.decode)
+    assert len(told) == 1
 
 
 @pytest.mark.parametrize('stream', [False, True])
-def test_stop_strings_are_left_out(run, stream):
+def test_stop_strings_are_left_out(writer, stream):
     """Catches a stop string, or a part of one, that is shown before it is recognised."""
-    whole = writer(run).continue_text(['A capital'])[0]
+    whole = writer().continue_text(PROMPTS)[0]
     stop = whole[7:10]
     shown = []
-    cut = writer(run, stop=(stop,)).continue_text(['A capital'], shown.append if stream else None)[
-        0
-    ]
+    one = writer(stop=(stop,))
+    if stream:
+        cut = one.continue_text(PROMPTS[:1], shown.append)[0]
+    else:
+        cut = one.continue_text(PROMPTS)[0]
     assert cut == whole[: whole.index(stop)] and (not stream or ''.join(shown) == cut)
 
 
-def test_chat_keeps_the_conversation_and_forgets_the_oldest(run, monkeypatch, capsys):
+def test_chat_keeps_the_conversation_and_forgets_the_oldest(writer, monkeypatch, capsys):
     """Catches a chat that overruns the context, and one that ends with a traceback."""
-    monkeypatch.setattr(
-        sys,
-        'stdin',
-        io.StringIO('Qual é a capital do Brasil?\nE a moeda do Brasil?\nE o domínio?\n'),
-    )
-    app.chat(writer(run, temperature=0.0))
+    one = writer(temperature=0.0)
+    question = 'Qual é a capital'  # made so long that the context has no room for two
+    while len(encode_messages([('user', question)], one.tokenizer)[0]) < 20:
+        question += ' do Brasil'
+    reply = one.reply
+    asked = []
+
+    def listen(messages, show):
+        asked.append([text for _, text in messages])
+        return reply(messages, show)
+
+    monkeypatch.setattr(one, 'reply', listen)
+    monkeypatch.setattr(sys, 'stdin', io.StringIO(f'{question}\n' * 2))
+    app.chat(one)
     assert 'the oldest turns are forgotten' in capsys.readouterr().out
+    assert asked == [[question], [question]]
 
 
-def test_the_system_is_not_forgotten(run, monkeypatch, capsys):
+def test_the_system_is_not_forgotten(writer, monkeypatch, capsys):
     """Catches a system's message that is dropped with the oldest turns, or that only the first
     turn has."""
     asked = []
-    made = writer(run, temperature=0.0)
-    monkeypatch.setattr(made, 'answer', lambda given, show: asked.extend(given) or ['Brasília'])
+    made = writer(temperature=0.0)
+    monkeypatch.setattr(made, 'reply', lambda given, show: asked.append(given) or 'Brasília')
     monkeypatch.setattr(sys, 'stdin', io.StringIO('E a moeda?\n' * 6))
     app.chat(made, 'Be brief.')
     assert 'the oldest turns are forgotten' in capsys.readouterr().out
@@ -110,9 +125,9 @@ def test_a_turn_that_is_no_text_is_told(monkeypatch, capsys):
         fit_context = staticmethod(lambda messages: messages)
 
         @staticmethod
-        def answer(conversations, show):
-            asked.append([text for _, text in conversations[0]])
-            return ['sim']
+        def reply(messages, show):
+            asked.append([text for _, text in messages])
+            return 'sim'
 
     given = io.BytesIO('olá\n'.encode() + b'caf\xe9\na\0b\n' + 'é\n'.encode())
     stdin = io.TextIOWrapper(given, 'utf-8', errors='surrogateescape')
@@ -131,16 +146,16 @@ def test_terminal_escapes_are_shown_harmlessly(monkeypatch, capsys):
         fit_context = staticmethod(lambda messages: messages)
 
         @staticmethod
-        def answer(conversations, show):
+        def reply(messages, show):
             show('a\x1b[2Jb\tç\n\x07日')
-            return ['']
+            return ''
 
     monkeypatch.setattr(sys, 'stdin', io.StringIO('why?\n'))
     app.chat(Hostile())
     assert capsys.readouterr().out == 'a\\x1b[2Jb\tç\n\\x07日\n'
 
 
-def test_a_person_is_told_once_what_to_expect(run, monkeypatch, capsys):
+def test_a_person_is_told_once_what_to_expect(writer, monkeypatch, capsys):
     """Catches a chat that lets a person expect what no model of this size can do, and one that
     says so to a program."""
 
@@ -148,8 +163,8 @@ def test_a_person_is_told_once_what_to_expect(run, monkeypatch, capsys):
         def isatty(self):
             return True
 
-    one = writer(run, temperature=0.0)
-    monkeypatch.setattr(one, 'answer', lambda conversations, show: ['sim'])
+    one = writer(temperature=0.0)
+    monkeypatch.setattr(one, 'reply', lambda messages, show: 'sim')
     monkeypatch.setattr(lines, 'readline', None)
     for stdin, times in ((Terminal('a\nb\n'), 1), (io.StringIO('a\nb\n'), 0)):
         monkeypatch.setattr(sys, 'stdin', stdin)
@@ -159,26 +174,27 @@ def test_a_person_is_told_once_what_to_expect(run, monkeypatch, capsys):
         assert said.count('> ') == 3 * times
 
 
-@pytest.mark.parametrize('end', ['\r\n', '\r'])
-def test_lines_of_prompts_end_as_those_of_texts(run, monkeypatch, end):
+def test_lines_of_prompts_end_as_those_of_texts(tiny_run, writer, monkeypatch):
     """Catches a CR in what a model is asked, which no text has that it was trained on."""
-    one, given = writer(run), []
+    one, given = writer(), []
     monkeypatch.setattr(one, 'write', lambda ids, *_: given.append(ids))
-    experiment = setup.build_experiment(Run.parse(str(run)).config(), str(run))
+    experiment = SimpleNamespace(
+        config=Run.parse(str(tiny_run)).config(), tokenizer=one.tokenizer, model=one.model
+    )
 
     def sampled(model, params, prompts, *_, **__):
         given.append(prompts)
         return prompts
 
     monkeypatch.setattr(evaluate.generate, 'generate', sampled)
-    for line_end in ('\n', end):
+    for line_end in ('\n', '\r\n', '\r'):
         text = f'A capital{line_end}do Brasil'
         one.continue_text([text])
         one.answer([[('system', text), ('user', text), ('assistant', text), ('user', text)]])
         given.append(read_pairs.encode_texts([text], one.tokenizer, 99))
         experiment.config.sample.prompt = text
         evaluate.sample(experiment, {})
-    assert len(given) == 8 and given[:4] == given[4:]
+    assert len(given) == 12 and given[:4] == given[4:8] == given[8:]
 
 
 @pytest.mark.parametrize(
@@ -194,20 +210,17 @@ def test_lines_of_prompts_end_as_those_of_texts(run, monkeypatch, end):
         (['--run=RUN', '--prompt=' + 'capital ' * 60], 'tokens, the context of this model 48'),
     ],
 )
-def test_mistakes(run, args, message):
+def test_mistakes(tiny_run, args, message):
     """Catches a traceback, or an exit code of 0, for a mistake."""
-    done = subprocess.run(
-        [sys.executable, '-m', 'apps.generate', *(a.replace('RUN', str(run)) for a in args)],
-        capture_output=True,
-        text=True,
-    )
+    done = commands.run_here('apps.generate', *(a.replace('RUN', str(tiny_run)) for a in args))
     assert done.returncode == 2 and message in done.stderr and done.stderr.count('\n') == 1, (
         done.stderr
     )
 
 
-def test_a_half_written_run(run, tmp_path):
-    """Catches weights looked for in a directory that is no run."""
+def test_a_half_written_run(tmp_path):
+    """Catches weights looked for in a directory that is no run, and a process that says more than
+    its mistake."""
     (tmp_path / 'checkpoints').mkdir()
     done = subprocess.run(
         [sys.executable, '-m', 'apps.generate', f'--run={tmp_path}', '--prompt=x'],
@@ -215,3 +228,4 @@ def test_a_half_written_run(run, tmp_path):
         text=True,
     )
     assert done.returncode == 2 and 'half-written one: it has no config.json' in done.stderr
+    assert done.stderr.count('\n') == 1

@@ -20,6 +20,7 @@ from data.store import TokenStore
 from runtime import checkpoint, encoding_meaning
 from runtime.errors import RunError
 from runtime.run_dir import Run
+from tests import commands
 from train import loop, setup
 
 
@@ -42,9 +43,10 @@ def made(tiny, tmp_path_factory):
     config.data.update(source='files', validation=0.1)
     config.data.files.paths = f'{folder}/a text.jsonl,'
     config.tokenizer.vocab_size = 360
-    config.model.positions = 'rope+learned'
+    config.model.update(positions='rope+learned', num_layers=1)
     config.train.steps, config.optimizer.warmup = 2, 1
-    config.eval.every = config.checkpoint.every = 1
+    config.eval.every = 0
+    config.checkpoint.every = 1
     config.checkpoint.update(keep_last=2, keep_best=0)
     loop.train(setup.build_experiment(config, str(folder / 'run')))
     return folder / 'run', config
@@ -56,14 +58,21 @@ def copy(made, tmp_path):
 
 
 def look(path):
+    """Examines a run; with @step only that checkpoint of it, which is what takes time."""
     return examine.examine(Run.parse(str(path)))
 
 
-def test_a_whole_run_is_told(made):
+@pytest.fixture(scope='module')
+def examined(made):
+    """The whole run, examined: not to be changed."""
+    return look(made[0])
+
+
+def test_a_whole_run_is_told(made, examined):
     """Catches facts that are made up: norms, shapes and axes are those of the weights, losses those
     of metrics.jsonl, and all is whole."""
-    path, config = made
-    found = inspect.collect_facts(look(path))
+    path, _ = made
+    found = inspect.collect_facts(examined)
     assert (
         found['damage'] == []
         and found['checkpoints'] == [1, 2]
@@ -135,7 +144,7 @@ def test_damage_is_told(copy, part, damaged):
         content = bytearray(file.read_bytes())
         content[-1] ^= 1
     file.write_bytes(content)
-    e = look(copy)
+    e = look(copy if part == 'checkpoint 2' else f'{copy}@1')
     assert len(e.damage) == 1
     assert re.search(damaged, e.damage[0]), e.damage
     assert e.checks[part] != 'ok' and e.checks['checkpoint 1'] == 'ok'
@@ -147,14 +156,15 @@ def test_a_damaged_token_store_is_told(copy, made, tmp_path):
     config = json.loads((copy / 'config.json').read_text())
     config['data']['cache'] = str(shutil.copytree(made[1].data.cache, tmp_path / 'cache'))
     (copy / 'config.json').write_text(json.dumps(config))
-    assert look(copy).damage == []
+    e = look(f'{copy}@1')
+    assert e.damage == [] and e.checks['token store'] == 'ok'
     tokens = next((tmp_path / 'cache').glob('store-*/train.tokens'))
     content = bytearray(tokens.read_bytes())
     content[7] ^= 1
     tokens.write_bytes(content)
-    assert 'train.tokens: not as it was written' in look(copy).damage[0]
+    assert 'train.tokens: not as it was written' in look(f'{copy}@1').damage[0]
     shutil.rmtree(tmp_path / 'cache')
-    e = look(copy)
+    e = look(f'{copy}@1')
     assert e.damage == [] and 'not checked' in e.checks['token store']
 
 
@@ -162,7 +172,7 @@ def test_a_batch_is_shown_as_it_is(copy):
     """Catches a batch of another step (rollbacks), text that is not the tokens', boundaries and
     weights that are not the loss's."""
     Run.parse(str(copy)).write_rollbacks([{'step': 1, 'batches': 3}])
-    e = look(copy)
+    e = look(f'{copy}@1')
     config, tokenizer = e.config, e.tokenizer
     whole = batches.Batches(
         TokenStore.find(config.data, tokenizer).split('train'), config.data, config.seed
@@ -220,16 +230,11 @@ def test_only_answers_stand_in_brackets(made):
     )
 
 
-def run_command(*args):
-    return subprocess.run(
-        [sys.executable, '-m', 'apps.inspect', *args], capture_output=True, text=True
-    )
-
-
 def test_a_text_cannot_command_the_terminal_nor_pass_for_a_line_of_the_report(made):
     """Catches escapes of a data set that reach the terminal, and text that begins where the
     report's own lines do."""
-    done = run_command(f'--run={made[0]}', '--batch=0')
+    command = [sys.executable, '-m', 'apps.inspect', f'--run={made[0]}@1', '--batch=0']
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == '', done.stderr
     assert '\\x1b[2J \\u202eand çédille' in done.stdout and printable(done.stdout) == done.stdout
     for line in done.stdout.splitlines():
@@ -240,7 +245,7 @@ def test_damage_ends_with_code_2_and_one_line(copy):
     """Catches a script that takes a damaged run for a whole one, and JSON that is not an object
     alone."""
     (copy / 'tokenizer.model').write_bytes(b'')
-    done = run_command(f'--run={copy}@1', '--json')
+    done = commands.run_here('apps.inspect', f'--run={copy}@1', '--json')
     assert (
         done.returncode == 2
         and done.stderr.startswith(f'error: {copy}: damaged: ')
@@ -254,16 +259,15 @@ def test_damage_ends_with_code_2_and_one_line(copy):
     )
 
 
-def test_differences_and_the_flags_that_end_them(made, tmp_path):
+def test_differences_and_the_flags_that_end_them(examined, tmp_path):
     """Catches a field that is not compared, a flag that does not do what it says, and a comparison
     that prepares data."""
-    path, _ = made
     file = tmp_path / 'other.py'
     file.write_text(
         'from configs import base\n\ndef get_config():\n    c = base.get_config()\n    '
         'c.model.positions = "yarn"\n    return c\n'
     )
-    e = look(path)
+    e = examined
     found = compare.compare(e, compare.open_other(str(file), []))
     names = {d['name']: d for d in found['differences']}
     assert names['config.model.width'] == {
@@ -294,9 +298,9 @@ def test_differences_and_the_flags_that_end_them(made, tmp_path):
     assert not list(tmp_path.glob('*/store-*'))
 
 
-def test_runs_compared(made, copy):
+def test_runs_compared(examined, copy):
     """Catches hashes of data and tokenizer that are not compared where every field is the same."""
-    e = look(made[0])
+    e = examined
     assert compare.compare(e, compare.open_other(str(copy), []))['differences'] == []
     lineage = json.loads((copy / 'lineage.json').read_text())
     (copy / 'lineage.json').write_text(json.dumps({**lineage, 'data_hash': 'f' * 64}))
@@ -332,7 +336,7 @@ def test_ancestors(made, copy, tmp_path):
         (copy / 'lineage.json').write_text(
             json.dumps({**lineage, 'parent': {'run': str(run), 'step': step}})
         )
-        return look(copy)
+        return look(f'{copy}@2')
 
     gone = inspect.collect_facts(child_of(tmp_path / 'gone', 3))
     assert gone['damage'] == [] and 'moved or deleted' in gone['lineage'][1]['checked']['run']
@@ -344,7 +348,7 @@ def test_ancestors(made, copy, tmp_path):
     } == {'checkpoint 1': 'ok'}
     (parent / 'tokenizer.model').write_bytes(b'')
     shutil.rmtree(parent / 'checkpoints' / '1')
-    found = inspect.collect_facts(look(copy))
+    found = inspect.collect_facts(look(f'{copy}@2'))
     assert (
         len(found['damage']) == 1
         and found['lineage'][1]['checked']['checkpoint 1'] == 'not there; there are 2'

@@ -10,7 +10,7 @@ from apps import mine as app
 from data.pairs import hard_negatives, read as read_pairs
 from data.pairs.read import Pair
 from runtime.run_dir import Run
-from train import loop, setup
+from tests import commands
 
 PAIRS = [
     Pair('', f'Qual é a capital {n}?', (f'A capital {n} é {c}.',), ())
@@ -28,15 +28,6 @@ PAIRS += [
 ]
 
 
-@pytest.fixture(scope='module')
-def run(cache, tiny, tmp_path_factory):
-    c = tiny(cache)
-    c.train.steps, c.optimizer.warmup, c.eval.every, c.checkpoint.every = 1, 0, 0, 1
-    path = tmp_path_factory.mktemp('mine') / 'run'
-    loop.train(setup.build_experiment(c, str(path)))
-    return path
-
-
 @pytest.fixture
 def given(tmp_path):
     read_pairs.write_pairs(tmp_path / 'in.jsonl', PAIRS)
@@ -46,17 +37,15 @@ def given(tmp_path):
 
 
 def run_command(*args):
-    return subprocess.run(
-        [sys.executable, '-m', 'apps.mine', *map(str, args)], capture_output=True, text=True
-    )
+    return commands.run_here('apps.mine', *args)
 
 
-def test_the_command(run, given, tmp_path):
+def test_the_command(tiny_run, given, tmp_path):
     """Catches a query written twice, a positive, its own text or a document twice among the
     negatives, lost negatives, and a file written over."""
     out = tmp_path / 'out.jsonl'
     done = run_command(
-        f'--run={run}', f'--pairs={given}', f'--out={out}', '--count=3', '--margin=1'
+        f'--run={tiny_run}', f'--pairs={given}', f'--out={out}', '--count=3', '--margin=1'
     )
     assert done.returncode == 0, done.stderr
     mined = list(read_pairs.read_file(out))
@@ -79,7 +68,7 @@ def test_the_command(run, given, tmp_path):
     )
     assert 'in.jsonl:8: broken JSON' in done.stderr
     before = out.read_bytes()
-    again = run_command(f'--run={run}', f'--pairs={given}', f'--out={out}')
+    again = run_command(f'--run={tiny_run}', f'--pairs={given}', f'--out={out}')
     assert (
         again.returncode == 2
         and 'out.jsonl: is there already; nothing is written over it' in again.stderr
@@ -87,20 +76,20 @@ def test_the_command(run, given, tmp_path):
     )
 
 
-def test_by_the_model_of_the_run(run):
+def test_by_the_model_of_the_run(tiny_run):
     """Catches vectors of another pooling or of documents for queries: the ids are those of a plain
     ranking by the run's own vectors."""
     from model.embed import Embedder
     from runtime import checkpoint
 
     found = app.Collection(PAIRS[:6])
-    model, params, tokenizer, config = checkpoint.load(Run.parse(str(run)))
+    model, params, tokenizer, config = checkpoint.load(Run.parse(str(tiny_run)))
     embedder = Embedder(model, params, config.embedding.pooling)
 
     def vectors(texts):
         return embedder(read_pairs.encode_texts(texts, tokenizer, embedder.longest))
 
-    mined = found.add_negatives(app.by_run(Run.parse(str(run)), 2, 1.0))
+    mined = found.add_negatives(app.by_run(Run.parse(str(tiny_run)), 2, 1.0))
     queries, documents = vectors([q.text for q in found.queries.values()]), vectors(found.documents)
     for query, asked, pair in zip(queries, found.queries.values(), mined):
         scores = documents @ query
@@ -116,9 +105,11 @@ def test_by_the_model_of_the_run(run):
 
 
 def test_by_words(given, tmp_path):
-    """Catches a way that needs a model where it has none."""
-    done = run_command(
-        '--by=words', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', '--count=2'
+    """Catches a way that needs a model where it has none, and a process of its own that says more
+    than it must."""
+    words = ['--by=words', f'--pairs={given}', f'--out={tmp_path / "out.jsonl"}', '--count=2']
+    done = subprocess.run(
+        [sys.executable, '-m', 'apps.mine', *words], capture_output=True, text=True
     )
     # The broken line, that it is more than a tenth, and nothing of the library's.
     assert done.returncode == 0 and done.stderr.count('\n') == 2, done.stderr

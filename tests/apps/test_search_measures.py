@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from apps.search import judged
-from tests.apps.test_search import index, opened
+from tests.apps.search_index import index, opened
 
 
 def test_measures_are_those_of_the_hand(reader, tmp_path):

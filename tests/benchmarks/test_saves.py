@@ -28,6 +28,7 @@ def test_a_save_is_measured(tiny_config, tmp_path, monkeypatch):
         return one
 
     monkeypatch.setattr(saves.steps, 'make_step', timed)
+    tiny_config.model.num_layers = 1
     found = saves.measure(tiny_config, 8, 1, tmp_path)
     assert (found['step'], found['blocked'], found['share_of_a_step'], found['rounds']) == (
         2.0,

@@ -4,9 +4,17 @@ import json
 import runpy
 import sys
 
+import jax
+import numpy as np
+
 from docs.generate import encodings
 from model import positions
+from model.config import resolve
+from model.loss import weighted_token_loss
 from model.positions import PATTERNS, REGISTRY
+from model.transformer import Transformer
+from train import loop, setup
+from train.losses import model_inputs
 
 
 def test_the_table_is_the_registry():
@@ -47,14 +55,22 @@ def test_adding_an_encoding(tmp_path, monkeypatch, tiny_config):
     # Where dataclasses look for its module.
     monkeypatch.setitem(sys.modules, 'root_encoding', type(sys)('root_encoding'))
     module = runpy.run_path(str(file), run_name='root_encoding')
-    from train import loop, setup
+    monkeypatch.setitem(positions.REGISTRY, 'root', module['Root'])
+    tiny_config.model.update(positions='root', num_layers=1)
+    tiny_config.train.steps = 3
+    tiny_config.eval.every = 0
+    tiny_config.checkpoint.every = 0
+    experiment = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
+    assert np.isfinite(loop.train(experiment)['loss'])
 
+    # The same parameters with the encoding and without it.
     losses = {}
+    batch = experiment.training(0)
     for name in ('root', 'none'):
-        monkeypatch.setitem(positions.REGISTRY, 'root', module['Root'])
         tiny_config.model.positions = name
-        tiny_config.train.steps = 3
-        tiny_config.eval.every = 0
-        tiny_config.checkpoint.every = 0
-        losses[name] = loop.train(setup.build_experiment(tiny_config, str(tmp_path / name)))['loss']
+        dims = experiment.tokenizer.vocab_size, tiny_config.data.seq_len
+        model = Transformer(resolve(tiny_config.model, *dims))
+        variables = {'params': experiment.state['params']}
+        logits, _ = jax.jit(model.apply)(variables, *model_inputs(batch))
+        losses[name] = float(weighted_token_loss(logits, batch)[1]['nll'])
     assert losses['root'] != losses['none']

@@ -2,6 +2,7 @@
 known."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -68,6 +69,15 @@ class TestOf:
         }
 
 
+def inputs(batch):
+    return batch['tokens'], batch['positions'], batch['segment_ids']
+
+
+def initial(model, batch):
+    """The parameters that the model begins with."""
+    return nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *inputs(batch))['params'])
+
+
 def test_drawn_ids():
     """Catches an evaluation that draws no ids, which another length's keys would not change, and
     one that draws where nothing is drawn."""
@@ -77,11 +87,7 @@ def test_drawn_ids():
     for name in ('randomized+rope', 'rope'):
         c.positions = name
         model = Transformer(resolve(c, 40, 16))
-        params = nn.meta.unbox(
-            model.init(
-                jax.random.key(0), batch['tokens'], batch['positions'], batch['segment_ids']
-            )['params']
-        )
+        params = initial(model, batch)
         nats[name] = [float(lengths._measure(model, params, batch, n)['nats']) for n in (4, 5)]
     assert (
         nats['rope'][0] == nats['rope'][1]
@@ -96,19 +102,10 @@ def test_attention_by_distance():
     c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=2, positions='alibi')
     model = Transformer(resolve(c, 40, 16))
     batch = TaskBatches(build('reverse', dict(words=30)), (2, 4), 2, 0)(0)
-    params = nn.meta.unbox(
-        model.init(jax.random.key(0), batch['tokens'], batch['positions'], batch['segment_ids'])[
-            'params'
-        ]
-    )
+    params = initial(model, batch)
     found = attention.by_distance(model, params, batch, longest=6)
-    _, kept = model.apply(
-        {'params': params},
-        batch['tokens'],
-        batch['positions'],
-        batch['segment_ids'],
-        mutable=['intermediates'],
-    )
+    forward = jax.jit(functools.partial(model.apply, mutable=['intermediates']))
+    _, kept = forward({'params': params}, *inputs(batch))
     for layer in range(2):
         weights = np.asarray(kept['intermediates'][f'layer_{layer}']['attention']['attention'][0])
         for head in range(2):

@@ -9,24 +9,20 @@ from tests import conftest  # first: it sets what JAX reads when it starts  # is
 import contextlib
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 import pathlib
 import re
-import runpy
 import shlex
 import shutil
 import sys
 import tempfile
-import warnings
 from collections.abc import Callable
 from unittest import mock
 
 import grain  # noqa: F401  (defines flags of its own, once)
-from absl import app, logging as absl_logging
+from absl import logging as absl_logging
 
-from runtime import cli
 from runtime.run_dir import Run
 from tests import commands
 from train import loop
@@ -114,34 +110,13 @@ def _snapshot(folder: pathlib.Path) -> dict[str, str]:
 
 
 def in_process(words: list[str]) -> tuple[int, str]:
-    """`python -m WORDS` without a new process: the module runs as __main__, its flags are taken
-    away afterwards."""
-    module, *arguments = words
-    app.define_help_flags()  # once in a process: they stay when those of the module go
-    log, said = logging.getLogger('ordem'), io.StringIO()
-    level, log.propagate = log.level, False
-    log.setLevel(logging.CRITICAL)  # warnings are not what ends a program
-    try:
-        with (
-            commands.keep_root_logger(),
-            commands.isolate_flags(),
-            mock.patch.object(sys, 'argv', [module, *arguments]),
-            mock.patch.object(cli, 'settle', _settle),
-            mock.patch.object(loop, 'run_steps', _began),
-            contextlib.redirect_stderr(said),
-            contextlib.redirect_stdout(io.StringIO()),
-            warnings.catch_warnings(),
-        ):
-            warnings.simplefilter('ignore')  # runpy's, of a module that is there already
-            runpy.run_module(module, run_name='__main__')
-    except SystemExit as end:
-        code = end.code or 0
-        if isinstance(code, str):
-            code = said.write(code) and 1
-    finally:
-        log.propagate = True
-        log.setLevel(level)
-    return code, said.getvalue()
+    """What `python -m WORDS` ends with and says of it, in this process; nothing is trained."""
+    log = logging.getLogger('ordem')
+    with commands.keep_loggers(), mock.patch.object(loop, 'run_steps', _began):
+        log.propagate = False
+        log.setLevel(logging.CRITICAL)  # warnings are not what ends a program
+        done = commands.run_here(*words, settle=_settle)
+    return done.returncode, done.stderr
 
 
 def _settle() -> None:

@@ -12,6 +12,8 @@ import sys
 
 import pytest
 
+from tests import commands
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 # What is "trained": started anew it writes a step and waits, resumed it finishes. $1 is the bucket,
@@ -96,6 +98,11 @@ class Cloud:
 
     def worker(self, node='llama', i=0):
         return self.folder / 'workers' / node / str(i)
+
+    @staticmethod
+    def run_here(*words, module='launch.tpu_vm'):
+        """Runs a command in this process: where only what it says counts."""
+        return commands.run_here(module, *words)
 
     def run_command(self, *words, module='launch.tpu_vm', **env):
         return subprocess.run(

@@ -145,7 +145,7 @@ def test_dry_run_is_what_is_done(slurm):
 )
 def test_mistakes(slurm, words, message):
     """Catches a script with a field of another meaning, and a traceback."""
-    done = slurm.run_command(*words, **COMMAND)
+    done = slurm.run_here(*words, **COMMAND)
     assert done.returncode == 2 and done.stderr.count('\n') == 1
     assert message in done.stderr and done.stderr.startswith('error: ')
 

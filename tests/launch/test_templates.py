@@ -254,6 +254,6 @@ def test_the_command(cloud, verb):
 )
 def test_mistakes(cloud, words, message):
     """Catches a traceback, and a file with a hole in it."""
-    done = cloud.run_command(words[0], '--name=llama', *words[1:], module='launch.templates')
+    done = cloud.run_here(words[0], '--name=llama', *words[1:], module='launch.templates')
     assert done.returncode == 2 and done.stderr.count('\n') == 1, done.stderr
     assert message in done.stderr

@@ -372,7 +372,7 @@ def test_each_failure_is_one_line(cloud, case):
         cloud.set(resources=resources)
     cloud.set(**state)
     verb, *rest = words
-    done = cloud.run_command(verb, *QUICK, *rest)
+    done = cloud.run_here(verb, *QUICK, *rest)
     lines = [line for line in done.stderr.splitlines() if not re.match(r'\[[\d:]+\] llama: ', line)]
     assert done.returncode == 2 and len(lines) == 1, done.stderr
     assert re.match('error: .*' + message, lines[0]), done.stderr

@@ -48,7 +48,7 @@ def _list_programs() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _loggers():
-    with commands.keep_root_logger():
+    with commands.keep_loggers():
         yield
 
 

@@ -129,9 +129,10 @@ def test_a_new_field_is_one_entry(another_schema, tmp_path):
 
     # The page.
     entry = schema.find('model.shine')
-    row = config_fields.row('model.shine', entry)
-    assert row.startswith('| `model.shine` | `7` | how bright it is | a whole number from 1 to 9')
-    assert row.endswith("| config.model.norm='layernorm' | fixed | same | 5 (3) |")
+    said = ' '.join(line.strip() for line in config_fields.describe('model.shine', entry))
+    assert said.startswith('- **`model.shine`** = `7`: how bright it is - values: a whole number')
+    assert "needs config.model.norm='layernorm'" in said
+    assert said.endswith('on resuming fixed, in a child same, since 5 (`3`)')
 
 
 def test_a_field_that_is_not_known_is_as_those_beside_it():

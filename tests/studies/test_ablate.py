@@ -3,6 +3,7 @@ against the raw lines."""
 
 import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,33 +11,18 @@ import pytest
 from configs.ablations import base
 from model.errors import ModelError
 from runtime.errors import RunError
-from studies import ablate, cells, comparison, tables
-from studies.records import StudyRecords, read_records
+from studies import ablate, cells, comparison, report, tables
+from studies.records import StudyRecords, read_records, select_records
+from tests.studies.small_study import made, small, small_with_sweep
 
 
-def small():
-    c = base.get_config()
-    c.model.update(width=16, num_layers=1, num_heads=2, num_kv_heads=2)
-    c.train.update(steps=4, batch_size=4)
-    c.optimizer.warmup = 1
-    c.tasks = dict(copy_same=base.task('copy_same', (1, 4), (2, 8, 2)))
-    c.arms = dict(rope=dict(positions='rope'), t5=dict(positions='t5'))
-    c.test_rows = 4
-    c.seeds = 2
-    c.trained = 0.0
-    return c
-
-
-@pytest.fixture(scope='module')
-def study(tmp_path_factory):
-    """A study run once, with a sweep and a claim."""
-    folder, config = tmp_path_factory.mktemp('study'), small()
-    config.sweep.update(lrs=(1e-3, 1e-2), tasks=dict(copy_same=('copy_same',)))
-    config.claims = (
-        dict(text='rope above t5', better=('rope',), worse=('t5',), tasks=('copy_same',)),
-    )
-    summary = ablate.run(config, folder, workers=0)
-    return config, folder, summary
+@pytest.fixture
+def study(study_folder, tmp_path):
+    """(config, folder, summary) of a study with a sweep and a claim; the folder is a copy."""
+    config = small_with_sweep()
+    folder = shutil.copytree(study_folder, tmp_path / 'study')
+    rates, records = select_records(config, read_records(folder))
+    return config, folder, comparison.summarise(config, cells.arms(config), rates, records.compared)
 
 
 def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
@@ -56,7 +42,9 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
         for key, cell in old.items()
         if all(record[f] == getattr(cell, f) for f in ('arm', 'task', 'seed', 'lr'))
     ]
-    (tmp_path / 'cells.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in lines))
+    again = tmp_path / 'again'
+    again.mkdir()
+    (again / 'cells.jsonl').write_text(''.join(json.dumps(r) + '\n' for r in lines))
     assert len(lines) == 8 and '4 records there' in ablate.plan(config, lines, 1)
     measured = []
 
@@ -66,12 +54,12 @@ def test_exactly_the_changed_cells_run_again(study, tmp_path, monkeypatch):
         return [r for r in read_records(folder) if r['key'] in keys]
 
     monkeypatch.setattr(cells, 'measure', stand_in)
-    ablate.run(config, tmp_path, workers=0)
+    ablate.run(config, again, workers=0)
     assert len(measured) == 4 and {cell.arm for cell in measured} == {'t5'}
-    now = read_records(tmp_path)
+    now = read_records(again)
     assert len(now) == 12 and {*old} <= {r['key'] for r in now}
     assert '8 records there' in ablate.plan(config, now, 1)
-    told = (tmp_path / 'report' / 'report.md').read_text()
+    told = (again / 'report' / 'report.md').read_text()
     assert '| t5 | copy_same | 2 | b09c89d | ' in told and '| rope | copy_same | 2 |' not in told
 
 
@@ -133,24 +121,39 @@ def test_seeds_in_one_program(study, tmp_path, monkeypatch):
     """Catches seeds that share parameters, data or what is drawn, groups of cells that do not
     belong together, and records that are not those of cells trained alone."""
     config, folder, _ = study
+    wanted = [*cells.sweep_cells(config), *cells.study_cells(config, _rates(config, folder))]
+    groups = cells.together(wanted, 2)
+    assert sorted(map(len, groups)) == [1] * 4 + [2] * 2 and all(
+        len({(c.arm, c.task, c.lr) for c in group}) == 1 for group in groups
+    )
+
+    # Of one arm, whose learning rate is chosen already: all that is left is one program.
+    config.arms = dict(t5=config.arms.t5)
+    config.claims = ()
+    alone = {r['key']: r for r in read_records(folder) if r['arm'] == 't5'}
+    lines = [json.dumps(r) + '\n' for r in alone.values() if r['seed'] == cells.SWEEP_SEED]
+    again = tmp_path / 'again'
+    again.mkdir()
+    (again / 'cells.jsonl').write_text(''.join(lines))
     groups, measure = [], cells.measure
     monkeypatch.setattr(
         cells, 'measure', lambda config, group: groups.append(group) or measure(config, group)
     )
-    ablate.run(config, tmp_path, workers=0, together=2)
-    assert sorted(map(len, groups)) == [1] * 4 + [2] * 2 and all(
-        len({(c.arm, c.task, c.lr) for c in group}) == 1 for group in groups
-    )
-    alone, found = ({r['key']: r for r in read_records(path)} for path in (folder, tmp_path))
-    assert (
-        alone.keys() == found.keys()
-        and sorted(r['together'] for r in found.values()) == [1] * 4 + [2] * 4
-    )
+    monkeypatch.setattr(report, 'write', lambda *_: None)
+    ablate.run(config, again, workers=0, together=2)
+    assert [len(group) for group in groups] == [2]
+    found = {r['key']: r for r in read_records(again)}
+    assert alone.keys() == found.keys()
+    assert sorted(r['together'] for r in found.values()) == [1, 1, 2, 2]
     for name, record in found.items():
         for field in ('arm', 'seed', 'initial', 'data', 'parameters'):
             assert record[field] == alone[name][field]
         assert record['curve'] == pytest.approx(alone[name]['curve'], abs=2e-4)
         assert record['validation_nats'] == pytest.approx(alone[name]['validation_nats'], rel=1e-4)
+
+
+def _rates(config, folder):
+    return cells.chosen_rates(config, read_records(folder))
 
 
 def test_the_report_is_the_lines(study):
@@ -192,36 +195,6 @@ def test_untrained_cells_are_not_ranked(study):
         '| rope above t5 | **undecided** | rope - t5 | – | – | 0 : 0 : 0 | 1.000 | 0 of 1 |' in text
         and 'nan' not in text
     )
-
-
-def made(**scores):
-    """The records of arms with these scores, {task: a score a seed}; whoever has none has not
-    learned it."""
-    common = dict(
-        initial='',
-        data='',
-        parameters=1,
-        added=0,
-        finite=True,
-        device='cpu',
-        tokens_per_second=1,
-        step_mb=1,
-        lr=1,
-    )
-    return [
-        common
-        | dict(
-            arm=arm,
-            task=task,
-            seed=seed,
-            inside=1.0 if x is not None else 0.5,
-            beyond=x or 0.0,
-            by_length={'4': {'exact': 1.0}, '8': {'exact': x or 0.0}},
-        )
-        for arm, of_task in scores.items()
-        for task, values in of_task.items()
-        for seed, x in enumerate(values, 1)
-    ]
 
 
 def summed(claims, arms):

@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shutil
 import subprocess
 
 import pytest
@@ -13,10 +14,10 @@ from evals.html import folded_if_long, page, table_lines
 from model.errors import ModelError
 from model.positions import REGISTRY
 from runtime.errors import RunError
-from studies import ablate, cells, comparison, records, report, tables
+from studies import cells, comparison, records, report, tables
 from studies.findings import findings
 from studies.records import StudyRecords, read_records, select_records
-from tests.studies.test_ablate import made, small
+from tests.studies.small_study import made, small, small_with_sweep
 
 RESULTS = pathlib.Path(report.RESULTS)
 STUDIES = sorted(path.parent.name for path in RESULTS.glob('*/cells.jsonl'))
@@ -166,17 +167,18 @@ def test_names_of_results(tmp_path):
         report.rebuild(tmp_path / 'other')
 
 
-def test_a_report_made_again(tmp_path):
+def test_a_report_made_again(study_folder, tmp_path):
     """Catches a report that is another when it is made again."""
-    config = small()
-    config.train.steps = 2
-    ablate.run(config, tmp_path, workers=0)
-    first = {p.name: p.read_text() for p in (tmp_path / 'report').iterdir()}
+    folder = shutil.copytree(study_folder, tmp_path / 'study')
+    first = {p.name: p.read_text() for p in (folder / 'report').iterdir()}
     assert len(first) == 4
-    loaded = ConfigDict(json.loads((tmp_path / 'config.json').read_text()))
-    assert len(read_records(tmp_path)) == len(cells.study_cells(loaded, _rates(loaded)))
-    report.rebuild(tmp_path)
-    assert {p.name: p.read_text() for p in (tmp_path / 'report').iterdir()} == first
+    loaded = ConfigDict(json.loads((folder / 'config.json').read_text()))
+    assert json.loads(loaded.to_json()) == json.loads(small_with_sweep().to_json())
+    wanted = [*cells.sweep_cells(loaded), *cells.study_cells(loaded, _rates(loaded))]
+    assert len(read_records(folder)) == len(wanted)
+    shutil.rmtree(folder / 'report')
+    report.rebuild(folder)
+    assert {p.name: p.read_text() for p in (folder / 'report').iterdir()} == first
 
 
 def _rates(config):

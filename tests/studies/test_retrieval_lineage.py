@@ -11,10 +11,17 @@ from evals.search import datasets, retrieval
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from studies import retrieval_lineage
+from tests.shapes import embed_in_few_shapes
 
 
 @pytest.fixture
-def phases(cache, tmp_path):
+def few_shapes(monkeypatch):
+    """Embeds in few shapes, so that little is compiled."""
+    embed_in_few_shapes(monkeypatch, 8, 32)
+
+
+@pytest.fixture
+def phases(tmp_path):
     (tmp_path / 'mine.txt').write_text(
         '\n\n'.join(
             f'The river {word} flows to the sea of {word}. It has a bridge. '
@@ -26,7 +33,7 @@ def phases(cache, tmp_path):
         'rope', retrieval_lineage.Texts(collection=str(tmp_path / 'mine.txt')), 0
     )
     for c in found.values():
-        c.data.pydoc.modules = 40
+        c.data.pydoc.modules = 8
         c.data.atlas.update(countries=6, editions=2)
         c.data.update(seq_len=32, batch_size=8)
         c.data.pairs.update(query_len=12, words=16)
@@ -43,7 +50,7 @@ def phases(cache, tmp_path):
     return found
 
 
-def test_each_phase_begins_from_the_one_before_and_all_are_measured(phases, tmp_path):
+def test_each_phase_begins_from_the_one_before_and_all_are_measured(phases, few_shapes, tmp_path):
     """Catches a phase without its parent, a second start that trains again, and a report that
     leaves a phase out or calls a run that has seen the questions clean."""
     out = tmp_path / 'out'

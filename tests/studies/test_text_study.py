@@ -25,7 +25,7 @@ def config(tmp_path, cache):
     c.train.update(steps=4, batch_size=4)
     c.optimizer.warmup = 1
     c.arms = dict(alibi=dict(positions='alibi'), learned=dict(positions='learned'))
-    c.tasks = dict(words=base.text(16, (8, 16, 32), source='files', validation=0.5, cache=cache))
+    c.tasks = dict(words=base.text(16, (16, 32), source='files', validation=0.5, cache=cache))
     c.tasks.words.data.files.paths = str(tmp_path)
     c.tasks.words.tokenizer.kind = 'char'
     c.tasks.words.update(scored=4, stride=2, windows=4, beyond=(0, 8))
@@ -40,7 +40,7 @@ def test_a_study_on_text(config, tmp_path):
     assert len({r['data'] for r in records}) == len({r['initial'] for r in records}) == 1
     for r in records:
         assert {kind: sorted(map(int, x)) for kind, x in r['perplexity'].items()} == dict.fromkeys(
-            ('non_overlapping', 'sliding', 'fixed'), [8, 16, 32]
+            ('non_overlapping', 'sliding', 'fixed'), [16, 32]
         )
         assert r['validation_nats'] == pytest.approx(
             np.log(r['perplexity']['fixed']['16']), abs=1e-3
@@ -48,7 +48,7 @@ def test_a_study_on_text(config, tmp_path):
         assert (
             r['by_position']['last'][-1] == 32
             and set(r['shuffled']) == {'0', '8'}
-            and r['effective_context'] in (8, 16, 32)
+            and r['effective_context'] in (16, 32)
         )
         assert set(r['gap']) == {'1', '4', '16'} and np.shape(r['attention']) == (1, 2, 32)
         found = summary['tasks']['words'][r['arm']]['mean']

@@ -1,17 +1,24 @@
-"""What the tests of meshes share: packed rows, and the gradient of a step on any mesh."""
+"""What the tests of training share: packed rows, the gradient of a step on any mesh, and programs
+that serve several runs."""
 
+import dataclasses
 import functools
+import json
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import linen as nn
 
 from data.batches import FIELDS
 from model import loss as losses
 from model.config import resolve
+from model.generate import unroll_layers
 from model.transformer import Transformer
-from train import mesh as meshes, step as steps
+from train import mesh as meshes, optimizer as optimizers, step as steps
 from train.losses import TokenLoss
 
 AXES = ('data', 'fsdp', 'tensor', 'context')
@@ -37,15 +44,51 @@ def batch_of(step: int) -> dict:
     return {k: batch[k].astype(FIELDS[k]) for k in FIELDS}
 
 
-def first_step(config, accumulation: int = 1, loss_chunks: int = 0, **sizes) -> tuple[float, dict]:
-    """Loss and gradient of the first step on a mesh of these sizes: what gradient descent at rate 1
-    took off the parameters."""
+def draw(shapes):
+    """Parameters of these shapes, from a generator of numpy: nothing is compiled, and what is zero
+    or one at first counts too."""
+    rng = np.random.default_rng(0)
+
+    def values(path, x):
+        drawn = rng.standard_normal(x.shape) * 32**-0.5
+        return (drawn + (path[-1].key == 'scale')).astype(x.dtype)
+
+    return jax.tree_util.tree_map_with_path(values, shapes)
+
+
+@functools.cache
+def shapes_of(model):
+    """The shapes of a model's parameters."""
+    token = jnp.ones((1, 1), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), token, token * 0, token, token)
+    return nn.meta.unbox(params['params'])
+
+
+def put_state(optimizer, params, shardings):
+    """The state before the first step with these parameters, where it lies on a mesh."""
+    state = {
+        'step': np.int32(0),
+        'params': params,
+        'opt_state': jax.jit(functools.partial(optimizers.init, optimizer))(params),
+        'rng': np.zeros(2, np.uint32),
+    }
+    return jax.device_put(state, shardings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Built:
+    """A model and its step of gradient descent at rate 1 on a mesh, compiled once."""
+
+    model: Transformer
+    take: Callable  # parameters -> loss and gradient: what the step took off them
+
+
+def build(config, accumulation: int = 1, loss_chunks: int = 0, **sizes) -> Built:
     config.mesh.update(**{'data': 1, 'fsdp': 1, 'tensor': 1, 'context': 1, **sizes})
     mesh = meshes.make_mesh(config.mesh)
     model, optimizer = Transformer(resolve(config.model, VOCAB, TIME)), optax.sgd(1.0)
     meshes.check_model(mesh, model.config, TIME, loss_chunks)
-    state, shardings = steps.init_state(model, optimizer, 0, mesh)
-    before = jax.device_get(state['params'])
+    _, shardings = steps.abstract_state(model, optimizer, mesh)
     loss = functools.partial(losses.weighted_token_loss, z_loss=1e-3)
     step = steps.make_step(
         model,
@@ -55,17 +98,61 @@ def first_step(config, accumulation: int = 1, loss_chunks: int = 0, **sizes) -> 
         shardings,
         steps.StepOptions(accumulation),
     )
-    state, values = step(state, meshes.to_devices(mesh, batch_of(0), BATCH))
-    return float(values['loss']), jax.tree.map(np.subtract, before, jax.device_get(state['params']))
+
+    def take(params):
+        state = put_state(optimizer, params, shardings)
+        state, values = step(state, meshes.to_devices(mesh, batch_of(0), BATCH))
+        after = jax.device_get(state['params'])
+        return float(values['loss']), jax.tree.map(np.subtract, params, after)
+
+    return Built(model, take)
 
 
-def config_of(positions='rope', num_kv_heads=8, **more):
+def first_step(config, accumulation: int = 1, loss_chunks: int = 0, **sizes) -> tuple[float, dict]:
+    """Loss and gradient of the first step on a mesh of these sizes, layer by layer."""
+    built = build(config, accumulation, loss_chunks, **sizes)
+    loss, gradient = built.take(draw(shapes_of(built.model)))
+    return loss, unroll_layers(built.model, gradient)[1]
+
+
+def expected_step(config) -> tuple[float, dict]:
+    """The same on one device, computed in the plainest way: layers one after the other, nothing
+    computed twice, and for each head a key and a value of its own, which are equal in a group. So
+    one program serves all that differ in these."""
+    model = Transformer(resolve(config.model, VOCAB, TIME))
+    plain = config.copy_and_resolve_references()
+    plain.model.update(scan_layers=False, remat='none', num_kv_heads=config.model.num_heads)
+    group = config.model.num_heads // config.model.num_kv_heads
+
+    def is_shared(path):
+        return {'key', 'value'} & {part.key for part in path}
+
+    def repeat(path, x):
+        return np.repeat(x, group, axis=1) if is_shared(path) else x
+
+    def add_up(path, x):
+        return x.reshape(len(x), -1, group, x.shape[2]).sum(2) if is_shared(path) else x
+
+    _, unrolled = unroll_layers(model, draw(shapes_of(model)))
+    params = jax.tree_util.tree_map_with_path(repeat, unrolled)
+    loss, gradient = _plain(plain.model.to_json()).take(params)
+    return loss, jax.tree_util.tree_map_with_path(add_up, gradient)
+
+
+@functools.cache
+def _plain(model: str) -> Built:
+    config = config_of()
+    config.model.update(json.loads(model))
+    return build(config)
+
+
+def config_of(positions='rope', num_kv_heads=8, num_layers=2, **more):
     from configs import base
 
     c = base.get_config()
     c.model.update(
         width=32,
-        num_layers=2,
+        num_layers=num_layers,
         num_heads=8,
         num_kv_heads=num_kv_heads,
         mlp_width=64,
@@ -86,3 +173,22 @@ def agree(found, expected):
         found[1],
         expected[1],
     )
+
+
+_PROGRAMS: dict = {}
+
+
+def share_programs(experiment):
+    """Gives an experiment the jitted steps of an earlier one that computes the same: tracing and
+    loading them is most of what a run of six steps takes."""
+    config = experiment.config
+    key = (
+        experiment.model,
+        experiment.mesh,
+        config.optimizer.to_json(),
+        steps.StepOptions.from_config(config.train),
+        *(config.train[name] for name in ('objective', 'steps', 'z_loss', 'loss_chunks')),
+    )
+    own = experiment.train_step, experiment.eval_step
+    experiment.train_step, experiment.eval_step = _PROGRAMS.setdefault(key, own)
+    return experiment

@@ -52,7 +52,8 @@ def test_a_seed_that_fails_leaves_the_others(setting):
             else batch
         )
 
-    (_, good), (_, bad) = in_memory.run(model, config, [batches[0], broken], [1, 2], per_dispatch=2)
+    some = [batches[0], broken, batches[2]]
+    (_, good), (_, bad), _ = in_memory.run(model, config, some, [1, 2, 3], per_dispatch=2)
     assert good['finite'] and len(good['curve']) == 6
     assert (
         not bad['finite'] and len(bad['curve']) == 4

@@ -10,7 +10,7 @@ from model.config import resolve
 from model.transformer import Transformer
 from runtime import checkpoint, master, run_dir
 from runtime.run_dir import Run
-from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
+from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of, share_programs
 from train import footprint, loop, mesh as meshes, optimizer as optimizers, setup, step as steps
 from train.losses import TokenLoss
 
@@ -35,8 +35,8 @@ def rounded(state):
 def pytree(dtype):
     """Parameters of each kind that the optimizer treats apart, of values that bfloat16 has."""
 
-    def draw(key, shape):
-        return jax.random.normal(jax.random.key(key), shape).astype(jnp.bfloat16)
+    def draw(seed, shape):
+        return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.bfloat16)
 
     tree = {
         'embedding': draw(0, (6, 4)),
@@ -130,13 +130,17 @@ def test_the_copy_lies_as_its_parameters():
     assert np.mean(np.concatenate(stayed)) > 0.8  # the copy alone has seen such small steps
 
 
+def prepared(config, path):
+    return share_programs(setup.build_experiment(config, str(path)))
+
+
 @pytest.fixture(scope='module')
 def whole(tiny, cache, tmp_path_factory):
     """A run with parameters in bfloat16, trained to its end, and its config."""
     config = tiny(cache)
-    config.model.param_dtype = 'bfloat16'
+    config.model.update(param_dtype='bfloat16', num_layers=1)
     config.data.prefetch = 0
-    e = setup.build_experiment(config, str(tmp_path_factory.mktemp('runs') / 'whole'))
+    e = prepared(config, tmp_path_factory.mktemp('runs') / 'whole')
     loop.train(e)
     return config, e
 
@@ -146,9 +150,9 @@ def test_a_resumed_run_is_the_same(whole, tmp_path):
     config, e = whole
     config = config.copy_and_resolve_references()
     config.train.stop_at = 3
-    loop.train(setup.build_experiment(config, str(tmp_path)))
+    loop.train(prepared(config, tmp_path))
     config.train.stop_at = 0
-    again = setup.build_experiment(config, str(tmp_path))
+    again = prepared(config, tmp_path)
     assert int(again.state['step']) == 3
     assert not same(again.state['opt_state']['master'], master.widen(again.state['params']))
     loop.train(again)
@@ -165,7 +169,7 @@ def test_a_run_from_before_goes_on(whole, tmp_path, caplog):
     writer.save(older, None)
     writer.close()
     assert same(checkpoint.load(Run.parse(str(tmp_path)))[1], e.state['params'])
-    resumed = setup.build_experiment(config, str(tmp_path))
+    resumed = prepared(config, tmp_path)
     assert 'step 3 was saved without a float32 copy of its parameters' in caplog.text
     assert same(resumed.state['opt_state']['master'], master.widen(e.state['params']))
     assert same(resumed.state['opt_state']['inner'], e.state['opt_state']['inner'])
@@ -183,6 +187,6 @@ def test_a_child_begins_from_its_parent(whole, tmp_path):
     config, e = whole
     config = config.copy_and_resolve_references()
     config.parent = f'{e.run.path}@6'
-    child = setup.build_experiment(config, str(tmp_path / 'child'))
+    child = prepared(config, tmp_path / 'child')
     assert same(child.state['params'], e.state['params'])
     assert same(child.state['opt_state']['master'], master.widen(e.state['params']))

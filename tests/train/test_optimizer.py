@@ -7,7 +7,7 @@ import optax
 
 from model.config import resolve
 from model.transformer import Transformer
-from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of
+from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of, draw, put_state, shapes_of
 from train import mesh as meshes, step as steps
 from train.losses import TokenLoss
 from train.optimizer import make_optimizer, matrices
@@ -20,11 +20,10 @@ def muon(**sizes):
     )
     config.mesh.update(**{'data': 1, 'fsdp': 1, 'tensor': 1, 'context': 1, **sizes})
     mesh = meshes.make_mesh(config.mesh)
-    model, optimizer = (
-        Transformer(resolve(config.model, VOCAB, TIME)),
-        make_optimizer(config.optimizer, 100),
-    )
-    state, shardings = steps.init_state(model, optimizer, 0, mesh)
+    model = Transformer(resolve(config.model, VOCAB, TIME))
+    optimizer = make_optimizer(config.optimizer, 100)
+    _, shardings = steps.abstract_state(model, optimizer, mesh)
+    state = put_state(optimizer, draw(shapes_of(model)), shardings)
     return (
         mesh,
         optimizer,
@@ -49,9 +48,9 @@ def test_muon_is_its_equation():
     _, optimizer, state, _ = muon()
     rng = np.random.default_rng(0)
     grads = jax.tree.map(
-        lambda x: jnp.asarray(rng.standard_normal(x.shape), x.dtype), state['params']
+        lambda x: rng.standard_normal(x.shape).astype(x.dtype), jax.device_get(state['params'])
     )
-    updates, _ = optimizer.update(grads, state['opt_state'], state['params'])
+    updates, _ = jax.jit(optimizer.update)(grads, state['opt_state'], state['params'])
     for names, sides in (
         (('attention', 'query'), (32, 32)),
         (('attention', 'out'), (32, 32)),
@@ -117,17 +116,13 @@ def test_parameters_in_bfloat16_have_float32_gradients_and_moments():
         Transformer(resolve(config.model, VOCAB, TIME)),
         make_optimizer(config.optimizer, 100),
     )
-    state, shardings = steps.init_state(model, optimizer, 0, mesh)
+    state, shardings = steps.abstract_state(model, optimizer, mesh)
     step = steps.make_step(model, optimizer, TokenLoss(), mesh, shardings, steps.StepOptions(4))
-    batch = meshes.to_devices(mesh, batch_of(0), BATCH)
+    jaxpr, (new, _) = jax.make_jaxpr(step, return_shape=True)(state, batch_of(0))
     added = [
-        e.outvars[0].aval
-        for e in _equations(jax.make_jaxpr(step)(state, batch).jaxpr)
-        if e.primitive.name == 'psum'
-        for v in e.outvars
+        v.aval for e in _equations(jaxpr.jaxpr) if e.primitive.name == 'psum' for v in e.outvars
     ]
     assert added and all(a.dtype == jnp.float32 for a in added)
-    new, _ = step(state, batch)
 
     def of(tree):
         return {x.dtype.name for x in jax.tree.leaves(tree) if x.ndim > 1}

@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 from runtime import checkpoint, config_tree, metrics, resume, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
+from tests.train.rows import share_programs
 from train import loop, setup, warm_start
 
 
 def run(config, path, stop_at=0):
     config = config.copy_and_resolve_references()
     config.train.stop_at = stop_at
-    e = setup.build_experiment(config, str(path))
+    e = share_programs(setup.build_experiment(config, str(path)))
     loop.train(e)
     return e
 
@@ -39,9 +40,25 @@ def lines(path):
 
 
 @pytest.fixture
-def base_run(tiny_config, tmp_path):
-    tiny_config.sample.update(every=6, prompt='A', tokens=4)
-    return tiny_config, tmp_path / 'base', run(tiny_config, tmp_path / 'base')
+def tiny_config(tiny_config):
+    tiny_config.model.num_layers = 1
+    return tiny_config
+
+
+@pytest.fixture(scope='module')
+def trained(tiny, cache, tmp_path_factory):
+    """A run trained to its end, and its config, for all tests: what is changed is a copy."""
+    config = tiny(cache)
+    config.model.num_layers = 1
+    config.sample.update(every=6, prompt='A', tokens=4)
+    return config, run(config, tmp_path_factory.mktemp('trained') / 'base')
+
+
+@pytest.fixture
+def base_run(trained, tmp_path):
+    config, e = trained
+    shutil.copytree(str(e.run.path), tmp_path / 'base')
+    return config.copy_and_resolve_references(), tmp_path / 'base', e
 
 
 def test_stopping_and_resuming_changes_nothing(base_run, tmp_path):

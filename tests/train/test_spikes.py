@@ -8,7 +8,14 @@ from runtime import checkpoint, config_tree, metrics, schema
 from runtime.errors import RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from tests.runtime.test_signals import signalled
+from tests.train.rows import share_programs
 from train import loop, monitor, setup
+
+
+@pytest.fixture
+def tiny_config(tiny_config):
+    tiny_config.model.num_layers = 1
+    return tiny_config
 
 
 def poisoned(experiment, *numbers, factor=np.nan):
@@ -33,7 +40,7 @@ def prepared(config, path, on_spike, **more):
     config = config.copy_and_resolve_references()
     config.train.update(on_spike=on_spike, **more)
     config.data.prefetch = 0
-    return setup.build_experiment(config, str(path))
+    return share_programs(setup.build_experiment(config, str(path)))
 
 
 def same(a, b):

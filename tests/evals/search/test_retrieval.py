@@ -28,8 +28,10 @@ from model.transformer import Transformer
 from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
+from tests import commands
 from tests.evals.search.test_datasets import squad
-from train import loop, mesh, setup, step
+from tests.shapes import embed_in_few_shapes
+from train import mesh, step
 
 TOPICS = (
     'moon',
@@ -68,15 +70,23 @@ def asking(count, qrels=None):
     )
 
 
+@pytest.fixture(scope='module', autouse=True)
+def few_shapes():
+    """Embeds in few shapes, so that little is compiled."""
+    with pytest.MonkeyPatch.context() as patch:
+        embed_in_few_shapes(patch, 8, 48)
+        yield
+
+
 @pytest.fixture(scope='module')
-def run(tiny, cache, tmp_path_factory):
-    c = tiny(cache)
-    c.model.num_layers = 1
-    c.embedding.sizes = '8,32'
-    c.train.steps, c.eval.every, c.optimizer.warmup = 2, 0, 1
-    path = tmp_path_factory.mktemp('retrieval') / 'run'
-    loop.train(setup.build_experiment(c, str(path)))
-    return path
+def run(tiny_run):
+    return tiny_run
+
+
+@pytest.fixture(scope='module')
+def cache(tiny_run):
+    """Where the token store of the run is."""
+    return str(tiny_run.parent / 'cache')
 
 
 @pytest.fixture(scope='module')
@@ -280,23 +290,23 @@ def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
     """Catches passages of another length in the report than in the index: as long as the model can
     read, not as it was trained to."""
     loaded = checkpoint.load(Run.parse(str(run)))
-    longer = (Transformer(dataclasses.replace(loaded[0].config, max_len=64)), *loaded[1:])
+    longer = (Transformer(dataclasses.replace(loaded[0].config, max_len=96)), *loaded[1:])
     monkeypatch.setattr(checkpoint, 'load', lambda run: longer)
     system, facts = retrieval.load('x', Run.parse(str(run)), [])
     assert (
-        system.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 32
-        and facts['max_len'] == 64
+        system.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 48
+        and facts['max_len'] == 96
     )
     board = systems.Search(
         datasets.Questions(
-            'long', {'q': 'moon'}, {'d': ' '.join(TOPICS * 3), 'e': 'sun'}, {'q': {'d': 1}}, {}
+            'long', {'q': 'moon'}, {'d': ' '.join(TOPICS * 5), 'e': 'sun'}, {'q': {'d': 1}}, {}
         )
     )
     board.add_system(dataclasses.replace(system, sizes=()))
     assert (
         board.passages['x']
         == 1
-        + -(-len(encode_texts([' '.join(TOPICS * 3)], system.tokenizer, 1 << 30)[0][1:-1]) // 30)
+        + -(-len(encode_texts([' '.join(TOPICS * 5)], system.tokenizer, 1 << 30)[0][1:-1]) // 46)
         > 3
     )
 
@@ -422,7 +432,7 @@ def test_similarity_is_spearmans(measured, run, files):
     model, params, tokenizer, _ = checkpoint.load(Run.parse(str(run)))
     pairs = datasets.sts(files / 'pairs.csv')
     a, b = (
-        Embedder(model, params)(encode_texts(texts, tokenizer, 32))
+        Embedder(model, params)(encode_texts(texts, tokenizer, 48))
         for texts in (pairs.first, pairs.second)
     )
     expected = stats.spearmanr((a * b).sum(1).round(5), pairs.scores).statistic
@@ -587,7 +597,7 @@ def test_the_command_alone(tmp_path):
         found['sets']['pydoc']['queries'] >= 200
         and found['scores']['pydoc']['bm25-stemmed']['nDCG@10'][0] > 0.4
     )
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = commands.run_here(*command[2:])
     assert done.returncode == 2 and done.stderr.count('\n') == 1 and 'not empty' in done.stderr
 
 
