@@ -1,270 +1,156 @@
-"""Starts processes in milliseconds: forked from one that has imported what the commands import.
+"""Starts processes in milliseconds: forked from one that has imported JAX, Flax, Optax and Orbax.
 
-`python -m train.pretrain` spends 2.4 s of a core on importing JAX, Orbax and others before it does
-anything. A template spends them once. It has no JAX devices yet, so that each process it forks
-makes its own. Such a process has what any other has: its number, session, environment, streams,
-working directory, the interpreter's own end, and an exit code.
+`python -m train.pretrain` spends two seconds of a core on importing them before it does anything. A
+template spends them once. It has no JAX devices and nothing of Ordem yet, so that what it forks
+does the rest as a started process does. The caller becomes the parent of what is forked: numbers,
+signals, groups and exit codes are the system's own, all else is subprocess.Popen's.
 
-    run([sys.executable, '-m', 'train.pretrain', ...])       # as subprocess.run
-    start([sys.executable, '-m', 'train.pretrain', ...])     # as subprocess.Popen
-    via_template([sys.executable, '-m', ...])                # a command that others may start
+    with Popen([sys.executable, '-m', 'train.pretrain', ...]) as process:
 
-Two things are not as they would be. All forked processes have one seed of str.__hash__, so what
-they are compared with is computed by `python -m` itself. And JAX read its environment (`JAX_*`)
-when the template started: each such environment has a template of its own. Where the system has no
-pidfd_open (Linux has), processes are started as ever.
-
-The file imports no JAX, so that the commands of `via_template` start at once.
+Three things are not as they would be: all forked processes have one seed of str.__hash__ (what they
+are compared with is computed by started ones), their tracebacks begin in this file, and `ps` shows
+the template's command. What cannot be forked is started as ever: another program, an unusual way to
+start, or variables that are read while importing (JAX_*, PYTHON*) other than the template's.
 """
 
 import atexit
+import ctypes
 import gc
+import importlib
+import inspect
+import io
 import json
 import os
 import pathlib
 import runpy
-import select
-import shutil
-import signal
 import socket
 import subprocess
 import sys
-import tempfile
+import threading
 import types
 import warnings
 
-_FILE = pathlib.Path(__file__).resolve()
-
-# What commands import beside their own module, which runs as __main__.
-_IMPORTED = (
-    'train.command',
-    'train.objectives',
-    'train.setup',
-    'data.chat',
-    'grain',
-)
+_IMPORTS = ('jax', 'flax.linen', 'optax', 'orbax.checkpoint', 'sentencepiece')
+_SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2): orphaned descendants become one's children
+_PLAIN = {
+    **dict(executable=None, preexec_fn=None, pass_fds=(), shell=False, umask=-1),
+    **dict(gid=None, gids=None, uid=None, process_group=-1),
+}
 
 
-def can_fork() -> bool:
-    """Returns whether this system can start processes from a template."""
-    return hasattr(os, 'pidfd_open') and hasattr(socket, 'send_fds')
+class Popen(subprocess.Popen):
+    """Forks from the template where it can be done; where not, starts as subprocess.Popen does."""
+
+    _lock = threading.Lock()
+    _template: socket.socket | None = None  # the way to it, once there is one
+    _environment: dict[str, str] = {}  # in which it imported
+
+    def _execute_child(self, *given):
+        """Makes the process: the one step of subprocess.Popen that is another here."""
+        named = inspect.signature(super()._execute_child).bind(*given).arguments
+        command, env = named['args'], dict(named['env'] or os.environ)
+        plain = _PLAIN.items() <= named.items() and sys.platform == 'linux'
+        if not (plain and command[0] == sys.executable and command[1] in ('-m', '-c')):
+            return super()._execute_child(*given)
+        with self._lock:
+            if not Popen._template:
+                Popen._template, Popen._environment = _start_template(), dict(os.environ)
+        if _read_by_imports(env) != _read_by_imports(self._environment):
+            return super()._execute_child(*given)
+
+        session, folder = named['start_new_session'], named['cwd'] or os.getcwd()
+        request = dict(command=command[1:], env=env, folder=folder, session=session)
+        pipes = [named['p2cread'], named['c2pwrite'], named['errwrite']]
+        streams = [number if pipe == -1 else pipe for number, pipe in enumerate(pipes)]
+        prctl = ctypes.CDLL(None).prctl
+        with self._lock:
+            prctl(_SUBREAPER, 1, 0, 0, 0)
+            socket.send_fds(self._template, [json.dumps(request).encode()], streams)
+            self.pid = int(self._template.recv(20))
+            self._template.recv(20)  # the process between is gone: this one is the parent
+            prctl(_SUBREAPER, 0, 0, 0, 0)
+        self._child_created = True
+        pipes = ('p2cread', 'p2cwrite', 'c2pread', 'c2pwrite', 'errread', 'errwrite')
+        self._close_pipe_fds(*(named[pipe] for pipe in pipes))
 
 
-# --- Those who ask for processes -----------------------------------------------------------------
+def _read_by_imports(environment) -> dict[str, str]:
+    """Returns the variables that the interpreter or JAX reads before the program begins.
 
-
-class Process:
-    """A forked process: what tests ask of a subprocess.Popen."""
-
-    def __init__(self, command: list[str], streams: tuple[int, int, int], template: str):
-        self.args = command
-        self.returncode: int | None = None
-        request = {'command': command[1:], 'env': dict(os.environ), 'folder': os.getcwd()}
-        message = json.dumps(request).encode()
-        self._connection = socket.socket(socket.AF_UNIX)
-        self._connection.connect(template)
-        socket.send_fds(self._connection, [len(message).to_bytes(4, 'big')], list(streams))
-        self._connection.sendall(message)
-        self._lines = self._connection.makefile()
-        self.pid = int(self._lines.readline())
-
-    def wait(self, timeout: float | None = None) -> int:
-        """Returns the exit code, minus the number of the signal where one ended the process.
-
-        Raises:
-          subprocess.TimeoutExpired: it is still running after `timeout` seconds.
-        """
-        if self.returncode is None:
-            if not select.select([self._connection], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(self.args, timeout)
-            self.returncode = int(self._lines.readline())
-            self._lines.close()
-            self._connection.close()
-        return self.returncode
-
-    def send_signal(self, number: int) -> None:
-        if self.returncode is None:
-            os.kill(self.pid, number)
-
-
-def start(command: list[str], streams: tuple[int, int, int]) -> Process | subprocess.Popen:
-    """Returns a process that runs `command`: [sys.executable, '-m' or '-c', ...].
-
-    `streams` are the file descriptors that it has as stdin, stdout and stderr.
+    PYTHONUNBUFFERED is not among them: a forked process obeys it.
     """
-    if not can_fork():
-        stdin, stdout, stderr = streams
-        return subprocess.Popen(
-            command, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
-        )
-    return Process(command, streams, _template())
+    names = [name for name in environment if name.startswith(('JAX_', 'PYTHON'))]
+    return {name: environment[name] for name in names if name != 'PYTHONUNBUFFERED'}
 
 
-def run(command: list[str], timeout: float = 600) -> subprocess.CompletedProcess:
-    """Runs `command` to its end. Returns its exit code and its output, as texts."""
-    with (
-        open(os.devnull) as nothing,
-        tempfile.TemporaryFile() as out,
-        tempfile.TemporaryFile() as err,
-    ):
-        process = start(command, (nothing.fileno(), out.fileno(), err.fileno()))
-        try:
-            code = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            raise
-        texts = [os.pread(file.fileno(), 2**26, 0).decode(errors='replace') for file in (out, err)]
-    return subprocess.CompletedProcess(command, code, *texts)
+def _start_template() -> socket.socket:
+    """Starts a template, which ends when this process does. Returns the way to it."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    root = pathlib.Path(__file__).parents[1]
+    command = [sys.executable, '-m', 'tests.forked']
+    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, cwd=root)
+    theirs.close()
+    atexit.register(lambda: (ours.close(), process.wait()))
+    return ours
 
 
-def via_template(command: list[str]) -> list[str]:
-    """Returns a command that does what `command` does, for a launcher to start.
-
-    It asks the template for the process, passes signals on to it and ends as it ends.
-    """
-    if not can_fork():
-        return command
-    return [sys.executable, '-S', str(_FILE), '--relay', _template(), *command[1:]]
-
-
-def _relay(template: str, command: list[str]) -> None:
-    """Is, to whoever started it, the process that runs `command`."""
-    passed_on = (signal.SIGINT, signal.SIGTERM)
-    signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
-    process = Process([sys.executable, *command], (0, 1, 2), template)
-    for number in passed_on:
-        signal.signal(number, lambda number, _: process.send_signal(number))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
-
-    code = process.wait()
-    if code < 0:
-        if -code != signal.SIGKILL:
-            signal.signal(-code, signal.SIG_DFL)
-        os.kill(os.getpid(), -code)
-    sys.exit(code)
-
-
-_templates: dict[str, tuple[subprocess.Popen, str]] = {}
-
-
-def _settings(environment) -> dict[str, str]:
-    """Returns the variables that are read when a process starts, or imports JAX."""
-    return {k: v for k, v in environment.items() if k.startswith(('JAX_', 'PYTHON'))}
-
-
-def _template() -> str:
-    """Returns the socket of the template of this environment; starts it if there is none."""
-    key = json.dumps(_settings(os.environ), sort_keys=True)
-    if key not in _templates:
-        folder = tempfile.mkdtemp(prefix='template-')
-        path = os.path.join(folder, 'socket')
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(path)
-        listener.listen(64)
-        # It ends when its stdin does: when this process ends, however it ends.
-        process = subprocess.Popen(
-            [sys.executable, '-m', 'tests.forked', '--serve', str(listener.fileno())],
-            cwd=_FILE.parents[1],
-            stdin=subprocess.PIPE,
-            pass_fds=[listener.fileno()],
-            start_new_session=True,
-        )
-        listener.close()
-        atexit.register(_end, process, folder)
-        _templates[key] = process, path
-    return _templates[key][1]
-
-
-def _end(template: subprocess.Popen, folder: str) -> None:
-    template.stdin.close()
-    template.wait()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-# --- The template --------------------------------------------------------------------------------
-
-
-def _serve(listener: socket.socket) -> None:
-    """Forks a process for each request; returns in these only, when they are ready to run."""
-    watchers: set[int] = set()
+def _serve(connection: socket.socket) -> dict:
+    """Forks a process for each request. Returns in those processes, with the request."""
     while True:
-        ready = select.select([listener, 0], [], [])[0]
-        watchers -= {pid for pid in watchers if os.waitpid(pid, 0 if 0 in ready else os.WNOHANG)[0]}
-        if 0 in ready:
+        message, streams, *_ = socket.recv_fds(connection, 2**20, 3)
+        if not message:
             os._exit(0)
-        connection = listener.accept()[0]
-        watcher = os.fork()
-        if watcher:
-            watchers.add(watcher)
-            connection.close()
+        between = os.fork()  # ends at once: its child becomes that of whoever asked
+        if between:
+            for stream in streams:
+                os.close(stream)
+            os.waitpid(between, 0)
+            connection.send(b'gone')
             continue
-
-        # One process forks, watches and reports the other.
-        listener.close()
-        size, streams, *_ = socket.recv_fds(connection, 4, 3)
-        request = json.loads(connection.makefile('rb').read(int.from_bytes(size, 'big')))
         pid = os.fork()
         if pid:
-            _report(connection, pid)
+            connection.send(str(pid).encode())
+            os._exit(0)
+
         connection.close()
-        _become(request, streams)
-        return
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+            os.close(stream)
+        request = json.loads(message)
+        if request['command'][1:2] != ['launch.local']:
+            return request
+
+        # A launcher's processes are its own children: it has a template of its own.
+        Popen._environment = request['env']
+        Popen._template, connection = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork():
+            connection.close()
+            subprocess.Popen = Popen
+            return request
+        Popen._template.close()
 
 
-def _report(connection: socket.socket, pid: int) -> None:
-    """Tells who asked for a process its number and its exit code; ends with it.
-
-    Kills it where nobody is there any more to be told.
-    """
-    for stream in (0, 1, 2):
-        os.close(stream)
-    with open(os.pidfd_open(pid)) as ended:
-        connection.sendall(f'{pid}\n'.encode())
-        if ended not in select.select([ended, connection], [], [])[0]:
-            os.kill(pid, signal.SIGKILL)
-    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    try:
-        connection.sendall(f'{code}\n'.encode())
-    except OSError:
-        pass
-    os._exit(0)
-
-
-def _become(request: dict, streams: list[int]) -> None:
-    """Makes this process what the request says, but for running its program."""
-    os.setsid()
-    differing = dict(_settings(os.environ).items() ^ _settings(request['env']).items())
-    for number, stream in enumerate(streams):
-        os.dup2(stream, number)
-        os.close(stream)
-    assert not differing, f'another environment than that of the template: {differing}'
+def _become(command: list[str], env: dict[str, str], folder: str, session: bool) -> None:
+    """Runs `command`, ['-m' or '-c', ...], as the program of this process."""
+    if session:
+        os.setsid()
+    os.chdir(folder)
     os.environ.clear()
-    os.environ.update(request['env'])
-    os.chdir(request['folder'])
-    sys.path[0] = request['folder']
-    sys.argv = request['command']
-
-
-def _run_program() -> None:
-    """Runs what sys.argv says: ['-m', module, ...] or ['-c', code, ...]."""
-    kind, program = sys.argv[:2]
-    if kind == '-m':
-        sys.argv = sys.argv[1:]
-        runpy.run_module(program, run_name='__main__', alter_sys=True)
-        return
-    sys.argv = ['-c', *sys.argv[2:]]
+    os.environ.update(env)
+    if env.get('PYTHONUNBUFFERED'):
+        sys.stdout = io.TextIOWrapper(open(1, 'wb', 0, closefd=False), write_through=True)
     sys.modules['__main__'] = main = types.ModuleType('__main__')
-    exec(compile(program, '<string>', 'exec'), main.__dict__)
+    sys.path[0] = folder if command[0] == '-m' else ''
+    sys.argv = command if command[0] == '-c' else command[1:]
+    if command[0] == '-m':
+        runpy._run_module_as_main(command[1])
+    sys.argv = ['-c', *command[2:]]
+    exec(compile(command[1], '<string>', 'exec'), main.__dict__)
 
 
 if __name__ == '__main__':
-    if sys.argv[1] == '--relay':
-        _relay(sys.argv[2], sys.argv[3:])
-    else:
-        for name in _IMPORTED:
-            __import__(name)
-        gc.collect()
-        gc.freeze()  # what is there is never looked at again, and its pages stay shared
-        warnings.filterwarnings('ignore', 'This process .* is multi-threaded', DeprecationWarning)
-        _serve(socket.socket(fileno=int(sys.argv[2])))
-        _run_program()
+    for name in _IMPORTS:
+        importlib.import_module(name)
+    gc.freeze()  # its pages stay shared
+    warnings.filterwarnings('ignore', 'This process .* is multi-threaded', DeprecationWarning)
+    _become(**_serve(socket.socket(fileno=os.dup(0))))

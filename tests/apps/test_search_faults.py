@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 
 import numpy as np
@@ -18,7 +19,6 @@ from apps.search.reader import Reader
 from apps.search.store import Folder
 from runtime.errors import RunError, StoppedBySignalError
 from runtime.run_dir import Run
-from tests import forked
 
 
 def index(reader, folder, *paths, remove=(), **asked):
@@ -286,7 +286,7 @@ def test_killed_and_then_undone(reader, notes, tmp_path, monkeypatch):
     assert results(tmp_path / 'ix', reader, 'wholly unheard of') == before
 
 
-def test_kill_and_signals(search_run, notes, tmp_path, monkeypatch):
+def test_kill_and_signals(search_run, notes, tmp_path, request):
     """Catches embeddings of more than the file in work that a kill loses, a signal that ends in a
     traceback or another code, or loses any, and a second indexer or a query that meets a
     half-written state."""
@@ -308,18 +308,17 @@ def test_kill_and_signals(search_run, notes, tmp_path, monkeypatch):
     args = ['index', f'--run={search_run}', f'--index={tmp_path / "ix"}', str(notes)]
 
     def start(files):
-        """A process that waits before it embeds that many, with its stdin and its stdout."""
-        monkeypatch.setenv('FILES', str(files))
-        (stdin, go_on), (said, stdout) = os.pipe(), os.pipe()
-        with open(tmp_path / 'stderr', 'w') as stderr:
-            process = forked.start(
-                [sys.executable, '-c', code, *args], (stdin, stdout, stderr.fileno())
-            )
-        os.close(stdin)
-        os.close(stdout)
-        lines = open(said)
-        assert lines.readline() == 'embedding\n'
-        return process, open(go_on, 'w'), lines
+        """A process that waits before it embeds that many."""
+        process = subprocess.Popen(
+            [sys.executable, '-c', code, *args],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, 'FILES': str(files)},
+        )
+        assert process.stdout.readline() == 'embedding\n'
+        return process
 
     def embedded():
         """For each file the share of its chunks that have a vector."""
@@ -332,25 +331,22 @@ def test_kill_and_signals(search_run, notes, tmp_path, monkeypatch):
                 )
             ]
 
-    process, waiting, said = start(20)
+    process = start(20)
     other = Folder(str(tmp_path / 'ix'))
     with pytest.raises(RunError, match='another process indexes into this folder'), other.hold():
         pass
     with pytest.raises(RunError, match='its first indexing did not end, or goes on'):
         Engine(other)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    waiting.close()
-    said.close()
+    process.kill()
+    process.communicate()
     assert embedded() == [1] * 19 + [0] * 37
-    process, waiting, said = start(10)
+    request.getfixturevalue('forks')  # the one that is killed was started
+    process = start(10)
     process.send_signal(signal.SIGTERM)
-    with waiting:
-        waiting.write('go on\n')
-    with said:
-        assert said.read() == '' and process.wait() == 143
+    out, err = process.communicate('go on\n')
+    assert process.returncode == 143
     assert (
-        (tmp_path / 'stderr').read_text()
+        err
         == f'{tmp_path}/ix: stopped by SIGTERM; what was read and embedded is kept, and the same '
         f'command goes on from there\n'
     )

@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 
 from runtime import metrics, run_dir
 from runtime.run_dir import Run
@@ -183,27 +182,25 @@ def live(
     """Runs a process to its end, or sends it the signal `number` once it has lived `after` seconds.
     Its stdout and stderr are one text.
 
-    `fork`: whether it is forked from a template, as are those that it starts. One that is to be
-    ended while it imports is not."""
-    with open(os.devnull) as nothing, tempfile.TemporaryFile() as out:
-        if fork and after is None:
-            if '--' in command:
-                at = command.index('--') + 1
-                command = [*command[:at], *forked.via_template(command[at:])]
-            process = forked.start(command, (nothing.fileno(), out.fileno(), out.fileno()))
-        else:
-            process = subprocess.Popen(
-                command, stdin=nothing, stdout=out, stderr=out, start_new_session=True
-            )
+    `fork`: whether it is forked from one that has imported, as are those that it starts. One that
+    is to be ended at any moment is not: it may be one at which it imports."""
+    make = forked.Popen if fork and after is None else subprocess.Popen
+    with make(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors='replace',
+        start_new_session=True,
+    ) as process:
         try:
-            process.wait(seconds if after is None else after)
+            text = process.communicate(timeout=seconds if after is None else after)[0]
         except subprocess.TimeoutExpired:
             if after is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 raise
             process.send_signal(number)
-            process.wait(seconds)
-        text = os.pread(out.fileno(), 2**26, 0).decode(errors='replace')
+            text = process.communicate(timeout=seconds)[0]
     return subprocess.CompletedProcess(command, process.returncode, text)
 
 

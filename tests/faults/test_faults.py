@@ -64,24 +64,44 @@ def test_a_forked_process_is_as_any_other(tmp_path, monkeypatch):
     folder, environment, session, streams, end or exit code."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HERE', 'é')
-    for code in (
-        'import os, sys; print(sys.argv, os.getcwd(), os.environ["HERE"], sys.stdin.read(), '
-        'os.getsid(0) == os.getpid())',
-        'import atexit, threading; atexit.register(print, "end"); '
-        'threading.Timer(0.1, print, ["late"]).start()',
-        'import sys; print("said"); sys.exit("why")',
-        'import os; os.kill(os.getpid(), 15)',
+    monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=3')
+    (tmp_path / 'module.py').write_text('import sys; print(__name__, sys.argv); sys.exit(3)')
+    facts = """if True:
+        import jax, os, signal, sys
+        print(sys.argv, os.getcwd(), sys.path[0], sys.stdin.read(), sys.stdout.line_buffering)
+        print(*sorted(os.environ.items()), sys.flags, __name__, sep='\\n')
+        print(os.getsid(0) == os.getpgrp() == os.getpid(), os.getppid())
+        print(os.listdir('/proc/self/fd'))
+        print([signal.getsignal(n) for n in (2, 13, 15)], os.umask(0), len(jax.devices()))
+        """
+    ends = 'import atexit, threading; atexit.register(print, "end"); '
+    late = 'threading.Timer(0.1, print, ["late"]).start()'
+    for words in (
+        ('-c', facts, 'a', '--b=c'),
+        ('-m', 'module', 'a'),
+        ('-c', ends + late),
+        ('-c', 'import sys; print("said"); sys.exit("why")'),
+        ('-c', 'import os; os.kill(os.getpid(), 15)'),
+        ('-c', 'import os, signal; os.kill(os.getpid(), signal.SIGINT)'),
+        ('-c', f'{ends}raise KeyError(5)'),
     ):
-        command = [sys.executable, '-c', code, 'a', '--b=c']
-        how = dict(stdin=subprocess.DEVNULL, capture_output=True, text=True, start_new_session=True)
-        wanted = subprocess.run(command, **how)
-        relayed = subprocess.run(forked.via_template(command), **how)
-        for found in (forked.run(command), relayed):
-            assert (found.returncode, found.stdout, found.stderr) == (
-                wanted.returncode,
-                wanted.stdout,
-                wanted.stderr,
-            )
+        results = []
+        for make in (forked.Popen, subprocess.Popen):
+            how = dict(text=True, env=dict(os.environ), start_new_session=True)
+            how |= dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+            with make([sys.executable, *words], **how) as made:
+                stdout, stderr = made.communicate('typed')
+            results.append([made.returncode, *stdout.splitlines(), *stderr.splitlines()[-1:]])
+        assert results[0] == results[1]
+
+
+def test_a_forked_launcher_forks(tmp_path):
+    """Catches groups whose processes import, or are another's children."""
+    code = 'import os, sys; print(os.getppid(), "jax" in sys.modules, sys.stdout.write_through)'
+    launcher = [sys.executable, '-m', 'launch.local', '--devices=2', '--', sys.executable]
+    with forked.Popen([*launcher, '-c', code], stdout=subprocess.PIPE, text=True) as group:
+        lines = group.stdout.read().splitlines()
+    assert sorted(lines) == [f'[{number}] {group.pid} True True' for number in (0, 1)]
 
 
 def test_another_result_is_seen(alone, folder):

@@ -17,23 +17,28 @@ from runtime import metrics, processes
 from runtime.errors import RunError
 from runtime.processes import ClusterSpec, difference, find_cluster
 from runtime.run_dir import Run
-from tests import forked
 from train import loop, setup
 
 HERE = pathlib.Path(__file__).parent
 
 
-def local(processes, devices, *command, forks=True):
+def local(processes, devices, *command):
     """`command` in a group of processes -> (exit code, lines of stdout and stderr, JAX's own noise
-    left out).
-
-    `forks`: whether they are forked from a template, all with one seed of hash()."""
-    at = command.index(sys.executable)
-    if forks:
-        command = (*command[:at], *forked.via_template(list(command[at:])))
-    launcher = [sys.executable, '-m', 'launch.local']
-    launcher += [f'--processes={processes}', f'--devices={devices}', '--']
-    done = forked.run([*launcher, *command], timeout=300)
+    left out)."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'launch.local',
+            f'--processes={processes}',
+            f'--devices={devices}',
+            '--',
+            *command,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     return done.returncode, [
         line for line in (done.stdout + done.stderr).splitlines() if 'Gloo' not in line
     ]
@@ -83,11 +88,11 @@ def alone(tmp_path_factory, tiny):
     return c, trained(path)
 
 
-def test_groups_train_as_one_process_does(alone, tmp_path):
-    """Two processes begin, four go on, and so does one. Catches rows read twice or not at all, a
-    tokenizer, a store, metrics or a summary made by each, an evaluation of one process's rows, text
-    that wants parameters which lie elsewhere, and checkpoints that only the group that saved them
-    can read."""
+def test_groups_train_as_one_process_does(alone, tmp_path, request):
+    """Two processes begin, four (forked) go on, and so does one. Catches rows read twice or not at
+    all, a tokenizer, a store, metrics or a summary made by each, an evaluation of one process's
+    rows, text that wants parameters which lie elsewhere, and checkpoints that only the group that
+    saved them can read."""
     config, wanted = alone
     config = config.copy_and_resolve_references()
     config.data.cache = str(tmp_path / 'cache')  # nothing in it yet: one builds, the other finds
@@ -95,7 +100,7 @@ def test_groups_train_as_one_process_does(alone, tmp_path):
     config.train.stop_at = 3
     config.mesh.fsdp = 2
     config.log.tensorboard = True
-    code, lines = local(2, 2, *pretrain(config, tmp_path / 'run'), forks=False)
+    code, lines = local(2, 2, *pretrain(config, tmp_path / 'run'))
     assert code == 0, lines
     assert (
         len([x for x in lines if 'tokenized' in x])
@@ -115,6 +120,7 @@ def test_groups_train_as_one_process_does(alone, tmp_path):
     config.train.stop_at = config.sample.every = config.eval.every = config.data.prefetch = 0
     config.mesh.update(data=1, fsdp=4)
     shutil.copytree(tmp_path / 'run', tmp_path / 'again')
+    request.getfixturevalue('forks')
     code, lines = local(4, 1, *pretrain(config, tmp_path / 'run'))
     assert code == 0, lines
     alike(trained(tmp_path / 'run'), wanted)
@@ -149,6 +155,7 @@ def test_hosts_with_their_own_addresses(alone, tmp_path):
     alike(trained(tmp_path / 'run'), [line for line in wanted if len(line) == 5])
 
 
+@pytest.mark.usefixtures('forks')
 def test_meetings_and_an_end_for_all():
     """Rows and time cut over processes and lying apart, a meeting that one misses, a disagreement,
     and one process that fails while the other is in a collective. Catches a shard with other rows,

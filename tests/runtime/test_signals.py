@@ -4,6 +4,7 @@ a full disk."""
 import errno
 import os
 import signal
+import subprocess
 import sys
 
 import jax
@@ -14,7 +15,6 @@ from runtime import checkpoint, exit, metrics, run_dir, signals as watchers
 from runtime.errors import DiskFullError, RunError, StoppedBySignalError
 from runtime.run_dir import Run
 from runtime.signals import SIGNALS, Signals, Watchdog
-from tests import forked
 from train import loop, setup
 
 
@@ -91,6 +91,7 @@ def test_a_second_signal_ends_at_once():
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
+@pytest.mark.usefixtures('forks')
 def test_a_process_that_hangs_ends_itself():
     """Catches a watchdog that never barks, that barks at a process which moves, and one that does
     not say where it hangs."""
@@ -101,7 +102,7 @@ def test_a_process_that_hangs_ends_itself():
         '    for step in range(8):\n        dog.beat(step); threading.Event().wait(0.1)\n'
         '    print("moved", flush=True)\n    hangs_here()\n'
     )
-    done = forked.run([sys.executable, '-c', code], timeout=60)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 76 and done.stdout == 'moved\n'
     assert 'hangs_here' in done.stderr and done.stderr.splitlines()[-1].startswith(
         'error: runs/x: no progress for'
