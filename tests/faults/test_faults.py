@@ -44,7 +44,7 @@ def case(alone, folder, request):
     [
         ('atlas', {'save_event': 75}),
         ('muon', {'line': 7, 'delay': 0.02}),
-        ('files', {'save_event': 100}),
+        ('files', {'save_event': 60}),
         ('answers', {'line': 10}),
     ],
 )
