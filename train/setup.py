@@ -97,6 +97,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     store = processes.main_process_first(
         'data', lambda: objective.data.open_store(config, tokenizer, data_hash)
     )
+    _LOG.info('reads %s', store.path)
     if conversations:
         objective.data.check_conversations(config.data, store.manifest)
     training, validation = objective.data.open_data(config, store)
