@@ -5,38 +5,11 @@ python -m apps.generate --run=runs/answers --answer --prompt='Qual é a capital 
 python -m apps.generate --run=runs/answers --chat --system='Answer in one word.'
 """
 
-import logging
-import sys
-from collections.abc import Callable, Sequence
-
-import jax
 from absl import flags
 
-from apps.lines import LineReader
-from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
-from data.records import no_text, printable
-from data.text import line_ends
-from model.generate import Conversation, Stop, generate
-from model.sampling import Sampling
-from runtime import checkpoint, cli, options
-from runtime.errors import RunError
-from runtime.run_dir import Run
+from runtime import cli, options
 
-_LOG = logging.getLogger('ordem')
-
-# Tokens between two looks at the text: while it is shown as it comes, and otherwise.
-_TOKENS_PER_LOOK_SHOWN = 4
-_TOKENS_PER_LOOK = 32
-
-_LIMITS = (
-    '({parameters} parameters, a context of {context} tokens. It answers in the manner of what it '
-    'was trained on and knows nothing beside that: it looks nothing up, does not calculate, and '
-    'says what is wrong as surely as what is right. An empty line ends.)'
-)
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
+if __name__ == '__main__':  # above the imports that take seconds
     options.path('run', '', 'Run directory, DIR or DIR@step')
     flags.DEFINE_multi_string(
         'prompt', [], 'Text to continue; give it again for more, they run as one batch'
@@ -80,6 +53,35 @@ def define_flags() -> None:
     flags.DEFINE_bool(
         'stream', None, 'Show text as it comes. Default: for one prompt on a terminal'
     )
+    cli.parse_flags()
+
+import logging
+import sys
+from collections.abc import Callable, Sequence
+
+import jax
+
+from apps.lines import LineReader
+from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
+from data.records import no_text, printable
+from data.text import line_ends
+from model.generate import Conversation, Stop, generate
+from model.sampling import Sampling
+from runtime import checkpoint
+from runtime.errors import RunError
+from runtime.run_dir import Run
+
+_LOG = logging.getLogger('ordem')
+
+# Tokens between two looks at the text: while it is shown as it comes, and otherwise.
+_TOKENS_PER_LOOK_SHOWN = 4
+_TOKENS_PER_LOOK = 32
+
+_LIMITS = (
+    '({parameters} parameters, a context of {context} tokens. It answers in the manner of what it '
+    'was trained on and knows nothing beside that: it looks nothing up, does not calculate, and '
+    'says what is wrong as surely as what is right. An empty line ends.)'
+)
 
 
 class Writer:
@@ -276,5 +278,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    define_flags()
     cli.run(main)

@@ -11,34 +11,11 @@ token store that --batch needs and that is no more in the cache. Exit code 2, wi
 stderr, where something is damaged.
 """
 
-import json
-import math
-
-import jax
-import numpy as np
 from absl import flags
 
-from apps import compare, examine
-from data.objectives import get_objective
-from data.records import printable
-from runtime import checkpoint, cli, options
-from runtime.errors import RunError
-from runtime.run_dir import Run
+from runtime import cli, options
 
-# Round what the loss weights: brackets that texts hardly have.
-OPEN, CLOSE = '\u27e6', '\u27e7'
-HASHES = {'config.json': 'config', 'tokenizer.model': 'tokenizer', 'token store': 'data'}
-NO_FLAG = 'no flag: it is in the file, or the text has changed'
-# Fields of a summary of metrics, and what they are called.
-LOSSES = {
-    'loss': 'last loss',
-    'validation_nats': 'held-out nats per token',
-    'validation_bits_per_byte': 'bits per byte',
-}
-
-
-def define_flags() -> None:
-    """Defines the flags of this command."""
+if __name__ == '__main__':  # above the imports that take seconds
     options.path(
         'run', '', 'Run directory, DIR or DIR@step; with a step only that checkpoint is read'
     )
@@ -53,6 +30,31 @@ def define_flags() -> None:
         'against', '', 'Show what differs from this run or config file, whose flags follow after --'
     )
     flags.DEFINE_bool('json', False, 'The same as one JSON object')
+    cli.parse_flags()
+
+import json
+import math
+
+import jax
+import numpy as np
+
+from apps import compare, examine
+from data.objectives import get_objective
+from data.records import printable
+from runtime import checkpoint
+from runtime.errors import RunError
+from runtime.run_dir import Run
+
+# Round what the loss weights: brackets that texts hardly have.
+OPEN, CLOSE = '\u27e6', '\u27e7'
+HASHES = {'config.json': 'config', 'tokenizer.model': 'tokenizer', 'token store': 'data'}
+NO_FLAG = 'no flag: it is in the file, or the text has changed'
+# Fields of a summary of metrics, and what they are called.
+LOSSES = {
+    'loss': 'last loss',
+    'validation_nats': 'held-out nats per token',
+    'validation_bits_per_byte': 'bits per byte',
+}
 
 
 def collect_facts(
@@ -391,5 +393,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    define_flags()
     cli.run(main, words=True)

@@ -9,12 +9,41 @@ What is written are pairs like those that are read, one line a query; train on t
 --config.data.pairs.negatives=4.
 """
 
+from absl import flags
+
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    options.path('run', '', 'Run directory, DIR or DIR@step, of the model that embeds')
+    options.path(
+        'pairs',
+        '',
+        'Files of pairs (.jsonl, .tsv, .parquet, also packed), globs and directories, separated '
+        'by commas',
+        many=True,
+    )
+    options.path('out', '', 'The file of pairs to write, .jsonl')
+    flags.DEFINE_string('by', 'vectors', 'vectors: of a model; words: BM25, without a model')
+    flags.DEFINE_string(
+        'on_broken',
+        'skip',
+        'Pairs that cannot be read: skip (told; up to half of all), skip_all, or fatal',
+    )
+    options.whole('count', 4, 'New negatives of each query, at most', 0, 2**12)
+    options.number(
+        'margin',
+        0.95,
+        "A negative scores less than this share of the positive's score; vectors only",
+        0,
+        1000,
+    )
+    cli.parse_flags()
+
 import dataclasses
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from absl import flags
 
 from data import files
 from data.cache import ON_BROKEN, Report
@@ -23,7 +52,7 @@ from data.pairs.read import Pair
 from data.records import printable
 from model.embed import Embedder
 from model.errors import did_you_mean
-from runtime import checkpoint, cli, options
+from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -116,38 +145,6 @@ def by_words(count: int) -> Mine:
     return lambda *given: hard_negatives.by_words(*given, count)
 
 
-def define_flags(values=flags.FLAGS) -> None:
-    """Defines the flags of this command."""
-    options.path('run', '', 'Run directory, DIR or DIR@step, of the model that embeds', values)
-    options.path(
-        'pairs',
-        '',
-        'Files of pairs (.jsonl, .tsv, .parquet, also packed), globs and directories, separated '
-        'by commas',
-        values,
-        many=True,
-    )
-    options.path('out', '', 'The file of pairs to write, .jsonl', values)
-    flags.DEFINE_string(
-        'by', 'vectors', 'vectors: of a model; words: BM25, without a model', values
-    )
-    flags.DEFINE_string(
-        'on_broken',
-        'skip',
-        'Pairs that cannot be read: skip (told; up to half of all), skip_all, or fatal',
-        values,
-    )
-    options.whole('count', 4, 'New negatives of each query, at most', 0, 2**12, values)
-    options.number(
-        'margin',
-        0.95,
-        "A negative scores less than this share of the positive's score; vectors only",
-        0,
-        1000,
-        values,
-    )
-
-
 def _check_flags() -> None:
     """Raises RunError where flags are out of their range, or --out cannot be written."""
     f = flags.FLAGS
@@ -204,5 +201,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    define_flags()
     cli.run(main)

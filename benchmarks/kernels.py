@@ -13,6 +13,23 @@ auto: what config.model.attention='auto' takes, and why.
 step_mb: temporaries of the compiled program.
 """
 
+from absl import flags
+
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    flags.DEFINE_list(
+        'positions',
+        'rope,alibi,t5,fire,kerple_log,forgetting,pope,windowed_heads,cope',
+        'Encodings; no positions come with them',
+    )
+    flags.DEFINE_list('kernels', 'reference,xla,cudnn', 'Of config.model.attention')
+    for name, default in dict(
+        length=1024, rows=8, width=512, layers=4, heads=8, steps=10, rounds=3
+    ).items():
+        options.whole(name, default, 'Of the model, the batch, or the measuring', 1, options.COUNT)
+    cli.parse_flags()
+
 import concurrent.futures
 import json
 import statistics
@@ -20,7 +37,6 @@ import time
 from collections.abc import Iterator
 
 import jax
-from absl import flags
 from flax import linen as nn
 
 from benchmarks.rows import random_rows
@@ -29,7 +45,6 @@ from model import kernels, loss
 from model.config import resolve
 from model.errors import ModelError
 from model.transformer import Transformer
-from runtime import cli, options
 
 _VOCABULARY = 4096
 
@@ -148,14 +163,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_list(
-        'positions',
-        'rope,alibi,t5,fire,kerple_log,forgetting,pope,windowed_heads,cope',
-        'Encodings; no positions come with them',
-    )
-    flags.DEFINE_list('kernels', 'reference,xla,cudnn', 'Of config.model.attention')
-    for name, default in dict(
-        length=1024, rows=8, width=512, layers=4, heads=8, steps=10, rounds=3
-    ).items():
-        options.whole(name, default, 'Of the model, the batch, or the measuring', 1, options.COUNT)
     cli.run(main)

@@ -7,6 +7,19 @@ JSON: seconds of a step, seconds for which `save` holds training up, split into 
 rest, the share of a step, and how much slower the step beside the writing is.
 """
 
+from runtime import cli, config_flags, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    config_flags.define_flag()
+    options.whole('rows', 1, 'Rows of the batch', 1, options.COUNT)
+    options.whole('rounds', 5, 'Steps without and with a save', 1, options.COUNT)
+    options.path(
+        'out',
+        'runs/benchmarks',
+        'On which disk: the checkpoints go to a folder of their own there, and are removed',
+    )
+    cli.parse_flags()
+
 import json
 import pathlib
 import statistics
@@ -20,7 +33,7 @@ from etils import epath
 from benchmarks.rows import random_rows
 from model.config import resolve
 from model.transformer import Transformer
-from runtime import checkpoint, cli, config_flags, field_checks, options
+from runtime import checkpoint, field_checks
 from runtime.run_dir import Run
 from train import mesh as meshes, step as steps
 from train.losses import TokenLoss
@@ -92,12 +105,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    config_flags.define_flag()
-    options.whole('rows', 1, 'Rows of the batch', 1, options.COUNT)
-    options.whole('rounds', 5, 'Steps without and with a save', 1, options.COUNT)
-    options.path(
-        'out',
-        'runs/benchmarks',
-        'On which disk: the checkpoints go to a folder of their own there, and are removed',
-    )
     cli.run(main)

@@ -16,6 +16,28 @@ argpartition) take turns at each query. What opening reads is looked at in a pro
 file dropped from the page cache.
 """
 
+from absl import flags
+
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    flags.DEFINE_enum('what', 'vectors', ['indexing', 'vectors'], 'What is measured')
+    options.path(
+        'run',
+        '',
+        'Run directory whose model embeds; default: one that is made (indexing), '
+        'drawn vectors (vectors)',
+    )
+    options.number('megabytes', 100.0, 'indexing: text that is drawn', 0.1, 2**20)
+    options.paths('paths', 'indexing: text to index in place of a drawn one')
+    options.whole('vectors', 1_000_000, 'vectors: how many', 1000, options.MOST)
+    options.whole('size', 256, 'vectors: dimensions', 2, options.COUNT)
+    options.whole('queries', 1000, 'vectors: queries, each to both', 1, options.COUNT)
+    options.path(
+        'out', 'runs/benchmarks', 'On which disk: a folder of its own there, which is removed'
+    )
+    cli.parse_flags()
+
 import functools
 import json
 import multiprocessing
@@ -28,7 +50,6 @@ import time
 
 import jax
 import numpy as np
-from absl import flags
 from ml_collections import ConfigDict
 
 from apps.search import lexical, update, vectors
@@ -36,7 +57,6 @@ from apps.search.reader import Reader
 from apps.search.store import Folder
 from configs import pydoc
 from data import sources
-from runtime import cli, options
 from runtime.run_dir import Run
 from runtime.system import available_cpus
 from train import loop, setup
@@ -354,19 +374,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_enum('what', 'vectors', ['indexing', 'vectors'], 'What is measured')
-    options.path(
-        'run',
-        '',
-        'Run directory whose model embeds; default: one that is made (indexing), '
-        'drawn vectors (vectors)',
-    )
-    options.number('megabytes', 100.0, 'indexing: text that is drawn', 0.1, 2**20)
-    options.paths('paths', 'indexing: text to index in place of a drawn one')
-    options.whole('vectors', 1_000_000, 'vectors: how many', 1000, options.MOST)
-    options.whole('size', 256, 'vectors: dimensions', 2, options.COUNT)
-    options.whole('queries', 1000, 'vectors: queries, each to both', 1, options.COUNT)
-    options.path(
-        'out', 'runs/benchmarks', 'On which disk: a folder of its own there, which is removed'
-    )
     cli.run(main)

@@ -8,15 +8,26 @@ share of the time together that drawing the data takes by itself, which other pr
 (`--workers`) can take over.
 """
 
+from absl import flags
+
+from runtime import cli, config_flags, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    config_flags.define_flag()
+    flags.DEFINE_string('arm', 'rope', 'Of the study')
+    flags.DEFINE_string('task', 'copy', 'Of the study')
+    options.whole('seeds', 5, 'Trained together', 2, 2**12)
+    options.whole('steps', 64, 'Of training, a round', 8, options.COUNT)
+    options.whole('rounds', 3, 'Turns', 1, options.COUNT)
+    cli.parse_flags()
+
 import json
 import statistics
 import time
 
 import jax
-from absl import flags
 
 from model.errors import did_you_mean
-from runtime import cli, config_flags, options
 from runtime.errors import RunError
 from studies import cells
 from train import in_memory
@@ -74,10 +85,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    config_flags.define_flag()
-    flags.DEFINE_string('arm', 'rope', 'Of the study')
-    flags.DEFINE_string('task', 'copy', 'Of the study')
-    options.whole('seeds', 5, 'Trained together', 2, 2**12)
-    options.whole('steps', 64, 'Of training, a round', 8, options.COUNT)
-    options.whole('rounds', 3, 'Turns', 1, options.COUNT)
     cli.run(main)

@@ -3,6 +3,12 @@
 python -m evals.answers --run=runs/answers
 """
 
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    options.path('run', '', 'Run directory, DIR or DIR@step')
+    cli.parse_flags()
+
 import collections
 import json
 
@@ -12,7 +18,7 @@ from data.atlas import pages as atlas_pages
 from data.chat import decode_answer, encode_prompt
 from model.generate import Stop, generate
 from model.sampling import Sampling
-from runtime import checkpoint, cli, options
+from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -124,5 +130,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    options.path('run', '', 'Run directory, DIR or DIR@step')
     cli.run(main)

@@ -3,6 +3,13 @@
 python -m evals.heldout --run=runs/machado
 """
 
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    options.path('run', '', 'Run directory, DIR or DIR@step')
+    options.path('cache', 'runs/.cache', 'Where token stores are kept')
+    cli.parse_flags()
+
 import json
 import lzma
 
@@ -15,7 +22,7 @@ from data.objectives import get_objective
 from data.store import TokenStore
 from model import loss as losses
 from model.transformer import make_row_keys
-from runtime import checkpoint, cli, metrics, options
+from runtime import checkpoint, metrics
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -97,6 +104,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    options.path('run', '', 'Run directory, DIR or DIR@step')
-    options.path('cache', 'runs/.cache', 'Where token stores are kept')
     cli.run(main)

@@ -155,6 +155,16 @@ def is_cpu_decoding(length: int) -> bool:
     return length == 1 and platform() == 'cpu'
 
 
+def stored(x: Any) -> Any:
+    """Returns arrays as they are, which a CPU then computes once; their gradients too.
+
+    XLA:CPU merges what is elementwise into whatever uses it: a transposition for a matmul would
+    compute the exponential of each number on the way, one number at a time, and each layer the
+    angles of RoPE anew. TPUs and GPUs merge it into the matmul itself, which costs nothing.
+    """
+    return jax.lax.optimization_barrier(x) if platform() == 'cpu' else x
+
+
 def choose_kernel(
     config: 'ModelConfig', encoding: 'PositionalEncoding', length: int = 0
 ) -> tuple[str, str]:

@@ -3,15 +3,17 @@
 Dimensions: B batch, T time, D width, F hidden width, N texts, V vocabulary.
 """
 
+import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from model.kernels import platform, stored
 from model.sharding import constrain, context_parts, own_context_part, with_axes
 
 if TYPE_CHECKING:
@@ -69,6 +71,46 @@ class Weight(nn.Module):
         return constrain(w.astype(self.dtype), *axes)
 
 
+def multiply(
+    x_BxTxD: jax.Array, w: jax.Array, transposed: bool = False, dtype: Any = None
+) -> jax.Array:
+    """Returns tokens times a matrix, [B,T,F].
+
+    Args:
+      w: [D,F], or [F,D] where `transposed`.
+      dtype: of the result; None: that of its arguments.
+    """
+    if platform() == 'cpu' and x_BxTxD.dtype == jnp.float32:
+        return _multiply_on_cpu(x_BxTxD, w, transposed)
+    letters = 'BTD,FD->BTF' if transposed else 'BTD,DF->BTF'
+    return jnp.einsum(letters, x_BxTxD, w, preferred_element_type=dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _multiply_on_cpu(x_BxTxD: jax.Array, w: jax.Array, transposed: bool) -> jax.Array:
+    return jnp.einsum('BTD,FD->BTF' if transposed else 'BTD,DF->BTF', x_BxTxD, w)
+
+
+def _multiply_forward(x_BxTxD, w, transposed):
+    return _multiply_on_cpu(x_BxTxD, w, transposed), (x_BxTxD, w)
+
+
+def _multiply_backward(transposed, residuals, dy_BxTxF):
+    """Returns the gradients of tokens and matrix; what is transposed for them is narrow.
+
+    Left to itself XLA:CPU transposes the gradient that comes in, and computes it anew on the way.
+    """
+    x_BxTxD, w = residuals
+    dy_BxTxF = stored(dy_BxTxF)
+    dx_BxTxD = jnp.einsum('BTF,FD->BTD' if transposed else 'BTF,DF->BTD', dy_BxTxF, w)
+    x_DxN = stored(x_BxTxD.reshape(-1, x_BxTxD.shape[-1]).T)
+    dw_DxF = x_DxN @ dy_BxTxF.reshape(-1, dy_BxTxF.shape[-1])
+    return dx_BxTxD, stored(dw_DxF).T if transposed else dw_DxF
+
+
+_multiply_on_cpu.defvjp(_multiply_forward, _multiply_backward)
+
+
 class FeedForward(nn.Module):
     """SwiGLU (Shazeer 2020, arXiv 2002.05202, equation 6) or GELU."""
 
@@ -83,18 +125,19 @@ class FeedForward(nn.Module):
             h_BxTxF *= nn.silu(self._project_up(x_BxTxD, 'gate'))
         else:
             h_BxTxF = nn.gelu(h_BxTxF)
+        h_BxTxF = stored(h_BxTxF)
 
         shape = (cfg.mlp_width, cfg.width)
         init = fan_in(cfg.residual_scale, 'fan_in', 'normal')
         w_FxD = cfg.weight(shape, ('mlp', 'embed'), init, 'down')()
-        return jnp.einsum('BTF,FD->BTD', h_BxTxF, w_FxD)
+        return multiply(h_BxTxF, w_FxD)
 
     def _project_up(self, x_BxTxD: jax.Array, name: str) -> jax.Array:
         """Returns [B,T,F], under the name that remat policies keep it by."""
         cfg = self.config
         init = fan_in(1.0, 'fan_in', 'normal')
         w_DxF = cfg.weight((cfg.width, cfg.mlp_width), ('embed', 'mlp'), init, name)()
-        return checkpoint_name(jnp.einsum('BTD,DF->BTF', x_BxTxD, w_DxF), name)
+        return checkpoint_name(multiply(x_BxTxD, w_DxF), name)
 
 
 def dropout(

@@ -13,7 +13,8 @@ from flax import linen as nn
 from model.attention import Attention, Cache, Parameters, TokenLayout
 from model.config import ModelConfig
 from model.errors import ModelError
-from model.layers import Bag, FeedForward, Norm, dropout, fan_in
+from model.kernels import stored
+from model.layers import Bag, FeedForward, Norm, dropout, fan_in, multiply
 from model.positions import EncodingInputs, PositionalEncoding
 from model.sharding import (
     constrain,
@@ -223,7 +224,7 @@ class Transformer(nn.Module):
         for part, scope in zip(cfg.parts, cfg.scopes):
             inputs = layout.encoding_inputs(Parameters(cfg.param_dtype, name=scope))
             x_BxTxD = part.embed(inputs, x_BxTxD)
-            shared_by_part[part] = part.share(inputs)
+            shared_by_part[part] = stored(part.share(inputs))
         return x_BxTxD, [encoding.collect_shared(shared_by_part) for encoding in cfg.distinct]
 
     def _scan_layers(self, x_BxTxD: jax.Array, layout: TokenLayout, shared: list) -> jax.Array:
@@ -354,9 +355,4 @@ def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
       x_BxTxD: hidden states of any part of the tokens.
       output: from `output_matrix`, [V,D] where `tied`, else [D,V].
     """
-    return jnp.einsum(
-        'BTD,VD->BTV' if tied else 'BTD,DV->BTV',
-        x_BxTxD,
-        output,
-        preferred_element_type=jnp.float32,
-    )
+    return multiply(x_BxTxD, output, tied, jnp.float32)

@@ -1,7 +1,10 @@
 """The entry point of every command (`python -m package.command`).
 
-It applies the settings that results or speed depend on, then hands over to `runtime/exit.py`, which
-reads flags, runs main and turns a user's mistake into one line.
+A command's file is read from top to bottom, as it runs: it defines its flags and calls
+`parse_flags`, which answers `--help` and mistakes in a tenth of a second; it imports what takes
+seconds (JAX); and it ends in `run(main)`, which applies the settings that results or speed depend
+on. Where nothing slow is imported, `run` alone does: it reads the flags itself. How a program ends,
+and how a user's mistake becomes one line, is in `runtime/exit.py`.
 """
 
 import ctypes
@@ -11,7 +14,6 @@ import pathlib
 import sys
 from typing import NoReturn
 
-import jax
 from absl import logging as absl_logging
 
 from data.records import printable
@@ -46,6 +48,11 @@ class _Formatter(logging.Formatter):
 def run(main, words: bool = False, keeps: bool = False) -> NoReturn:
     """Runs main(), or main(words), as the program; arguments as of `runtime.exit.run`."""
     exit.run(main, words, keeps, settle)
+
+
+def parse_flags() -> None:
+    """Reads the flags above the imports that take seconds; help and mistakes end the program."""
+    exit.parse_flags()
 
 
 def settle() -> None:
@@ -94,6 +101,8 @@ def _settle_malloc() -> None:
 
 def _settle_jax() -> None:
     """Gives JAX the settings above; says which of the environment are not taken."""
+    import jax  # not at the top: flags are read without it
+
     for name, value in _OF_JAX.items():
         variable = name.upper()
         if variable in os.environ and getattr(jax.config, name) != value:

@@ -11,6 +11,24 @@ all. `--together=5` trains five seeds of a cell in one program: on a GPU, say so
 (`python -m benchmarks.seeds` measures where you are).
 """
 
+from absl import flags
+
+from runtime import cli, config_flags, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    options.path('out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME')
+    options.whole(
+        'workers',
+        -1,
+        'Processes; -1: one a core on CPU; 0: all cells in this process',
+        -1,
+        2**12,
+    )
+    options.whole('together', 1, 'Seeds of a cell that one program trains', 1, 2**12)
+    flags.DEFINE_bool('dry_run', False, 'Print cells, tokens and the time to expect, and stop')
+    config_flags.define_flag()
+    cli.parse_flags()
+
 import concurrent.futures
 import ctypes
 import json
@@ -25,9 +43,7 @@ import tempfile
 import time
 from collections.abc import Callable
 
-from absl import flags
-
-from runtime import cli, config_flags, options, streams
+from runtime import streams
 from runtime.errors import RunError
 from runtime.run_dir import write_atomically
 from runtime.system import available_cpus
@@ -260,15 +276,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    options.path('out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME')
-    options.whole(
-        'workers',
-        -1,
-        'Processes; -1: one a core on CPU; 0: all cells in this process',
-        -1,
-        2**12,
-    )
-    options.whole('together', 1, 'Seeds of a cell that one program trains', 1, 2**12)
-    flags.DEFINE_bool('dry_run', False, 'Print cells, tokens and the time to expect, and stop')
-    config_flags.define_flag()
     cli.run(main, keeps=True)

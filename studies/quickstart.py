@@ -8,18 +8,29 @@ post-training from random weights. Everything in the table is computed from the 
 in `--out`; started again it goes on where it was.
 """
 
+from absl import flags
+
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    options.path('out', 'runs/quickstart', 'Where the runs and the report go')
+    options.seed('Of parameters, data order and sampling')
+    flags.DEFINE_bool(
+        'shuffle_facts', False, 'Control: permute the facts over the countries before pretraining'
+    )
+    cli.parse_flags()
+
 import json
 import pathlib
 import time
 
-from absl import flags
 from etils import epath
 from ml_collections import ConfigDict
 
 from configs import atlas as pretraining, atlas_answers as posttraining
 from data.atlas import pages as atlas_pages
 from evals import answers as evaluation
-from runtime import cli, metrics, options
+from runtime import metrics
 from runtime.run_dir import Run, write_atomically
 from train import loop, setup
 
@@ -184,9 +195,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    options.path('out', 'runs/quickstart', 'Where the runs and the report go')
-    options.seed('Of parameters, data order and sampling')
-    flags.DEFINE_bool(
-        'shuffle_facts', False, 'Control: permute the facts over the countries before pretraining'
-    )
     cli.run(main, keeps=True)

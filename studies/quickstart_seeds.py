@@ -9,6 +9,17 @@ command goes on with the seeds that have no line yet. It ends with exit code 1 w
 answers less than the README promises. An hour and a quarter on 2 idle cores.
 """
 
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    options.path('out', 'runs/quickstart_seeds', 'Where runs go; each is removed when it is done')
+    options.path(
+        'results', 'studies/results/quickstart/seeds.jsonl', 'File that gets a line for each seed'
+    )
+    options.whole('first', 0, 'The first seed', 0, options.MOST)
+    options.whole('count', 10, 'How many seeds, one after the other', 1, options.COUNT)
+    cli.parse_flags()
+
 import json
 import os
 import pathlib
@@ -22,7 +33,6 @@ from absl import flags
 from configs import base
 from data.cache import stable_hash
 from evals import answers as evaluation
-from runtime import cli, options
 from runtime.config_tree import flatten
 from runtime.errors import RunError
 from studies import quickstart
@@ -143,10 +153,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    options.path('out', 'runs/quickstart_seeds', 'Where runs go; each is removed when it is done')
-    options.path(
-        'results', 'studies/results/quickstart/seeds.jsonl', 'File that gets a line for each seed'
-    )
-    options.whole('first', 0, 'The first seed', 0, options.MOST)
-    options.whole('count', 10, 'How many seeds, one after the other', 1, options.COUNT)
     cli.run(main, keeps=True)

@@ -10,6 +10,12 @@ and is not kept in the repository. A folder of search holds `results.json`, whic
 `report.md` and `index.html` beside it.
 """
 
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    options.path('results', 'studies/results', 'Folder of the folders of results')
+    cli.parse_flags()
+
 import json
 import pathlib
 
@@ -20,13 +26,11 @@ from evals import plots
 from evals.html import page
 from evals.search import report as search_report
 from model.errors import did_you_mean
-from runtime import cli, options
 from runtime.errors import RunError
 from runtime.run_dir import write_atomically
 from studies import cells, comparison, records as study_records, tables
 from studies.records import StudyRecords
 
-RESULTS = 'studies/results'
 _ACCURACY = 'Accuracy against length (lengths of training shaded; thin lines are seeds)'
 _PERPLEXITY = 'Perplexity against the length of the text (same targets for all)'
 
@@ -130,5 +134,4 @@ def main(names: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    options.path('results', RESULTS, 'Folder of the folders of results')
     cli.run(main, words=True)

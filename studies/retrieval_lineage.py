@@ -12,18 +12,53 @@ commands with the same --out are measured too where --positions names them. --tr
 nothing.
 """
 
+from absl import flags
+
+from evals.search import set_flags
+from runtime import cli, options, schema
+
+if __name__ == '__main__':  # above the imports that take seconds
+    options.path('out', 'runs/retrieval', 'Where the runs and the report go')
+    flags.DEFINE_list('positions', ['rope'], 'Positional encodings, separated by commas')
+    options.path(
+        'texts',
+        '',
+        'What is read and searched in training: files, globs and directories. Default: '
+        "Python's documentation",
+        many=True,
+    )
+    options.path('answers', '', 'Questions with answers. Default: those of the atlas', many=True)
+    options.path(
+        'collection',
+        '',
+        'Texts that will be searched, to be learned from without questions',
+        many=True,
+    )
+    flags.DEFINE_enum(
+        'pooling',
+        None,
+        list(schema.find('embedding.pooling').choices),
+        'How search makes a vector of a text. Default: as configs/search.py says',
+    )
+    options.seed('Of parameters and data order')
+    flags.DEFINE_bool('train_only', False, 'Measure nothing')
+    flags.DEFINE_bool(
+        'allow_leaks',
+        False,
+        'Go on where a phase was trained on text of the sets; results and report say so',
+    )
+    set_flags.define_flags()
+    cli.parse_flags()
+
 import dataclasses
 import pathlib
 import shlex
 import sys
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from configs import search, search_answers, search_base
 from evals.search import datasets, retrieval
-from model.embed import POOLINGS
-from runtime import cli, options
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup
@@ -140,34 +175,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    options.path('out', 'runs/retrieval', 'Where the runs and the report go')
-    flags.DEFINE_list('positions', ['rope'], 'Positional encodings, separated by commas')
-    options.path(
-        'texts',
-        '',
-        'What is read and searched in training: files, globs and directories. Default: '
-        "Python's documentation",
-        many=True,
-    )
-    options.path('answers', '', 'Questions with answers. Default: those of the atlas', many=True)
-    options.path(
-        'collection',
-        '',
-        'Texts that will be searched, to be learned from without questions',
-        many=True,
-    )
-    flags.DEFINE_enum(
-        'pooling',
-        None,
-        POOLINGS,
-        'How search makes a vector of a text. Default: as configs/search.py says',
-    )
-    options.seed('Of parameters and data order')
-    flags.DEFINE_bool('train_only', False, 'Measure nothing')
-    flags.DEFINE_bool(
-        'allow_leaks',
-        False,
-        'Go on where a phase was trained on text of the sets; results and report say so',
-    )
-    datasets.define_flags()
     cli.run(main, keeps=True)

@@ -122,6 +122,7 @@ def read_definitions(name: str) -> tuple[dict, dict[str, flags.Flag]]:
         isolate_flags(),
         mock.patch.object(cli, 'run', take),
         mock.patch.object(exit, 'run', take),
+        mock.patch.object(exit, 'parse_flags', lambda: None),
         mock.patch.object(sys, 'argv', [name]),
         warnings.catch_warnings(),
     ):

@@ -12,6 +12,7 @@ import importlib.metadata
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -44,11 +45,19 @@ os.chdir(ROOT)
 
 import pytest  # noqa: E402  (the environment is set first)
 
+from tests import forked  # noqa: E402
+
 
 @pytest.fixture(scope='session')
 def cache(tmp_path_factory):
     """Returns one cache of token stores and tokenizers for the whole session."""
     return str(tmp_path_factory.mktemp('cache'))
+
+
+@pytest.fixture
+def forks(monkeypatch):
+    """Forks the processes that a test starts from one that has imported what they import."""
+    monkeypatch.setattr(subprocess, 'Popen', forked.Popen)
 
 
 @pytest.fixture(scope='session')

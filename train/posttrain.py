@@ -8,11 +8,15 @@ their end mark only; or, with `--config.train.objective=contrastive`, on pairs o
 together (train/contrastive.py). The positional encoding may be another than the parent's.
 """
 
+from train import command
+
+if __name__ == '__main__':  # above the imports that take seconds
+    command.parse_flags()
+
 from ml_collections import ConfigDict
 
 from runtime import config_tree
 from runtime.errors import RunError
-from train import command
 from train.setup import Experiment, build_experiment
 
 

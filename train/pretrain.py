@@ -5,10 +5,14 @@ Started again with the same command it resumes from its newest checkpoint. With
 learning rate, or with another positional encoding.
 """
 
+from train import command
+
+if __name__ == '__main__':  # above the imports that take seconds
+    command.parse_flags()
+
 from ml_collections import ConfigDict
 
 from runtime.errors import RunError
-from train import command
 from train.objectives import OBJECTIVES
 from train.setup import Experiment, build_experiment
 

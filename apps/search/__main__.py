@@ -11,28 +11,12 @@ changes: only changed files are embedded. A further PATH is added, --remove take
 query: without words it reads queries from stdin, one a line.
 """
 
-import json
-import logging
-import os
-import sys
-
 from absl import flags
 
-from apps.lines import LineReader
 from apps.search import FUSIONS, MODES, WEIGHT
-from apps.search.store import Folder
-from data.records import no_text, printable
-from model.errors import did_you_mean
 from runtime import cli, options
-from runtime.errors import RunError
-from runtime.run_dir import Run
 
-_LOG = logging.getLogger('ordem')
-COMMANDS = ('index', 'query', 'eval')
-
-
-def define_flags() -> None:
-    """Defines the flags of all three commands."""
+if __name__ == '__main__':  # above the imports that take seconds
     options.path('index', '', 'Folder of the index')
     options.path('run', '', 'Run directory, DIR or DIR@step. Default: the one that made the index')
     flags.DEFINE_bool(
@@ -110,6 +94,22 @@ def define_flags() -> None:
         'eval: write a TREC run file here, and the judgements beside it as OUT.qrels; spaces of '
         'ids become %20',
     )
+    cli.parse_flags()
+
+import json
+import logging
+import os
+import sys
+
+from apps.lines import LineReader
+from apps.search.store import Folder
+from data.records import no_text, printable
+from model.errors import did_you_mean
+from runtime.errors import RunError
+from runtime.run_dir import Run
+
+_LOG = logging.getLogger('ordem')
+COMMANDS = ('index', 'query', 'eval')
 
 
 def index(folder: Folder, paths: list[str], progress: bool) -> None:
@@ -244,5 +244,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == '__main__':
-    define_flags()
     cli.run(main, words=True)

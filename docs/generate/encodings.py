@@ -4,6 +4,14 @@ python -m docs.generate.encodings          writes the table
 python -m docs.generate.encodings --json   prints every spec as JSON
 """
 
+from absl import flags
+
+from runtime import cli
+
+if __name__ == '__main__':  # above the imports that take seconds
+    flags.DEFINE_bool('json', False, 'Print every spec as JSON, write nothing')
+    cli.parse_flags()
+
 import collections
 import functools
 import json
@@ -11,7 +19,6 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-from absl import flags
 from flax import linen as nn
 
 from configs import base
@@ -19,7 +26,6 @@ from docs.generate import markdown
 from model.config import resolve
 from model.positions import ENTERS, PATTERNS, REGISTRY
 from model.transformer import Transformer
-from runtime import cli
 
 # Where the lines are counted that `Spec.differs` names: project -> commit or release.
 READ = {
@@ -319,5 +325,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_bool('json', False, 'Print every spec as JSON, write nothing')
     cli.run(main)

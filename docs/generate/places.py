@@ -3,12 +3,16 @@
 python -m docs.generate.places     writes docs/img/places.svg
 """
 
+from runtime import cli
+
+if __name__ == '__main__':  # above the imports that take seconds
+    cli.parse_flags()
+
 import html
 import pathlib
 import textwrap
 
 from model.positions import ENTERS, REGISTRY
-from runtime import cli
 
 PICTURE = pathlib.Path(__file__).resolve().parents[1] / 'img' / 'places.svg'
 

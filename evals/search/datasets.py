@@ -12,15 +12,11 @@ import math
 import pathlib
 import re
 
-from absl import flags
 from ml_collections import ConfigDict
 
 from data import safe_read, sources
 from data.records import BadRecord, DataError
 from evals.search import leaks, ranking
-from runtime import options
-
-flags.disclaim_key_flags()  # `--help` shows flags with the command that asked for them
 
 THIRDS = ('first third', 'middle third', 'last third')
 _PYDOC = 400  # documents of the embedded set
@@ -271,19 +267,3 @@ def _content(path: pathlib.Path) -> bytearray:
 
 def _source(form: str, path: pathlib.Path, content: bytes) -> dict:
     return {'form': form, 'path': str(path), 'sha256': hashlib.sha256(content).hexdigest()}
-
-
-def define_flags() -> None:
-    """Defines the flags that name sets."""
-    options.paths(
-        'squad', "Questions and paragraphs: a JSON file in SQuAD's form; may be given again"
-    )
-    options.paths('beir', "Queries and documents: a folder in BEIR's form; may be given again")
-    options.paths(
-        'sts', 'Pairs of sentences: a CSV file of sentence, sentence, score; may be given again'
-    )
-    flags.DEFINE_bool(
-        'pydoc',
-        False,
-        "Also the set made of Python's documentation; it is taken where no other is given",
-    )

@@ -9,6 +9,33 @@ command measures the baselines on a set made of Python's documentation. --out ge
 report.md, picture.svg, index.html, and for each set its judgements and a TREC run file a system.
 """
 
+from absl import flags
+
+from evals.search import set_flags
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    set_flags.define_flags()
+    flags.DEFINE_list('runs', [], 'Runs to measure, NAME=DIR or NAME=DIR@step, separated by commas')
+    flags.DEFINE_list('poolings', [], "Poolings to measure beside the one in each run's config")
+    flags.DEFINE_string(
+        'against', '', 'The run that the others are compared with. Default: the first of --runs'
+    )
+    flags.DEFINE_string(
+        'tune',
+        '',
+        'The set of questions on which the weight of each run beside BM25 is chosen, for the '
+        'others; empty: no weights',
+    )
+    options.path('cache', 'runs/.cache', 'Where the token stores of the runs are kept')
+    flags.DEFINE_bool(
+        'allow_leaks',
+        False,
+        'Go on where a run was trained on text of the sets; results and report say so',
+    )
+    options.path('out', '', 'Folder for the results')
+    cli.parse_flags()
+
 import dataclasses
 import json
 import logging
@@ -21,14 +48,13 @@ import sys
 from collections.abc import Mapping, Sequence
 
 import jax
-from absl import flags
 
 from data import paths
 from evals.search import datasets, encoders, leaks, report as search_report
 from evals.search.systems import Leaderboard, Search, Similarity, System, as_json
 from model import embed
 from model.errors import did_you_mean
-from runtime import checkpoint, cli, options
+from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from runtime.system import package_versions
@@ -298,23 +324,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    datasets.define_flags()
-    flags.DEFINE_list('runs', [], 'Runs to measure, NAME=DIR or NAME=DIR@step, separated by commas')
-    flags.DEFINE_list('poolings', [], "Poolings to measure beside the one in each run's config")
-    flags.DEFINE_string(
-        'against', '', 'The run that the others are compared with. Default: the first of --runs'
-    )
-    flags.DEFINE_string(
-        'tune',
-        '',
-        'The set of questions on which the weight of each run beside BM25 is chosen, for the '
-        'others; empty: no weights',
-    )
-    options.path('cache', 'runs/.cache', 'Where the token stores of the runs are kept')
-    flags.DEFINE_bool(
-        'allow_leaks',
-        False,
-        'Go on where a run was trained on text of the sets; results and report say so',
-    )
-    options.path('out', '', 'Folder for the results')
     cli.run(main)

@@ -9,6 +9,15 @@ compiles all again; a figure that moved by more than 5 % fails, with what change
 keeps what comes out as the new budgets, and writes their table.
 """
 
+from absl import flags
+
+from runtime import cli
+
+if __name__ == '__main__':  # above the imports that take seconds
+    flags.DEFINE_string('only', '', 'Only those whose name (config, slice) contains this')
+    flags.DEFINE_bool('save', False, 'Keep what is found as the new budgets')
+    cli.parse_flags()
+
 import dataclasses
 import json
 import logging
@@ -16,10 +25,7 @@ import pathlib
 import runpy
 import sys
 
-from absl import flags
-
 from launch.aot import budgets, compile_check
-from runtime import cli
 from runtime.errors import RunError
 
 _LOG = logging.getLogger('ordem')
@@ -130,6 +136,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string('only', '', 'Only those whose name (config, slice) contains this')
-    flags.DEFINE_bool('save', False, 'Keep what is found as the new budgets')
     cli.run(main, keeps=True)

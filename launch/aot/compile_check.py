@@ -9,13 +9,40 @@ Needs the extra `tpu-compile` and no TPU. Times are predictions, good to about 1
 compiler's own count. All budgets that are kept are checked by `python -m launch.aot.check_budgets`.
 """
 
+from absl import flags
+
+from runtime import cli, config_flags, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    flags.DEFINE_string(
+        'topology', 'v5e:4x4', 'The slice to compile for, for example v5e:4x4 or v5p:2x2x4'
+    )
+    options.whole('slices', 1, 'How many of them', 1, 2**12)
+    options.whole(
+        'rows',
+        0,
+        'Rows on each device in each microbatch; 0: as config.data.batch_size says',
+        0,
+        options.COUNT,
+    )
+    flags.DEFINE_list('programs', 'train,prefill,decode', 'Which programs, separated by commas')
+    options.whole('batch', 16, 'Rows of prefill and decode', 1, options.COUNT)
+    options.whole('context', 0, "Context of prefill and decode; 0: the model's", 0, 2**24)
+    flags.DEFINE_bool(
+        'fit',
+        False,
+        'Find the largest batch and the cheapest remat policy that fit, and rank meshes',
+    )
+    flags.DEFINE_bool('save', False, 'Keep the summary as a budget under launch/aot/budgets/')
+    flags.DEFINE_bool('json', False, 'Print the summary as JSON')
+    config_flags.define_flag()
+    cli.parse_flags()
+
 import json
 import logging
 
-from absl import flags
-
 from launch.aot import budgets, fit, programs, topologies
-from runtime import cli, config_flags, field_checks, options
+from runtime import field_checks
 from runtime.errors import RunError
 
 PROGRAMS = ('train', 'prefill', 'decode')
@@ -176,26 +203,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    flags.DEFINE_string(
-        'topology', 'v5e:4x4', 'The slice to compile for, for example v5e:4x4 or v5p:2x2x4'
-    )
-    options.whole('slices', 1, 'How many of them', 1, 2**12)
-    options.whole(
-        'rows',
-        0,
-        'Rows on each device in each microbatch; 0: as config.data.batch_size says',
-        0,
-        options.COUNT,
-    )
-    flags.DEFINE_list('programs', list(PROGRAMS), 'Which programs: train, prefill, decode')
-    options.whole('batch', 16, 'Rows of prefill and decode', 1, options.COUNT)
-    options.whole('context', 0, "Context of prefill and decode; 0: the model's", 0, 2**24)
-    flags.DEFINE_bool(
-        'fit',
-        False,
-        'Find the largest batch and the cheapest remat policy that fit, and rank meshes',
-    )
-    flags.DEFINE_bool('save', False, 'Keep the summary as a budget under launch/aot/budgets/')
-    flags.DEFINE_bool('json', False, 'Print the summary as JSON')
-    config_flags.define_flag()
     cli.run(main)

@@ -295,15 +295,14 @@ def test_kill_and_signals(search_run, notes, tmp_path):
             ''.join(f'Text {i} line {j} is of numbers {i * j}.\n' for j in range(i % 3 * 40 + 1))
         )
     code = (
-        'import os, sys\nfrom apps.search import __main__ as command, reader\nfrom runtime '
-        'import cli\n'
+        'import os, runpy, sys\nfrom apps.search import reader\n'
         'embed, calls = reader.Reader.embed, []\n'
         'def held(self, ids):\n'
         '    calls.append(1)\n'
         '    if len(calls) == int(os.environ["FILES"]):\n        print("embedding", '
         'flush=True)\n        sys.stdin.readline()\n'
         '    return embed(self, ids)\n'
-        'reader.Reader.embed = held\ncommand.define_flags()\ncli.run(command.main, words=True)\n'
+        'reader.Reader.embed = held\nrunpy.run_module("apps.search", run_name="__main__")\n'
     )
     args = ['index', f'--run={search_run}', f'--index={tmp_path / "ix"}', str(notes)]
 

@@ -13,7 +13,7 @@ import subprocess
 import time
 
 from tests.faults import lives
-from tests.faults.lives import EVERY, STEPS, Experiment
+from tests.faults.lives import EVERY, Experiment
 
 _SAVE_EVENTS = 60  # file operations of one save, about
 
@@ -26,6 +26,7 @@ class Case:
     folder: pathlib.Path
     rng: random.Random
     wanted: dict
+    fork: bool = True  # whether its processes are, or are started as by a person
 
     def __post_init__(self):
         self.run = self.folder / 'run'
@@ -44,7 +45,8 @@ class Case:
     ) -> subprocess.CompletedProcess:
         """One process, which must go on from the newest whole checkpoint that it finds."""
         newest = max(lives.whole_steps(self.run), default=0)
-        found = lives.live(self.experiment.command(self.run, fault, more), after, number)
+        command = self.experiment.command(self.run, fault, more)
+        found = lives.live(command, after, number, fork=self.fork)
         if 'goes on from step' in found.stdout:
             self.must(
                 lives.resumed_from(found.stdout) == newest,
@@ -74,10 +76,10 @@ def _last(found) -> str:
 def kills(case: Case, count: int, in_saves: bool) -> list[dict]:
     """SIGKILL again and again: at any moment since the process began, at any after a step, or at
     any file operation of a save."""
-    rows, life = [], 0
+    steps, rows, life = case.experiment.steps, [], 0
     while len(rows) < count:
         newest = max(lives.whole_steps(case.run), default=0)
-        if newest >= STEPS:
+        if newest >= steps:
             _finish(case, rows)
             shutil.rmtree(case.run)
             newest = 0
@@ -89,7 +91,7 @@ def kills(case: Case, count: int, in_saves: bool) -> list[dict]:
             fault, after = None, case.rng.uniform(0.5, 8)
         else:
             fault = {
-                'line': case.rng.randint(newest + 1, min(newest + EVERY + 2, STEPS)),
+                'line': case.rng.randint(newest + 1, min(newest + EVERY + 2, steps)),
                 'delay': case.rng.choice((0, case.rng.uniform(0, 0.3))),
             }
         found = case.live(fault, after=after)
@@ -132,7 +134,7 @@ def signals(case: Case, number: int) -> dict:
     """SIGTERM or SIGINT once a step was taken, to one process where there are several: the run is
     saved at once, and the exit code says who asked."""
     fault = {
-        'line': case.rng.randint(1, STEPS - 5),
+        'line': case.rng.randint(1, case.experiment.steps - 5),
         'signal': int(number),
         'delay': case.rng.choice((0, case.rng.uniform(0, 0.05))),
     }
@@ -164,7 +166,7 @@ def full_disk(case: Case) -> dict:
     try:
         case.run = disk / 'run'
         fault = {
-            'line': case.rng.randint(1, STEPS - 5),
+            'line': case.rng.randint(1, case.experiment.steps - 5),
             'fill': [str(disk / 'ballast'), case.rng.randrange(20_000)],
         }
         found = case.live(fault)
@@ -276,7 +278,7 @@ def lost_process(case: Case, stops: bool) -> dict:
     """One process of a group is killed, or stopped so that it says nothing: the others end in
     bounded time."""
     fault = {
-        'line': case.rng.randint(1, STEPS - 5),
+        'line': case.rng.randint(1, case.experiment.steps - 5),
         'rank': case.rng.choice((0, 1)),
         'signal': int(signal.SIGSTOP if stops else signal.SIGKILL),
     }
@@ -303,7 +305,8 @@ def lost_process(case: Case, stops: bool) -> dict:
 def not_finite(case: Case, mode: str, poisoned: dict | None) -> dict:
     """A batch whose loss is NaN. `stop`: the run ends and tells which; mended, it goes on. Else: as
     `poisoned`, which was not killed on the way."""
-    number = case.rng.randrange(6, STEPS - 3) if poisoned is None else poisoned['number']
+    steps = case.experiment.steps
+    number = case.rng.randrange(6, steps - 3) if poisoned is None else poisoned['number']
     more = (f'--config.train.on_spike={mode}',)
     fault = {'nan': [number]}
     if poisoned is None:
@@ -314,7 +317,7 @@ def not_finite(case: Case, mode: str, poisoned: dict | None) -> dict:
         )
         case.end()
     else:
-        found = case.live(fault | {'line': case.rng.randint(number + 2, STEPS - 1)}, more)
+        found = case.live(fault | {'line': case.rng.randint(number + 2, steps - 1)}, more)
         case.must(found.returncode == -9, f'exit code {found.returncode}: {_last(found)}')
         found = case.live(fault, more)
         case.must(found.returncode == 0, f'exit code {found.returncode}: {_last(found)}')
@@ -332,7 +335,7 @@ def not_finite(case: Case, mode: str, poisoned: dict | None) -> dict:
 def hang(case: Case) -> dict:
     """The main thread, or the one that makes batches, stops for ever: the watchdog ends the process
     and shows where it stands."""
-    step = case.rng.randint(2, STEPS - 5)
+    step = case.rng.randint(2, case.experiment.steps - 5)
     fault = case.rng.choice(({'line': step, 'hang': True}, {'batch': step}))
     found = case.live(fault, ('--config.log.stall=8',))
     case.must(found.returncode == 76, f'exit code {found.returncode}: {_last(found)}')

@@ -6,14 +6,18 @@ import json
 import os
 import pathlib
 import re
+import shutil
+import signal
 import subprocess
 import sys
 
 from runtime import metrics, run_dir
 from runtime.run_dir import Run
+from tests import forked
 from tests.conftest import _tiny
 
-STEPS, EVERY = 24, 4  # steps of a run, and between its checkpoints
+STEPS = 24  # of a run of the log; the tests take fewer
+EVERY = 4  # steps between checkpoints
 _CLOCK = ('tokens_per_second', 'mfu')
 
 
@@ -25,6 +29,7 @@ class Experiment:
     module: str
     file: pathlib.Path
     processes: int = 1
+    steps: int = STEPS
 
     def command(self, run, fault: dict | None = None, more=()) -> list[str]:
         group = (
@@ -64,9 +69,11 @@ def save(config, file: pathlib.Path) -> pathlib.Path:
     return file
 
 
-def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
+def experiments(folder: pathlib.Path, steps: int = STEPS) -> dict[str, Experiment]:
     """Between them: both phases, both optimizers, microbatches, dropout, each source, both
-    packings, each mesh axis, several processes."""
+    packings, each mesh axis, several layers and layers in a scan, several processes.
+
+    The first is the lightest: most faults are tried on it."""
     cache = str(folder / 'cache')
     texts = folder / 'texts'
     texts.mkdir(parents=True, exist_ok=True)
@@ -77,22 +84,16 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
 
     def add(name, module='train.pretrain', processes=1, **fields):
         c = _tiny(cache)
-        c.train.steps = STEPS
+        c.train.steps = steps
+        c.model.num_layers = 1
         c.checkpoint.every, c.eval.every, c.eval.batches = EVERY, 2 * EVERY, 1
         c.update_from_flattened_dict({k.replace('__', '.'): v for k, v in fields.items()})
-        found[name] = Experiment(name, module, save(c, folder / f'{name}.py'), processes)
+        found[name] = Experiment(name, module, save(c, folder / f'{name}.py'), processes, steps)
 
-    add(
-        'atlas',
-        model__dropout=0.1,
-        mesh__fsdp=4,
-        mesh__data=2,
-        sample__every=2 * EVERY,
-        sample__prompt='A',
-        sample__tokens=4,
-    )
+    add('atlas', model__dropout=0.1, mesh__fsdp=4)
     add(
         'muon',
+        model__num_layers=2,
         optimizer__kind='muon',
         optimizer__weight_decay=0.1,
         train__accumulation=2,
@@ -112,6 +113,7 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
         data__split='documents',
         data__validation=0.1,
         data__seq_len=64,
+        model__num_layers=2,
         model__scan_layers=True,
         model__dropout=0.1,
         mesh__data=4,
@@ -129,6 +131,9 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
         mesh__data=1,
         mesh__fsdp=4,
         mesh__tensor=2,
+        sample__every=2 * EVERY,
+        sample__prompt='A',
+        sample__tokens=4,
     )
     add(
         'group', processes=2, mesh__data=1, mesh__fsdp=4, model__dropout=0.1
@@ -137,31 +142,50 @@ def experiments(folder: pathlib.Path) -> dict[str, Experiment]:
 
 
 def untouched(
-    folder: pathlib.Path, names, half=()
+    folder: pathlib.Path, names, half=(), steps: int = STEPS
 ) -> tuple[dict[str, Experiment], dict[str, dict]]:
-    """The experiments of these names, run in `straight/` with nothing done to them (and to step 16
-    in `half/`), and how they ended."""
-    os.environ.update(
-        JAX_COMPILATION_CACHE_DIR=str(folder / 'compiled'),
-        JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
-    )
-    made = experiments(folder)
+    """The experiments of these names, run in `straight/` with nothing done to them (and cut back
+    to two thirds of their steps in `half/`), and how they ended.
+
+    They are started as a person does it, with a seed of hash() of their own: what is computed by
+    forked processes must not depend on it."""
+    made = experiments(folder, steps)
     for name in names:
-        for where, more in [('straight', ())] + [
-            ('half', ('--config.train.stop_at=16', '--config.checkpoint.keep_last=3'))
-        ] * (name in half):
-            found = live(made[name].command(folder / where / name, more=more))
-            if found.returncode:
-                raise RuntimeError(f'a run that nothing is done to failed:\n{found.stdout}')
+        run = folder / 'straight' / name
+        more = ('--config.checkpoint.keep_last=5',) if name in half else ()
+        found = live(made[name].command(run, more=more), fork=False)
+        if found.returncode:
+            raise RuntimeError(f'a run that nothing is done to failed:\n{found.stdout}')
+        if name in half:
+            cut_back(run, folder / 'half' / name, 2 * steps // 3)
     return made, {name: state(folder / 'straight' / name) for name in names}
 
 
+def cut_back(whole: pathlib.Path, half: pathlib.Path, step: int) -> None:
+    """Copies a run as it was after `step` steps: without later checkpoints and metrics."""
+    shutil.copytree(whole, half)
+    for later in whole_steps(half):
+        if later > step:
+            shutil.rmtree(half / 'checkpoints' / str(later))
+    lines = (half / 'metrics.jsonl').read_text().splitlines(keepends=True)
+    lines = [line for line in lines if json.loads(line)['step'] <= step]
+    (half / 'metrics.jsonl').write_text(''.join(lines))
+
+
 def live(
-    command: list[str], after: float | None = None, number: int | None = None, seconds: float = 600
+    command: list[str],
+    after: float | None = None,
+    number: int = signal.SIGKILL,
+    seconds: float = 600,
+    fork: bool = True,
 ) -> subprocess.CompletedProcess:
     """Runs a process to its end, or sends it the signal `number` once it has lived `after` seconds.
-    Its stdout and stderr are one text."""
-    with subprocess.Popen(
+    Its stdout and stderr are one text.
+
+    `fork`: whether it is forked from one that has imported, as are those that it starts. One that
+    is to be ended at any moment is not: it may be one at which it imports."""
+    make = forked.Popen if fork and after is None else subprocess.Popen
+    with make(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -173,7 +197,7 @@ def live(
             text = process.communicate(timeout=seconds if after is None else after)[0]
         except subprocess.TimeoutExpired:
             if after is None:
-                os.killpg(process.pid, 9)
+                os.killpg(process.pid, signal.SIGKILL)
                 raise
             process.send_signal(number)
             text = process.communicate(timeout=seconds)[0]

@@ -10,24 +10,25 @@ import random
 import re
 import signal
 import subprocess
+import sys
 
 import pytest
 
+from tests import forked
 from tests.faults import kinds, lives
+
+STEPS = 12  # of each run: three saves
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    before = dict(os.environ)
-    yield tmp_path_factory.mktemp('faults')
-    os.environ.clear()
-    os.environ.update(before)
+    return tmp_path_factory.mktemp('faults')
 
 
 @pytest.fixture(scope='module')
 def alone(folder):
     """The experiments of one process, and how they end untouched."""
-    return lives.untouched(folder, ('atlas', 'muon', 'files', 'answers'), half=('atlas',))
+    return lives.untouched(folder, ('atlas', 'muon', 'files', 'answers'), ('atlas',), STEPS)
 
 
 @pytest.fixture
@@ -42,9 +43,9 @@ def case(alone, folder, request):
     'name, fault',
     [
         ('atlas', {'save_event': 75}),
-        ('muon', {'line': 11, 'delay': 0.02}),
-        ('files', {'save_event': 100}),
-        ('answers', {'line': 18}),
+        ('muon', {'line': 7, 'delay': 0.02}),
+        ('files', {'save_event': 60}),
+        ('answers', {'line': 10}),
     ],
 )
 def test_a_killed_run_goes_on_exactly(case, name, fault):
@@ -52,13 +53,56 @@ def test_a_killed_run_goes_on_exactly(case, name, fault):
     save and between, gone on in a new process. Catches optimizer, PRNG or data order that begin
     anew, a half-written checkpoint taken for whole, and metrics lost or repeated."""
     c = case(name)
+    c.fork = name != 'answers'
     found = c.live(fault)
-    assert (
-        found.returncode == -signal.SIGKILL
-        and max(lives.whole_steps(c.run), default=0) < lives.STEPS
-    )
+    assert found.returncode == -signal.SIGKILL and max(lives.whole_steps(c.run), default=0) < STEPS
     c.end()
     assert not c.wrong
+
+
+def test_a_forked_process_is_as_any_other(tmp_path, monkeypatch):
+    """Catches a harness whose processes are not those that a person starts: other arguments,
+    folder, environment, session, streams, end or exit code."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('HERE', 'é')
+    monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=3')
+    (tmp_path / 'module.py').write_text('import sys; print(__name__, sys.argv); sys.exit(3)')
+    facts = """if True:
+        import jax, os, signal, sys
+        print(sys.argv, os.getcwd(), sys.path[0], sys.stdin.read(), sys.stdout.line_buffering)
+        print(*sorted(os.environ.items()), sys.flags, __name__, sep='\\n')
+        print(os.getsid(0) == os.getpgrp() == os.getpid(), os.getppid())
+        print(os.listdir('/proc/self/fd'))
+        print([signal.getsignal(n) for n in (2, 13, 15)], os.umask(0), len(jax.devices()))
+        """
+    ends = 'import atexit, threading; atexit.register(print, "end"); '
+    late = 'threading.Timer(0.1, print, ["late"]).start()'
+    for words in (
+        ('-c', facts, 'a', '--b=c'),
+        ('-m', 'module', 'a'),
+        ('-c', ends + late),
+        ('-c', 'import sys; print("said"); sys.exit("why")'),
+        ('-c', 'import os; os.kill(os.getpid(), 15)'),
+        ('-c', 'import os, signal; os.kill(os.getpid(), signal.SIGINT)'),
+        ('-c', f'{ends}raise KeyError(5)'),
+    ):
+        results = []
+        for make in (forked.Popen, subprocess.Popen):
+            how = dict(text=True, env=dict(os.environ), start_new_session=True)
+            how |= dict.fromkeys(('stdin', 'stdout', 'stderr'), subprocess.PIPE)
+            with make([sys.executable, *words], **how) as made:
+                stdout, stderr = made.communicate('typed')
+            results.append([made.returncode, *stdout.splitlines(), *stderr.splitlines()[-1:]])
+        assert results[0] == results[1]
+
+
+def test_a_forked_launcher_forks(tmp_path):
+    """Catches groups whose processes import, or are another's children."""
+    code = 'import os, sys; print(os.getppid(), "jax" in sys.modules, sys.stdout.write_through)'
+    launcher = [sys.executable, '-m', 'launch.local', '--devices=2', '--', sys.executable]
+    with forked.Popen([*launcher, '-c', code], stdout=subprocess.PIPE, text=True) as group:
+        lines = group.stdout.read().splitlines()
+    assert sorted(lines) == [f'[{number}] {group.pid} True True' for number in (0, 1)]
 
 
 def test_another_result_is_seen(alone, folder):
@@ -110,7 +154,7 @@ def test_a_hang(case):
 def test_a_group_that_loses_a_process(folder, alone, request):
     """Catches processes that wait for ever for one that was killed, and a group that cannot begin
     again."""
-    made, wanted = lives.untouched(folder, ('group',))
+    made, wanted = lives.untouched(folder, ('group',), steps=STEPS)
     where = folder / 'lost'
     where.mkdir()
     c = kinds.Case(made['group'], where, random.Random(1), wanted['group'])

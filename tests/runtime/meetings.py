@@ -5,7 +5,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from runtime import cli, processes
+from runtime import cli, process_flags, processes
 from runtime.errors import RunError
 from train.mesh import AXES, local_rows, to_devices
 
@@ -58,5 +58,5 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    processes.define_flags()
+    process_flags.define_flags()
     cli.run(processes.run_distributed(main))

@@ -81,17 +81,18 @@ def alike(found, wanted):
 def alone(tmp_path_factory, tiny):
     """One process, one device: what all groups are compared with."""
     c = tiny(str(tmp_path_factory.mktemp('cache')))
+    c.model.num_layers = 1
     path = tmp_path_factory.mktemp('alone') / 'run'
     loop.train(setup.build_experiment(c.copy_and_resolve_references(), str(path)))
     c.mesh.data = -1
     return c, trained(path)
 
 
-def test_groups_train_as_one_process_does(alone, tmp_path):
-    """Two processes begin, four go on, and so does one. Catches rows read twice or not at all, a
-    tokenizer, a store, metrics or a summary made by each, an evaluation of one process's rows, text
-    that wants parameters which lie elsewhere, and checkpoints that only the group that saved them
-    can read."""
+def test_groups_train_as_one_process_does(alone, tmp_path, request):
+    """Two processes begin, four (forked) go on, and so does one. Catches rows read twice or not at
+    all, a tokenizer, a store, metrics or a summary made by each, an evaluation of one process's
+    rows, text that wants parameters which lie elsewhere, and checkpoints that only the group that
+    saved them can read."""
     config, wanted = alone
     config = config.copy_and_resolve_references()
     config.data.cache = str(tmp_path / 'cache')  # nothing in it yet: one builds, the other finds
@@ -119,6 +120,7 @@ def test_groups_train_as_one_process_does(alone, tmp_path):
     config.train.stop_at = config.sample.every = config.eval.every = config.data.prefetch = 0
     config.mesh.update(data=1, fsdp=4)
     shutil.copytree(tmp_path / 'run', tmp_path / 'again')
+    request.getfixturevalue('forks')
     code, lines = local(4, 1, *pretrain(config, tmp_path / 'run'))
     assert code == 0, lines
     alike(trained(tmp_path / 'run'), wanted)
@@ -153,6 +155,7 @@ def test_hosts_with_their_own_addresses(alone, tmp_path):
     alike(trained(tmp_path / 'run'), [line for line in wanted if len(line) == 5])
 
 
+@pytest.mark.usefixtures('forks')
 def test_meetings_and_an_end_for_all():
     """Rows and time cut over processes and lying apart, a meeting that one misses, a disagreement,
     and one process that fails while the other is in a collective. Catches a shard with other rows,

@@ -18,6 +18,12 @@ from runtime.signals import SIGNALS, Signals, Watchdog
 from train import loop, setup
 
 
+@pytest.fixture
+def tiny_config(tiny_config):
+    tiny_config.model.num_layers = 1
+    return tiny_config
+
+
 def signalled(experiment, number, at):
     """The experiment, its process told `number` while it takes step `at`."""
     step = experiment.train_step
@@ -85,6 +91,7 @@ def test_a_second_signal_ends_at_once():
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
+@pytest.mark.usefixtures('forks')
 def test_a_process_that_hangs_ends_itself():
     """Catches a watchdog that never barks, that barks at a process which moves, and one that does
     not say where it hangs."""
@@ -134,6 +141,7 @@ def test_a_process_that_stood_still_is_no_hang(monkeypatch):
 def test_a_directory_in_use(tiny_config, tmp_path):
     """Catches two processes that write the same checkpoints and metrics, one that writes its config
     over the other's, and a lock that outlives its owner."""
+    tiny_config.eval.every = 0
     e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     before = (e.run.path / 'config.json').read_bytes()
     other = tiny_config.copy_and_resolve_references()
@@ -156,30 +164,31 @@ def test_a_directory_in_use(tiny_config, tmp_path):
     assert checkpoint.Checkpoints(e.run).steps() == [3, 6]
 
 
-@pytest.mark.parametrize(
-    'error',
-    [
-        OSError(errno.ENOSPC, 'No space left on device'),
-        ValueError('DATA_LOSS: Error writing "/x/d/0": [28: No space left on device]'),
-    ],
-)
-def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch, error):
+def test_a_full_disk_is_told_in_a_line(tiny_config, tmp_path, monkeypatch):
     """Catches a traceback of the writer's insides, an exit code like a mistake's, and whole
     checkpoints that are lost with the last."""
-    e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
+    tiny_config.eval.every = 0
     save = checkpoint.Checkpoints.save
+    for error in (
+        OSError(errno.ENOSPC, 'No space left on device'),
+        ValueError('DATA_LOSS: Error writing "/x/d/0": [28: No space left on device]'),
+    ):
 
-    def full(self, state, *rest):
-        if int(state['step']) == 6:
-            raise RuntimeError('the writer failed') from error
-        save(self, state, *rest)
+        def full(self, state, *rest):
+            if int(state['step']) == 6:
+                raise RuntimeError('the writer failed') from error
+            save(self, state, *rest)
 
-    monkeypatch.setattr(checkpoint.Checkpoints, 'save', full)
-    with pytest.raises(
-        DiskFullError, match='the disk is full .* the newest whole checkpoint is of step 3'
-    ) as full_disk:
-        loop.train(e)
-    assert exit.describe_error(full_disk.value)[0] == 74
-    monkeypatch.setattr(checkpoint.Checkpoints, 'save', save)
+        e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
+        with (
+            monkeypatch.context() as patched,
+            pytest.raises(
+                DiskFullError,
+                match='the disk is full .* the newest whole checkpoint is of step 3',
+            ) as full_disk,
+        ):
+            patched.setattr(checkpoint.Checkpoints, 'save', full)
+            loop.train(e)
+        assert exit.describe_error(full_disk.value)[0] == 74
     e = setup.build_experiment(tiny_config, str(tmp_path / 'run'))
     assert int(e.state['step']) == 3 and loop.train(e)['step'] == 6

@@ -19,7 +19,7 @@ from studies.findings import findings
 from studies.records import StudyRecords, read_records, select_records
 from tests.studies.small_study import made, small, small_with_sweep
 
-RESULTS = pathlib.Path(report.RESULTS)
+RESULTS = pathlib.Path('studies/results')
 STUDIES = sorted(path.parent.name for path in RESULTS.glob('*/cells.jsonl'))
 
 
