@@ -286,7 +286,7 @@ def test_killed_and_then_undone(reader, notes, tmp_path, monkeypatch):
     assert results(tmp_path / 'ix', reader, 'wholly unheard of') == before
 
 
-def test_kill_and_signals(search_run, notes, tmp_path, request):
+def test_kill_and_signals(search_run, notes, tmp_path):
     """Catches embeddings of more than the file in work that a kill loses, a signal that ends in a
     traceback or another code, or loses any, and a second indexer or a query that meets a
     half-written state."""
@@ -339,7 +339,6 @@ def test_kill_and_signals(search_run, notes, tmp_path, request):
     process.kill()
     process.communicate()
     assert embedded() == [1] * 19 + [0] * 37
-    request.getfixturevalue('forks')  # the one that is killed was started
     process = start(10)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate('go on\n')

@@ -26,6 +26,7 @@ class Case:
     folder: pathlib.Path
     rng: random.Random
     wanted: dict
+    fork: bool = True  # whether its processes are, or are started as by a person
 
     def __post_init__(self):
         self.run = self.folder / 'run'
@@ -44,7 +45,8 @@ class Case:
     ) -> subprocess.CompletedProcess:
         """One process, which must go on from the newest whole checkpoint that it finds."""
         newest = max(lives.whole_steps(self.run), default=0)
-        found = lives.live(self.experiment.command(self.run, fault, more), after, number)
+        command = self.experiment.command(self.run, fault, more)
+        found = lives.live(command, after, number, fork=self.fork)
         if 'goes on from step' in found.stdout:
             self.must(
                 lives.resumed_from(found.stdout) == newest,

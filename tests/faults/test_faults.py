@@ -53,6 +53,7 @@ def test_a_killed_run_goes_on_exactly(case, name, fault):
     save and between, gone on in a new process. Catches optimizer, PRNG or data order that begin
     anew, a half-written checkpoint taken for whole, and metrics lost or repeated."""
     c = case(name)
+    c.fork = name != 'answers'
     found = c.live(fault)
     assert found.returncode == -signal.SIGKILL and max(lives.whole_steps(c.run), default=0) < STEPS
     c.end()
