@@ -13,13 +13,28 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from model.config import ModelConfig
-from model.kernels import choose_context_path, choose_kernel, fused_attention, name_for_remat
+from model.kernels import (
+    choose_context_path,
+    choose_kernel,
+    fused_attention,
+    is_cpu_decoding,
+    name_for_remat,
+    platform,
+)
 from model.layers import Norm, fan_in
 from model.positions import EncodingInputs, PositionalEncoding
-from model.ring import ring_attention, scaled_products, soft_cap, visible_pairs, weigh_values
+from model.ring import (
+    merge_heads,
+    ring_attention,
+    scaled_products,
+    soft_cap,
+    visible_pairs,
+    weigh_values,
+)
 from model.sharding import constrain, context_parts, gather_context, with_axes
 
-# Of one layer: 'k', 'v' [B,K,S,d], 'state_...' of the encoding [B,...,S], 'carried_...' [B,...,S].
+# Of one layer: 'k', 'v' [B,K,S,d], on a CPU [B*K,S,d] (`kernels.is_cpu_decoding`); 'state_...' of
+# the encoding and 'carried_...' [B,...,S].
 Cache = dict[str, jax.Array]
 
 
@@ -125,8 +140,9 @@ class Attention(nn.Module):
         carried: dict[str, jax.Array] = {}
         if cache is not None:
             cache, state, carried = self._update_cache(cache, k_BxKxTxd, v_BxKxTxd, state, layout)
-            k_BxKxTxd = cache['k']
-            v_BxKxTxd = cache['v']
+            heads = k_BxKxTxd.shape[:2]
+            k_BxKxTxd = cache['k'].reshape(*heads, *cache['k'].shape[-2:])
+            v_BxKxTxd = cache['v'].reshape(*heads, *cache['v'].shape[-2:])
         elif context_parts() > 1:
             state = {name: gather_context(x, x.ndim - 1) for name, x in state.items()}
             # A ring hands keys and values round by itself, and never holds them all.
@@ -166,6 +182,9 @@ class Attention(nn.Module):
             fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)),
             name,
         )()
+        if is_cpu_decoding(x_BxTxD.shape[1]):
+            y_BxE = x_BxTxD[:, 0] @ w_DxHxd.reshape(cfg.width, -1)
+            return y_BxE.reshape(-1, heads, 1, cfg.head_dim)
         return jnp.einsum('BTD,DHd->BHTd', x_BxTxD, w_DxHxd)
 
     def _encoding_inputs(
@@ -214,13 +233,15 @@ class Attention(nn.Module):
             if name.startswith('carried_')
         }
         new = {'k': k_BxKxTxd, 'v': v_BxKxTxd}
+        if platform() == 'cpu':
+            new = {name: merge_heads(x) for name, x in new.items()}
         new |= {f'state_{name}': x for name, x in state.items()}
 
         assert layout.column is not None, 'a layout without a cache'
         columns = layout.k_ids.shape[1]
         updated = {}
         for name, x in new.items():
-            axis = 2 if name in ('k', 'v') else x.ndim - 1  # that of the keys
+            axis = x.ndim - (2 if name in ('k', 'v') else 1)  # that of the keys
             old = cache.get(name)
             if old is None:
                 old = jnp.zeros((*x.shape[:axis], columns, *x.shape[axis + 1 :]), x.dtype)

@@ -141,6 +141,20 @@ def platform() -> str:
     return jax.default_backend()
 
 
+def is_cpu_decoding(length: int) -> bool:
+    """Returns True where one token a row is computed on a CPU, which has layouts of its own.
+
+    There a matrix is multiplied as it lies, [in, out], and rows and heads are one dimension of
+    keys and values: XLA:CPU writes a new key into the cache in place only where the product of a
+    batch reads the array in the shape that is written. Otherwise each layer copies its cache, and
+    the weights of its heads, for each token.
+
+    Args:
+      length: new tokens of a row.
+    """
+    return length == 1 and platform() == 'cpu'
+
+
 def stored(x: Any) -> Any:
     """Returns arrays as they are, which a CPU then computes once; their gradients too.
 

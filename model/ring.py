@@ -13,6 +13,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from model.kernels import is_cpu_decoding
 from model.positions.base import EncodingInputs
 from model.sharding import CONTEXT, context_parts
 
@@ -22,9 +23,20 @@ _LOWEST = -1e30
 def scaled_products(q_BxHxTxd: jax.Array, k_BxKxSxd: jax.Array, config) -> jax.Array:
     """Returns q.k / sqrt(d), float32 [B,H,T,S]."""
     batch, heads, length = q_BxHxTxd.shape[:3]
-    q_BxKxGxTxd = q_BxHxTxd.reshape(batch, config.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
-    z = jnp.einsum('BKGTd,BKSd->BKGTS', q_BxKxGxTxd, k_BxKxSxd, preferred_element_type=jnp.float32)
+    float32 = jnp.float32
+    if is_cpu_decoding(length):
+        k_NxSxd = merge_heads(k_BxKxSxd)
+        q_NxGxd = q_BxHxTxd.reshape(len(k_NxSxd), -1, q_BxHxTxd.shape[3])
+        z = jnp.einsum('NGd,NSd->NGS', q_NxGxd, k_NxSxd, preferred_element_type=float32)
+    else:
+        q_BxKxGxTxd = q_BxHxTxd.reshape(batch, config.num_kv_heads, -1, *q_BxHxTxd.shape[2:])
+        z = jnp.einsum('BKGTd,BKSd->BKGTS', q_BxKxGxTxd, k_BxKxSxd, preferred_element_type=float32)
     return z.reshape(batch, heads, length, -1) * config.head_dim**-0.5
+
+
+def merge_heads(x_BxKxSxd: jax.Array) -> jax.Array:
+    """Returns keys or values with rows and heads as one dimension, [B*K,S,d]."""
+    return x_BxKxSxd.reshape(-1, *x_BxKxSxd.shape[2:])
 
 
 def soft_cap(z: jax.Array, config) -> jax.Array:
@@ -38,6 +50,10 @@ def soft_cap(z: jax.Array, config) -> jax.Array:
 def weigh_values(weights_BxHxTxS: jax.Array, v_BxKxSxd: jax.Array) -> jax.Array:
     """Returns the values by their weights, [B,H,T,d]; heads of a group read the same ones."""
     b, heads, t, s = weights_BxHxTxS.shape
+    if is_cpu_decoding(t):
+        v_NxSxd = merge_heads(v_BxKxSxd)
+        weights_NxGxS = weights_BxHxTxS.reshape(len(v_NxSxd), -1, s)
+        return jnp.einsum('NGS,NSd->NGd', weights_NxGxS, v_NxSxd).reshape(b, heads, t, -1)
     grouped = weights_BxHxTxS.reshape(b, v_BxKxSxd.shape[1], -1, t, s)
     return jnp.einsum('BKGTS,BKSd->BKGTd', grouped, v_BxKxSxd).reshape(b, heads, t, -1)
 

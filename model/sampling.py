@@ -81,8 +81,18 @@ def draw_tokens(
       sampling: its fields may be traced, a temperature of 0 included.
     """
     logits = penalize_repetition(logits, seen, sampling.repetition_penalty)
-    greedy = jnp.argmax(logits, -1)
-    scaled = logits / jnp.maximum(sampling.temperature, 1e-6)
-    filtered = filter_logits(scaled, sampling.top_k, sampling.top_p, sampling.min_p)
-    drawn = jax.vmap(jax.random.categorical)(keys, filtered)
-    return jnp.where(sampling.temperature > 0, drawn, greedy).astype(jnp.int32)
+
+    def take_likeliest(logits):
+        return jnp.argmax(logits, -1)
+
+    def draw(logits):
+        # A filter sorts the vocabulary, which takes longer than a small model: only where one is.
+        scaled = logits / jnp.maximum(sampling.temperature, 1e-6)
+        filters = (sampling.top_k, sampling.top_p, sampling.min_p)
+        is_filtered = (sampling.top_k > 0) | (sampling.top_p < 1) | (sampling.min_p > 0)
+        kept = jax.lax.cond(is_filtered, lambda x: filter_logits(x, *filters), lambda x: x, scaled)
+        return jax.vmap(jax.random.categorical)(keys, kept)
+
+    # Branches, so that what is not asked for is not computed.
+    is_drawn = jnp.asarray(sampling.temperature) > 0
+    return jax.lax.cond(is_drawn, draw, take_likeliest, logits).astype(jnp.int32)

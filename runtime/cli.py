@@ -17,7 +17,7 @@ from typing import NoReturn
 from absl import logging as absl_logging
 
 from data.records import printable
-from runtime import exit, refused
+from runtime import compiled, exit, refused
 from runtime.errors import RunError
 
 _LOG = logging.getLogger('ordem')
@@ -60,6 +60,7 @@ def settle() -> None:
     _check_imported_model()
     _settle_logging()
     _settle_jax()
+    compiled.keep()
     if sys.platform == 'linux':
         _settle_malloc()
 

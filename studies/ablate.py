@@ -39,7 +39,6 @@ import pathlib
 import signal
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 
@@ -48,13 +47,12 @@ from runtime.errors import RunError
 from runtime.run_dir import write_atomically
 from runtime.system import available_cpus
 from studies import cells, records as study_records
-from train import setup
 
 _LOG = logging.getLogger('ordem')
 _PR_SET_PDEATHSIG = 1
 
 
-def _start_worker(started, pinned: bool, folder: pathlib.Path) -> None:
+def _start_worker(started, pinned: bool) -> None:
     """Prepares a new process, before JAX is: its own core, and an end with its parent."""
     if sys.platform == 'linux':
         # Without it a worker whose parent was killed would finish its cell for nobody.
@@ -69,15 +67,14 @@ def _start_worker(started, pinned: bool, folder: pathlib.Path) -> None:
     os.environ['XLA_FLAGS'] = f'{given} --xla_cpu_multi_thread_eigen=false'
     streams.settle(keeps=True)
     cli.settle()
-    setup.keep_compiled(str(folder))
 
 
-def _pool(count: int, folder: pathlib.Path) -> concurrent.futures.ProcessPoolExecutor:
+def _pool(count: int) -> concurrent.futures.ProcessPoolExecutor:
     # Else the first process takes most of a GPU's memory.
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
     context = multiprocessing.get_context('spawn')
     started = context.Value('i', 0)
-    arguments = (started, not _is_accelerated(), folder)
+    arguments = (started, not _is_accelerated())
     return concurrent.futures.ProcessPoolExecutor(count, context, _start_worker, arguments)
 
 
@@ -109,11 +106,10 @@ def run_cells(
     if not groups:
         return
     if workers == 0:
-        setup.keep_compiled(str(folder))
         for group in groups:
             append(cells.measure(config, group))
         return
-    with _pool(min(workers, len(groups)), folder) as pool:
+    with _pool(min(workers, len(groups))) as pool:
         running = [pool.submit(cells.measure, config, group) for group in groups]
         try:
             for future in concurrent.futures.as_completed(running):
@@ -147,7 +143,7 @@ def measured_speed(config, workers: int) -> float:
     task = max(config.tasks, key=lambda task: _training_tokens(config, task))
     if workers == 0:
         return cells.speed(config, task)
-    with tempfile.TemporaryDirectory() as folder, _pool(1, pathlib.Path(folder)) as pool:
+    with _pool(1) as pool:
         return pool.submit(cells.speed, config, task).result()
 
 

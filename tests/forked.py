@@ -27,6 +27,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import types
 import warnings
 
@@ -107,11 +108,14 @@ def _serve(connection: socket.socket) -> dict:
             os.waitpid(between, 0)
             connection.send(b'gone')
             continue
+        between = os.getpid()
         pid = os.fork()
         if pid:
             connection.send(str(pid).encode())
             os._exit(0)
 
+        while os.getppid() == between:  # not yet the child of whoever asked
+            time.sleep(0.001)
         connection.close()
         for number, stream in enumerate(streams):
             os.dup2(stream, number)

@@ -82,7 +82,6 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     objective, parent, tokenizer, mesh = check_before_start(
         config, run, resuming, directory, conversations
     )
-    keep_compiled(config.data.cache)
 
     # From here on the text is read. The first process fills the cache, the others find it there.
     if tokenizer is None:
@@ -98,6 +97,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     store = processes.main_process_first(
         'data', lambda: objective.data.open_store(config, tokenizer, data_hash)
     )
+    _LOG.info('reads %s', store.path)
     if conversations:
         objective.data.check_conversations(config.data, store.manifest)
     training, validation = objective.data.open_data(config, store)
@@ -238,16 +238,6 @@ def _mend_and_check(
         return tokenizer
     errors.check(resume.check_resumable, run, config)
     return errors.check(run.tokenizer)
-
-
-def keep_compiled(cache: str) -> None:
-    """Lets JAX keep compiled programs in `cache`, so that the next start does not compile again.
-
-    Not on a CPU, where compilation is short and its result fits one machine only. Where
-    JAX_COMPILATION_CACHE_DIR is set, that holds.
-    """
-    if jax.default_backend() != 'cpu' and not jax.config.values['jax_compilation_cache_dir']:
-        jax.config.update('jax_compilation_cache_dir', str(pathlib.Path(cache) / 'compiled'))
 
 
 # --- From the text --------------------------------------------------------------------------------

@@ -66,7 +66,9 @@ def test_a_forked_process_is_as_any_other(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HERE', 'é')
     monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=3')
-    (tmp_path / 'module.py').write_text('import sys; print(__name__, sys.argv); sys.exit(3)')
+    (tmp_path / 'module.py').write_text(
+        'import sys; print(__name__, sys.argv, sys.path[0]); sys.exit(3)'
+    )
     facts = """if True:
         import jax, os, signal, sys
         print(sys.argv, os.getcwd(), sys.path[0], sys.stdin.read(), sys.stdout.line_buffering)

@@ -1,6 +1,8 @@
 """Generation in few programs, and a conversation whose beginning is not read again."""
 
+import dataclasses
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -132,3 +134,21 @@ def test_a_row_that_has_ended_leaves_nothing():
     assert ended == whole[: whole.index(whole[5])]
     longer = [1, 5, 7, *ended, whole[5], 8, 3]
     is_same(ask('rope', longer, 9, talk), ask('rope', longer, 9))
+
+
+@pytest.mark.parametrize('batch', [1, 3])
+def test_a_token_copies_no_cache_and_no_weight(batch):
+    """Catches a loop in which each token copies the whole cache, or the weights of the heads: it
+    was most of the time of a small model."""
+    model, params = built('rope')
+    prompts = [[1, 2, 3]] * batch
+    state = decoding.prefill(model, params, *decoding.pad(prompts), 64)
+    state['key'] = jax.random.key(0)
+    settings = dataclasses.asdict(GREEDY)
+    program = decoding.decode.lower(model, params, state, settings, np.int32(8), 8, ()).compile()
+
+    # Keys and values of the one layer, and a projection of its heads, whatever their shapes.
+    big = {batch * 2 * 64 * 8, 16 * 16}
+    body = program.as_text().split('ENTRY')[0]
+    copies = re.findall(r'= f32\[([\d,]+)\]\S* (?:copy|transpose)\(', body)
+    assert not [shape for shape in copies if np.prod([int(n) for n in shape.split(',')]) in big]

@@ -58,6 +58,22 @@ def test_draws_follow_the_distribution():
     }
 
 
+@pytest.mark.parametrize('field, value', [('top_k', 1), ('top_p', 1e-6), ('min_p', 1.0)])
+def test_each_filter_counts_alone(field, value):
+    """Catches a filter that is passed over because no other one is set."""
+    keys = jax.random.split(jax.random.key(0), 200)
+    logits = jnp.tile(LOGITS[:1], (200, 1))
+    seen = jnp.zeros((200, 12), bool)
+
+    @jax.jit
+    def draw(fields):
+        return draw_tokens(logits, keys, seen, Sampling(**fields))
+
+    plain = {'temperature': 2.0, 'top_k': 0, 'top_p': 1.0, 'min_p': 0.0}
+    assert len(set(np.asarray(draw(plain)))) > 3
+    assert set(np.asarray(draw({**plain, field: value}))) == {int(LOGITS[0].argmax())}
+
+
 def test_repetition_penalty():
     """Catches a penalty that raises negative logits, or touches tokens not seen."""
     logits, seen = jnp.array([[2.0, -2.0, 2.0, -2.0]]), jnp.array([[True, True, False, False]])

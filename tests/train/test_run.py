@@ -422,24 +422,3 @@ def test_json_of_a_run_is_data(base_run):
     shutil.rmtree(path)
     with pytest.raises(RunError, match='no such run directory'):
         Run.parse(str(path))
-
-
-def test_compiled_programs_are_kept_on_accelerators(monkeypatch):
-    """Catches a cache that is not set, one on a CPU, and one that overrules the user's."""
-
-    def chosen():
-        return jax.config.jax_compilation_cache_dir
-
-    before = chosen()
-    try:
-        setup.keep_compiled('here')
-        assert chosen() == before
-        monkeypatch.setattr(jax, 'default_backend', lambda: 'tpu')
-        jax.config.update('jax_compilation_cache_dir', 'mine')
-        setup.keep_compiled('here')
-        assert chosen() == 'mine'
-        jax.config.update('jax_compilation_cache_dir', None)
-        setup.keep_compiled('here')
-        assert chosen() == 'here/compiled'
-    finally:
-        jax.config.update('jax_compilation_cache_dir', before)
