@@ -8,6 +8,7 @@ programs. On a GPU:
 
 import atexit
 import fcntl
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -38,6 +39,10 @@ if 'JAX_COMPILATION_CACHE_DIR' not in os.environ:
         JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS='0',
     )
     atexit.register(shutil.rmtree, os.environ['JAX_COMPILATION_CACHE_DIR'], ignore_errors=True)
+
+# Tracing makes so many objects that looking for cycles at Python's own thresholds takes a tenth of
+# a test that compiles.
+gc.set_threshold(50_000, 10, 10)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))

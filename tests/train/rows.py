@@ -4,6 +4,7 @@ that serve several runs."""
 import dataclasses
 import functools
 import json
+import types
 from collections.abc import Callable
 
 import jax
@@ -12,13 +13,14 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
+from ml_collections import ConfigDict
 
 from data.batches import FIELDS
 from model import loss as losses
 from model.config import resolve
 from model.generate import unroll_layers
 from model.transformer import Transformer
-from train import mesh as meshes, optimizer as optimizers, step as steps
+from train import mesh as meshes, optimizer as optimizers, setup, step as steps
 from train.losses import TokenLoss
 
 AXES = ('data', 'fsdp', 'tensor', 'context')
@@ -56,20 +58,35 @@ def draw(shapes):
     return jax.tree_util.tree_map_with_path(values, shapes)
 
 
-@functools.cache
+_SHAPES: dict = {}  # of the parameters of a model
+
+
 def shapes_of(model):
     """The shapes of a model's parameters."""
-    token = jnp.ones((1, 1), jnp.int32)
-    params = jax.eval_shape(model.init, jax.random.key(0), token, token * 0, token, token)
-    return nn.meta.unbox(params['params'])
+    if model not in _SHAPES:
+        token = jnp.ones((1, 1), jnp.int32)
+        params = jax.eval_shape(model.init, jax.random.key(0), token, token * 0, token, token)
+        _SHAPES[model] = nn.meta.unbox(params['params'])
+    return _SHAPES[model]
+
+
+def shardings_of(model, optimizer, mesh):
+    """Where a state lies. The shapes of its parameters are kept: they come with it."""
+    abstract, shardings = steps.abstract_state(model, optimizer, mesh)
+    _SHAPES.setdefault(model, abstract['params'])
+    return shardings
 
 
 def put_state(optimizer, params, shardings):
     """The state before the first step with these parameters, where it lies on a mesh."""
+    init = functools.partial(optimizers.init, optimizer)
+    opt_state = jax.eval_shape(init, params)
+    if jax.tree.leaves(opt_state):  # plain gradient descent has none: nothing is compiled
+        opt_state = jax.jit(init)(params)
     state = {
         'step': np.int32(0),
         'params': params,
-        'opt_state': jax.jit(functools.partial(optimizers.init, optimizer))(params),
+        'opt_state': opt_state,
         'rng': np.zeros(2, np.uint32),
     }
     return jax.device_put(state, shardings)
@@ -88,7 +105,7 @@ def build(config, accumulation: int = 1, loss_chunks: int = 0, **sizes) -> Built
     mesh = meshes.make_mesh(config.mesh)
     model, optimizer = Transformer(resolve(config.model, VOCAB, TIME)), optax.sgd(1.0)
     meshes.check_model(mesh, model.config, TIME, loss_chunks)
-    _, shardings = steps.abstract_state(model, optimizer, mesh)
+    shardings = shardings_of(model, optimizer, mesh)
     loss = functools.partial(losses.weighted_token_loss, z_loss=1e-3)
     step = steps.make_step(
         model,
@@ -192,3 +209,29 @@ def share_programs(experiment):
     own = experiment.train_step, experiment.eval_step
     experiment.train_step, experiment.eval_step = _PROGRAMS.setdefault(key, own)
     return experiment
+
+
+@functools.cache
+def _make_optimizer(config: str, count: int):
+    return optimizers.make_optimizer(ConfigDict(json.loads(config)), count)
+
+
+@functools.cache
+def _init_state(*key):
+    state, shardings = steps.init_state(*key)
+    return jax.device_get(state), shardings
+
+
+def share_initial_states(patch):
+    """Has `build_experiment` trace and draw the first state of a config once; each run has a copy.
+
+    `patch`: a MonkeyPatch. That a seed gives one state: tests/model/test_initial.py.
+    """
+
+    def init_state(*key):
+        state, shardings = _init_state(*key)
+        return jax.device_put(jax.tree.map(np.copy, state), shardings), shardings
+
+    sharing = dict(init_state=init_state, abstract_state=functools.cache(steps.abstract_state))
+    patch.setattr(setup, 'steps', types.SimpleNamespace(**vars(steps) | sharing))
+    patch.setattr(setup, 'make_optimizer', lambda c, count: _make_optimizer(c.to_json(), count))

@@ -2,6 +2,7 @@
 loop."""
 
 import functools
+import itertools
 import json
 
 import jax
@@ -16,7 +17,7 @@ from model.embed import POOLINGS, embed
 from model.layers import Bag
 from model.transformer import Transformer
 from runtime.errors import RunError
-from tests.train.rows import agree, config_of, draw, put_state, shapes_of
+from tests.train.rows import agree, config_of, draw, put_state, shapes_of, shardings_of
 from train import contrastive, mesh as meshes, step as steps
 
 B, G, T, Q, VOCAB = 8, 3, 8, 6, 64
@@ -87,10 +88,11 @@ def direct(model, params, batch, pooling, temperature, sizes):
         ]
         for i, g in texts
     }
-    vectors = {}
-    for n in {len(x) for x in tokens.values()}:
-        alike = [text for text in texts if len(tokens[text]) == n]
-        vectors |= zip(alike, of_one_length(params, np.stack([tokens[text] for text in alike])))
+    texts.sort(key=lambda text: len(tokens[text]))
+    vectors = []
+    for _, alike in itertools.groupby(texts, key=lambda text: len(tokens[text])):
+        vectors.append(of_one_length(params, np.stack([tokens[text] for text in alike])))
+    vectors = jnp.concatenate(vectors)  # as `texts`
     ids, known, asked = (
         batch['text_ids'],
         batch['known'],
@@ -115,7 +117,7 @@ def direct(model, params, batch, pooling, temperature, sizes):
     )
     total = 0.0
     for size in sizes:
-        short = jnp.stack([vectors[text][:size] for text in texts])
+        short = vectors[:, :size]
         short /= jnp.sqrt(jnp.square(short).sum(1, keepdims=True))
         of_pair = short @ short.T / temperature
         total += (
@@ -134,7 +136,7 @@ def built(model: str, loss, accumulation: int, sizes: tuple):
     config.mesh.update(**{'data': 1, 'fsdp': 1, 'tensor': 1, 'context': 1, **dict(sizes)})
     mesh = meshes.make_mesh(config.mesh)
     model, optimizer = Transformer(resolve(config.model, VOCAB, T)), optax.sgd(1.0)
-    _, shardings = steps.abstract_state(model, optimizer, mesh)
+    shardings = shardings_of(model, optimizer, mesh)
     return (
         mesh,
         model,

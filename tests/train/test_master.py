@@ -15,6 +15,7 @@ from train import footprint, loop, mesh as meshes, optimizer as optimizers, setu
 from train.losses import TokenLoss
 
 STEPS = 1000
+pytestmark = pytest.mark.usefixtures('shared_initial_states')
 
 
 def flat(tree):

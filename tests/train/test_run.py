@@ -16,6 +16,8 @@ from runtime.run_dir import Run
 from tests.train.rows import share_programs
 from train import loop, setup, warm_start
 
+pytestmark = pytest.mark.usefixtures('shared_initial_states')
+
 
 def run(config, path, stop_at=0):
     config = config.copy_and_resolve_references()

@@ -11,6 +11,8 @@ from tests.runtime.test_signals import signalled
 from tests.train.rows import share_programs
 from train import loop, monitor, setup
 
+pytestmark = pytest.mark.usefixtures('shared_initial_states')
+
 
 @pytest.fixture
 def tiny_config(tiny_config):
