@@ -117,9 +117,9 @@ def _below_the_likeliest(model: Transformer, params, prompts, tokens) -> float:
 
 def serve(folder: pathlib.Path, shape: str, new: int) -> None:
     """Writes `new` tokens for each prompt a turn, as the contender Ordem."""
-    prompts = np.load(folder / 'prompts.npz')['prompts'].tolist()
+    prompts = np.load(folder / 'prompts.npz', allow_pickle=False)['prompts'].tolist()
     model = _build(shape, len(prompts[0]) + new)
-    weights = np.load(folder / 'weights.npz')
+    weights = np.load(folder / 'weights.npz', allow_pickle=False)
     params = jax.tree_util.tree_map_with_path(
         lambda path, _: jnp.asarray(weights['/'.join(key.key for key in path)]),
         jax.eval_shape(lambda: _initial(model)),

@@ -96,7 +96,9 @@ def serve_training(folder: pathlib.Path, shape: str, steps: int, compiled: bool)
 
 def serve_decoding(folder: pathlib.Path, shape: str, new: int) -> None:
     """Writes `new` tokens for each prompt a turn, greedily."""
-    prompts = torch.tensor(np.load(folder / 'prompts.npz')['prompts'].astype(np.int64))
+    prompts = torch.tensor(
+        np.load(folder / 'prompts.npz', allow_pickle=False)['prompts'].astype(np.int64)
+    )
     model = load(folder, shape).eval()
     settings = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
 
