@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from model.blocks import block_attention
 from model.config import ModelConfig
 from model.kernels import (
     choose_context_path,
@@ -155,7 +156,7 @@ class Attention(nn.Module):
         # 4. The kernel: the fastest that can carry this encoding. A fused one names its own
         #    inputs for remat, since it may widen them first.
         kernel = self._choose_kernel(cache, x_BxTxD.shape[1])
-        if kernel in ('reference', 'gather', 'ring'):
+        if kernel in ('reference', 'blocks', 'gather', 'ring'):
             q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
 
         # 5. Attend: each query reads the values of the keys that it sees.
@@ -267,6 +268,8 @@ class Attention(nn.Module):
         encoding = self.encoding
         if kernel == 'ring':
             return ring_attention(inputs, v_BxKxSxd, encoding, cfg), cache
+        if kernel == 'blocks':
+            return block_attention(inputs, v_BxKxSxd, encoding, cfg), cache
         if kernel not in ('reference', 'gather'):
             q, k = inputs.q, inputs.k
             assert q is not None and k is not None
