@@ -151,10 +151,9 @@ def platform() -> str:
 def is_cpu_decoding(length: int) -> bool:
     """Returns True where one token a row is computed on a CPU, which has layouts of its own.
 
-    There a matrix is multiplied as it lies, [in, out], and rows and heads are one dimension of
-    keys and values: XLA:CPU writes a new key into the cache in place only where the product of a
-    batch reads the array in the shape that is written. Otherwise each layer copies its cache, and
-    the weights of its heads, for each token.
+    There rows and heads are one dimension of keys and values: XLA:CPU writes a new key into the
+    cache in place only where the product of a batch reads the array in the shape that is written.
+    Otherwise each layer copies its cache for each token.
 
     Args:
       length: new tokens of a row.
