@@ -1,8 +1,10 @@
 """The contender `transformers`: LlamaForCausalLM of PyTorch, with the weights of a model of Ordem.
 
     python -m benchmarks.torch_llama train FOLDER --shape=small --steps=2
+    python -m benchmarks.torch_llama decode FOLDER --shape=small --new=128
 
-FOLDER holds weights.npz and rows.npz (`benchmarks.train_step.write_weights`). It imports no JAX.
+FOLDER holds weights.npz, and rows.npz (`benchmarks.train_step`) or prompts.npz
+(`benchmarks.decode`). It imports no JAX.
 """
 
 import argparse
@@ -92,12 +94,35 @@ def serve_training(folder: pathlib.Path, shape: str, steps: int, compiled: bool)
     turns.serve(work, first_loss=first_loss)
 
 
+def serve_decoding(folder: pathlib.Path, shape: str, new: int) -> None:
+    """Writes `new` tokens for each prompt a turn, greedily."""
+    prompts = torch.tensor(
+        np.load(folder / 'prompts.npz', allow_pickle=False)['prompts'].astype(np.int64)
+    )
+    model = load(folder, shape).eval()
+    settings = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)
+
+    def work():
+        began = time.perf_counter()
+        with torch.inference_mode():
+            text = model.generate(prompts, attention_mask=torch.ones_like(prompts), **settings)
+        tokens = text[:, prompts.shape[1] :].tolist()
+        return dict(seconds=time.perf_counter() - began, tokens=tokens)
+
+    work()  # what is made at the first call
+    turns.serve(work)
+
+
 if __name__ == '__main__':
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument('what', choices=['train'])
+    parser.add_argument('what', choices=['train', 'decode'])
     parser.add_argument('folder', type=pathlib.Path)
     parser.add_argument('--shape', choices=shapes.SHAPES, default='small')
     parser.add_argument('--steps', type=int, default=2)
+    parser.add_argument('--new', type=int, default=128)
     parser.add_argument('--compile', action='store_true')
     arguments = parser.parse_args()
-    serve_training(arguments.folder, arguments.shape, arguments.steps, arguments.compile)
+    if arguments.what == 'decode':
+        serve_decoding(arguments.folder, arguments.shape, arguments.new)
+    else:
+        serve_training(arguments.folder, arguments.shape, arguments.steps, arguments.compile)

@@ -272,6 +272,7 @@ MODEL = group(
         choices=dict(
             auto='the fastest that can carry the encoding',
             reference='any encoding',
+            blocks='the reference, without what lies ahead of a block of queries',
             xla='',
             cudnn='',
             splash='',

@@ -12,16 +12,16 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from model.blocks import block_attention
 from model.config import ModelConfig
 from model.kernels import (
     choose_context_path,
     choose_kernel,
     fused_attention,
-    is_cpu_decoding,
     name_for_remat,
     platform,
 )
-from model.layers import Norm, fan_in
+from model.layers import Norm, fan_in, multiply
 from model.positions import EncodingInputs, PositionalEncoding
 from model.ring import (
     merge_heads,
@@ -155,7 +155,7 @@ class Attention(nn.Module):
         # 4. The kernel: the fastest that can carry this encoding. A fused one names its own
         #    inputs for remat, since it may widen them first.
         kernel = self._choose_kernel(cache, x_BxTxD.shape[1])
-        if kernel in ('reference', 'gather', 'ring'):
+        if kernel in ('reference', 'blocks', 'gather', 'ring'):
             q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
 
         # 5. Attend: each query reads the values of the keys that it sees.
@@ -170,7 +170,11 @@ class Attention(nn.Module):
             fan_in(cfg.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2),
             'out',
         )()
-        y_BxTxD = jnp.einsum('BHTd,HdD->BTD', out_BxHxTxd, w_HxdxD)
+        if platform() == 'cpu':
+            out_BxTxE = jnp.swapaxes(out_BxHxTxd, 1, 2).reshape(*x_BxTxD.shape[:2], -1)
+            y_BxTxD = multiply(out_BxTxE, w_HxdxD.reshape(-1, cfg.width))
+        else:
+            y_BxTxD = jnp.einsum('BHTd,HdD->BTD', out_BxHxTxd, w_HxdxD)
         return checkpoint_name(y_BxTxD, 'attention_out'), cache
 
     def _project(self, x_BxTxD: jax.Array, heads: int, axis: str, name: str) -> jax.Array:
@@ -182,9 +186,9 @@ class Attention(nn.Module):
             fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)),
             name,
         )()
-        if is_cpu_decoding(x_BxTxD.shape[1]):
-            y_BxE = x_BxTxD[:, 0] @ w_DxHxd.reshape(cfg.width, -1)
-            return y_BxE.reshape(-1, heads, 1, cfg.head_dim)
+        if platform() == 'cpu':  # a matrix as it lies: XLA would transpose it for each token
+            y_BxTxE = multiply(x_BxTxD, w_DxHxd.reshape(cfg.width, -1))
+            return jnp.swapaxes(y_BxTxE.reshape(*y_BxTxE.shape[:2], heads, cfg.head_dim), 1, 2)
         return jnp.einsum('BTD,DHd->BHTd', x_BxTxD, w_DxHxd)
 
     def _encoding_inputs(
@@ -267,6 +271,8 @@ class Attention(nn.Module):
         encoding = self.encoding
         if kernel == 'ring':
             return ring_attention(inputs, v_BxKxSxd, encoding, cfg), cache
+        if kernel == 'blocks':
+            return block_attention(inputs, v_BxKxSxd, encoding, cfg), cache
         if kernel not in ('reference', 'gather'):
             q, k = inputs.q, inputs.k
             assert q is not None and k is not None

@@ -21,7 +21,7 @@ import numpy as np
 from model import kernels
 from model.errors import ModelError
 from model.sampling import Sampling, draw_tokens
-from model.transformer import CacheState, Transformer
+from model.transformer import CacheState, Transformer, output_matrix, unembed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,10 +112,22 @@ def _forward(
     positions: jax.Array,
     segment_ids: jax.Array,
     cache: CacheState,
+    last: jax.Array | None = None,
 ) -> tuple[jax.Array, CacheState]:
-    """Returns logits of the next token, [B,T,V], and the cache with these tokens in it."""
-    outputs = model.apply({'params': params}, tokens, positions, segment_ids, cache=cache)
-    return cast(tuple[jax.Array, CacheState], outputs)
+    """Returns logits [B,V] of what follows these tokens, and the cache with them in it.
+
+    `last`: [B] int32, the column of each row's last token; None: there is one column.
+    """
+    cfg = model.config
+    outputs = model.apply(
+        {'params': params}, tokens, positions, segment_ids, cache=cache, logits=False
+    )
+    x_BxTxD, cache = cast(tuple[jax.Array, CacheState], outputs)
+
+    # The other columns of a prompt need no logits, which are the widest array of all.
+    if last is not None:
+        x_BxTxD = jnp.take_along_axis(x_BxTxD, last[:, None, None], axis=1)
+    return unembed(x_BxTxD, output_matrix(cfg, params), cfg.tied)[:, 0], cache
 
 
 @functools.partial(jax.jit, static_argnames=('model', 'columns'))
@@ -179,6 +191,7 @@ def _read(
         jnp.where(valid, first + offsets, 0),
         valid.astype(jnp.int32),
         cache,
+        lengths - 1,
     )
 
     # New tokens are written over the padding behind the longest row. What earlier queries left
@@ -194,7 +207,7 @@ def _read(
     ]
     return {
         'cache': _swap_layout(cache),
-        'logits': logits[rows, lengths - 1],
+        'logits': logits,
         'position': first + lengths,
         'done': jnp.zeros(batch, bool),
         # Which tokens a row holds already, for the penalty on repetitions; padding is none of them.
@@ -257,7 +270,7 @@ def decode(
         )
         state = {
             'cache': _swap_layout(cache),
-            'logits': logits[:, 0],
+            'logits': logits,
             'position': state['position'] + 1,
             'done': done,
             'seen': state['seen'].at[rows, token].max(~done),

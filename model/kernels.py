@@ -23,8 +23,10 @@ if TYPE_CHECKING:
     from model.config import ModelConfig
     from model.positions.base import Dims, EncodingInputs, PositionalEncoding
 
-KERNELS = ('auto', 'reference', 'xla', 'cudnn', 'splash')
+KERNELS = ('auto', 'reference', 'blocks', 'xla', 'cudnn', 'splash')
 _LENGTH_MULTIPLES = {'splash': 128, 'cudnn': 2}
+
+_BLOCKS_FROM = 256  # tokens from which attention in blocks of queries gains anything
 
 # Columns that a bias of the keys takes in bfloat16: with the third one the error is below that of
 # float32, at any length.
@@ -39,9 +41,10 @@ def find_refusal(
 ) -> str:
     """Returns why a kernel cannot carry an encoding, or '' where it can.
 
-    xla and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in
-    bfloat16, head size a multiple of 8 and, with what an encoding adds to it, up to what the device
-    takes. splash is JAX's kernel for TPUs: causal and local masks, segments, a soft cap; no bias,
+    blocks is the reference for some queries at a time (model/blocks.py): any bias, mask or cap. xla
+    and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16,
+    head size a multiple of 8 and, with what an encoding adds to it, up to what the device takes.
+    splash is JAX's kernel for TPUs: causal and local masks, segments, a soft cap; no bias,
     no other mask, no float16.
     """
     needs = encoding.kernel()
@@ -50,6 +53,10 @@ def find_refusal(
         return ''
     if needs == 'reference':
         return f'{title} changes the logits by what they are'
+
+    # Any bias, mask or cap; but a part of the keys at a time.
+    if kernel == 'blocks' and 'read' in encoding.enters():
+        return f'{title} turns keys by the length of the whole text'
 
     # `jax.nn.dot_product_attention`, under either of its names.
     if kernel in ('xla', 'cudnn') and logit_cap:
@@ -144,10 +151,9 @@ def platform() -> str:
 def is_cpu_decoding(length: int) -> bool:
     """Returns True where one token a row is computed on a CPU, which has layouts of its own.
 
-    There a matrix is multiplied as it lies, [in, out], and rows and heads are one dimension of
-    keys and values: XLA:CPU writes a new key into the cache in place only where the product of a
-    batch reads the array in the shape that is written. Otherwise each layer copies its cache, and
-    the weights of its heads, for each token.
+    There rows and heads are one dimension of keys and values: XLA:CPU writes a new key into the
+    cache in place only where the product of a batch reads the array in the shape that is written.
+    Otherwise each layer copies its cache for each token.
 
     Args:
       length: new tokens of a row.
@@ -182,13 +188,15 @@ def _choose_kernel(
 ) -> tuple[str, str]:
     if config.attention != 'auto':
         return config.attention, 'as config.model.attention says'
-    wanted = {'gpu': 'cudnn', 'tpu': 'splash'}.get(backend)
-    if wanted is None:
-        return 'reference', f'no kernel is faster on {backend}'
+    wanted = {'gpu': 'cudnn', 'tpu': 'splash'}.get(backend, 'blocks')
+    if wanted == 'blocks' and not config.causal:
+        return 'reference', f'no kernel is faster on {backend} where tokens see those after them'
+    if wanted == 'blocks' and count_blocks(length) == 1:
+        return 'reference', f'no kernel is faster on {backend} for {length} tokens'
 
     # What cannot be carried falls back to the reference, never to a wrong result.
     why = find_refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
-    multiple = _LENGTH_MULTIPLES[wanted]
+    multiple = _LENGTH_MULTIPLES.get(wanted, 1)
     if not why and length % multiple:
         why = f'it takes lengths that are multiples of {multiple} (here {length})'
     if why:
@@ -232,6 +240,19 @@ def choose_context_path(config: 'ModelConfig', encoding: 'PositionalEncoding') -
     if against_ring:
         return 'gather', f'not ring: {against_ring}'
     return 'ring', 'it holds the keys of two parts at a time'
+
+
+def count_blocks(length: int) -> int:
+    """Returns into how many blocks queries are cut; 1: it would gain nothing, or they do not fit.
+
+    Few for short texts, since each is compiled; at most 16, which leaves 53 % of all products.
+    """
+    if length < _BLOCKS_FROM:
+        return 1
+    blocks = 4 if length <= 1024 else 16
+    while length % blocks:
+        blocks //= 2
+    return blocks
 
 
 def describe_kernels(config: 'ModelConfig', context: int = 1) -> list[str]:

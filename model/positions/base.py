@@ -139,7 +139,8 @@ class EncodingInputs:
     # In place of differences of ids, where a layer draws distances.
     distances: Callable[['EncodingInputs'], jax.Array] | None = None
 
-    # Ids count up by one inside each segment, and keys are the queries' tokens: see `distance`.
+    # Ids count up by one inside each segment, and the queries' tokens are the last of the keys: see
+    # `distance`.
     consecutive: bool = False
 
     def float32_param(self, name, init, shape, axes) -> jax.Array:
@@ -158,8 +159,9 @@ class EncodingInputs:
         if self.distances is not None:
             return self.distances(self)
         if self.consecutive:
-            column = jnp.arange(self.q_ids.shape[1], dtype=jnp.int32)
-            return column[None, :, None] - column[None, None, :]
+            # The queries are the last of the keys: all of them, or a block at their end.
+            column = jnp.arange(_present(self.k_ids).shape[1], dtype=jnp.int32)
+            return column[None, -self.q_ids.shape[1] :, None] - column[None, None, :]
         return self.q_ids[:, :, None] - _present(self.k_ids)[:, None, :]
 
     @property

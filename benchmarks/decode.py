@@ -1,0 +1,155 @@
+"""How fast are tokens generated beside what else a user would install?
+
+    python -m benchmarks.decode --shape=small --batch=8 --rounds=7
+    python -m benchmarks.decode --shape=124m --out=benchmarks/results/decode.jsonl
+    python -m benchmarks.decode --quick
+
+A Llama-shaped model in float32 with the same weights for all continues the same prompts greedily:
+64 tokens are read and 128 written, a row. That each token is the most likely one is checked against
+a forward pass without a cache. Contenders: Ordem, `apps.generate` without its start;
+`transformers`, LlamaForCausalLM of PyTorch as it comes, left out where it is not installed.
+"""
+
+from absl import flags
+
+from runtime import cli, options
+
+if __name__ == '__main__':  # above the imports that take seconds
+    flags.DEFINE_enum('shape', 'small', ['tiny', 'small', '124m'], 'Sizes (benchmarks/shapes.py)')
+    flags.DEFINE_bool('quick', False, 'The same work at the smallest sizes, in a few seconds')
+    options.whole('batch', 1, 'Prompts at a time', 1, options.COUNT)
+    options.whole('prompt', 64, 'Tokens of a prompt', 1, options.COUNT)
+    options.whole('new', 128, 'New tokens of each', 1, options.COUNT)
+    options.whole('rounds', 5, 'Turns that count', 1, options.COUNT)
+    options.path('out', '', 'A JSON line of each turn is appended to this file')
+    flags.DEFINE_string('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
+    cli.parse_flags()
+
+import importlib.util
+import pathlib
+import sys
+import tempfile
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from benchmarks import shapes, turns
+from configs import base
+from model import generate
+from model.config import resolve
+from model.sampling import Sampling
+from model.transformer import Transformer
+from runtime.errors import RunError
+
+_ORDEM = 'ordem'
+_TRANSFORMERS = 'transformers'
+
+# A token's logit may be so far below the largest one of the forward pass: rounding of float32.
+_ROUNDING = 1e-3
+
+
+def compare(shape: str, batch: int, prompt: int, new: int, rounds: int) -> list[dict]:
+    """Returns a measurement of each contender and round: seconds of a generation, and its tokens.
+
+    Args:
+      shape: of `shapes.SHAPES`.
+      batch, prompt, new: rows, tokens of each that are read, and tokens that are written.
+    Raises:
+      RunError: not as many tokens as were asked for, or one that is not the most likely.
+    """
+    model = _build(shape, prompt + new)
+    params = _initial(model)
+    rng = np.random.default_rng(0)
+    prompts = rng.integers(1, model.config.vocab_size, (batch, prompt)).astype(np.int32)
+    with tempfile.TemporaryDirectory() as folder:
+        leaves = jax.tree_util.tree_leaves_with_path(params)
+        named = {'/'.join(key.key for key in path): np.asarray(x) for path, x in leaves}
+        np.savez(pathlib.Path(folder, 'weights.npz'), **named)
+        np.savez(pathlib.Path(folder, 'prompts.npz'), prompts=prompts)
+        sizes = [f'--shape={shape}', f'--new={new}']
+        commands = {
+            _ORDEM: [sys.executable, '-m', 'benchmarks.decode', *sizes, f'--serve={folder}']
+        }
+        if importlib.util.find_spec(_TRANSFORMERS):
+            theirs = [sys.executable, '-m', 'benchmarks.torch_llama', 'decode', folder]
+            commands[_TRANSFORMERS] = [*theirs, *sizes]
+        lines = turns.take_turns(commands, rounds)
+
+    written = {line['name']: np.asarray(line.pop('tokens')) for line in lines}
+    for name, tokens in written.items():
+        if tokens.shape != (batch, new):
+            raise RunError(f'not the same work: {name} wrote {tokens.shape}')
+        below = _below_the_likeliest(model, params, prompts, tokens)
+        if below > _ROUNDING:
+            raise RunError(f'{name} wrote a token whose logit is {below} below the largest')
+    return lines
+
+
+def _build(shape: str, length: int) -> Transformer:
+    """Returns the model with a context of `length` tokens."""
+    sizes = shapes.SHAPES[shape]
+    config = base.get_config().model
+    config.update(sizes.model, scan_layers=False)
+    return Transformer(resolve(config, sizes.vocabulary, length))
+
+
+def _initial(model: Transformer) -> dict:
+    one = jnp.ones((1, 1), jnp.int32)
+    variables = jax.jit(model.init)(jax.random.key(0), one, one * 0, one)
+    return nn.meta.unbox(variables['params'])
+
+
+def _below_the_likeliest(model: Transformer, params, prompts, tokens) -> float:
+    """Returns by how much a token's logit falls short of the largest one, at most.
+
+    The logits are those of one forward pass over prompts and tokens, without a cache.
+    """
+    text = jnp.concatenate([prompts, tokens], axis=1)
+    positions = jnp.broadcast_to(jnp.arange(text.shape[1]), text.shape)
+    logits, _ = jax.jit(model.apply)({'params': params}, text, positions, jnp.ones_like(text))
+    before = logits[:, prompts.shape[1] - 1 : -1]
+    own = jnp.take_along_axis(before, tokens[..., None], axis=-1)[..., 0]
+    return float((before.max(-1) - own).max())
+
+
+def serve(folder: pathlib.Path, shape: str, new: int) -> None:
+    """Writes `new` tokens for each prompt a turn, as the contender Ordem."""
+    prompts = np.load(folder / 'prompts.npz', allow_pickle=False)['prompts'].tolist()
+    model = _build(shape, len(prompts[0]) + new)
+    weights = np.load(folder / 'weights.npz', allow_pickle=False)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, _: jnp.asarray(weights['/'.join(key.key for key in path)]),
+        jax.eval_shape(lambda: _initial(model)),
+    )
+
+    def work():
+        began = time.perf_counter()
+        tokens = generate.generate(model, params, prompts, new, Sampling(temperature=0.0))
+        return dict(seconds=time.perf_counter() - began, tokens=tokens)
+
+    work()  # compiled
+    turns.serve(work)
+
+
+def main() -> None:
+    f = flags.FLAGS
+    if f.serve:
+        return serve(pathlib.Path(f.serve), f.shape, f.new)
+    if not importlib.util.find_spec(_TRANSFORMERS):
+        print('transformers is not installed: left out (pip install -e .[reference])')
+    sizes = dict(shape=f.shape, batch=f.batch, prompt=f.prompt, new=f.new)
+    rounds = f.rounds
+    if f.quick:
+        sizes = dict(shape='tiny', batch=2, prompt=8, new=8)
+        rounds = 1
+    lines = compare(**sizes, rounds=rounds)
+    if f.out:
+        turns.keep(f.out, lines, **sizes)
+    print(turns.table(lines, lines[-1]['name']))
+
+
+if __name__ == '__main__':
+    cli.run(main)
