@@ -22,7 +22,7 @@ if __name__ == '__main__':  # above the imports that take seconds
     options.whole('new', 128, 'New tokens of each', 1, options.COUNT)
     options.whole('rounds', 5, 'Turns that count', 1, options.COUNT)
     options.path('out', '', 'A JSON line of each turn is appended to this file')
-    flags.DEFINE_string('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
+    options.path('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
     cli.parse_flags()
 
 import importlib.util
@@ -74,7 +74,7 @@ def compare(shape: str, batch: int, prompt: int, new: int, rounds: int) -> list[
             _ORDEM: [sys.executable, '-m', 'benchmarks.decode', *sizes, f'--serve={folder}']
         }
         if importlib.util.find_spec(_TRANSFORMERS):
-            theirs = [sys.executable, '-m', 'benchmarks.torch_llama', 'decode', folder]
+            theirs = [*turns.start('benchmarks.torch_llama'), 'decode', folder]
             commands[_TRANSFORMERS] = [*theirs, *sizes]
         lines = turns.take_turns(commands, rounds)
 

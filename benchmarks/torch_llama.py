@@ -1,7 +1,6 @@
 """The contender `transformers`: LlamaForCausalLM of PyTorch, with the weights of a model of Ordem.
 
-    python -m benchmarks.torch_llama train FOLDER --shape=small --steps=2
-    python -m benchmarks.torch_llama decode FOLDER --shape=small --new=128
+No command of its own: `benchmarks.train_step` and `benchmarks.decode` start it.
 
 FOLDER holds weights.npz, and rows.npz (`benchmarks.train_step`) or prompts.npz
 (`benchmarks.decode`). It imports no JAX.
@@ -113,7 +112,8 @@ def serve_decoding(folder: pathlib.Path, shape: str, new: int) -> None:
     turns.serve(work)
 
 
-if __name__ == '__main__':
+def main() -> None:
+    """Is the contender that the arguments name."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument('what', choices=['train', 'decode'])
     parser.add_argument('folder', type=pathlib.Path)

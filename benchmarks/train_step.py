@@ -19,7 +19,7 @@ if __name__ == '__main__':  # above the imports that take seconds
     options.whole('rounds', 5, 'Turns that count', 1, options.COUNT)
     options.whole('steps', 2, 'Steps a turn', 1, options.COUNT)
     options.path('out', '', 'A JSON line of each turn is appended to this file')
-    flags.DEFINE_string('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
+    options.path('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
     cli.parse_flags()
 
 import importlib.util
@@ -59,7 +59,7 @@ def compare(shape: str, others: list[str], rounds: int, steps: int) -> list[dict
             _ORDEM: [sys.executable, '-m', 'benchmarks.train_step', *sizes, f'--serve={folder}']
         }
         for name in others:
-            torch = [sys.executable, '-m', 'benchmarks.torch_llama', 'train', folder]
+            torch = [*turns.start('benchmarks.torch_llama'), 'train', folder]
             commands[name] = [*torch, *sizes, *_OTHERS[name]]
         lines = turns.take_turns(commands, rounds)
 

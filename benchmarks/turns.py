@@ -46,6 +46,11 @@ def take_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> list[dict]
     return lines
 
 
+def start(module: str) -> list[str]:
+    """Returns a command that runs `main` of a module which is no command of its own."""
+    return [sys.executable, '-c', f'from {module} import main; main()']
+
+
 @contextlib.contextmanager
 def _start(command: Sequence[str]):
     with subprocess.Popen(

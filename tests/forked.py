@@ -32,6 +32,7 @@ import types
 import warnings
 
 _IMPORTS = ('jax', 'flax.linen', 'optax', 'orbax.checkpoint', 'sentencepiece')
+_START = subprocess.Popen  # a test may put the class below in its place
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER of prctl(2): orphaned descendants become one's children
 _PLAIN = {
     **dict(executable=None, preexec_fn=None, pass_fds=(), shell=False, umask=-1),
@@ -89,7 +90,7 @@ def _start_template() -> socket.socket:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     root = pathlib.Path(__file__).parents[1]
     command = [sys.executable, '-m', 'tests.forked']
-    process = subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, cwd=root)
+    process = _START(command, stdin=theirs, stdout=subprocess.DEVNULL, cwd=root)
     theirs.close()
     atexit.register(lambda: (ours.close(), process.wait()))
     return ours

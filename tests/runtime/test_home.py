@@ -24,7 +24,18 @@ GOLDEN = pathlib.Path('tests/golden/format_1').resolve()
 TEXT = pathlib.Path('tests/golden/text.txt').resolve()
 # Flags and fields for text that is no path. What is new is named here, or defined as a path.
 NO_PATHS = {
-    *('prompt', 'stop', 'name', 'zone', 'project', 'type', 'runtime_version', 'commit', 'worker'),
+    *(
+        'prompt',
+        'stop',
+        'name',
+        'zone',
+        'project',
+        'type',
+        'runtime_version',
+        'commit',
+        'contenders',
+        'worker',
+    ),
     *('coordinator', 'by', 'pooling', 'text_field', 'language', 'poolings', 'tune', 'topology'),
     *('programs', 'only', 'time', 'partition', 'account', 'cluster', 'image', 'positions'),
     *('kernels', 'arm', 'task', 'on_broken', 'system'),
