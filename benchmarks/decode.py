@@ -12,20 +12,17 @@ a forward pass without a cache. Contenders: Ordem, `apps.generate` without its s
 
 from absl import flags
 
+from benchmarks import turns
 from runtime import cli, options
 
 if __name__ == '__main__':  # above the imports that take seconds
-    flags.DEFINE_enum('shape', 'small', ['tiny', 'small', '124m'], 'Sizes (benchmarks/shapes.py)')
+    turns.define_flags()
     flags.DEFINE_bool('quick', False, 'The same work at the smallest sizes, in a few seconds')
     options.whole('batch', 1, 'Prompts at a time', 1, options.COUNT)
     options.whole('prompt', 64, 'Tokens of a prompt', 1, options.COUNT)
     options.whole('new', 128, 'New tokens of each', 1, options.COUNT)
-    options.whole('rounds', 5, 'Turns that count', 1, options.COUNT)
-    options.path('out', '', 'A JSON line of each turn is appended to this file')
-    options.path('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
     cli.parse_flags()
 
-import importlib.util
 import pathlib
 import sys
 import tempfile
@@ -36,16 +33,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from benchmarks import shapes, turns
+from benchmarks import shapes, weights
 from configs import base
 from model import generate
 from model.config import resolve
 from model.sampling import Sampling
 from model.transformer import Transformer
 from runtime.errors import RunError
-
-_ORDEM = 'ordem'
-_TRANSFORMERS = 'transformers'
 
 # A token's logit may be so far below the largest one of the forward pass: rounding of float32.
 _ROUNDING = 1e-3
@@ -65,17 +59,14 @@ def compare(shape: str, batch: int, prompt: int, new: int, rounds: int) -> list[
     rng = np.random.default_rng(0)
     prompts = rng.integers(1, model.config.vocab_size, (batch, prompt)).astype(np.int32)
     with tempfile.TemporaryDirectory() as folder:
-        leaves = jax.tree_util.tree_leaves_with_path(params)
-        named = {'/'.join(key.key for key in path): np.asarray(x) for path, x in leaves}
-        np.savez(pathlib.Path(folder, 'weights.npz'), **named)
-        np.savez(pathlib.Path(folder, 'prompts.npz'), prompts=prompts)
+        weights.write(pathlib.Path(folder), params, prompts=prompts)
         sizes = [f'--shape={shape}', f'--new={new}']
         commands = {
-            _ORDEM: [sys.executable, '-m', 'benchmarks.decode', *sizes, f'--serve={folder}']
+            turns.ORDEM: [sys.executable, '-m', 'benchmarks.decode', *sizes, f'--serve={folder}']
         }
-        if importlib.util.find_spec(_TRANSFORMERS):
+        if turns.has_transformers():
             theirs = [*turns.start('benchmarks.torch_llama'), 'decode', folder]
-            commands[_TRANSFORMERS] = [*theirs, *sizes]
+            commands[turns.TRANSFORMERS] = [*theirs, *sizes]
         lines = turns.take_turns(commands, rounds)
 
     written = {line['name']: np.asarray(line.pop('tokens')) for line in lines}
@@ -117,13 +108,9 @@ def _below_the_likeliest(model: Transformer, params, prompts, tokens) -> float:
 
 def serve(folder: pathlib.Path, shape: str, new: int) -> None:
     """Writes `new` tokens for each prompt a turn, as the contender Ordem."""
-    prompts = np.load(folder / 'prompts.npz', allow_pickle=False)['prompts'].tolist()
+    prompts = np.load(folder / 'inputs.npz', allow_pickle=False)['prompts'].tolist()
     model = _build(shape, len(prompts[0]) + new)
-    weights = np.load(folder / 'weights.npz', allow_pickle=False)
-    params = jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.asarray(weights['/'.join(key.key for key in path)]),
-        jax.eval_shape(lambda: _initial(model)),
-    )
+    params = weights.read(folder, jax.eval_shape(lambda: _initial(model)))
 
     def work():
         began = time.perf_counter()
@@ -138,8 +125,6 @@ def main() -> None:
     f = flags.FLAGS
     if f.serve:
         return serve(pathlib.Path(f.serve), f.shape, f.new)
-    if not importlib.util.find_spec(_TRANSFORMERS):
-        print('transformers is not installed: left out (pip install -e .[reference])')
     sizes = dict(shape=f.shape, batch=f.batch, prompt=f.prompt, new=f.new)
     rounds = f.rounds
     if f.quick:

@@ -2,8 +2,7 @@
 
 No command of its own: `benchmarks.train_step` and `benchmarks.decode` start it.
 
-FOLDER holds weights.npz, and rows.npz (`benchmarks.train_step`) or prompts.npz
-(`benchmarks.decode`). It imports no JAX.
+What it is given is in a folder (`benchmarks/weights.py`). It imports no JAX.
 """
 
 import argparse
@@ -62,7 +61,7 @@ def load(folder: pathlib.Path, shape: str) -> transformers.LlamaForCausalLM:
 
 def serve_training(folder: pathlib.Path, shape: str, steps: int, compiled: bool) -> None:
     """Takes `steps` train steps a turn."""
-    rows = np.load(folder / 'rows.npz', allow_pickle=False)
+    rows = np.load(folder / 'inputs.npz', allow_pickle=False)
     tokens = torch.tensor(rows['tokens'].astype(np.int64))
     targets = torch.tensor(rows['targets'].astype(np.int64)).reshape(-1)
     model = load(folder, shape).train()
@@ -96,7 +95,7 @@ def serve_training(folder: pathlib.Path, shape: str, steps: int, compiled: bool)
 def serve_decoding(folder: pathlib.Path, shape: str, new: int) -> None:
     """Writes `new` tokens for each prompt a turn, greedily."""
     prompts = torch.tensor(
-        np.load(folder / 'prompts.npz', allow_pickle=False)['prompts'].astype(np.int64)
+        np.load(folder / 'inputs.npz', allow_pickle=False)['prompts'].astype(np.int64)
     )
     model = load(folder, shape).eval()
     settings = dict(max_new_tokens=new, min_new_tokens=new, do_sample=False, pad_token_id=0)

@@ -11,18 +11,15 @@ comes; `compiled`, the same under torch.compile. Those that are not installed ar
 
 from absl import flags
 
+from benchmarks import turns
 from runtime import cli, options
 
 if __name__ == '__main__':  # above the imports that take seconds
-    flags.DEFINE_enum('shape', 'small', ['tiny', 'small', '124m'], 'Sizes (benchmarks/shapes.py)')
+    turns.define_flags()
     flags.DEFINE_list('contenders', ['transformers'], 'Beside Ordem: transformers, compiled')
-    options.whole('rounds', 5, 'Turns that count', 1, options.COUNT)
     options.whole('steps', 2, 'Steps a turn', 1, options.COUNT)
-    options.path('out', '', 'A JSON line of each turn is appended to this file')
-    options.path('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
     cli.parse_flags()
 
-import importlib.util
 import pathlib
 import sys
 import tempfile
@@ -32,7 +29,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import shapes, turns
+from benchmarks import shapes, weights
 from benchmarks.rows import random_rows
 from configs import base
 from model.config import resolve
@@ -42,8 +39,7 @@ from train import mesh as meshes, step as steps
 from train.losses import TokenLoss
 from train.optimizer import make_optimizer
 
-_ORDEM = 'ordem'
-_OTHERS = {'transformers': [], 'compiled': ['--compile']}
+_OTHERS = {turns.TRANSFORMERS: [], 'compiled': ['--compile']}
 
 
 def compare(shape: str, others: list[str], rounds: int, steps: int) -> list[dict]:
@@ -53,10 +49,18 @@ def compare(shape: str, others: list[str], rounds: int, steps: int) -> list[dict
       RunError: first losses that differ, so that not the same work was compared.
     """
     with tempfile.TemporaryDirectory() as folder:
-        write_weights(shape, pathlib.Path(folder))
+        state, _, batch = _build(shape)
+        inputs = {name: np.asarray(batch[name]) for name in ('tokens', 'targets')}
+        weights.write(pathlib.Path(folder), state['params'], **inputs)
         sizes = [f'--shape={shape}', f'--steps={steps}']
         commands = {
-            _ORDEM: [sys.executable, '-m', 'benchmarks.train_step', *sizes, f'--serve={folder}']
+            turns.ORDEM: [
+                sys.executable,
+                '-m',
+                'benchmarks.train_step',
+                *sizes,
+                f'--serve={folder}',
+            ]
         }
         for name in others:
             torch = [*turns.start('benchmarks.torch_llama'), 'train', folder]
@@ -65,13 +69,13 @@ def compare(shape: str, others: list[str], rounds: int, steps: int) -> list[dict
 
     losses = {line['name']: line['first_loss'] for line in lines}
     for name, loss in losses.items():
-        if abs(loss - losses[_ORDEM]) > 1e-3:
+        if abs(loss - losses[turns.ORDEM]) > 1e-3:
             raise RunError(f'not the same work: first losses {losses}')
     return lines
 
 
 def _build(shape: str):
-    """Returns the mesh, the state and its shardings, the train step, and the batch on the mesh."""
+    """Returns the first state, the train step, and the batch on the device."""
     sizes = shapes.SHAPES[shape]
     config = base.get_config()
     config.model.update(sizes.model)
@@ -82,15 +86,6 @@ def _build(shape: str):
     step = steps.make_step(model, optimizer, TokenLoss(), mesh, shardings)
     rows = random_rows(sizes.vocabulary, sizes.rows, sizes.length)
     return state, step, meshes.to_devices(mesh, rows, sizes.rows)
-
-
-def write_weights(shape: str, folder: pathlib.Path) -> None:
-    """Writes the initial parameters, by path, and the rows, for contenders that read no JAX."""
-    state, _, batch = _build(shape)
-    leaves = jax.tree_util.tree_leaves_with_path(state['params'])
-    named = {'/'.join(key.key for key in path): np.asarray(x) for path, x in leaves}
-    np.savez(folder / 'weights.npz', **named)
-    np.savez(folder / 'rows.npz', tokens=batch['tokens'], targets=batch['targets'])
 
 
 def serve(shape: str, count: int) -> None:
@@ -118,13 +113,12 @@ def main() -> None:
         if name not in _OTHERS:
             raise RunError(f'--contenders={name}: expected some of {", ".join(_OTHERS)}')
     others = f.contenders
-    if others and not importlib.util.find_spec('transformers'):
-        print('transformers is not installed: left out (pip install -e .[reference])')
+    if others and not turns.has_transformers():
         others = []
     lines = compare(f.shape, others, f.rounds, f.steps)
     if f.out:
         turns.keep(f.out, lines, shape=f.shape)
-    print(turns.table(lines, others[0] if others else _ORDEM))
+    print(turns.table(lines, others[0] if others else turns.ORDEM))
 
 
 if __name__ == '__main__':

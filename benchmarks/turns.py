@@ -16,9 +16,32 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 
+from absl import flags
+
+from benchmarks.shapes import SHAPES
+from runtime import options
 from runtime.system import available_cpus, package_versions
 
-PACKAGES = ('jax', 'jaxlib', 'flax', 'torch', 'transformers')
+flags.disclaim_key_flags()  # `--help` shows flags with the command that asked for them
+
+ORDEM, TRANSFORMERS = 'ordem', 'transformers'  # contenders
+PACKAGES = ('jax', 'jaxlib', 'flax', 'torch', TRANSFORMERS)
+
+
+def define_flags() -> None:
+    """Defines the flags that these benchmarks share."""
+    flags.DEFINE_enum('shape', 'small', [*SHAPES], 'Sizes (benchmarks/shapes.py)')
+    options.whole('rounds', 5, 'Turns that count', 1, options.COUNT)
+    options.path('out', '', 'A JSON line of each turn is appended to this file')
+    options.path('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
+
+
+def has_transformers() -> bool:
+    """Returns whether transformers is installed, and says so where it is not."""
+    if importlib.util.find_spec(TRANSFORMERS):
+        return True
+    print('transformers is not installed: left out (pip install -e .[reference])')
+    return False
 
 
 def take_turns(commands: Mapping[str, Sequence[str]], rounds: int) -> list[dict]:
@@ -79,8 +102,10 @@ def serve(work, **ready) -> None:
 
 def keep(path: str, lines: list[dict], **facts) -> None:
     """Appends measurements to a file, a JSON line each, with what they were measured on."""
+    # Where lines are kept is no part of what was measured.
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith('--out')]
     facts |= dict(
-        command=' '.join([pathlib.Path(sys.argv[0]).stem, *sys.argv[1:]]),
+        command=' '.join([pathlib.Path(sys.argv[0]).stem, *arguments]),
         device=_processor(),
         threads=available_cpus(),
         versions=package_versions(*filter(importlib.util.find_spec, PACKAGES)),
