@@ -27,7 +27,6 @@ _MARKS = {
     codecs.BOM_UTF16_LE: 'utf-16-le',
     codecs.BOM_UTF16_BE: 'utf-16-be',
 }
-_SURROGATE = re.compile('[\ud800-\udfff]')  # half of a pair: JSON can spell it, UTF-8 cannot
 _LOOKED_AT = 1 << 12  # bytes by which an encoding without a mark is told
 # Controls that no text needs; it has bell, backspace, tab, line ends, form feed and escape.
 _CONTROLS = bytes({*range(32)} - {7, 8, 9, 10, 11, 12, 13, 27})
@@ -74,7 +73,11 @@ def fault(text) -> str:
         return 'empty document'
     if '\0' in text:
         return f'NUL, which no text has, at character {text.index(chr(0))}'
-    return 'half of a surrogate pair, which is no character' if _SURROGATE.search(text) else ''
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return 'half of a surrogate pair, which is no character'
+    return ''
 
 
 def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> str:
