@@ -240,7 +240,7 @@ def _choose_kernel(
         return 'reference', f'no kernel is faster on {backend} for {length} tokens'
 
     # What cannot be carried falls back to the reference, never to a wrong result.
-    refusals = []
+    refusals: list[str] = []
     for kernel in candidates:
         why = find_refusal(
             kernel,
