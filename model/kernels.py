@@ -259,6 +259,17 @@ def _choose_kernel(
     return 'reference', '; '.join(refusals)
 
 
+def choose_kernel_of_prompt(
+    config: 'ModelConfig', encoding: 'PositionalEncoding', length: int
+) -> str:
+    """Returns the kernel for a prompt, padded to `length`, the first of its cache.
+
+    It is that of training, and the reference where that one does not take the length.
+    """
+    kernel, _ = choose_kernel(config, encoding, length)
+    return 'reference' if length % _LENGTH_MULTIPLES.get(kernel, 1) else kernel
+
+
 def choose_context_path(config: 'ModelConfig', encoding: 'PositionalEncoding') -> tuple[str, str]:
     """Returns how attention crosses the `context` axis, and why, for the log.
 

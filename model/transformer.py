@@ -14,7 +14,7 @@ from model.attention import Attention, Cache, Parameters, TokenLayout
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.kernels import stored
-from model.layers import Bag, FeedForward, Norm, dropout, fan_in, multiply
+from model.layers import Bag, FeedForward, Norm, dropout, fan_in, multiply, widen
 from model.positions import EncodingInputs, PositionalEncoding
 from model.sharding import (
     constrain,
@@ -162,8 +162,9 @@ class Transformer(nn.Module):
             with_axes(nn.initializers.normal(cfg.width**-0.5), ('vocab', 'embed')),
             (cfg.vocab_size, cfg.width),
             jnp.dtype(cfg.param_dtype),
-        ).astype(cfg.dtype)
-        x_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
+        )
+        scale_Vx1: jax.Array | None = self.get_variable('params', 'embedding_scale')
+        x_BxTxD = look_up(table_VxD, scale_Vx1, tokens, cfg.dtype)
         if cfg.scale_embedding:  # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
             x_BxTxD = x_BxTxD * jnp.asarray(cfg.width**0.5, x_BxTxD.dtype)
 
@@ -200,7 +201,7 @@ class Transformer(nn.Module):
 
         # 5. Logits, unless the caller makes them itself, as the loss does in chunks (`unembed`).
         if cfg.tied:
-            output = constrain(table_VxD, 'vocab', None)
+            output = constrain(widen(table_VxD, scale_Vx1, cfg.dtype), 'vocab', None)
         else:
             shape = (cfg.width, cfg.vocab_size)
             init = fan_in(1.0, 'fan_in', 'normal')
@@ -264,13 +265,17 @@ class Transformer(nn.Module):
         ids = own_context_part(k_ids, 1)
 
         # Where ids count up with the columns, distances are the same for all rows, which saves an
-        # array [B,T,S]. With a cache the keys are those of all its columns.
+        # array [B,T,S]. With a cache the keys are those of all its columns, unless it was empty.
         changes_ids = any('position_ids' in part.enters() for part in cfg.parts)
-        consecutive = cache is None and context_parts() == 1 and not changes_ids
+        has_earlier = cache is not None and bool(cache['layers'][0])
+        consecutive = not has_earlier and context_parts() == 1 and not changes_ids
         column = None
+        columns = 0
         if cache is not None:
             column = cache['column']
+            columns = cache['segment_ids'].shape[1]
             cache = _enter(cache, positions, ids, segment_ids)
+        if cache is not None and has_earlier:
             k_positions = cache['positions']
             k_segment_ids = cache['segment_ids']
             k_ids = cache['ids']
@@ -288,6 +293,7 @@ class Transformer(nn.Module):
             draw_keys=draw_keys,
             batch_key=batch_key,
             column=column,
+            columns=columns,
         )
         return layout, cache
 
@@ -341,11 +347,22 @@ def make_row_keys(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl='threefry2x32'), rows)
 
 
+def look_up(table_VxD: jax.Array, scale_Vx1: jax.Array | None, tokens: jax.Array, dtype):
+    """Returns the vectors of tokens [B,T], [B,T,D]; of a table in int8 only these are widened."""
+    if scale_Vx1 is None:
+        return jnp.take(constrain(table_VxD.astype(dtype), None, None), tokens, axis=0)
+    rows_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
+    return widen(rows_BxTxD, jnp.take(scale_Vx1, tokens, axis=0), dtype)
+
+
 def output_matrix(config: ModelConfig, params) -> jax.Array:
     """Returns the matrix of the logits, in the dtype of computation and gathered over `fsdp`."""
     if config.tied:
-        return constrain(params['embedding'].astype(config.dtype), 'vocab', None)
-    return constrain(params['output']['kernel'].astype(config.dtype), None, 'vocab')
+        table_VxD = widen(params['embedding'], params.get('embedding_scale'), config.dtype)
+        return constrain(table_VxD, 'vocab', None)
+    weight = params['output']
+    output_DxV = widen(weight['kernel'], weight.get('kernel_scale'), config.dtype)
+    return constrain(output_DxV, None, 'vocab')
 
 
 def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
