@@ -276,6 +276,7 @@ MODEL = group(
             xla='',
             cudnn='',
             splash='',
+            tiles='a bias of distances inside the tiles of a kernel for TPUs',
         ),
         child='free',
     ),

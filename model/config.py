@@ -38,7 +38,7 @@ class ModelConfig:
     param_dtype: Floats
     scan_layers: bool
     remat: Literal['none', 'full', 'attention', 'minimal']
-    attention: Literal['auto', 'reference', 'blocks', 'xla', 'cudnn', 'splash']
+    attention: Literal['auto', 'reference', 'blocks', 'xla', 'cudnn', 'splash', 'tiles']
     context_attention: Literal['auto', 'ring', 'gather']
     encodings: tuple[PositionalEncoding, ...]
 
