@@ -4,10 +4,10 @@
     python -m benchmarks.tokenizing --files=one --out=benchmarks/results/tokenizing.jsonl
     python -m benchmarks.tokenizing --quick
 
-Contenders, of the same text and model: Ordem, which reads files, looks for equal documents, tokenizes
-and writes the store; `sentencepiece`, `encode(texts, num_threads=...)` of texts that are in memory
-already, whose tokens must be the same; `lines`, the same of all lines, which are more to do in
-parallel (a unigram model rounds otherwise there, so tokens may differ).
+Contenders, of the same text and model: Ordem, which reads files, looks for equal documents,
+tokenizes and writes the store; `sentencepiece`, `encode(texts, num_threads=...)` of texts that are
+in memory already, whose tokens must be the same; `lines`, the same of all lines, which are more to
+do in parallel (a unigram model rounds otherwise there, so tokens may differ).
 """
 
 from absl import flags
