@@ -9,11 +9,11 @@ from data.cache import stable_hash
 from evals.html import page
 from runtime.errors import RunError
 from runtime.run_dir import write_atomically
-from studies.claims import knowledge, recency
+from studies.claims import knowledge, meaning, recency
 from studies.claims.frame import ClaimCell, Finding
 from studies.records import FILE, read_records
 
-MODULES = dict(knowledge=knowledge, recency=recency)  # by config.claim
+MODULES = dict(knowledge=knowledge, meaning=meaning, recency=recency)  # by config.claim
 
 _NOT_OF_A_CELL = ('title', 'hours', 'seeds', 'more_seeds')
 
