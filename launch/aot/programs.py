@@ -343,8 +343,15 @@ def squares(program: hlo.Program, length: int) -> list[str]:
     return sorted({f'{shape.dtype}[{",".join(map(str, shape.dims))}]' for shape in shapes})
 
 
-def generation(
-    config, chip: Chip, device, name: str, batch: int, context: int, chunk: int = 32
+def generation(  # noqa: PLR0913  (each is a flag, but the last)
+    config,
+    chip: Chip,
+    device,
+    name: str,
+    batch: int,
+    context: int,
+    weights: str = 'as_computed',
+    chunk: int = 32,
 ) -> dict:
     """Returns the summary of prefill or decode, parameters in the computation's type.
 
@@ -364,7 +371,7 @@ def generation(
     def init():
         one = jnp.ones((1, 1), jnp.int32)
         variables = model.init(jax.random.key(0), one, one * 0, one, one)
-        return generate.cast_weights(model, nn.meta.unbox(variables['params']))
+        return generate.narrow_weights(model, nn.meta.unbox(variables['params']), weights)[1]
 
     def prefill(params, tokens, lengths):
         return generate.prefill.__wrapped__(model, params, tokens, lengths, context)
