@@ -326,6 +326,8 @@ def describe_kernels(config: 'ModelConfig', context: int = 1) -> list[str]:
 
     `context`: size of that axis of the mesh.
     """
+    if config.mixing != 'attention':
+        return [f'no attention (config.model.mixing is {config.mixing!r})']
     choose = choose_context_path if context > 1 else choose_kernel
     lines = []
     for encoding in config.distinct:

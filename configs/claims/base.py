@@ -22,7 +22,27 @@ RECENCY = group(
     invented=field(40, 'countries that do not exist, half of them told of', count(2, 80)),
 )
 
-CLAIMS = dict(recency=RECENCY)
+KNOWLEDGE = group(
+    'Biographies, and questions about them.',
+    people=field(300, 'half of whom are asked about in post-training', count(4, MANY)),
+    lists=field('', 'folder of lists of names, cities and so on; empty: made ones', path='one'),
+    seq_len=field(128, 'tokens of a row', count(16, MANY)),
+    batch_size=field(16, 'rows of a step', count(1, MANY)),
+    read_steps=field(1500, 'of pretraining', _STEPS),
+    read_lr=field(2e-3, 'its learning rate', Range(0, 1e3, open='low')),
+    answer_steps=field(300, 'of post-training', _STEPS),
+    answer_lr=field(6e-4, 'its learning rate', Range(0, 1e3, open='low')),
+)
+
+MEANING = group(
+    'A model that is looked at as it learns.',
+    steps=field(2400, 'of training', _STEPS),
+    looks=field(
+        16, 'checkpoints of it, of which the 1st, 2nd, 4th ... are looked at', count(1, 64)
+    ),
+)
+
+CLAIMS = dict(knowledge=KNOWLEDGE, meaning=MEANING, recency=RECENCY)
 
 SCHEMA = group(
     'A claim.',

@@ -7,20 +7,25 @@ from ml_collections import ConfigDict
 
 from data.cache import stable_hash
 from evals.html import page
+from runtime import schema
 from runtime.errors import RunError
 from runtime.run_dir import write_atomically
-from studies.claims import recency
+from studies.cells import drop_field
+from studies.claims import knowledge, meaning, recency
 from studies.claims.frame import ClaimCell, Finding
 from studies.records import FILE, read_records
 
-MODULES = dict(recency=recency)  # by config.claim
+MODULES = dict(knowledge=knowledge, meaning=meaning, recency=recency)  # by config.claim
 
+_FIRST = 4  # revision of the fields when the first claim was measured
 _NOT_OF_A_CELL = ('title', 'hours', 'seeds', 'more_seeds')
 
 
 def key(config, cell: ClaimCell) -> str:
     """Returns the key of everything that determines the record of a cell, hexadecimal."""
     parts = {name: x for name, x in config.to_dict().items() if name not in _NOT_OF_A_CELL}
+    for name, value in schema.younger(_FIRST).items():  # as it was meant before
+        drop_field(parts, name.split('.'), value)
     return stable_hash([MODULES[config.claim].VERSION, parts, cell.arm, cell.seed])[:16]
 
 
