@@ -34,7 +34,15 @@ KNOWLEDGE = group(
     answer_lr=field(6e-4, 'its learning rate', Range(0, 1e3, open='low')),
 )
 
-CLAIMS = dict(knowledge=KNOWLEDGE, recency=RECENCY)
+MEANING = group(
+    'A model that is looked at as it learns.',
+    steps=field(2400, 'of training', _STEPS),
+    looks=field(
+        16, 'checkpoints of it, of which the 1st, 2nd, 4th ... are looked at', count(1, 64)
+    ),
+)
+
+CLAIMS = dict(knowledge=KNOWLEDGE, meaning=MEANING, recency=RECENCY)
 
 SCHEMA = group(
     'A claim.',
