@@ -15,6 +15,7 @@ from model.config import ModelConfig
 from model.errors import ModelError
 from model.kernels import stored
 from model.layers import Bag, FeedForward, Norm, dropout, fan_in, multiply, widen
+from model.mixing import WindowMixing
 from model.positions import EncodingInputs, PositionalEncoding
 from model.sharding import (
     constrain,
@@ -29,7 +30,10 @@ CacheState = dict[str, Any]
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm)."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm).
+
+    `config.mixing` may put something else in attention's place, or nothing.
+    """
 
     config: ModelConfig
     encoding: PositionalEncoding
@@ -47,11 +51,16 @@ class Block(nn.Module):
         cfg = self.config
 
         # Each dropout of the model has a number of its own: 0 is the embedding's.
-        y_BxTxD = Norm(cfg.norm, name='attention_norm')(x_BxTxD)
-        attention = Attention(cfg, self.encoding, name='attention')
-        y_BxTxD, cache = attention(y_BxTxD, layout, shared, cache, layer)
-        y_BxTxD = dropout(y_BxTxD, cfg.dropout, layout.row_keys, 2 * layer + 1)
-        x_BxTxD = constrain(x_BxTxD + y_BxTxD, 'batch', None, None)
+        if cfg.mixing != 'none':
+            if cfg.mixing == 'attention':
+                y_BxTxD = Norm(cfg.norm, name='attention_norm')(x_BxTxD)
+                attention = Attention(cfg, self.encoding, name='attention')
+                y_BxTxD, cache = attention(y_BxTxD, layout, shared, cache, layer)
+            else:
+                y_BxTxD = Norm(cfg.norm, name='mixing_norm')(x_BxTxD)
+                y_BxTxD, cache = WindowMixing(cfg, name='mixing')(y_BxTxD, layout, cache)
+            y_BxTxD = dropout(y_BxTxD, cfg.dropout, layout.row_keys, 2 * layer + 1)
+            x_BxTxD = constrain(x_BxTxD + y_BxTxD, 'batch', None, None)
 
         y_BxTxD = Norm(cfg.norm, name='feed_forward_norm')(x_BxTxD)
         y_BxTxD = FeedForward(cfg, name='feed_forward')(y_BxTxD)
