@@ -72,6 +72,7 @@ def collect_facts(run: Run, prompt: str) -> dict:
             'width': model.width,
             'parameters': sum(x.size for x in jax.tree.leaves(walk.params)),
             'positions': config.model.positions,
+            'mixing': model.mixing,
         },
     }
     after = {**facts['swaps']['unchanged'], 'run': _name(run), 'template': walk.in_template}

@@ -130,7 +130,7 @@ def observe(model: Transformer, params, tokens: jax.Array, length: jax.Array, wo
       arrays of the last T = min(P, DRAWN) tokens: 'start', the first of them; 'ids' [P], those that
       encodings see; 'vectors' [T,D] of the table; 'neighbours' and 'cosines' [T,NEIGHBOURS];
       'added' {scope: [T,D]}, what encodings add to an embedding of zeros; 'layers', of each layer
-      'weights' and 'bare' [H,T,T], attention with its encoding and without, 'bias' [H,T,T] or None,
+      with attention 'weights' and 'bare' [H,T,T], attention with its encoding and without, 'bias' [H,T,T] or None,
       'ids' [P], 'turns' (`Watched._probe`); 'guesses' and 'shares' [L+1,T,GUESSES], the likeliest
       next tokens after the embedding and after each layer; 'logits' [V] of the last token.
     """
@@ -161,8 +161,8 @@ def observe(model: Transformer, params, tokens: jax.Array, length: jax.Array, wo
         return outputs
 
     watched = tuple(
-        Watched(encoding, i, params[f'layer_{i}']['attention'].get('positions'), cfg, logs[i])
-        for i, encoding in enumerate(cfg.encodings)
+        Watched(encoding, i, params[f'layer_{i}'].get('attention', {}).get('positions'), cfg, log)
+        for i, (encoding, log) in enumerate(zip(cfg.encodings, logs))
     )
     seen = dataclasses.replace(cfg, encodings=watched, attention='reference', remat='none')
     with nn.intercept_methods(watch):
@@ -197,7 +197,7 @@ def observe(model: Transformer, params, tokens: jax.Array, length: jax.Array, wo
         'neighbours': neighbours,
         'cosines': cosines,
         'added': added,
-        'layers': [_layer_arrays(log, cut) for log in logs],
+        'layers': [_layer_arrays(log, cut) for log in logs if log],
         'guesses': jnp.stack([tokens for _, tokens in guesses]),
         'shares': jnp.stack([shares for shares, _ in guesses]),
         'logits': logits[0, length - 1],
@@ -430,15 +430,16 @@ class Walk:
         groups: list[dict] = []
         for encoding in cfg.distinct:
             layers = [i for i, other in enumerate(cfg.encodings) if other is encoding]
-            first = arrays['layers'][layers[0]]
             enters = [place for place in ENTERS if place in encoding.enters()]
+            attention = arrays['layers'][layers[0] : layers[0] + 1]
+            turns = attention[0]['turns'] if attention else None
             groups.append(
                 {
                     'layers': layers,
                     'title': encoding.spec.title,
                     'source': encoding.spec.source,
                     'enters': enters,
-                    'turns': find_turns(first['turns'], slice(start, length)),
+                    'turns': find_turns(turns, slice(start, length)),
                 }
             )
 

@@ -184,6 +184,14 @@ def test_what_encodings_do():
         np.testing.assert_allclose(rows[-1], -slope * np.arange(length)[::-1], rtol=0, atol=1e-3)
 
 
+def test_a_model_without_attention():
+    """Catches a page that needs attention: guesses, swaps and added vectors are still told."""
+    _, facts = followed('learned', mixing='none')
+    assert facts['attention'] == [] and facts['positions']['change'] == []
+    assert len(facts['guesses']) == 3 and len(facts['positions']['added']) == 1
+    assert facts['positions']['groups'][0]['turns'] is None and facts['swaps']['swapped']
+
+
 def test_turns_are_read_off_any_layout():
     """Catches pairs that are found for one layout alone, lengths that are not seen, and an angle of
     what is no turn."""
