@@ -28,6 +28,9 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *XLA_FLAGS])
 os.environ['JAX_PLATFORMS'] = os.environ.get('ORDEM_TEST_PLATFORM', 'cpu')
 
+# Programs do not say which lines they are of: they are traced and compiled a little faster.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
+
 # On a GPU products are exact, and several processes share it.
 if os.environ['JAX_PLATFORMS'] != 'cpu':
     os.environ.update(JAX_DEFAULT_MATMUL_PRECISION='float32', XLA_PYTHON_CLIENT_PREALLOCATE='false')
