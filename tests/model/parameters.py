@@ -20,6 +20,7 @@ def draw(model, seed: int = 3):
         if not is_encoding and names[-1] == 'scale':
             return jnp.asarray(np.ones(x.shape), x.dtype)
         size = 2 if is_encoding else 1.5
-        return jnp.asarray(rng.normal(size=x.shape) * x.shape[0] ** -0.5 * size, x.dtype)
+        summed = x.shape[names[0] == 'layers']  # scanned layers lie side by side on axis 0
+        return jnp.asarray(rng.normal(size=x.shape) * summed**-0.5 * size, x.dtype)
 
     return jax.tree_util.tree_map_with_path(value, nn.meta.unbox(variables['params']))
