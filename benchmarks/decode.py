@@ -21,6 +21,12 @@ if __name__ == '__main__':  # above the imports that take seconds
     options.whole('batch', 1, 'Prompts at a time', 1, options.COUNT)
     options.whole('prompt', 64, 'Tokens of a prompt', 1, options.COUNT)
     options.whole('new', 128, 'New tokens of each', 1, options.COUNT)
+    flags.DEFINE_enum(
+        'weights',
+        'as_computed',
+        ['as_computed', 'bfloat16', 'int8'],
+        'How Ordem keeps matrices, as in apps.generate',
+    )
     cli.parse_flags()
 
 import pathlib
@@ -33,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from benchmarks import shapes, weights
+from benchmarks import shapes, weights as weight_files
 from configs import base
 from model import generate
 from model.config import resolve
@@ -41,16 +47,20 @@ from model.sampling import Sampling
 from model.transformer import Transformer
 from runtime.errors import RunError
 
-# A token's logit may be so far below the largest one of the forward pass: rounding of float32.
-_ROUNDING = 1e-3
+# A token's logit may be so far below the largest one of the forward pass: rounding of float32, and
+# of narrow weights.
+_ROUNDING = dict(as_computed=1e-3, bfloat16=0.1, int8=1.0)
 
 
-def compare(shape: str, batch: int, prompt: int, new: int, rounds: int) -> list[dict]:
+def compare(
+    shape: str, batch: int, prompt: int, new: int, rounds: int, weights: str = 'as_computed'
+) -> list[dict]:
     """Returns a measurement of each contender and round: seconds of a generation, and its tokens.
 
     Args:
       shape: of `shapes.SHAPES`.
       batch, prompt, new: rows, tokens of each that are read, and tokens that are written.
+      weights: how Ordem keeps matrices, of `generate.WEIGHTS`.
     Raises:
       RunError: not as many tokens as were asked for, or one that is not the most likely.
     """
@@ -59,10 +69,13 @@ def compare(shape: str, batch: int, prompt: int, new: int, rounds: int) -> list[
     rng = np.random.default_rng(0)
     prompts = rng.integers(1, model.config.vocab_size, (batch, prompt)).astype(np.int32)
     with tempfile.TemporaryDirectory() as folder:
-        weights.write(pathlib.Path(folder), params, prompts=prompts)
+        weight_files.write(pathlib.Path(folder), params, prompts=prompts)
         sizes = [f'--shape={shape}', f'--new={new}']
         commands = {
-            turns.ORDEM: [sys.executable, '-m', 'benchmarks.decode', *sizes, f'--serve={folder}']
+            turns.ORDEM: [
+                *(sys.executable, '-m', 'benchmarks.decode', *sizes),
+                *(f'--weights={weights}', f'--serve={folder}'),
+            ]
         }
         if turns.has_transformers():
             theirs = [*turns.start('benchmarks.torch_llama'), 'decode', folder]
@@ -74,7 +87,7 @@ def compare(shape: str, batch: int, prompt: int, new: int, rounds: int) -> list[
         if tokens.shape != (batch, new):
             raise RunError(f'not the same work: {name} wrote {tokens.shape}')
         below = _below_the_likeliest(model, params, prompts, tokens)
-        if below > _ROUNDING:
+        if below > _ROUNDING[weights if name == turns.ORDEM else 'as_computed']:
             raise RunError(f'{name} wrote a token whose logit is {below} below the largest')
     return lines
 
@@ -106,11 +119,12 @@ def _below_the_likeliest(model: Transformer, params, prompts, tokens) -> float:
     return float((before.max(-1) - own).max())
 
 
-def serve(folder: pathlib.Path, shape: str, new: int) -> None:
+def serve(folder: pathlib.Path, shape: str, new: int, weights: str) -> None:
     """Writes `new` tokens for each prompt a turn, as the contender Ordem."""
     prompts = np.load(folder / 'inputs.npz', allow_pickle=False)['prompts'].tolist()
     model = _build(shape, len(prompts[0]) + new)
-    params = weights.read(folder, jax.eval_shape(lambda: _initial(model)))
+    params = weight_files.read(folder, jax.eval_shape(lambda: _initial(model)))
+    model, params = generate.narrow_weights(model, params, weights)
 
     def work():
         began = time.perf_counter()
@@ -124,11 +138,11 @@ def serve(folder: pathlib.Path, shape: str, new: int) -> None:
 def main() -> None:
     f = flags.FLAGS
     if f.serve:
-        return serve(pathlib.Path(f.serve), f.shape, f.new)
-    sizes = dict(shape=f.shape, batch=f.batch, prompt=f.prompt, new=f.new)
+        return serve(pathlib.Path(f.serve), f.shape, f.new, f.weights)
+    sizes = dict(shape=f.shape, batch=f.batch, prompt=f.prompt, new=f.new, weights=f.weights)
     rounds = f.rounds
     if f.quick:
-        sizes = dict(shape='tiny', batch=2, prompt=8, new=8)
+        sizes = dict(shape='tiny', batch=2, prompt=8, new=8, weights=f.weights)
         rounds = 1
     lines = compare(**sizes, rounds=rounds)
     if f.out:

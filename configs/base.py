@@ -36,10 +36,12 @@ REVISIONS = {
     2: '2026-11-23, dropout and what becomes of spikes',
     3: '2026-11-26, contrastive objectives',
     4: '2026-11-28, rules of tokenizers, conversations',
+    5: '2026-11-29, models without attention',
 }
 
 CONTRASTIVE = when('train.objective', 'contrastive')
 TOKENS_ONLY = when('train.objective', 'tokens')
+ATTENTION = when('model.mixing', 'attention')
 NO_TOKENIZER = when('tokenizer.path', '', 'no config.tokenizer.path')
 FLOATS = ('float32', 'bfloat16')
 AXIS = Range(-MANY, MANY, whole=True, words=f'a size of at most {MANY}, or -1 for what is left')
@@ -191,13 +193,24 @@ MODEL = group(
         'hidden size of the feed-forward',
         count(0, 2**24, '8/3 width for swiglu, 4 width for gelu'),
     ),
+    mixing=field(
+        'attention',
+        'how tokens read each other',
+        choices=dict(
+            attention='',
+            window='a feed-forward over the last model.window tokens, with as many weights',
+            average='the mean of the last model.window tokens; the feed-forward gets the weights',
+            none='not at all; the feed-forward gets the weights',
+        ),
+        since=5,
+    ),
     activation=field('swiglu', 'of the feed-forward', choices=('swiglu', 'gelu')),
     norm=field(
         'rmsnorm',
         'normalisation before attention and feed-forward',
         choices=('rmsnorm', 'layernorm'),
     ),
-    qk_norm=field(False, 'normalise queries and keys of each head'),
+    qk_norm=field(False, 'normalise queries and keys of each head', needs=ATTENTION),
     causal=field(
         True,
         'False: tokens see those after them too: for embeddings, not for text',
@@ -205,12 +218,16 @@ MODEL = group(
         child='free',
     ),
     window=field(
-        0, 'sliding window of attention, in tokens', count(0, INT32, 'none'), child='free'
+        0,
+        'sliding window of attention, or of what stands in its place, in tokens',
+        count(0, INT32, 'none'),
+        child='free',
     ),
     logit_cap=field(
         0.0,
         'soft cap of attention logits: cap * tanh(logits / cap)',
         Range(0, 1e9, zero='none'),
+        needs=ATTENTION,
     ),
     tied=field(True, 'the softmax output shares the embedding table'),
     scale_embedding=field(
@@ -276,13 +293,16 @@ MODEL = group(
             xla='',
             cudnn='',
             splash='',
+            tiles='a bias of distances inside the tiles of a kernel for TPUs',
         ),
+        needs=ATTENTION,
         child='free',
     ),
     context_attention=field(
         'auto',
         "how keys cross the mesh's context axis",
         choices=dict(auto='ring where the encoding allows it', ring='', gather=''),
+        needs=ATTENTION,
         since=1,
     ),
     remat=field(

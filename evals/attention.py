@@ -16,8 +16,10 @@ def by_distance(
 
     Distances are those below `longest`, layers unrolled. Means are over all pairs of a query and a
     key of its document at that distance. Whatever kernel the model takes, weights are those of the
-    reference path.
+    reference path. A model without attention (`config.model.mixing`) has [].
     """
+    if model.config.mixing != 'attention':
+        return []
     model = model.clone(config=dataclasses.replace(model.config, attention='reference'))
     _, variables = jax.jit(
         lambda p, b: model.apply(

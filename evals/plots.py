@@ -261,6 +261,29 @@ def strips(
     return _svg(figure)
 
 
+def dose_curves(
+    panels: Mapping[str, tuple[Sequence[float], Sequence[str]]],
+    values: Mapping[str, Sequence[float]],
+    label: str,
+) -> str:
+    """Draws values against a dose, a point a seed and a line through the means.
+
+    Args:
+      panels: {title: (doses, names)}; doses are drawn evenly spaced, in this order.
+      values: {name: a value a seed}.
+      label: of what is drawn.
+    """
+    figure, axes = _panels(len(panels), columns=2)
+    for axis, (title, (doses, names)) in zip(axes, panels.items()):
+        places = range(len(doses))
+        for place, name in zip(places, names):
+            axis.plot([place] * len(values[name]), values[name], 'o', color='#1f77b4', alpha=0.5)
+        axis.plot(places, [np.mean(values[name]) for name in names], color='#1f77b4', lw=2)
+        axis.set_xticks(places, [f'{dose:g}' for dose in doses])
+        axis.set(xlabel=title, ylabel=label)
+    return _svg(figure)
+
+
 def score_bars(
     panels: Mapping[str, tuple[str, Mapping[str, Sequence[float]]]], colors: Mapping[str, str]
 ) -> str:

@@ -17,6 +17,7 @@ from model.config import ModelConfig
 from model.kernels import (
     choose_context_path,
     choose_kernel,
+    choose_kernel_of_prompt,
     fused_attention,
     name_for_remat,
     platform,
@@ -60,6 +61,7 @@ class TokenLayout:
     draw_keys: jax.Array | None = None
     batch_key: jax.Array | None = None
     column: jax.Array | None = None  # of the cache, the first that the new tokens take; or no cache
+    columns: int = dataclasses.field(default=0, metadata={'static': True})  # of the cache
 
     def encoding_inputs(self, param, shared=None, x=None) -> EncodingInputs:
         """Returns what an encoding sees of this layout, before there are queries and keys."""
@@ -114,7 +116,8 @@ class Attention(nn.Module):
 
         Args:
           shared: what the encoding shares between layers (`PositionalEncoding.share`).
-          cache: of this layer; empty before its first tokens, None in training.
+          cache: of this layer, None in training. Empty before its first tokens, which see each
+            other alone: they are attended to as in training.
           layer: number of the layer, counted from 0.
         """
         cfg = self.config
@@ -138,11 +141,15 @@ class Attention(nn.Module):
         # 3. Keys and values: those of this call, of the cache, or of the whole context. From here
         #    on their T is S.
         carried: dict[str, jax.Array] = {}
+        kernel = self._choose_kernel(cache, x_BxTxD.shape[1])
         if cache is not None:
-            cache, state, carried = self._update_cache(cache, k_BxKxTxd, v_BxKxTxd, state, layout)
-            heads = k_BxKxTxd.shape[:2]
-            k_BxKxTxd = cache['k'].reshape(*heads, *cache['k'].shape[-2:])
-            v_BxKxTxd = cache['v'].reshape(*heads, *cache['v'].shape[-2:])
+            is_first = not cache
+            cache, carried = self._update_cache(cache, k_BxKxTxd, v_BxKxTxd, state, layout)
+            if not is_first:
+                heads = k_BxKxTxd.shape[:2]
+                k_BxKxTxd = cache['k'].reshape(*heads, *cache['k'].shape[-2:])
+                v_BxKxTxd = cache['v'].reshape(*heads, *cache['v'].shape[-2:])
+                state = {name: cache[f'state_{name}'] for name in state}
         elif context_parts() > 1:
             state = {name: gather_context(x, x.ndim - 1) for name, x in state.items()}
             # A ring hands keys and values round by itself, and never holds them all.
@@ -154,13 +161,12 @@ class Attention(nn.Module):
 
         # 4. The kernel: the fastest that can carry this encoding. A fused one names its own
         #    inputs for remat, since it may widen them first.
-        kernel = self._choose_kernel(cache, x_BxTxD.shape[1])
         if kernel in ('reference', 'blocks', 'gather', 'ring'):
             q_BxHxTxd, k_BxKxTxd, v_BxKxTxd = name_for_remat(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd)
 
         # 5. Attend: each query reads the values of the keys that it sees.
         inputs = dataclasses.replace(inputs, q=q_BxHxTxd, k=k_BxKxTxd)
-        out_BxHxTxd, cache = self._attend(kernel, inputs, v_BxKxTxd, cache)
+        out_BxHxTxd, cache = self._attend(kernel, inputs, v_BxKxTxd, cache, layout.columns)
 
         # 6. Back into the residual stream: heads are summed, each through its part of the matrix.
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
@@ -224,12 +230,12 @@ class Attention(nn.Module):
         v_BxKxTxd: jax.Array,
         state: dict[str, jax.Array],
         layout: TokenLayout,
-    ) -> tuple[Cache, dict[str, jax.Array], dict[str, jax.Array]]:
+    ) -> tuple[Cache, dict[str, jax.Array]]:
         """Writes the new keys, values and states from `layout.column` on.
 
         Returns:
-          the cache, an array that was not yet there made; the states of all keys in it; and what
-          earlier queries left for later ones (`PositionalEncoding.carry`).
+          the cache, an array that was not yet there made; and what earlier queries left for later
+          ones (`PositionalEncoding.carry`).
         """
         carried = {
             name.removeprefix('carried_'): x
@@ -242,20 +248,23 @@ class Attention(nn.Module):
         new |= {f'state_{name}': x for name, x in state.items()}
 
         assert layout.column is not None, 'a layout without a cache'
-        columns = layout.k_ids.shape[1]
         updated = {}
         for name, x in new.items():
             axis = x.ndim - (2 if name in ('k', 'v') else 1)  # that of the keys
             old = cache.get(name)
             if old is None:
-                old = jnp.zeros((*x.shape[:axis], columns, *x.shape[axis + 1 :]), x.dtype)
+                old = jnp.zeros((*x.shape[:axis], layout.columns, *x.shape[axis + 1 :]), x.dtype)
             updated[name] = jax.lax.dynamic_update_slice_in_dim(old, x, layout.column, axis)
-        return updated, {name: updated[f'state_{name}'] for name in state}, carried
+        return updated, carried
 
     def _choose_kernel(self, cache: Cache | None, length: int) -> str:
         """Returns the name of the attention to use for `length` new tokens."""
         if cache is not None:
-            return 'reference'
+            return (
+                'reference'
+                if cache
+                else choose_kernel_of_prompt(self.config, self.encoding, length)
+            )
         if context_parts() > 1:
             return choose_context_path(self.config, self.encoding)[0]
         # Parameters have the same shapes with any kernel, and the first call may be of any length.
@@ -264,7 +273,12 @@ class Attention(nn.Module):
         return choose_kernel(self.config, self.encoding, length)[0]
 
     def _attend(
-        self, kernel: str, inputs: EncodingInputs, v_BxKxSxd: jax.Array, cache: Cache | None
+        self,
+        kernel: str,
+        inputs: EncodingInputs,
+        v_BxKxSxd: jax.Array,
+        cache: Cache | None,
+        columns: int,
     ) -> tuple[jax.Array, Cache | None]:
         """Returns what each head reads, [B,H,T,d], and the cache with what later queries need."""
         cfg = self.config
@@ -294,7 +308,10 @@ class Attention(nn.Module):
         # Nothing is stored unless the caller makes 'intermediates' mutable (evals/attention.py).
         self.sow('intermediates', 'attention', weights_BxHxTxS)
         if cache is not None:
-            cache |= {f'carried_{name}': x for name, x in carried.items()}
+            for name, x in carried.items():
+                missing = columns - x.shape[-1]  # of a cache that was empty
+                padding = [(0, 0)] * (x.ndim - 1) + [(0, missing)]
+                cache[f'carried_{name}'] = jnp.pad(x, padding)
 
         # The values, and what the encoding has of its own to be read (Shaw et al.).
         out_BxHxTxd = weigh_values(weights_BxHxTxS.astype(cfg.dtype), v_BxKxSxd)

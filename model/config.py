@@ -25,6 +25,7 @@ class ModelConfig:
     activation: Literal['swiglu', 'gelu']
     norm: Literal['rmsnorm', 'layernorm']
     qk_norm: bool
+    mixing: Literal['attention', 'window', 'average', 'none']
     causal: bool
     window: int
     logit_cap: float
@@ -38,7 +39,7 @@ class ModelConfig:
     param_dtype: Floats
     scan_layers: bool
     remat: Literal['none', 'full', 'attention', 'minimal']
-    attention: Literal['auto', 'reference', 'blocks', 'xla', 'cudnn', 'splash']
+    attention: Literal['auto', 'reference', 'blocks', 'xla', 'cudnn', 'splash', 'tiles']
     context_attention: Literal['auto', 'ring', 'gather']
     encodings: tuple[PositionalEncoding, ...]
 
@@ -49,6 +50,17 @@ class ModelConfig:
         The 2 writes of each layer add up to 1 (GPT-2).
         """
         return 1 / (2 * self.num_layers)
+
+    @property
+    def mixing_width(self) -> int:
+        """Returns the hidden size of a network over a window (`model.mixing.WindowMixing`).
+
+        It then has the weights of attention, to the nearest whole number.
+        """
+        ups = 2 if self.activation == 'swiglu' else 1
+        a_unit = (ups * self.window + 1) * self.width
+        heads = self.num_heads, self.num_kv_heads
+        return max(1, round(attention_weights(self.width, *heads, self.head_dim) / a_unit))
 
     @property
     def distinct(self) -> tuple[PositionalEncoding, ...]:
@@ -116,7 +128,7 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
             f'config.model.max_len is {max_len}: expected at least config.data.seq_len ({seq_len})'
         )
     head_dim = config.head_dim or config.width // config.num_heads
-    mlp_width = config.mlp_width or _mlp_width(config.width, config.activation)
+    mlp_width = config.mlp_width or _mlp_width(config, head_dim)
 
     dims = Dims(
         config.width,
@@ -129,6 +141,7 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     )
     meant = config.get('encodings') or ()
     encodings = build(config.positions, dict(config.positions_args), dims, meant)
+    _check_mixing(config, encodings)
     kernels.check(config.attention, dict.fromkeys(encodings), dims, config.dtype, config.logit_cap)
     _check_encodings(config, encodings)
     made = dict(
@@ -141,10 +154,24 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     return ModelConfig(**(fields | made))
 
 
-def _mlp_width(width: int, activation: str) -> int:
+def attention_weights(width: int, num_heads: int, num_kv_heads: int, head_dim: int) -> int:
+    """Returns how many weights attention has in one layer."""
+    return 2 * width * head_dim * (num_heads + num_kv_heads)
+
+
+def _mlp_width(config, head_dim: int) -> int:
     """Returns the usual width of a feed-forward: 4 times the model's, or 8/3 for the three matrices
-    of SwiGLU (Shazeer 2020), which have as many parameters then, up to a multiple of 32."""
-    return 4 * width if activation == 'gelu' else -(-8 * width // 3 // 32) * 32
+    of SwiGLU (Shazeer 2020), which have as many parameters then, up to a multiple of 32.
+
+    Where nothing with weights stands in attention's place it gets those that attention would have.
+    """
+    width = config.width
+    is_gelu = config.activation == 'gelu'
+    usual = 4 * width if is_gelu else -(-8 * width // 3 // 32) * 32
+    if config.mixing not in ('average', 'none'):
+        return usual
+    weights = attention_weights(width, config.num_heads, config.num_kv_heads, head_dim)
+    return usual + round(weights / (width * (2 if is_gelu else 3)) / 4) * 4
 
 
 def _check_types(fields: dict) -> None:
@@ -192,4 +219,25 @@ def _check_encodings(config, encodings: tuple[PositionalEncoding, ...]) -> None:
                 f'config.model.causal is False: {encoding.spec.title} is defined for tokens that '
                 f"see those before them; expected 'none', 'rope' or another that only rotates, or "
                 f'is added to the embedding'
+            )
+
+
+def _check_mixing(config, encodings: tuple[PositionalEncoding, ...]) -> None:
+    """Raises ModelError where what stands in attention's place does not go with other fields."""
+    if config.mixing == 'attention':
+        return
+    named = f'config.model.mixing is {config.mixing!r}'
+    has_window = config.mixing != 'none'
+    if has_window != bool(config.window):
+        expected = 'at least 1, the tokens that it reads' if has_window else '0: it reads one token'
+        raise ModelError(f'{named}, config.model.window {config.window}: expected {expected}')
+    if not config.causal:
+        raise ModelError(
+            f"{named}: it reads what came before; expected config.model.causal=True, or 'attention'"
+        )
+    for part in dict.fromkeys(part for encoding in encodings for part in encoding.parts):
+        if part.enters() - {'embed', 'position_ids'}:
+            raise ModelError(
+                f'{named}: {part.spec.title} enters attention, which is not there; expected '
+                f"config.model.positions='none', or one that is added to the embedding"
             )

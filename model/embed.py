@@ -161,7 +161,10 @@ class Embedder:
             )
         self.size = size or model.config.width
         self.longest = model.config.max_len
-        if model.config.attention == 'splash':  # texts have lengths that it does not take
+        if model.config.attention in (
+            'splash',
+            'tiles',
+        ):  # texts have lengths that it does not take
             model = Transformer(dataclasses.replace(model.config, attention='auto'))
         self._embed = functools.partial(_embed_normalized, model, params)
         self._pooling = pooling

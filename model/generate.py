@@ -19,9 +19,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from model import kernels
+from model.config import ModelConfig
 from model.errors import ModelError
 from model.sampling import Sampling, draw_tokens
 from model.transformer import CacheState, Transformer, output_matrix, unembed
+
+WEIGHTS = ('as_computed', 'bfloat16', 'int8')  # see `narrow_weights`
+
+# Prompts that attention would need an array [P,P] for are read so many tokens at a time.
+_CHUNK = 1024
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +70,60 @@ def unroll_layers(model: Transformer, params: dict) -> tuple[Transformer, dict]:
 
 
 def cast_weights(model: Transformer, params):
-    """Returns parameters with all matrices in the dtype that they are computed with.
+    """Returns parameters with no matrix wider than the dtype that it is computed with.
 
-    Decoding reads every one for each token, and wants nothing wider.
+    Decoding reads every one for each token.
     """
+    dtype = jnp.dtype(model.config.dtype)
 
     def cast(path, x):
-        return x.astype(model.config.dtype) if path[-1].key in ('kernel', 'embedding') else x
+        return x.astype(dtype) if _is_matrix(path) and x.dtype.itemsize > dtype.itemsize else x
 
     return jax.tree_util.tree_map_with_path(cast, params)
+
+
+def narrow_weights(model: Transformer, params: dict, weights: str) -> tuple[Transformer, dict]:
+    """Returns a model with unrolled layers, and its parameters with matrices in a narrow dtype.
+
+    They take less memory, and as less is read for each token, accelerators decode faster. What is
+    computed with them has the dtype that it had.
+
+    Args:
+      weights: one of WEIGHTS. int8: rounded to 255 values between plus and minus the largest one of
+        those that an output sums over, or of the vector of a token (symmetric, by channel).
+    """
+    model, params = unroll_layers(model, params)
+    if weights == 'as_computed':
+        return model, cast_weights(model, params)
+
+    narrowed: dict = {}
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        parent = narrowed
+        for key in path[:-1]:
+            parent = parent.setdefault(key.key, {})
+        name = path[-1].key
+        if not _is_matrix(path):
+            parent[name] = x
+        elif weights == 'bfloat16':
+            parent[name] = x.astype(jnp.bfloat16)
+        else:
+            x = x.astype(jnp.float32)
+            axes = _summed_axes(path)
+            scale = jnp.maximum(jnp.abs(x).max(axes, keepdims=True), 1e-12) / 127
+            parent[name] = jnp.round(x / scale).astype(jnp.int8)
+            parent[f'{name}_scale'] = scale
+    return model, narrowed
+
+
+def _is_matrix(path) -> bool:
+    return path[-1].key == 'kernel' or path[0].key == 'embedding'
+
+
+def _summed_axes(path) -> tuple[int, ...]:
+    """Returns the axes of a matrix that share a scale in int8."""
+    if path[0].key == 'embedding':
+        return (1,)
+    return (0, 1) if path[-2].key == 'out' else (0,)  # [H,d,D], else [D,...] or [F,D]
 
 
 def empty_cache(model: Transformer, batch: int, columns: int) -> CacheState:
@@ -142,9 +193,40 @@ def prefill(
       columns: of the cache, for the prompts and all that is to be drawn.
     """
     batch = tokens.shape[0]
-    seen = jnp.zeros((batch, model.config.vocab_size), bool)
-    cache = empty_cache(model, batch, columns)
-    return _read(model, params, cache, seen, tokens, lengths)
+    nothing = {
+        'cache': empty_cache(model, batch, columns),
+        'logits': jnp.zeros((batch, model.config.vocab_size)),
+        'position': jnp.zeros(batch, jnp.int32),
+        'seen': jnp.zeros((batch, model.config.vocab_size), bool),
+    }
+    return _read(model, params, nothing, tokens, lengths)
+
+
+def read_prompts(
+    model: Transformer, params, tokens: np.ndarray, lengths: np.ndarray, columns: int
+) -> dict:
+    """Returns what `prefill` does; long prompts that no kernel takes are read in chunks.
+
+    The attention written out has an array [P,S]; in chunks it is [_CHUNK,S]. Where an encoding
+    turns keys by the length of the text, a prompt in chunks would be another one.
+    """
+    length = tokens.shape[1]
+    if length <= _CHUNK or not _wants_chunks(model.config, length):
+        return prefill(model, params, tokens, lengths, columns)
+    state = prefill(model, params, tokens[:, :_CHUNK], np.minimum(lengths, _CHUNK), columns)
+    for start in range(_CHUNK, int(lengths.max()), _CHUNK):
+        chunk_lengths = np.clip(lengths - start, 0, _CHUNK)
+        chunk = tokens[:, start : start + _CHUNK]
+        state = extend(model, params, state, chunk, chunk_lengths, np.int32(start))
+    return state
+
+
+def _wants_chunks(config: ModelConfig, length: int) -> bool:
+    encodings = config.distinct
+    if any('read' in encoding.enters() for encoding in encodings):
+        return False
+    chosen = [kernels.choose_kernel_of_prompt(config, encoding, length) for encoding in encodings]
+    return 'reference' in chosen
 
 
 @functools.partial(jax.jit, static_argnames=('model',), donate_argnames=('state',))
@@ -154,29 +236,29 @@ def extend(
     """Reads more of a text whose beginning is in the cache; returns the state after it.
 
     Args:
-      state: of one row, from `prefill`, `decode` or an earlier call; donated. Its `seen` is of the
-        first `kept` tokens.
-      tokens: [1,P] int32, what comes after the first `kept` tokens, padded on the right. The cache
+      state: from `prefill`, `decode` or an earlier call; donated. Its `seen` is of the first `kept`
+        tokens.
+      tokens: [B,P] int32, what comes after the first `kept` tokens, padded on the right. The cache
         has at least kept + P columns.
-      lengths: [1] int32, how many of them there are.
+      lengths: [B] int32, how many of them there are; 0 where a row has ended before.
       kept: int32, columns of the cache that hold; those behind them are forgotten.
     """
     cache = _swap_layout(state['cache'])
     is_kept = jnp.arange(cache['segment_ids'].shape[1]) < kept
     cache['segment_ids'] = jnp.where(is_kept, cache['segment_ids'], 0)
     cache['column'] = kept
-    return _read(model, params, cache, state['seen'], tokens, lengths)
+    return _read(model, params, {**state, 'cache': cache}, tokens, lengths)
 
 
 def _read(
     model: Transformer,
     params,
-    cache: CacheState,
-    seen: jax.Array,
+    state: dict,
     tokens: jax.Array,
     lengths: jax.Array,
 ) -> dict:
     """Returns the state after tokens that come behind those in the cache, in one forward pass."""
+    cache = state['cache']
     batch = tokens.shape[0]
     rows = jnp.arange(batch)
     first = cache['column']
@@ -191,8 +273,9 @@ def _read(
         jnp.where(valid, first + offsets, 0),
         valid.astype(jnp.int32),
         cache,
-        lengths - 1,
+        jnp.maximum(lengths - 1, 0),
     )
+    goes_on = lengths > 0
 
     # New tokens are written over the padding behind the longest row. What earlier queries left
     # there for later ones was of padding.
@@ -207,11 +290,11 @@ def _read(
     ]
     return {
         'cache': _swap_layout(cache),
-        'logits': logits,
-        'position': first + lengths,
+        'logits': jnp.where(goes_on[:, None], logits, state['logits']),
+        'position': jnp.where(goes_on, first + lengths, state['position']),
         'done': jnp.zeros(batch, bool),
         # Which tokens a row holds already, for the penalty on repetitions; padding is none of them.
-        'seen': seen.at[rows[:, None], tokens].max(valid),
+        'seen': state['seen'].at[rows[:, None], tokens].max(valid),
         'drawn': jnp.int32(0),
     }
 
@@ -312,7 +395,7 @@ def generate(
     max_new = min(max_new, model.config.max_len - min(map(len, prompts)))
     model, params = _prepare(model, params)
     columns = round_up(max(map(len, prompts)) + max_new)
-    state = prefill(model, params, *pad(prompts), columns)
+    state = read_prompts(model, params, *pad(prompts), columns)
     state['key'] = jax.random.key(seed)
     return _draw(model, params, state, max_new, sampling, stop)[0]
 
@@ -351,7 +434,7 @@ class Conversation:
             state = {**state, 'seen': seen}
             state = extend(self.model, self.params, state, tokens, lengths, np.int32(kept))
         else:
-            state = prefill(self.model, self.params, *pad([prompt]), round_up(columns))
+            state = read_prompts(self.model, self.params, *pad([prompt]), round_up(columns))
         state['key'] = jax.random.key(seed)
         [row], state = _draw(self.model, self.params, state, max_new, sampling, stop)
         self._ids = [*prompt, *row]

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from model.config import ModelConfig
     from model.positions.base import Dims, EncodingInputs, PositionalEncoding
 
-KERNELS = ('auto', 'reference', 'blocks', 'xla', 'cudnn', 'splash')
-_LENGTH_MULTIPLES = {'splash': 128, 'cudnn': 2}
+KERNELS = ('auto', 'reference', 'blocks', 'xla', 'cudnn', 'splash', 'tiles')
+_LENGTH_MULTIPLES = {'splash': 128, 'tiles': 128, 'cudnn': 2}
+_FASTEST_FIRST = {'gpu': ('cudnn',), 'tpu': ('splash', 'tiles')}  # of what `auto` may take
 
 _BLOCKS_FROM = 256  # tokens from which attention in blocks of queries gains anything
 
@@ -32,12 +33,19 @@ _BLOCKS_FROM = 256  # tokens from which attention in blocks of queries gains any
 # float32, at any length.
 _PARTS = 3
 
+_WIDEST_IN_TILES = 256  # dimensions of a head in model/tiles.py
+
 
 # --- What a kernel can carry ----------------------------------------------------------------------
 
 
 def find_refusal(
-    kernel: str, encoding: 'PositionalEncoding', dims: 'Dims', dtype: str, logit_cap: float
+    kernel: str,
+    encoding: 'PositionalEncoding',
+    dims: 'Dims',
+    dtype: str,
+    logit_cap: float,
+    changes_ids: bool = False,
 ) -> str:
     """Returns why a kernel cannot carry an encoding, or '' where it can.
 
@@ -45,7 +53,11 @@ def find_refusal(
     and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16,
     head size a multiple of 8 and, with what an encoding adds to it, up to what the device takes.
     splash is JAX's kernel for TPUs: causal and local masks, segments, a soft cap; no bias,
-    no other mask, no float16.
+    no other mask, no float16. tiles is ours (model/tiles.py): as splash, and biases and masks that
+    are functions of the distance.
+
+    Args:
+      changes_ids: ids of the model's tokens do not count columns (`changes_ids`).
     """
     needs = encoding.kernel()
     title = encoding.spec.title
@@ -82,7 +94,39 @@ def find_refusal(
         return f'{title} needs a {needs}, which that kernel does not take'
     if kernel == 'splash' and logit_cap and 'key_bias' in encoding.enters():
         return f'its soft cap (config.model.logit_cap) would bend the bias of {title} too'
+    return (
+        _find_refusal_of_tiles(encoding, dims, logit_cap, changes_ids) if kernel == 'tiles' else ''
+    )
+
+
+def _find_refusal_of_tiles(
+    encoding: 'PositionalEncoding', dims: 'Dims', logit_cap: float, changes_ids: bool
+) -> str:
+    """Returns why model/tiles.py cannot carry an encoding, or ''."""
+    title = encoding.spec.title
+    in_columns = _parts_in_columns(encoding)
+    if not encoding.of_distances:
+        return f'{title} has a bias or a mask that is no function of the distance'
+    if changes_ids and encoding.enters() & {'bias', 'mask'}:
+        return f'{title} beside ids that do not count up by one is no function of columns'
+    if logit_cap and in_columns:
+        return f'its soft cap (config.model.logit_cap) would bend the bias of {title} too'
+
+    group = dims.num_heads // dims.num_kv_heads
+    width = max(part.head_size for part in encoding.parts) + (_PARTS * group if in_columns else 0)
+    if width > _WIDEST_IN_TILES:
+        return f'{title} makes heads {width} wide, and it takes {_WIDEST_IN_TILES}'
     return ''
+
+
+def _parts_in_columns(encoding: 'PositionalEncoding') -> bool:
+    """Returns True where a part has a bias of keys that is no function of the distance."""
+    return any('key_bias' in p.enters() and 'bias' not in p.enters() for p in encoding.parts)
+
+
+def changes_ids(encodings: 'Iterable[PositionalEncoding]') -> bool:
+    """Returns True where ids of tokens are others than their places in the document."""
+    return any('position_ids' in p.enters() for e in encodings for p in e.parts)
 
 
 def _is_bias_in_columns(encoding: 'PositionalEncoding') -> bool:
@@ -123,8 +167,9 @@ def check(
         raise ModelError(f'config.model.attention is {kernel!r}: {did_you_mean(kernel, KERNELS)}')
     if kernel == 'auto':
         return
+    encodings = tuple(encodings)
     for encoding in encodings:
-        why = find_refusal(kernel, encoding, dims, dtype, logit_cap)
+        why = find_refusal(kernel, encoding, dims, dtype, logit_cap, changes_ids(encodings))
         if why:
             raise ModelError(
                 f"config.model.attention is {kernel!r}: {why}; expected 'reference' or 'auto'"
@@ -188,20 +233,41 @@ def _choose_kernel(
 ) -> tuple[str, str]:
     if config.attention != 'auto':
         return config.attention, 'as config.model.attention says'
-    wanted = {'gpu': 'cudnn', 'tpu': 'splash'}.get(backend, 'blocks')
-    if wanted == 'blocks' and not config.causal:
+    candidates = _FASTEST_FIRST.get(backend, ('blocks',))
+    if candidates == ('blocks',) and not config.causal:
         return 'reference', f'no kernel is faster on {backend} where tokens see those after them'
-    if wanted == 'blocks' and count_blocks(length) == 1:
+    if candidates == ('blocks',) and count_blocks(length) == 1:
         return 'reference', f'no kernel is faster on {backend} for {length} tokens'
 
     # What cannot be carried falls back to the reference, never to a wrong result.
-    why = find_refusal(wanted, encoding, encoding.dims, config.dtype, config.logit_cap)
-    multiple = _LENGTH_MULTIPLES.get(wanted, 1)
-    if not why and length % multiple:
-        why = f'it takes lengths that are multiples of {multiple} (here {length})'
-    if why:
-        return 'reference', f'not {wanted}: {why}'
-    return wanted, f'the fastest on {backend} that can carry it'
+    refusals: list[str] = []
+    for kernel in candidates:
+        why = find_refusal(
+            kernel,
+            encoding,
+            encoding.dims,
+            config.dtype,
+            config.logit_cap,
+            changes_ids(config.encodings),
+        )
+        multiple = _LENGTH_MULTIPLES.get(kernel, 1)
+        if not why and length % multiple:
+            why = f'it takes lengths that are multiples of {multiple} (here {length})'
+        if not why:
+            return kernel, '; '.join([f'the fastest on {backend} that can carry it', *refusals])
+        refusals.append(f'not {kernel}: {why}')
+    return 'reference', '; '.join(refusals)
+
+
+def choose_kernel_of_prompt(
+    config: 'ModelConfig', encoding: 'PositionalEncoding', length: int
+) -> str:
+    """Returns the kernel for a prompt, padded to `length`, the first of its cache.
+
+    It is that of training, and the reference where that one does not take the length.
+    """
+    kernel, _ = choose_kernel(config, encoding, length)
+    return 'reference' if length % _LENGTH_MULTIPLES.get(kernel, 1) else kernel
 
 
 def choose_context_path(config: 'ModelConfig', encoding: 'PositionalEncoding') -> tuple[str, str]:
@@ -260,6 +326,8 @@ def describe_kernels(config: 'ModelConfig', context: int = 1) -> list[str]:
 
     `context`: size of that axis of the mesh.
     """
+    if config.mixing != 'attention':
+        return [f'no attention (config.model.mixing is {config.mixing!r})']
     choose = choose_context_path if context > 1 else choose_kernel
     lines = []
     for encoding in config.distinct:
@@ -359,7 +427,7 @@ def fused_attention(
     """Returns what queries read from the keys of the same call, [B,H,T,d of v].
 
     Args:
-      kernel: 'xla', 'cudnn' or 'splash'.
+      kernel: 'xla', 'cudnn', 'splash' or 'tiles'.
       v_BxKxTxd: values, whose d may be another than that of queries and keys.
       inputs: of the encoding in this layer.
     Raises:
@@ -375,6 +443,8 @@ def fused_attention(
 
     # Columns where they are enough: a bias as an argument is an array [T,T], read by each head.
     scale = config.head_dim**-0.5
+    if kernel == 'tiles':
+        return _attend_in_tiles(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, encoding, inputs, config)
     bias = None
     if _is_bias_in_columns(encoding):
         key_bias = encoding.key_bias(inputs)
@@ -474,16 +544,52 @@ def _splash(
     return _on_each_device(attend_locally, q, k, v, segment_ids)
 
 
+def _attend_in_tiles(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    encoding: 'PositionalEncoding',
+    inputs: 'EncodingInputs',
+    config: 'ModelConfig',
+) -> jax.Array:
+    """Runs model/tiles.py; interpreted where there is no TPU."""
+    from model import tiles
+
+    # A bias of keys that no distance tells rides on columns; all others make up the line.
+    scale = float(q.dtype.type(config.head_dim**-0.5))  # as queries are multiplied by it
+    column_bias = encoding.column_bias(inputs)
+    if column_bias is not None:
+        q, k = append_bias_columns(q, k, column_bias, scale)
+    side = tiles.side_of_tiles(q.shape[2], max(q.shape[-1], v.shape[-1]), q.dtype)
+    line = tiles.bias_line(encoding, inputs, config, side)
+    options = tiles.TileOptions(config.causal, config.window, config.logit_cap, platform() != 'tpu')
+
+    def attend_locally(q, k, v, ids, line):
+        return tiles.attend_in_tiles(q, k, v, ids, line, options)
+
+    assert inputs.segment_ids is not None
+    q, k, v = name_for_remat(q * scale, k, v)
+    return _on_each_device(attend_locally, q, k, v, inputs.segment_ids, line)
+
+
 def _on_each_device(
-    attend_locally: Callable, q: jax.Array, k: jax.Array, v: jax.Array, segment_ids: jax.Array
+    attend_locally: Callable,
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    segment_ids: jax.Array,
+    *of_heads: jax.Array,
 ) -> jax.Array:
     """Runs attention on each device's own rows and heads.
 
     A kernel is opaque to XLA, which would gather whatever is sharded.
+
+    Args:
+      of_heads: more that it takes, [H,...].
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return attend_locally(q, k, v, segment_ids)
+        return attend_locally(q, k, v, segment_ids, *of_heads)
 
     # Only axes that XLA cuts by itself (inside the step: fsdp and tensor), and only evenly.
     def free_axis(name: str, size: int) -> str | None:
@@ -500,8 +606,8 @@ def _on_each_device(
     run = jax.shard_map(
         attend_locally,
         axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
-        in_specs=(P(rows, heads), P(rows, heads), P(rows, heads), P(rows)),
+        in_specs=(*[P(rows, heads)] * 3, P(rows), *[P(heads)] * len(of_heads)),
         out_specs=P(rows, heads),
         check_vma=False,
     )
-    return run(q, k, v, segment_ids)
+    return run(q, k, v, segment_ids, *of_heads)

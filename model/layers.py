@@ -67,8 +67,19 @@ class Weight(nn.Module):
             self.shape,
             jnp.dtype(self.param_dtype),
         )
+        scale: jax.Array | None = self.get_variable('params', 'kernel_scale')
         axes = (axis if axis != 'embed' else None for axis in self.axes)
-        return constrain(w.astype(self.dtype), *axes)
+        return constrain(widen(w, scale, self.dtype), *axes)
+
+
+def widen(w: jax.Array, scale: jax.Array | None, dtype: Any) -> jax.Array:
+    """Returns a weight in the dtype of computation.
+
+    Args:
+      scale: float32, what one in int8 is multiplied by (`generate.narrow_weights`); None: it is in
+        a dtype of floats.
+    """
+    return w.astype(dtype) if scale is None else (w * scale).astype(dtype)
 
 
 def multiply(

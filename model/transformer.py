@@ -14,7 +14,8 @@ from model.attention import Attention, Cache, Parameters, TokenLayout
 from model.config import ModelConfig
 from model.errors import ModelError
 from model.kernels import stored
-from model.layers import Bag, FeedForward, Norm, dropout, fan_in, multiply
+from model.layers import Bag, FeedForward, Norm, dropout, fan_in, multiply, widen
+from model.mixing import WindowMixing
 from model.positions import EncodingInputs, PositionalEncoding
 from model.sharding import (
     constrain,
@@ -29,7 +30,10 @@ CacheState = dict[str, Any]
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm)."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm).
+
+    `config.mixing` may put something else in attention's place, or nothing.
+    """
 
     config: ModelConfig
     encoding: PositionalEncoding
@@ -47,11 +51,16 @@ class Block(nn.Module):
         cfg = self.config
 
         # Each dropout of the model has a number of its own: 0 is the embedding's.
-        y_BxTxD = Norm(cfg.norm, name='attention_norm')(x_BxTxD)
-        attention = Attention(cfg, self.encoding, name='attention')
-        y_BxTxD, cache = attention(y_BxTxD, layout, shared, cache, layer)
-        y_BxTxD = dropout(y_BxTxD, cfg.dropout, layout.row_keys, 2 * layer + 1)
-        x_BxTxD = constrain(x_BxTxD + y_BxTxD, 'batch', None, None)
+        if cfg.mixing != 'none':
+            if cfg.mixing == 'attention':
+                y_BxTxD = Norm(cfg.norm, name='attention_norm')(x_BxTxD)
+                attention = Attention(cfg, self.encoding, name='attention')
+                y_BxTxD, cache = attention(y_BxTxD, layout, shared, cache, layer)
+            else:
+                y_BxTxD = Norm(cfg.norm, name='mixing_norm')(x_BxTxD)
+                y_BxTxD, cache = WindowMixing(cfg, name='mixing')(y_BxTxD, layout, cache)
+            y_BxTxD = dropout(y_BxTxD, cfg.dropout, layout.row_keys, 2 * layer + 1)
+            x_BxTxD = constrain(x_BxTxD + y_BxTxD, 'batch', None, None)
 
         y_BxTxD = Norm(cfg.norm, name='feed_forward_norm')(x_BxTxD)
         y_BxTxD = FeedForward(cfg, name='feed_forward')(y_BxTxD)
@@ -162,8 +171,9 @@ class Transformer(nn.Module):
             with_axes(nn.initializers.normal(cfg.width**-0.5), ('vocab', 'embed')),
             (cfg.vocab_size, cfg.width),
             jnp.dtype(cfg.param_dtype),
-        ).astype(cfg.dtype)
-        x_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
+        )
+        scale_Vx1: jax.Array | None = self.get_variable('params', 'embedding_scale')
+        x_BxTxD = look_up(table_VxD, scale_Vx1, tokens, cfg.dtype)
         if cfg.scale_embedding:  # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
             x_BxTxD = x_BxTxD * jnp.asarray(cfg.width**0.5, x_BxTxD.dtype)
 
@@ -200,7 +210,7 @@ class Transformer(nn.Module):
 
         # 5. Logits, unless the caller makes them itself, as the loss does in chunks (`unembed`).
         if cfg.tied:
-            output = constrain(table_VxD, 'vocab', None)
+            output = constrain(widen(table_VxD, scale_Vx1, cfg.dtype), 'vocab', None)
         else:
             shape = (cfg.width, cfg.vocab_size)
             init = fan_in(1.0, 'fan_in', 'normal')
@@ -264,13 +274,17 @@ class Transformer(nn.Module):
         ids = own_context_part(k_ids, 1)
 
         # Where ids count up with the columns, distances are the same for all rows, which saves an
-        # array [B,T,S]. With a cache the keys are those of all its columns.
+        # array [B,T,S]. With a cache the keys are those of all its columns, unless it was empty.
         changes_ids = any('position_ids' in part.enters() for part in cfg.parts)
-        consecutive = cache is None and context_parts() == 1 and not changes_ids
+        has_earlier = cache is not None and bool(cache['layers'][0])
+        consecutive = not has_earlier and context_parts() == 1 and not changes_ids
         column = None
+        columns = 0
         if cache is not None:
             column = cache['column']
+            columns = cache['segment_ids'].shape[1]
             cache = _enter(cache, positions, ids, segment_ids)
+        if cache is not None and has_earlier:
             k_positions = cache['positions']
             k_segment_ids = cache['segment_ids']
             k_ids = cache['ids']
@@ -288,6 +302,7 @@ class Transformer(nn.Module):
             draw_keys=draw_keys,
             batch_key=batch_key,
             column=column,
+            columns=columns,
         )
         return layout, cache
 
@@ -341,11 +356,22 @@ def make_row_keys(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
     return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(seed, impl='threefry2x32'), rows)
 
 
+def look_up(table_VxD: jax.Array, scale_Vx1: jax.Array | None, tokens: jax.Array, dtype):
+    """Returns the vectors of tokens [B,T], [B,T,D]; of a table in int8 only these are widened."""
+    if scale_Vx1 is None:
+        return jnp.take(constrain(table_VxD.astype(dtype), None, None), tokens, axis=0)
+    rows_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
+    return widen(rows_BxTxD, jnp.take(scale_Vx1, tokens, axis=0), dtype)
+
+
 def output_matrix(config: ModelConfig, params) -> jax.Array:
     """Returns the matrix of the logits, in the dtype of computation and gathered over `fsdp`."""
     if config.tied:
-        return constrain(params['embedding'].astype(config.dtype), 'vocab', None)
-    return constrain(params['output']['kernel'].astype(config.dtype), None, 'vocab')
+        table_VxD = widen(params['embedding'], params.get('embedding_scale'), config.dtype)
+        return constrain(table_VxD, 'vocab', None)
+    weight = params['output']
+    output_DxV = widen(weight['kernel'], weight.get('kernel_scale'), config.dtype)
+    return constrain(output_DxV, None, 'vocab')
 
 
 def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:

@@ -54,7 +54,9 @@ def flops_per_token(params, config, seq_len: int, logits: bool = True) -> float:
         is_tied_output = path[-1].key == 'embedding' and config.tied and logits
         if is_kernel or is_tied_output:
             in_matmuls += x.size
-    attention = config.num_layers * seq_len * config.num_heads * config.head_dim
+    attention = 0
+    if config.mixing == 'attention':
+        attention = config.num_layers * seq_len * config.num_heads * config.head_dim
     return 6.0 * in_matmuls + 6.0 * attention
 
 

@@ -1,7 +1,8 @@
 """What is true of each field of a config, read as data from `configs/base.py`.
 
 Nothing here names a field: whoever needs all that a resumed run may change, or that hold a path,
-asks here. Fields of studies are those of `configs/ablations/base.py`. Nothing here needs JAX.
+asks here. Fields of studies are those of `configs/ablations/base.py` and `configs/claims/base.py`.
+Nothing here needs JAX.
 """
 
 import functools
@@ -13,6 +14,7 @@ from typing import Any
 _CONFIGS = pathlib.Path(__file__).resolve().parents[1] / 'configs'
 EXPERIMENT = _CONFIGS / 'base.py'
 STUDY = _CONFIGS / 'ablations' / 'base.py'
+CLAIM = _CONFIGS / 'claims' / 'base.py'
 
 
 def run_config_file(path) -> dict[str, Any]:
@@ -36,12 +38,13 @@ def entries() -> dict[str, Any]:
 
 
 def find(name: str):
-    """Returns the entry of a field of an experiment or a study, or None where there is none.
+    """Returns the entry of a field of an experiment, a study or a claim, or None.
 
     Args:
       name: 'optimizer.lr', 'tasks.copy.steps', 'model.positions_args.base'.
     """
-    return _schema(EXPERIMENT).find(name) or _schema(STUDY).find(name)
+    found = (_schema(path).find(name) for path in (EXPERIMENT, STUDY, CLAIM))
+    return next(filter(None, found), None)
 
 
 def names(holds: Callable[[Any], bool]) -> list[str]:

@@ -29,100 +29,17 @@ if __name__ == '__main__':  # above the imports that take seconds
     config_flags.define_flag()
     cli.parse_flags()
 
-import concurrent.futures
-import ctypes
+import functools
 import json
 import logging
-import multiprocessing
-import os
 import pathlib
-import signal
 import statistics
-import sys
 import time
-from collections.abc import Callable
 
-from runtime import streams
-from runtime.errors import RunError
 from runtime.run_dir import write_atomically
-from runtime.system import available_cpus
-from studies import cells, records as study_records
+from studies import cells, records as study_records, workers as processes
 
 _LOG = logging.getLogger('ordem')
-_PR_SET_PDEATHSIG = 1
-
-
-def _start_worker(started, pinned: bool) -> None:
-    """Prepares a new process, before JAX is: its own core, and an end with its parent."""
-    if sys.platform == 'linux':
-        # Without it a worker whose parent was killed would finish its cell for nobody.
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    with started.get_lock():
-        number = started.value
-        started.value += 1
-    if pinned and hasattr(os, 'sched_setaffinity'):
-        allowed = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {allowed[number % len(allowed)]})
-    given = os.environ.get('XLA_FLAGS', '')
-    os.environ['XLA_FLAGS'] = f'{given} --xla_cpu_multi_thread_eigen=false'
-    streams.settle(keeps=True)
-    cli.settle()
-
-
-def _pool(count: int) -> concurrent.futures.ProcessPoolExecutor:
-    # Else the first process takes most of a GPU's memory.
-    os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')
-    context = multiprocessing.get_context('spawn')
-    started = context.Value('i', 0)
-    arguments = (started, not _is_accelerated())
-    return concurrent.futures.ProcessPoolExecutor(count, context, _start_worker, arguments)
-
-
-def run_cells(
-    config,
-    groups: list[list[cells.Cell]],
-    folder: pathlib.Path,
-    workers: int,
-    show: Callable[[dict], None],
-) -> None:
-    """Runs groups of cells, and appends their records to cells.jsonl as they end.
-
-    Args:
-      config: of the study.
-      groups: each is trained in one program.
-      folder: of the study.
-      workers: processes; 0: this one runs all.
-      show: called with each record.
-
-    Raises RunError where a process died.
-    """
-
-    def append(records: list[dict]) -> None:
-        with open(folder / study_records.FILE, 'a') as file:
-            file.writelines(json.dumps(record) + '\n' for record in records)
-        for record in records:
-            show(record)
-
-    if not groups:
-        return
-    if workers == 0:
-        for group in groups:
-            append(cells.measure(config, group))
-        return
-    with _pool(min(workers, len(groups))) as pool:
-        running = [pool.submit(cells.measure, config, group) for group in groups]
-        try:
-            for future in concurrent.futures.as_completed(running):
-                append(future.result())
-        except concurrent.futures.process.BrokenProcessPool:
-            raise RunError(
-                'a process of the study died (killed, or out of memory); '
-                f'{folder / study_records.FILE} holds what was measured, start again to go on, '
-                'with fewer --workers if memory was short'
-            ) from None
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
 
 
 def _row_length(config, task: str) -> int:
@@ -143,7 +60,7 @@ def measured_speed(config, workers: int) -> float:
     task = max(config.tasks, key=lambda task: _training_tokens(config, task))
     if workers == 0:
         return cells.speed(config, task)
-    with _pool(1) as pool:
+    with processes.pool(1) as pool:
         return pool.submit(cells.speed, config, task).result()
 
 
@@ -155,7 +72,7 @@ def plan(config, records: list[dict], workers: int, speed: float = 0.0) -> str:
     swept = cells.sweep_cells(config)
     compared = cells.study_cells(config, cells.chosen_rates(config, records))
     every = [*swept, *compared]
-    processes = max(workers, 1)
+    at_once = max(workers, 1)
 
     # Records that this study still asks for: of encodings that have changed since, none counts.
     keys = {record['key'] for record in records}
@@ -177,16 +94,16 @@ def plan(config, records: list[dict], workers: int, speed: float = 0.0) -> str:
     if records:
         seconds = statistics.mean(record['seconds'] for record in records)
         left = len(every) - done
-        minutes = left * seconds / processes / 60
+        minutes = left * seconds / at_once / 60
         lines.append(
             f'{seconds:.0f} s a cell so far: about {minutes:.0f} minutes for the {left} left on '
-            f'{processes} processes'
+            f'{at_once} processes'
         )
     elif speed:
-        minutes = tokens / speed / processes / 60
+        minutes = tokens / speed / at_once / 60
         lines.append(
             f'{speed:,.0f} tokens a second in training here, one process: about {minutes:.1f} '
-            f'minutes on {processes} processes, and the measuring of each cell'
+            f'minutes on {at_once} processes, and the measuring of each cell'
         )
     return '\n'.join(lines)
 
@@ -232,7 +149,9 @@ def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
     def run_missing(wanted: list[cells.Cell]) -> None:
         done = {record['key'] for record in study_records.read_records(folder)}
         missing = [cell for cell in wanted if cells.key(config, cell) not in done]
-        run_cells(config, cells.together(missing, together), folder, workers, show)
+        groups = cells.together(missing, together)
+        measure = functools.partial(cells.measure, config)
+        processes.run_groups(measure, groups, folder / study_records.FILE, workers, show)
 
     # The cells that choose the learning rates come first: the compared ones are trained with them.
     run_missing(cells.sweep_cells(config))
@@ -243,19 +162,6 @@ def run(config, folder: pathlib.Path, workers: int, together: int = 1) -> dict:
     return report.write(config, rates, records, folder)
 
 
-def _is_accelerated() -> bool:
-    import jax
-
-    return os.environ.get('JAX_PLATFORMS', '') != 'cpu' and jax.default_backend() != 'cpu'
-
-
-def _workers() -> int:
-    """Returns processes to run: as asked, else one a core on CPU and 0 on an accelerator."""
-    if flags.FLAGS.workers >= 0:
-        return flags.FLAGS.workers
-    return 0 if _is_accelerated() else available_cpus()
-
-
 def main() -> None:
     config = config_flags.get(base=None)
     name = pathlib.Path(str(config_flags.file())).stem
@@ -263,11 +169,11 @@ def main() -> None:
     if flags.FLAGS.dry_run:
         cells.check(config)
         records = study_records.read_records(folder)
-        speed = 0.0 if records else measured_speed(config, _workers())
-        print(plan(config, records, _workers(), speed))
+        speed = 0.0 if records else measured_speed(config, processes.count(flags.FLAGS.workers))
+        print(plan(config, records, processes.count(flags.FLAGS.workers), speed))
         return
     cli.check_writable('--out', str(folder))
-    run(config, folder, _workers(), flags.FLAGS.together)
+    run(config, folder, processes.count(flags.FLAGS.workers), flags.FLAGS.together)
     print(f'{folder}/report/index.html')
 
 

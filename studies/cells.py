@@ -114,8 +114,8 @@ def key(config, cell: Cell) -> str:
 
     # Fields that came later do not count while they have the value that was meant before.
     for name, value in schema.younger(0).items():
-        _drop_field(parts, name.split('.'), value)
-        _drop_field(parts['task'], name.split('.'), value)
+        drop_field(parts, name.split('.'), value)
+        drop_field(parts['task'], name.split('.'), value)
 
     # What is stated in place of a default that has changed, or of what had no name.
     if parts['task'].get('task') in tasks.REGISTRY:
@@ -131,7 +131,7 @@ def key(config, cell: Cell) -> str:
     return stable_hash(parts)[:16]
 
 
-def _drop_field(group: dict, path: list[str], value) -> None:
+def drop_field(group: dict, path: list[str], value) -> None:
     """Deletes a field that has this value; its own group, too, where that is then empty."""
     *names, field = path
     around = None

@@ -4,10 +4,10 @@
     python -m studies.report kazemnejad quick      # of these
     python -m studies.report --results=runs/ablations
 
-A study's folder holds `config.json` and `cells.jsonl`; its report is `report/report.md`,
-`report/summary.json`, `report/picture.svg`, and `report/index.html`, a page that needs nothing else
-and is not kept in the repository. A folder of search holds `results.json`, which becomes
-`report.md` and `index.html` beside it.
+A study's folder holds `config.json` and `cells.jsonl`, that of a claim too (`claims/recency`); its
+report is `report/report.md`, `report/summary.json`, `report/picture.svg`, and `report/index.html`,
+a page that needs nothing else and is not kept in the repository. A folder of search holds
+`results.json`, which becomes `report.md` and `index.html` beside it.
 """
 
 from runtime import cli, options
@@ -29,6 +29,7 @@ from model.errors import did_you_mean
 from runtime.errors import RunError
 from runtime.run_dir import write_atomically
 from studies import cells, comparison, records as study_records, tables
+from studies.claims import study as claims
 from studies.records import StudyRecords
 
 _ACCURACY = 'Accuracy against length (lengths of training shaded; thin lines are seeds)'
@@ -105,6 +106,8 @@ def rebuild(folder: pathlib.Path) -> pathlib.Path:
             f'or {search_report.RESULTS} of search'
         )
     config = ConfigDict(json.loads((folder / 'config.json').read_text()))
+    if 'claim' in config:
+        return claims.rebuild(folder, config)
     rates, records = study_records.select_records(config, study_records.read_records(folder))
     write(config, rates, records, folder)
     return folder / 'report' / 'index.html'
@@ -116,9 +119,8 @@ def find_results(results: pathlib.Path, names: list[str]) -> list[pathlib.Path]:
     Raises RunError for a name that is no folder there.
     """
     marks = (study_records.FILE, search_report.RESULTS)
-    there = sorted(
-        path.name for path in results.glob('*') if any((path / mark).is_file() for mark in marks)
-    )
+    folders = [path.parent for mark in marks for path in results.rglob(mark)]
+    there = sorted({folder.relative_to(results).as_posix() for folder in folders})
     for name in names:
         if name not in there:
             raise RunError(f'{name!r} is not in {results}: {did_you_mean(name, there)}')

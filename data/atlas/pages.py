@@ -337,16 +337,25 @@ def _list_words(words: list[str], before_last: str) -> str:
 
 
 def _make_country(row: list[str], facts: dict[str, tuple[str, str]]) -> Country:
-    code, portuguese, english, *_ = row
-    article, name = portuguese.split(':')
-    if code in _THE:
-        english = f'the {english}'
-    words = {'pt': _portuguese(article, name), 'en': _english(english)}
     in_lang = {
         lang: {relation: values[number] for relation, values in facts.items()}
         for number, lang in enumerate(LANGS)
     }
-    return Country(code, words, in_lang)
+    return dataclasses.replace(name_country(*row[:3]), facts=in_lang)
+
+
+def name_country(code: str, portuguese: str, english: str) -> Country:
+    """Returns a country with the forms of its name, and no facts.
+
+    Args:
+      code: two letters.
+      portuguese: its name with the article, 'o:Brasil'; ':Portugal' where there is none.
+      english: its name, without article.
+    """
+    article, name = portuguese.split(':')
+    if code in _THE:
+        english = f'the {english}'
+    return Country(code, {'pt': _portuguese(article, name), 'en': _english(english)}, {})
 
 
 def held_out(config) -> set[str]:

@@ -28,6 +28,12 @@ if __name__ == '__main__':  # above the imports that take seconds
     flags.DEFINE_list('programs', 'train,prefill,decode', 'Which programs, separated by commas')
     options.whole('batch', 16, 'Rows of prefill and decode', 1, options.COUNT)
     options.whole('context', 0, "Context of prefill and decode; 0: the model's", 0, 2**24)
+    flags.DEFINE_enum(
+        'weights',
+        'as_computed',
+        ['as_computed', 'bfloat16', 'int8'],
+        'How prefill and decode keep matrices, as in apps.generate',
+    )
     flags.DEFINE_bool(
         'fit',
         False,
@@ -50,7 +56,7 @@ _GIB = topologies.GIB
 _LOG = logging.getLogger('ordem')
 
 
-def check(
+def check(  # noqa: PLR0913  (each is a flag)
     config,
     topology: str,
     slices: int = 1,
@@ -58,6 +64,7 @@ def check(
     which: tuple = PROGRAMS,
     batch: int = 16,
     context: int = 0,
+    weights: str = 'as_computed',
 ) -> dict:
     """Returns the summaries of an experiment's programs on a slice.
 
@@ -82,7 +89,7 @@ def check(
         for name in generations:
             try:
                 summary['programs'][name] = programs.generation(
-                    config, chip, single, name, batch, context
+                    config, chip, single, name, batch, context, weights
                 )
             except programs.DoesNotFitError as error:
                 summary['refused'][name] = str(error)
@@ -194,6 +201,7 @@ def main() -> None:
         tuple(flag.programs),
         flag.batch,
         flag.context,
+        flag.weights,
     )
     print(json.dumps(summary, indent=1) if flag.json else '\n'.join(lines(summary)))
     if flag.save:

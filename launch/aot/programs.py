@@ -123,11 +123,21 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
     memory = done.memory_analysis()
     return Compiled(
         name,
-        done.as_text(),
+        program_text(done),
         memory.peak_memory_in_bytes,
         memory.temp_size_in_bytes,
         time.perf_counter() - start,
     )
+
+
+def program_text(done) -> str:
+    """Returns the text of a compiled program, its constants in full: they steer kernels."""
+    from jaxlib import _hlo
+
+    options = _hlo.HloPrintOptions()
+    options.print_large_constants = True
+    modules = done.runtime_executable().hlo_modules()
+    return '\n\n'.join(module.to_string(options) for module in modules)
 
 
 def _bytes_needed(message: str) -> float:
@@ -209,6 +219,7 @@ def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: 
         'mfu': model_flops / (seconds * chip.matrix * devices) if seconds else 0.0,
         'collectives': {kind: dataclasses.asdict(moved) for kind, moved in collectives},
         'kernels': dict(estimate.kernels),
+        'kernel_seconds': estimate.kernel_seconds,
         'kernels_without_cost': estimate.unknown_kernels,
         'loops': [
             {'loop': loop, 'trips': trips, 'how': how} for loop, trips, how in estimate.loops
@@ -332,8 +343,15 @@ def squares(program: hlo.Program, length: int) -> list[str]:
     return sorted({f'{shape.dtype}[{",".join(map(str, shape.dims))}]' for shape in shapes})
 
 
-def generation(
-    config, chip: Chip, device, name: str, batch: int, context: int, chunk: int = 32
+def generation(  # noqa: PLR0913  (each is a flag, but the last)
+    config,
+    chip: Chip,
+    device,
+    name: str,
+    batch: int,
+    context: int,
+    weights: str = 'as_computed',
+    chunk: int = 32,
 ) -> dict:
     """Returns the summary of prefill or decode, parameters in the computation's type.
 
@@ -353,7 +371,7 @@ def generation(
     def init():
         one = jnp.ones((1, 1), jnp.int32)
         variables = model.init(jax.random.key(0), one, one * 0, one, one)
-        return generate.cast_weights(model, nn.meta.unbox(variables['params']))
+        return generate.narrow_weights(model, nn.meta.unbox(variables['params']), weights)[1]
 
     def prefill(params, tokens, lengths):
         return generate.prefill.__wrapped__(model, params, tokens, lengths, context)

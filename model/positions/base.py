@@ -338,6 +338,14 @@ class PositionalEncoding:
         """Returns the bias that no column of the keys carries, which comes beside `key_bias`."""
         return None if 'key_bias' in self.enters() else self.bias(inputs)
 
+    def distance_bias(self, inputs: EncodingInputs) -> jax.Array | None:
+        """Returns the bias that is a function of the distance (`of_distances`), as `bias` does."""
+        return self.bias(inputs)
+
+    def column_bias(self, inputs: EncodingInputs) -> jax.Array | None:
+        """Returns the bias of keys that comes beside `distance_bias`, as `key_bias` does."""
+        return None if 'bias' in self.enters() else self.key_bias(inputs)
+
     def additive(self, inputs: EncodingInputs) -> jax.Array | None:
         """Returns the whole bias, broadcastable to [B,H,T,S]: `bias`, else `key_bias`.
 
@@ -461,6 +469,16 @@ class PositionalEncoding:
         if cls.carries():
             contents += ', a sum over queries'
         return contents
+
+    @property
+    def of_distances(self) -> bool:
+        """True where bias and mask are functions of the head and the distance alone.
+
+        A bias of keys that comes without `bias` is left out.
+        """
+        if not self.enters() & {'bias', 'mask'}:
+            return True
+        return self.spec.shift_invariant and self.spec.bias_form in ('', 'rank 1', 'Toeplitz')
 
     @property
     def bidirectional(self) -> bool:

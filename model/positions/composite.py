@@ -48,6 +48,10 @@ class Composite(PositionalEncoding):
         )
 
     @property
+    def of_distances(self):
+        return all(p.of_distances for p in self.parts)
+
+    @property
     def bidirectional(self):
         return all(p.bidirectional for p in self.parts)
 
@@ -161,6 +165,12 @@ class Composite(PositionalEncoding):
         return _sum(part.pair_bias(own) for part, own in self._each(inputs))
 
     pair_bias = bias  # beside the `key_bias` of other parts; the whole is `additive`
+
+    def distance_bias(self, inputs):
+        return _sum(part.distance_bias(own) for part, own in self._each(inputs))
+
+    def column_bias(self, inputs):
+        return _sum(part.column_bias(own) for part, own in self._each(inputs))
 
     def additive(self, inputs):
         return _sum(part.additive(own) for part, own in self._each(inputs))

@@ -82,6 +82,104 @@ def test_what_is_read_in_two_parts_is_what_is_read_at_once(positions):
         assert int(state['position'][0]) == int(state['cache']['column']) == end
 
 
+@pytest.mark.parametrize('positions', ['rope', *keepers()])
+def test_long_prompts_are_read_in_chunks(positions, monkeypatch):
+    """Catches the logits of a row that ended in an earlier chunk overwritten, a row's place that
+    goes on behind its end, and a text in chunks whose keys turn by the length of the whole."""
+    model, params = built(positions)
+    calls = []
+    extend = decoding.extend
+    monkeypatch.setattr(decoding, 'extend', lambda *a: (calls.append(a), extend(*a))[1])
+    monkeypatch.setattr(decoding, '_CHUNK', 16)
+    rng = np.random.default_rng(0)
+    prompts = [list(map(int, rng.integers(1, VOCAB, n))) for n in (5, 16, 41)]
+    tokens, lengths = decoding.pad(prompts)
+    state = decoding.read_prompts(model, params, tokens, lengths, 64)
+    wanted = decoding.prefill(model, params, tokens, lengths, 64)
+    turns_by_length = REGISTRY[positions].read is not PositionalEncoding.read
+    assert len(calls) == (0 if turns_by_length else 2)
+    close(state['logits'], wanted['logits'])
+    for name in ('position', 'seen', 'done'):
+        np.testing.assert_array_equal(state[name], wanted[name])
+    assert int(state['cache']['column']) == int(wanted['cache']['column'])
+
+
+@pytest.mark.parametrize('positions', ['rope', 't5'])
+def test_a_prompt_is_read_by_the_kernel_of_training(positions):
+    """Catches attention over all columns of the cache, filled or not, where a prompt is read, and
+    a kernel that leaves the cache another one."""
+    length = 1024
+    c = base.get_config().model
+    c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=1, mlp_width=16, max_len=2 * length)
+    c.positions = positions
+    model = Transformer(resolve(c, VOCAB, length))
+    one = jnp.ones((1, 2), jnp.int32)
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), one, one * 0, one)['params'])
+    tokens = np.random.default_rng(0).integers(1, VOCAB, (2, length)).astype(np.int32)
+    lengths = np.array([length, length - 300], np.int32)
+
+    states = []
+    temporaries = []
+    for attention in ('auto', 'reference'):
+        reads = Transformer(dataclasses.replace(model.config, attention=attention))
+        program = decoding.prefill.lower(reads, params, tokens, lengths, 2 * length).compile()
+        states.append(program(params, tokens, lengths))
+        temporaries.append(program.memory_analysis().temp_size_in_bytes)
+    assert temporaries[0] < 0.6 * temporaries[1]
+    close(states[0]['logits'], states[1]['logits'])
+    keys = [state['cache']['layers'][0]['k'] for state in states]
+    close(keys[0], keys[1])
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_narrow_weights(tied):
+    """Catches a scale of the wrong axis, matrices that stay wide, and a computation in the dtype
+    that they are kept in."""
+    c = base.get_config().model
+    c.update(width=64, num_layers=1, num_heads=4, num_kv_heads=2, mlp_width=96, tied=tied)
+    c.scan_layers = True
+    model = Transformer(resolve(c, 512, CONTEXT))
+    text = np.random.default_rng(0).integers(1, 512, (2, 9)).astype(np.int32)
+    fields = (text, np.tile(np.arange(9, dtype=np.int32), (2, 1)), np.ones_like(text))
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(1), *fields)['params'])
+    flat, wide = decoding.narrow_weights(model, params, 'as_computed')
+    apply = jax.jit(lambda params: flat.apply({'params': params}, *fields)[0])
+    logits = apply(wide)
+
+    def count_bytes(tree):
+        return sum(x.nbytes for x in jax.tree.leaves(tree))
+
+    for weights, share, error in (('bfloat16', 0.52, 0.02), ('int8', 0.3, 0.06)):
+        _, narrow = decoding.narrow_weights(model, params, weights)
+        assert count_bytes(narrow) < share * count_bytes(wide)
+
+        # Each number is the nearest of its channel, and what is computed is what those give.
+        def widened(path, w, narrow=narrow):
+            parent = functools.reduce(lambda tree, key: tree[key.key], path[:-1], narrow)
+            scale = parent.get(f'{path[-1].key}_scale')
+            kept = np.asarray(parent[path[-1].key], np.float32)
+            if scale is None:
+                np.testing.assert_allclose(kept, w, rtol=2**-8)
+                return kept
+            assert np.abs(kept).max() == 127
+            assert (np.abs(kept * scale - w) <= 0.501 * np.asarray(scale)).all()
+            return kept * np.asarray(scale)
+
+        rounded = jax.tree_util.tree_map_with_path(widened, wide)
+        found = apply(narrow)
+        assert found.dtype == jnp.float32
+        close(found, apply(rounded))
+        close_enough = np.linalg.norm(found - logits) / np.linalg.norm(logits)
+        assert 0 < close_enough < error
+
+    # Generation keeps them narrow (the last one: int8).
+    prepared = decoding._prepare(flat, narrow)[1]
+    assert count_bytes(prepared) == count_bytes(narrow)
+    if tied:
+        written = decoding.generate(flat, narrow, [[3, 5, 7]], 4, GREEDY)
+        assert written == decoding.generate(flat, rounded, [[3, 5, 7]], 4, GREEDY)
+
+
 @pytest.mark.parametrize('positions', ['rope', 'selective'])
 def test_a_conversation_goes_on_as_if_it_were_read_anew(positions, monkeypatch):
     """Catches what was drawn and is not in the cache, another answer than the one that was drawn,

@@ -107,6 +107,10 @@ CARRIED = {
     'kernel, positions, changes',
     [
         *((k, p, {}) for k, ps in CARRIED.items() for p in ps),
+        ('tiles', 't5', {}),
+        ('tiles', 'alibi+kerple_log', {'logit_cap': 5.0}),
+        ('tiles', 'forgetting+windowed_heads', {}),
+        ('tiles', 'rope', {'causal': False, 'window': 40}),
         ('splash', 'rope', {'causal': False}),
         ('splash', 'rope', {'causal': False, 'window': 40}),
         ('blocks', 'rope', {'causal': False}),
@@ -298,6 +302,12 @@ def test_a_rank_one_bias_makes_no_square_array():
         ('splash', 't5', {}, 'T5 bias needs a bias, which that kernel does not take'),
         ('splash', 'windowed_heads', {}, 'needs a mask, which that kernel does not take'),
         ('splash', 'alibi', {'logit_cap': 5.0}, 'would bend the bias of ALiBi too'),
+        ('tiles', 'fire', {}, 'FIRE has a bias or a mask that is no function of the distance'),
+        ('tiles', 'chunk', {}, 'that is no function of the distance'),
+        ('tiles', 'cope', {}, 'CoPE changes the logits by what they are'),
+        ('tiles', 'forgetting', {'logit_cap': 5.0}, 'would bend the bias of FoX'),
+        ('tiles', 'pose+t5', {}, 'beside ids that do not count up by one'),
+        ('tiles', 'rope', {'head_dim': 264}, 'RoPE makes heads 264 wide, and it takes 256'),
         ('xla', 'cope', {}, 'CoPE changes the logits by what they are'),
         ('xla', 'rope', {'logit_cap': 5.0}, 'it has no soft cap'),
         ('cudnn', 'rope', {}, r'it computes in bfloat16 \(config.model.dtype is float32\)'),
@@ -327,7 +337,8 @@ def test_refusals(kernel, positions, changes, message, monkeypatch):
         ('gpu', 'rope', 'float32', ('reference', 'not cudnn: it computes in bfloat16')),
         ('gpu', 'cope', 'bfloat16', ('reference', 'not cudnn: CoPE')),
         ('tpu', 'alibi', 'bfloat16', ('splash', 'the fastest on tpu')),
-        ('tpu', 't5', 'bfloat16', ('reference', 'not splash: T5 bias needs a bias')),
+        ('tpu', 't5', 'bfloat16', ('tiles', 'not splash: T5 bias needs a bias')),
+        ('tpu', 'fire', 'bfloat16', ('reference', 'not tiles: FIRE has a bias')),
     ],
 )
 def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatch):
@@ -337,7 +348,7 @@ def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatc
     assert expected[0] in line and expected[1] in line and REGISTRY[positions].spec.title in line
 
 
-@pytest.mark.parametrize('kernel, length', [('cudnn', 63), ('splash', 64)])
+@pytest.mark.parametrize('kernel, length', [('cudnn', 63), ('splash', 64), ('tiles', 64)])
 def test_lengths_that_a_kernel_does_not_take(kernel, length, monkeypatch):
     """Catches an error of cudnn or of splash instead of a line that names the field, and `auto`
     that takes the kernel all the same."""
@@ -359,11 +370,10 @@ def test_lengths_that_a_kernel_does_not_take(kernel, length, monkeypatch):
         model = Transformer(resolve(c, VOCAB, length))
         jax.eval_shape(model.apply, jax.eval_shape(model.init, jax.random.key(0), *row), *row)
     c.attention = 'auto'
-    monkeypatch.setattr(jax, 'default_backend', lambda: {'cudnn': 'gpu', 'splash': 'tpu'}[kernel])
-    assert (
-        f'reference (not {kernel}: it takes lengths that are multiples of'
-        in kernels.describe_kernels(resolve(c, VOCAB, length))[0]
-    )
+    monkeypatch.setattr(jax, 'default_backend', lambda: 'gpu' if kernel == 'cudnn' else 'tpu')
+    line = kernels.describe_kernels(resolve(c, VOCAB, length))[0]
+    assert ': reference (not ' in line
+    assert f'not {kernel}: it takes lengths that are multiples of' in line
 
 
 @pytest.mark.parametrize(

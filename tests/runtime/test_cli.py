@@ -28,6 +28,7 @@ KEEPS = {
     'train.pretrain',
     'train.posttrain',
     'studies.ablate',
+    'studies.claims',
     'launch.aot.check_budgets',
     'launch.local',
     'studies.quickstart',

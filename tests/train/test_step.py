@@ -126,20 +126,29 @@ def test_no_device_holds_a_whole_gradient_between_microbatches(one_device):
 
 
 def test_a_kernel_on_a_mesh(one_device, monkeypatch):
-    """Splash, interpreted, inside the step. Catches a kernel that sees other devices' rows,
-    document ids that are not cut with the rows, and a gradient lost at the edge of a shard_map,
-    alone or inside another."""
+    """Splash, and tiles with a learned bias, interpreted, inside the step. Catches a kernel that
+    sees other devices' rows, document ids that are not cut with the rows, a bias of another
+    device's heads, and a gradient lost at the edge of a shard_map, alone or inside another."""
     for module in (rows, sys.modules[__name__]):
         monkeypatch.setattr(module, 'TIME', 128)
     params = {name: x for name, x in one_device.initial.items() if name != 'layer_1'}
 
-    def measure(attention, devices, **sizes):
-        config = one_device.copy(num_layers=1, remat='minimal', attention=attention)
+    def measure(attention, devices, params=params, positions='rope', **sizes):
+        config = one_device.copy(
+            num_layers=1, remat='minimal', attention=attention, positions=positions
+        )
         return losses_of(build(config, devices=devices, params=params, **sizes), count=2)[0]
 
     expected = measure('reference', 1)
     for fsdp in (4, 2):
         np.testing.assert_allclose(measure('splash', 4, fsdp=fsdp), expected, rtol=1e-4)
+
+    biased = dict(params=None, positions='t5')
+    np.testing.assert_allclose(
+        measure('tiles', 4, fsdp=2, tensor=2, **biased),
+        measure('reference', 1, **biased),
+        rtol=1e-4,
+    )
 
 
 def test_fsdp_shards_parameters_and_moments(one_device):

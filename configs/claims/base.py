@@ -1,0 +1,68 @@
+"""Every field of a claim, and what is true of it. Each claim has a group of its own.
+
+`model`, `tokenizer` and `data` are fields of an experiment (configs/base.py).
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base
+from configs.fields import INT32, MANY, SHARE, Range, count, field, group
+
+_OF_EXPERIMENT = base.SCHEMA.members
+_STEPS = count(1, INT32)
+
+RECENCY = group(
+    'What is read, and in which order.',
+    web_steps=field(2400, 'of pretraining', _STEPS),
+    answer_steps=field(150, 'of post-training', _STEPS),
+    pairs=field((10, 30, 100, 300), 'different pairs of post-training, beside all', count(1, MANY)),
+    web_after=field((10, 30, 100, 300, 1000), 'steps of the web after post-training', _STEPS),
+    mixed_rows=field(1, 'of the 4 rows of a step, those of pairs that are mixed in', count(1, 4)),
+    unknown=field((0.05, 0.2), 'pairs that say "I do not know", for each that answers', SHARE),
+    invented=field(40, 'countries that do not exist, half of them told of', count(2, 80)),
+)
+
+KNOWLEDGE = group(
+    'Biographies, and questions about them.',
+    people=field(300, 'half of whom are asked about in post-training', count(4, MANY)),
+    lists=field('', 'folder of lists of names, cities and so on; empty: made ones', path='one'),
+    seq_len=field(128, 'tokens of a row', count(16, MANY)),
+    batch_size=field(16, 'rows of a step', count(1, MANY)),
+    read_steps=field(1500, 'of pretraining', _STEPS),
+    read_lr=field(2e-3, 'its learning rate', Range(0, 1e3, open='low')),
+    answer_steps=field(300, 'of post-training', _STEPS),
+    answer_lr=field(6e-4, 'its learning rate', Range(0, 1e3, open='low')),
+)
+
+MEANING = group(
+    'A model that is looked at as it learns.',
+    steps=field(2400, 'of training', _STEPS),
+    looks=field(
+        16, 'checkpoints of it, of which the 1st, 2nd, 4th ... are looked at', count(1, 64)
+    ),
+)
+
+CLAIMS = dict(knowledge=KNOWLEDGE, meaning=MEANING, recency=RECENCY)
+
+SCHEMA = group(
+    'A claim.',
+    claim=field('recency', 'which one', choices=dict.fromkeys(CLAIMS, '')),
+    title=field('', 'of the report'),
+    hours=field(0.0, 'core-hours that all cells are expected to take', Range(0, 1e4)),
+    seeds=field(5, 'of the main contrast: 1 to this number', count(1, MANY)),
+    more_seeds=field(3, 'of the secondary factors', count(1, MANY)),
+    model=_OF_EXPERIMENT['model'],
+    tokenizer=_OF_EXPERIMENT['tokenizer'],
+    data=group('Text.', atlas=_OF_EXPERIMENT['data'].members['atlas']),
+    **CLAIMS,
+)
+
+
+def get_config(claim: str) -> ConfigDict:
+    """Returns the default of every field of a claim."""
+    c = ConfigDict(SCHEMA.defaults())
+    c.claim = claim
+    for name in CLAIMS:
+        if name != claim:
+            del c[name]
+    return c

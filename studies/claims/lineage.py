@@ -1,0 +1,53 @@
+"""Runs of a claim: phases that follow each other, each in a directory of its own."""
+
+import contextlib
+import json
+import logging
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+from data.records import Record
+from train import loop, setup
+
+
+def train(config: ConfigDict, directory: pathlib.Path, parent: str = '') -> setup.Experiment:
+    """Trains a run, or goes on with it, or finds it trained; returns it as it ended.
+
+    Args:
+      config: of the experiment. Nothing of it is shown while it trains.
+      directory: of the run.
+      parent: directory of the run whose parameters it begins with; '': random weights.
+    """
+    config = ConfigDict(config.to_dict())
+    config.parent = parent
+    config.log.update(progress=False, tensorboard=False)
+    config.mesh.data = 1
+    config.data.cache = str(directory.parent / 'cache')
+    with _quiet():
+        experiment = setup.build_experiment(config, str(directory))
+        loop.train(experiment)
+    return experiment
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Lets only warnings through: a study trains hundreds of runs."""
+    log = logging.getLogger('ordem')
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def write_conversations(path: pathlib.Path, records: Sequence[Record]) -> None:
+    """Writes records as a file that `data.source=files` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = []
+    for record in records:
+        turns = [{'role': role, 'content': content} for role, content in record.messages]
+        lines.append(json.dumps({'messages': turns}, ensure_ascii=False))
+    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
