@@ -129,10 +129,11 @@ def observe(model: Transformer, params, tokens: jax.Array, length: jax.Array, wo
     Returns:
       arrays of the last T = min(P, DRAWN) tokens: 'start', the first of them; 'ids' [P], those that
       encodings see; 'vectors' [T,D] of the table; 'neighbours' and 'cosines' [T,NEIGHBOURS];
-      'added' {scope: [T,D]}, what encodings add to an embedding of zeros; 'layers', of each layer
-      with attention 'weights' and 'bare' [H,T,T], attention with its encoding and without, 'bias' [H,T,T] or None,
-      'ids' [P], 'turns' (`Watched._probe`); 'guesses' and 'shares' [L+1,T,GUESSES], the likeliest
-      next tokens after the embedding and after each layer; 'logits' [V] of the last token.
+      'added' {scope: [T,D]}, what encodings add to an embedding of zeros; 'guesses' and 'shares'
+      [L+1,T,GUESSES], the likeliest next tokens after the embedding and after each layer; 'logits'
+      [V] of the last token; 'layers', of each layer with attention 'weights' and 'bare' [H,T,T],
+      attention with its encoding and without, 'bias' [H,T,T] or None, 'ids' [P], 'turns'
+      (`Watched._probe`).
     """
     cfg = model.config
     columns = jnp.arange(len(tokens), dtype=jnp.int32)
