@@ -184,6 +184,26 @@ def test_what_encodings_do():
         np.testing.assert_allclose(rows[-1], -slope * np.arange(length)[::-1], rtol=0, atol=1e-3)
 
 
+def test_the_end_of_a_long_prompt_is_drawn(monkeypatch):
+    """Catches pictures of a long prompt that are of other tokens than its last ones."""
+    monkeypatch.setattr(walkthrough, 'DRAWN', 8)
+    walk, facts = followed('randomized+alibi')
+    model, params = built('randomized+alibi', tokenizer('bpe').vocab_size)
+    tokens = walk.encode(PROMPT)
+    start = facts['start']
+    assert start == len(tokens) - 8 and len(facts['pieces']) == len(tokens)
+    _, attention, _ = applied(model, params, tokens)
+    for told, expected in zip(facts['attention'], attention, strict=True):
+        assert_triangles(told, expected[:, start:, start:])
+    table = np.asarray(params['embedding'])[tokens[start:]]
+    np.testing.assert_allclose(facts['vectors'], table, rtol=0, atol=1e-4)
+
+    # Ids that are drawn: ascending, of the tokens that are shown.
+    assert facts['positions']['ids']
+    for one in facts['positions']['ids']:
+        assert len(one['ids']) == 8 and np.all(np.diff(one['ids']) > 0)
+
+
 def test_a_model_without_attention():
     """Catches a page that needs attention: guesses, swaps and added vectors are still told."""
     _, facts = followed('learned', mixing='none')
