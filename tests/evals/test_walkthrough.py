@@ -90,7 +90,7 @@ def assert_triangles(told, expected):
     [
         ('learned+rope,none+forgetting', {}),
         ('alibi', dict(scan_layers=True, remat='full', dropout=0.1)),
-        ('rope,none', dict(tied=False, norm='layernorm', qk_norm=True, window=5, logit_cap=9.0)),
+        ('rope,cope', dict(tied=False, norm='layernorm', qk_norm=True, window=5, logit_cap=9.0)),
     ],
 )
 def test_numbers_are_those_of_the_model(positions, changes):
