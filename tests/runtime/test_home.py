@@ -43,7 +43,17 @@ NO_PATHS = {
 }
 NO_PATH_FIELDS = {
     'prefer',
-    *('source', 'packing', 'split', 'on_broken', 'part', 'text_field', 'kind', 'activation'),
+    *(
+        'source',
+        'packing',
+        'mixing',
+        'split',
+        'on_broken',
+        'part',
+        'text_field',
+        'kind',
+        'activation',
+    ),
     *('norm', 'positions', 'dtype', 'param_dtype', 'attention', 'context_attention', 'remat'),
     *('objective', 'on_spike', 'pooling', 'sizes', 'schedule', 'prompt'),
 }
