@@ -143,22 +143,12 @@ class Whole(_Packing):
         # Longest first: the slots, in order, which documents of their length take by turns.
         fitting = np.flatnonzero(lengths <= seq_len)
         self.by_length = fitting[np.argsort(-lengths[fitting], kind='stable')]
+        row_of_slot = best_fit(lengths[self.by_length], seq_len)
 
-        # Each slot goes into the row where the least stays free, or into a new one.
-        rows_by_room: dict[int, list[int]] = {}  # free places -> rows that have them
-        self.rows: list[list[int]] = []  # row -> slots
-        for slot, length in enumerate(lengths[self.by_length].tolist()):
-            rooms = (room for room, rows in rows_by_room.items() if room >= length and rows)
-            room = min(rooms, default=None)
-            if room is None:
-                row = len(self.rows)
-                room = seq_len
-                self.rows.append([])
-            else:
-                row = rows_by_room[room].pop()
-            self.rows[row].append(slot)
-            rows_by_room.setdefault(room - length, []).append(row)
-        self.num_rows = len(self.rows)
+        # The slots of row i are slots[begins[i] : begins[i + 1]].
+        self.slots = np.argsort(row_of_slot, kind='stable')
+        self.begins = np.concatenate([[0], np.cumsum(np.bincount(row_of_slot))])
+        self.num_rows = len(self.begins) - 1
 
     def _epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Returns the document of each slot, and the order of rows."""
@@ -171,25 +161,87 @@ class Whole(_Packing):
 
     def fill(self, epoch: int, rows: np.ndarray, out: Batch) -> None:
         documents, order = self.epoch(epoch)
-        answered = self.split.answered
-        for i, row in enumerate(order[rows]):
-            begin = 0
-            for segment, slot in enumerate(self.rows[row], 1):
-                document = documents[slot]
-                stored = slice(self.split.offsets[document], self.split.offsets[document + 1])
-                tokens = np.asarray(self.split.tokens[stored], np.int32)
 
-                # The last token of a document has no target.
-                end = begin + len(tokens)
-                span = slice(begin, end)
-                predicted = slice(begin, end - 1)
-                weights = 1 if answered is None else answered[stored][1:] > 0
-                out['tokens'][i, span] = tokens
-                out['targets'][i, predicted] = tokens[1:]
-                out['loss_weights'][i, predicted] = weights
-                out['segment_ids'][i, span] = segment
-                out['positions'][i, span] = np.arange(len(tokens))
-                begin = end
+        # Documents [D] that stand in the rows, and the row and the segment of each.
+        chosen = order[rows]
+        counts = self.begins[chosen + 1] - self.begins[chosen]
+        row = np.repeat(np.arange(len(rows)), counts)
+        segment = count_within(counts)
+        document = documents[self.slots[np.repeat(self.begins[chosen], counts) + segment]]
+
+        # Where each begins in its row: after all before it, less those of earlier rows.
+        length = self.split.lengths[document]
+        before = np.cumsum(length) - length
+        first_of_row = np.cumsum(counts) - counts
+        begin = before - np.repeat(before[first_of_row], counts)
+
+        # Places [N] of their tokens: in the document, in the store, and in the rows.
+        position = count_within(length)
+        source = np.repeat(self.split.offsets[document], length) + position
+        place = np.repeat(row * self.seq_len + begin, length) + position
+
+        # The last token of a document has no target.
+        follows = position < np.repeat(length, length) - 1
+        predicted = place[follows]
+        weights: np.ndarray | int = 1
+        if self.split.answered is not None:
+            weights = self.split.answered[source[follows] + 1] > 0
+
+        # Through flat views of the rows.
+        flat = {name: array.reshape(-1) for name, array in out.items()}
+        flat['tokens'][place] = self.split.tokens[source]
+        flat['targets'][predicted] = flat['tokens'][predicted + 1]
+        flat['loss_weights'][predicted] = weights
+        flat['segment_ids'][place] = np.repeat(segment + 1, length)
+        flat['positions'][place] = position
+
+
+def best_fit(lengths: np.ndarray, size: int) -> np.ndarray:
+    """Returns the row of each length, int64 [N]: the one where the least stays free, or a new one.
+
+    Of rows with as much room, that which got it last. Equal lengths are dealt together, so that it
+    takes as long as there are different ones.
+
+    Args:
+      lengths: int [N], from the largest to the smallest, 1 to `size`.
+      size: of a row.
+    """
+    rows_by_room: list[list[int]] = [[] for _ in range(size + 1)]  # free places -> rows
+    row_of = np.zeros(len(lengths), np.int64)
+    num_rows = 0
+    begin = 0
+    for end in np.flatnonzero(np.diff(lengths, append=0)) + 1:
+        length = int(lengths[begin])
+
+        # The tightest rooms first. A row takes as many as fit: after each its room is the tightest.
+        for room in range(length, size + 1):
+            each = room // length
+            needed = -(-(end - begin) // each)
+            if room == size:
+                rows_by_room[size] = [*range(num_rows, num_rows + needed)][::-1]
+                num_rows += needed
+            rows = rows_by_room[room]
+            if not rows:
+                continue
+            taken = rows[-needed:][::-1]
+            del rows[-needed:]
+            dealt = np.repeat(taken, each)[: end - begin]
+            row_of[begin : begin + len(dealt)] = dealt
+            begin += len(dealt)
+
+            # The last row may have got fewer.
+            in_last = len(dealt) - (len(taken) - 1) * each
+            rows_by_room[room - each * length] += taken[:-1]
+            rows_by_room[room - in_last * length].append(taken[-1])
+            if begin == end:
+                break
+    return row_of
+
+
+def count_within(counts: np.ndarray) -> np.ndarray:
+    """Returns 0, 1, ... for each of `counts` anew, int64 [sum of counts]."""
+    ends = np.cumsum(counts)
+    return np.arange(ends[-1]) - np.repeat(ends - counts, counts)
 
 
 class Rows:

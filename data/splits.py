@@ -6,6 +6,7 @@ By hash, so that the same text goes the same way, wherever it stands and whateve
 import dataclasses
 import hashlib
 import itertools
+import types
 from collections.abc import Iterator
 
 from data import text as texts
@@ -60,7 +61,8 @@ class Splitter:
     def __init__(self, config):
         self.num_equal = 0
         self.num_moved = 0
-        self._config = config
+        # Read for each record, which takes a ConfigDict its time.
+        self._config = types.SimpleNamespace(validation=config.validation, split=config.split)
         self._ordinals = itertools.count()
         self._first: dict[bytes, int] = {}  # identity -> ordinal of the first such record
         self._heads: dict[int, int] = {}  # that ordinal -> words of it that are trained on

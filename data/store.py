@@ -5,9 +5,12 @@ each document begins, and the end), `<split>.answered` (uint8 per token, convers
 `manifest.json`.
 """
 
+import collections
+import concurrent.futures
 import dataclasses
 import itertools
 import logging
+import os
 import pathlib
 from collections.abc import Iterator
 
@@ -28,7 +31,8 @@ _LOG = logging.getLogger('ordem')
 FORMAT = 3
 
 _CHUNK_RECORDS = 1024
-_CHUNK_CHARACTERS = 4 << 20  # tokenized together; each takes about 50 bytes meanwhile
+_CHUNK_CHARACTERS = 1 << 20  # tokenized together; each takes about 50 bytes meanwhile
+_THREADS = 16  # at most: so many chunks are tokenized at a time, and as many wait
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,34 +225,53 @@ def log_left_out(passed_over: str, splitter: Splitter) -> None:
         _LOG.info('%s', splitter.describe())
 
 
+@dataclasses.dataclass(frozen=True)
+class _Document:
+    """A record that was tokenized.
+
+    Attributes:
+      tokens: its marks included, [tokens] int.
+      answered: which of them the assistant says, [tokens], 0 or 1; None for plain text.
+    """
+
+    record: Record
+    tokens: np.ndarray
+    answered: list[int] | None = None
+
+
 class _SplitWriter:
-    """Writes the documents of one split as they come; only offsets are held in memory."""
+    """Writes the documents of one split as they come; only lengths are held in memory."""
 
     def __init__(self, folder: pathlib.Path, split: str, dtype: np.dtype):
         self._offsets_path = folder / f'{split}.offsets'
         self._tokens = open(folder / f'{split}.tokens', 'wb')
         self._answered = open(folder / f'{split}.answered', 'wb')
         self._dtype = dtype
-        self._offsets = [0]
+        self._lengths: list[int] = []
         self._num_bytes = 0
 
-    def add(self, record: Record, ids: list[int], answered: list[int] | None) -> None:
-        """Appends a document: its token ids, and which of them the assistant says."""
+    def add(self, documents: list['_Document']) -> None:
+        """Appends documents."""
+        if not documents:
+            return
+
         # Straight to the disk: the tokens of a split need not fit in memory.
-        self._tokens.write(np.asarray(ids, self._dtype).tobytes())
-        if answered is not None:
-            self._answered.write(np.asarray(answered, np.uint8).tobytes())
-        self._offsets.append(self._offsets[-1] + len(ids))
-        self._num_bytes += sum(len(part.encode()) for part in record.parts())
+        tokens = np.concatenate([document.tokens for document in documents])
+        self._tokens.write(tokens.astype(self._dtype).tobytes())
+        for document in documents:
+            if document.answered is not None:
+                self._answered.write(np.asarray(document.answered, np.uint8).tobytes())
+            self._num_bytes += sum(len(part.encode()) for part in document.record.parts())
+        self._lengths += [len(document.tokens) for document in documents]
 
     def finish(self) -> dict:
         """Writes the offsets, closes the files, and returns counts for the manifest."""
         self._tokens.close()
         self._answered.close()
-        np.asarray(self._offsets, np.int64).tofile(self._offsets_path)
-        return dict(
-            documents=len(self._offsets) - 1, tokens=self._offsets[-1], bytes=self._num_bytes
-        )
+        offsets = np.zeros(len(self._lengths) + 1, np.int64)
+        np.cumsum(self._lengths, out=offsets[1:])
+        offsets.tofile(self._offsets_path)
+        return dict(documents=len(self._lengths), tokens=int(offsets[-1]), bytes=self._num_bytes)
 
 
 def _build(config: ConfigDict, tokenizer: Tokenizer, folder: pathlib.Path, progress: bool) -> None:
@@ -261,26 +284,50 @@ def _build(config: ConfigDict, tokenizer: Tokenizer, folder: pathlib.Path, progr
     num_system_messages = 0
     records = iter(track(sources.read(config), 'tokenizing', unit='records', show=progress))
 
-    # A chunk at a time: the tokenizer is fast on many texts, and memory stays bounded.
-    while chunk := take_chunk(records):
-        pieces: list[tuple[str, Record]] = []
-        for record in report.good(chunk):
-            # Mixed sources are refused: the loss is on answers alone, or on every token.
-            if conversations is None:
-                conversations = record.messages is not None
-            if conversations != (record.messages is not None):
-                raise DataError(
-                    f'{record.where}: texts and conversations in one source; train on one or the '
-                    'other'
-                )
-            pieces += splitter.pieces(record)
+    threads = min(os.cpu_count() or 1, _THREADS)
+    waiting: collections.deque[tuple[list[str], concurrent.futures.Future]] = collections.deque()
 
-        # Counted here, since a tokenizer from before such messages has no mark for them.
-        if conversations:
-            num_system_messages += sum(record.messages[0][0] == SYSTEM for _, record in pieces)
-        encoded = _encode([record for _, record in pieces], tokenizer, bool(conversations))
-        for (split, record), (ids, answered) in zip(pieces, encoded):
-            writers[split].add(record, ids, answered)
+    def write_next() -> None:
+        """Writes the documents of the chunk that has waited longest."""
+        splits, future = waiting.popleft()
+        documents = list(zip(splits, future.result(), strict=True))
+        for split, writer in writers.items():
+            writer.add([document for side, document in documents if side == split])
+
+    # Chunks are tokenized in the background, some at a time, while the next ones are read: the
+    # tokenizer is fast on many texts, and memory stays bounded.
+    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+        while chunk := take_chunk(records):
+            good = []
+            for record in report.good(chunk):
+                # Mixed sources are refused: the loss is on answers alone, or on every token.
+                if conversations is None:
+                    conversations = record.messages is not None
+                if conversations != (record.messages is not None):
+                    raise DataError(
+                        f'{record.where}: texts and conversations in one source; train on one or '
+                        'the other'
+                    )
+                good.append(record)
+
+            # Whole records need not wait until it is known to which split they go.
+            if config.split == 'documents':
+                future = pool.submit(_encode, good, tokenizer)
+                splits = [split for record in good for split, _ in splitter.pieces(record)]
+            else:
+                pieces = [piece for record in good for piece in splitter.pieces(record)]
+                splits = [split for split, _ in pieces]
+                good = [record for _, record in pieces]
+                future = pool.submit(_encode, good, tokenizer)
+            waiting.append((splits, future))
+
+            # Counted here, since a tokenizer from before such messages has no mark for them.
+            if conversations:
+                num_system_messages += sum(record.messages[0][0] == SYSTEM for record in good)
+            if len(waiting) > threads:
+                write_next()
+        while waiting:
+            write_next()
 
     # A store without training text is an error now, not an empty epoch later.
     counts = {split: writer.finish() for split, writer in writers.items()}
@@ -313,19 +360,26 @@ def _build(config: ConfigDict, tokenizer: Tokenizer, folder: pathlib.Path, progr
     )
 
 
-def _encode(
-    records: list[Record], tokenizer: Tokenizer, conversations: bool
-) -> list[tuple[list[int], list[int] | None]]:
-    """Returns (token ids, which of them the assistant says) of each record; None for plain text."""
-    if conversations:
+def _encode(records: list[Record], tokenizer: Tokenizer) -> list[_Document]:
+    """Returns records with their tokens: all of them texts, or all conversations."""
+    if records and records[0].messages is not None:
         return [_encode_conversation(record, tokenizer) for record in records]
-    rows = tokenizer.encode_batch([record.text for record in records])
-    return [([tokenizer.bos, *ids, tokenizer.eos], None) for ids in rows]
+
+    # A thread for each chunk; all of them for one that is much larger, a single long text.
+    characters = sum(len(record.text) for record in records)
+    threads = -1 if characters > 2 * _CHUNK_CHARACTERS else 1
+    rows = tokenizer.encode_arrays([record.text for record in records], threads)
+    begin = np.asarray([tokenizer.bos], np.int32)
+    end = np.asarray([tokenizer.eos], np.int32)
+    return [
+        _Document(record, np.concatenate([begin, ids, end])) for record, ids in zip(records, rows)
+    ]
 
 
-def _encode_conversation(record: Record, tokenizer: Tokenizer) -> tuple[list[int], list[int]]:
-    """Returns token ids and which of them the assistant says; errors name the record."""
+def _encode_conversation(record: Record, tokenizer: Tokenizer) -> _Document:
+    """Returns a conversation with its tokens; errors name the record."""
     try:
-        return encode_messages(record.messages, tokenizer)
+        ids, answered = encode_messages(record.messages, tokenizer)
     except DataError as error:
         raise DataError(f'{record.where}: {error}') from None
+    return _Document(record, np.asarray(ids), answered)

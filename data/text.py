@@ -27,7 +27,6 @@ _MARKS = {
     codecs.BOM_UTF16_LE: 'utf-16-le',
     codecs.BOM_UTF16_BE: 'utf-16-be',
 }
-_SURROGATE = re.compile('[\ud800-\udfff]')  # half of a pair: JSON can spell it, UTF-8 cannot
 _LOOKED_AT = 1 << 12  # bytes by which an encoding without a mark is told
 # Controls that no text needs; it has bell, backspace, tab, line ends, form feed and escape.
 _CONTROLS = bytes({*range(32)} - {7, 8, 9, 10, 11, 12, 13, 27})
@@ -35,6 +34,12 @@ _MOST = 0.1  # share of them in a text, but for a few
 _FEW = 8
 _BLOCK = 1 << 20  # characters that are compared at a time
 _SPACE = re.compile(r'\s')
+# White space as `str.split` knows it: in one byte, and other.
+_TO_SPACE = bytes.maketrans(b'\t\n\v\f\r\x1c\x1d\x1e\x1f', b' ' * 9)
+_OTHER_SPACES = (
+    '\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a'
+    '\u2028\u2029\u202f\u205f\u3000'
+)
 _MANY = re.compile('[^\\w\\s\0-\u02ff]{64,}')  # marks and symbols, one after the other
 # How a pointer begins that Git LFS leaves in place of a file which was not fetched, and the bytes
 # that it has at most (its docs/spec.md).
@@ -68,7 +73,11 @@ def fault(text) -> str:
         return 'empty document'
     if '\0' in text:
         return f'NUL, which no text has, at character {text.index(chr(0))}'
-    return 'half of a surrogate pair, which is no character' if _SURROGATE.search(text) else ''
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return 'half of a surrogate pair, which is no character'
+    return ''
 
 
 def decode(raw: bytes | bytearray, first: bool = True, what: str = 'file') -> str:
@@ -151,6 +160,8 @@ def normal_form(form: str, text: str) -> str:
 
     That one sorts the marks of a letter by insertion, which takes minutes for a megabyte of them.
     """
+    if unicodedata.is_normalized(form, text):  # linear, as nothing is out of order
+        return text
     if not text.isascii():
         decomposed = form.replace('C', 'D')
         text = _MANY.sub(lambda match: _order_marks(decomposed, match[0]), text)
@@ -175,8 +186,8 @@ def identity(parts: Iterable[str]) -> bytes:
     """
     digest = hashlib.sha256()
     for text in parts:
-        for words in _seen_words(text):
-            digest.update(''.join(f'{word} ' for word in words).encode())
+        for block in _blocks(text):
+            digest.update(_spaced_by_one(block))
         digest.update(b'\0')
     return digest.digest()[:16]
 
@@ -193,9 +204,26 @@ def seen(text: str) -> int:
 
 def _seen_words(text: str) -> Iterator[list[str]]:
     """Yields the words of a text in NFC, of some characters at a time."""
+    return map(str.split, _blocks(text))
+
+
+def _blocks(text: str) -> Iterator[str]:
+    """Yields a text in NFC, some characters at a time, cut after white space."""
     begin = 0
     while begin < len(text):
         space = _SPACE.search(text, begin + _BLOCK)
         end = space.end() if space else len(text)
-        yield normal_form('NFC', text[begin:end]).split()
+        yield normal_form('NFC', text[begin:end])
         begin = end
+
+
+def _spaced_by_one(text: str) -> bytes:
+    """Returns the words of a text in UTF-8, a space after each; no list of them is made."""
+    if not text.isascii():
+        for space in _OTHER_SPACES:
+            text = text.replace(space, ' ')
+    spaced = text.encode().translate(_TO_SPACE)
+    while b'  ' in spaced:
+        spaced = spaced.replace(b'  ', b' ')
+    words = spaced.strip(b' ')
+    return words + b' ' if words else b''

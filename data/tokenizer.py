@@ -1,5 +1,6 @@
 """SentencePiece: training, and a tokenizer that gives every Unicode text back exactly."""
 
+import functools
 import hashlib
 import heapq
 import io
@@ -8,9 +9,10 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 
+import numpy as np
 import sentencepiece
 
-from data import safe_read
+from data import parts, safe_read
 from data.records import DataError
 
 _LOG = logging.getLogger('ordem')
@@ -80,16 +82,17 @@ class Tokenizer:
         self.names_system = self.system is not None
         if not self.names_system:  # made under rules 1, or by others
             self.system = self._id(_SYSTEM_BEFORE)
-        self._meta = [self._id(f'<0x{byte:02X}>') for byte in _META.encode()]
+        meta = [self._id(f'<0x{byte:02X}>') for byte in _META.encode()]
 
         needed = ('pad', 'bos', 'eos', 'user', 'assistant', 'end')
         missing = [name for name in needed if getattr(self, name) in (-1, None)]
-        if missing or None in self._meta:
+        if missing or None in meta:
             raise DataError(
                 f'{where}: lacks {", ".join(missing) or "byte fallback"}; train one with Ordem, '
                 f'or with control symbols {" ".join(CONTROL)}, pad, bos and eos ids, and '
                 'byte_fallback'
             )
+        self._meta = np.asarray(meta, np.int32)
 
     def _id(self, piece: str) -> int | None:
         number = self._sp.piece_to_id(piece)
@@ -105,18 +108,48 @@ class Tokenizer:
         """Returns the ids of a text. Marks written in the text stay text."""
         return self.encode_batch([text], 1)[0]
 
+    def encode_best(self, text: str, count: int) -> list[list[int]]:
+        """Returns the ids of the likeliest ways to cut a text, at most `count`, likeliest first.
+
+        Only a unigram model has several.
+        """
+        return self._sp.nbest_encode(text, nbest_size=count, out_type=int)
+
     def encode_batch(self, texts: list[str], threads: int = -1) -> list[list[int]]:
         """Returns the ids of many texts, found on `threads` threads (-1: all cores)."""
-        parts = [text.split(_META) for text in texts]
-        flat = [part for split in parts for part in split]
-        ids = iter(self._sp.encode(flat, num_threads=threads))
-        encoded = []
-        for split in parts:
-            joined = list(next(ids))
-            for _ in split[1:]:
-                joined += self._meta + list(next(ids))
-            encoded.append(joined)
-        return encoded
+        return [ids.tolist() for ids in self.encode_arrays(texts, threads)]
+
+    def encode_arrays(self, texts: list[str], threads: int = -1) -> list[np.ndarray]:
+        """Returns the ids of many texts, each int32 [tokens], found on `threads` threads.
+
+        -1 stands for all cores. Long texts are cut where that changes nothing (`data/parts.py`).
+        """
+        cut_texts = [self._cut(text) for text in texts]
+        flat = [part for cut_text in cut_texts for part in cut_text if part is not None]
+        encoded = iter(self._sp.encode(flat, num_threads=threads, return_type='numpy'))
+        rows = []
+        for cut_text in cut_texts:
+            arrays = [self._meta if part is None else next(encoded) for part in cut_text]
+            rows.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
+        return rows
+
+    def _cut(self, text: str) -> list[str | None]:
+        """Returns the parts of a text that are encoded by themselves; None for each U+2581."""
+        cut_text: list[str | None] = []
+        for between in text.split(_META):
+            cut_text += parts.cut(between) if self._may_cut else [between]
+            cut_text.append(None)
+        return cut_text[:-1]
+
+    @functools.cached_property
+    def _may_cut(self) -> bool:
+        numbers = range(self.vocab_size)
+        if any(map(self._sp.is_unused, numbers)):  # what it is taken apart into depends on the text
+            return False
+        try:
+            return parts.may_cut(self.proto, map(self._sp.id_to_piece, numbers))
+        except UnicodeDecodeError:  # a piece that is no text
+            return False
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of ids.

@@ -4,8 +4,9 @@ An operation takes the largest of its matrix-unit and its memory time, at the pe
 collective takes its link time. What the schedule starts early (a collective, a copy into the chip's
 own memory) goes on beside the operations that follow, and is waited for where the schedule says it
 must be done: only the waiting counts. Loop bodies count as often as they run. What is left out: the
-launch of operations, elementwise arithmetic outside of attention kernels (`vector`, by the
-compiler's own estimate, is told beside), and the host.
+launch of operations, elementwise arithmetic outside of Pallas kernels (`vector`, by the compiler's
+own estimate, is told beside), and the host. A Pallas kernel takes what its lowered body computes
+and moves (`launch/aot/kernel_body.py`), its matrix and its vector operations one after the other.
 """
 
 import collections
@@ -18,9 +19,6 @@ from launch.aot.topologies import Chip
 
 _HOP = 1e-6  # seconds for a message to the next chip
 _NETWORK_DELAY = 50e-6  # seconds for a message to another slice
-# Vector operations for an element of attention's square: mask, segments, maximum, exponential, sum,
-# conversions; and their like backward.
-_VECTOR = {'forward': 8, 'backward': 12}
 
 
 @dataclasses.dataclass
@@ -43,6 +41,9 @@ class Moved:
         self.exposed += times * other.exposed
 
 
+_SUMS = ('flops', 'kernel_flops', 'kernel_seconds', 'bytes', 'vector', 'unknown_kernels')
+
+
 @dataclasses.dataclass
 class Estimate:
     """Sums up the cost of a computation, its loops unrolled.
@@ -56,6 +57,7 @@ class Estimate:
     seconds: float = 0.0
     flops: float = 0.0
     kernel_flops: float = 0.0
+    kernel_seconds: float = 0.0
     bytes: float = 0.0
     vector: float = 0.0
     bounds: collections.Counter = dataclasses.field(default_factory=collections.Counter)
@@ -66,7 +68,7 @@ class Estimate:
 
     def add(self, other: 'Estimate', times: int = 1) -> None:
         """Adds the work of another, not its time."""
-        for name in ('flops', 'kernel_flops', 'bytes', 'vector', 'unknown_kernels'):
+        for name in _SUMS:
             setattr(self, name, getattr(self, name) + times * getattr(other, name))
         for name in ('bounds', 'kernels'):
             getattr(self, name).update({k: v * times for k, v in getattr(other, name).items()})
@@ -232,27 +234,31 @@ class _Run:
 
     def compute(self, op: hlo.Op, inner) -> None:
         """Lets an operation take the larger of its matrix-unit and its memory time."""
-        moved = hlo.moved(self.program, self.computation, op)
         cycles = op.cycles / self.chip.clock  # the compiler's own estimate, in seconds
 
-        # FLOPs, and seconds of the matrix unit; a kernel of attention has its vector unit's beside.
+        # FLOPs, seconds of the matrix unit and bytes; a kernel has its vector unit's time beside.
+        work = None
         if op.target == 'tpu_custom_call':
-            work = hlo.kernel(self.computation, op)
-            flops = work.flops
-            backward = 'dkv' in op.name + op.op_name or 'dq' in op.name
-            vector = work.logits * _VECTOR['backward' if backward else 'forward']
-            matrix = work.wide_flops / self.chip.matrix + vector / self.chip.vector
-            self.estimate.kernel_flops += flops
+            work = hlo.kernel(self.program, self.computation, op)
             self.estimate.kernels[re.sub(r'[.\d]+$', '', op.name)] += 1
-            self.estimate.unknown_kernels += not work.known
+            self.estimate.unknown_kernels += work is None
+        if work is not None:
+            flops = work.flops
+            matrix = work.wide_flops(self.chip.unit) / self.chip.matrix
+            matrix += work.vector / self.chip.vector
+            moved = hlo.kernel_bytes(self.computation, op, work)
+            self.estimate.kernel_flops += flops
         else:
             flops = hlo.flops(self.program, self.computation, op)
             matrix = max(flops / self.chip.matrix, cycles) if flops else 0.0
+            moved = hlo.moved(self.program, self.computation, op)
 
         self.estimate.flops += flops
         self.estimate.bytes += moved
         memory = moved / self.chip.memory
         seconds = max(matrix, memory)
+        if work is not None:
+            self.estimate.kernel_seconds += seconds
         self.estimate.vector += max(0.0, cycles - seconds)
 
         # A reduction that XLA fused with the slice that follows it.
@@ -373,7 +379,8 @@ def link_time(
 
     Rings: a gather sends n - 1 times its part, a scatter the same, a reduction twice that. How many
     links work at once is what the compiler says of its own algorithm (colors; both directions
-    unless it says one); without a word, the two directions of one axis.
+    unless it says one); without a word, the two directions of one axis. Where all send to all, what
+    crosses the middle of the slice decides.
     """
     n = group_size(op)
     operands = [computation.by_name[name] for name in op.operands if name in computation.by_name]
@@ -390,6 +397,9 @@ def link_time(
     else:
         sent = own * (n - 1) / n
 
+    if kind.endswith('all-to-all'):
+        return sent, _exchange_time(own, n, chip)
+
     # The links at work, and the hops one after another: around a ring, or across every axis.
     colors = re.search(r'colors:([1-9]\d*)', op.rest)
     if colors:
@@ -399,3 +409,16 @@ def link_time(
         links = 2
         hops = n - 1
     return sent, sent / (chip.link * links) + _HOP * hops
+
+
+def _exchange_time(own: float, n: int, chip: Chip) -> float:
+    """Returns the seconds in which each of n devices sends an equal part of `own` to each other.
+
+    Half of the devices send half of it to the other half, through the links that cross the middle:
+    those of one plane, and twice as many where the axis is a ring (cubes of 4, and 16 x 16).
+    """
+    side = n ** (1 / chip.dims)
+    is_ring = side >= (4 if chip.dims == 3 else 16)
+    links = side ** (chip.dims - 1) * (2 if is_ring else 1)
+    crossing = n / 2 * own / 2
+    return crossing / (links * chip.link) + _HOP * side * chip.dims

@@ -12,6 +12,8 @@ import re
 
 import numpy as np
 
+from launch.aot import kernel_body
+
 _BITS = {'pred': 8, 'token': 0, 'opaque': 0, 's4': 4, 'u4': 4, 's2': 2, 'u2': 2}
 _COMMENT = re.compile(r'/\*.*?\*/')
 _SHAPE = re.compile(r'([a-z]\w*)\[([\d,<=]*)\](?:\{([^{}]*)\})?')
@@ -187,6 +189,16 @@ class Program:
     computations: dict[str, Computation]
     entry: Computation
 
+    @functools.cached_property
+    def loops(self) -> dict[str, tuple[Computation, Op]]:
+        """The loop that runs a computation, and where it stands, by the computation's name."""
+        return {
+            op.attribute('body'): (computation, op)
+            for computation in self.computations.values()
+            for op in computation.ops
+            if op.kind == 'while'
+        }
+
     def called(self, op: Op, attribute: str = 'calls') -> Computation | None:
         """Returns the computation that an attribute of an operation names."""
         return self.computations.get(op.attribute(attribute))
@@ -267,7 +279,7 @@ def parse(text: str) -> Program:
 
     for line in text.splitlines():
         head = None if line.startswith(' ') else _HEAD.match(line)
-        if head or line.startswith('}') or _NAME.match(line):
+        if head or line.rstrip() == '}' or _NAME.match(line):
             flush()
             pending = ''
 
@@ -345,60 +357,82 @@ def _pairs(
     return int((inside & (place % lhs_dilate == 0)).sum())
 
 
-@dataclasses.dataclass(frozen=True)
-class Kernel:
-    """Holds the work of a Pallas kernel.
+def constant(
+    program: Program, computation: Computation, name: str
+) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Returns (sizes, values in row order) of an array of integers; None: it is no constant.
 
-    `logits`: elements of attention's square that it visits; 0 where it is no attention kernel.
+    It is followed through copies, and out of the loops that carry it along.
     """
+    op = computation.by_name.get(name)
+    if op is None:
+        return None
+    if op.kind == 'constant':
+        if '...' in op.inside:
+            return None
+        values = tuple(int(number) for number in re.findall(r'-?\d+', op.inside))
+        return (op.shapes[0].dims, values) if len(values) == op.shapes[0].size else None
+    if op.kind in ('copy', 'copy-start', 'copy-done', 'bitcast', 'reshape'):
+        source = constant(program, computation, op.operands[0])
+        return None if source is None else (op.shapes[0].dims, source[1])
+    if op.kind == 'broadcast':
+        source = constant(program, computation, op.operands[0])
+        if source is None or len(source[1]) != 1:
+            return None
+        return op.shapes[0].dims, source[1] * op.shapes[0].size
+    if op.kind != 'get-tuple-element':
+        return None
+    source_op = computation.by_name[op.operands[0]]
+    return _constant_part(program, computation, source_op, int(op.attribute('index')))
 
-    flops: float
-    wide_flops: float  # with head sizes rounded up to 128, as the matrix unit does
-    logits: float
-    known: bool
+
+def _constant_part(program: Program, computation: Computation, op: Op, index: int):
+    """Returns a part of a tuple as `constant` does; a loop's where it carries it unchanged."""
+    if op.kind == 'tuple':
+        return constant(program, computation, op.operands[index])
+
+    # What stands inside a loop is what goes into it.
+    if op.kind == 'parameter' and computation.name in program.loops:
+        outer, loop = program.loops[computation.name]
+        return _constant_part(program, outer, loop, index)
+    if op.kind != 'while':
+        return None
+    body = program.called(op, 'body')
+    state = computation.operand(op, 0)
+    if body is None or body.root.kind != 'tuple' or state is None:
+        return None
+    carried = body.by_name[body.root.operands[index]]
+    if carried.kind != 'get-tuple-element' or carried.attribute('index') != str(index):
+        return None
+    return _constant_part(program, computation, state, index)
 
 
-def kernel(computation: Computation, op: Op) -> Kernel:
-    """Returns the work of a Pallas kernel.
+def kernel(program: Program, computation: Computation, op: Op) -> kernel_body.Work | None:
+    """Returns the work of a Pallas kernel, from its lowered body; None where it has none."""
+    body = re.search(r'"body":"([^"]+)"', op.rest)
+    if not body:
+        return None
+    constants = []
+    for name in op.operands:
+        source = computation.by_name.get(name)
+        is_whole = source is not None and source.shapes and source.shapes[0].dtype[0] in 'su'
+        constants.append(constant(program, computation, name) if is_whole else None)
+    try:
+        return kernel_body.count(body[1], tuple(constants), len(op.shapes))
+    except kernel_body.BodyError:
+        return None
 
-    That of splash attention from its blocks (text: kernel_metadata), that of others from the cost
-    estimate that their author gave.
-    """
-    estimate = re.search(r'"cost_estimate":\{[^}]*"flops":"?(\d+)', op.rest)
-    blocks = dict(re.findall(r'(block_\w+)\\+": (\d+)', op.rest))
-    if 'splash' not in op.name + op.op_name or not blocks:
-        flops = float(estimate[1]) if estimate else 0.0
-        return Kernel(flops, flops, 0.0, bool(estimate))
 
-    # The arrays, and which of its programs it is: forward, or one of the backward.
-    operands = [computation.by_name[o].shapes[0] for o in op.operands]
-    q, _, v = [s for s in operands if s.dtype in ('bf16', 'f32') and len(s.dims) >= 3][:3]
-    grid = next((s for s in operands if s.dtype in ('s8', 's32', 's16')), None)
-    part = ''
-    if 'dkv' in op.name + op.op_name:
-        part = '_dkv'
-    elif '_dq' in op.name + op.op_name:
-        part = '_dq'
-    rows = int(blocks[f'block_q{part}'])
-    columns = int(blocks[f'block_kv{part}'])
-
-    # The blocks that it visits: fewer where there is a window.
-    time = q.dims[-2]
-    width = grid.dims[-1] if grid is not None and not part else time // columns
-    visited = sum(min(-(-(i + 1) * rows // columns), width) for i in range(time // rows))
-    logits = math.prod(q.dims[:-2]) * visited * rows * columns
-
-    # Products with vectors of the size of queries, and with those of the size of values. The fused
-    # backward has a part of dq for each block.
-    also_dq = any(s.dims[-2:] == q.dims[-2:] and len(s.dims) > len(q.dims) for s in op.shapes)
-    count = {'': (1, 1), '_dkv': (3, 2) if also_dq else (2, 2), '_dq': (2, 1)}[part]
-    queries = q.dims[-1]
-    values = v.dims[-1]
-    flops = 2.0 * logits * (count[0] * queries + count[1] * values)
-    wide_queries = -(-queries // 128) * 128
-    wide_values = -(-values // 128) * 128
-    wide_flops = 2.0 * logits * (count[0] * wide_queries + count[1] * wide_values)
-    return Kernel(flops, wide_flops, logits, True)
+def kernel_bytes(computation: Computation, op: Op, work: kernel_body.Work) -> float:
+    """Returns bytes that a kernel reads from and writes to the main memory."""
+    sources = [computation.by_name.get(name) for name in op.operands]
+    inputs = len(work.read) - len(op.shapes)
+    arrays = [source.shapes[0] if source else None for source in sources[len(sources) - inputs :]]
+    total = work.copied
+    for shape, read, written in zip([*arrays, *op.shapes], work.read, work.written):
+        if shape is None or shape.space == 0:
+            total += read + written
+    return total
 
 
 # What an operation moves.

@@ -123,11 +123,21 @@ def compiled(name: str, lowered, chip: Chip) -> Compiled:
     memory = done.memory_analysis()
     return Compiled(
         name,
-        done.as_text(),
+        program_text(done),
         memory.peak_memory_in_bytes,
         memory.temp_size_in_bytes,
         time.perf_counter() - start,
     )
+
+
+def program_text(done) -> str:
+    """Returns the text of a compiled program, its constants in full: they steer kernels."""
+    from jaxlib import _hlo
+
+    options = _hlo.HloPrintOptions()
+    options.print_large_constants = True
+    modules = done.runtime_executable().hlo_modules()
+    return '\n\n'.join(module.to_string(options) for module in modules)
 
 
 def _bytes_needed(message: str) -> float:
@@ -209,6 +219,7 @@ def summary(done: Compiled, chip: Chip, devices: int, slices: int, model_flops: 
         'mfu': model_flops / (seconds * chip.matrix * devices) if seconds else 0.0,
         'collectives': {kind: dataclasses.asdict(moved) for kind, moved in collectives},
         'kernels': dict(estimate.kernels),
+        'kernel_seconds': estimate.kernel_seconds,
         'kernels_without_cost': estimate.unknown_kernels,
         'loops': [
             {'loop': loop, 'trips': trips, 'how': how} for loop, trips, how in estimate.loops

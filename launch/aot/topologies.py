@@ -31,6 +31,7 @@ class Chip:
       limit: memory in bytes.
       clock: Hz.
       vector: vector operations a second.
+      unit: rows and columns of a matrix unit.
       dims: of its topologies.
       devices: of a chip.
       largest: chips of the largest slice.
@@ -46,6 +47,7 @@ class Chip:
     vector: float
     dims: int
     devices: int = 1
+    unit: int = 128
     largest: int = 256
     options: tuple = ()
 
@@ -82,7 +84,7 @@ _CHIPS = (
         3,
         largest=8960,
     ),
-    Chip('v6e', 918e12, 1.64e12, 90e9, 12.5e9, 31.25 * GIB, 1.75e9, _cores(1.75e9, 1), 2),
+    Chip('v6e', 918e12, 1.64e12, 90e9, 12.5e9, 31.25 * GIB, 1.75e9, _cores(1.75e9, 1), 2, unit=256),
     Chip(
         'tpu7x',
         1153e12,
@@ -94,6 +96,7 @@ _CHIPS = (
         _cores(2.2e9, 1),
         3,
         devices=2,
+        unit=256,
         largest=9216,
     ),
 )

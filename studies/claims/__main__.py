@@ -1,9 +1,11 @@
 """Measures a claim that is made for transformers, on models that it trains.
 
     python -m studies.claims --config=configs/claims/recency.py
+    python -m studies.claims --run=runs/atlas --only=meaning
 
 Each cell becomes a line of `cells.jsonl` in `--out`. Started again after it was killed it goes on,
 also inside a run. With the last cell, or with `--report`, it writes the page `report/index.html`.
+With `--run` nothing is trained: it prints what the claims can say of one run.
 """
 
 from absl import flags
@@ -19,6 +21,9 @@ if __name__ == '__main__':  # above the imports that take seconds
         -1,
         2**12,
     )
+    options.path('run', '', 'A run to be measured, DIR or DIR@step, in place of --config')
+    flags.DEFINE_list('only', [], 'The claims to measure on --run; default: all that can be')
+    options.path('probes', '', 'Folder of *_en.txt: pairs of words and how alike people find them')
     flags.DEFINE_bool('dry_run', False, 'Print cells and the time to expect, and stop')
     config_flags.define_flag()
     cli.parse_flags()
@@ -27,8 +32,10 @@ import functools
 import json
 import pathlib
 
+from model.errors import did_you_mean
 from runtime import field_checks
-from runtime.run_dir import write_atomically
+from runtime.errors import RunError
+from runtime.run_dir import Run, write_atomically
 from studies import workers
 from studies.claims import study
 from studies.claims.frame import Finding
@@ -64,7 +71,23 @@ def plan(config, folder: pathlib.Path) -> str:
     return '\n'.join(lines)
 
 
+def measure_run(run: Run, only: list[str], probes: str) -> list[str]:
+    """Returns what claims say of one run, in Markdown.
+
+    Raises RunError for a claim that needs models of its own, or a run that it cannot measure.
+    """
+    able = {name: m for name, m in study.MODULES.items() if hasattr(m, 'measure_run')}
+    for name in only:
+        if name not in able:
+            raise RunError(f'--only={name}: {did_you_mean(name, list(able))}')
+    return [line for name in only or able for line in able[name].measure_run(run, probes)]
+
+
 def main() -> None:
+    if flags.FLAGS.run:
+        run_to_measure = Run.parse(flags.FLAGS.run)
+        print('\n'.join(measure_run(run_to_measure, flags.FLAGS.only, flags.FLAGS.probes)))
+        return
     config = config_flags.get(base=None)
     field_checks.check(config)
     study.MODULES[config.claim].check(config)

@@ -11,12 +11,17 @@ from runtime import schema
 from runtime.errors import RunError
 from runtime.run_dir import write_atomically
 from studies.cells import drop_field
-from studies.claims import knowledge, networks, order, recency
+from studies.claims import knowledge, meaning, networks, order, recency, tokens
 from studies.claims.frame import ClaimCell, Finding
 from studies.records import FILE, read_records
 
 MODULES = dict(
-    knowledge=knowledge, networks=networks, order=order, recency=recency
+    knowledge=knowledge,
+    meaning=meaning,
+    networks=networks,
+    order=order,
+    recency=recency,
+    tokens=tokens,
 )  # by config.claim
 
 _FIRST = 4  # revision of the fields when the first claim was measured

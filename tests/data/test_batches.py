@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 
-from data.batches import FIELDS, Batches, prefetched
+from data.batches import FIELDS, Batches, best_fit, prefetched
 from data.records import DataError
 from data.store import Split
 
@@ -220,3 +220,32 @@ def test_documents_that_do_not_fit():
         'the longest has 30',
     ):
         Batches(build([5, 30, 6], 10, 2, 0, 'stream', False)[0], config, 0)
+
+
+def walk_best_fit(lengths, size):
+    """The rule as it reads, a document at a time: the rows, each a list of documents."""
+    rooms: list[int] = []
+    newest: dict[int, list[int]] = {}  # free places -> rows that got them, the last one last
+    rows: list[list[int]] = []
+    for number, length in enumerate(lengths):
+        fitting = [room for room, of_room in newest.items() if of_room and room >= length]
+        if fitting:
+            row = newest[min(fitting)].pop()
+        else:
+            row = len(rows)
+            rows.append([])
+            rooms.append(size)
+        rows[row].append(number)
+        rooms[row] -= length
+        newest.setdefault(rooms[row], []).append(row)
+    return rows
+
+
+@settings(deadline=None, max_examples=200)
+@given(size=st.integers(1, 40), lengths=st.lists(st.integers(1, 40), min_size=1, max_size=80))
+def test_rows_are_planned_by_best_fit(size, lengths):
+    """Catches rows that are others than before: those of runs that are resumed would change."""
+    lengths = sorted((min(length, size) for length in lengths), reverse=True)
+    row_of = best_fit(np.asarray(lengths), size)
+    expected = walk_best_fit(lengths, size)
+    assert [np.flatnonzero(row_of == row).tolist() for row in range(max(row_of) + 1)] == expected

@@ -287,7 +287,9 @@ def test_large_vocabulary(config, files):
         bos = 2**16 + 1
         eos = 2**16 + 2
         hash = 'large'
-        encode_batch = staticmethod(lambda texts: [[2**16 + 3] for _ in texts])
+        encode_arrays = staticmethod(
+            lambda texts, threads: [np.asarray([2**16 + 3], np.int32) for _ in texts]
+        )
 
     files(a__txt='text')
     config.validation = 0.0

@@ -4,6 +4,7 @@ import io
 import random
 import re
 import unicodedata
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import sentencepiece
 from hypothesis import given, settings, strategies as st
 
 from configs import base
-from data import splits, store, tokenizer as tokenizers
+from data import parts, splits, store, tokenizer as tokenizers
 from data.records import DataError
 from data.tokenizer import CONTROL, KINDS
 from runtime.run_dir import Run
@@ -89,6 +90,44 @@ def test_any_text_round_trips(trained, text):
 def test_a_batch_is_its_texts(trained, texts):
     """Catches pieces of one text that land in its neighbour."""
     assert trained.encode_batch(texts, 2) == [trained.encode(t) for t in texts]
+
+
+@settings(deadline=None, max_examples=100)
+@given(text=TEXTS, repeats=st.integers(1, 4))
+def test_a_long_text_is_cut_without_a_trace(kind, trained, text, repeats):
+    """Catches tokens that depend on where a long text was cut, and a long text that is not cut."""
+    text = f'{text} de um\n  a' * repeats
+    whole: list[int] = []
+    for number, between in enumerate(text.split('\u2581')):
+        whole += (trained.encode('\u2581') if number else []) + trained._sp.encode(between)
+    with mock.patch.object(parts, '_PART', 2):
+        assert trained.encode(text) == whole
+        cut = parts.cut(text)
+        assert ''.join(cut) == text and len(cut) > 1
+    assert trained._may_cut == (kind != 'unigram')
+
+
+@pytest.mark.parametrize(
+    'proto, pieces, may',
+    [
+        (dict(), ['\u2581\u2581a', '\n', '\u2581'], True),
+        (dict(model_type=1), ['a'], False),
+        (dict(dummy=1), ['a'], False),
+        (dict(), ['a\u2581b'], False),
+        (dict(), ['a\n'], False),
+        (dict(), ['\n\n'], False),
+    ],
+)
+def test_where_a_text_may_not_be_cut(proto, pieces, may):
+    """Catches a cut through a piece, and one before which or after which a normalizer would act."""
+    values = dict(model_type=2, dummy=0) | proto
+    trainer = bytes([3 << 3, values['model_type']])
+    normalizer = bytes([3 << 3, values['dummy'], 4 << 3, 0])
+    model = b''.join(
+        bytes([number << 3 | 2, len(part)]) + part
+        for number, part in ((1, b'piece'), (2, trainer), (3, normalizer))
+    )
+    assert parts.may_cut(model, pieces) is may
 
 
 def test_special_pieces(trained):

@@ -352,10 +352,12 @@ def test_large_documents_are_not_tokenized_together(config, files, tokenizer, mo
     files(a__jsonl=''.join(json.dumps({'text': c * 60}) + '\n' for c in 'abcdefgh'))
     whole = TokenStore.open_or_build(config, tokenizer, progress=False)
     asked = []
-    encode = tokenizer.encode_batch
+    encode = tokenizer.encode_arrays
     monkeypatch.setattr(store, '_CHUNK_CHARACTERS', 100)
     monkeypatch.setattr(
-        tokenizer, 'encode_batch', lambda texts: asked.append(len(''.join(texts))) or encode(texts)
+        tokenizer,
+        'encode_arrays',
+        lambda texts, threads: asked.append(len(''.join(texts))) or encode(texts, threads),
     )
     config.cache += '-again'
     assert (

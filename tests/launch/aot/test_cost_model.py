@@ -234,6 +234,26 @@ def test_bytes_that_a_collective_sends(kind, groups, n, factor):
     assert sent.bytes == factor * 2**20 and sent.exposed == sent.seconds
 
 
+def test_all_to_all_is_bound_by_the_middle_of_the_slice():
+    """Catches an exchange of all with all at the speed of a ring between neighbours.
+
+    On 4 x 4 chips eight send eight sixteenths of their 1 MB over the four links of the middle.
+    """
+    text = (
+        HEAD
+        + """ENTRY %main (a: f32[512,512]) -> f32[512,512] {
+  %a = f32[512,512]{1,0} parameter(0)
+  ROOT %c = f32[512,512]{1,0} all-to-all(%a), channel_id=1, replica_groups=[1,16]<=[16], \
+dimensions={0}
+}
+"""
+    )
+    exchange = cost_model.predict(hlo.parse(text), V5E).collectives['all-to-all']
+    crossing = 8 * 2**20 * 8 / 16
+    assert exchange.seconds == pytest.approx(crossing / (4 * V5E.link), rel=0.5)
+    assert exchange.seconds > crossing / (4 * V5E.link)
+
+
 SLICED = (
     HEAD
     + """%inner (p: f32[16,1024,1024], i: s32[]) -> f32[1024,1024] {
