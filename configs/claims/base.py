@@ -42,7 +42,22 @@ MEANING = group(
     ),
 )
 
-CLAIMS = dict(knowledge=KNOWLEDGE, meaning=MEANING, recency=RECENCY)
+TOKENS = group(
+    'Verbs, and the tokenizers that cut them.',
+    sizes=field((512, 1024, 2048, 4096), 'vocabularies of tokenizers', count(512, 2**20)),
+    texts=field('', 'file or folder of .txt for tokenizers; empty: the atlas', path='one'),
+    attested=field('', 'file of forms, one a line; empty: all are taken', path='one'),
+    new=field(0.2, 'verbs that are not read', Range(0, 1, open='low', noun='a share')),
+    hidden=field(4, 'of 24 forms of each other verb, those that are not read', count(1, 23)),
+    invented=field(40, 'verbs that do not exist', count(1, MANY)),
+    seq_len=field(64, 'tokens of a row', count(16, MANY)),
+    steps=field(800, 'of training', _STEPS),
+    copies=field(
+        4, 'of each text where cuts are sampled, as many ways to choose from', count(2, 64)
+    ),
+)
+
+CLAIMS = dict(knowledge=KNOWLEDGE, meaning=MEANING, recency=RECENCY, tokens=TOKENS)
 
 SCHEMA = group(
     'A claim.',
