@@ -17,6 +17,7 @@ from model.config import resolve
 from model.errors import ModelError
 from model.positions import REGISTRY, Dims, EncodingInputs, build
 from model.transformer import Transformer
+from tests.model.parameters import draw
 
 VOCAB, TIME = 17, 128
 RNG = np.random.default_rng(0)
@@ -44,15 +45,7 @@ def disturbed(positions, **changes):
     """The reference, and parameters none of which is what it was at first: zeros would hide what
     they enter."""
     reference = built(positions, attention='reference', **changes)
-    rows = TOKENS[:, :2], POSITIONS[:, :2], SEGMENTS[:, :2]
-    params = nn.meta.unbox(jax.jit(reference.init)(jax.random.key(0), *rows)['params'])
-    rng = np.random.default_rng(1)
-
-    def disturb(x):
-        noise = rng.normal(size=x.shape).astype(np.float32)
-        return x + 0.3 * noise * max(float(np.std(x)), 0.1)
-
-    return reference, jax.tree.map(disturb, params)
+    return reference, draw(reference)
 
 
 @functools.cache
