@@ -614,6 +614,12 @@ def _of_head(shape: jax.ShapeDtypeStruct) -> pl.BlockSpec:
     return pl.BlockSpec((None, None, *shape.shape[2:]), lambda b, h, *_: (b, h, *zeros))
 
 
+def _parts_of_keys(side: int) -> list[pl.Slice]:
+    """Returns the keys of a tile, as many at a time as the backward pass computes with."""
+    size = min(side, _KEYS)
+    return [pl.ds(first, size) for first in range(0, side, size)]
+
+
 def _backward_kernel(*refs, steps: int, rows: int, cap: float, is_curved: bool):
     """Adds the gradients of one tile: those of keys while its column lasts, of queries beside."""
     scalars = _read_scalars(refs)
@@ -649,10 +655,9 @@ def _backward_kernel(*refs, steps: int, rows: int, cap: float, is_curved: bool):
             curve.draw(batch_row, piece)
 
         # A part of the keys at a time, for what is computed takes four times the room of logits.
-        for first in range(0, len(k), min(len(k), _KEYS)):
-            keys = pl.ds(first, min(len(k), _KEYS))
+        for keys in _parts_of_keys(len(k)):
             products = _capped_products(q[...], k[keys], cap)
-            bias = rows_of_bias(strip, first, first + keys.size)
+            bias = rows_of_bias(strip, keys.start, keys.start + keys.size)
             if curve:
                 bias += curve.drawn[keys]
             logits = _add_bias(products, bias, q_segments[...], k_segments[keys])
@@ -660,15 +665,14 @@ def _backward_kernel(*refs, steps: int, rows: int, cap: float, is_curved: bool):
 
             dv[keys] += _multiply(weights.astype(g.dtype), g[...], (1, 0))
             d_logits = weights * (_multiply(v[keys], g[...], (1, 1)) - own[...])
-            add_diagonals(diagonals, d_logits, first)
+            add_diagonals(diagonals, d_logits, keys.start)
             if curve:
                 curve.d_bias[keys] = d_logits
 
             if cap:
                 d_logits *= 1 - jnp.square(products / cap)
-            d_products = d_logits.astype(g.dtype)
-            dk[keys] += _multiply(d_products, q[...], (1, 0))
-            d_queries[row] += _multiply(k[keys], d_products, (0, 0))
+            dk[keys] += _multiply(d_logits.astype(g.dtype), q[...], (1, 0))
+            d_queries[row] += _multiply(k[keys], d_logits.astype(g.dtype), (0, 0))
 
         sum_strip(diagonals, d_pieces, piece)
         if curve:
