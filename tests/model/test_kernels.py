@@ -302,7 +302,7 @@ def test_a_rank_one_bias_makes_no_square_array():
         ('splash', 't5', {}, 'T5 bias needs a bias, which that kernel does not take'),
         ('splash', 'windowed_heads', {}, 'needs a mask, which that kernel does not take'),
         ('splash', 'alibi', {'logit_cap': 5.0}, 'would bend the bias of ALiBi too'),
-        ('tiles', 'fire', {}, 'FIRE has a bias or a mask that is no function of the distance'),
+        ('tiles', 'tupe', {}, 'TUPE has a bias or a mask that is no function of the distance'),
         ('tiles', 'chunk', {}, 'that is no function of the distance'),
         ('tiles', 'cope', {}, 'CoPE changes the logits by what they are'),
         ('tiles', 'forgetting', {'logit_cap': 5.0}, 'would bend the bias of FoX'),
@@ -338,7 +338,8 @@ def test_refusals(kernel, positions, changes, message, monkeypatch):
         ('gpu', 'cope', 'bfloat16', ('reference', 'not cudnn: CoPE')),
         ('tpu', 'alibi', 'bfloat16', ('splash', 'the fastest on tpu')),
         ('tpu', 't5', 'bfloat16', ('tiles', 'not splash: T5 bias needs a bias')),
-        ('tpu', 'fire', 'bfloat16', ('reference', 'not tiles: FIRE has a bias')),
+        ('tpu', 'fire', 'bfloat16', ('tiles', 'not splash: FIRE needs a bias')),
+        ('tpu', 'tupe', 'bfloat16', ('reference', 'not tiles: TUPE has a bias')),
     ],
 )
 def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatch):
