@@ -284,6 +284,15 @@ def dose_curves(
     return _svg(figure)
 
 
+def heat_map(weights: Sequence[Sequence[float]]) -> str:
+    """Draws a matrix of weights from 0 to 1, [queries, keys], dark where they are large."""
+    figure, axis = pyplot.subplots(figsize=(3.4, 3.4), layout='constrained')
+    axis.imshow(np.asarray(weights), cmap='Blues', vmin=0, vmax=1)
+    axis.grid(False)
+    axis.set(xlabel='key', ylabel='query')
+    return _svg(figure)
+
+
 def seed_curves(
     panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Sequence[float]]]]],
     label: str,

@@ -26,11 +26,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from model import curves
+from model.curves import Curve, CurveInBackward, CurveInForward
+from model.diagonals import LANES, add_diagonals, make_strip, rows_of_bias, sum_strip
 from model.positions.base import EncodingInputs
 
 LOWEST = -1e30  # a logit of this size has no weight
-LANES = 128
-_SUBLANES = 8
 _LARGEST = 1024  # numbers of a tile's side
 _DQ_BYTES = 2 * 2**20  # of the gradient of queries that the backward pass holds on the chip
 _KEYS = 512  # of a tile, that the backward pass computes with at a time
@@ -54,13 +55,14 @@ class TileOptions:
     interpret: bool
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def attend_in_tiles(
     q_BxHxTxd: jax.Array,
     k_BxKxTxd: jax.Array,
     v_BxKxTxd: jax.Array,
     segment_ids: jax.Array,
     line: jax.Array,
+    curve: Curve | None,
     options: TileOptions,
 ) -> jax.Array:
     """Returns what queries read from the keys of their segment, [B,H,T,d of v].
@@ -71,36 +73,37 @@ def attend_in_tiles(
       segment_ids: [B,T] int32.
       line: float32 [H,ahead+T], what is added at the distances from -ahead to T - 1 of a query and
         a key (`count_ahead`), at least `LOWEST`.
+      curve: a bias beside that one, or None.
     """
-    return _forward(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, segment_ids, line, options)[0]
+    return _forward(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, segment_ids, line, curve, options)[0]
 
 
-def _forward_rule(q, k, v, segment_ids, line, options):
-    out, log_sums = _forward(q, k, v, segment_ids, line, options)
+def _forward_rule(q, k, v, segment_ids, line, curve, options):
+    out, log_sums = _forward(q, k, v, segment_ids, line, curve, options)
     out = checkpoint_name(out, 'attention_residuals')
     log_sums = checkpoint_name(log_sums, 'attention_residuals')
-    return out, (q, k, v, segment_ids, line, out, log_sums)
+    return out, (q, k, v, segment_ids, line, curve, out, log_sums)
 
 
 def _backward_rule(options, residuals, g_BxHxTxd):
-    q, k, v, segment_ids, line, out, log_sums = residuals
+    q, k, v, segment_ids, line, curve, out, log_sums = residuals
     own = (out.astype(jnp.float32) * g_BxHxTxd.astype(jnp.float32)).sum(-1)[:, :, None]
-    pieces = _cut(line, _side(q, v))
+    pieces = _cut(line, _side(q, v, curve))
 
     # Queries are taken in spans whose gradient fits on the chip; those of keys are added up.
-    arrays = (q, k, v, g_BxHxTxd, segment_ids, log_sums, own, pieces)
+    arrays = (q, k, v, g_BxHxTxd, segment_ids, log_sums, own, pieces, curve)
     spans = _order_spans(q, pieces, options)
     if len(spans) == 1:
         sums = _backward(arrays, None, spans[0], options)
     else:
-        shapes = _shapes_of_sums(q, k, v, pieces)
+        shapes = _shapes_of_sums(q, k, v, pieces, curve)
         nothing = tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)
         sums, _ = jax.lax.scan(
             lambda sums, span: (_backward(arrays, sums, span, options), None),
             nothing,
             jax.tree.map(lambda *x: np.stack(x), *spans),
         )
-    dq, dk, dv, d_pieces = sums
+    dq, dk, dv, d_pieces, *of_curve = sums
 
     def sum_group(gradient, keys):
         """Returns the sum over the heads that share keys."""
@@ -109,7 +112,8 @@ def _backward_rule(options, residuals, g_BxHxTxd):
 
     no_ids = np.zeros(segment_ids.shape, jax.dtypes.float0)
     d_line = d_pieces.sum(0).reshape(line.shape)
-    return dq, sum_group(dk, k), sum_group(dv, v), no_ids, d_line
+    d_curve = curves.gradient_of_sums(curve, tuple(of_curve)) if curve else None
+    return dq, sum_group(dk, k), sum_group(dv, v), no_ids, d_line, d_curve
 
 
 attend_in_tiles.defvjp(_forward_rule, _backward_rule)
@@ -121,29 +125,14 @@ attend_in_tiles.defvjp(_forward_rule, _backward_rule)
 def bias_line(encoding, inputs: EncodingInputs, config, side: int) -> jax.Array:
     """Returns what is added at each distance, float32 [H,ahead+T], as `attend_in_tiles` takes it.
 
-    It is what the encoding gives the last query of a text that is one document: that one sees a key
-    at each distance.
-
     Args:
       encoding: one whose bias and mask are functions of the distance (`of_distances`).
       inputs: with the parameters, in a layer.
       side: of a tile.
     """
     assert inputs.k_ids is not None
+    text = _one_document(inputs)
     length = inputs.k_ids.shape[1]
-    place = jnp.arange(length, dtype=jnp.int32)[None]
-    document = jnp.ones_like(place)
-    text = EncodingInputs(
-        param=inputs.param,
-        q_ids=place[:, -1:],
-        positions=place[:, -1:],
-        segment_ids=document[:, -1:],
-        k_ids=place,
-        k_positions=place,
-        k_segment_ids=document,
-        shared=inputs.shared,
-        consecutive=True,
-    )
 
     # From the distance 0 up, which is from the last key to the first.
     line = jnp.zeros((encoding.dims.num_heads, length), jnp.float32)
@@ -166,6 +155,38 @@ def bias_line(encoding, inputs: EncodingInputs, config, side: int) -> jax.Array:
     return line
 
 
+def bias_curve(encoding, inputs: EncodingInputs, side: int) -> Curve | None:
+    """Returns the bias of an encoding that is a curve of a ratio, or None (`ratio_layer`)."""
+    text = _one_document(inputs)
+    of_text = encoding.ratio_layer(text)
+    if of_text is None:
+        return None
+    numerator = of_text.numerator[0, 0, ::-1]
+    of_distance = jnp.pad(numerator, (count_ahead(len(numerator), True, side), 0), mode='edge')
+    return curves.make_curve(encoding.ratio_layer(inputs), of_distance[None])
+
+
+def _one_document(inputs: EncodingInputs) -> EncodingInputs:
+    """Returns the inputs of the last query of a text that is one document.
+
+    It sees a key at each distance.
+    """
+    assert inputs.k_ids is not None
+    place = jnp.arange(inputs.k_ids.shape[1], dtype=jnp.int32)[None]
+    document = jnp.ones_like(place)
+    return EncodingInputs(
+        param=inputs.param,
+        q_ids=place[:, -1:],
+        positions=place[:, -1:],
+        segment_ids=document[:, -1:],
+        k_ids=place,
+        k_positions=place,
+        k_segment_ids=document,
+        shared=inputs.shared,
+        consecutive=True,
+    )
+
+
 # --- Tiles, and the line of the bias --------------------------------------------------------------
 
 
@@ -174,15 +195,15 @@ def count_ahead(length: int, causal: bool, side: int) -> int:
     return side if causal else length
 
 
-def side_of_tiles(length: int, head_size: int, dtype) -> int:
+def side_of_tiles(length: int, head_size: int, dtype, is_curved: bool = False) -> int:
     """Returns the largest side of a tile that divides the length and fits on the chip."""
-    fits = jnp.dtype(dtype) == jnp.bfloat16 and head_size <= LANES
+    fits = not is_curved and jnp.dtype(dtype) == jnp.bfloat16 and head_size <= LANES
     largest = min(_LARGEST, 1024 if fits else 512)
     return next(side for side in (1024, 512, 256, LANES) if side <= largest and not length % side)
 
 
-def _side(q: jax.Array, v: jax.Array) -> int:
-    return side_of_tiles(q.shape[2], max(q.shape[-1], v.shape[-1]), q.dtype)
+def _side(q: jax.Array, v: jax.Array, curve: Curve | None) -> int:
+    return side_of_tiles(q.shape[2], max(q.shape[-1], v.shape[-1]), q.dtype, curve is not None)
 
 
 def _tiles_ahead(pieces: jax.Array, options: TileOptions) -> int:
@@ -210,56 +231,6 @@ def visible_tiles(rows: int, columns: int, side: int, options: TileOptions) -> n
 def _cut(line: jax.Array, side: int) -> jax.Array:
     """Returns the line in pieces of a tile's side, [H,pieces,1,n]."""
     return line.reshape(len(line), -1, 1, side)
-
-
-def _make_strip(before: jax.Array, after: jax.Array) -> jax.Array:
-    """Returns the pieces [1,n] that a tile meets, in rows rolled on by one, [LANES,2n].
-
-    Each LANES rows of the bias of a tile are a part of it (`_rows_of_bias`).
-    """
-    width = 2 * before.shape[1]
-    strip = jnp.broadcast_to(jnp.concatenate([before, after], 1), (_SUBLANES, width))
-    row = jax.lax.broadcasted_iota(jnp.int32, strip.shape, 0)
-    for step in (1, 2, 4):
-        strip = jnp.where((row & step) > 0, pltpu.roll(strip, step, 1), strip)
-    while len(strip) < LANES:
-        strip = jnp.concatenate([strip, pltpu.roll(strip, len(strip), 1)], 0)
-    return strip
-
-
-def _rows_of_bias(strip: jax.Array, first: int, last: int) -> jax.Array:
-    """Returns the bias of a tile for its keys from `first` to before `last`, [keys,n]."""
-    side = strip.shape[1] // 2
-    parts = [strip[:, side - row : 2 * side - row] for row in range(first, last, LANES)]
-    return jnp.concatenate(parts, 0)
-
-
-def _add_diagonals(sums: dict[int, Any], d_bias: jax.Array, first: int) -> None:
-    """Adds blocks [LANES,LANES] of the gradient of a bias to the sums of their diagonals.
-
-    Args:
-      sums: of each diagonal, by the column where it meets the first row; changed in place.
-      d_bias: [keys,n], of the keys from `first` on.
-    """
-    for row in range(0, d_bias.shape[0], LANES):
-        for column in range(0, d_bias.shape[1], LANES):
-            block = d_bias[row : row + LANES, column : column + LANES]
-            diagonal = column - row - first
-            sums[diagonal] = sums[diagonal] + block if diagonal in sums else block
-
-
-def _sum_strip(sums: dict[int, Any]) -> jax.Array:
-    """Returns the gradient of both pieces, [1,2n], from those of diagonals (`_make_strip`)."""
-    nothing = jnp.zeros((LANES, LANES), jnp.float32)
-    strip = jnp.concatenate([nothing, *(sums[diagonal] for diagonal in sorted(sums))], 1)
-    width = strip.shape[1]
-    while len(strip) > _SUBLANES:
-        half = len(strip) // 2
-        strip = strip[:half] + pltpu.roll(strip[half:], width - half, 1)
-    row = jax.lax.broadcasted_iota(jnp.int32, strip.shape, 0)
-    for step in (4, 2, 1):
-        strip = jnp.where((row & step) > 0, pltpu.roll(strip, width - step, 1), strip)
-    return strip.sum(0, keepdims=True)
 
 
 # --- What both passes compute in a tile -----------------------------------------------------------
@@ -299,6 +270,7 @@ class _Specs(NamedTuple):
     columns: Callable[[int], pl.BlockSpec]
     columns_of_head: Callable[[int], pl.BlockSpec]
     queries: pl.BlockSpec
+    whole_queries: pl.BlockSpec
     q_segments: pl.BlockSpec
     k_segments: pl.BlockSpec
     pieces: pl.BlockSpec
@@ -310,10 +282,12 @@ def _block_specs(side: int, group: int, pieces: jax.Array) -> _Specs:
     def rows(size):
         return pl.BlockSpec((None, None, side, size), lambda b, h, t, row, *_: (b, h, row[t], 0))
 
+    def whole(scalars, t):
+        return _read_scalars(scalars).order.whole[t]
+
     def whole_rows(size):
         return pl.BlockSpec(
-            (None, None, side, size),
-            lambda b, h, t, *scalars: (b, h, _Order(*scalars[:-2]).whole[t], 0),
+            (None, None, side, size), lambda b, h, t, *scalars: (b, h, whole(scalars, t), 0)
         )
 
     def columns(size, group=group):
@@ -328,6 +302,9 @@ def _block_specs(side: int, group: int, pieces: jax.Array) -> _Specs:
         columns=columns,
         columns_of_head=functools.partial(columns, group=1),
         queries=pl.BlockSpec((None, None, 1, side), lambda b, h, t, row, *_: (b, h, 0, row[t])),
+        whole_queries=pl.BlockSpec(
+            (None, None, 1, side), lambda b, h, t, *scalars: (b, h, 0, whole(scalars, t))
+        ),
         q_segments=pl.BlockSpec((None, 1, side), lambda b, h, t, row, *_: (b, 0, row[t])),
         k_segments=pl.BlockSpec(
             (None, side, LANES), lambda b, h, t, row, column, *_: (b, column[t], 0)
@@ -425,19 +402,24 @@ def _spread(segment_ids: jax.Array) -> jax.Array:
 # --- Forward --------------------------------------------------------------------------------------
 
 
-def _forward(q, k, v, segment_ids, line, options) -> tuple[jax.Array, jax.Array]:
+def _forward(q, k, v, segment_ids, line, curve, options) -> tuple[jax.Array, jax.Array]:
     """Returns what is read, [B,H,T,d of v], and the logarithm of the sums of weights, [B,H,1,T]."""
     batch, heads, length, head_size = q.shape
     value_size = v.shape[3]
-    side = _side(q, v)
+    side = _side(q, v, curve)
     pieces = _cut(line, side)
     tiles = visible_tiles(length // side, length // side, side, options)
     order = _order(tiles, _tiles_ahead(pieces, options), len(tiles))
     scalars = _make_scalars(order, segment_ids, pieces)
     specs = _block_specs(side, heads // k.shape[1], pieces)
+    of_curve, curve_specs = curves.inputs_and_specs(curve, side) if curve else ((), ())
     run = pl.pallas_call(
         functools.partial(
-            _forward_kernel, steps=len(tiles), rows=length // side, cap=options.logit_cap
+            _forward_kernel,
+            steps=len(tiles),
+            rows=length // side,
+            cap=options.logit_cap,
+            is_curved=curve is not None,
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
@@ -449,12 +431,14 @@ def _forward(q, k, v, segment_ids, line, options) -> tuple[jax.Array, jax.Array]
                 specs.q_segments,
                 specs.k_segments,
                 specs.pieces,
+                *curve_specs,
             ],
             out_specs=[specs.rows(value_size), specs.queries],
             scratch_shapes=[
                 pltpu.VMEM((1, side), jnp.float32),
                 pltpu.VMEM((1, side), jnp.float32),
                 pltpu.VMEM((value_size, side), jnp.float32),
+                *(CurveInForward.scratch(side) if curve else ()),
             ],
         ),
         out_shape=[
@@ -465,15 +449,20 @@ def _forward(q, k, v, segment_ids, line, options) -> tuple[jax.Array, jax.Array]
         name='tiles_forward',
         interpret=options.interpret,
     )
-    return run(*scalars, q, k, v, segment_ids[:, None], _spread(segment_ids), pieces)
+    ids = (segment_ids[:, None], _spread(segment_ids))
+    return run(*scalars, q, k, v, *ids, pieces, *of_curve)
 
 
-def _forward_kernel(*refs, steps: int, rows: int, cap: float):
+def _forward_kernel(*refs, steps: int, rows: int, cap: float, is_curved: bool):
     """Reads from the keys of one tile; a row of tiles is read when its last is."""
     scalars = _read_scalars(refs)
-    q, k, v, q_segments, k_segments, pieces, out, log_sums, top, total, read = refs[_SCALARS:]
+    q, k, v, q_segments, k_segments, pieces, *others = refs[_SCALARS:]
+    curve = CurveInForward.of_refs(others) if is_curved else None
+    out, log_sums, top, total, read = others
     is_first, is_last = _is_first_and_last(scalars.order.row, steps)
-    piece = scalars.order.piece[pl.program_id(2)]
+    step = pl.program_id(2)
+    piece = scalars.order.piece[step]
+    batch_row = pl.program_id(0) * rows + scalars.order.row[step]
 
     @pl.when(is_first)
     def begin():
@@ -484,8 +473,11 @@ def _forward_kernel(*refs, steps: int, rows: int, cap: float):
     @pl.when(_is_seen(scalars, rows, len(pieces)))
     def add():
         products = _capped_products(q[...], k[...], cap)
-        strip = _make_strip(pieces[piece], pieces[piece + 1])
-        bias = _rows_of_bias(strip, 0, len(products))
+        strip = make_strip(pieces[piece], pieces[piece + 1])
+        bias = rows_of_bias(strip, 0, len(products))
+        if curve:
+            curve.draw(batch_row, piece)
+            bias += curve.drawn[...]
         logits = _add_bias(products, bias, q_segments[...], k_segments[...])
 
         # The sums so far are of weights relative to the old maximum: they are brought to the new.
@@ -506,16 +498,18 @@ def _forward_kernel(*refs, steps: int, rows: int, cap: float):
 # --- Backward -------------------------------------------------------------------------------------
 
 
-def _shapes_of_sums(q, k, v, pieces) -> tuple[jax.ShapeDtypeStruct, ...]:
+def _shapes_of_sums(q, k, v, pieces, curve) -> tuple[jax.ShapeDtypeStruct, ...]:
     """Returns the shapes of what the backward pass adds up: dq, dk, dv, and that of the pieces.
 
-    Heads that share keys have their own, and so have rows of the batch.
+    Then those of a curve, where there is one. Heads that share keys have their own, and so have
+    rows of the batch.
     """
     batch, heads = q.shape[:2]
     others = ((batch, heads, *k.shape[2:]), (batch, heads, *v.shape[2:]), (batch, *pieces.shape))
     return (
         jax.ShapeDtypeStruct(q.shape, q.dtype),
         *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in others),
+        *(curves.shapes_of_sums(curve, *pieces.shape[1::2]) if curve else ()),
     )
 
 
@@ -545,22 +539,23 @@ def _backward(arrays, sums, order: _Order, options: TileOptions) -> tuple[jax.Ar
     Args:
       arrays: q, k, v, the gradient of what is read [B,H,T,d of v], segments, of each query the
         logarithm of the sum of its weights and the product of what it read with its gradient
-        [B,H,1,T], and the pieces of the line.
+        [B,H,1,T], the pieces of the line, and the curve.
       sums: of the spans before (`_shapes_of_sums`), which are overwritten; None: there is one span.
       order: the tiles of these queries, by columns.
     """
-    q, k, v, g, segment_ids, log_sums, own, pieces = arrays
+    q, k, v, g, segment_ids, log_sums, own, pieces, curve = arrays
     batch, heads, length, head_size = q.shape
     value_size = v.shape[3]
     side = pieces.shape[-1]
     steps = len(order.row)
     scalars = _make_scalars(order, segment_ids, pieces)
     specs = _block_specs(side, heads // k.shape[1], pieces)
+    shapes = _shapes_of_sums(q, k, v, pieces, curve)
     out_specs = [
         specs.whole_rows(head_size),
         specs.columns_of_head(head_size),
         specs.columns_of_head(value_size),
-        pl.BlockSpec((None, None, *pieces.shape[1:]), lambda b, h, *_: (b, h, 0, 0, 0)),
+        _of_head(shapes[3]),
     ]
     in_specs = [
         specs.rows(head_size),
@@ -573,10 +568,20 @@ def _backward(arrays, sums, order: _Order, options: TileOptions) -> tuple[jax.Ar
         specs.queries,
         specs.pieces,
     ]
+    span = _rows_of_span(q, side)
+    scratch = [pltpu.VMEM((span, head_size, side), jnp.float32)]
+    of_curve: tuple = ()
+    if curve:
+        of_curve, curve_specs = curves.inputs_and_specs(curve, side)
+        in_specs += curve_specs
+        out_specs += [specs.whole_queries, _of_head(shapes[5]), _of_head(shapes[6])]
+        scratch += CurveInBackward.scratch(side, span)
     aliases = {}
     if sums:
+        # What is written a row at a time is not read.
         first = len(scalars) + len(in_specs)
-        in_specs += [pl.BlockSpec(memory_space=pl.ANY), *out_specs[1:]]
+        untouched = pl.BlockSpec(memory_space=pl.ANY)
+        in_specs += [untouched if i in (0, 4) else spec for i, spec in enumerate(out_specs)]
         aliases = {first + i: i for i in range(len(sums))}
     run = pl.pallas_call(
         functools.partial(
@@ -584,35 +589,48 @@ def _backward(arrays, sums, order: _Order, options: TileOptions) -> tuple[jax.Ar
             steps=steps,
             rows=length // side,
             cap=options.logit_cap,
+            is_curved=curve is not None,
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
             grid=(batch, heads, steps),
             in_specs=in_specs,
             out_specs=out_specs,
-            scratch_shapes=[pltpu.VMEM((_rows_of_span(q, side), head_size, side), jnp.float32)],
+            scratch_shapes=scratch,
         ),
-        out_shape=_shapes_of_sums(q, k, v, pieces),
+        out_shape=shapes,
         input_output_aliases=aliases,
         compiler_params=_COMPILER_PARAMS,
         name='tiles_backward',
         interpret=options.interpret,
     )
     ids = (segment_ids[:, None], _spread(segment_ids))
-    return run(*scalars, q, k, v, g, *ids, log_sums, own, pieces, *(sums or ()))
+    return run(*scalars, q, k, v, g, *ids, log_sums, own, pieces, *of_curve, *(sums or ()))
 
 
-def _backward_kernel(*refs, steps: int, rows: int, cap: float):
+def _of_head(shape: jax.ShapeDtypeStruct) -> pl.BlockSpec:
+    """Returns the block of an array [B,H,...] that is that of a head."""
+    zeros = (0,) * (len(shape.shape) - 2)
+    return pl.BlockSpec((None, None, *shape.shape[2:]), lambda b, h, *_: (b, h, *zeros))
+
+
+def _parts_of_keys(side: int) -> list[pl.Slice]:
+    """Returns the keys of a tile, as many at a time as the backward pass computes with."""
+    size = min(side, _KEYS)
+    return [pl.ds(first, size) for first in range(0, side, size)]
+
+
+def _backward_kernel(*refs, steps: int, rows: int, cap: float, is_curved: bool):
     """Adds the gradients of one tile: those of keys while its column lasts, of queries beside."""
     scalars = _read_scalars(refs)
-    refs = refs[_SCALARS:]
-    q, k, v, g, q_segments, k_segments, log_sums, own, pieces = refs[:9]
-    sums = refs[9:-5]
-    dq, dk, dv, d_pieces, d_queries = refs[-5:]
+    q, k, v, g, q_segments, k_segments, log_sums, own, pieces, *others = refs[_SCALARS:]
+    curve = CurveInBackward.of_refs(others) if is_curved else None
+    *sums, dq, dk, dv, d_pieces, d_queries = others
     step = pl.program_id(2)
     order = scalars.order
     piece = order.piece[step]
     row = order.row[step] - order.first_row[0]
+    batch_row = pl.program_id(0) * rows + order.row[step]
     whole_row = order.whole[step] - order.first_row[0]
     is_first, _ = _is_first_and_last(order.column, steps)
     _, is_whole = _is_first_and_last(order.whole, steps)
@@ -621,6 +639,8 @@ def _backward_kernel(*refs, steps: int, rows: int, cap: float):
     def begin_head():
         d_queries[...] = jnp.zeros_like(d_queries)
         d_pieces[...] = sums[3][...] if sums else jnp.zeros_like(d_pieces)
+        if curve:
+            curve.begin_head()
 
     @pl.when(is_first)
     def begin_column():
@@ -629,33 +649,37 @@ def _backward_kernel(*refs, steps: int, rows: int, cap: float):
 
     @pl.when(_is_seen(scalars, rows, len(pieces)))
     def add():
-        strip = _make_strip(pieces[piece], pieces[piece + 1])
-        side = len(k)
+        strip = make_strip(pieces[piece], pieces[piece + 1])
         diagonals: dict[int, Any] = {}
+        if curve:
+            curve.draw(batch_row, piece)
 
         # A part of the keys at a time, for what is computed takes four times the room of logits.
-        for first in range(0, side, min(side, _KEYS)):
-            keys = pl.ds(first, min(side, _KEYS))
+        for keys in _parts_of_keys(len(k)):
             products = _capped_products(q[...], k[keys], cap)
-            bias = _rows_of_bias(strip, first, first + keys.size)
+            bias = rows_of_bias(strip, keys.start, keys.start + keys.size)
+            if curve:
+                bias += curve.drawn[keys]
             logits = _add_bias(products, bias, q_segments[...], k_segments[keys])
             weights = jnp.exp(logits - log_sums[...])
 
-            d_read = g[...]
-            dv[keys] += _multiply(weights.astype(d_read.dtype), d_read, (1, 0))
-            d_logits = weights * (_multiply(v[keys], d_read, (1, 1)) - own[...])
-            _add_diagonals(diagonals, d_logits, first)
+            dv[keys] += _multiply(weights.astype(g.dtype), g[...], (1, 0))
+            d_logits = weights * (_multiply(v[keys], g[...], (1, 1)) - own[...])
+            add_diagonals(diagonals, d_logits, keys.start)
+            if curve:
+                curve.d_bias[keys] = d_logits
 
             if cap:
                 d_logits *= 1 - jnp.square(products / cap)
-            d_products = d_logits.astype(d_read.dtype)
-            dk[keys] += _multiply(d_products, q[...], (1, 0))
-            d_queries[row] += _multiply(k[keys], d_products, (0, 0))
+            dk[keys] += _multiply(d_logits.astype(g.dtype), q[...], (1, 0))
+            d_queries[row] += _multiply(k[keys], d_logits.astype(g.dtype), (0, 0))
 
-        d_piece = _sum_strip(diagonals)
-        d_pieces[piece] += d_piece[:, :side]
-        d_pieces[piece + 1] += d_piece[:, side:]
+        sum_strip(diagonals, d_pieces, piece)
+        if curve:
+            curve.add_gradient(row, batch_row, piece)
 
     @pl.when(is_whole)
     def end_row():
         dq[...] = d_queries[whole_row].T.astype(dq.dtype)
+        if curve:
+            curve.end_row(whole_row)

@@ -108,12 +108,22 @@ TOKENS = group(
     ),
 )
 
+SENSES = group(
+    'Sentences with a word of two senses.',
+    sentences=field('', 'file of JSON lines: word, pos, sentence; empty: made ones', path='one'),
+    held_out=field(0.3, 'sentences that are not read', Range(0, 0.9, open='low', noun='a share')),
+    echoes=field(0.3, 'texts of words said twice, for each sentence', Range(0, 10)),
+    seq_len=field(64, 'tokens of a row', count(32, MANY)),
+    steps=field(1500, 'of training', _STEPS),
+)
+
 CLAIMS = dict(
     knowledge=KNOWLEDGE,
     meaning=MEANING,
     networks=NETWORKS,
     order=ORDER,
     recency=RECENCY,
+    senses=SENSES,
     tokens=TOKENS,
 )
 

@@ -1,5 +1,7 @@
 """The page of `apps.explain`: its numbers, text that would break out of it, and a real browser."""
 
+import base64
+import hashlib
 import json
 import os
 import pathlib
@@ -47,6 +49,12 @@ def family(tiny_run, tmp_path_factory):
 @pytest.fixture(scope='module')
 def facts(family):
     return explain.collect_facts(Run.parse(str(family)), PROMPT)
+
+
+@pytest.fixture(scope='module')
+def hostile(family):
+    """Facts of a prompt that would be markup, and would turn the direction of text."""
+    return explain.collect_facts(Run.parse(str(family)), '</script> <img> \u202e北')
 
 
 def read_facts(page):
@@ -168,19 +176,50 @@ def browse(page, folder, width):
     return console, dumped.stdout
 
 
+# Uses every control of the page, and says what came of it.
+USE = """
+{
+  const errors = [];
+  window.onerror = message => errors.push(message);
+  for (const button of document.querySelectorAll('button')) button.click();
+  for (const list of document.querySelectorAll('select'))
+    for (const option of list.options) {
+      list.value = option.value;
+      list.dispatchEvent(new Event('change'));
+    }
+  const slider = document.querySelector('input[type=range]');
+  slider.value = .5;
+  slider.dispatchEvent(new Event('input'));
+  document.body.dataset.errors = errors.join();
+  document.body.dataset.hottest = document.querySelector('#step6 .bars > span').textContent;
+  document.body.dataset.pressed = document.querySelectorAll('[aria-pressed=true]').length;
+}
+"""
+
+
 @pytest.mark.skipif(not BROWSER, reason='no Chromium here to open the page in')
 @pytest.mark.parametrize('lang, width', [('en', 1200), ('pt', 390)])
-def test_in_a_browser(family, tmp_path, lang, width):
+def test_in_a_browser(hostile, tmp_path, lang, width):
     """Catches a page that a browser does not draw to its end or complains of, text of the prompt
-    that becomes markup, and a page wider than a phone."""
-    told = explain.collect_facts(Run.parse(str(family)), HOSTILE[:20] + ' é 北 \u202eb')
-    console, document = browse(explain.render(told, lang), tmp_path, width)
+    that becomes markup, a page wider than a phone, a control that fails, and a temperature that
+    does not divide the logits."""
+    page = explain.render(hostile, lang)
+    digest = base64.b64encode(hashlib.sha256(USE.encode()).digest()).decode()
+    page = page.replace("script-src '", f"script-src 'sha256-{digest}' '", 1)
+    page = page.replace('</body>', f'<script>{USE}</script></body>')
+    console, document = browse(page, tmp_path, width)
     assert console == []
-    assert 'data-ready="yes"' in document and f'<html lang="{lang}">' in document
-    assert '<img' not in document and document.count('<script') == 2
+    assert 'data-ready="yes" data-errors=""' in document and f'<html lang="{lang}">' in document
+    assert '<img' not in document and document.count('<script') == 3
     for n in range(1, 8):
         assert f'id="step{n}"' in document
     assert '\u202e' not in document and '&lt;/script' in document
     assert (tmp_path / f'{width}.png').stat().st_size > 20_000
     # The page says itself whether anything of it is wider than the window.
     assert 'data-wide="no"' in document
+
+    raised = np.exp((np.asarray(hostile['logits']) - hostile['logits'][0]) / 0.5)
+    shown = re.search('data-hottest="(.*?) ?%"', document)[1].replace(',', '.')
+    assert float(shown) == pytest.approx(100 / raised.sum(), abs=0.51)
+    swaps = bool(hostile['swaps']['swapped'])
+    assert f'data-pressed="{3 + swaps}"' in document  # embedding, swap, head and piece

@@ -90,7 +90,7 @@ def assert_triangles(told, expected):
     [
         ('learned+rope,none+forgetting', {}),
         ('alibi', dict(scan_layers=True, remat='full', dropout=0.1)),
-        ('rope,none', dict(tied=False, norm='layernorm', qk_norm=True, window=5, logit_cap=9.0)),
+        ('rope,cope', dict(tied=False, norm='layernorm', qk_norm=True, window=5, logit_cap=9.0)),
     ],
 )
 def test_numbers_are_those_of_the_model(positions, changes):
@@ -182,6 +182,26 @@ def test_what_encodings_do():
     for head, rows in enumerate(facts['positions']['bias'][1]):
         slope = 2.0 ** (-8 * (head + 1) / 4)
         np.testing.assert_allclose(rows[-1], -slope * np.arange(length)[::-1], rtol=0, atol=1e-3)
+
+
+def test_the_end_of_a_long_prompt_is_drawn(monkeypatch):
+    """Catches pictures of a long prompt that are of other tokens than its last ones."""
+    monkeypatch.setattr(walkthrough, 'DRAWN', 8)
+    walk, facts = followed('randomized+alibi')
+    model, params = built('randomized+alibi', tokenizer('bpe').vocab_size)
+    tokens = walk.encode(PROMPT)
+    start = facts['start']
+    assert start == len(tokens) - 8 and len(facts['pieces']) == len(tokens)
+    _, attention, _ = applied(model, params, tokens)
+    for told, expected in zip(facts['attention'], attention, strict=True):
+        assert_triangles(told, expected[:, start:, start:])
+    table = np.asarray(params['embedding'])[tokens[start:]]
+    np.testing.assert_allclose(facts['vectors'], table, rtol=0, atol=1e-4)
+
+    # Ids that are drawn: ascending, of the tokens that are shown.
+    assert facts['positions']['ids']
+    for one in facts['positions']['ids']:
+        assert len(one['ids']) == 8 and np.all(np.diff(one['ids']) > 0)
 
 
 def test_a_model_without_attention():

@@ -132,6 +132,16 @@ def test_blocks_that_are_computed_again(monkeypatch):
     assert_equals_reference('blocks', 'fire', {})
 
 
+@pytest.mark.parametrize('positions', ['alibi', 'fire'])
+def test_blocks_one_part_after_the_other(positions, monkeypatch):
+    """Catches a part of a long block that sees the keys or the bias of another part, or loses a
+    gradient. Parts are of 8 queries."""
+    monkeypatch.setattr(kernels, '_BLOCKS_FROM', 1)
+    monkeypatch.setattr(blocks, '_RECOMPUTED_FROM', 1)
+    monkeypatch.setattr(blocks, '_AT_A_TIME', 8)
+    assert_equals_reference('blocks', positions, {'window': 40} if positions == 'alibi' else {})
+
+
 def assert_equals_reference(kernel, positions, changes):
     reference, params = disturbed(positions, **changes)
     fused = Transformer(dataclasses.replace(reference.config, attention=kernel))
@@ -302,7 +312,7 @@ def test_a_rank_one_bias_makes_no_square_array():
         ('splash', 't5', {}, 'T5 bias needs a bias, which that kernel does not take'),
         ('splash', 'windowed_heads', {}, 'needs a mask, which that kernel does not take'),
         ('splash', 'alibi', {'logit_cap': 5.0}, 'would bend the bias of ALiBi too'),
-        ('tiles', 'fire', {}, 'FIRE has a bias or a mask that is no function of the distance'),
+        ('tiles', 'tupe', {}, 'TUPE has a bias or a mask that is no function of the distance'),
         ('tiles', 'chunk', {}, 'that is no function of the distance'),
         ('tiles', 'cope', {}, 'CoPE changes the logits by what they are'),
         ('tiles', 'forgetting', {'logit_cap': 5.0}, 'would bend the bias of FoX'),
@@ -338,7 +348,8 @@ def test_refusals(kernel, positions, changes, message, monkeypatch):
         ('gpu', 'cope', 'bfloat16', ('reference', 'not cudnn: CoPE')),
         ('tpu', 'alibi', 'bfloat16', ('splash', 'the fastest on tpu')),
         ('tpu', 't5', 'bfloat16', ('tiles', 'not splash: T5 bias needs a bias')),
-        ('tpu', 'fire', 'bfloat16', ('reference', 'not tiles: FIRE has a bias')),
+        ('tpu', 'fire', 'bfloat16', ('tiles', 'not splash: FIRE needs a bias')),
+        ('tpu', 'tupe', 'bfloat16', ('reference', 'not tiles: TUPE has a bias')),
     ],
 )
 def test_the_path_and_its_reason(backend, positions, dtype, expected, monkeypatch):
