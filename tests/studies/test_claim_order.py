@@ -212,8 +212,8 @@ def test_the_controls_can_fail(none, removed, bag, scrambled, shown):
         kind, name = cell.arm.split(', ')
         spread = 0.01 * (cell.seed * len(cell.arm) % 3)
         if kind == 'text':
-            look = dict(nats=3.0, swaps=0.8, shuffled=dict.fromkeys(beyond, 0.1), blimp={})
-            return {'held_out': 3.0 + spread, **look, 'removed': look}
+            look = dict(nats=3.0 + spread, swaps=0.8, shuffled=dict.fromkeys(beyond, 0.1), blimp={})
+            return {**look, 'removed': look}
         parts = ('all', *orders.LANGS, *orders.ROLES)
         found = dict.fromkeys(parts, means.get(name, 0.95) + spread * (name not in ('bag',)))
         bare = dict.fromkeys(parts, removed)
