@@ -27,6 +27,7 @@ setup(
     license='Apache-2.0',
     python_requires='>=3.11,<3.14',
     packages=find_packages(include=[f'{room}{end}' for room in ROOMS for end in ('', '.*')]),
+    package_data={'apps': ['explain.html', 'explain.json']},
     install_requires=[
         'jax>=0.10.0,<0.13',
         'flax>=0.12.6,<0.13',

@@ -16,7 +16,7 @@ from benchmarks import turns
 from runtime import cli, options
 
 if __name__ == '__main__':  # above the imports that take seconds
-    flags.DEFINE_string('text', '', 'Files of text (config.data.files.paths); none: made text')
+    options.path('text', '', 'Files of text (config.data.files.paths); none: made text', many=True)
     flags.DEFINE_enum('files', 'many', ['many', 'one'], 'A file for each document, or one for all')
     flags.DEFINE_enum('kind', 'unigram', ['unigram', 'bpe', 'char'], 'config.tokenizer.kind')
     options.whole('megabytes', 26, 'Text that is taken at most', 1, options.COUNT)

@@ -56,6 +56,10 @@ class DataObjective:
     def prefer_conversations(self, config: ConfigDict) -> None:
         """Sets `config` to read records that hold texts and conversations as conversations."""
 
+    def asks_in_template(self, config: ConfigDict) -> bool:
+        """Returns whether answers are learned, for which questions stand in the chat template."""
+        return False
+
     def check_conversations(self, config: ConfigDict, manifest: dict) -> None:
         """Raises DataError where the store holds texts that no answers could be learned from."""
 
@@ -122,6 +126,11 @@ class NextToken(DataObjective):
     def prefer_conversations(self, config):
         if config.source == 'files':
             config.files.prefer = 'conversation'
+
+    def asks_in_template(self, config):
+        if config.source == 'atlas':
+            return config.atlas.part == 'answers'
+        return config.source == 'files' and config.files.prefer == 'conversation'
 
     def check_conversations(self, config, manifest):
         if not manifest['conversations']:

@@ -108,6 +108,13 @@ class Tokenizer:
         """Returns the ids of a text. Marks written in the text stay text."""
         return self.encode_batch([text], 1)[0]
 
+    def encode_best(self, text: str, count: int) -> list[list[int]]:
+        """Returns the ids of the likeliest ways to cut a text, at most `count`, likeliest first.
+
+        Only a unigram model has several.
+        """
+        return self._sp.nbest_encode(text, nbest_size=count, out_type=int)
+
     def encode_batch(self, texts: list[str], threads: int = -1) -> list[list[int]]:
         """Returns the ids of many texts, found on `threads` threads (-1: all cores)."""
         return [ids.tolist() for ids in self.encode_arrays(texts, threads)]

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 LONG = 12  # rows; a longer table is folded away
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1f2328; --paper: #fff; --line: #d8dee4; --soft: #f6f8fa; }
 @media (prefers-color-scheme: dark) {
   :root { --ink: #e6edf3; --paper: #0d1117; --line: #30363d; --soft: #161b22; }
@@ -84,7 +84,7 @@ def page(
     head = (
         '<meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{html.escape(title)}</title><style>{_STYLE}</style>'
+        f'<title>{html.escape(title)}</title><style>{STYLE}</style>'
     )
     content = '\n'.join(body)
     return (

@@ -284,6 +284,37 @@ def dose_curves(
     return _svg(figure)
 
 
+def heat_map(weights: Sequence[Sequence[float]]) -> str:
+    """Draws a matrix of weights from 0 to 1, [queries, keys], dark where they are large."""
+    figure, axis = pyplot.subplots(figsize=(3.4, 3.4), layout='constrained')
+    axis.imshow(np.asarray(weights), cmap='Blues', vmin=0, vmax=1)
+    axis.grid(False)
+    axis.set(xlabel='key', ylabel='query')
+    return _svg(figure)
+
+
+def seed_curves(
+    panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[Sequence[float]]]]],
+    label: str,
+) -> str:
+    """Draws curves, a thin line a seed and a thick one through their means.
+
+    Args:
+      panels: {title: (x, {name: a curve a seed})}; a name that is an encoding has its color.
+      label: of what is drawn.
+    """
+    names = dict.fromkeys(name for _, curves in panels.values() for name in curves)
+    styles = {name: ArmStyle(encoding_color(name)) for name in names}
+    figure, axes = _panels(len(panels), width=7, columns=2)
+    for axis, (title, (x, curves)) in zip(axes, panels.items()):
+        for name, of_seeds in curves.items():
+            seeds = np.asarray(of_seeds, float)
+            _draw_seeds(axis, x, seeds, seeds.mean(0), styles[name], marker='.')
+        axis.set(xlabel=title, ylabel=label)
+    _legend(figure, styles)
+    return _svg(figure)
+
+
 def score_bars(
     panels: Mapping[str, tuple[str, Mapping[str, Sequence[float]]]], colors: Mapping[str, str]
 ) -> str:

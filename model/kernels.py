@@ -560,16 +560,22 @@ def _attend_in_tiles(
     column_bias = encoding.column_bias(inputs)
     if column_bias is not None:
         q, k = append_bias_columns(q, k, column_bias, scale)
-    side = tiles.side_of_tiles(q.shape[2], max(q.shape[-1], v.shape[-1]), q.dtype)
+    is_curved = any(part.has_ratio_layer() for part in encoding.parts)
+    side = tiles.side_of_tiles(q.shape[2], max(q.shape[-1], v.shape[-1]), q.dtype, is_curved)
     line = tiles.bias_line(encoding, inputs, config, side)
+    curve = tiles.bias_curve(encoding, inputs, side)
     options = tiles.TileOptions(config.causal, config.window, config.logit_cap, platform() != 'tpu')
 
-    def attend_locally(q, k, v, ids, line):
-        return tiles.attend_in_tiles(q, k, v, ids, line, options)
+    def attend_locally(q, k, v, ids, line, *of_curve):
+        curve = tiles.Curve(*of_curve) if of_curve else None
+        return tiles.attend_in_tiles(q, k, v, ids, line, curve, options)
 
     assert inputs.segment_ids is not None
     q, k, v = name_for_remat(q * scale, k, v)
-    return _on_each_device(attend_locally, q, k, v, inputs.segment_ids, line)
+    more = [(line, 'heads')]
+    if curve:
+        more += zip(curve, tiles.Curve('', 'batch', 'heads', ''))
+    return _on_each_device(attend_locally, q, k, v, inputs.segment_ids, more)
 
 
 def _on_each_device(
@@ -578,18 +584,21 @@ def _on_each_device(
     k: jax.Array,
     v: jax.Array,
     segment_ids: jax.Array,
-    *of_heads: jax.Array,
+    more: Iterable[tuple[jax.Array, str]] = (),
 ) -> jax.Array:
     """Runs attention on each device's own rows and heads.
 
     A kernel is opaque to XLA, which would gather whatever is sharded.
 
     Args:
-      of_heads: more that it takes, [H,...].
+      more: what it takes beside those, each with what its first dimension is of: 'batch', 'heads'
+        or '', of nothing that is cut.
     """
+    more = list(more)
+    arrays = (q, k, v, segment_ids, *(array for array, _ in more))
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return attend_locally(q, k, v, segment_ids, *of_heads)
+        return attend_locally(*arrays)
 
     # Only axes that XLA cuts by itself (inside the step: fsdp and tensor), and only evenly.
     def free_axis(name: str, size: int) -> str | None:
@@ -599,6 +608,8 @@ def _on_each_device(
 
     rows = free_axis('batch', q.shape[0])
     heads = free_axis('kv_heads', k.shape[1])
+    axes = {'batch': rows, 'heads': heads, '': None}
+    specs = (*[P(rows, heads)] * 3, P(rows), *(P(axes[axis]) for _, axis in more))
 
     # Residuals cannot leave a shard_map inside another one: there it computes them again.
     if mesh.manual_axes:
@@ -606,8 +617,8 @@ def _on_each_device(
     run = jax.shard_map(
         attend_locally,
         axis_names=set(mesh.axis_names) - set(mesh.manual_axes),
-        in_specs=(*[P(rows, heads)] * 3, P(rows), *[P(heads)] * len(of_heads)),
+        in_specs=specs,
         out_specs=P(rows, heads),
         check_vma=False,
     )
-    return run(q, k, v, segment_ids, *of_heads)
+    return run(*arrays)

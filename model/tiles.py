@@ -26,13 +26,15 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from model import curves
+from model.curves import Curve, CurveInBackward, CurveInForward
+from model.diagonals import LANES, add_diagonals, make_strip, rows_of_bias, sum_strip
 from model.positions.base import EncodingInputs
 
 LOWEST = -1e30  # a logit of this size has no weight
-LANES = 128
-_SUBLANES = 8
 _LARGEST = 1024  # numbers of a tile's side
-_DQ_BYTES = 4 * 2**20  # of the gradient of queries that the backward pass holds on the chip
+_DQ_BYTES = 2 * 2**20  # of the gradient of queries that the backward pass holds on the chip
+_KEYS = 512  # of a tile, that the backward pass computes with at a time
 _COMPILER_PARAMS = pltpu.CompilerParams(dimension_semantics=('parallel', 'parallel', 'arbitrary'))
 
 
@@ -53,13 +55,14 @@ class TileOptions:
     interpret: bool
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(6,))
 def attend_in_tiles(
     q_BxHxTxd: jax.Array,
     k_BxKxTxd: jax.Array,
     v_BxKxTxd: jax.Array,
     segment_ids: jax.Array,
     line: jax.Array,
+    curve: Curve | None,
     options: TileOptions,
 ) -> jax.Array:
     """Returns what queries read from the keys of their segment, [B,H,T,d of v].
@@ -70,42 +73,47 @@ def attend_in_tiles(
       segment_ids: [B,T] int32.
       line: float32 [H,ahead+T], what is added at the distances from -ahead to T - 1 of a query and
         a key (`count_ahead`), at least `LOWEST`.
+      curve: a bias beside that one, or None.
     """
-    return _forward(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, segment_ids, line, options)[0]
+    return _forward(q_BxHxTxd, k_BxKxTxd, v_BxKxTxd, segment_ids, line, curve, options)[0]
 
 
-def _forward_rule(q, k, v, segment_ids, line, options):
-    out, log_sums = _forward(q, k, v, segment_ids, line, options)
+def _forward_rule(q, k, v, segment_ids, line, curve, options):
+    out, log_sums = _forward(q, k, v, segment_ids, line, curve, options)
     out = checkpoint_name(out, 'attention_residuals')
     log_sums = checkpoint_name(log_sums, 'attention_residuals')
-    return out, (q, k, v, segment_ids, line, out, log_sums)
+    return out, (q, k, v, segment_ids, line, curve, out, log_sums)
 
 
 def _backward_rule(options, residuals, g_BxHxTxd):
-    q, k, v, segment_ids, line, out, log_sums = residuals
+    q, k, v, segment_ids, line, curve, out, log_sums = residuals
     own = (out.astype(jnp.float32) * g_BxHxTxd.astype(jnp.float32)).sum(-1)[:, :, None]
-    strips, sum_strips = jax.vjp(lambda x: _cut_strips(x, _side(q, v)), line)
+    pieces = _cut(line, _side(q, v, curve))
 
     # Queries are taken in spans whose gradient fits on the chip; those of keys are added up.
-    arrays = (q, k, v, g_BxHxTxd)
-    span = _span(q, v)
-    d_queries = []
-    d_others = []
-    for start in range(0, q.shape[2], span):
-        rows = slice(start, start + span)
-        dq, *others = _backward(arrays, segment_ids, (log_sums, own), strips, rows, options)
-        d_queries.append(dq)
-        d_others.append(others)
-    dk, dv, d_strips = (functools.reduce(jnp.add, parts) for parts in zip(*d_others))
+    arrays = (q, k, v, g_BxHxTxd, segment_ids, log_sums, own, pieces, curve)
+    spans = _order_spans(q, pieces, options)
+    if len(spans) == 1:
+        sums = _backward(arrays, None, spans[0], options)
+    else:
+        shapes = _shapes_of_sums(q, k, v, pieces, curve)
+        nothing = tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)
+        sums, _ = jax.lax.scan(
+            lambda sums, span: (_backward(arrays, sums, span, options), None),
+            nothing,
+            jax.tree.map(lambda *x: np.stack(x), *spans),
+        )
+    dq, dk, dv, d_pieces, *of_curve = sums
 
     def sum_group(gradient, keys):
         """Returns the sum over the heads that share keys."""
         grouped = gradient.reshape(*keys.shape[:2], -1, *keys.shape[2:])
         return grouped.sum(2).astype(keys.dtype)
 
-    dq = jnp.concatenate(d_queries, 2).astype(q.dtype)
     no_ids = np.zeros(segment_ids.shape, jax.dtypes.float0)
-    return dq, sum_group(dk, k), sum_group(dv, v), no_ids, *sum_strips(d_strips)
+    d_line = d_pieces.sum(0).reshape(line.shape)
+    d_curve = curves.gradient_of_sums(curve, tuple(of_curve)) if curve else None
+    return dq, sum_group(dk, k), sum_group(dv, v), no_ids, d_line, d_curve
 
 
 attend_in_tiles.defvjp(_forward_rule, _backward_rule)
@@ -117,29 +125,14 @@ attend_in_tiles.defvjp(_forward_rule, _backward_rule)
 def bias_line(encoding, inputs: EncodingInputs, config, side: int) -> jax.Array:
     """Returns what is added at each distance, float32 [H,ahead+T], as `attend_in_tiles` takes it.
 
-    It is what the encoding gives the last query of a text that is one document: that one sees a key
-    at each distance.
-
     Args:
       encoding: one whose bias and mask are functions of the distance (`of_distances`).
       inputs: with the parameters, in a layer.
       side: of a tile.
     """
     assert inputs.k_ids is not None
+    text = _one_document(inputs)
     length = inputs.k_ids.shape[1]
-    place = jnp.arange(length, dtype=jnp.int32)[None]
-    document = jnp.ones_like(place)
-    text = EncodingInputs(
-        param=inputs.param,
-        q_ids=place[:, -1:],
-        positions=place[:, -1:],
-        segment_ids=document[:, -1:],
-        k_ids=place,
-        k_positions=place,
-        k_segment_ids=document,
-        shared=inputs.shared,
-        consecutive=True,
-    )
 
     # From the distance 0 up, which is from the last key to the first.
     line = jnp.zeros((encoding.dims.num_heads, length), jnp.float32)
@@ -162,6 +155,38 @@ def bias_line(encoding, inputs: EncodingInputs, config, side: int) -> jax.Array:
     return line
 
 
+def bias_curve(encoding, inputs: EncodingInputs, side: int) -> Curve | None:
+    """Returns the bias of an encoding that is a curve of a ratio, or None (`ratio_layer`)."""
+    text = _one_document(inputs)
+    of_text = encoding.ratio_layer(text)
+    if of_text is None:
+        return None
+    numerator = of_text.numerator[0, 0, ::-1]
+    of_distance = jnp.pad(numerator, (count_ahead(len(numerator), True, side), 0), mode='edge')
+    return curves.make_curve(encoding.ratio_layer(inputs), of_distance[None])
+
+
+def _one_document(inputs: EncodingInputs) -> EncodingInputs:
+    """Returns the inputs of the last query of a text that is one document.
+
+    It sees a key at each distance.
+    """
+    assert inputs.k_ids is not None
+    place = jnp.arange(inputs.k_ids.shape[1], dtype=jnp.int32)[None]
+    document = jnp.ones_like(place)
+    return EncodingInputs(
+        param=inputs.param,
+        q_ids=place[:, -1:],
+        positions=place[:, -1:],
+        segment_ids=document[:, -1:],
+        k_ids=place,
+        k_positions=place,
+        k_segment_ids=document,
+        shared=inputs.shared,
+        consecutive=True,
+    )
+
+
 # --- Tiles, and the line of the bias --------------------------------------------------------------
 
 
@@ -170,41 +195,30 @@ def count_ahead(length: int, causal: bool, side: int) -> int:
     return side if causal else length
 
 
-def side_of_tiles(length: int, head_size: int, dtype) -> int:
+def side_of_tiles(length: int, head_size: int, dtype, is_curved: bool = False) -> int:
     """Returns the largest side of a tile that divides the length and fits on the chip."""
-    fits = jnp.dtype(dtype) == jnp.bfloat16 and head_size <= LANES
+    fits = not is_curved and jnp.dtype(dtype) == jnp.bfloat16 and head_size <= LANES
     largest = min(_LARGEST, 1024 if fits else 512)
     return next(side for side in (1024, 512, 256, LANES) if side <= largest and not length % side)
 
 
-def _side(q: jax.Array, v: jax.Array) -> int:
-    return side_of_tiles(q.shape[2], max(q.shape[-1], v.shape[-1]), q.dtype)
+def _side(q: jax.Array, v: jax.Array, curve: Curve | None) -> int:
+    return side_of_tiles(q.shape[2], max(q.shape[-1], v.shape[-1]), q.dtype, curve is not None)
 
 
-def _tiles_ahead(strips: jax.Array, options: TileOptions) -> int:
-    """Returns how many strips are of distances below 0."""
-    return 1 if options.causal else strips.shape[1] // 2
+def _tiles_ahead(pieces: jax.Array, options: TileOptions) -> int:
+    """Returns how many pieces of the line are of distances below 0."""
+    return 1 if options.causal else pieces.shape[1] // 2
 
 
-def _span(q: jax.Array, v: jax.Array) -> int:
-    """Returns how many queries the backward pass takes at a time: tiles that divide the length."""
-    span = q.shape[2]
-    while 4 * span * q.shape[3] > _DQ_BYTES and not span // 2 % _side(q, v):
-        span //= 2
-    return span
-
-
-def visible_tiles(
-    rows: int, columns: int, first_row: int, side: int, options: TileOptions
-) -> np.ndarray:
+def visible_tiles(rows: int, columns: int, side: int, options: TileOptions) -> np.ndarray:
     """Returns the tiles that any query sees into, by rows, int32 [tiles,2] of (row, column).
 
     Args:
       rows, columns: tiles of queries and of keys.
-      first_row: number of the first row of tiles, whose number here is 0.
     """
     row, column = np.meshgrid(np.arange(rows), np.arange(columns), indexing='ij')
-    apart = row + first_row - column
+    apart = row - column
     seen = np.ones(apart.shape, bool)
     if options.causal:
         seen &= apart >= 0
@@ -214,39 +228,9 @@ def visible_tiles(
     return np.stack([row[seen], column[seen]], 1).astype(np.int32)
 
 
-def _cut_strips(line: jax.Array, side: int) -> jax.Array:
-    """Returns the line in strips of 8 rows, each row rolled on by one, float32 [H,parts,8,n]."""
-    heads, length = line.shape
-    padded = jnp.pad(line, ((0, 0), (_SUBLANES - 1, 0)))
-    rows = [padded[:, _SUBLANES - 1 - s :][:, :length] for s in range(_SUBLANES)]
-    strips = jnp.stack(rows, 1).reshape(heads, _SUBLANES, length // side, side)
-    return jnp.swapaxes(strips, 1, 2)
-
-
-def _make_bias(before: jax.Array, after: jax.Array) -> jax.Array:
-    """Returns the bias of a tile, [n keys, n queries], from the strips that its diagonals meet."""
-    side = before.shape[1]
-    strip = jnp.concatenate([before, after], 1)
-    while len(strip) < LANES:
-        strip = jnp.concatenate([strip, pltpu.roll(strip, len(strip), 1)], 0)
-    return jnp.concatenate(
-        [strip[:, side - row : 2 * side - row] for row in range(0, side, LANES)], 0
-    )
-
-
-def _sum_bias(d_bias: jax.Array) -> jax.Array:
-    """Returns the gradient of the two strips, [8,2n], of that of a tile; undoes `_make_bias`."""
-    side = len(d_bias)
-    blocks = [jnp.zeros((LANES, LANES), jnp.float32)]
-    for first in range(LANES - side, side, LANES):
-        starts = [row for row in range(0, side, LANES) if 0 <= row + first < side]
-        parts = [d_bias[row : row + LANES, row + first :][:, :LANES] for row in starts]
-        blocks.append(functools.reduce(jnp.add, parts))
-    strip = jnp.concatenate(blocks, 1)
-    while len(strip) > _SUBLANES:
-        half = len(strip) // 2
-        strip = strip[:half] + pltpu.roll(strip[half:], 2 * side - half, 1)
-    return strip
+def _cut(line: jax.Array, side: int) -> jax.Array:
+    """Returns the line in pieces of a tile's side, [H,pieces,1,n]."""
+    return line.reshape(len(line), -1, 1, side)
 
 
 # --- What both passes compute in a tile -----------------------------------------------------------
@@ -264,40 +248,47 @@ def _capped_products(q: jax.Array, k: jax.Array, cap: float) -> jax.Array:
     return cap * jnp.tanh(products / cap) if cap else products
 
 
-def _add_bias(products, strips, part, q_segments, k_segments):
-    """Returns the logits of a tile: with the bias, and the lowest where segments are not the same.
+def _add_bias(products, bias, q_segments, k_segments):
+    """Returns the logits of a tile, the lowest where segments are not the same, [keys,n].
 
     Args:
-      strips: reference to those of the head, [parts,8,n].
-      part: number of the first of the two that the tile meets.
       q_segments: [1,n].
-      k_segments: [n,LANES], the same in all lanes.
+      k_segments: [keys,LANES], the same in all lanes.
     """
-    logits = products + _make_bias(strips[part], strips[part + 1])
     of_keys = jnp.tile(k_segments, (1, products.shape[1] // LANES))
-    return jnp.where(of_keys == q_segments, logits, LOWEST)
+    return jnp.where(of_keys == q_segments, products + bias, LOWEST)
 
 
 class _Specs(NamedTuple):
     """Says which block of each array a step sees: of its row or its column of tiles, of its head.
 
-    `rows` and `columns` take the size of a vector.
+    Those of vectors take their size. `whole_rows`: the row that is whole next.
     """
 
     rows: Callable[[int], pl.BlockSpec]
+    whole_rows: Callable[[int], pl.BlockSpec]
     columns: Callable[[int], pl.BlockSpec]
     columns_of_head: Callable[[int], pl.BlockSpec]
     queries: pl.BlockSpec
+    whole_queries: pl.BlockSpec
     q_segments: pl.BlockSpec
     k_segments: pl.BlockSpec
-    strips: pl.BlockSpec
+    pieces: pl.BlockSpec
 
 
-def _block_specs(side: int, group: int, strips: jax.Array) -> _Specs:
+def _block_specs(side: int, group: int, pieces: jax.Array) -> _Specs:
     """Returns the blocks of a step, whose grid is (row of the batch, head, step)."""
 
     def rows(size):
         return pl.BlockSpec((None, None, side, size), lambda b, h, t, row, *_: (b, h, row[t], 0))
+
+    def whole(scalars, t):
+        return _read_scalars(scalars).order.whole[t]
+
+    def whole_rows(size):
+        return pl.BlockSpec(
+            (None, None, side, size), lambda b, h, t, *scalars: (b, h, whole(scalars, t), 0)
+        )
 
     def columns(size, group=group):
         return pl.BlockSpec(
@@ -307,57 +298,91 @@ def _block_specs(side: int, group: int, strips: jax.Array) -> _Specs:
 
     return _Specs(
         rows=rows,
+        whole_rows=whole_rows,
         columns=columns,
         columns_of_head=functools.partial(columns, group=1),
         queries=pl.BlockSpec((None, None, 1, side), lambda b, h, t, row, *_: (b, h, 0, row[t])),
+        whole_queries=pl.BlockSpec(
+            (None, None, 1, side), lambda b, h, t, *scalars: (b, h, 0, whole(scalars, t))
+        ),
         q_segments=pl.BlockSpec((None, 1, side), lambda b, h, t, row, *_: (b, 0, row[t])),
         k_segments=pl.BlockSpec(
             (None, side, LANES), lambda b, h, t, row, column, *_: (b, column[t], 0)
         ),
-        strips=pl.BlockSpec((None, *strips.shape[1:]), lambda b, h, *_: (h, 0, 0, 0)),
+        pieces=pl.BlockSpec((None, *pieces.shape[1:]), lambda b, h, *_: (h, 0, 0, 0)),
     )
 
 
-class _Scalars(NamedTuple):
-    """Holds what each step computes, and which tiles are empty; there before the step begins."""
+class _Order(NamedTuple):
+    """Says which tile each step computes; steps beyond `count` compute nothing."""
 
     row: Any  # int32 [steps]
     column: Any  # int32 [steps]
-    part: Any  # int32 [steps], the first of the two strips that the tile meets
-    q_segments: Any  # int32 [2,B*rows], the lowest and highest of each row of tiles
-    k_segments: Any  # int32 [2,B*columns]
-    is_seen: Any  # int32 [H*(parts-1)], 1 where the strips have any distance that is seen
+    piece: Any  # int32 [steps], the first of the two pieces of the line that the tile meets
+    whole: Any  # int32 [steps], the row that is whole next, after this step or a later one
+    count: Any  # int32 [1]
+    first_row: Any  # int32 [1]
 
 
-def _make_scalars(tiles, part, q_segments, k_segments, strips) -> _Scalars:
-    """Returns the scalars of the steps that take the tiles one after another."""
-    side = strips.shape[-1]
+class _Scalars(NamedTuple):
+    """Holds what is there before a step begins: the order, and which tiles are empty."""
 
-    def extremes(segments):
-        blocks = segments.reshape(-1, side)
-        return jnp.stack([blocks.min(-1), blocks.max(-1)])
+    order: _Order
+    segments: Any  # int32 [2,B*rows], the lowest and the highest in each row or column
+    is_seen: Any  # int32 [H*(pieces-1)], 1 where the pieces have any distance that is seen
 
-    tops = strips.max((2, 3))
-    is_seen = jnp.maximum(tops[:, :-1], tops[:, 1:]) > LOWEST / 2
-    return _Scalars(
-        row=np.ascontiguousarray(tiles[:, 0]),
-        column=np.ascontiguousarray(tiles[:, 1]),
-        part=part,
-        q_segments=extremes(q_segments),
-        k_segments=extremes(k_segments),
-        is_seen=is_seen.reshape(-1).astype(jnp.int32),
+
+_SCALARS = len(_Order._fields) + 2
+
+
+def _order(tiles: np.ndarray, ahead: int, steps: int) -> _Order:
+    """Returns the order of some rows of tiles, by rows or by columns.
+
+    Args:
+      tiles: [n,2] of (row, column).
+      ahead: pieces of the line that are of distances below 0.
+      steps: how many there are to be; the last tile stands for those that compute nothing.
+    """
+    row, column = (np.pad(x, (0, steps - len(x)), mode='edge') for x in tiles.T)
+
+    # Rows are whole one after another, in either order.
+    last = steps - 1 - np.unique(row[::-1], return_index=True)[1]
+    assert (np.diff(last) > 0).all()
+    whole = row[last][np.searchsorted(last, np.arange(steps))]
+    return _Order(
+        row=row,
+        column=column,
+        piece=row - column + ahead - 1,
+        whole=whole,
+        count=np.asarray([len(tiles)], np.int32),
+        first_row=row.min(keepdims=True),
     )
 
 
-def _is_seen(scalars: _Scalars, rows: int, columns: int, parts: int) -> jax.Array:
+def _make_scalars(order: _Order, segment_ids: jax.Array, pieces: jax.Array) -> list[jax.Array]:
+    """Returns the scalars of a kernel, one after another."""
+    blocks = segment_ids.reshape(-1, pieces.shape[-1])
+    segments = jnp.stack([blocks.min(-1), blocks.max(-1)])
+    tops = pieces.max((2, 3))
+    is_seen = jnp.maximum(tops[:, :-1], tops[:, 1:]) > LOWEST / 2
+    return [*order, segments, is_seen.reshape(-1).astype(jnp.int32)]
+
+
+def _read_scalars(refs) -> _Scalars:
+    """Returns the scalars of a kernel or of the place of a block, from the first references."""
+    return _Scalars(_Order(*refs[: _SCALARS - 2]), *refs[_SCALARS - 2 : _SCALARS])
+
+
+def _is_seen(scalars: _Scalars, rows: int, pieces: int) -> jax.Array:
     """Returns True where the tile of this step may hold a query and a key that it sees."""
     batch = pl.program_id(0)
     step = pl.program_id(2)
-    i = batch * rows + scalars.row[step]
-    j = batch * columns + scalars.column[step]
-    same = scalars.q_segments[0, i] <= scalars.k_segments[1, j]
-    same &= scalars.k_segments[0, j] <= scalars.q_segments[1, i]
-    return same & (scalars.is_seen[pl.program_id(1) * (parts - 1) + scalars.part[step]] > 0)
+    i = batch * rows + scalars.order.row[step]
+    j = batch * rows + scalars.order.column[step]
+    same = scalars.segments[0, i] <= scalars.segments[1, j]
+    same &= scalars.segments[0, j] <= scalars.segments[1, i]
+    is_seen = scalars.is_seen[pl.program_id(1) * (pieces - 1) + scalars.order.piece[step]] > 0
+    return same & is_seen & (step < scalars.order.count[0])
 
 
 def _is_first_and_last(numbers, steps: int) -> tuple[jax.Array, jax.Array]:
@@ -377,19 +402,24 @@ def _spread(segment_ids: jax.Array) -> jax.Array:
 # --- Forward --------------------------------------------------------------------------------------
 
 
-def _forward(q, k, v, segment_ids, line, options) -> tuple[jax.Array, jax.Array]:
+def _forward(q, k, v, segment_ids, line, curve, options) -> tuple[jax.Array, jax.Array]:
     """Returns what is read, [B,H,T,d of v], and the logarithm of the sums of weights, [B,H,1,T]."""
     batch, heads, length, head_size = q.shape
     value_size = v.shape[3]
-    side = _side(q, v)
-    strips = _cut_strips(line, side)
-    tiles = visible_tiles(length // side, length // side, 0, side, options)
-    part = tiles[:, 0] - tiles[:, 1] + _tiles_ahead(strips, options) - 1
-    scalars = _make_scalars(tiles, part, segment_ids, segment_ids, strips)
-    specs = _block_specs(side, heads // k.shape[1], strips)
+    side = _side(q, v, curve)
+    pieces = _cut(line, side)
+    tiles = visible_tiles(length // side, length // side, side, options)
+    order = _order(tiles, _tiles_ahead(pieces, options), len(tiles))
+    scalars = _make_scalars(order, segment_ids, pieces)
+    specs = _block_specs(side, heads // k.shape[1], pieces)
+    of_curve, curve_specs = curves.inputs_and_specs(curve, side) if curve else ((), ())
     run = pl.pallas_call(
         functools.partial(
-            _forward_kernel, steps=len(tiles), rows=length // side, cap=options.logit_cap
+            _forward_kernel,
+            steps=len(tiles),
+            rows=length // side,
+            cap=options.logit_cap,
+            is_curved=curve is not None,
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
@@ -400,13 +430,15 @@ def _forward(q, k, v, segment_ids, line, options) -> tuple[jax.Array, jax.Array]
                 specs.columns(value_size),
                 specs.q_segments,
                 specs.k_segments,
-                specs.strips,
+                specs.pieces,
+                *curve_specs,
             ],
             out_specs=[specs.rows(value_size), specs.queries],
             scratch_shapes=[
                 pltpu.VMEM((1, side), jnp.float32),
                 pltpu.VMEM((1, side), jnp.float32),
                 pltpu.VMEM((value_size, side), jnp.float32),
+                *(CurveInForward.scratch(side) if curve else ()),
             ],
         ),
         out_shape=[
@@ -417,15 +449,20 @@ def _forward(q, k, v, segment_ids, line, options) -> tuple[jax.Array, jax.Array]
         name='tiles_forward',
         interpret=options.interpret,
     )
-    return run(*scalars, q, k, v, segment_ids[:, None], _spread(segment_ids), strips)
+    ids = (segment_ids[:, None], _spread(segment_ids))
+    return run(*scalars, q, k, v, *ids, pieces, *of_curve)
 
 
-def _forward_kernel(*refs, steps: int, rows: int, cap: float):
+def _forward_kernel(*refs, steps: int, rows: int, cap: float, is_curved: bool):
     """Reads from the keys of one tile; a row of tiles is read when its last is."""
-    scalars = _Scalars(*refs[: len(_Scalars._fields)])
-    q, k, v, q_segments, k_segments, strips, out, log_sums, top, total, read = refs[len(scalars) :]
-    is_first, is_last = _is_first_and_last(scalars.row, steps)
-    part = scalars.part[pl.program_id(2)]
+    scalars = _read_scalars(refs)
+    q, k, v, q_segments, k_segments, pieces, *others = refs[_SCALARS:]
+    curve = CurveInForward.of_refs(others) if is_curved else None
+    out, log_sums, top, total, read = others
+    is_first, is_last = _is_first_and_last(scalars.order.row, steps)
+    step = pl.program_id(2)
+    piece = scalars.order.piece[step]
+    batch_row = pl.program_id(0) * rows + scalars.order.row[step]
 
     @pl.when(is_first)
     def begin():
@@ -433,10 +470,15 @@ def _forward_kernel(*refs, steps: int, rows: int, cap: float):
         total[...] = jnp.zeros_like(total)
         read[...] = jnp.zeros_like(read)
 
-    @pl.when(_is_seen(scalars, rows, rows, len(strips)))
+    @pl.when(_is_seen(scalars, rows, len(pieces)))
     def add():
         products = _capped_products(q[...], k[...], cap)
-        logits = _add_bias(products, strips, part, q_segments[...], k_segments[...])
+        strip = make_strip(pieces[piece], pieces[piece + 1])
+        bias = rows_of_bias(strip, 0, len(products))
+        if curve:
+            curve.draw(batch_row, piece)
+            bias += curve.drawn[...]
+        logits = _add_bias(products, bias, q_segments[...], k_segments[...])
 
         # The sums so far are of weights relative to the old maximum: they are brought to the new.
         new_top = jnp.maximum(top[...], logits.max(0, keepdims=True))
@@ -456,128 +498,188 @@ def _forward_kernel(*refs, steps: int, rows: int, cap: float):
 # --- Backward -------------------------------------------------------------------------------------
 
 
-def _backward(arrays, segment_ids, of_queries, strips, rows: slice, options: TileOptions):
-    """Returns the gradients that a span of queries gives.
+def _shapes_of_sums(q, k, v, pieces, curve) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Returns the shapes of what the backward pass adds up: dq, dk, dv, and that of the pieces.
+
+    Then those of a curve, where there is one. Heads that share keys have their own, and so have
+    rows of the batch.
+    """
+    batch, heads = q.shape[:2]
+    others = ((batch, heads, *k.shape[2:]), (batch, heads, *v.shape[2:]), (batch, *pieces.shape))
+    return (
+        jax.ShapeDtypeStruct(q.shape, q.dtype),
+        *(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in others),
+        *(curves.shapes_of_sums(curve, *pieces.shape[1::2]) if curve else ()),
+    )
+
+
+def _rows_of_span(q: jax.Array, side: int) -> int:
+    """Returns how many rows of tiles the backward pass takes at a time: so many have room."""
+    rows = q.shape[2] // side
+    while 4 * rows * side * q.shape[3] > _DQ_BYTES and not rows % 2:
+        rows //= 2
+    return rows
+
+
+def _order_spans(q, pieces, options: TileOptions) -> list[_Order]:
+    """Returns the order of each span of queries, by columns."""
+    side = pieces.shape[-1]
+    rows = q.shape[2] // side
+    tiles = visible_tiles(rows, rows, side, options)
+    tiles = tiles[np.lexsort((tiles[:, 0], tiles[:, 1]))]
+    span = _rows_of_span(q, side)
+    parts = [tiles[tiles[:, 0] // span == i] for i in range(rows // span)]
+    steps = max(len(part) for part in parts)
+    return [_order(part, _tiles_ahead(pieces, options), steps) for part in parts]
+
+
+def _backward(arrays, sums, order: _Order, options: TileOptions) -> tuple[jax.Array, ...]:
+    """Returns the sums with the gradients that a span of queries gives.
 
     Args:
-      arrays: q, k, v, and the gradient of what is read.
-      of_queries: logarithm of the sums of weights, and the product of what is read with its
-        gradient, [B,H,1,T].
-      rows: the queries.
-    Returns:
-      dq [B,H,t,d], dk and dv [B,H,T,d], and that of the strips [H,parts,8,n], all float32.
+      arrays: q, k, v, the gradient of what is read [B,H,T,d of v], segments, of each query the
+        logarithm of the sum of its weights and the product of what it read with its gradient
+        [B,H,1,T], the pieces of the line, and the curve.
+      sums: of the spans before (`_shapes_of_sums`), which are overwritten; None: there is one span.
+      order: the tiles of these queries, by columns.
     """
-    q, k, v, g = arrays
-    batch, heads, _, head_size = q.shape
+    q, k, v, g, segment_ids, log_sums, own, pieces, curve = arrays
+    batch, heads, length, head_size = q.shape
     value_size = v.shape[3]
-    side = strips.shape[-1]
-    group = heads // k.shape[1]
-
-    # The tiles of these queries, and the keys from the first to the last that they see.
-    first_row = rows.start // side
-    span = rows.stop // side - first_row
-    tiles = visible_tiles(span, k.shape[2] // side, first_row, side, options)
-    tiles = tiles[np.lexsort((tiles[:, 0], tiles[:, 1]))]
-    part = tiles[:, 0] + first_row - tiles[:, 1] + _tiles_ahead(strips, options) - 1
-    first_column = tiles[:, 1].min()
-    columns = tiles[:, 1].max() + 1 - first_column
-    tiles = tiles - np.asarray([0, first_column], np.int32)
-    seen = slice(first_column * side, (first_column + columns) * side)
-
-    q, g = (x[:, :, rows] for x in (q, g))
-    k, v = (x[:, :, seen] for x in (k, v))
-    q_segments = segment_ids[:, rows]
-    k_segments = segment_ids[:, seen]
-    scalars = _make_scalars(tiles, part, q_segments, k_segments, strips)
-    specs = _block_specs(side, group, strips)
-    d_queries = (batch, heads, span, head_size, side)
-    d_strips = (batch, *strips.shape)
+    side = pieces.shape[-1]
+    steps = len(order.row)
+    scalars = _make_scalars(order, segment_ids, pieces)
+    specs = _block_specs(side, heads // k.shape[1], pieces)
+    shapes = _shapes_of_sums(q, k, v, pieces, curve)
+    out_specs = [
+        specs.whole_rows(head_size),
+        specs.columns_of_head(head_size),
+        specs.columns_of_head(value_size),
+        _of_head(shapes[3]),
+    ]
+    in_specs = [
+        specs.rows(head_size),
+        specs.columns(head_size),
+        specs.columns(value_size),
+        specs.rows(value_size),
+        specs.q_segments,
+        specs.k_segments,
+        specs.queries,
+        specs.queries,
+        specs.pieces,
+    ]
+    span = _rows_of_span(q, side)
+    scratch = [pltpu.VMEM((span, head_size, side), jnp.float32)]
+    of_curve: tuple = ()
+    if curve:
+        of_curve, curve_specs = curves.inputs_and_specs(curve, side)
+        in_specs += curve_specs
+        out_specs += [specs.whole_queries, _of_head(shapes[5]), _of_head(shapes[6])]
+        scratch += CurveInBackward.scratch(side, span)
+    aliases = {}
+    if sums:
+        # What is written a row at a time is not read.
+        first = len(scalars) + len(in_specs)
+        untouched = pl.BlockSpec(memory_space=pl.ANY)
+        in_specs += [untouched if i in (0, 4) else spec for i, spec in enumerate(out_specs)]
+        aliases = {first + i: i for i in range(len(sums))}
     run = pl.pallas_call(
         functools.partial(
             _backward_kernel,
-            steps=len(tiles),
-            rows=span,
-            columns=columns,
+            steps=steps,
+            rows=length // side,
             cap=options.logit_cap,
+            is_curved=curve is not None,
         ),
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=len(scalars),
-            grid=(batch, heads, len(tiles)),
-            in_specs=[
-                specs.rows(head_size),
-                specs.columns(head_size),
-                specs.columns(value_size),
-                specs.rows(value_size),
-                specs.q_segments,
-                specs.k_segments,
-                specs.queries,
-                specs.queries,
-                specs.strips,
-            ],
-            out_specs=[
-                pl.BlockSpec((None, None, *d_queries[2:]), lambda b, h, *_: (b, h, 0, 0, 0)),
-                specs.columns_of_head(head_size),
-                specs.columns_of_head(value_size),
-                pl.BlockSpec((None, None, *d_strips[2:]), lambda b, h, *_: (b, h, 0, 0, 0)),
-            ],
+            grid=(batch, heads, steps),
+            in_specs=in_specs,
+            out_specs=out_specs,
+            scratch_shapes=scratch,
         ),
-        out_shape=[
-            jax.ShapeDtypeStruct(shape, jnp.float32)
-            for shape in (
-                d_queries,
-                (batch, heads, *k.shape[2:]),
-                (batch, heads, *v.shape[2:]),
-                d_strips,
-            )
-        ],
+        out_shape=shapes,
+        input_output_aliases=aliases,
         compiler_params=_COMPILER_PARAMS,
         name='tiles_backward',
         interpret=options.interpret,
     )
-    of_queries = (x[..., rows] for x in of_queries)
-    dq, dk, dv, d_strips = run(
-        *scalars, q, k, v, g, q_segments[:, None], _spread(k_segments), *of_queries, strips
-    )
-    dq = jnp.swapaxes(dq, 3, 4).reshape(q.shape)
-    around = ((0, 0), (0, 0), (seen.start, segment_ids.shape[1] - seen.stop), (0, 0))
-    return dq, jnp.pad(dk, around), jnp.pad(dv, around), d_strips.sum(0)
+    ids = (segment_ids[:, None], _spread(segment_ids))
+    return run(*scalars, q, k, v, g, *ids, log_sums, own, pieces, *of_curve, *(sums or ()))
 
 
-def _backward_kernel(*refs, steps: int, rows: int, columns: int, cap: float):
-    """Adds the gradients of one tile; those of its keys are whole when its column is."""
-    scalars = _Scalars(*refs[: len(_Scalars._fields)])
-    refs = refs[len(scalars) :]
-    q, k, v, g, q_segments, k_segments, log_sums, own, strips, dq, dk, dv, d_strips = refs
+def _of_head(shape: jax.ShapeDtypeStruct) -> pl.BlockSpec:
+    """Returns the block of an array [B,H,...] that is that of a head."""
+    zeros = (0,) * (len(shape.shape) - 2)
+    return pl.BlockSpec((None, None, *shape.shape[2:]), lambda b, h, *_: (b, h, *zeros))
+
+
+def _parts_of_keys(side: int) -> list[pl.Slice]:
+    """Returns the keys of a tile, as many at a time as the backward pass computes with."""
+    size = min(side, _KEYS)
+    return [pl.ds(first, size) for first in range(0, side, size)]
+
+
+def _backward_kernel(*refs, steps: int, rows: int, cap: float, is_curved: bool):
+    """Adds the gradients of one tile: those of keys while its column lasts, of queries beside."""
+    scalars = _read_scalars(refs)
+    q, k, v, g, q_segments, k_segments, log_sums, own, pieces, *others = refs[_SCALARS:]
+    curve = CurveInBackward.of_refs(others) if is_curved else None
+    *sums, dq, dk, dv, d_pieces, d_queries = others
     step = pl.program_id(2)
-    row = scalars.row[step]
-    part = scalars.part[step]
-    is_first, _ = _is_first_and_last(scalars.column, steps)
+    order = scalars.order
+    piece = order.piece[step]
+    row = order.row[step] - order.first_row[0]
+    batch_row = pl.program_id(0) * rows + order.row[step]
+    whole_row = order.whole[step] - order.first_row[0]
+    is_first, _ = _is_first_and_last(order.column, steps)
+    _, is_whole = _is_first_and_last(order.whole, steps)
 
     @pl.when(step == 0)
     def begin_head():
-        dq[...] = jnp.zeros_like(dq)
-        d_strips[...] = jnp.zeros_like(d_strips)
+        d_queries[...] = jnp.zeros_like(d_queries)
+        d_pieces[...] = sums[3][...] if sums else jnp.zeros_like(d_pieces)
+        if curve:
+            curve.begin_head()
 
     @pl.when(is_first)
     def begin_column():
-        dk[...] = jnp.zeros_like(dk)
-        dv[...] = jnp.zeros_like(dv)
+        dk[...] = sums[1][...] if sums else jnp.zeros_like(dk)
+        dv[...] = sums[2][...] if sums else jnp.zeros_like(dv)
 
-    @pl.when(_is_seen(scalars, rows, columns, len(strips)))
+    @pl.when(_is_seen(scalars, rows, len(pieces)))
     def add():
-        products = _capped_products(q[...], k[...], cap)
-        logits = _add_bias(products, strips, part, q_segments[...], k_segments[...])
-        weights = jnp.exp(logits - log_sums[...])
+        strip = make_strip(pieces[piece], pieces[piece + 1])
+        diagonals: dict[int, Any] = {}
+        if curve:
+            curve.draw(batch_row, piece)
 
-        d_read = g[...]
-        dv[...] += _multiply(weights.astype(d_read.dtype), d_read, (1, 0))
-        d_logits = weights * (_multiply(v[...], d_read, (1, 1)) - own[...])
-        before, after = jnp.split(_sum_bias(d_logits), 2, 1)
-        d_strips[part] += before
-        d_strips[part + 1] += after
+        # A part of the keys at a time, for what is computed takes four times the room of logits.
+        for keys in _parts_of_keys(len(k)):
+            products = _capped_products(q[...], k[keys], cap)
+            bias = rows_of_bias(strip, keys.start, keys.start + keys.size)
+            if curve:
+                bias += curve.drawn[keys]
+            logits = _add_bias(products, bias, q_segments[...], k_segments[keys])
+            weights = jnp.exp(logits - log_sums[...])
 
-        if cap:
-            d_logits *= 1 - jnp.square(products / cap)
-        d_products = d_logits.astype(d_read.dtype)
-        dk[...] += _multiply(d_products, q[...], (1, 0))
-        dq[row] += _multiply(k[...], d_products, (0, 0))
+            dv[keys] += _multiply(weights.astype(g.dtype), g[...], (1, 0))
+            d_logits = weights * (_multiply(v[keys], g[...], (1, 1)) - own[...])
+            add_diagonals(diagonals, d_logits, keys.start)
+            if curve:
+                curve.d_bias[keys] = d_logits
+
+            if cap:
+                d_logits *= 1 - jnp.square(products / cap)
+            dk[keys] += _multiply(d_logits.astype(g.dtype), q[...], (1, 0))
+            d_queries[row] += _multiply(k[keys], d_logits.astype(g.dtype), (0, 0))
+
+        sum_strip(diagonals, d_pieces, piece)
+        if curve:
+            curve.add_gradient(row, batch_row, piece)
+
+    @pl.when(is_whole)
+    def end_row():
+        dq[...] = d_queries[whole_row].T.astype(dq.dtype)
+        if curve:
+            curve.end_row(whole_row)

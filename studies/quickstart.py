@@ -188,6 +188,7 @@ def main() -> None:
         f'never saw. Picture: {out}/report/report.png\n\nNext:\n'
         f'  python -m apps.generate --run={out}/answers --chat\n'
         f'  python -m apps.generate --run={out}/base --prompt="A capital do Brasil"\n'
+        f'  python -m apps.explain --run={out}/answers --prompt="Qual é a capital do Brasil?"\n'
         '  python -m train.pretrain --config=configs/atlas.py --config.model.positions=alibi '
         '--run=runs/alibi\n'
         f'  tensorboard --logdir={out}'

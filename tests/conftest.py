@@ -28,6 +28,9 @@ if importlib.metadata.version('jaxlib').startswith('0.10.'):
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *XLA_FLAGS])
 os.environ['JAX_PLATFORMS'] = os.environ.get('ORDEM_TEST_PLATFORM', 'cpu')
 
+# Programs do not say which lines they are of: they are traced and compiled a little faster.
+os.environ.setdefault('JAX_TRACEBACK_IN_LOCATIONS_LIMIT', '0')
+
 # On a GPU products are exact, and several processes share it.
 if os.environ['JAX_PLATFORMS'] != 'cpu':
     os.environ.update(JAX_DEFAULT_MATMUL_PRECISION='float32', XLA_PYTHON_CLIENT_PREALLOCATE='false')
@@ -169,10 +172,25 @@ QUICK = (
 )
 SLOWER = ('data/test_untrusted.py', 'data/test_tokenizer.py')  # of the folders above
 
+# Files of a minute and more, the longest first: a worker that began with one of them near the end
+# would be waited for.
+LONGEST = (
+    'faults/test_faults.py',
+    'studies/test_quickstart.py',
+    'model/test_properties.py',
+    'runtime/test_processes.py',
+    'model/test_kernels.py',
+    'model/test_decoder.py',
+    'train/test_search_run.py',
+)
+
 
 def pytest_collection_modifyitems(items):
-    """Marks the tests of the quick tier."""
+    """Marks the tests of the quick tier, and begins with the longest files."""
+    places = {}
     for item in items:
         path = item.path.relative_to(ROOT / 'tests').as_posix()
+        places[item] = LONGEST.index(path) if path in LONGEST else len(LONGEST)
         if path.startswith(QUICK) and not path.startswith(SLOWER):
             item.add_marker('quick')
+    items.sort(key=places.get)

@@ -12,7 +12,7 @@ size, D width.
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -199,6 +199,27 @@ class EncodingInputs:
         return jnp.repeat(k, _present(self.q).shape[1] // k.shape[1], axis=1)
 
 
+class RatioLayer(NamedTuple):
+    """Holds a bias of each head that is a layer of ReLUs on one number of query and key.
+
+    b_ij = w2 relu(w1 r + b1) + b2, r = numerator / denominator.
+
+    Attributes:
+      numerator: float32 [1 or B,T,S], a function of the distance.
+      denominator: float32 [B,T].
+      w1, b1: float32 [hidden].
+      w2: float32 [hidden,H].
+      b2: float32 [H].
+    """
+
+    numerator: jax.Array
+    denominator: jax.Array
+    w1: jax.Array
+    b1: jax.Array
+    w2: jax.Array
+    b2: jax.Array
+
+
 def _present(x: jax.Array | None) -> jax.Array:
     """Returns a field of `EncodingInputs` that is set in the place at hand."""
     assert x is not None, 'not set in this place of entry'
@@ -340,7 +361,16 @@ class PositionalEncoding:
 
     def distance_bias(self, inputs: EncodingInputs) -> jax.Array | None:
         """Returns the bias that is a function of the distance (`of_distances`), as `bias` does."""
-        return self.bias(inputs)
+        return None if self.has_ratio_layer() else self.bias(inputs)
+
+    def ratio_layer(self, inputs: EncodingInputs) -> RatioLayer | None:
+        """Returns what `bias` is made of, where it is a layer of ReLUs on a ratio."""
+        return None
+
+    @classmethod
+    def has_ratio_layer(cls) -> bool:
+        """Returns True where the bias is a layer of ReLUs on a ratio (`ratio_layer`)."""
+        return cls.ratio_layer is not PositionalEncoding.ratio_layer
 
     def column_bias(self, inputs: EncodingInputs) -> jax.Array | None:
         """Returns the bias of keys that comes beside `distance_bias`, as `key_bias` does."""
@@ -474,9 +504,9 @@ class PositionalEncoding:
     def of_distances(self) -> bool:
         """True where bias and mask are functions of the head and the distance alone.
 
-        A bias of keys that comes without `bias` is left out.
+        A bias of keys that comes without `bias` is left out, and so is one of `ratio_layer`.
         """
-        if not self.enters() & {'bias', 'mask'}:
+        if not self.enters() & {'bias', 'mask'} or self.has_ratio_layer():
             return True
         return self.spec.shift_invariant and self.spec.bias_form in ('', 'rank 1', 'Toeplitz')
 

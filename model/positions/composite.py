@@ -169,6 +169,10 @@ class Composite(PositionalEncoding):
     def distance_bias(self, inputs):
         return _sum(part.distance_bias(own) for part, own in self._each(inputs))
 
+    def ratio_layer(self, inputs):
+        layers = [part.ratio_layer(own) for part, own in self._each(inputs)]
+        return next((layer for layer in layers if layer is not None), None)
+
     def column_bias(self, inputs):
         return _sum(part.column_bias(own) for part, own in self._each(inputs))
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from model.positions.base import PositionalEncoding, Spec, positive, uniform_of
+from model.positions.base import PositionalEncoding, RatioLayer, Spec, positive, uniform_of
 
 _KERPLE = 'Chi et al. 2022, arXiv 2205.09921'
 
@@ -96,7 +96,7 @@ class Fire(PositionalEncoding):
         positive('threshold', self.threshold)
         positive('hidden', self.hidden)
 
-    def bias(self, inputs):
+    def ratio_layer(self, inputs):
         heads = self.dims.num_heads
         inner = uniform_of(1)
         outer = uniform_of(self.hidden)
@@ -111,10 +111,14 @@ class Fire(PositionalEncoding):
             return jnp.log1p(jnp.abs(c * x))
 
         i = jnp.maximum(inputs.q_ids.astype(jnp.float32), jnp.abs(multiplier * self.threshold))
-        ratio = psi(inputs.reach) / (psi(i)[:, :, None] + 1e-6)
-        hidden = nn.relu(ratio[..., None] * w1[0] + b1)
+        return RatioLayer(psi(inputs.reach), psi(i) + 1e-6, w1[0], b1, w2, b2)
+
+    def bias(self, inputs):
+        layer = self.ratio_layer(inputs)
+        ratio = layer.numerator / layer.denominator[:, :, None]
+        hidden = nn.relu(ratio[..., None] * layer.w1 + layer.b1)
         # Whole float32: what is hidden is made of distances, which fewer bits would round.
-        bias = jnp.matmul(hidden, w2, precision=jax.lax.Precision.HIGHEST) + b2
+        bias = jnp.matmul(hidden, layer.w2, precision=jax.lax.Precision.HIGHEST) + layer.b2
         return jnp.moveaxis(bias, -1, 1)
 
 

@@ -7,7 +7,6 @@ Berglund et al. 2023, arXiv 2309.12288).
 """
 
 import itertools
-import json
 import pathlib
 import random
 import time
@@ -119,8 +118,7 @@ class _Runs:
         rng.shuffle(texts)
         name = 'read_' + _slug(arm if arm in WRITTEN or arm == UNREAD else MOST)
         path = self.folder / 'texts' / f'{name}.jsonl'
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text('\n'.join(json.dumps({'text': text}) for text in texts) + '\n')
+        lineage.write_texts(path, texts)
         config = self._config(self.own.read_steps)
         config.data.files.paths = str(path)
         config.optimizer.update(lr=self.own.read_lr, warmup=self.own.read_steps // 20)

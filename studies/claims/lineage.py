@@ -4,21 +4,28 @@ import contextlib
 import json
 import logging
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from ml_collections import ConfigDict
 
+from data.batches import Rows
 from data.records import Record
 from train import loop, setup
 
 
-def train(config: ConfigDict, directory: pathlib.Path, parent: str = '') -> setup.Experiment:
+def train(
+    config: ConfigDict,
+    directory: pathlib.Path,
+    parent: str = '',
+    rows: Callable[[setup.Experiment], Rows] | None = None,
+) -> setup.Experiment:
     """Trains a run, or goes on with it, or finds it trained; returns it as it ended.
 
     Args:
       config: of the experiment. Nothing of it is shown while it trains.
       directory: of the run.
       parent: directory of the run whose parameters it begins with; '': random weights.
+      rows: makes what is trained on, a function of the step, in place of the rows of the store.
     """
     config = ConfigDict(config.to_dict())
     config.parent = parent
@@ -27,6 +34,8 @@ def train(config: ConfigDict, directory: pathlib.Path, parent: str = '') -> setu
     config.data.cache = str(directory.parent / 'cache')
     with _quiet():
         experiment = setup.build_experiment(config, str(directory))
+        if rows is not None:
+            experiment.training = rows(experiment)
         loop.train(experiment)
     return experiment
 
@@ -41,6 +50,13 @@ def _quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(level)
+
+
+def write_texts(path: pathlib.Path, texts: Sequence[str]) -> None:
+    """Writes texts, a document each, as a file that `data.source=files` reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({'text': text}, ensure_ascii=False) for text in texts]
+    path.write_text('\n'.join(lines) + '\n', encoding='utf-8')
 
 
 def write_conversations(path: pathlib.Path, records: Sequence[Record]) -> None:

@@ -11,11 +11,19 @@ from runtime import schema
 from runtime.errors import RunError
 from runtime.run_dir import write_atomically
 from studies.cells import drop_field
-from studies.claims import knowledge, meaning, recency
+from studies.claims import knowledge, meaning, networks, order, recency, senses, tokens
 from studies.claims.frame import ClaimCell, Finding
 from studies.records import FILE, read_records
 
-MODULES = dict(knowledge=knowledge, meaning=meaning, recency=recency)  # by config.claim
+MODULES = dict(  # by config.claim
+    knowledge=knowledge,
+    meaning=meaning,
+    networks=networks,
+    order=order,
+    recency=recency,
+    senses=senses,
+    tokens=tokens,
+)
 
 _FIRST = 4  # revision of the fields when the first claim was measured
 _NOT_OF_A_CELL = ('title', 'hours', 'seeds', 'more_seeds')

@@ -1,5 +1,6 @@
 """A tiny run that search is tested with, its model, and files."""
 
+import numpy as np
 import pytest
 
 from tests.shapes import embed_in_few_shapes
@@ -31,7 +32,21 @@ def reader(search_run):
     from apps.search.reader import Reader
     from runtime.run_dir import Run
 
-    return Reader(Run.parse(str(search_run)), '', 0)
+    reader = Reader(Run.parse(str(search_run)), '', 0)
+    reader._embedder = remember(reader._embedder)
+    return reader
+
+
+def remember(embed):
+    """Returns `embed` of token ids, which computes each text once: many tests index the same."""
+    vectors = {}
+
+    def embed_new(ids):
+        new = [text for text in dict.fromkeys(map(tuple, ids)) if text not in vectors]
+        vectors.update(zip(new, embed([list(text) for text in new])))
+        return np.stack([vectors[tuple(text)] for text in ids]) if ids else embed(ids)
+
+    return embed_new
 
 
 @pytest.fixture

@@ -218,6 +218,7 @@ def test_mistakes(tiny_run, args, message):
     )
 
 
+@pytest.mark.usefixtures('forks')
 def test_a_half_written_run(tmp_path):
     """Catches weights looked for in a directory that is no run, and a process that says more than
     its mistake."""

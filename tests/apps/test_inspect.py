@@ -230,6 +230,7 @@ def test_only_answers_stand_in_brackets(made):
     )
 
 
+@pytest.mark.usefixtures('forks')
 def test_a_text_cannot_command_the_terminal_nor_pass_for_a_line_of_the_report(made):
     """Catches escapes of a data set that reach the terminal, and text that begins where the
     report's own lines do."""

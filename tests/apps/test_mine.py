@@ -104,6 +104,7 @@ def test_by_the_model_of_the_run(tiny_run):
         assert pair.negatives == tuple(found.documents[i] for i in (*asked.negatives, *nearest))
 
 
+@pytest.mark.usefixtures('forks')
 def test_by_words(given, tmp_path):
     """Catches a way that needs a model where it has none, and a process of its own that says more
     than it must."""

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import sys
 from unittest import mock
 
@@ -33,6 +34,16 @@ def without_held_out_text(folder):
         'config_hash': config_tree.config_hash(config),
         'data_hash': data.hash,
     }
+    (folder / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
+    (folder / 'run' / 'lineage.json').write_text(json.dumps(lineage))
+
+
+def on_pairs(folder):
+    """A run as one post-trained to embed texts."""
+    run = run_dir.Run.parse('run')
+    config = run.config()
+    config.train.objective = 'contrastive'
+    lineage = run.lineage() | {'config_hash': config_tree.config_hash(config)}
     (folder / 'run' / 'config.json').write_text(json.dumps(config.to_dict()))
     (folder / 'run' / 'lineage.json').write_text(json.dumps(lineage))
 
@@ -89,6 +100,43 @@ GENERATION = [
         'a turn of a chat longer than the context',
         lambda d: mock.patch.object(sys, 'stdin', io.StringIO('word ' * 40 + '\n')),
     ),
+]
+EXPLAINED = 'apps.explain --run=run'
+EXPLANATIONS = [
+    Case('explanations', f'{EXPLAINED} {flags}', f'`apps.explain {flags}`')
+    for flags in (
+        '',
+        "--prompt=' '",
+        '--prompt=x --lang=de',
+        '--prompt=x --out=page.txt',
+        '--prompt=x --out=nowhere/page.html',
+        '--promt=x',
+    )
+] + [
+    Case(
+        'explanations',
+        f'{EXPLAINED} --prompt=x --out=page.html',
+        'a page that is there already',
+        lambda d: (d / 'page.html').write_text('mine'),
+    ),
+    Case(
+        'explanations',
+        f'{EXPLAINED} --prompt="{"word " * 40}" --out=page.html',
+        'a prompt longer than the context',
+    ),
+    Case(
+        'explanations',
+        f'{EXPLAINED} --prompt=x --out=page.html',
+        'a run without a checkpoint',
+        lambda d: shutil.rmtree(d / 'run' / 'checkpoints'),
+    ),
+    Case(
+        'explanations',
+        f'{EXPLAINED} --prompt=x --out=page.html',
+        'a run on pairs of texts',
+        on_pairs,
+    ),
+    Case('explanations', f'{EXPLAINED} --prompt=caf\udce9', '`--prompt` is Latin-1'),
 ]
 # Bytes that are no UTF-8, as Python gives them, and names that the system refuses.
 NO_TEXT = [
@@ -345,4 +393,13 @@ PROCESSES = [
         environment(WORLD_SIZE='2', RANK='²', MASTER_ADDR='localhost', MASTER_PORT='4321'),
     ),
 ]
-CASES = [*GENERATION, *NO_TEXT, *NAMES, *EVALUATIONS, *STUDIES, *LAUNCHERS, *PROCESSES]
+CASES = [
+    *GENERATION,
+    *EXPLANATIONS,
+    *NO_TEXT,
+    *NAMES,
+    *EVALUATIONS,
+    *STUDIES,
+    *LAUNCHERS,
+    *PROCESSES,
+]

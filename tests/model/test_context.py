@@ -3,7 +3,6 @@
 import jax
 import numpy as np
 import pytest
-from flax import linen as nn
 from jax.sharding import AxisType, PartitionSpec as P
 
 from model import kernels
@@ -11,6 +10,7 @@ from model.config import resolve
 from model.errors import ModelError
 from model.positions import REGISTRY
 from model.transformer import Transformer
+from tests.model.parameters import draw
 
 BATCH, TIME, LAYERS = 2, 32, 7
 NAMES = [
@@ -56,11 +56,7 @@ def test_a_text_cut_over_devices(names):
         np.int32
     )
     inputs = rng.integers(0, 50, (BATCH, TIME)).astype(np.int32), positions, segments
-    params = nn.meta.unbox(model.init(jax.random.key(0), *inputs)['params'])
-    # From where the learned parts of encodings, which often begin at zero, do something.
-    params = jax.tree.map(
-        lambda x: x + 0.1 * np.asarray(rng.standard_normal(x.shape), x.dtype), params
-    )
+    params = draw(model)
     mesh = jax.make_mesh((4,), ('context',), axis_types=(AxisType.Auto,), devices=jax.devices()[:4])
 
     def run(params, *inputs):

@@ -20,6 +20,7 @@ from model.positions.alibi import slopes
 from model.positions.base import PositionalEncoding, Spec
 from model.positions.t5 import bucket_bounds
 from model.transformer import Transformer, make_row_keys
+from tests.model.parameters import draw
 
 VOCAB, TIME = 17, 10
 TOKENS = np.random.default_rng(0).integers(1, VOCAB, (2, TIME)).astype(np.int32)
@@ -171,19 +172,23 @@ TOYS = {
 }
 
 
-@functools.cache
-def built(positions, **changes):
+def model_of(positions, **changes):
     c = base.get_config().model
     c.update(width=16, num_layers=2, num_heads=2, num_kv_heads=1, positions=positions, **changes)
-    model = Transformer(resolve(c, VOCAB, TIME))
-    variables = jax.jit(model.init)(jax.random.key(0), TOKENS, POSITIONS, ONES)
+    return Transformer(resolve(c, VOCAB, TIME))
+
+
+@functools.cache
+def built(positions):
+    model = model_of(positions)
+    params = draw(model)
 
     @jax.jit
     def apply(params, tokens, positions, segments, row_keys=None):
         rows = tokens, positions, segments
         return model.apply({'params': params}, *rows, row_keys=row_keys)[0]
 
-    return model, nn.meta.unbox(variables['params']), apply
+    return model, params, apply
 
 
 def without(tree, word='positions'):
@@ -226,15 +231,11 @@ def test_a_place_is_honoured(name, monkeypatch):
     # Goes on where the prompts end: the columns after them are written anew.
     cache['column'] = jnp.int32(4)
     cache['segment_ids'] = cache['segment_ids'].at[:, 4:].set(0)
+    step = jax.jit(lambda cache, *rows: model.apply({'params': params}, *rows, cache=cache))
     for at in range(4, TIME):
         np.testing.assert_allclose(logits, full[:, at - 1], rtol=2e-5, atol=2e-5)
-        out, cache = model.apply(
-            {'params': params},
-            TOKENS[:, at : at + 1],
-            POSITIONS[:, at : at + 1],
-            ONES[:, :1],
-            cache=cache,
-        )
+        rows = TOKENS[:, at : at + 1], POSITIONS[:, at : at + 1], ONES[:, :1]
+        out, cache = step(cache, *rows)
         logits = out[:, 0]
 
 
@@ -264,10 +265,14 @@ def test_keys_at_test_are_for_drawn_ids():
             jax.eval_shape(model.init, keys[0], TOKENS, POSITIONS, ONES, ids)['params']
         )
         drawn = np.random.default_rng(0)
-        params = jax.tree.map(lambda x: jnp.asarray(drawn.normal(size=x.shape), x.dtype), params)
-        return np.asarray(
-            model.apply({'params': params}, TOKENS, POSITIONS, ONES, ids, row_keys=keys)[0]
-        )
+        params = jax.tree.map(lambda x: drawn.normal(size=x.shape).astype(x.dtype), params)
+
+        @jax.jit
+        def apply(params):
+            rows = TOKENS, POSITIONS, ONES, ids
+            return model.apply({'params': params}, *rows, row_keys=keys)[0]
+
+        return np.asarray(apply(params))
 
     drawn, none = 'abacus+randomized+rope', {'offsets': 0}
     expected = logits(drawn, True, positions_args=none)
@@ -285,16 +290,26 @@ def test_keys_at_test_are_for_drawn_ids():
 def test_other_parameters_do_not_depend_on_the_encoding(scan, monkeypatch):
     """Catches initial values that shift with an encoding's own parameters: comparisons would not be
     paired."""
-    reference = without(built('none', scan_layers=scan)[1])
-    for name, toy in {
+    toys = {
         'learned': REGISTRY['learned'],
         't5': REGISTRY['t5'],
         'rope': REGISTRY['rope'],
         'embeds': Embeds,
         'forgets': Forgets,
-    }.items():
+    }
+    for name, toy in toys.items():
         monkeypatch.setitem(REGISTRY, name, toy)
-        found = built(name, scan_layers=scan)[1]
+    models = {name: model_of(name, scan_layers=scan) for name in ('none', *toys)}
+
+    @jax.jit  # all in one program, where what all draw alike is compiled once
+    def init(key):
+        made = {n: m.init(key, TOKENS, POSITIONS, ONES)['params'] for n, m in models.items()}
+        return nn.meta.unbox(made)
+
+    params = init(jax.random.key(0))
+    reference = without(params['none'])
+    for name in toys:
+        found = params[name]
         others = without(found)
         assert others.keys() == reference.keys()
         assert all(np.array_equal(others[k], reference[k]) for k in reference)
@@ -313,10 +328,10 @@ def test_a_position_beyond_a_table_has_no_row(name):
     c = base.get_config().model
     c.update(width=16, num_layers=1, num_heads=2, num_kv_heads=1, positions=name, max_len=64)
     model = Transformer(resolve(c, VOCAB, TIME))
-    params = nn.meta.unbox(model.init(jax.random.key(0), TOKENS, POSITIONS, ONES)['params'])
-    out = model.apply({'params': params}, TOKENS, POSITIONS + 60, ONES)[0]
-    assert np.isnan(out[:, -1]).all()
-    assert np.isfinite(model.apply({'params': params}, TOKENS, POSITIONS + 54, ONES)[0]).all()
+    params = draw(model)
+    apply = jax.jit(lambda positions: model.apply({'params': params}, TOKENS, positions, ONES)[0])
+    assert np.isnan(apply(POSITIONS + 60)[:, -1]).all()
+    assert np.isfinite(apply(POSITIONS + 54)).all()
 
 
 @pytest.mark.parametrize('name', ['randomized+learned', 'randomized+tupe', 'pose+learned'])
@@ -333,9 +348,10 @@ def test_tables_have_a_row_for_each_drawn_id(name):
     )
     keys, training = make_row_keys(jnp.arange(2)), 'pose' in name
     model = Transformer(resolve(c, VOCAB, TIME), training)
-    params = nn.meta.unbox(model.init(keys[0], TOKENS, POSITIONS, ONES)['params'])
+    params = draw(model)
     assert params[f'positions_{name[name.index("+") + 1 :]}']['table'].shape == (90, 16)
 
+    @jax.jit
     def run(*rows):
         return model.apply({'params': params}, *rows, row_keys=keys)[0]
 

@@ -147,8 +147,14 @@ def test_the_model_draws_once_a_batch():
     """Catches layers that are not given their number or the batch's key, and rows of a batch in
     training that draw for themselves."""
     model, params, fields = built('randomized+alibi', training=True)
-    together, _ = model.apply({'params': params}, *fields, row_keys=KEYS, batch_key=BATCH)
-    apart, _ = model.apply({'params': params}, *fields, row_keys=KEYS)
+
+    @jax.jit
+    def apply(batch_key):
+        keys = dict(row_keys=KEYS, batch_key=batch_key)
+        return model.apply({'params': params}, *fields, **keys)[0]
+
+    together = apply(BATCH)
+    apart = apply(None)
     close(together[0], together[1], 1e-5)
     assert abs(apart[0] - apart[1]).max() > 1e-2
     model = Transformer(dataclasses.replace(model.config, attention='auto'), True)
@@ -158,16 +164,15 @@ def test_the_model_draws_once_a_batch():
 def test_decoding_agrees_with_the_whole():
     """Catches a table that moves with the columns of the cache, or is another in each step."""
     model, params, (tokens, places, ones) = built('randomized+alibi')
-    whole = model.apply({'params': params}, tokens, places, ones)[0]
+    apply = jax.jit(lambda cache, *fields: model.apply({'params': params}, *fields, cache=cache))
+    whole, _ = apply(None, tokens, places, ones)
     cache = generate.empty_cache(model, ROWS, T)
-    out, cache = model.apply(
-        {'params': params}, tokens[:, :9], places[:, :9], ones[:, :9], cache=cache
-    )
+    out, cache = apply(cache, tokens[:, :9], places[:, :9], ones[:, :9])
     close(out, whole[:, :9], 1e-4)
     for at in range(9, T):
         here = slice(at, at + 1)
         fields = tokens[:, here], places[:, here], ones[:, here]
-        out, cache = model.apply({'params': params}, *fields, cache=cache)
+        out, cache = apply(cache, *fields)
         close(out[:, 0], whole[:, at], 1e-4)
 
 

@@ -38,12 +38,22 @@ NO_PATHS = {
     ),
     *('coordinator', 'by', 'pooling', 'text_field', 'language', 'poolings', 'tune', 'topology'),
     *('programs', 'only', 'time', 'partition', 'account', 'cluster', 'image', 'positions'),
-    *('kernels', 'arm', 'task', 'on_broken', 'system'),
+    *('kernels', 'arm', 'task', 'on_broken', 'system', 'contender'),
     'runs',  # NAME=DIR@step: Run.parse
 }
 NO_PATH_FIELDS = {
     'prefer',
-    *('source', 'packing', 'split', 'on_broken', 'part', 'text_field', 'kind', 'activation'),
+    *(
+        'source',
+        'packing',
+        'mixing',
+        'split',
+        'on_broken',
+        'part',
+        'text_field',
+        'kind',
+        'activation',
+    ),
     *('norm', 'positions', 'dtype', 'param_dtype', 'attention', 'context_attention', 'remat'),
     *('objective', 'on_spike', 'pooling', 'sizes', 'schedule', 'prompt'),
 }

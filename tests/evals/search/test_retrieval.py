@@ -582,6 +582,7 @@ def test_results_are_not_overwritten(measured, monkeypatch):
     assert (out / 'results.json').read_bytes() == before
 
 
+@pytest.mark.usefixtures('forks')
 def test_the_command_alone(tmp_path):
     """Catches a command that needs files, a run or the network, and exit codes other than 0 and
     2."""
