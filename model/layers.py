@@ -17,6 +17,7 @@ from model.kernels import platform, stored
 from model.sharding import (
     constrain,
     context_parts,
+    exchanges_gradients,
     gather_weight,
     own_context_part,
     with_axes,
@@ -132,7 +133,7 @@ def exchange_parts(batch: int) -> int:
     each sums its own, needs one message to each, which goes on beside what follows.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or 'fsdp' in mesh.manual_axes or platform() != 'tpu':
+    if not exchanges_gradients() or 'fsdp' in mesh.manual_axes:
         return 1
     parts = mesh.shape.get('fsdp', 1)
     return parts if batch % parts == 0 else 1

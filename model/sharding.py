@@ -21,6 +21,7 @@ RULES = {  # logical axis -> mesh axis; a name not here is not sharded
     'mlp': 'tensor',
 }
 CONTEXT = 'context'
+EXCHANGING = ('TPU v4', 'TPU v5')  # kinds of devices, see `exchanges_gradients`
 
 
 def spec(mesh, shape: tuple[int, ...], names: tuple[str | None, ...]) -> P:
@@ -71,7 +72,19 @@ def gather_weight(w: jax.Array, axes: tuple[str | None, ...], whole: bool = Fals
       axes: logical names of its dimensions as it is stored.
       whole: along `tensor` too.
     """
-    return _gather(w, axes, whole) if _is_cut() else w
+    if not exchanges_gradients():
+        return constrain(w, *((None,) * w.ndim if whole else without_fsdp(axes)))
+    return _gather(w, axes, whole)
+
+
+def exchanges_gradients() -> bool:
+    """Returns True where devices exchange parts of gradients: on TPUs v4 and v5 that cut weights.
+
+    Elsewhere they are left to XLA (docs/lab/tpu-gradients.md).
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
+    kind = getattr(device, 'device_kind', '')
+    return _is_cut() and kind.startswith(EXCHANGING)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))

@@ -19,6 +19,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from ml_collections import ConfigDict
 
+from model.sharding import EXCHANGING
 from model.transformer import Transformer, make_row_keys
 from runtime.master import widen
 from train import optimizer as optimizers
@@ -346,8 +347,9 @@ def _manual_axes(mesh: Mesh) -> tuple[str, ...]:
 
 
 def _compiler_options(mesh: Mesh) -> dict[str, bool] | None:
-    """Returns what the step asks of XLA: on TPUs, that parts of gradients travel meanwhile."""
-    if mesh.devices.flat[0].platform != 'tpu' or mesh.shape['fsdp'] == 1:
+    """Returns what the step asks of XLA: on some TPUs, that gradients travel meanwhile."""
+    kind = mesh.devices.flat[0].device_kind
+    if not kind.startswith(EXCHANGING) or mesh.shape['fsdp'] == 1:
         return None
     return {'xla_tpu_enable_async_all_to_all': True}
 

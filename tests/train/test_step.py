@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from model import attention, layers, loss as losses
+from model import attention, layers, loss as losses, sharding
 from model.config import resolve
 from model.transformer import Transformer
 from tests.train import rows
@@ -127,9 +127,11 @@ def test_no_device_holds_a_whole_gradient_between_microbatches(one_device):
 
 def test_gradients_whose_parts_devices_exchange(one_device, monkeypatch):
     """Catches a sum of other parts than its own, one that lacks a device or a microbatch, and a
-    gradient that is still summed whole. So a step is on TPUs; here it is asked of a CPU."""
+    gradient that is still summed whole. So it is on TPUs v4 and v5; here it is asked of a CPU."""
     for module in (attention, layers):
         monkeypatch.setattr(module, 'platform', lambda: 'tpu')
+    for module in (layers, sharding):
+        monkeypatch.setattr(module, 'exchanges_gradients', lambda: True)
     built = build(one_device.copy(), 2, 8, one_device.initial, fsdp=2, tensor=2)
     measured, _ = losses_of(built)
     np.testing.assert_allclose(measured, one_device.measured, rtol=2e-5)
