@@ -24,6 +24,7 @@ def _model(layers: int, width: int, heads: int, hidden: int) -> dict[str, int]:
 
 SHAPES = {
     'tiny': Shape(_model(2, 32, 2, 64), vocabulary=64, rows=2, length=16),
+    'quickstart': Shape(_model(4, 192, 6, 512), vocabulary=4096, rows=4, length=128),
     'small': Shape(_model(6, 256, 8, 688), vocabulary=8192, rows=16, length=256),
     '124m': Shape(_model(12, 768, 12, 2048), vocabulary=50257, rows=2, length=512),
 }

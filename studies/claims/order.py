@@ -18,6 +18,7 @@ from configs import base
 from data import orders, sources
 from data.batches import Batch, Batches
 from data.paths import expanded, expanded_list
+from data.records import DataError
 from data.store import TokenStore
 from evals import heldout, minimal_pairs, perplexity, plots
 from evals.html import table_lines
@@ -59,7 +60,10 @@ def check(config) -> None:
     if len(own.facts) != 2:
         raise RunError(f'config.order.facts is {own.facts}: expected two numbers, least and most')
     for facts in (tuple(own.facts), (1, max(own.tested))):
-        orders.OrderBatches(facts, own.seq_len, own.batch_size, 0)
+        try:
+            orders.OrderBatches(facts, own.seq_len, own.batch_size, 0)
+        except DataError as error:
+            raise RunError(f'config.order: {error}') from None
     for name in (ENCODED, 'none', *own.encodings):
         _resolve(config, name, 64, own.seq_len)
         _resolve(config, name, 64, own.text_len)

@@ -132,6 +132,16 @@ def test_blocks_that_are_computed_again(monkeypatch):
     assert_equals_reference('blocks', 'fire', {})
 
 
+@pytest.mark.parametrize('positions', ['alibi', 'fire'])
+def test_blocks_one_part_after_the_other(positions, monkeypatch):
+    """Catches a part of a long block that sees the keys or the bias of another part, or loses a
+    gradient. Parts are of 8 queries."""
+    monkeypatch.setattr(kernels, '_BLOCKS_FROM', 1)
+    monkeypatch.setattr(blocks, '_RECOMPUTED_FROM', 1)
+    monkeypatch.setattr(blocks, '_AT_A_TIME', 8)
+    assert_equals_reference('blocks', positions, {'window': 40} if positions == 'alibi' else {})
+
+
 def assert_equals_reference(kernel, positions, changes):
     reference, params = disturbed(positions, **changes)
     fused = Transformer(dataclasses.replace(reference.config, attention=kernel))
