@@ -22,7 +22,7 @@ from model.kernels import (
     name_for_remat,
     platform,
 )
-from model.layers import Norm, fan_in, multiply
+from model.layers import Norm, contract, fan_in, multiply
 from model.positions import EncodingInputs, PositionalEncoding
 from model.ring import (
     merge_heads,
@@ -170,32 +170,34 @@ class Attention(nn.Module):
 
         # 6. Back into the residual stream: heads are summed, each through its part of the matrix.
         out_BxHxTxd = constrain(out_BxHxTxd, 'batch', 'heads', None, None)
+        axes = ('heads', None, 'embed')
         w_HxdxD = cfg.weight(
             (cfg.num_heads, cfg.head_dim, cfg.width),
-            ('heads', None, 'embed'),
+            axes,
             fan_in(cfg.residual_scale, 'fan_in', 'normal', in_axis=(0, 1), out_axis=2),
             'out',
         )()
         if platform() == 'cpu':
             out_BxTxE = jnp.swapaxes(out_BxHxTxd, 1, 2).reshape(*x_BxTxD.shape[:2], -1)
-            y_BxTxD = multiply(out_BxTxE, w_HxdxD.reshape(-1, cfg.width))
+            y_BxTxD = multiply(out_BxTxE, w_HxdxD.reshape(-1, cfg.width), axes[1:])
         else:
-            y_BxTxD = jnp.einsum('BHTd,HdD->BTD', out_BxHxTxd, w_HxdxD)
+            y_BxTxD = contract('BHTd,HdD->BTD', out_BxHxTxd, w_HxdxD, axes)
         return checkpoint_name(y_BxTxD, 'attention_out'), cache
 
     def _project(self, x_BxTxD: jax.Array, heads: int, axis: str, name: str) -> jax.Array:
         """Projects tokens to a vector a head, [B,heads,T,d]; `axis`: the heads' logical axis."""
         cfg = self.config
+        axes = ('embed', axis, None)
         w_DxHxd = cfg.weight(
             (cfg.width, heads, cfg.head_dim),
-            ('embed', axis, None),
+            axes,
             fan_in(1.0, 'fan_in', 'normal', in_axis=0, out_axis=(1, 2)),
             name,
         )()
         if platform() == 'cpu':  # a matrix as it lies: XLA would transpose it for each token
-            y_BxTxE = multiply(x_BxTxD, w_DxHxd.reshape(cfg.width, -1))
+            y_BxTxE = multiply(x_BxTxD, w_DxHxd.reshape(cfg.width, -1), axes[:2])
             return jnp.swapaxes(y_BxTxE.reshape(*y_BxTxE.shape[:2], heads, cfg.head_dim), 1, 2)
-        return jnp.einsum('BTD,DHd->BHTd', x_BxTxD, w_DxHxd)
+        return contract('BTD,DHd->BHTd', x_BxTxD, w_DxHxd, axes)
 
     def _encoding_inputs(
         self, x_BxTxD: jax.Array, layout: TokenLayout, shared: Any, layer: int | jax.Array

@@ -141,7 +141,7 @@ def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:
     )
     meant = config.get('encodings') or ()
     encodings = build(config.positions, dict(config.positions_args), dims, meant)
-    _check_mixing(config, encodings)
+    _check_mixing(config, encodings, max_len)
     kernels.check(config.attention, dict.fromkeys(encodings), dims, config.dtype, config.logit_cap)
     _check_encodings(config, encodings)
     made = dict(
@@ -222,7 +222,7 @@ def _check_encodings(config, encodings: tuple[PositionalEncoding, ...]) -> None:
             )
 
 
-def _check_mixing(config, encodings: tuple[PositionalEncoding, ...]) -> None:
+def _check_mixing(config, encodings: tuple[PositionalEncoding, ...], max_len: int) -> None:
     """Raises ModelError where what stands in attention's place does not go with other fields."""
     if config.mixing == 'attention':
         return
@@ -231,6 +231,11 @@ def _check_mixing(config, encodings: tuple[PositionalEncoding, ...]) -> None:
     if has_window != bool(config.window):
         expected = 'at least 1, the tokens that it reads' if has_window else '0: it reads one token'
         raise ModelError(f'{named}, config.model.window {config.window}: expected {expected}')
+    if config.window > max_len:
+        raise ModelError(
+            f'{named}, config.model.window {config.window}: expected at most {max_len}, the tokens '
+            'of a text'
+        )
     if not config.causal:
         raise ModelError(
             f"{named}: it reads what came before; expected config.model.causal=True, or 'attention'"

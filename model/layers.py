@@ -14,7 +14,15 @@ from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
 from model.kernels import platform, stored
-from model.sharding import constrain, context_parts, own_context_part, with_axes
+from model.sharding import (
+    constrain,
+    context_parts,
+    exchanges_gradients,
+    gather_weight,
+    own_context_part,
+    with_axes,
+    without_fsdp,
+)
 
 if TYPE_CHECKING:
     from model.config import ModelConfig
@@ -68,8 +76,7 @@ class Weight(nn.Module):
             jnp.dtype(self.param_dtype),
         )
         scale: jax.Array | None = self.get_variable('params', 'kernel_scale')
-        axes = (axis if axis != 'embed' else None for axis in self.axes)
-        return constrain(widen(w, scale, self.dtype), *axes)
+        return gather_weight(widen(w, scale, self.dtype), self.axes)
 
 
 def widen(w: jax.Array, scale: jax.Array | None, dtype: Any) -> jax.Array:
@@ -83,18 +90,85 @@ def widen(w: jax.Array, scale: jax.Array | None, dtype: Any) -> jax.Array:
 
 
 def multiply(
-    x_BxTxD: jax.Array, w: jax.Array, transposed: bool = False, dtype: Any = None
+    x_BxTxD: jax.Array,
+    w: jax.Array,
+    axes: tuple[str | None, ...],
+    transposed: bool = False,
+    dtype: Any = None,
 ) -> jax.Array:
     """Returns tokens times a matrix, [B,T,F].
 
     Args:
       w: [D,F], or [F,D] where `transposed`.
+      axes: logical names of its dimensions as it is stored.
       dtype: of the result; None: that of its arguments.
     """
     if platform() == 'cpu' and x_BxTxD.dtype == jnp.float32:
         return _multiply_on_cpu(x_BxTxD, w, transposed)
     letters = 'BTD,FD->BTF' if transposed else 'BTD,DF->BTF'
-    return jnp.einsum(letters, x_BxTxD, w, preferred_element_type=dtype)
+    return contract(letters, x_BxTxD, w, axes, dtype)
+
+
+def contract(
+    letters: str, x: jax.Array, w: jax.Array, axes: tuple[str | None, ...], dtype: Any = None
+) -> jax.Array:
+    """Returns `jnp.einsum` of tokens and a weight, as cut devices should compute its gradient.
+
+    Args:
+      letters: as of einsum; those of tokens begin with the batch.
+      w: from `gather_weight`.
+      axes: logical names of its dimensions as it is stored.
+      dtype: of the result; None: that of its arguments.
+    """
+    if exchange_parts(x.shape[0]) == 1:
+        return jnp.einsum(letters, x, w, preferred_element_type=dtype)
+    return _contract_and_exchange(letters, x, w, axes, dtype)
+
+
+def exchange_parts(batch: int) -> int:
+    """Returns into how many parts a gradient is made, one for each device along `fsdp`.
+
+    1: it is left to XLA. On a TPU XLA sums it whole on all devices while nothing else runs, since
+    it has no sum that it cuts at once over links of two axes. That devices exchange parts, and
+    each sums its own, needs one message to each, which goes on beside what follows.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if not exchanges_gradients() or 'fsdp' in mesh.manual_axes:
+        return 1
+    parts = mesh.shape.get('fsdp', 1)
+    return parts if batch % parts == 0 else 1
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def _contract_and_exchange(letters, x, w, axes, dtype):
+    return jnp.einsum(letters, x, w, preferred_element_type=dtype)
+
+
+def _contract_forward(letters, x, w, axes, dtype):
+    return _contract_and_exchange(letters, x, w, axes, dtype), (x, w)
+
+
+def _contract_backward(letters, axes, dtype, residuals, dy):
+    """Returns the gradients of tokens and weight; the weight's is summed in float32."""
+    x, w = residuals
+    dy = dy.astype(w.dtype)
+    given, made = letters.split('->')
+    tokens, weight = given.split(',')
+    dx = jnp.einsum(f'{made},{weight}->{tokens}', dy, w)
+
+    # Each device's own sum, cut into the parts of all devices; then its part of all sums.
+    parts = exchange_parts(x.shape[0])
+
+    def by_device(y):
+        return y.reshape(parts, y.shape[0] // parts, *y.shape[1:])
+
+    sums = jnp.einsum(f'n{tokens},n{made}->n{weight}', by_device(x), by_device(dy))
+    sums = constrain(sums, 'batch', *without_fsdp(axes))
+    sums = constrain(sums, None, *axes)
+    return dx.astype(x.dtype), sums.astype(jnp.float32).sum(0).astype(w.dtype)
+
+
+_contract_and_exchange.defvjp(_contract_forward, _contract_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
@@ -140,15 +214,16 @@ class FeedForward(nn.Module):
 
         shape = (cfg.mlp_width, cfg.width)
         init = fan_in(cfg.residual_scale, 'fan_in', 'normal')
-        w_FxD = cfg.weight(shape, ('mlp', 'embed'), init, 'down')()
-        return multiply(h_BxTxF, w_FxD)
+        axes = ('mlp', 'embed')
+        return multiply(h_BxTxF, cfg.weight(shape, axes, init, 'down')(), axes)
 
     def _project_up(self, x_BxTxD: jax.Array, name: str) -> jax.Array:
         """Returns [B,T,F], under the name that remat policies keep it by."""
         cfg = self.config
         init = fan_in(1.0, 'fan_in', 'normal')
-        w_DxF = cfg.weight((cfg.width, cfg.mlp_width), ('embed', 'mlp'), init, name)()
-        return checkpoint_name(multiply(x_BxTxD, w_DxF), name)
+        axes = ('embed', 'mlp')
+        w_DxF = cfg.weight((cfg.width, cfg.mlp_width), axes, init, name)()
+        return checkpoint_name(multiply(x_BxTxD, w_DxF, axes), name)
 
 
 def dropout(

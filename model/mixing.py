@@ -71,13 +71,15 @@ class WindowMixing(nn.Module):
             h_BxTxF = nn.gelu(h_BxTxF)
         shape = (cfg.mixing_width, cfg.width)
         init = fan_in(cfg.residual_scale, 'fan_in', 'normal')
-        return multiply(stored(h_BxTxF), cfg.weight(shape, ('mlp', 'embed'), init, 'down')())
+        axes = ('mlp', 'embed')
+        return multiply(stored(h_BxTxF), cfg.weight(shape, axes, init, 'down')(), axes)
 
     def _project_up(self, x_BxTxE: jax.Array, name: str) -> jax.Array:
         cfg = self.config
         shape = (x_BxTxE.shape[-1], cfg.mixing_width)
-        w_ExF = cfg.weight(shape, ('embed', 'mlp'), fan_in(1.0, 'fan_in', 'normal'), name)()
-        return checkpoint_name(multiply(x_BxTxE, w_ExF), name)
+        axes = ('embed', 'mlp')
+        w_ExF = cfg.weight(shape, axes, fan_in(1.0, 'fan_in', 'normal'), name)()
+        return checkpoint_name(multiply(x_BxTxE, w_ExF, axes), name)
 
 
 def _windows_of_row(

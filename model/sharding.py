@@ -4,6 +4,7 @@
 own part; `fsdp` and `tensor` are automatic: arrays look whole, and XLA moves what it needs.
 """
 
+import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -20,6 +21,7 @@ RULES = {  # logical axis -> mesh axis; a name not here is not sharded
     'mlp': 'tensor',
 }
 CONTEXT = 'context'
+EXCHANGING = ('TPU v4', 'TPU v5')  # kinds of devices, see `exchanges_gradients`
 
 
 def spec(mesh, shape: tuple[int, ...], names: tuple[str | None, ...]) -> P:
@@ -48,10 +50,65 @@ def constrain(x: jax.Array, *names: str | None) -> jax.Array:
 
     Without a mesh, or where `fsdp` and `tensor` have size 1, nothing happens.
     """
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or all(mesh.shape.get(axis, 1) == 1 for axis in ('fsdp', 'tensor')):
+    if not _is_cut():
         return x
+    mesh = jax.sharding.get_abstract_mesh()
     return jax.lax.with_sharding_constraint(x, spec(mesh, x.shape, names))
+
+
+def _is_cut() -> bool:
+    """Returns True under a mesh whose automatic axes cut anything."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and any(mesh.shape.get(axis, 1) > 1 for axis in ('fsdp', 'tensor'))
+
+
+def gather_weight(w: jax.Array, axes: tuple[str | None, ...], whole: bool = False) -> jax.Array:
+    """Returns a weight whole along `fsdp`; its gradient is cut again where it comes to be.
+
+    The transpose of a constraint asks the same of the gradient: that of a whole weight would be
+    summed whole on all devices, and cut after that.
+
+    Args:
+      axes: logical names of its dimensions as it is stored.
+      whole: along `tensor` too.
+    """
+    if not exchanges_gradients():
+        return constrain(w, *((None,) * w.ndim if whole else without_fsdp(axes)))
+    return _gather(w, axes, whole)
+
+
+def exchanges_gradients() -> bool:
+    """Returns True where devices exchange parts of gradients: on TPUs v4 and v5 that cut weights.
+
+    Elsewhere they are left to XLA (docs/lab/tpu-gradients.md).
+    """
+    device = getattr(jax.sharding.get_abstract_mesh(), 'abstract_device', None)
+    kind = getattr(device, 'device_kind', '')
+    return _is_cut() and kind.startswith(EXCHANGING)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gather(w, axes, whole):
+    return constrain(w, *((None,) * w.ndim if whole else without_fsdp(axes)))
+
+
+def _gather_forward(w, axes, whole):
+    return _gather(w, axes, whole), None
+
+
+def _gather_backward(axes, whole, _, gradient):
+    # Of a table only along `fsdp`: XLA aborts on a scatter into what two automatic axes cut.
+    if whole:
+        axes = tuple(axis if RULES.get(axis or '') == 'fsdp' else None for axis in axes)
+    return (constrain(gradient, *axes),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def without_fsdp(axes: tuple[str | None, ...]) -> tuple[str | None, ...]:
+    """Returns logical names, None in place of those that lie on `fsdp`."""
+    return tuple(None if axis and RULES.get(axis) == 'fsdp' else axis for axis in axes)
 
 
 def context_parts() -> int:

@@ -21,12 +21,16 @@ from model.sharding import (
     constrain,
     context_parts,
     gather_context,
+    gather_weight,
     own_context_part,
     with_axes,
 )
 
 # {'layers': [Cache of each layer], 'positions', 'ids', 'segment_ids': [B,S], 'column': scalar}
 CacheState = dict[str, Any]
+
+_TABLE_AXES = ('vocab', 'embed')
+_OUTPUT_AXES = ('embed', 'vocab')
 
 
 class Block(nn.Module):
@@ -168,7 +172,7 @@ class Transformer(nn.Module):
         #    automatic axes aborts XLA.
         table_VxD = self.param(
             'embedding',
-            with_axes(nn.initializers.normal(cfg.width**-0.5), ('vocab', 'embed')),
+            with_axes(nn.initializers.normal(cfg.width**-0.5), _TABLE_AXES),
             (cfg.vocab_size, cfg.width),
             jnp.dtype(cfg.param_dtype),
         )
@@ -210,11 +214,11 @@ class Transformer(nn.Module):
 
         # 5. Logits, unless the caller makes them itself, as the loss does in chunks (`unembed`).
         if cfg.tied:
-            output = constrain(widen(table_VxD, scale_Vx1, cfg.dtype), 'vocab', None)
+            output = gather_weight(widen(table_VxD, scale_Vx1, cfg.dtype), _TABLE_AXES)
         else:
             shape = (cfg.width, cfg.vocab_size)
             init = fan_in(1.0, 'fan_in', 'normal')
-            output = cfg.weight(shape, ('embed', 'vocab'), init, 'output')()
+            output = cfg.weight(shape, _OUTPUT_AXES, init, 'output')()
         if not logits:
             return x_BxTxD, cache
         return unembed(x_BxTxD, output, cfg.tied), cache
@@ -359,7 +363,8 @@ def make_row_keys(rows: jax.Array, seed: int | jax.Array = 0) -> jax.Array:
 def look_up(table_VxD: jax.Array, scale_Vx1: jax.Array | None, tokens: jax.Array, dtype):
     """Returns the vectors of tokens [B,T], [B,T,D]; of a table in int8 only these are widened."""
     if scale_Vx1 is None:
-        return jnp.take(constrain(table_VxD.astype(dtype), None, None), tokens, axis=0)
+        table_VxD = gather_weight(table_VxD.astype(dtype), _TABLE_AXES, whole=True)
+        return jnp.take(table_VxD, tokens, axis=0)
     rows_BxTxD = jnp.take(constrain(table_VxD, None, None), tokens, axis=0)
     return widen(rows_BxTxD, jnp.take(scale_Vx1, tokens, axis=0), dtype)
 
@@ -368,10 +373,10 @@ def output_matrix(config: ModelConfig, params) -> jax.Array:
     """Returns the matrix of the logits, in the dtype of computation and gathered over `fsdp`."""
     if config.tied:
         table_VxD = widen(params['embedding'], params.get('embedding_scale'), config.dtype)
-        return constrain(table_VxD, 'vocab', None)
+        return gather_weight(table_VxD, _TABLE_AXES)
     weight = params['output']
     output_DxV = widen(weight['kernel'], weight.get('kernel_scale'), config.dtype)
-    return constrain(output_DxV, None, 'vocab')
+    return gather_weight(output_DxV, _OUTPUT_AXES)
 
 
 def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
@@ -381,4 +386,4 @@ def unembed(x_BxTxD: jax.Array, output: jax.Array, tied: bool) -> jax.Array:
       x_BxTxD: hidden states of any part of the tokens.
       output: from `output_matrix`, [V,D] where `tied`, else [D,V].
     """
-    return multiply(x_BxTxD, output, tied, jnp.float32)
+    return multiply(x_BxTxD, output, _TABLE_AXES if tied else _OUTPUT_AXES, tied, jnp.float32)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Protocol
 import jax
 from jax.sharding import Mesh
 
+from model.kernels import platform
 from model.loss import choose_chunks, loss_in_chunks, weighted_token_loss
 from model.transformer import Transformer, output_matrix, unembed
 
@@ -82,11 +83,11 @@ class TokenLoss:
         if vocab_size % context.mesh.shape['tensor'] == 0:
             cut_over *= context.mesh.shape['tensor']
         logits_bytes = 4 * rows * columns * vocab_size // cut_over
-        chunks = choose_chunks(columns, logits_bytes, self.chunks)
+        chunks = choose_chunks(columns, logits_bytes, self.chunks, platform() == 'tpu')
 
         output = output_matrix(model.config, params)  # gathered once for all chunks
 
-        def logits_of(hidden_bxTxD):
+        def logits_of(hidden_bxTxD, output):
             return unembed(hidden_bxTxD, output, model.config.tied)
 
-        return loss_in_chunks(self.of_logits, logits_of, hidden, batch, chunks)
+        return loss_in_chunks(self.of_logits, logits_of, hidden, output, batch, chunks)

@@ -19,6 +19,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from ml_collections import ConfigDict
 
+from model.sharding import EXCHANGING
 from model.transformer import Transformer, make_row_keys
 from runtime.master import widen
 from train import optimizer as optimizers
@@ -217,6 +218,7 @@ def make_step(
         in_shardings=(shardings, NamedSharding(mesh, BATCH)),
         donate_argnums=0,
         out_shardings=(shardings, NamedSharding(mesh, P())),
+        compiler_options=_compiler_options(mesh),
     )
 
 
@@ -342,6 +344,14 @@ def _manual_axes(mesh: Mesh) -> tuple[str, ...]:
     XLA's partitioner fails on a sum over manual axes that all have size 1.
     """
     return tuple(axis for axis in MANUAL if mesh.shape[axis] > 1)
+
+
+def _compiler_options(mesh: Mesh) -> dict[str, bool] | None:
+    """Returns what the step asks of XLA: on some TPUs, that gradients travel meanwhile."""
+    kind = mesh.devices.flat[0].device_kind
+    if not kind.startswith(EXCHANGING) or mesh.shape['fsdp'] == 1:
+        return None
+    return {'xla_tpu_enable_async_all_to_all': True}
 
 
 def _mapped(function: Callable, mesh: Mesh, in_specs: tuple, out_specs: Any) -> Callable:

@@ -39,6 +39,9 @@ NETWORKS = group(
     window=field(8, 'tokens that a network reads', count(2, MANY)),
     web_steps=field(2400, 'of pretraining', _STEPS),
     answer_steps=field(150, 'of post-training', _STEPS),
+    recall_width=field(64, 'of the model that recalls', count(1, 2**20)),
+    recall_layers=field(2, 'of it', count(1, 2**10)),
+    recall_heads=field(4, 'of it', count(1, 2**14)),
     recall_words=field(32, 'different symbols of the texts of recall', count(8, MANY)),
     recall_pairs=field((2, 6), 'pairs of such a text, least and most', count(1, MANY)),
     recall_batch_size=field(32, 'rows of a step', count(1, MANY)),
@@ -76,10 +79,10 @@ ORDER = group(
     text_batch_size=field(16, 'its rows of a step', count(1, MANY)),
     text_steps=field(500, 'on text', _STEPS),
     swaps=field(400, 'pieces of held-out text with two words swapped', count(1, MANY)),
-    windows=field(48, 'pieces of held-out text with shuffled contexts', count(1, MANY)),
+    windows=field(96, 'pieces of held-out text with shuffled contexts', count(1, MANY)),
     beyond=field((0, 1, 2, 4, 8, 16, 32, 64), 'tokens that stay in their order', count(0, MANY)),
     blimp=field('', 'file of BLiMP; empty: without it', path='one'),
-    blimp_pairs=field(100, 'pairs of each of its sets', count(1, MANY)),
+    blimp_pairs=field(50, 'pairs of each of its sets', count(1, MANY)),
 )
 
 MEANING = group(

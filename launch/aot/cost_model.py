@@ -301,9 +301,22 @@ class _Run:
         sent, seconds = link_time(computation, op, kind, self.chip)
         moved = self.estimate.collectives.setdefault(kind, Moved())
         moved.add(Moved(1, sent, seconds))
-        self.queues['links'].append(_Started(started or op.name, seconds, kind))
-        if not started:
-            self.wait('links', op.name)
+        if started:
+            self.queues['links'].append(_Started(started, seconds, kind))
+        else:
+            self.share_links(seconds, kind)
+
+    def share_links(self, seconds: float, kind: str) -> None:
+        """Waits for a collective that halves the links with what is under way on them."""
+        under_way = sum(started.left for started in self.queues['links'])
+        shared = min(seconds, under_way)
+        self.serve('links', shared)
+        seconds += shared
+        self.estimate.seconds += seconds
+        self.estimate.bounds['links'] += seconds
+        self.estimate.collectives[kind].exposed += seconds
+        self.serve('network', seconds)
+        self.serve('memory', seconds * self.chip.memory)
 
     def between_slices(self, op: hlo.Op) -> None:
         """Counts what goes between slices.

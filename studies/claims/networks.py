@@ -63,12 +63,14 @@ def check(config) -> None:
     weights or compute."""
     seq_len = atlas.get_config().data.seq_len
     recall = _recall_batches(config, 0)
-    sizes = {'the atlas': (config.tokenizer.vocab_size, seq_len)}
-    sizes['recall'] = (len(recall.task.vocabulary), recall.seq_len)
-    for where, (vocab_size, length) in sizes.items():
-        parameters, compute = counts(config, WHOLE, vocab_size, length)
+    sizes = {
+        'the atlas': (_fields, config.tokenizer.vocab_size, seq_len),
+        'recall': (_recall_fields, len(recall.task.vocabulary), recall.seq_len),
+    }
+    for where, (fields, vocab_size, length) in sizes.items():
+        parameters, compute = _counts(resolve(fields(config, WHOLE), vocab_size, length), length)
         for arm in (*NETWORKS, BLIND, _within(config)):
-            of_arm = counts(config, arm, vocab_size, length)
+            of_arm = _counts(resolve(fields(config, arm), vocab_size, length), length)
             for what, number, whole, most in (
                 ('parameters', of_arm[0], parameters, _PARAMETERS),
                 ('FLOPs a token', of_arm[1], compute, _COMPUTE),
@@ -93,12 +95,23 @@ def _fields(config, arm: str) -> ConfigDict:
     return fields
 
 
-def counts(config, arm: str, vocab_size: int, seq_len: int) -> tuple[int, float]:
-    """Returns the parameters of an arm, and its FLOPs of a token, forward and backward."""
-    return _counts(resolve(_fields(config, arm), vocab_size, seq_len), seq_len)
+def _recall_fields(config, arm: str) -> ConfigDict:
+    """Returns the `model` part of an arm for texts of pairs, which need a small model only."""
+    own = config.networks
+    fields = _fields(config, arm)
+    fields.update(
+        width=own.recall_width,
+        num_layers=own.recall_layers,
+        num_heads=own.recall_heads,
+        num_kv_heads=own.recall_heads,
+        head_dim=0,
+        mlp_width=0,
+    )
+    return fields
 
 
 def _counts(architecture: ModelConfig, seq_len: int) -> tuple[int, float]:
+    """Returns the parameters of a model, and its FLOPs of a token, forward and backward."""
     row = jax.ShapeDtypeStruct((1, seq_len), np.int32)
     shapes = jax.eval_shape(Transformer(architecture).init, jax.random.key(0), row, row, row)
     params = nn.meta.unbox(shapes['params'])
@@ -171,7 +184,7 @@ def _measure_recall(config, cell: ClaimCell) -> dict:
     own = config.networks
     rows = _recall_batches(config, cell.seed)
     vocab_size = len(rows.task.vocabulary)
-    model = Transformer(resolve(_fields(config, cell.arm), vocab_size, rows.seq_len))
+    model = Transformer(resolve(_recall_fields(config, cell.arm), vocab_size, rows.seq_len))
     settings = base.get_config()
     settings.train.steps = own.recall_steps
     settings.optimizer.update(lr=own.recall_lr, warmup=own.recall_steps // 10, schedule='linear')

@@ -18,8 +18,9 @@ from configs import base
 from data import orders, sources
 from data.batches import Batch, Batches
 from data.paths import expanded, expanded_list
+from data.records import DataError
 from data.store import TokenStore
-from evals import heldout, minimal_pairs, perplexity, plots
+from evals import minimal_pairs, perplexity, plots
 from evals.html import table_lines
 from evals.statistics import contrast
 from model.config import resolve
@@ -59,7 +60,10 @@ def check(config) -> None:
     if len(own.facts) != 2:
         raise RunError(f'config.order.facts is {own.facts}: expected two numbers, least and most')
     for facts in (tuple(own.facts), (1, max(own.tested))):
-        orders.OrderBatches(facts, own.seq_len, own.batch_size, 0)
+        try:
+            orders.OrderBatches(facts, own.seq_len, own.batch_size, 0)
+        except DataError as error:
+            raise RunError(f'config.order: {error}') from None
     for name in (ENCODED, 'none', *own.encodings):
         _resolve(config, name, 64, own.seq_len)
         _resolve(config, name, 64, own.text_len)
@@ -240,7 +244,6 @@ def _measure_text(config, name: str, seed: int) -> dict:
     return {
         'loss': record['loss'],
         'parameters': record['parameters'] + record['added'],
-        'held_out': heldout.loss(model, params, split, experiment.data, seed),
         **look(model),
         'removed': look(bare),
     }
@@ -353,7 +356,7 @@ def _text_table(arms, listed: Sequence[str]) -> list[str]:
     rows = []
     for arm in listed:
         row = [arm.removeprefix('text, '), str(len(arms[arm]))]
-        for value, form in (('held_out', '.3f'), ('swaps', '.1f')):
+        for value, form in (('nats', '.3f'), ('swaps', '.1f')):
             scale = 100 if value == 'swaps' else 1
             row.append(_shown([scale * r[value] for r in arms[arm]], form))
         row.append(_shown([r['removed']['nats'] - r['nats'] for r in arms[arm]], '.3f'))

@@ -225,4 +225,29 @@ POSITIONS = [
         'model.positions=t5 model.positions_args.std=-0.1',
     )
 ]
-CASES = [*FILES, *NAMES, *NUMBERS, *LARGE, *HOMES, *MESH, *POSITIONS]
+MIXING = [
+    field(*given.split(), kind='models without attention')
+    for given in (
+        'model.mixing=windov',
+        'model.mixing=window model.positions=none',
+        'model.mixing=average model.positions=none model.window=100000',
+        'model.mixing=none model.window=4',
+        'model.mixing=none',
+        'model.mixing=none model.positions=none model.qk_norm=True',
+    )
+]
+ORDER = 'studies.claims --config=configs/claims/order.py --out=new'
+NETWORKS = 'studies.claims --config=configs/claims/networks.py --out=new'
+CLAIMS = [
+    field(*given.split(), config=config, kind='claims about order and networks')
+    for config, given in (
+        (ORDER, 'order.blimp=nowhere.jsonl'),
+        (ORDER, 'order.blimp=text.txt'),
+        (ORDER, 'order.texts=nowhere.txt'),
+        (ORDER, 'order.facts=(3,2)'),
+        (ORDER, 'order.seq_len=16'),
+        (NETWORKS, 'model.width=24 model.num_heads=2 model.num_kv_heads=2'),
+        (NETWORKS, 'networks.recall_pairs=(2,40)'),
+    )
+]
+CASES = [*FILES, *NAMES, *NUMBERS, *LARGE, *HOMES, *MESH, *POSITIONS, *MIXING, *CLAIMS]

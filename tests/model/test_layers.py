@@ -16,7 +16,7 @@ def test_a_product_and_its_gradients(transposed):
     dy = rng.normal(size=(2, 3, 7)).astype(np.float32)
     stored = w.T if transposed else w
 
-    y, gradients_of = jax.vjp(lambda x, w: multiply(x, w, transposed), x, stored)
+    y, gradients_of = jax.vjp(lambda x, w: multiply(x, w, (None, None), transposed), x, stored)
     dx, dw = gradients_of(dy)
 
     np.testing.assert_allclose(y, x @ w, rtol=1e-5, atol=1e-5)
@@ -25,7 +25,9 @@ def test_a_product_and_its_gradients(transposed):
     np.testing.assert_allclose(dw.T if transposed else dw, expected_dw, rtol=1e-5, atol=1e-5)
 
     # Several seeds of a study are one program: the same under vmap.
-    mapped = jax.vmap(lambda x, w: jax.vjp(lambda x, w: multiply(x, w, transposed), x, w)[1](dy))
+    mapped = jax.vmap(
+        lambda x, w: jax.vjp(lambda x, w: multiply(x, w, (None, None), transposed), x, w)[1](dy)
+    )
     many_dx, many_dw = mapped(np.stack([x, 2 * x]), np.stack([stored, stored]))
     np.testing.assert_allclose(many_dx[1], dx, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(many_dw[1], 2 * dw, rtol=1e-5, atol=1e-5)

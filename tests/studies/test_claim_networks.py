@@ -20,6 +20,8 @@ def tiny_config():
         window=3,
         web_steps=4,
         answer_steps=2,
+        recall_width=32,
+        recall_layers=1,
         recall_words=16,
         recall_pairs=(2, 3),
         recall_batch_size=4,

@@ -91,9 +91,9 @@ def test_the_loss_in_chunks():
     def of(chunks):
         return jax.make_jaxpr(
             jax.grad(
-                lambda w: loss_in_chunks(
-                    weighted_token_loss, lambda x: x @ w, hidden, batch, chunks
-                )[0]
+                lambda w: loss_in_chunks(weighted_token_loss, jnp.matmul, hidden, w, batch, chunks)[
+                    0
+                ]
             )
         )(w)
 
@@ -105,3 +105,5 @@ def test_chunks_are_chosen_by_memory():
     """Catches chunks where they only cost time, and a large vocabulary without them."""
     assert choose_chunks(2048, 4 * 2**30, 0) == 1 and choose_chunks(2048, 2**20, 4) == 4
     assert choose_chunks(2048, 8 * 2**30 + 1, 0) == 16 and choose_chunks(6, 5 * 2**30, 0) == 6
+    assert choose_chunks(2048, 2**29, 0, on_tpu=True) == 1
+    assert choose_chunks(2048, 2**30, 0, on_tpu=True) == 4

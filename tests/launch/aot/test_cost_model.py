@@ -234,6 +234,25 @@ def test_bytes_that_a_collective_sends(kind, groups, n, factor):
     assert sent.bytes == factor * 2**20 and sent.exposed == sent.seconds
 
 
+def test_a_small_collective_does_not_wait_for_a_large_one():
+    """Catches a sum of one number that waits for all that is under way on the links.
+
+    They share the links: a sum as long as half of the gather takes twice its time, and the gather
+    is done as much earlier.
+    """
+    reduction = """%small = f32[512,512]{1,0} all-reduce(%f), channel_id=2, \
+replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add"""
+    text = ASYNC.replace('BETWEEN', reduction).replace(
+        '  %start =', '  %f = f32[512,512]{1,0} constant({...})\n  %start ='
+    )
+    estimate = cost_model.predict(hlo.parse(text), V5E)
+    small = estimate.collectives['all-reduce']
+    gather = estimate.collectives['all-gather']
+    assert small.seconds < gather.seconds
+    assert small.exposed == pytest.approx(2 * small.seconds)
+    assert estimate.seconds == pytest.approx(small.seconds + gather.seconds)
+
+
 def test_all_to_all_is_bound_by_the_middle_of_the_slice():
     """Catches an exchange of all with all at the speed of a ring between neighbours.
 
