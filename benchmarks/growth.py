@@ -16,10 +16,8 @@ from absl import flags
 from benchmarks import turns
 from runtime import cli, options
 
-_WHAT = ('length', 'depth', 'devices')
-
 if __name__ == '__main__':  # above the imports that take seconds
-    flags.DEFINE_list('what', [*_WHAT], 'What grows')
+    flags.DEFINE_list('what', ['length', 'depth', 'devices'], 'What grows')
     options.whole('most', 32768, 'Tokens of the longest text', 1, options.COUNT)
     options.path('out', '', 'A JSON line of each measurement is appended to this file')
     flags.DEFINE_bool('quick', False, 'The same work at the smallest sizes, in a few seconds')
@@ -42,6 +40,7 @@ from train.losses import TokenLoss
 from train.optimizer import make_optimizer
 
 _VOCABULARY = 64
+_WHAT = ('length', 'depth', 'devices')
 _DEVICES = 8
 _UNROLLED = 16  # layers at most: more take minutes to compile
 

@@ -210,7 +210,7 @@ def best_fit(lengths: np.ndarray, size: int) -> np.ndarray:
     row_of = np.zeros(len(lengths), np.int64)
     num_rows = 0
     begin = 0
-    for end in np.flatnonzero(np.diff(lengths, append=0)) + 1:
+    for end in (np.flatnonzero(np.diff(lengths, append=0)) + 1).tolist():
         length = int(lengths[begin])
 
         # The tightest rooms first. A row takes as many as fit: after each its room is the tightest.

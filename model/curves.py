@@ -168,8 +168,8 @@ def _blocks(refs: CurveRefs, strip: jax.Array, row: jax.Array, piece: jax.Array)
             start = side - key + query
             diagonal = row * diagonals + (piece + 1) * across + (query - key) // LANES - 1
             yield _Block(
-                pl.ds(key, LANES),
-                pl.ds(query, LANES),
+                pl.Slice(key, LANES),
+                pl.Slice(query, LANES),
                 strip[:, start : start + LANES],
                 refs.of_query[:, pl.ds(query, LANES)],
                 refs.ranges[0, diagonal],

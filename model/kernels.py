@@ -574,7 +574,7 @@ def _attend_in_tiles(
     q, k, v = name_for_remat(q * scale, k, v)
     more = [(line, 'heads')]
     if curve:
-        more += zip(curve, tiles.Curve('', 'batch', 'heads', ''))
+        more += zip(curve, ('', 'batch', 'heads', ''))
     return _on_each_device(attend_locally, q, k, v, inputs.segment_ids, more)
 
 

@@ -617,7 +617,7 @@ def _of_head(shape: jax.ShapeDtypeStruct) -> pl.BlockSpec:
 def _parts_of_keys(side: int) -> list[pl.Slice]:
     """Returns the keys of a tile, as many at a time as the backward pass computes with."""
     size = min(side, _KEYS)
-    return [pl.ds(first, size) for first in range(0, side, size)]
+    return [pl.Slice(first, size) for first in range(0, side, size)]
 
 
 def _backward_kernel(*refs, steps: int, rows: int, cap: float, is_curved: bool):
