@@ -366,9 +366,9 @@ def _encode(records: list[Record], tokenizer: Tokenizer) -> list[_Document]:
         return [_encode_conversation(record, tokenizer) for record in records]
 
     # A thread for each chunk; all of them for one that is much larger, a single long text.
-    characters = sum(len(record.text) for record in records)
-    threads = -1 if characters > 2 * _CHUNK_CHARACTERS else 1
-    rows = tokenizer.encode_arrays([record.text for record in records], threads)
+    texts = [record.text or '' for record in records]
+    threads = -1 if sum(map(len, texts)) > 2 * _CHUNK_CHARACTERS else 1
+    rows = tokenizer.encode_arrays(texts, threads)
     begin = np.asarray([tokenizer.bos], np.int32)
     end = np.asarray([tokenizer.eos], np.int32)
     return [

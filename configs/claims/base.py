@@ -79,10 +79,10 @@ ORDER = group(
     text_batch_size=field(16, 'its rows of a step', count(1, MANY)),
     text_steps=field(500, 'on text', _STEPS),
     swaps=field(400, 'pieces of held-out text with two words swapped', count(1, MANY)),
-    windows=field(48, 'pieces of held-out text with shuffled contexts', count(1, MANY)),
+    windows=field(96, 'pieces of held-out text with shuffled contexts', count(1, MANY)),
     beyond=field((0, 1, 2, 4, 8, 16, 32, 64), 'tokens that stay in their order', count(0, MANY)),
     blimp=field('', 'file of BLiMP; empty: without it', path='one'),
-    blimp_pairs=field(100, 'pairs of each of its sets', count(1, MANY)),
+    blimp_pairs=field(50, 'pairs of each of its sets', count(1, MANY)),
 )
 
 MEANING = group(

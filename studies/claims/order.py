@@ -20,7 +20,7 @@ from data.batches import Batch, Batches
 from data.paths import expanded, expanded_list
 from data.records import DataError
 from data.store import TokenStore
-from evals import heldout, minimal_pairs, perplexity, plots
+from evals import minimal_pairs, perplexity, plots
 from evals.html import table_lines
 from evals.statistics import contrast
 from model.config import resolve
@@ -244,7 +244,6 @@ def _measure_text(config, name: str, seed: int) -> dict:
     return {
         'loss': record['loss'],
         'parameters': record['parameters'] + record['added'],
-        'held_out': heldout.loss(model, params, split, experiment.data, seed),
         **look(model),
         'removed': look(bare),
     }
@@ -357,7 +356,7 @@ def _text_table(arms, listed: Sequence[str]) -> list[str]:
     rows = []
     for arm in listed:
         row = [arm.removeprefix('text, '), str(len(arms[arm]))]
-        for value, form in (('held_out', '.3f'), ('swaps', '.1f')):
+        for value, form in (('nats', '.3f'), ('swaps', '.1f')):
             scale = 100 if value == 'swaps' else 1
             row.append(_shown([scale * r[value] for r in arms[arm]], form))
         row.append(_shown([r['removed']['nats'] - r['nats'] for r in arms[arm]], '.3f'))
