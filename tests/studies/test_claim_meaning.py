@@ -1,5 +1,7 @@
 """What vectors hold: measures on vectors whose meaning is known, and the finding of the claim."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,14 +53,16 @@ def test_hidden_states_are_those_of_the_forward_pass(scanned):
     one = jnp.ones((1, 1), jnp.int32)
     params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), one, one * 0, one)['params'])
     rows = [[1, 5, 9, 2], [1, 7], [1, 3, 3, 8, 30, 4]]
-    states = hidden_states(model, params, rows, [3, 1, 2])
+    places = [3, 1, 2]
+    states = hidden_states(model, params, rows, places)
     assert states.shape == (3, 3, 16)
-    for number, (row, place) in enumerate(zip(rows, [3, 1, 2])):
-        tokens = jnp.asarray([row])
-        positions = jnp.arange(len(row))[None]
-        last, _ = model.apply({'params': params}, tokens, positions, tokens * 0 + 1, logits=False)
-        norm = states[-1, number] / np.sqrt(np.mean(states[-1, number] ** 2) + 1e-6)
-        np.testing.assert_allclose(norm * params['final_norm']['scale'], last[0, place], atol=1e-4)
+    tokens = np.array([row + [0] * (6 - len(row)) for row in rows], np.int32)
+    positions = np.tile(np.arange(6, dtype=np.int32), (3, 1))
+    apply = jax.jit(functools.partial(model.apply, logits=False))
+    last, _ = apply({'params': params}, tokens, positions, (tokens > 0).astype(np.int32))
+    norm = states[-1] / np.sqrt(np.mean(states[-1] ** 2, axis=-1, keepdims=True) + 1e-6)
+    wanted = np.asarray(last)[range(3), places]
+    np.testing.assert_allclose(norm * params['final_norm']['scale'], wanted, atol=1e-4)
 
 
 def record(arm, seed, trained, first, frequency):
