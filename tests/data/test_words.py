@@ -87,7 +87,10 @@ def test_ascii_is_cut_as_ever():
     every = ''.join(map(chr, range(128)))
     texts = [''.join(rng.choices(every, k=3000)) for _ in range(40)]
     texts += [''.join(rng.choices(string.ascii_letters + '_ \n09-', k=3000)) for _ in range(40)]
-    texts += [pathlib.Path(random.__file__).read_text('ascii'), 'read_csv parseHtml C++ __init__']
+    texts += [
+        pathlib.Path(random.__file__).read_text('ascii', errors='ignore'),
+        'read_csv parseHtml C++ __init__',
+    ]
     for text in texts:
         for joined, pattern in ((False, r'[^\W_]+'), (True, r'\w+')):
             expected = re.findall(pattern, text.lower())
