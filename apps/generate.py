@@ -26,10 +26,7 @@ if __name__ == '__main__':  # above the imports that take seconds
     flags.DEFINE_string(
         'system', '', "What the model is told before --answer or --chat, as a system's message"
     )
-    flags.DEFINE_enum(
-        'weights',
-        'as_computed',
-        ['as_computed', 'bfloat16', 'int8'],
+    options.weights(
         'How matrices are kept: in the dtype they are computed with, or narrower, which takes less '
         'memory and lets accelerators decode faster',
     )

@@ -21,12 +21,7 @@ if __name__ == '__main__':  # above the imports that take seconds
     options.whole('batch', 1, 'Prompts at a time', 1, options.COUNT)
     options.whole('prompt', 64, 'Tokens of a prompt', 1, options.COUNT)
     options.whole('new', 128, 'New tokens of each', 1, options.COUNT)
-    flags.DEFINE_enum(
-        'weights',
-        'as_computed',
-        ['as_computed', 'bfloat16', 'int8'],
-        'How Ordem keeps matrices, as in apps.generate',
-    )
+    options.weights('How Ordem keeps matrices, as in apps.generate')
     cli.parse_flags()
 
 import pathlib

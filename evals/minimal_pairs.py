@@ -35,14 +35,18 @@ def preferred(better: np.ndarray, worse: np.ndarray) -> float:
 
 
 def text_nats(
-    model: Transformer, params, texts: Sequence[Sequence[int]], columns: int, last: bool = False
+    model: Transformer,
+    params,
+    texts: Sequence[Sequence[int]],
+    columns: int,
+    begins: Sequence[int] | None = None,
 ) -> np.ndarray:
     """Returns the nats of each text, all but its first token predicted, [N] float64.
 
     Args:
       texts: token ids, their begin mark first.
       columns: tokens of the longest text, or more: what has as many is compiled once.
-      last: only those of the last token.
+      begins: of each text the first token that counts; None: all but its begin mark.
     """
     nats = []
     for start in range(0, len(texts), _ROWS):
@@ -54,8 +58,9 @@ def text_nats(
         of_tokens = np.asarray(_nats(model, params, tokens, lengths), np.float64)
         place = np.arange(1, columns)
         counted = place < lengths[:, None]
-        if last:
-            counted = place == lengths[:, None] - 1
+        if begins is not None:
+            of_rows = np.array([*begins[start : start + _ROWS], *[1] * (_ROWS - len(rows))])
+            counted &= place >= of_rows[:, None]
         nats.append((of_tokens * counted).sum(1)[: len(rows)])
     return np.concatenate(nats)
 

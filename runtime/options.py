@@ -66,6 +66,17 @@ def seed(text: str, values=flags.FLAGS) -> None:
     whole('seed', 0, text, 0, MOST, values)
 
 
+def workers() -> None:
+    """Defines --workers, the processes of a study."""
+    text = 'Processes; -1: one a core on CPU; 0: all cells in this process'
+    whole('workers', -1, text, -1, 2**12)
+
+
+def weights(text: str) -> None:
+    """Defines --weights, one of `model.generate.WEIGHTS`."""
+    flags.DEFINE_enum('weights', 'as_computed', ['as_computed', 'bfloat16', 'int8'], text)
+
+
 def number(name, default, text: str, low: float, high: float, values=flags.FLAGS) -> None:
     """Defines a flag for a number from `low` to `high`, both included."""
     low, high = (int(end) if end == int(end) else end for end in (low, high))

@@ -17,13 +17,7 @@ from runtime import cli, config_flags, options
 
 if __name__ == '__main__':  # above the imports that take seconds
     options.path('out', '', 'Where the raw lines and the report go; default: runs/ablations/NAME')
-    options.whole(
-        'workers',
-        -1,
-        'Processes; -1: one a core on CPU; 0: all cells in this process',
-        -1,
-        2**12,
-    )
+    options.workers()
     options.whole('together', 1, 'Seeds of a cell that one program trains', 1, 2**12)
     flags.DEFINE_bool('dry_run', False, 'Print cells, tokens and the time to expect, and stop')
     config_flags.define_flag()

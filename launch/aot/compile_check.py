@@ -28,12 +28,7 @@ if __name__ == '__main__':  # above the imports that take seconds
     flags.DEFINE_list('programs', 'train,prefill,decode', 'Which programs, separated by commas')
     options.whole('batch', 16, 'Rows of prefill and decode', 1, options.COUNT)
     options.whole('context', 0, "Context of prefill and decode; 0: the model's", 0, 2**24)
-    flags.DEFINE_enum(
-        'weights',
-        'as_computed',
-        ['as_computed', 'bfloat16', 'int8'],
-        'How prefill and decode keep matrices, as in apps.generate',
-    )
+    options.weights('How prefill and decode keep matrices, as in apps.generate')
     flags.DEFINE_bool(
         'fit',
         False,

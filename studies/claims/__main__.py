@@ -4,7 +4,7 @@
     python -m studies.claims --run=runs/atlas --only=meaning
 
 Each cell becomes a line of `cells.jsonl` in `--out`. Started again after it was killed it goes on,
-also inside a run. With the last cell, or with `--report`, it writes the page `report/index.html`.
+also inside a run. With the last cell it writes the page `report/index.html`.
 With `--run` nothing is trained: it prints what the claims can say of one run.
 """
 
@@ -14,13 +14,7 @@ from runtime import cli, config_flags, options
 
 if __name__ == '__main__':  # above the imports that take seconds
     options.path('out', '', 'Where lines, runs and report go; default: runs/claims/NAME')
-    options.whole(
-        'workers',
-        -1,
-        'Processes; -1: one a core on CPU; 0: all cells in this process',
-        -1,
-        2**12,
-    )
+    options.workers()
     options.path('run', '', 'A run to be measured, DIR or DIR@step, in place of --config')
     flags.DEFINE_list('only', [], 'The claims to measure on --run; default: all that can be')
     options.path('probes', '', 'Folder of *_en.txt: pairs of words and how alike people find them')
@@ -42,7 +36,7 @@ from studies.claims.frame import Finding
 from studies.records import FILE
 
 
-def run(config, folder: pathlib.Path, count: int) -> Finding | None:
+def run(config, folder: pathlib.Path, count: int) -> Finding:
     """Measures the cells that have no record, and writes the report; returns what was found.
 
     Args:

@@ -4,6 +4,10 @@ import dataclasses
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
+from evals.statistics import Contrast, contrast
+
 
 @dataclasses.dataclass(frozen=True)
 class ClaimCell:
@@ -41,3 +45,32 @@ def by_arm(records: Sequence[dict]) -> dict[str, list[dict]]:
     """Returns the records of each arm, by seed."""
     ordered = sorted(records, key=lambda r: (r['arm'], r['seed']))
     return {arm: list(of_arm) for arm, of_arm in itertools.groupby(ordered, lambda r: r['arm'])}
+
+
+def paired(values: Sequence[float], others: Sequence[float]) -> Contrast:
+    """Returns the mean of values less others, seed by seed, with its interval."""
+    return contrast([[[a - b for a, b in zip(values, others)]]])
+
+
+def interval(values: Sequence[float]) -> list[float]:
+    """Returns the mean of values of seeds, and its interval; of one value, that alone."""
+    found = contrast([[values]])
+    bounds = [found.low, found.high] if np.isfinite(found.low) else [found.mean] * 2
+    return [found.mean, *bounds]
+
+
+def show_interval(values: Sequence[float], form: str = '.1f') -> str:
+    """Returns the mean of values of seeds, with its interval, for a table."""
+    mean, low, high = interval(values)
+    return f'{mean:{form}} ({low:{form}} to {high:{form}})'
+
+
+def span(values: Sequence[float]) -> tuple[float, float, float]:
+    """Returns the mean of values of seeds, the least and the greatest."""
+    return float(np.mean(values)), min(values), max(values)
+
+
+def show_span(values: Sequence[float], form: str = '.1f') -> str:
+    """Returns the mean of values of seeds, the least and the greatest, for a table."""
+    mean, least, most = span(values)
+    return f'{mean:{form}} ({least:{form}} to {most:{form}})'

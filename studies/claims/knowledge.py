@@ -20,7 +20,6 @@ from data.paths import expanded
 from data.records import Record
 from evals import answers, plots
 from evals.html import table_lines
-from evals.statistics import Contrast, contrast
 from model.config import resolve
 from runtime import metrics
 from runtime.errors import RunError
@@ -180,11 +179,7 @@ def find(config, records: list[dict]) -> Finding:
     """Returns what the records say: the order of the ways of writing, and both controls."""
     arms = frame.by_arm(records)
     right = {arm: [100 * record['asked'] for record in of_arm] for arm, of_arm in arms.items()}
-
-    def more_than(less: str, more: str) -> Contrast:
-        return contrast([[[b - a for a, b in zip(right[less], right[more])]]])
-
-    whole = more_than('single', MOST)
+    whole = frame.paired(right[MOST], right['single'])
     unread = max(right[UNREAD])
     shown = whole.low > 0 and unread < min(right[MOST])
     sentence = (
@@ -200,9 +195,8 @@ def find(config, records: list[dict]) -> Finding:
     for arm, of_arm in sorted(arms.items(), key=lambda item: np.mean(right[item[0]])):
         taught = 100 * np.mean([record['taught'] for record in of_arm])
         loss = np.mean([record['read_loss'] for record in of_arm])
-        values = right[arm]
-        spread = f'{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})'
-        rows.append([arm, str(len(values)), spread, f'{taught:.1f}', f'{loss:.2f}'])
+        shown_span = frame.show_span(right[arm])
+        rows.append([arm, str(len(of_arm)), shown_span, f'{taught:.1f}', f'{loss:.2f}'])
     lines = ['## Each way of writing', '']
     columns = ['biographies', 'seeds', 'right, %', 'of people taught, %', 'reading, nats']
     lines += table_lines(columns, rows)
@@ -211,12 +205,9 @@ def find(config, records: list[dict]) -> Finding:
     pairs = [('single', arm) for arm in between] + [(arm, MOST) for arm in between]
     rows = []
     for less, more in pairs:
-        c = more_than(less, more)
+        c = frame.paired(right[more], right[less])
         rows.append([less, more, f'{c.mean:+.1f}', f'{c.low:+.1f} to {c.high:+.1f}'])
     lines += table_lines(['less', 'more', 'points', 'interval'], rows)
-    bars = {
-        arm: (float(np.mean(right[arm])), min(right[arm]), max(right[arm]))
-        for arm in (*WRITTEN, UNREAD, REVERSED)
-    }
+    bars = {arm: frame.span(right[arm]) for arm in (*WRITTEN, UNREAD, REVERSED)}
     picture = plots.score_bars({'People not asked about in training': ('right, %', bars)}, {})
     return Finding(sentence, shown, lines, ('Mean, least and greatest of seeds', picture))

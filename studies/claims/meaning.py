@@ -20,7 +20,7 @@ from data.text import line_ends
 from evals import hidden, plots
 from evals.html import table_lines
 from evals.search.encoders import untrained
-from evals.statistics import contrast, spearman
+from evals.statistics import spearman
 from model.config import resolve
 from runtime import checkpoint
 from runtime.errors import RunError
@@ -55,15 +55,8 @@ def measure(config, group: Sequence[ClaimCell], folder: pathlib.Path) -> Iterato
     own = config.meaning
     for cell in group:
         began = time.perf_counter()
-        experiment = atlas.get_config()
-        experiment.seed = cell.seed
-        experiment.model.update(config.model)
-        experiment.tokenizer.update(config.tokenizer)
-        experiment.data.atlas.update(config.data.atlas)
+        experiment = lineage.of_quickstart(atlas.get_config(), config, cell.seed, own.steps)
         experiment.data.atlas.shuffle_facts = cell.arm == SHUFFLED
-        experiment.train.steps = own.steps
-        experiment.optimizer.warmup = min(experiment.optimizer.warmup, own.steps // 2)
-        experiment.eval.every = 0
         experiment.checkpoint.update(every=own.steps // own.looks, keep_last=own.looks)
         name = 'permuted' if cell.arm == SHUFFLED else 'atlas'
         run = lineage.train(experiment, folder / name).run
@@ -256,7 +249,7 @@ def find(config, records: list[dict]) -> Finding:
     permuted = [nearest(record, last) for record in arms[SHUFFLED]]
     frequency = [100 * record['frequency']['continent']['nearest'] for record in arms[ATLAS]]
     control = [max(pair) for pair in zip(first, permuted)]
-    over = contrast([[[a - b for a, b in zip(trained, control)]]])
+    over = frame.paired(trained, control)
     shown = over.low > 0 and max(permuted) < min(trained) and max(frequency) < min(trained)
     sentence = (
         f'Of {np.mean(trained):.1f} % of countries the nearest one in the last layer lies on the '

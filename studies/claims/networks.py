@@ -16,12 +16,11 @@ import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from configs import atlas, atlas_answers, base
+from configs import atlas, atlas_answers
 from data.records import DataError
 from data.tasks import TaskBatches, build
 from evals import answers, heldout, lengths, plots
 from evals.html import table_lines
-from evals.statistics import contrast
 from model.config import ModelConfig, resolve
 from model.transformer import Transformer
 from runtime.errors import RunError
@@ -128,19 +127,10 @@ def measure(config, group: Sequence[ClaimCell], folder: pathlib.Path) -> Iterato
 
 
 def _of_arm(config, cell: ClaimCell, experiment: ConfigDict, steps: int) -> ConfigDict:
-    """Returns an experiment of the quickstart with the model and the sizes of the study."""
-    experiment.seed = cell.seed
-    experiment.train.steps = steps
-    experiment.checkpoint.every = steps
-    experiment.eval.every = 0
-    fields = _fields(config, cell.arm)
-    fields.dropout = experiment.model.dropout
-    experiment.model.update(fields)
-    experiment.tokenizer.update(config.tokenizer)
-    part = experiment.data.atlas.part
-    experiment.data.atlas.update({**config.data.atlas, 'part': part})
-    experiment.optimizer.warmup = min(experiment.optimizer.warmup, steps // 2)
-    return experiment
+    """Returns a phase of the quickstart with the model of an arm."""
+    study = ConfigDict(config.to_dict())
+    study.model = _fields(config, cell.arm)
+    return lineage.of_quickstart(experiment, study, cell.seed, steps)
 
 
 def _measure_atlas(config, cell: ClaimCell, folder: pathlib.Path) -> dict:
@@ -185,9 +175,7 @@ def _measure_recall(config, cell: ClaimCell) -> dict:
     rows = _recall_batches(config, cell.seed)
     vocab_size = len(rows.task.vocabulary)
     model = Transformer(resolve(_recall_fields(config, cell.arm), vocab_size, rows.seq_len))
-    settings = base.get_config()
-    settings.train.steps = own.recall_steps
-    settings.optimizer.update(lr=own.recall_lr, warmup=own.recall_steps // 10, schedule='linear')
+    settings = lineage.in_memory_config(own.recall_steps, own.recall_lr)
     with jax.default_matmul_precision('float32'):
         ((params, record),) = in_memory.run(model, settings, [rows], [cell.seed])
         tested = range(rows.low, rows.high + 1)
@@ -216,7 +204,7 @@ def find(config, records: list[dict]) -> Finding:
 
     def gain(arm: str, value: Callable[[dict], float]):
         """Returns attention less another arm, paired by seed."""
-        return contrast([[[a - b for a, b in zip(of(WHOLE, value), of(arm, value))]]])
+        return frame.paired(of(WHOLE, value), of(arm, value))
 
     # Attention must be better than each network in all three; cut to itself it must be as bad as
     # nothing, the control.
@@ -244,7 +232,7 @@ def find(config, records: list[dict]) -> Finding:
     lines += ['## Recall by the pairs in the text', '', *_recall_table(arms, listed)]
     lines += ['## Sizes', '', *_sizes(arms, listed)]
     panels = {
-        title: (title, {arm: _interval(of(arm, value)) for arm in listed})
+        title: (title, {arm: frame.interval(of(arm, value)) for arm in listed})
         for title, value in values.items()
     }
     colors = {arm: plots.encoding_color(arm.partition(',')[0]) for arm in listed}
@@ -253,21 +241,13 @@ def find(config, records: list[dict]) -> Finding:
     return Finding(sentence, bool(better and fails), lines, (caption, picture))
 
 
-def _interval(values: Sequence[float]) -> list[float]:
-    """Returns the mean of values of seeds, and its interval; of one value, that alone."""
-    found = contrast([[values]])
-    bounds = [found.low, found.high] if np.isfinite(found.low) else [found.mean] * 2
-    return [found.mean, *bounds]
-
-
 def _table(arms, listed: Sequence[str], values: dict) -> list[str]:
     rows = []
     for arm in listed:
         row = [arm, str(len(arms[arm]))]
         for name, value in values.items():
-            mean, low, high = _interval([value(record) for record in arms[arm]])
-            form = '.3f' if 'nats' in name else '.1f'
-            row.append(f'{mean:{form}} ({low:{form}} to {high:{form}})')
+            of_seeds = [value(record) for record in arms[arm]]
+            row.append(frame.show_interval(of_seeds, '.3f' if 'nats' in name else '.1f'))
         rows.append(row)
     return table_lines(['in the place of attention', 'seeds', *values], rows)
 

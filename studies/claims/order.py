@@ -22,11 +22,10 @@ from data.records import DataError
 from data.store import TokenStore
 from evals import minimal_pairs, perplexity, plots
 from evals.html import table_lines
-from evals.statistics import contrast
 from model.config import resolve
 from model.transformer import Transformer
 from runtime.errors import RunError
-from studies.claims import frame
+from studies.claims import frame, lineage
 from studies.claims.frame import ClaimCell, Finding
 from train import in_memory, setup
 
@@ -99,14 +98,6 @@ def _resolve(config, name: str, vocab_size: int, seq_len: int, removed: bool = F
     return resolve(c, vocab_size, seq_len)
 
 
-def _settings(steps: int, lr: float) -> ConfigDict:
-    """Returns what `in_memory.run` asks of a config."""
-    config = base.get_config()
-    config.train.steps = steps
-    config.optimizer.update(lr=lr, warmup=steps // 10, schedule='linear')
-    return config
-
-
 # --- Made sentences -------------------------------------------------------------------------------
 
 
@@ -119,7 +110,7 @@ def _measure_task(config, name: str, seed: int) -> dict:
     rows = orders.OrderBatches(
         facts, own.seq_len, own.batch_size, 1000 + seed, scrambled=name == 'scrambled'
     )
-    settings = _settings(own.steps, own.lr)
+    settings = lineage.in_memory_config(own.steps, own.lr)
     ((params, record),) = in_memory.run(model, settings, [rows], [seed])
 
     bare = Transformer(_resolve(config, name, vocab_size, own.seq_len, removed=True))
@@ -147,8 +138,9 @@ def _choose(config, model: Transformer, params, facts: int) -> dict[str, float]:
 
     # All lengths have one shape, for one compilation.
     columns = orders.size(max(config.order.tested)) + 1
-    nats_right = minimal_pairs.text_nats(model, params, right, columns, last=True)
-    nats_wrong = minimal_pairs.text_nats(model, params, wrong, columns, last=True)
+    last = [len(ids) for ids in asked]
+    nats_right = minimal_pairs.text_nats(model, params, right, columns, last)
+    nats_wrong = minimal_pairs.text_nats(model, params, wrong, columns, last)
     shares = {'all': minimal_pairs.preferred(nats_right, nats_wrong)}
     for part in (*orders.LANGS, *orders.ROLES):
         chosen = [part in (text.lang, text.role) for text in texts]
@@ -211,7 +203,7 @@ def _measure_text(config, name: str, seed: int) -> dict:
     if name == 'scrambled':
         rows = _Scrambled(rows, seed)
     model = Transformer(_resolve(config, name, tokenizer.vocab_size, own.text_len))
-    settings = _settings(own.text_steps, own.lr)
+    settings = lineage.in_memory_config(own.text_steps, own.lr)
     ((params, record),) = in_memory.run(model, settings, [rows], [seed])
 
     # Held-out text: as it is, with two words swapped, and with what is far away shuffled.
@@ -278,7 +270,7 @@ def find(config, records: list[dict]) -> Finding:
     # The main contrast, paired by seed, and the controls, which see no order.
     encoded = chosen(f'task, {ENCODED}')
     causal = chosen('task, none')
-    difference = contrast([[[a - b for a, b in zip(encoded, causal)]]])
+    difference = frame.paired(encoded, causal)
     removed = chosen(f'task, {ENCODED}', 'removed')
     bag = chosen('task, bag')
     scrambled = chosen('task, scrambled')
@@ -311,7 +303,7 @@ def find(config, records: list[dict]) -> Finding:
     bars = {
         title: (
             'right choices, %',
-            {name: _interval(chosen(f'task, {name}', of)) for name in named},
+            {name: frame.interval(chosen(f'task, {name}', of)) for name in named},
         )
         for title, of in (('as trained', 'pairs'), ('encoding taken away at test', 'removed'))
     }
@@ -319,19 +311,6 @@ def find(config, records: list[dict]) -> Finding:
     more = (('Each encoding, as trained and taken away', plots.score_bars(bars, colors)),)
     caption = 'Who did it to whom; thin lines are seeds, chance is 50 %'
     return Finding(sentence, bool(shown), lines, (caption, picture), more)
-
-
-def _interval(values: Sequence[float]) -> list[float]:
-    """Returns the mean of values of seeds, and its interval; of one value, that alone."""
-    found = contrast([[values]])
-    bounds = [found.low, found.high] if np.isfinite(found.low) else [found.mean] * 2
-    return [found.mean, *bounds]
-
-
-def _shown(values: Sequence[float], form: str = '.1f') -> str:
-    """Returns the mean, with its interval."""
-    mean, low, high = _interval(values)
-    return f'{mean:{form}} ({low:{form}} to {high:{form}})'
 
 
 def _task_table(arms, listed: Sequence[str], tested, trained: Sequence[str]) -> list[str]:
@@ -342,7 +321,7 @@ def _task_table(arms, listed: Sequence[str], tested, trained: Sequence[str]) -> 
         row += [f'{np.mean([100 * r["pairs"][str(n)]["all"] for r in of_arm]):.1f}' for n in tested]
         for of in ('pairs', 'removed'):
             means = [100 * np.mean([r[of][n]['all'] for n in trained]) for r in of_arm]
-            row.append(_shown(means))
+            row.append(frame.show_interval(means))
         for part in (*orders.LANGS, *orders.ROLES):
             row.append(
                 f'{np.mean([100 * r["pairs"][n][part] for r in of_arm for n in trained]):.1f}'
@@ -358,9 +337,11 @@ def _text_table(arms, listed: Sequence[str]) -> list[str]:
         row = [arm.removeprefix('text, '), str(len(arms[arm]))]
         for value, form in (('nats', '.3f'), ('swaps', '.1f')):
             scale = 100 if value == 'swaps' else 1
-            row.append(_shown([scale * r[value] for r in arms[arm]], form))
-        row.append(_shown([r['removed']['nats'] - r['nats'] for r in arms[arm]], '.3f'))
-        row.append(_shown([100 * r['removed']['swaps'] for r in arms[arm]]))
+            row.append(frame.show_interval([scale * r[value] for r in arms[arm]], form))
+        row.append(
+            frame.show_interval([r['removed']['nats'] - r['nats'] for r in arms[arm]], '.3f')
+        )
+        row.append(frame.show_interval([100 * r['removed']['swaps'] for r in arms[arm]]))
         rows.append(row)
     header = ['encoding', 'seeds', 'held-out, nats a token', 'prefers words unswapped, %']
     return table_lines(
@@ -387,7 +368,8 @@ def _blimp_table(arms, listed: Sequence[str]) -> list[str]:
         means = [100 * np.mean([r['blimp'][uid] for r in arms[arm]]) for arm in listed]
         rows.append([uid, *(f'{mean:.1f}' for mean in means)])
     every = [
-        _shown([100 * np.mean(list(r['blimp'].values())) for r in arms[arm]]) for arm in listed
+        frame.show_interval([100 * np.mean(list(r['blimp'].values())) for r in arms[arm]])
+        for arm in listed
     ]
     rows.append(['all', *every])
     names = [arm.removeprefix('text, ') for arm in listed]

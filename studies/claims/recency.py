@@ -20,7 +20,6 @@ from data.atlas import facts, pages
 from data.records import Record
 from evals import answers, heldout, plots
 from evals.html import table_lines
-from evals.statistics import contrast
 from model.config import resolve
 from runtime.errors import RunError
 from studies.claims import frame, lineage
@@ -83,28 +82,21 @@ class _Runs:
         self.own = config.recency
         self.seed = seed
         self.folder = folder
-        self.web_config = self._config(atlas.get_config(), self.own.web_steps)
+        self.web_config = lineage.of_quickstart(
+            atlas.get_config(), config, seed, self.own.web_steps
+        )
         self.base = lineage.train(self.web_config, folder / 'web')
         self.world = self.web_config.data.atlas
         self.asked = answers.questions(self.world)
         self.invented = invented_countries(self.own.invented, seed)
 
-    def _config(self, config: ConfigDict, steps: int) -> ConfigDict:
-        config.seed = self.seed
-        config.train.steps = steps
-        config.checkpoint.every = steps
-        config.eval.every = 0
-        config.model.update({**self.study.model, 'dropout': config.model.dropout})
-        config.tokenizer.update(self.study.tokenizer)
-        config.data.atlas.update({**self.study.data.atlas, 'part': config.data.atlas.part})
-        config.optimizer.warmup = min(config.optimizer.warmup, steps // 2)
-        return config
-
     def _answers_config(self, pairs: Sequence[Record], name: str) -> ConfigDict:
         """Returns the config of a post-training on these pairs."""
         path = self.folder / 'texts' / f'{name}.jsonl'
         lineage.write_conversations(path, pairs)
-        config = self._config(atlas_answers.get_config(), self.own.answer_steps)
+        config = lineage.of_quickstart(
+            atlas_answers.get_config(), self.study, self.seed, self.own.answer_steps
+        )
         config.data.source = 'files'
         config.data.files.paths = str(path)
         config.data.files.prefer = 'conversation'
@@ -176,16 +168,10 @@ class _Runs:
         """Trains on the web with rows of pairs in so many of its steps, from the first on."""
         own = self.own
         config = ConfigDict(self.web_config.to_dict())
-        config.log.update(progress=False, tensorboard=False)
         config.tokenizer.path = str(self.folder / 'web' / 'tokenizer.model')
-        config.data.cache = str(self.folder / 'cache')
-        config.mesh.data = 1
-        web = setup.build_experiment(config, str(self.folder / 'mixed'))
+        web = lineage.build(config, self.folder / 'mixed')
         told = self._answers_config(self.pairs(), 'answers')
-        told.log.update(progress=False, tensorboard=False)
-        told.mesh.data = 1
-        told.data.cache = str(self.folder / 'cache')
-        of_pairs = setup.build_experiment(told, str(self.folder / 'mixed_pairs'))
+        of_pairs = lineage.build(told, self.folder / 'mixed_pairs')
 
         # As many rows of pairs as post-training reads, spread evenly over the steps.
         size = config.data.batch_size
@@ -290,7 +276,7 @@ def find(config, records: list[dict]) -> Finding:
     # The main contrast and its control, paired by seed.
     last = right('web, answers')
     first = right('answers, web')
-    order = contrast([[[a - b for a, b in zip(last, first)]]])
+    order = frame.paired(last, first)
     control = max(right('web'))
     shown = order.low > 0 and control < min(last)
     sentence = (
@@ -349,8 +335,6 @@ def _table(arms: dict[str, list[dict]], listed: Sequence[str]) -> list[str]:
         row = [arm, str(len(arms[arm]))]
         for name, value in columns.items():
             of_seeds = [value(record) for record in arms[arm]]
-            form = '.2f' if 'nats' in name else '.1f'
-            least, most = min(of_seeds), max(of_seeds)
-            row.append(f'{np.mean(of_seeds):{form}} ({least:{form}} to {most:{form}})')
+            row.append(frame.show_span(of_seeds, '.2f' if 'nats' in name else '.1f'))
         rows.append(row)
     return table_lines(['phases', 'seeds', *columns], rows)

@@ -24,7 +24,6 @@ from data.paths import expanded
 from evals import plots
 from evals.hidden import hidden_states
 from evals.html import table_lines
-from evals.statistics import contrast
 from model.config import resolve
 from runtime.errors import RunError
 from studies.claims import frame, lineage
@@ -131,11 +130,7 @@ def measure(config, group: Sequence[ClaimCell], folder: pathlib.Path) -> Iterato
         held_out = round(config.senses.held_out * len(sentences))
         asked, read = sentences[:held_out], sentences[held_out:]
         experiment = _train(config, cell, folder, read)
-        record = {
-            'whole': probe_layers(experiment, asked, cell.seed),
-            'cut': probe_layers(experiment, asked, cell.seed, cut=True),
-            'labels_permuted': probe_layers(experiment, asked, cell.seed, permuted=True),
-        }
+        record = probe_layers(experiment, asked, cell.seed)
         if cell.arm == ATTENTION:
             record['induction'] = find_induction(experiment, _echo_words(sentences), cell.seed)
         yield {**record, 'seconds': time.perf_counter() - began}
@@ -178,30 +173,32 @@ def _echo_words(sentences: Sequence[Sentence]) -> list[str]:
 
 
 def probe_layers(
-    experiment: setup.Experiment,
-    sentences: Sequence[Sentence],
-    seed: int,
-    cut: bool = False,
-    permuted: bool = False,
-) -> list[float]:
-    """Returns the accuracy of a probe on the table and on each layer, for words it was not told.
+    experiment: setup.Experiment, sentences: Sequence[Sentence], seed: int
+) -> dict[str, list[float]]:
+    """Returns the accuracy of probes on the table and on each layer, for words they were not told.
 
-    Args:
-      cut: whether each token sees itself alone, though the model was trained to see others.
-      permuted: whether the probe is told permuted senses, a control.
+    whole: of the model as it is. cut: where each token sees itself alone, though the model was
+    trained to see others. labels_permuted: of probes that are told permuted senses.
     """
     model, params = experiment.model, experiment.state['params']
-    if cut and model.config.mixing == 'attention':
-        model = model.clone(config=dataclasses.replace(model.config, window=1))
     rows, places, kept = _find_words(experiment.tokenizer, sentences)
-    vectors_LxNxD = hidden_states(model, params, rows, places)
-    table_VxD = np.asarray(params['embedding'], np.float32)
-    of_table = table_VxD[[row[place] for row, place in zip(rows, places)]]
     words = [sentence.word for sentence in kept]
     senses = np.array([sentence.sense == 'VERB' for sentence in kept])
-    if permuted:
-        senses = np.random.default_rng(seed).permutation(senses)
-    return [probe(x, words, senses, seed) for x in (of_table, *vectors_LxNxD)]
+    table_VxD = np.asarray(params['embedding'], np.float32)
+    of_table = table_VxD[[row[place] for row, place in zip(rows, places)]]
+
+    # A model without attention has nothing that could be cut.
+    whole = (of_table, *hidden_states(model, params, rows, places))
+    cut = whole
+    if model.config.mixing == 'attention':
+        alone = model.clone(config=dataclasses.replace(model.config, window=1))
+        cut = (of_table, *hidden_states(alone, params, rows, places))
+    permuted = np.random.default_rng(seed).permutation(senses)
+    return {
+        'whole': [probe(x, words, senses, seed) for x in whole],
+        'cut': [probe(x, words, senses, seed) for x in cut],
+        'labels_permuted': [probe(x, words, permuted, seed) for x in whole],
+    }
 
 
 def _find_words(tokenizer, sentences: Sequence[Sentence]):
@@ -357,7 +354,7 @@ def find(config, records: list[dict]) -> Finding:
     cut = accuracy(ATTENTION, 'cut', best)
     none = accuracy(NONE, 'whole', best)
     control = [max(pair) for pair in zip(cut, none)]
-    over = contrast([[[a - b for a, b in zip(whole, control)]]])
+    over = frame.paired(whole, control)
     permuted = max(accuracy(ATTENTION, 'labels_permuted', best))
     shown = over.low > 0 and permuted < min(whole)
     sentence = (
@@ -378,7 +375,7 @@ def find(config, records: list[dict]) -> Finding:
         row = [f'layer {layer}' if layer else 'table']
         for arm, how in columns.values():
             values = accuracy(arm, how, layer)
-            row.append(f'{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})')
+            row.append(frame.show_span(values))
         rows.append(row)
     lines = ['## Senses told by a linear probe, %', '', *table_lines(['', *columns], rows)]
     induction = [record['induction'] for record in arms[ATTENTION] if 'nats' in record['induction']]
@@ -399,8 +396,9 @@ def find(config, records: list[dict]) -> Finding:
 
 def _induction_lines(found: Sequence[dict]) -> list[str]:
     """Returns what is lost without the heads that look at what came next before."""
-    best = contrast([[[f['nats_without_best'] - f['nats'] for f in found]]])
-    others = contrast([[[f['nats_without_others'] - f['nats'] for f in found]]])
+    whole = [f['nats'] for f in found]
+    best = frame.paired([f['nats_without_best'] for f in found], whole)
+    others = frame.paired([f['nats_without_others'] for f in found], whole)
     top = [max(max(of_layer) for of_layer in f['scores']) for f in found]
     rows = [
         ['the two that score most', f'{best.mean:+.2f}', f'{best.low:+.2f} to {best.high:+.2f}'],

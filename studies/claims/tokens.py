@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Iterator, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
@@ -22,7 +21,7 @@ from data.batches import Batches
 from data.paths import expanded
 from evals import plots
 from evals.html import table_lines
-from evals.statistics import contrast
+from evals.minimal_pairs import text_nats
 from model.config import resolve
 from model.generate import Stop, generate
 from model.sampling import Sampling
@@ -304,22 +303,11 @@ def _nats_a_form(experiment: setup.Experiment, sentences: Sequence[tuple[str, st
     tokenizer = experiment.tokenizer
     begins = [[tokenizer.bos, *tokenizer.encode(begin)] for begin, _ in sentences]
     forms = [[*tokenizer.encode(form), tokenizer.eos] for _, form in sentences]
-    columns = max(len(a) + len(b) for a, b in zip(begins, forms))
-    tokens = np.zeros((len(sentences), columns), np.int32)
-    counted = np.zeros((len(sentences), columns), np.float32)
-    segments = np.zeros((len(sentences), columns), np.int32)
-    for row, (begin, form) in enumerate(zip(begins, forms)):
-        end = len(begin) + len(form)
-        tokens[row, :end] = begin + form
-        segments[row, :end] = 1
-        counted[row, len(begin) : end] = 1
-    positions = np.broadcast_to(np.arange(columns, dtype=np.int32), tokens.shape) * segments
-    params = {'params': experiment.state['params']}
-    logits, _ = experiment.model.apply(params, tokens, positions, segments)
-    shifted = logits - jnp.max(logits, -1, keepdims=True)
-    log_probabilities = shifted - jnp.log(jnp.exp(shifted).sum(-1, keepdims=True))
-    nats = -jnp.take_along_axis(log_probabilities[:, :-1], tokens[:, 1:, None], -1)[..., 0]
-    return float((nats * counted[:, 1:]).sum() / len(sentences))
+    texts = [begin + form for begin, form in zip(begins, forms)]
+    params = experiment.state['params']
+    places = [len(begin) for begin in begins]
+    nats = text_nats(experiment.model, params, texts, max(map(len, texts)), places)
+    return float(nats.mean())
 
 
 # --- What was found -------------------------------------------------------------------------------
@@ -340,7 +328,7 @@ def find(config, records: list[dict]) -> Finding:
 
     found = right('unigram', 'invented')
     control = right(PERMUTED, 'invented')
-    over = contrast([[[a - b for a, b in zip(found, control)]]])
+    over = frame.paired(found, control)
     returned = min(record['returned'] for record in of_tokenizers.values())
     shown = over.low > 0 and returned == 1.0
     sentence = (
@@ -359,7 +347,7 @@ def find(config, records: list[dict]) -> Finding:
         row = [f'{arm} ({len(of_arm)} seeds)']
         for group in _GROUPS:
             values = right(arm, group)
-            row.append(f'{np.mean(values):.1f} ({min(values):.1f} to {max(values):.1f})')
+            row.append(frame.show_span(values))
             row.append(f'{np.mean([record[group]["nats"] for record in of_arm]):.2f}')
         rows.append(row)
     lines += ['## Models', '', *table_lines(header, rows)]
@@ -367,8 +355,7 @@ def find(config, records: list[dict]) -> Finding:
     for group, title in _GROUPS.items():
         bars = {}
         for arm in models:
-            values = right(arm, group)
-            bars[arm] = (float(np.mean(values)), min(values), max(values))
+            bars[arm] = frame.span(right(arm, group))
         panels[title] = ('right, %', bars)
     picture = plots.score_bars(panels, {})
     return Finding(sentence, shown, lines, ('Mean, least and greatest of seeds', picture))
