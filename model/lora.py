@@ -6,7 +6,7 @@ columns and B with zeros: the model is at first the one that it is made from, an
 gradient descent moves W by the projection of its gradient on those columns. Where rank is the
 number of inputs that is the whole gradient, as in full tuning, times (alpha/rank)^2.
 
-Dimensions: B batch, T time; letters of einsums are the same; R rank.
+Dimensions: R rank.
 """
 
 import dataclasses

@@ -645,10 +645,11 @@ def _load_adapted(run: Run, model: Transformer, config, shardings, seen: set[str
 
 
 def hash_params(run: Run) -> str:
-    """Returns a hash of the parameters that a run holds at `run.step`, from their checksums.
+    """Returns a hash of the parameters that a run holds at a step, from their checksums.
 
     Raises RunError where the checkpoint is not there or damaged.
     """
+    assert run.step is not None, 'a run at no step'
     checkpoints = Checkpoints(run)
     try:
         arrays = checkpoints._read_description(run.step)
@@ -664,7 +665,7 @@ def open_base(run: Run) -> Run:
 
     Raises RunError where it is gone, or has other weights by now.
     """
-    then = run.lineage().get('parent')
+    then: Any = run.lineage().get('parent')
     try:
         folder, step = str(then['run']), int(then['step'])
     except (TypeError, KeyError, ValueError):

@@ -5,6 +5,7 @@ Full tuning, the merged matrices and one device are what it is compared with.
 
 import dataclasses
 import json
+import pathlib
 import shutil
 
 import jax
@@ -250,9 +251,8 @@ def test_only_the_factors_change_and_are_saved(trained, parent, lora_config, tmp
     assert all(np.any(x) for x in jax.tree.leaves(jax.device_get(e.state['params'])))
 
     def size(run):
-        return sum(
-            p.stat().st_size for p in (run.path / 'checkpoints' / '6').rglob('*') if p.is_file()
-        )
+        files = pathlib.Path(run.path / 'checkpoints' / '6').rglob('*')
+        return sum(file.stat().st_size for file in files if file.is_file())
 
     reader = checkpoint.Checkpoints(e.run)
     saved = {name for name, _, fault in reader.read(6) if not fault}
