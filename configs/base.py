@@ -37,6 +37,7 @@ REVISIONS = {
     3: '2026-11-26, contrastive objectives',
     4: '2026-11-28, rules of tokenizers, conversations',
     5: '2026-11-29, models without attention',
+    6: '2026-11-29, trackers and profiles',
 }
 
 CONTRASTIVE = when('train.objective', 'contrastive')
@@ -103,7 +104,9 @@ DATA = group(
         'Your own text.',
         Shared(needs=when('data.source', 'files')),
         paths=field('', 'files, globs and directories, separated by commas', path='several'),
-        text_field=field('text', 'the field of a JSONL or parquet record that holds the text'),
+        text_field=field(
+            'text', 'the field of a record of JSONL, parquet or Arrow that holds the text'
+        ),
         prefer=field(
             'text',
             'which is read of a record that has both; post-training sets it',
@@ -441,6 +444,28 @@ SCHEMA = group(
         Shared(resume='free'),
         every=field(10, 'steps from one line to the next', count(1)),
         tensorboard=field(True, 'write events for TensorBoard'),
+        wandb=field(
+            '',
+            'project of Weights & Biases that the run is written for, offline unless WANDB_MODE '
+            'says otherwise; empty: none',
+            since=6,
+        ),
+        mlflow=field(
+            '',
+            'experiment of MLflow that the run is written to, in the run unless '
+            'MLFLOW_TRACKING_URI says otherwise; empty: none',
+            since=6,
+        ),
+        profile_from=field(
+            0, 'first step that jax.profiler records', count(0, INT32, 'none'), since=6
+        ),
+        profile_steps=field(
+            3,
+            'steps that jax.profiler records',
+            count(1, MANY),
+            needs=unless('log.profile_from', 0, 'config.log.profile_from above 0'),
+            since=6,
+        ),
         progress=field(True, 'show progress in the terminal'),
         stall=field(
             1800.0,

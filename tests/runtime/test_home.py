@@ -55,7 +55,7 @@ NO_PATH_FIELDS = {
         'activation',
     ),
     *('norm', 'positions', 'dtype', 'param_dtype', 'attention', 'context_attention', 'remat'),
-    *('objective', 'on_spike', 'pooling', 'sizes', 'schedule', 'prompt'),
+    *('objective', 'on_spike', 'pooling', 'sizes', 'schedule', 'prompt', 'wandb', 'mlflow'),
 }
 
 
