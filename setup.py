@@ -76,6 +76,7 @@ setup(
         'examples': ['nbclient>=0.11,<0.12', 'nbformat>=5.11,<6', 'ipykernel>=7.4,<8'],
         # Where measurements may go beside TensorBoard's files, and what reads those back.
         'trackers': ['wandb>=0.22,<1', 'mlflow>=3.10,<4', 'tensorboard>=2.19,<3'],
+        'harness': ['lm-eval>=0.4.9,<0.5'],  # python -m apps.lm_eval
         'fuzz': ['atheris>=3,<4'],  # python -m tests.faults.fuzz
     },
 )
