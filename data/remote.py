@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 
+from data.paths import begun, cache_folder
 from data.records import DataError
 
 _INDEX = '.ordem.json'  # {name: [size, version]} of the files that are here
@@ -48,7 +49,7 @@ def bring(url: str, suffixes: tuple[str, ...], field: str) -> str:
             f'{url}: no file found ({field}); expected one that ends in {", ".join(suffixes)}'
         )
 
-    folder = _cache() / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = cache_folder() / 'remote' / hashlib.sha256(url.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     index = _read_index(folder)
     for name in set(index) - {*files}:
@@ -85,15 +86,15 @@ def _list(store, path: str, suffixes: tuple[str, ...]) -> dict[str, tuple[str, l
 def _download(store, remote: str, local: pathlib.Path, url: str) -> None:
     """Brings one file; where that fails nothing of it is left."""
     local.parent.mkdir(parents=True, exist_ok=True)
-    begun = local.with_name(f'.{local.name}.{os.getpid()}')
+    part = local.with_name(begun(local.name))
     try:
-        store.get_file(remote, str(begun))
-        os.replace(begun, local)
+        store.get_file(remote, str(part))
+        os.replace(part, local)
     except Exception as error:
         words = f'{type(error).__name__}: {error}'.splitlines()[0]
         raise DataError(f'{url}: {remote} cannot be brought here: {words}') from None
     finally:
-        begun.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _read_index(folder: pathlib.Path) -> dict[str, list]:
@@ -103,9 +104,3 @@ def _read_index(folder: pathlib.Path) -> dict[str, list]:
     except (OSError, ValueError):
         return {}
     return index if isinstance(index, dict) else {}
-
-
-def _cache() -> pathlib.Path:
-    given = os.environ.get('XDG_CACHE_HOME', '')
-    cache = pathlib.Path(given) if os.path.isabs(given) else pathlib.Path('~/.cache').expanduser()
-    return cache / 'ordem' / 'remote'

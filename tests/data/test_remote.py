@@ -6,7 +6,8 @@ import fsspec
 import pytest
 
 from configs import base
-from data import remote, sources
+from data import sources
+from data.paths import cache_folder
 from data.records import DataError
 
 
@@ -35,7 +36,7 @@ def test_texts_of_a_bucket(store):
     assert texts('memory://bucket/texts') == ['um', 'dois', 'três']
     assert texts('memory://bucket/texts/*.txt') == ['um', 'dois']
     assert texts('memory://bucket/texts/c/d.txt') == ['três']
-    assert not list(remote._cache().rglob('*.bin'))
+    assert not list((cache_folder() / 'remote').rglob('*.bin'))
 
 
 def test_what_changes_there_changes_here(store, monkeypatch):
@@ -85,5 +86,5 @@ def test_a_download_that_fails(store, monkeypatch):
     monkeypatch.setattr(type(store), 'get_file', get)
     with pytest.raises(DataError, match='a.txt cannot be brought here: OSError: connection lost'):
         texts('memory://bucket')
-    assert not list(remote._cache().rglob('*.txt'))
+    assert not list((cache_folder() / 'remote').rglob('*.txt'))
     assert texts('memory://bucket') == ['um']
