@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 
 from data import sources
 from data.cache import stable_hash
@@ -151,7 +152,7 @@ class Subject:
         resolved = model_config.resolve(fields, self.tokenizer.vocab_size, self.extension.trained)
         model = Transformer(resolved)
 
-        child = checkpoint.describe(checkpoint.abstract_params(model))
+        child = checkpoint.describe(nn.meta.unbox(checkpoint.abstract_params(model)))
         parent = checkpoint.describe(self.params)
         _, fresh, _ = plan_transfer(parent, child, lambda name: True)
         if fresh:

@@ -21,7 +21,7 @@ def test_batches_score_as_one_text_does(tiny_run):
     def draw(count):
         return rng.integers(10, 300, count).tolist()
 
-    pairs = [([1, *draw(n)], draw(k)) for n, k in ((0, 1), (3, 2), (20, 5), (7, 40), (60, 3))]
+    pairs = [([1, *draw(n)], draw(k)) for n, k in ((0, 9), (4, 5), (7, 40), (60, 3))]
     greedy_context = [1, *draw(5)]
     [written] = generate(model, params, [greedy_context], 4, Sampling(temperature=0.0))
     pairs += [(greedy_context, written), (greedy_context, [*written[:3], written[3] + 1])]
@@ -32,11 +32,13 @@ def test_batches_score_as_one_text_does(tiny_run):
         logits, _ = model.apply({'params': params}, tokens, place, jnp.ones_like(tokens))
         return jax.nn.log_softmax(logits[0])
 
+    texts = [[*context, *continuation][-longest - 1 :] for context, continuation in pairs]
+    alone = [np.asarray(log_probabilities(np.array([text[:-1]]))) for text in texts]
     for batch_tokens in (64, 4096):
         scored = log_likelihoods(model, params, pairs, batch_tokens)
-        for (context, continuation), (score, is_greedy) in zip(pairs, scored):
-            text = [*context, *continuation][-longest - 1 :]
-            of_text = np.asarray(log_probabilities(np.array([text[:-1]])))
+        for (_, continuation), text, of_text, (score, is_greedy) in zip(
+            pairs, texts, alone, scored
+        ):
             count = min(len(continuation), longest)
             rows = of_text[len(text) - 1 - count :]
             wanted = sum(rows[i, token] for i, token in enumerate(text[-count:]))

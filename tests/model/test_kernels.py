@@ -84,7 +84,9 @@ def carried(kernel):
     inside = [
         n
         for n, c in REGISTRY.items()
-        if c.enters() & {'bias', 'key_bias', 'mask', 'product'} and not c.spec.wraps and not c.spec.task_ids
+        if c.enters() & {'bias', 'key_bias', 'mask', 'product'}
+        and not c.spec.wraps
+        and not c.spec.task_ids
     ]
     return [
         *(
