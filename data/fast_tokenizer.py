@@ -73,7 +73,7 @@ class FastTokenizer(Tokenizer):
         beside: Callable[[str], bytes | None] = lambda name: None,
     ):
         try:
-            content = safe_read.parse(proto)
+            content = _parse(proto)
             self.pieces, self.special = _read_pieces(content)
             settings = content['model'].get(_SECTION)
             if settings is None:
@@ -167,6 +167,13 @@ def _package() -> Any:
     except ImportError:
         raise DataError('a tokenizer.json needs the extra `hf`: pip install -e .[hf]') from None
     return tokenizers
+
+
+def _parse(proto: bytes) -> dict:
+    try:
+        return safe_read.parse(proto)
+    except ValueError as error:
+        raise ValueError(f'not a tokenizer.json ({error})') from None
 
 
 def _build(content: dict) -> Any:

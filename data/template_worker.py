@@ -99,5 +99,5 @@ def main(seconds: int, megabytes: int) -> None:
         print(json.dumps(answer), flush=True)
 
 
-if __name__ == '__main__':
+if __name__ == '__main__' and len(sys.argv) == 3:  # no command of Ordem
     main(int(sys.argv[1]), int(sys.argv[2]))
