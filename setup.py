@@ -56,7 +56,8 @@ setup(
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        'hf': ['pyarrow>=18,<27'],  # parquet, Arrow
+        # Parquet and Arrow; files named tokenizer.json, and the chat templates that come with them.
+        'hf': ['pyarrow>=18,<27', 'tokenizers>=0.23,<0.24', 'jinja2>=3.1,<4'],
         'test': ['pytest>=8,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7'],
         # What the encodings are compared with: python -m pytest -m reference
         'reference': [

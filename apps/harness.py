@@ -11,6 +11,7 @@ from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 
+from data.chat import stop_ids
 from data.text import line_ends
 from evals.likelihood import log_likelihoods
 from model.generate import Stop, generate
@@ -58,7 +59,7 @@ class OrdemModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        return self._tokenizer.bos
+        return next(iter(self._tokenizer.begin), self._tokenizer.eos)
 
     @property
     def tokenizer_name(self) -> str:
@@ -67,7 +68,7 @@ class OrdemModel(TemplateLM):
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_) -> list[int]:
         """Returns the ids of a text, the begin mark first unless `add_special_tokens` is False."""
         ids = self._tokenizer.encode(line_ends(string))
-        return ids if add_special_tokens is False else [self._tokenizer.bos, *ids]
+        return ids if add_special_tokens is False else [*self._tokenizer.begin, *ids]
 
     def _loglikelihood_tokens(self, requests, disable_tqdm: bool = False, **_):
         """Returns (log-likelihood, is greedy) of each (texts, context ids, continuation ids)."""
@@ -139,7 +140,7 @@ class OrdemModel(TemplateLM):
             return bool(until) and all(any(end in text for end in until) for text in written)
 
         ids = [self.tok_encode(prompt)[-room:] for prompt in prompts]
-        stop = Stop((self._tokenizer.end, self._tokenizer.eos), all_ended, 16)
+        stop = Stop(stop_ids(self._tokenizer), all_ended, 16)
         rows = generate(self.model, self.params, ids, max_new, sampling, 0, stop)
         return [_cut(self._tokenizer.decode(row), until) for row in rows]
 

@@ -15,7 +15,7 @@ import json
 from absl import flags
 
 from data.atlas import pages as atlas_pages
-from data.chat import decode_answer, encode_prompt
+from data.chat import decode_answer, encode_prompt, stop_ids
 from model.generate import Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint
@@ -47,7 +47,7 @@ def questions(config) -> list[dict]:
 def answer(model, params, tokenizer, asked: list[str], max_new: int = 24) -> list[str]:
     """Returns greedy answers, asked in the chat template."""
     prompts = [encode_prompt([('user', q)], tokenizer) for q in asked]
-    ends = (tokenizer.end, tokenizer.eos)
+    ends = stop_ids(tokenizer)
     generated = _generate(model, params, prompts, max_new, GREEDY, 0, ends)
     return [decode_answer(tokens, tokenizer) for tokens in generated]
 
@@ -59,7 +59,7 @@ def continuations(
 
     The model reads them as the base model reads text.
     """
-    prompts = [[tokenizer.bos, *tokenizer.encode(q)] for q in asked]
+    prompts = [[*tokenizer.begin, *tokenizer.encode(q)] for q in asked]
     ends = (tokenizer.eos,)
     generated = _generate(model, params, prompts, max_new, Sampling(), seed, ends)
     return [tokenizer.decode(tokens) for tokens in generated]

@@ -46,7 +46,7 @@ def make_prompts(
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, length])))
     numbers = rng.integers(10 ** (_DIGITS - 1), 10**_DIGITS, size=trials)
     filler = tokenizer.encode(_FILLER)
-    first = [tokenizer.bos] if tokenizer.bos is not None else []
+    first = [*tokenizer.begin]
     rows, counts = [], []
     for number in numbers:
         head = first + tokenizer.encode(_HEAD)

@@ -121,7 +121,7 @@ class Subject:
         data = self.config.data.copy_and_resolve_references()
         data.source = 'files'
         data.files.paths = self.extension.texts
-        begin = [] if self.tokenizer.bos is None else [self.tokenizer.bos]
+        begin = [*self.tokenizer.begin]
         enough = self.extension.windows * (self.extension.longest + self.extension.scored)
         documents = []
         for record in sources.read(data):

@@ -124,7 +124,7 @@ def test_an_expectation_that_says_nothing(study, text):
 class Words:
     """A tokenizer of characters, which a number is five of."""
 
-    bos = 1
+    begin = (1,)
 
     def encode(self, text):
         return [3 + ord(c) for c in text]
