@@ -37,7 +37,8 @@ REVISIONS = {
     3: '2026-11-26, contrastive objectives',
     4: '2026-11-28, rules of tokenizers, conversations',
     5: '2026-11-29, models without attention',
-    6: '2026-11-29, adapters of low rank',
+    6: '2026-11-29, trackers and profiles',
+    7: '2026-11-29, adapters of low rank',
 }
 
 CONTRASTIVE = when('train.objective', 'contrastive')
@@ -105,7 +106,9 @@ DATA = group(
         'Your own text.',
         Shared(needs=when('data.source', 'files')),
         paths=field('', 'files, globs and directories, separated by commas', path='several'),
-        text_field=field('text', 'the field of a JSONL or parquet record that holds the text'),
+        text_field=field(
+            'text', 'the field of a record of JSONL, parquet or Arrow that holds the text'
+        ),
         prefer=field(
             'text',
             'which is read of a record that has both; post-training sets it',
@@ -149,11 +152,18 @@ DATA = group(
 
 TOKENIZER = group(
     'The pieces that text is cut into.',
-    path=field('', 'a SentencePiece model to use; empty: train one', path='one'),
+    path=field(
+        '', 'a SentencePiece model or a tokenizer.json to use; empty: train one', path='one'
+    ),
     kind=field(
         'unigram',
         'what is trained',
-        choices=('unigram', 'bpe', 'char'),
+        choices=dict(
+            unigram='',
+            bpe='',
+            char='',
+            byte_bpe='BPE of bytes, as GPT-2 has it (a tokenizer.json; needs the extra hf)',
+        ),
         needs=NO_TOKENIZER,
         child='same',
     ),
@@ -362,7 +372,7 @@ TRAIN = group(
 
 LORA = group(
     "Adapters of low rank: a child's matrices stay its parent's, and learn through thin factors.",
-    Shared(since=6),
+    Shared(since=7),
     rank=field(
         0,
         'rank of what is added to a matrix; the factors alone are trained and saved',
@@ -469,6 +479,28 @@ SCHEMA = group(
         Shared(resume='free'),
         every=field(10, 'steps from one line to the next', count(1)),
         tensorboard=field(True, 'write events for TensorBoard'),
+        wandb=field(
+            '',
+            'project of Weights & Biases that the run is written for, offline unless WANDB_MODE '
+            'says otherwise; empty: none',
+            since=6,
+        ),
+        mlflow=field(
+            '',
+            'experiment of MLflow that the run is written to, in the run unless '
+            'MLFLOW_TRACKING_URI says otherwise; empty: none',
+            since=6,
+        ),
+        profile_from=field(
+            0, 'first step that jax.profiler records', count(0, INT32, 'none'), since=6
+        ),
+        profile_steps=field(
+            3,
+            'steps that jax.profiler records',
+            count(1, MANY),
+            needs=unless('log.profile_from', 0, 'config.log.profile_from above 0'),
+            since=6,
+        ),
         progress=field(True, 'show progress in the terminal'),
         stall=field(
             1800.0,

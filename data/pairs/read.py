@@ -189,7 +189,7 @@ def normal(text: str) -> str:
 def read_file(path: pathlib.Path) -> Iterator[Pair | BadRecord]:
     """Yields the pairs of a file (one of SUFFIXES).
 
-    JSONL and parquet: {"query", "positive", "negative"}, also called "anchor", "positives",
+    JSONL, parquet and Arrow: {"query", "positive", "negative"}, also called "anchor", "positives",
     "negatives"; a string, or a list of them where there are several; or conversations
     (data/chat.py). TSV: query, positive, and negatives, if any, between tabs.
     """
@@ -287,4 +287,5 @@ def encode_texts(texts: list[str], tokenizer: Tokenizer, longest: int) -> list[l
     there also where a text is cut to `longest` tokens in all.
     """
     rows = tokenizer.encode_batch([' ' + line_ends(text) for text in texts])
-    return [[tokenizer.bos, *ids[: longest - 2], tokenizer.eos] for ids in rows]
+    room = longest - len(tokenizer.begin) - 1
+    return [[*tokenizer.begin, *ids[:room], tokenizer.eos] for ids in rows]
