@@ -56,8 +56,15 @@ setup(
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        'hf': ['pyarrow>=18,<27'],  # parquet
-        'test': ['pytest>=8,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7'],
+        # Parquet, and models of other houses.
+        'hf': ['pyarrow>=18,<27', 'safetensors>=0.6,<1', 'gguf>=0.17,<1'],
+        'test': [
+            'pytest>=8,<10',
+            'pytest-xdist>=3.8,<4',
+            'hypothesis>=6.100,<7',
+            'safetensors>=0.6,<1',
+            'gguf>=0.17,<1',
+        ],
         # What the encodings are compared with: python -m pytest -m reference
         'reference': [
             'torch>=2.13,<3',

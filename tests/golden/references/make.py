@@ -17,7 +17,7 @@ import pytest
 
 from tests.golden.references import outputs
 
-TESTS = 'tests/model/test_published.py'
+TESTS = ('tests/model/test_published.py', 'tests/apps/test_exchange.py')
 PACKAGES = ('torch', 'transformers', 'x-transformers', 'numpy')
 
 
@@ -39,9 +39,9 @@ class RecordedOutputs:
 def main():
     recorded = RecordedOutputs()
     outputs.SOURCES['packages'] = recorded
-    code = pytest.main(['-n0', '-m', 'reference', TESTS])
+    code = pytest.main(['-n0', '-m', 'reference', *TESTS])
     if code:
-        sys.exit(f'error: nothing is written, since not all of {TESTS} passed')
+        sys.exit(f'error: nothing is written, since not all of {", ".join(TESTS)} passed')
 
     for path in outputs.FOLDER.glob('*.npz'):
         path.unlink()
