@@ -56,8 +56,14 @@ setup(
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        # Parquet, and models of other houses.
-        'hf': ['pyarrow>=18,<27', 'safetensors>=0.6,<1', 'gguf>=0.17,<1'],
+        # Parquet; files named tokenizer.json and the chat templates that come with them; models.
+        'hf': [
+            'pyarrow>=18,<27',
+            'tokenizers>=0.23,<0.24',
+            'jinja2>=3.1,<4',
+            'safetensors>=0.6,<1',
+            'gguf>=0.17,<1',
+        ],
         'test': [
             'pytest>=8,<10',
             'pytest-xdist>=3.8,<4',

@@ -77,11 +77,11 @@ def examine(run: Run) -> Examined:
     e = Examined(run, {}, [])
     e.lineage = e.check('lineage.json', lambda: _lineage(run))
     if e.lineage is None:
-        for name in ('config.json', 'tokenizer.model'):
+        for name in ('config.json', run.tokenizer_path.name):
             e.checks[name] = 'not checked: its hash is in lineage.json'
     else:
         e.config = e.check('config.json', run.config)
-        e.tokenizer = e.check('tokenizer.model', run.tokenizer)
+        e.tokenizer = e.check(run.tokenizer_path.name, run.tokenizer)
     if e.config is None or e.tokenizer is None or e.lineage is None:
         e.checks['token store'] = 'not looked for, since what names it is damaged'
     else:
@@ -367,4 +367,4 @@ def _segment(rows: batches.Batch, row: int, number: int, tokenizer: tokenizers.T
 
 def _continues(piece: str) -> bool:
     """Returns whether a piece is a byte inside a character, which is shown as a whole."""
-    return re.fullmatch('<0x[89AB][0-9A-F]>', piece) is not None
+    return re.match('<0x[89AB][0-9A-F]>', piece) is not None

@@ -58,7 +58,7 @@ def collect_facts(run: Run, prompt: str) -> dict:
         'prompt': printable(prompt),
         'template': walk.in_template,
         'marks': {
-            name: tokenizer.piece(token)
+            name: 'of its own template' if token is None else tokenizer.piece(token)
             for name, token in (
                 ('begin', tokenizer.bos),
                 ('user', tokenizer.user),

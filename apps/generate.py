@@ -66,7 +66,7 @@ from collections.abc import Callable, Sequence
 import jax
 
 from apps.lines import LineReader
-from data.chat import SYSTEM, decode_answer, encode_messages, encode_prompt, system_note
+from data.chat import SYSTEM, decode_answer, encode_prompt, stop_ids, system_note
 from data.records import no_text, printable
 from data.text import line_ends
 from model.generate import Conversation, Stop, generate, narrow_weights
@@ -148,7 +148,7 @@ class Writer:
             texts = map(decode, rows)
             return bool(self.stop) and all(self._cut_at_stop(text) != text for text in texts)
 
-        end = (self.tokenizer.end, self.tokenizer.eos)
+        end = stop_ids(self.tokenizer)
         tokens_per_look = _TOKENS_PER_LOOK if show is None else _TOKENS_PER_LOOK_SHOWN
         stop = Stop(end, watch, tokens_per_look)
         how = (self.max_new, self.sampling, self.seed, stop)
@@ -180,7 +180,8 @@ class Writer:
 
     def continue_text(self, prompts: list[str], show=None) -> list[str]:
         """Returns what the model writes after each prompt."""
-        ids = [[self.tokenizer.bos, *self.tokenizer.encode(line_ends(p))] for p in prompts]
+        begin = self.tokenizer.begin
+        ids = [[*begin, *self.tokenizer.encode(line_ends(p))] for p in prompts]
         return self.write(ids, self.tokenizer.decode, show)
 
     def answer(self, conversations: list[list[tuple[str, str]]], show=None) -> list[str]:
@@ -204,7 +205,7 @@ class Writer:
         room = self.model.config.max_len - min(self.max_new, self.model.config.max_len // 4)
         first = 1 if messages[0][0] == SYSTEM else 0
         while len(messages) > 1 + first:
-            if len(encode_messages(messages, self.tokenizer)[0]) <= room:
+            if len(encode_prompt(messages, self.tokenizer)) <= room:
                 break
             messages = [*messages[:first], *messages[first + 2 :]]
         return messages

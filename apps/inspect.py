@@ -39,6 +39,7 @@ import jax
 import numpy as np
 
 from apps import compare, examine
+from data import tokenizer as tokenizers
 from data.objectives import get_objective
 from data.records import printable
 from runtime import checkpoint
@@ -47,7 +48,11 @@ from runtime.run_dir import Run
 
 # Round what the loss weights: brackets that texts hardly have.
 OPEN, CLOSE = '\u27e6', '\u27e7'
-HASHES = {'config.json': 'config', 'tokenizer.model': 'tokenizer', 'token store': 'data'}
+HASHES = {
+    'config.json': 'config',
+    **dict.fromkeys(tokenizers.FILES, 'tokenizer'),
+    'token store': 'data',
+}
 NO_FLAG = 'no flag: it is in the file, or the text has changed'
 # Fields of a summary of metrics, and what they are called.
 LOSSES = {
@@ -98,7 +103,10 @@ def collect_facts(
 
 def _describe_link(member: examine.Examined) -> dict:
     """Returns what is shown of a run and of each that it comes from."""
-    hashes = {part: (member.lineage or {}).get(f'{what}_hash') for part, what in HASHES.items()}
+    lineage = member.lineage or {}
+    hashes = {
+        part: lineage.get(f'{what}_hash') for part, what in HASHES.items() if part in member.checks
+    }
     return {
         'run': str(member.run.path),
         'step': member.run.step,

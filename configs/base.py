@@ -148,11 +148,18 @@ DATA = group(
 
 TOKENIZER = group(
     'The pieces that text is cut into.',
-    path=field('', 'a SentencePiece model to use; empty: train one', path='one'),
+    path=field(
+        '', 'a SentencePiece model or a tokenizer.json to use; empty: train one', path='one'
+    ),
     kind=field(
         'unigram',
         'what is trained',
-        choices=('unigram', 'bpe', 'char'),
+        choices=dict(
+            unigram='',
+            bpe='',
+            char='',
+            byte_bpe='BPE of bytes, as GPT-2 has it (a tokenizer.json; needs the extra hf)',
+        ),
         needs=NO_TOKENIZER,
         child='same',
     ),

@@ -1,4 +1,6 @@
-"""The one chat template, of post-training and generation, and the forms of conversations.
+"""The chat template, of post-training and generation, and the forms of conversations.
+
+Ordem's own, where a tokenizer carries none itself (`data/template.py`):
 
     <bos><|system|>what holds throughout<|user|>question<|assistant|>answer<|end|><|user|>...
 
@@ -229,8 +231,12 @@ def first_pair(messages) -> tuple[str, str]:
 def encode_messages(messages, tokenizer) -> tuple[list[int], list[int]]:
     """Returns token ids, and for each 1 on answers and their end marks, else 0.
 
-    Raises DataError where there is a system message and the tokenizer has no mark for it.
+    Raises DataError where there is a system message and the tokenizer has no mark for it, or it has
+    neither a template of its own nor the marks of ours.
     """
+    if tokenizer.template:
+        return tokenizer.template.encode_messages(messages)
+    _check_marks(tokenizer)
     ids = [tokenizer.bos]
     answered = [0]
     for role, content in messages:
@@ -244,6 +250,14 @@ def encode_messages(messages, tokenizer) -> tuple[list[int], list[int]]:
     return ids, answered
 
 
+def _check_marks(tokenizer) -> None:
+    if tokenizer.user is None or tokenizer.assistant is None or tokenizer.end is None:
+        raise DataError(
+            'the tokenizer has no chat template, and no marks for ours (<|user|>, <|assistant|>, '
+            '<|end|>): expected a chat_template.jinja beside its tokenizer.json'
+        )
+
+
 def _system_mark(tokenizer) -> int:
     if tokenizer.system is None:
         raise DataError(
@@ -255,7 +269,7 @@ def _system_mark(tokenizer) -> int:
 
 def system_note(tokenizer) -> str:
     """Returns what a user should know of system messages; '' where the tokenizer has their mark."""
-    if tokenizer.names_system or tokenizer.system is None:
+    if tokenizer.template or tokenizer.names_system or tokenizer.system is None:
         return ''
     return (
         'the tokenizer was made before system messages had a mark: <|reserved0|> stands for it, '
@@ -267,13 +281,22 @@ def system_note(tokenizer) -> str:
 def encode_prompt(messages, tokenizer) -> list[int]:
     """Returns the token ids of messages that end with the user's, ready to be answered.
 
-    The last id is the assistant's mark.
+    With our marks the last id is the assistant's.
     """
+    if tokenizer.template:
+        return tokenizer.template.encode_prompt(messages)
     *before, (_, last) = messages
     ids = encode_messages(before, tokenizer)[0]
     return [*ids, tokenizer.user, *tokenizer.encode(' ' + line_ends(last)), tokenizer.assistant]
 
 
 def decode_answer(ids, tokenizer) -> str:
-    """Returns what the model said, without the space that the template puts first."""
-    return tokenizer.decode(ids).removeprefix(' ')
+    """Returns what the model said, without the space that our template puts first."""
+    text = tokenizer.decode(ids)
+    return text if tokenizer.template else text.removeprefix(' ')
+
+
+def stop_ids(tokenizer) -> tuple[int, ...]:
+    """Returns the ids that end a text: the tokenizer's, and what its template ends answers with."""
+    of_template = tokenizer.template.ends if tokenizer.template else ()
+    return tuple(dict.fromkeys((*tokenizer.ends, *of_template)))

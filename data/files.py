@@ -27,6 +27,7 @@ _PROGRAMS = ('__pycache__', 'node_modules')
 # Files by which a folder is one that Ordem has made, and what it is then. Its texts are of others'.
 _OWN_FOLDERS = (
     (('config.json', 'lineage.json', 'tokenizer.model'), 'in runs'),
+    (('config.json', 'lineage.json', 'tokenizer.json'), 'in runs'),
     (('manifest.json', '.lock'), 'in indexes'),
     (('manifest.json', 'train.tokens'), 'in stores'),
 )

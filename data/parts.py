@@ -18,7 +18,11 @@ _ACROSS = re.compile('[^\u2581]\u2581|.\n|\n.| ', re.DOTALL)  # of a piece that 
 _TRAINER, _NORMALIZER = 2, 3
 _MODEL_TYPE, _SPACE_IS_SUFFIX = 3, 24
 _CHARACTERS_MAP, _DUMMY_PREFIX, _REMOVE_SPACES, _ESCAPE_SPACES = 2, 3, 4, 5
-_BPE, _CHAR = 2, 4
+_UNIGRAM, _BPE, _WORD, _CHAR = 1, 2, 3, 4
+_PIECE, _TYPE = 1, 3
+_KINDS = {_UNIGRAM: 'unigram', _BPE: 'bpe', _WORD: 'word', _CHAR: 'char'}
+# Types of pieces, the same in SentencePiece's models and in GGUF.
+NORMAL, UNKNOWN, CONTROL, USER, UNUSED, BYTE = range(1, 7)
 
 
 def cut(text: str) -> list[str]:
@@ -51,6 +55,18 @@ def may_cut(proto: bytes, pieces: Iterable[str]) -> bool:
         and bool(normalizer.get(_ESCAPE_SPACES, 1))
     )
     return merges and takes_text_as_it_is and not any(map(_ACROSS.search, pieces))
+
+
+def kind(proto: bytes) -> str:
+    """Returns what a serialised SentencePiece model is: 'unigram', 'bpe', 'word' or 'char'."""
+    trainer = dict(_fields(dict(_fields(proto)).get(_TRAINER, b'')))
+    return _KINDS.get(trainer.get(_MODEL_TYPE, _UNIGRAM), '')
+
+
+def types(proto: bytes) -> list[int]:
+    """Returns the type of each piece of a serialised SentencePiece model."""
+    pieces = [value for number, value in _fields(proto) if number == _PIECE]
+    return [dict(_fields(piece)).get(_TYPE, NORMAL) for piece in pieces]
 
 
 def _fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:

@@ -181,7 +181,7 @@ def kept_tokenizer(config: ConfigDict) -> Tokenizer | None:
     A file bears its own hash in its name; one that does not have it any more is passed over.
     """
     # Several may match: a damaged one, or those that two versions of SentencePiece trained.
-    pattern = f'tokenizer-{tokenizer_key(config)}-*.model'
+    pattern = f'tokenizer-{tokenizer_key(config)}-*.*'
     for path in sorted(pathlib.Path(config.data.cache).glob(pattern)):
         if cache.file_hash(path).startswith(path.stem.rpartition('-')[2]):
             return tokenizers.load(path)
@@ -369,7 +369,7 @@ def _encode(records: list[Record], tokenizer: Tokenizer) -> list[_Document]:
     texts = [record.text or '' for record in records]
     threads = -1 if sum(map(len, texts)) > 2 * _CHUNK_CHARACTERS else 1
     rows = tokenizer.encode_arrays(texts, threads)
-    begin = np.asarray([tokenizer.bos], np.int32)
+    begin = np.asarray(tokenizer.begin, np.int32)
     end = np.asarray([tokenizer.eos], np.int32)
     return [
         _Document(record, np.concatenate([begin, ids, end])) for record, ids in zip(records, rows)

@@ -1,36 +1,29 @@
-"""SentencePiece: training, and a tokenizer that gives every Unicode text back exactly."""
+"""Tokenizers: reading one from its file, and training one on text."""
 
-import functools
 import hashlib
 import heapq
 import io
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
 import sentencepiece
 
-from data import parts, safe_read
+from data import safe_read
+from data.fast_tokenizer import FastTokenizer, train_byte_bpe
+from data.pieces import CONTROL, META, SYSTEM, Tokenizer
 from data.records import DataError
+from data.sentencepieces import SYSTEM_BEFORE, SentencePieceTokenizer
+
+__all__ = ['FILES', 'Tokenizer', 'load', 'parse', 'train']
 
 _LOG = logging.getLogger('ordem')
 
-_SYSTEM = '<|system|>'
-_SYSTEM_BEFORE = '<|reserved0|>'  # what the same id was called under rules 1
-CONTROL = (
-    '<|user|>',
-    '<|assistant|>',
-    '<|end|>',
-    _SYSTEM,
-    '<|reserved1|>',
-    '<|reserved2|>',
-    '<|reserved3|>',
-)
-KINDS = ('unigram', 'bpe', 'char')
+KINDS = ('unigram', 'bpe', 'char', 'byte_bpe')
+# Files of a run directory, one of which it has.
+FILES = (SentencePieceTokenizer.file_name, FastTokenizer.file_name)
 RULES = (1, 2)  # of training; each gives what it always gave
-_META = '\u2581'  # SentencePiece writes a space as this; one in the text is spelled in bytes
 _OWN = re.compile('[\0\x1f\u2581\u2585]+')  # what its trainer uses itself or passes over
 _LONGEST = 16000  # characters of a line that is not cut: at most 64,000 bytes
 _PART = 2000  # characters of the parts of a line that is cut
@@ -40,134 +33,11 @@ _GLYPH = 64  # characters that are looked at for one where a line can be cut
 _REGIONAL = ''.join(map(chr, range(0x1F1E6, 0x1F200)))  # letters of flags
 
 
-class Tokenizer:
-    """A SentencePiece model with the pieces that Ordem reserves.
-
-    Args:
-      proto: the serialised model.
-      where: its origin, for messages.
-
-    Attributes:
-      pad, bos, eos, user, assistant, end: ids.
-      system: an id, or None where the model has no piece for it.
-      names_system: that piece was made for system messages; where it was not, a reserved one stands
-        for it, which nothing was trained on before.
-      vocab_size: the number of ids.
-      hash: sha256 of the model, in hex.
-
-    Raises:
-      DataError: not a SentencePiece model, or one without byte fallback or the reserved pieces.
-    """
-
-    def __init__(self, proto: bytes, where: str = 'tokenizer'):
-        self.proto = proto
-        self.hash = hashlib.sha256(proto).hexdigest()
-        try:
-            if not proto:  # of which SentencePiece would say more, elsewhere
-                raise RuntimeError
-            self._sp = sentencepiece.SentencePieceProcessor(model_proto=proto)
-            self.vocab_size = self._sp.vocab_size()
-        except (RuntimeError, UnicodeDecodeError):  # its message may quote bytes that are no text
-            self.vocab_size = 0
-        if not self.vocab_size:
-            raise DataError(f'{where}: not a SentencePiece model')
-        self._find_marks(where)
-
-    def _find_marks(self, where: str) -> None:
-        self.pad = self._sp.pad_id()
-        self.bos = self._sp.bos_id()
-        self.eos = self._sp.eos_id()
-        self.user, self.assistant, self.end = (self._id(piece) for piece in CONTROL[:3])
-        self.system = self._id(_SYSTEM)
-        self.names_system = self.system is not None
-        if not self.names_system:  # made under rules 1, or by others
-            self.system = self._id(_SYSTEM_BEFORE)
-        meta = [self._id(f'<0x{byte:02X}>') for byte in _META.encode()]
-
-        needed = ('pad', 'bos', 'eos', 'user', 'assistant', 'end')
-        missing = [name for name in needed if getattr(self, name) in (-1, None)]
-        if missing or None in meta:
-            raise DataError(
-                f'{where}: lacks {", ".join(missing) or "byte fallback"}; train one with Ordem, '
-                f'or with control symbols {" ".join(CONTROL)}, pad, bos and eos ids, and '
-                'byte_fallback'
-            )
-        self._meta = np.asarray(meta, np.int32)
-
-    def _id(self, piece: str) -> int | None:
-        number = self._sp.piece_to_id(piece)
-        known = 0 <= number < self.vocab_size and self._sp.id_to_piece(number) == piece
-        return number if known else None
-
-    @property
-    def lacks_space(self) -> bool:
-        """A space is spelled in the bytes of U+2581, and comes back as that."""
-        return self._id(_META) is None
-
-    def encode(self, text: str) -> list[int]:
-        """Returns the ids of a text. Marks written in the text stay text."""
-        return self.encode_batch([text], 1)[0]
-
-    def encode_best(self, text: str, count: int) -> list[list[int]]:
-        """Returns the ids of the likeliest ways to cut a text, at most `count`, likeliest first.
-
-        Only a unigram model has several.
-        """
-        return self._sp.nbest_encode(text, nbest_size=count, out_type=int)
-
-    def encode_batch(self, texts: list[str], threads: int = -1) -> list[list[int]]:
-        """Returns the ids of many texts, found on `threads` threads (-1: all cores)."""
-        return [ids.tolist() for ids in self.encode_arrays(texts, threads)]
-
-    def encode_arrays(self, texts: list[str], threads: int = -1) -> list[np.ndarray]:
-        """Returns the ids of many texts, each int32 [tokens], found on `threads` threads.
-
-        -1 stands for all cores. Long texts are cut where that changes nothing (`data/parts.py`).
-        """
-        cut_texts = [self._cut(text) for text in texts]
-        flat = [part for cut_text in cut_texts for part in cut_text if part is not None]
-        encoded = iter(self._sp.encode(flat, num_threads=threads, return_type='numpy'))
-        rows = []
-        for cut_text in cut_texts:
-            arrays = [self._meta if part is None else next(encoded) for part in cut_text]
-            rows.append(arrays[0] if len(arrays) == 1 else np.concatenate(arrays))
-        return rows
-
-    def _cut(self, text: str) -> list[str | None]:
-        """Returns the parts of a text that are encoded by themselves; None for each U+2581."""
-        cut_text: list[str | None] = []
-        for between in text.split(_META):
-            cut_text += parts.cut(between) if self._may_cut else [between]
-            cut_text.append(None)
-        return cut_text[:-1]
-
-    @functools.cached_property
-    def _may_cut(self) -> bool:
-        numbers = range(self.vocab_size)
-        if any(map(self._sp.is_unused, numbers)):  # what it is taken apart into depends on the text
-            return False
-        try:
-            return parts.may_cut(self.proto, map(self._sp.id_to_piece, numbers))
-        except UnicodeDecodeError:  # a piece that is no text
-            return False
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of ids.
-
-        Special and chat pieces vanish, broken byte sequences become U+FFFD.
-        """
-        return self._sp.decode([int(i) for i in ids])
-
-    def piece(self, token: int) -> str:
-        """Returns the piece of an id, as SentencePiece writes it."""
-        return self._sp.id_to_piece(int(token))
-
-
 def load(path, field: str = '') -> Tokenizer:
     """Returns the tokenizer in a file.
 
     Args:
-      path: local or gs://, an `etils.epath`.
+      path: local or gs://, of a SentencePiece model, a tokenizer.json, or a folder with one.
       field: the field of the config that names it, for messages.
     Raises:
       DataError: there is none.
@@ -175,10 +45,41 @@ def load(path, field: str = '') -> Tokenizer:
     from etils import epath
 
     where = f'{field} is {path}' if field else str(path)
+    path = epath.Path(path)
+    if path.is_dir():
+        path /= next((name for name in reversed(FILES) if (path / name).exists()), FILES[0])
+
+    def beside(name: str) -> bytes | None:
+        try:
+            return bytes(safe_read.file(path.with_name(name), safe_read.JSON))
+        except FileNotFoundError:
+            return None
+
     try:
-        return Tokenizer(bytes(safe_read.file(epath.Path(path), safe_read.MODEL)), where)
+        return parse(bytes(safe_read.file(path, safe_read.MODEL)), where, beside)
     except FileNotFoundError:
-        raise DataError(f'{where}: no tokenizer there; expected a SentencePiece model') from None
+        raise DataError(
+            f'{where}: no tokenizer there; expected a SentencePiece model or a tokenizer.json'
+        ) from None
+
+
+def parse(
+    proto: bytes,
+    where: str = 'tokenizer',
+    beside: Callable[[str], bytes | None] = lambda name: None,
+) -> Tokenizer:
+    """Returns the tokenizer that a file holds.
+
+    Args:
+      proto: the content of the file.
+      where: its origin, for messages.
+      beside: reads a file that lies beside a tokenizer.json, or gives None.
+    Raises:
+      DataError: it is none.
+    """
+    if proto.lstrip(b'\xef\xbb\xbf').startswith(b'{'):
+        return FastTokenizer(proto, where, beside)
+    return SentencePieceTokenizer(proto, where)
 
 
 def train(texts: Iterable[str], config) -> Tokenizer:
@@ -221,11 +122,14 @@ def train(texts: Iterable[str], config) -> Tokenizer:
             size / 1e6,
         )
 
+    if config.kind == 'byte_bpe':
+        return train_byte_bpe(lines, config.vocab_size)
+
     # A second time where spaces are too rare to have a piece, as in Chinese.
     try:
-        tokenizer = Tokenizer(_train_model(lines, config))
+        tokenizer = SentencePieceTokenizer(_train_model(lines, config))
         if config.rules > 1 and tokenizer.lacks_space:
-            tokenizer = Tokenizer(_train_model(lines, config, _META))
+            tokenizer = SentencePieceTokenizer(_train_model(lines, config, META))
     except RuntimeError as error:
         raise _explain(str(error), config, left_out) from None
     return tokenizer
@@ -249,7 +153,7 @@ def _settings(config) -> dict:
     """Returns the options of SentencePiece's trainer, but for texts and writer."""
     control = list(CONTROL)
     if config.rules == 1:
-        control[control.index(_SYSTEM)] = _SYSTEM_BEFORE
+        control[control.index(SYSTEM)] = SYSTEM_BEFORE
     settings = dict(
         model_type=config.kind,
         vocab_size=config.vocab_size,

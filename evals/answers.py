@@ -15,7 +15,7 @@ import json
 from absl import flags
 
 from data.atlas import pages as atlas_pages
-from data.chat import decode_answer, encode_prompt
+from data.chat import decode_answer, encode_prompt, stop_ids
 from model.generate import Stop, generate
 from model.sampling import Sampling
 from runtime import checkpoint
@@ -50,7 +50,7 @@ def answer(model, params, tokenizer, asked: list[str], max_new: int = 24) -> lis
     generated = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]
-        stop = Stop((tokenizer.end, tokenizer.eos))
+        stop = Stop(stop_ids(tokenizer))
         generated += generate(model, params, batch, max_new, GREEDY, start, stop)
     return [decode_answer(tokens, tokenizer) for tokens in generated]
 
@@ -62,7 +62,7 @@ def continuations(
 
     The model reads them as the base model reads text.
     """
-    prompts = [[tokenizer.bos, *tokenizer.encode(q)] for q in asked]
+    prompts = [[*tokenizer.begin, *tokenizer.encode(q)] for q in asked]
     generated = []
     for start in range(0, len(prompts), _BATCH):
         batch = prompts[start : start + _BATCH]

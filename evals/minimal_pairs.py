@@ -144,7 +144,8 @@ def swap_words(
     for _ in range(20 * count if usable else 0):
         document = usable[rng.integers(len(usable))]
         start = int(rng.integers(1, len(document) - length + 1))
-        piece = [tokenizer.bos, *document[start : start + length - 1].tolist()]
+        end = start + length - len(tokenizer.begin)
+        piece = [*tokenizer.begin, *document[start:end].tolist()]
         words = _neighbours(piece, tokenizer)
         if not words:
             continue

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from data.chat import decode_answer, encode_prompt
+from data.chat import decode_answer, encode_prompt, stop_ids
 from data.records import printable
 from data.text import line_ends
 from data.tokenizer import Tokenizer
@@ -39,7 +39,7 @@ LIKELIEST = 20
 NEW = 24  # tokens of a continuation
 ROWS = 8  # the prompt and its swaps: always as many, so that one program serves all
 
-_BYTE = re.compile('<0x([0-9A-F]{2})>')
+_BYTES = re.compile('(<0x[0-9A-F]{2}>)+')
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
 _SPACE = '\u2581'  # as SentencePiece writes one
 _UNKNOWN = ' \u2047 '  # as it decodes its piece for what has none, which byte fallback never needs
@@ -232,13 +232,12 @@ def _layer_arrays(log: dict, cut) -> dict:
 def describe_piece(tokenizer: Tokenizer, token: int) -> dict:
     """Returns {'text', 'kind'} of a token as it may be shown.
 
-    kind: 'byte' (text is its two hex digits), 'mark' of the tokenizer, which stands for no text, or
-    'text'. Spaces are spaces, and what would command a terminal is spelled out.
+    kind: 'byte' (text is two hex digits for each), 'mark' of the tokenizer, which stands for no
+    text, or 'text'. Spaces are spaces, and what would command a terminal is spelled out.
     """
     piece = tokenizer.piece(token)
-    byte = _BYTE.fullmatch(piece)
-    if byte:
-        return {'text': byte[1], 'kind': 'byte'}
+    if _BYTES.fullmatch(piece):
+        return {'text': re.sub('<0x|>', '', piece), 'kind': 'byte'}
     if tokenizer.decode([token]) in ('', _UNKNOWN):
         return {'text': printable(piece), 'kind': 'mark'}
     return {'text': printable(piece.replace(_SPACE, ' ')), 'kind': 'text'}
@@ -328,7 +327,7 @@ class Walk:
         """Returns the token ids of a prompt, marks included."""
         if self.in_template:
             return encode_prompt([('user', prompt)], self.tokenizer)
-        return [self.tokenizer.bos, *self.tokenizer.encode(line_ends(prompt))]
+        return [*self.tokenizer.begin, *self.tokenizer.encode(line_ends(prompt))]
 
     def check(self, prompt: str) -> None:
         """Raises ModelError where the model has no next word for the prompt, or no room for it."""
@@ -398,7 +397,7 @@ class Walk:
 
         state['key'] = jax.random.key(0)  # of greedy drawing nothing depends on it
         settings = dataclasses.asdict(Sampling(temperature=0.0))
-        end = (self.tokenizer.end, self.tokenizer.eos)
+        end = stop_ids(self.tokenizer)
         _, drawn = decode(model, params, state, settings, np.int32(NEW), NEW, end)
 
         outcomes = []

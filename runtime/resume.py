@@ -27,12 +27,12 @@ _LOG = logging.getLogger('ordem')
 def mend(
     run: Run, config: ConfigDict, tokenizer: Callable[[], Tokenizer], alone: bool = True
 ) -> None:
-    """Writes config.json and tokenizer.model of a started run anew where they are damaged.
+    """Writes config.json and the tokenizer of a started run anew where they are damaged.
 
     Args:
       run: the run.
       config: what config.json is written from.
-      tokenizer: makes what tokenizer.model is written from.
+      tokenizer: makes what its file is written from.
       alone: False for those of a group of processes that look together, after its first.
 
     Raises:
@@ -46,16 +46,16 @@ def _mend(run: Run, config: ConfigDict, tokenizer: Callable[[], Tokenizer]) -> N
     # What the encodings meant when the run was started holds for as long as it goes on.
     config.model.encodings = run.lineage().get('encodings', meaning_or_none(config, first=True))
 
-    def given_config() -> tuple[str, str]:
+    def given_config() -> tuple[str, str, str]:
         # Paths may have been written before `~` in them was expanded.
         then = run.lineage().get('config_hash')
         known = [c for c in (config, abbreviate_paths(config)) if config_hash(c) == then]
         stated = known[0] if known else config
-        return config_hash(stated), to_json(stated)
+        return config_hash(stated), run.config_path.name, to_json(stated)
 
-    def given_tokenizer() -> tuple[str, bytes]:
+    def given_tokenizer() -> tuple[str, str, bytes]:
         trained = tokenizer()
-        return trained.hash, trained.proto
+        return trained.hash, trained.file_name, trained.proto
 
     _renew(run, run.config_path, run.config, 'config_hash', given_config)
     _renew(run, run.tokenizer_path, run.tokenizer, 'tokenizer_hash', given_tokenizer)
@@ -66,18 +66,18 @@ def _renew(
 ) -> None:
     """Writes a file anew where it cannot be read and its hash in lineage.json is known.
 
-    `name` is that of the hash there; `make` returns hash and content.
+    `name` is that of the hash there; `make` returns hash, name of the file and content.
     """
     try:
         read()
     except (RunError, DataError) as error:
-        now, content = make()
+        now, file_name, content = make()
         if now != run.lineage().get(name):
             raise RunError(
                 f'{error}; what this command gives is another one: restore {path.name}, or choose '
                 f'another --run'
             ) from None
-        write_atomically(path, content)
+        write_atomically(path.with_name(file_name), content)
         _LOG.warning(
             '%s; written anew from this command: its hash is the one in lineage.json', error
         )

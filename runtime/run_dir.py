@@ -1,7 +1,8 @@
 """The run directory: one folder is one run.
 
-config.json (resolved), lineage.json (where it comes from), tokenizer.model, checkpoints/<step>,
-metrics.jsonl, events, report/; and where there was cause, rollbacks.json and damaged/<step>.
+config.json (resolved), lineage.json (where it comes from), tokenizer.model or tokenizer.json,
+checkpoints/<step>, metrics.jsonl, events, report/; and where there was cause, rollbacks.json and
+damaged/<step>.
 """
 
 import contextlib
@@ -84,7 +85,8 @@ class Run:
 
     @property
     def tokenizer_path(self) -> epath.Path:
-        return self.path / 'tokenizer.model'
+        present = [self.path / name for name in tokenizers.FILES]
+        return next((path for path in present if path.exists()), present[0])
 
     @property
     def rollbacks_path(self) -> epath.Path:
@@ -293,7 +295,10 @@ def create(run: Run, config, tokenizer, lineage: dict) -> None:
     run.path.mkdir(parents=True, exist_ok=True)
     with in_use(run):
         run.rollbacks_path.unlink(missing_ok=True)
-        write_atomically(run.tokenizer_path, tokenizer.proto)
+        for name in tokenizers.FILES:
+            if name != tokenizer.file_name:  # of an earlier start
+                (run.path / name).unlink(missing_ok=True)
+        write_atomically(run.path / tokenizer.file_name, tokenizer.proto)
         write_atomically(run.lineage_path, json.dumps(lineage, indent=1))
         write_atomically(run.config_path, to_json(config))
 

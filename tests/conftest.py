@@ -170,7 +170,7 @@ QUICK = (
     'train/test_plan.py',
     'train/test_schedule.py',
 )
-SLOWER = ('data/test_untrusted.py', 'data/test_tokenizer.py')  # of the folders above
+SLOWER = ('data/test_untrusted.py', 'data/test_tokenizer.py', 'data/test_template.py')  # of those
 
 # Files of a minute and more, the longest first: a worker that began with one of them near the end
 # would be waited for.

@@ -62,14 +62,13 @@ def sample(experiment: Experiment, params: Any) -> dict[str, str]:
     params = jax.device_put(params, one_device)
 
     prompt = line_ends(config.sample.prompt)
-    ends = (tokenizer.eos, tokenizer.end)
     written = generate.generate(
         experiment.model,
         params,
-        [[tokenizer.bos, *tokenizer.encode(prompt)]],
+        [[*tokenizer.begin, *tokenizer.encode(prompt)] or [tokenizer.eos]],
         config.sample.tokens,
         _SAMPLING,
         seed=config.seed,
-        stop=generate.Stop(tuple(mark for mark in ends if mark is not None)),
+        stop=generate.Stop(tokenizer.ends),
     )
     return {'sample': prompt + tokenizer.decode(written[0])}

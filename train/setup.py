@@ -258,14 +258,15 @@ def load_or_train_tokenizer(config: ConfigDict) -> Tokenizer:
     tokenizer = tokenizers.train(token_store.training_texts(config.data), config.tokenizer)
     cache = pathlib.Path(config.data.cache)
     cache.mkdir(parents=True, exist_ok=True)
-    name = f'tokenizer-{token_store.tokenizer_key(config)}-{tokenizer.hash[:16]}.model'
+    end = tokenizer.file_name.removeprefix('tokenizer')
+    name = f'tokenizer-{token_store.tokenizer_key(config)}-{tokenizer.hash[:16]}{end}'
     run_dir.write_atomically(cache / name, tokenizer.proto)
     return tokenizer
 
 
 def _check_prompt(config: ConfigDict, tokenizer: Tokenizer, architecture: ModelConfig) -> None:
     """Raises RunError where the prompt of samples leaves the model no room to write."""
-    length = 1 + len(tokenizer.encode(line_ends(config.sample.prompt)))  # 1: the begin mark
+    length = len(tokenizer.begin) + len(tokenizer.encode(line_ends(config.sample.prompt)))
     if config.sample.every and length >= architecture.max_len:
         raise RunError(
             f'config.sample.prompt has {length} tokens: expected less than the context of the '

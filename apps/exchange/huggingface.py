@@ -21,6 +21,7 @@ from runtime.errors import RunError
 
 INSTALL = "needs the package `{}`: pip install 'ordem[hf]'"
 _INDEX = 'model.safetensors.index.json'
+_OUTPUTS = ('lm_head.weight', 'embed_out.weight')
 _PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
 _SHARD = 2 << 30  # bytes of a file of weights
 _CARD = 1 << 16  # bytes of a model card that are looked at
@@ -39,17 +40,18 @@ class Folder(sources.Source):
     def __init__(self, path: pathlib.Path):
         self.path = path
         self.fields = Fields(_read_json(path / 'config.json'), str(path / 'config.json'))
-        prefix = find(self.fields).names['embedding'].partition('.')[0] + '.'
+        names = find(self.fields).names
+        prefix = names['embedding'].partition('.')[0] + '.'
         self._opened: dict[pathlib.Path, Any] = {}
         self._files: dict[str, tuple[pathlib.Path, str]] = {}  # tensor -> file, name there
         self.shapes = {}
         weights = _find_weights(path)
         for file in weights:
             for name, shape in self._read_header(file):
-                # Some files leave out the name of the model's body.
-                full = name
-                if not name.startswith((prefix, 'lm_head.', 'embed_out.')):
-                    full = prefix + name
+                # Some files leave out the name of the model's body, or name its output otherwise.
+                full = name if name.startswith(prefix) else prefix + name
+                if name in _OUTPUTS:
+                    full = names['output/kernel']
                 if full in self._files:
                     raise RunError(f'{file}: the tensor {name:.80} is there twice')
                 self._files[full] = file, name

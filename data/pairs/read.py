@@ -287,4 +287,5 @@ def encode_texts(texts: list[str], tokenizer: Tokenizer, longest: int) -> list[l
     there also where a text is cut to `longest` tokens in all.
     """
     rows = tokenizer.encode_batch([' ' + line_ends(text) for text in texts])
-    return [[tokenizer.bos, *ids[: longest - 2], tokenizer.eos] for ids in rows]
+    room = longest - len(tokenizer.begin) - 1
+    return [[*tokenizer.begin, *ids[:room], tokenizer.eos] for ids in rows]

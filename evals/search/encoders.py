@@ -19,10 +19,14 @@ _QUERIES_AT_ONCE = 256  # whose products with all passages are held at one time
 
 @dataclasses.dataclass(frozen=True)
 class Passages:
-    """The token ids of each passage of texts, `rows` [P]; `starts` [N]: where each text's begin."""
+    """The token ids of each passage of texts, `rows` [P]; `starts` [N]: where each text's begin.
+
+    The first `begin` ids of each are begin marks, the last is the end mark.
+    """
 
     rows: list[list[int]]
     starts: np.ndarray
+    begin: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,14 +49,16 @@ class Vectors:
 
 def passages(tokenizer, texts: list[str], most: int) -> Passages:
     """Cuts texts into passages of at most `most` tokens, with a mark at either end of each."""
-    room = most - 2
+    begin = len(tokenizer.begin)
+    room = most - begin - 1
     rows: list[list[int]] = []
     starts = []
-    for bos, *tokens, eos in encode_texts(texts, tokenizer, 1 << 60):
+    for row in encode_texts(texts, tokenizer, 1 << 60):
+        tokens = row[begin:-1]
         starts.append(len(rows))
         cuts = range(0, max(1, len(tokens)), room)
-        rows += [[bos, *tokens[i : i + room], eos] for i in cuts]
-    return Passages(rows, np.array(starts))
+        rows += [[*row[:begin], *tokens[i : i + room], row[-1]] for i in cuts]
+    return Passages(rows, np.array(starts), begin)
 
 
 def embedded(model, params, cut: Passages, pooling: str) -> Vectors:
@@ -66,7 +72,7 @@ def static(params, cut: Passages) -> Vectors:
     That is what there is of meaning without attention, order and depth.
     """
     table = np.asarray(params['embedding'], np.float32)
-    means = [table[ids or [eos]].mean(0) for _, *ids, eos in cut.rows]
+    means = [table[ids[cut.begin : -1] or ids[-1:]].mean(0) for ids in cut.rows]
     return Vectors(_unit(np.stack(means)), cut.starts)
 
 

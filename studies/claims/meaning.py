@@ -116,7 +116,7 @@ def name_vectors(model, params, tokenizer, names: Sequence[str]) -> np.ndarray:
     ids = [tokenizer.encode(' ' + line_ends(name)) for name in names]
     table_VxD = np.asarray(params['embedding'], np.float32)
     of_table = np.stack([table_VxD[pieces].mean(0) for pieces in ids])
-    rows = [[tokenizer.bos, *pieces] for pieces in ids]
+    rows = [[*tokenizer.begin, *pieces] for pieces in ids]
     of_layers = hidden.hidden_states(model, params, rows, [len(row) - 1 for row in rows])
     return np.concatenate([of_table[None], of_layers])
 

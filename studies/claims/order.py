@@ -246,7 +246,9 @@ def _encode_blimp(config, tokenizer, most: int) -> dict[str, tuple[list, list]]:
     encoded = {}
     for uid, pairs in _blimp(config).items():
         sides = zip(*pairs)
-        good, bad = ([[tokenizer.bos, *tokenizer.encode(text)] for text in side] for side in sides)
+        good, bad = (
+            [[*tokenizer.begin, *tokenizer.encode(text)] for text in side] for side in sides
+        )
         kept = [i for i in range(len(good)) if max(len(good[i]), len(bad[i])) <= most]
         if kept:
             encoded[uid] = ([good[i] for i in kept], [bad[i] for i in kept])

@@ -218,8 +218,8 @@ def _find_words(tokenizer, sentences: Sequence[Sentence]):
         begin = tokenizer.encode(until)
         if ids[: len(begin)] != begin:
             continue
-        rows.append([tokenizer.bos, *ids])
-        places.append(len(begin))
+        rows.append([*tokenizer.begin, *ids])
+        places.append(len(tokenizer.begin) + len(begin) - 1)
         kept.append(sentence)
     return rows, places, kept
 
@@ -287,7 +287,7 @@ def find_induction(experiment: setup.Experiment, words: list[str], seed: int) ->
     rows = []
     for _ in range(64):
         ids = [tokenizer.encode(' ' + word)[0] for word in rng.sample(single, _ECHO)]
-        rows.append([tokenizer.bos, *ids, *ids])
+        rows.append([*tokenizer.begin, *ids, *ids])
     tokens = np.array(rows, np.int32)
     positions = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
     reads = model.clone(config=dataclasses.replace(model.config, attention='reference'))

@@ -278,7 +278,7 @@ def cut_texts(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], copies: int
                 digest = hashlib.sha256(f'{copy} {text}'.encode()).digest()
                 ways = tokenizer.encode_best(text, copies)
                 ids = ways[int.from_bytes(digest[:4], 'big') % len(ways)]
-            documents.append(np.array([tokenizer.bos, *ids, tokenizer.eos], np.uint32))
+            documents.append(np.array([*tokenizer.begin, *ids, tokenizer.eos], np.uint32))
     offsets = np.concatenate([[0], np.cumsum([len(ids) for ids in documents])])
     num_bytes = copies * sum(len(text.encode()) for text in texts)
     return store.Split(np.concatenate(documents), offsets, None, num_bytes)
@@ -287,7 +287,7 @@ def cut_texts(tokenizer: tokenizers.Tokenizer, texts: Sequence[str], copies: int
 def _share_right(experiment: setup.Experiment, sentences: Sequence[tuple[str, str]]) -> float:
     """Returns how many sentences are ended with exactly the right form."""
     tokenizer = experiment.tokenizer
-    prompts = [[tokenizer.bos, *tokenizer.encode(begin)] for begin, _ in sentences]
+    prompts = [[*tokenizer.begin, *tokenizer.encode(begin)] for begin, _ in sentences]
     params = experiment.state['params']
     stop = Stop((tokenizer.eos,))
     written = generate(experiment.model, params, prompts, _LONGEST, _GREEDY, stop=stop)
@@ -301,7 +301,7 @@ def _nats_a_form(experiment: setup.Experiment, sentences: Sequence[tuple[str, st
     It is of whole forms: tokenizers cut them into more or fewer tokens.
     """
     tokenizer = experiment.tokenizer
-    begins = [[tokenizer.bos, *tokenizer.encode(begin)] for begin, _ in sentences]
+    begins = [[*tokenizer.begin, *tokenizer.encode(begin)] for begin, _ in sentences]
     forms = [[*tokenizer.encode(form), tokenizer.eos] for _, form in sentences]
     texts = [begin + form for begin, form in zip(begins, forms)]
     params = experiment.state['params']

@@ -69,7 +69,9 @@ def test_beside_transformers(case, published):
     order, an eps, a bias, a GELU, a stretch, a window off by one."""
     model, params = build(**CASES[case][1])
     expressed = Expressed.of(model, params)
-    weights = {name: expressed.tensor(name) for name in expressed.plan}
+    weights = {
+        name.replace('embed_out', 'lm_head'): expressed.tensor(name) for name in expressed.plan
+    }
     config = dict(expressed.config, pad_token_id=None, attn_implementation='eager')
     architecture = expressed.one.architecture
     theirs = published('logits', architecture, config, weights, TOKENS)['logits']

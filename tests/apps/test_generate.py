@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from apps import generate as app, lines
+from data import fast_tokenizer
 from data.chat import encode_messages
 from data.pairs import read as read_pairs
 from model.sampling import Sampling
@@ -45,12 +46,38 @@ def test_streaming_gives_the_same_text_in_pieces(writer):
     assert both[0] == streamed[0] and len(both) == 2
 
 
+@pytest.mark.parametrize('lost', [0, 1])
+def test_streaming_bytes_shows_whole_characters(writer, monkeypatch, lost):
+    """Catches half a character of a byte-level piece that is shown as U+FFFD, one that is shown
+    late, and what was shown not being the text of all tokens (a last character may be cut off)."""
+    pytest.importorskip('tokenizers', reason='a tokenizer.json needs the extra `hf`')
+    one = writer()
+    one.tokenizer = fast_tokenizer.train_byte_bpe(['um dois'], 266)
+    text = 'São 日本 \ufffd 👨\u200d👩 é'
+    ids = one.tokenizer.encode(text)
+    ids = ids[: len(ids) - lost]
+    shown = []
+
+    def generate(model, params, prompts, max_new, sampling, seed, stop):
+        for count in range(len(ids) + 1):
+            stop.watch([ids[:count]])
+            seen = ''.join(shown)
+            assert text.startswith(seen) and seen == one.tokenizer.decode(ids[:count]).rstrip(
+                '\ufffd'
+            )
+        return [ids]
+
+    monkeypatch.setattr(app, 'generate', generate)
+    assert one.continue_text(['um'], shown.append) == [one.tokenizer.decode(ids)]
+    assert ''.join(shown) == one.tokenizer.decode(ids) == text[: len(text) - lost] + '\ufffd' * lost
+
+
 def test_a_text_that_ends_with_the_context_says_so(writer, monkeypatch):
     """Catches a text that is shorter than asked without a word, and a word where it is not."""
     told = []
     monkeypatch.setattr(app._LOG, 'warning', lambda text, *values: told.append(text % values))
     one = writer(repetition_penalty=5.0)
-    one.tokenizer.end = one.tokenizer.eos = one.tokenizer.pad  # nothing else ends it
+    one.tokenizer.ends = ()  # nothing else ends it
     ids = [[one.tokenizer.bos] * 20, [one.tokenizer.bos] * 33]
     generate = app.generate
     rows = []

@@ -140,7 +140,7 @@ def test_a_tokenizer_from_before_system_messages(config, files, mark, caplog):
     """Catches system messages that are left out or encoded without a mark with a tokenizer that
     has none, and that without a word."""
     proto = pathlib.Path('tests/golden/format_1/tokenizer.model').read_bytes()
-    before = tokenizers.Tokenizer(proto.replace(b'<|reserved0|>', f'<|{mark}|>'.encode()))
+    before = tokenizers.parse(proto.replace(b'<|reserved0|>', f'<|{mark}|>'.encode()))
     folder = files(a__jsonl=f'{TOLD}\n' * 3)
     config.validation = 0.0
     if mark != 'reserved0':
@@ -284,7 +284,7 @@ def test_large_vocabulary(config, files):
 
     class Large:
         vocab_size = 2**16 + 10
-        bos = 2**16 + 1
+        begin = (2**16 + 1,)
         eos = 2**16 + 2
         hash = 'large'
         encode_arrays = staticmethod(

@@ -174,7 +174,7 @@ def test_any_model_is_a_tokenizer_or_a_data_error(changes, cut):
     for place, byte in changes:
         proto[place] = byte
     try:
-        changed = tokenizers.Tokenizer(bytes(proto[: len(proto) - cut]))
+        changed = tokenizers.parse(bytes(proto[: len(proto) - cut]))
     except DataError as error:
         assert 'tokenizer: ' in str(error)
         return
@@ -184,7 +184,7 @@ def test_any_model_is_a_tokenizer_or_a_data_error(changes, cut):
 def test_a_byte_piece_that_is_no_text():
     """Catches the UnicodeDecodeError that SentencePiece ends in for a byte piece like <\\xee0A>."""
     with pytest.raises(DataError, match='not a SentencePiece model'):
-        tokenizers.Tokenizer(GOLDEN.read_bytes().replace(b'<0x0A>', b'<\xeex0A'))
+        tokenizers.parse(GOLDEN.read_bytes().replace(b'<0x0A>', b'<\xeex0A'))
 
 
 def test_printable():
@@ -268,7 +268,7 @@ from configs import base
 from data import sources, tokenizer
 from data.store import TokenStore
 import gzip, zstandard
-kept = tokenizer.Tokenizer(open('tests/golden/format_1/tokenizer.model', 'rb').read())
+kept = tokenizer.parse(open('tests/golden/format_1/tokenizer.model', 'rb').read())
 def peak():
     status = open('/proc/self/status')
     return int(next(line for line in status if line.startswith('VmHWM')).split()[1]) / 1024

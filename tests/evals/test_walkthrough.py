@@ -35,7 +35,8 @@ TEXTS = [
 @functools.cache
 def tokenizer(kind):
     c = base.get_config().tokenizer
-    c.update(kind=kind, vocab_size=310 if kind == 'unigram' else 340)
+    sizes = {'unigram': 310, 'byte_bpe': 320}
+    c.update(kind=kind, vocab_size=sizes.get(kind, 340))
     return tokenizers.train(TEXTS, c)
 
 
@@ -287,6 +288,8 @@ def test_each_place_of_entry_has_words():
 def test_any_tokenizer(kind):
     """Catches words whose pieces are lost or told twice, and rare ones of which it is not told how
     they are spelled."""
+    if kind == 'byte_bpe':
+        pytest.importorskip('tokenizers', reason='a tokenizer.json needs the extra `hf`')
     made = tokenizer(kind)
     text = 'The capital of Xyzzy é 北\nBrazil.'
     tokens = [made.bos, *made.encode(text)]
@@ -300,7 +303,8 @@ def test_any_tokenizer(kind):
         assert fates['capital'] == 'whole'
     assert '.' in fates and 'Brazil' in fates
     pieces = [describe_piece(made, token) for token in tokens]
-    spelled = bytes(int(piece['text'], 16) for piece in pieces if piece['kind'] == 'byte').decode()
+    letters = ''.join(piece['text'] for piece in pieces if piece['kind'] == 'byte')
+    spelled = bytes.fromhex(letters).decode()
     assert {*'é北'} <= {*spelled}
     told = ''.join(piece['text'] for piece in pieces if piece['kind'] == 'text')
     assert told == ''.join(letter for letter in text if letter not in spelled)

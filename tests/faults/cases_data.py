@@ -256,7 +256,27 @@ def without_a_mark(folder):
     (folder / 'a.jsonl').write_text(json.dumps({'messages': turns}) + '\n')
 
 
+GIVEN = 'train.pretrain --config=mine.py --run=new --config.tokenizer.path=t.json'
+FOREIGN = {'a': 0, '</s>': 2}
 TOKENIZERS += [
+    Case(
+        'tokenizers',
+        GIVEN,
+        'a `t.json` that is cut off',
+        written('t.json', '{"model": {"vocab": {"a": 0'),
+    ),
+    Case(
+        'tokenizers',
+        GIVEN,
+        'a `t.json` of WordPiece',
+        written('t.json', '{"model": {"type": "WordPiece", "vocab": {}}}'),
+    ),
+    Case(
+        'tokenizers',
+        GIVEN,
+        'a `t.json` whose ids are 0 and 2',
+        written('t.json', json.dumps({'model': {'vocab': FOREIGN, 'merges': []}})),
+    ),
     Case(
         'tokenizers',
         'train.pretrain --config=mine.py --run=new --config.tokenizer.path=other.model '

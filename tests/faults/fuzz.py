@@ -30,7 +30,7 @@ with atheris.instrument_imports(include=['data', 'runtime.run_dir', 'ml_collecti
     from data import sources
     from data.chat import ROLES, parse_messages
     from data.records import BadRecord, DataError, Record, printable
-    from data.tokenizer import Tokenizer
+    from data.sentencepieces import SentencePieceTokenizer
     from runtime import config_tree, run_dir
     from runtime.errors import RunError
 import zstandard
@@ -148,7 +148,7 @@ def _tokenizer(data: bytes) -> None:
             data.ConsumeIntInRange(0, 3)
         )
     try:
-        made = Tokenizer(bytes(proto))
+        made = SentencePieceTokenizer(bytes(proto))
     except DataError:
         return
     assert isinstance(made.decode(made.encode('olá\n\t\u2581 123 日本')), str)

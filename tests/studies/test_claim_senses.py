@@ -34,7 +34,7 @@ def test_a_probe_tells_what_words_share_and_nothing_else():
 class Spaces:
     """A tokenizer whose pieces are words with the space before them."""
 
-    bos = 0
+    begin = (0,)
 
     def __init__(self):
         self.pieces = {}

@@ -8,6 +8,8 @@ Dimensions: H heads, K key-value heads, T tokens, D width, d size of a head, V w
 
 import importlib
 import inspect
+import pathlib
+import tempfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -337,3 +339,44 @@ def logits_of_folder(folder, tokens, padding):
 
 def signature(model):
     return inspect.signature(model.forward).parameters
+
+
+# ---- tokens
+
+
+def tokens(files, strings, conversations):
+    """Returns the ids of strings, whole and as text, and those of conversations with their masks.
+
+    Args:
+      files: content of the files of a folder, by name.
+      strings: to encode: special tokens as such (`ids`), and as the text they are (`text`).
+      conversations: lists of (role, content), each ending with an answer.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        for name, content in files.items():
+            (pathlib.Path(folder) / name).write_text(content, encoding='utf-8')
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+
+    def encode(**how):
+        return tokenizer(strings, add_special_tokens=False, **how)['input_ids']
+
+    chats = []
+    masks = []
+    asked = []
+    for conversation in conversations:
+        turns = [{'role': role, 'content': content} for role, content in conversation]
+        whole = tokenizer.apply_chat_template(
+            turns, return_dict=True, return_assistant_tokens_mask=True
+        )
+        chats.append(whole['input_ids'])
+        masks.append(whole['assistant_masks'])
+        prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True)
+        asked.append(prompt['input_ids'])
+    rows = dict(ids=encode(), text=encode(split_special_tokens=True), chats=chats)
+    rows |= dict(masks=masks, asked=asked)
+    return {name: joined(lists) for name, lists in rows.items()}
+
+
+def joined(lists):
+    """Returns lists of whole numbers as one array, each after its length."""
+    return np.concatenate([[len(one), *one] for one in lists]).astype(np.int32)
