@@ -76,7 +76,7 @@ def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
             begun / 'config.json', {**expressed.config, **marks, 'dtype': stored}
         )
         huggingface.write_json(begun / 'generation_config.json', marks)
-        (begun / 'tokenizer.model').write_bytes(tokenizer.proto)
+        (begun / tokenizer.file_name).write_bytes(tokenizer.proto)
         card = make_card(run, config, expressed)
         (begun / 'README.md').write_text(card, encoding='utf-8')
         begun.rename(folder)
@@ -97,10 +97,9 @@ def begin(folder: pathlib.Path) -> pathlib.Path:
 
 def _marks(tokenizer: Tokenizer) -> dict:
     """Returns the ids that begin, end and fill a text."""
-    ends = dict.fromkeys((tokenizer.eos, tokenizer.end))
     return {
         'bos_token_id': tokenizer.bos,
-        'eos_token_id': [end for end in ends if end is not None],
+        'eos_token_id': list(dict.fromkeys((tokenizer.eos, *tokenizer.ends))),
         'pad_token_id': tokenizer.pad,
     }
 

@@ -37,6 +37,7 @@ from apps.exchange.gguf_file import GgufFile
 from apps.exchange.huggingface import Folder
 from apps.exchange.source import Source
 from data.cache import stable_hash
+from data.fast_tokenizer import FastTokenizer
 from data.records import printable
 from data.tokenizer import Tokenizer
 from model import config as model_config
@@ -93,8 +94,8 @@ def import_run(source: Source, run: Run, param_dtype: str = 'float32') -> dict[s
     config = classes.read(source.fields)
     config.model.param_dtype = param_dtype
     config.data.source = 'files'  # of its text nothing is known
-    tokenizer = source.tokenizer()
-    config.tokenizer.path = str(run.tokenizer_path)
+    tokenizer = _pad(source.tokenizer(), source)
+    config.tokenizer.path = str(run.path / tokenizer.file_name)
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
     config.model.encodings = encoding_meaning.get_meaning(config)
     params = sources.read_params(source, architecture)
@@ -110,6 +111,14 @@ def import_run(source: Source, run: Run, param_dtype: str = 'float32') -> dict[s
     run_dir.write_atomically(run.path / CHILD, write_child(run, config))
     leaves = jax.tree.leaves(params)
     return {'parameters': sum(x.size for x in leaves), 'arrays': len(leaves)}
+
+
+def _pad(tokenizer: Tokenizer, source: Source) -> Tokenizer:
+    """Returns the tokenizer with an id for each row of the table, as far as it can have more."""
+    table = source.shapes.get(source.model_class().names['embedding'], ())
+    if isinstance(tokenizer, FastTokenizer) and table and table[0] > tokenizer.vocab_size:
+        return tokenizer.with_settings(vocab_size=table[0])
+    return tokenizer
 
 
 def write_child(run: Run, config: ConfigDict) -> str:

@@ -15,7 +15,9 @@ from apps.exchange.classes import find
 from apps.exchange.expressed import Expressed
 from apps.exchange.fields import Fields
 from data import safe_read, tokenizer as tokenizers
+from data.fast_tokenizer import FastTokenizer
 from data.records import DataError
+from data.sentencepieces import SentencePieceTokenizer
 from data.tokenizer import Tokenizer
 from runtime.errors import RunError
 
@@ -80,7 +82,15 @@ class Folder(sources.Source):
         return self._opened[file].get_tensor(inner)
 
     def tokenizer(self) -> Tokenizer:
-        return tokenizers.load(epath.Path(self.path / 'tokenizer.model'))
+        # A model of SentencePiece is taken where it is one of ours.
+        model = epath.Path(self.path / SentencePieceTokenizer.file_name)
+        if model.exists():
+            try:
+                return tokenizers.load(model)
+            except DataError:
+                if not (self.path / FastTokenizer.file_name).exists():
+                    raise
+        return tokenizers.load(epath.Path(self.path))
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
