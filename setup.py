@@ -56,7 +56,7 @@ setup(
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        # Parquet; files named tokenizer.json and the chat templates that come with them; models.
+        # Parquet and Arrow; files named tokenizer.json and the chat templates that come with them; models.
         'hf': [
             'pyarrow>=18,<27',
             'tokenizers>=0.23,<0.24',
@@ -87,6 +87,9 @@ setup(
         'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7,<10', 'mkdocstrings[python]>=1.0,<2'],
         # What executes the notebooks: python -m pytest -m slow
         'examples': ['nbclient>=0.11,<0.12', 'nbformat>=5.11,<6', 'ipykernel>=7.4,<8'],
+        # Where measurements may go beside TensorBoard's files, and what reads those back.
+        'trackers': ['wandb>=0.22,<1', 'mlflow>=3.10,<4', 'tensorboard>=2.19,<3'],
+        'harness': ['lm-eval>=0.4.9,<0.5'],  # python -m apps.lm_eval
         'fuzz': ['atheris>=3,<4'],  # python -m tests.faults.fuzz
     },
 )

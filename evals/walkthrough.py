@@ -24,7 +24,15 @@ from data.records import printable
 from data.text import line_ends
 from data.tokenizer import Tokenizer
 from model.errors import ModelError
-from model.generate import cast_weights, decode, pad, read_prompts, round_up, unroll_layers
+from model.generate import (
+    cast_weights,
+    decode,
+    end_ids,
+    pad,
+    read_prompts,
+    round_up,
+    unroll_layers,
+)
 from model.layers import Norm
 from model.positions import ENTERS
 from model.ring import scaled_products, soft_cap, visible_pairs
@@ -397,7 +405,7 @@ class Walk:
 
         state['key'] = jax.random.key(0)  # of greedy drawing nothing depends on it
         settings = dataclasses.asdict(Sampling(temperature=0.0))
-        end = stop_ids(self.tokenizer)
+        end = end_ids(stop_ids(self.tokenizer))
         _, drawn = decode(model, params, state, settings, np.int32(NEW), NEW, end)
 
         outcomes = []

@@ -1,1 +1,1 @@
-"""Models of other houses: what their files hold and what ours do, in both directions."""
+"""Models and tokenizers of other programs in, and ours out."""

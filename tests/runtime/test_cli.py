@@ -29,6 +29,7 @@ KEEPS = {
     'train.posttrain',
     'studies.ablate',
     'studies.claims',
+    'studies.extend',
     'launch.aot.check_budgets',
     'launch.local',
     'studies.quickstart',
@@ -41,12 +42,13 @@ KEEPS = {
 
 def _list_programs() -> list[str]:
     """Modules that run as programs."""
-    return [
+    names = [
         '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__main__')
         for room in commands.ROOMS
         for path in sorted((ROOT / room).rglob('*.py'))
         if "if __name__ == '__main__':" in path.read_text()
     ]
+    return [name for name in names if name not in commands.OTHERS]
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ can be kept as files (`outputs.py`) and read where the packages are not installe
 Dimensions: H heads, K key-value heads, T tokens, D width, d size of a head, V words.
 """
 
+import copy
 import importlib
 import inspect
 import pathlib
@@ -292,7 +293,8 @@ def logits(kind, config, weights, tokens):
       tokens: [B,T].
     """
     model_class = getattr(transformers, kind)
-    model = model_class(model_class.config_class(**config))
+    # What makes a config of it may add to what it holds.
+    model = model_class(model_class.config_class(**copy.deepcopy(config)))
     parameters = dict(model.named_parameters())
     expected = {name: tuple(value.shape) for name, value in parameters.items()}
     given = {name: value.shape for name, value in weights.items()}

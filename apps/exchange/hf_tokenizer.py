@@ -1,0 +1,123 @@
+"""Tokenizers for folders of Hugging Face: any run's as a fast tokenizer, with its chat template."""
+
+import json
+import re
+from collections.abc import Mapping
+
+from data.fast_tokenizer import CONFIG, FastTokenizer, added, adding_before, bpe_file, splitting
+from data.parts import CONTROL, NORMAL, UNKNOWN
+from data.pieces import META, SYSTEM, Tokenizer
+from data.sentencepieces import SentencePieceTokenizer
+from data.template import OWN
+
+# Where BPE may cut a text, since no piece lies on both sides (`data/parts.py`).
+_WORDS = r' *[^ \n]+| +|\n'
+
+
+def files(tokenizer: Tokenizer, max_len: int) -> dict[str, bytes]:
+    """Returns the files of a folder of Hugging Face that are of a tokenizer, by name.
+
+    They are read by transformers and by all that reads such folders, and back by Ordem.
+    """
+    fast = as_fast(tokenizer)
+    config = {
+        'tokenizer_class': 'PreTrainedTokenizerFast',
+        'bos_token': fast.pieces[fast.bos],
+        'eos_token': fast.pieces[fast.eos],
+        'pad_token': fast.pieces[fast.pad],
+        'clean_up_tokenization_spaces': False,
+        'model_max_length': max_len,
+    }
+    template = chat_template(tokenizer)
+    if template:
+        config['chat_template'] = template
+    return {
+        FastTokenizer.file_name: fast.proto,
+        CONFIG: (json.dumps(config, indent=1, ensure_ascii=False) + '\n').encode(),
+    }
+
+
+def chat_template(tokenizer: Tokenizer) -> str:
+    """Returns the chat template of a tokenizer in Jinja: its own, Ordem's, or ''."""
+    if tokenizer.template:
+        return tokenizer.template.source
+    if tokenizer.user is None or tokenizer.assistant is None or tokenizer.end is None:
+        return ''
+    if tokenizer.names_system or tokenizer.system is None:
+        return OWN
+    return OWN.replace(SYSTEM, tokenizer.piece(tokenizer.system))
+
+
+def as_fast(tokenizer: Tokenizer) -> FastTokenizer:
+    """Returns a tokenizer as a tokenizer.json with the same ids.
+
+    A space is a space in its pieces, not U+2581, which is then spelled in bytes as Ordem spells it.
+    """
+    if isinstance(tokenizer, FastTokenizer):
+        return tokenizer
+    assert isinstance(tokenizer, SentencePieceTokenizer)
+    pieces = [piece.replace(META, ' ') for piece in tokenizer.pieces]
+    marks = [i for i, kind in enumerate(tokenizer.types) if kind in (UNKNOWN, CONTROL)]
+    if tokenizer.kind == 'unigram':
+        content = _unigram(tokenizer, pieces, marks)
+    else:
+        content = _merging(tokenizer, pieces)
+    bos = pieces[tokenizer.bos]
+    content['added_tokens'] = [added(i, pieces[i], special=True) for i in marks]
+    content['post_processor'] = adding_before(bos, tokenizer.bos)
+    content['decoder'] = {
+        'type': 'Sequence',
+        'decoders': [{'type': 'ByteFallback'}, {'type': 'Fuse'}],
+    }
+    content['model']['byte_fallback'] = True
+    content['model']['ordem'] = {
+        'bos': bos,
+        'eos': pieces[tokenizer.eos],
+        'pad': pieces[tokenizer.pad],
+        'begin': [bos],
+        'ends': [pieces[i] for i in tokenizer.ends],
+    }
+    return FastTokenizer(json.dumps(content).encode())
+
+
+def _merging(tokenizer: SentencePieceTokenizer, pieces: list[str]) -> dict:
+    """Returns a tokenizer.json that merges as SentencePiece's BPE does, or not at all (char)."""
+    normal = {
+        piece: score
+        for piece, score, kind in zip(pieces, tokenizer.scores, tokenizer.types)
+        if kind == NORMAL
+    }
+    splits = [splitting(_WORDS)] if tokenizer.may_cut else []
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    content = bpe_file(vocab, merges_by_score(normal), splits)
+    content['model']['unk_token'] = pieces[tokenizer.types.index(UNKNOWN)]
+    return content
+
+
+def _unigram(tokenizer: SentencePieceTokenizer, pieces: list[str], marks: list[int]) -> dict:
+    """Returns a tokenizer.json of a unigram model.
+
+    Its model would find marks and bytes by their names (`<0x41>`), which are no pieces of a text
+    for SentencePiece: texts are cut after the first letter of such a name.
+    """
+    names = [re.escape(pieces[i][1:]) for i in marks]
+    inside = '|'.join(['0x[0-9A-F]{2}>', *names])
+    content = bpe_file({}, [], [splitting('\n'), splitting(f'(?<=<)(?={inside})')])
+    content['model'] = {
+        'type': 'Unigram',
+        'unk_id': tokenizer.types.index(UNKNOWN),
+        'vocab': [list(pair) for pair in zip(pieces, tokenizer.scores)],
+    }
+    return content
+
+
+def merges_by_score(scores: Mapping[str, float]) -> list[list[str]]:
+    """Returns the pairs of pieces that make a piece, those of the best score first."""
+    merges = []
+    for piece, score in scores.items():
+        for i in range(1, len(piece)):
+            left = piece[:i]
+            right = piece[i:]
+            if left in scores and right in scores:
+                merges.append((-score, len(merges), [left, right]))
+    return [pair for *_, pair in sorted(merges)]
