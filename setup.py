@@ -56,7 +56,7 @@ setup(
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        # Parquet and Arrow; files named tokenizer.json and the chat templates that come with them; models.
+        # Parquet and Arrow; tokenizer.json and the chat templates that come with it; weights.
         'hf': [
             'pyarrow>=18,<27',
             'tokenizers>=0.23,<0.24',

@@ -29,7 +29,7 @@ import shutil
 from ml_collections import ConfigDict
 
 from apps import examine
-from apps.exchange import huggingface
+from apps.exchange import gguf_file, gguf_tokenizer, hf_tokenizer, huggingface
 from apps.exchange.expressed import Expressed
 from data import paths
 from data.records import printable
@@ -76,9 +76,29 @@ def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
             begun / 'config.json', {**expressed.config, **marks, 'dtype': stored}
         )
         huggingface.write_json(begun / 'generation_config.json', marks)
+        for name, content in hf_tokenizer.files(tokenizer, model.config.max_len).items():
+            (begun / name).write_bytes(content)
         (begun / tokenizer.file_name).write_bytes(tokenizer.proto)
         card = make_card(run, config, expressed)
         (begun / 'README.md').write_text(card, encoding='utf-8')
+        begun.rename(folder)
+    finally:
+        shutil.rmtree(begun, ignore_errors=True)
+    return expressed
+
+
+def export_gguf(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
+    """Writes a run as a file of GGUF, `model.gguf` in a folder; otherwise as `export_folder`."""
+    model, params, tokenizer, config = checkpoint.load(run)
+    expressed = Expressed.of(model, params)
+    source = run.lineage().get('source') or {}
+    more = {'general.name': run.path.name, **gguf_tokenizer.to_gguf(tokenizer)}
+    if source.get('licence'):
+        more['general.license'] = source['licence']
+    begun = begin(folder)
+    try:
+        stored = dtype or config.model.param_dtype
+        gguf_file.write_file(begun / 'model.gguf', expressed, more, stored)
         begun.rename(folder)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
@@ -142,7 +162,8 @@ def main() -> None:
     cli.check_writable('--out', f.out)
     out = pathlib.Path(f.out)
     dtype = '' if f.dtype == 'as_stored' else f.dtype
-    expressed = export_folder(Run.parse(f.run), out, dtype)
+    export = export_gguf if f.format == 'gguf' else export_folder
+    expressed = export(Run.parse(f.run), out, dtype)
     count = sum(x.size for x in expressed.arrays.values())
     print(printable(f'{out}: {expressed.one.architecture} with {count:,} parameters'))
 

@@ -16,6 +16,7 @@ from apps.exchange import classes, rotations, source as sources, tensors
 from apps.exchange.classes import CLASSES, ModelClass
 from apps.exchange.expressed import Expressed
 from apps.exchange.fields import Fields
+from apps.exchange.gguf_tokenizer import from_gguf
 from apps.exchange.huggingface import INSTALL
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
@@ -135,7 +136,7 @@ class GgufFile(sources.Source):
         return np.asarray(x).reshape(self.shapes[name])
 
     def tokenizer(self) -> Tokenizer:
-        raise RunError(f'{self.path}: its tokenizer is not read yet')
+        return from_gguf(self.values, str(self.path))
 
 
 def _plain(field) -> Any:

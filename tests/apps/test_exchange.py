@@ -275,7 +275,9 @@ def test_a_run_out_and_in_again(tiny_run, tmp_path):
         'config.json',
         'generation_config.json',
         'model.safetensors',
+        'tokenizer.json',
         'tokenizer.model',
+        'tokenizer_config.json',
     ]
     with pytest.raises(RunError, match='is there already; nothing is written over it'):
         export_folder(run, folder)

@@ -6,8 +6,13 @@ import pytest
 
 from apps.exchange import classes, gguf_file
 from apps.exchange.expressed import Expressed
+from apps.export_model import export_gguf
+from apps.import_model import import_run, open_source
+from data.chat import encode_messages
 from model.transformer import Transformer
+from runtime import checkpoint, run_dir
 from runtime.errors import RunError
+from runtime.run_dir import Run
 from tests.apps.exchange_cases import CASES, build, logits_of, read, same
 
 SAID = {  # cases that GGUF can say, and what else is the same
@@ -95,6 +100,24 @@ def test_quantized(tmp_path):
     up = params['layer_0']['feed_forward']['up']['kernel']
     narrow = again['layer_0']['feed_forward']['up']['kernel']
     np.testing.assert_allclose(narrow, up, atol=np.abs(up).max() / 127)
+
+
+def test_a_run_out_and_in_again(tiny_run, tmp_path):
+    """Catches a file without what reads its text, and a run that comes back with other weights,
+    other ids or another template."""
+    run = Run.parse(str(tiny_run))
+    export_gguf(run, tmp_path / 'out')
+    source = open_source(tmp_path / 'out' / 'model.gguf')
+    imported = run_dir.place(str(tmp_path / 'run'))
+    import_run(source, imported)
+    before, after = (checkpoint.load(Run.parse(str(r.path))) for r in (run, imported))
+    same(after[1], before[1])
+    text = 'A capital do Brasil é Brasília. <|end|>\n\n  12 345'
+    assert after[2].encode(text) == before[2].encode(text)
+    assert (after[2].bos, after[2].eos) == (before[2].bos, before[2].eos)
+    turns = [('user', 'Qual?'), ('assistant', 'Sim.')]
+    ids = [encode_messages(turns, tokenizer)[0] for _, _, tokenizer, _ in (before, after)]
+    assert ids[0] == ids[1]
 
 
 @pytest.fixture(scope='module')
