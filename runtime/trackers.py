@@ -80,7 +80,9 @@ class TensorBoard:
     def __init__(self, folder: os.PathLike, start: int):
         from tensorboardX import SummaryWriter
 
-        self._events = SummaryWriter(os.fspath(folder), purge_step=start + 1 if start else None)
+        # A name of its own: files of one second would have the same, and the later one be all.
+        purge, suffix = (start + 1, f'.{start}') if start else (None, '')
+        self._events = SummaryWriter(os.fspath(folder), purge_step=purge, filename_suffix=suffix)
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         for name, value in _numbers(values).items():

@@ -8,6 +8,7 @@ import pytest
 
 from evals.likelihood import log_likelihoods
 from runtime import checkpoint
+from runtime.errors import RunError
 from runtime.run_dir import Run
 
 QUESTIONS = [
@@ -48,7 +49,6 @@ def _harness(*arguments):
 def test_it_says_what_it_needs(monkeypatch):
     """Catches a traceback where the harness is not installed."""
     from apps import lm_eval
-    from runtime.errors import RunError
 
     monkeypatch.setattr(lm_eval.importlib.util, 'find_spec', lambda _: None)
     with pytest.raises(RunError, match='needs the package lm-eval: pip install'):
@@ -93,13 +93,16 @@ def test_local_tasks(tiny_run, tmp_path):
 def test_a_mistake_is_one_line(tmp_path):
     """Catches a traceback for a run that is not there, and an argument that is dropped."""
     pytest.importorskip('lm_eval', reason='needs the extra `harness`')
+    from apps.harness import OrdemModel
+
     for arguments, words in (
-        (f'run={tmp_path}/none', 'none'),
-        ('rum=x', 'rum: expected run, batch_tokens, max_gen_toks'),
-        ('batch_tokens=5', 'no run: expected run=DIR'),
+        (dict(run=f'{tmp_path}/none'), 'none'),
+        (dict(rum='x'), 'rum: expected run, batch_tokens, max_gen_toks'),
+        (dict(batch_tokens=5), 'no run: expected run=DIR'),
     ):
-        code, _, said = _harness(
-            '--model', 'ordem', '--model_args', arguments, '--tasks', 'arc_easy'
-        )
-        last = said.strip().splitlines()[-1]
-        assert code == 2 and last.startswith('error: ') and words in last, said[-1000:]
+        with pytest.raises(RunError, match=words):
+            OrdemModel(**arguments)
+    flags = ('--model', 'ordem', '--model_args', 'batch_tokens=5', '--tasks', 'arc_easy')
+    code, _, said = _harness(*flags)
+    last = said.strip().splitlines()[-1]
+    assert code == 2 and last.startswith('error: '), said[-1000:]
