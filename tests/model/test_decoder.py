@@ -96,6 +96,18 @@ def bucket(n):
     return n if n < 16 else min(31, 16 + int(np.log(n / 16) / np.log(128 / 16) * 16))
 
 
+def fed_forward(c, f, h):
+    up = project(h, f, 'up')
+    if c.activation == 'swiglu':
+        gate = project(h, f, 'gate')
+        up = up * gate / (1 + np.exp(-gate))
+    elif c.activation == 'gelu':
+        up = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
+    else:
+        up = 0.5 * up * (1 + np.vectorize(math.erf)(up / np.sqrt(2)))
+    return project(up, f, 'down')
+
+
 def reference(c, p, tokens):
     """Logits [T,V] of one document, by the equations of the papers."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), p)
@@ -149,16 +161,8 @@ def reference(c, p, tokens):
                 mixed[t] += (w / w.sum()) @ v[list(seen)] @ a['out']['kernel'][head]
         y = x + (norm(mixed, layer['attention_norm'], c) if post else mixed)
         read = x if c.residual == 'parallel' else y
-        f, h = layer['feed_forward'], read if post else norm(read, layer['feed_forward_norm'], c)
-        up = project(h, f, 'up')
-        if c.activation == 'swiglu':
-            gate = project(h, f, 'gate')
-            up = up * gate / (1 + np.exp(-gate))
-        elif c.activation == 'gelu':
-            up = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
-        else:
-            up = 0.5 * up * (1 + np.vectorize(math.erf)(up / np.sqrt(2)))
-        down = project(up, f, 'down')
+        h = read if post else norm(read, layer['feed_forward_norm'], c)
+        down = fed_forward(c, layer['feed_forward'], h)
         x = y + (norm(down, layer['feed_forward_norm'], c) if post else down)
     x = norm(x, p['final_norm'], c)
     return x @ (p['embedding'].T if c.tied else p['output']['kernel'])
