@@ -56,9 +56,21 @@ setup(
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        # Parquet; files named tokenizer.json, and the chat templates that come with them.
-        'hf': ['pyarrow>=18,<27', 'tokenizers>=0.23,<0.24', 'jinja2>=3.1,<4'],
-        'test': ['pytest>=8,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7'],
+        # Parquet and Arrow; tokenizer.json and the chat templates that come with it; weights.
+        'hf': [
+            'pyarrow>=18,<27',
+            'tokenizers>=0.23,<0.24',
+            'jinja2>=3.1,<4',
+            'safetensors>=0.6,<1',
+            'gguf>=0.17,<1',
+        ],
+        'test': [
+            'pytest>=8,<10',
+            'pytest-xdist>=3.8,<4',
+            'hypothesis>=6.100,<7',
+            'safetensors>=0.6,<1',
+            'gguf>=0.17,<1',
+        ],
         # What the encodings are compared with: python -m pytest -m reference
         'reference': [
             'torch>=2.13,<3',
@@ -75,6 +87,9 @@ setup(
         'docs': ['mkdocs>=1.6,<2', 'mkdocs-material>=9.7,<10', 'mkdocstrings[python]>=1.0,<2'],
         # What executes the notebooks: python -m pytest -m slow
         'examples': ['nbclient>=0.11,<0.12', 'nbformat>=5.11,<6', 'ipykernel>=7.4,<8'],
+        # Where measurements may go beside TensorBoard's files, and what reads those back.
+        'trackers': ['wandb>=0.22,<1', 'mlflow>=3.10,<4', 'tensorboard>=2.19,<3'],
+        'harness': ['lm-eval>=0.4.9,<0.5'],  # python -m apps.lm_eval
         'fuzz': ['atheris>=3,<4'],  # python -m tests.faults.fuzz
     },
 )

@@ -55,19 +55,30 @@ def commands(folder: pathlib.Path) -> dict[str, list[str]]:
     }
 
 
+def make_environment(compiled: pathlib.Path) -> dict[str, str]:
+    """Returns variables with which a process keeps compiled programs in a folder, on a CPU."""
+    environment = {**os.environ, 'XDG_CACHE_HOME': str(compiled), 'JAX_PLATFORMS': 'cpu'}
+    environment.pop('JAX_COMPILATION_CACHE_DIR', None)
+    return environment
+
+
+def make_run(folder: pathlib.Path, compiled: pathlib.Path) -> pathlib.Path:
+    """Returns the folder of a run that was trained for two steps."""
+    measure(commands(folder)['train, kept'], compiled)
+    return (folder / 'new').rename(folder / 'run')
+
+
 def measure(arguments: list[str], compiled: pathlib.Path) -> dict[str, float]:
     """Returns the seconds of one process: {'wall', 'cpu', 'wall_first', 'cpu_first'}.
 
     `compiled`: the folder of compiled programs. 'first' is until the first line, or the end.
     """
-    environment = {**os.environ, 'XDG_CACHE_HOME': str(compiled), 'JAX_PLATFORMS': 'cpu'}
-    environment.pop('JAX_COMPILATION_CACHE_DIR', None)
     began = time.perf_counter()
     process = subprocess.Popen(
         [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=environment,
+        env=make_environment(compiled),
     )
     assert process.stdout is not None
     process.stdout.readline()
@@ -104,8 +115,7 @@ def main() -> None:
 
         # The run that answers, the text as tokens, and what both compile.
         kept = folder / 'kept'
-        measure(todo['train, kept'], kept)
-        (folder / 'new').rename(folder / 'run')
+        make_run(folder, kept)
         measure(todo['answer, kept'], kept)
 
         for number in range(flags.FLAGS.rounds):

@@ -37,6 +37,8 @@ REVISIONS = {
     3: '2026-11-26, contrastive objectives',
     4: '2026-11-28, rules of tokenizers, conversations',
     5: '2026-11-29, models without attention',
+    6: '2026-11-29, trackers and profiles',
+    7: '2026-11-29, what other model classes need',
 }
 
 CONTRASTIVE = when('train.objective', 'contrastive')
@@ -103,7 +105,9 @@ DATA = group(
         'Your own text.',
         Shared(needs=when('data.source', 'files')),
         paths=field('', 'files, globs and directories, separated by commas', path='several'),
-        text_field=field('text', 'the field of a JSONL or parquet record that holds the text'),
+        text_field=field(
+            'text', 'the field of a record of JSONL, parquet or Arrow that holds the text'
+        ),
         prefer=field(
             'text',
             'which is read of a record that has both; post-training sets it',
@@ -211,13 +215,50 @@ MODEL = group(
         ),
         since=5,
     ),
-    activation=field('swiglu', 'of the feed-forward', choices=('swiglu', 'gelu')),
+    residual=field(
+        'pre_norm',
+        'how attention and feed-forward, f and g, change the residual stream x',
+        choices=dict(
+            pre_norm='x + f(norm(x)), then the same with g',
+            post_norm='x + norm(f(x)), then the same with g (OLMo 2)',
+            parallel='x + f(norm(x)) + g(norm(x)), each with a norm of its own (GPT-NeoX)',
+        ),
+        since=7,
+    ),
+    activation=field(
+        'swiglu',
+        'of the feed-forward',
+        choices=dict(swiglu='', gelu='in its approximation with tanh', gelu_exact=''),
+    ),
+    biases=field(
+        'none',
+        'projections that add a bias',
+        choices=dict(
+            none='',
+            qkv='queries, keys and values',
+            attention='those and the output of attention',
+            feed_forward='',
+            all='of attention and feed-forward',
+        ),
+        since=7,
+    ),
     norm=field(
         'rmsnorm',
-        'normalisation before attention and feed-forward',
-        choices=('rmsnorm', 'layernorm'),
+        'normalisation of what attention and feed-forward read',
+        choices=dict(rmsnorm='', layernorm='', layernorm_no_bias='with a scale alone'),
     ),
-    qk_norm=field(False, 'normalise queries and keys of each head', needs=ATTENTION),
+    norm_eps=field(
+        1e-6, 'added to the mean square in every norm', Range(0, 1, open='low'), since=7
+    ),
+    embedding_norm=field(False, 'normalise embeddings before the layers', since=7),
+    qk_norm=field(False, 'normalise queries and keys', needs=ATTENTION),
+    qk_norm_over=field(
+        'head',
+        'what is normalised by itself',
+        choices=dict(head='each head', heads='all heads together'),
+        needs=when('model.qk_norm', True),
+        since=7,
+    ),
     causal=field(
         True,
         'False: tokens see those after them too: for embeddings, not for text',
@@ -448,6 +489,28 @@ SCHEMA = group(
         Shared(resume='free'),
         every=field(10, 'steps from one line to the next', count(1)),
         tensorboard=field(True, 'write events for TensorBoard'),
+        wandb=field(
+            '',
+            'project of Weights & Biases that the run is written for, offline unless WANDB_MODE '
+            'says otherwise; empty: none',
+            since=6,
+        ),
+        mlflow=field(
+            '',
+            'experiment of MLflow that the run is written to, in the run unless '
+            'MLFLOW_TRACKING_URI says otherwise; empty: none',
+            since=6,
+        ),
+        profile_from=field(
+            0, 'first step that jax.profiler records', count(0, INT32, 'none'), since=6
+        ),
+        profile_steps=field(
+            3,
+            'steps that jax.profiler records',
+            count(1, MANY),
+            needs=unless('log.profile_from', 0, 'config.log.profile_from above 0'),
+            since=6,
+        ),
         progress=field(True, 'show progress in the terminal'),
         stall=field(
             1800.0,

@@ -1,6 +1,6 @@
 """Your own text: files, globs and directories, separated by commas.
 
-They hold .txt and .jsonl (.gz and .zst too) or parquet.
+They hold .txt and .jsonl (.gz and .zst too), parquet or Arrow.
 
     python -m train.pretrain --config=configs/text.py --run=runs/mine \\
         --config.data.files.paths='notes/,books/*.txt'

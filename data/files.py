@@ -20,6 +20,7 @@ import stat
 import unicodedata
 from collections.abc import Callable, Sequence
 
+from data import remote
 from data.paths import expanded
 from data.records import DataError, did_you_mean
 
@@ -318,12 +319,16 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
 
     Args:
       paths: files, folders and patterns with commas between them; `~` is a person's own folder.
+        Those of object stores are brought here first (`data/remote.py`).
       suffixes: ends of names of the files that can be read, in small letters.
       field: what names them, for messages.
     Raises:
       DataError: one of them leads to no file that can be read.
     """
-    entries = split(paths)
+    entries = [
+        remote.bring(entry, suffixes, field) if remote.is_url(entry) else entry
+        for entry in split(paths)
+    ]
     if not entries:
         raise DataError(
             f'{field} is empty: expected files, globs or directories separated by commas'

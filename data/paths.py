@@ -4,6 +4,7 @@ What `~` stands for is said here, for every field and flag.
 """
 
 import os
+import pathlib
 
 from data.records import DataError
 
@@ -44,6 +45,13 @@ def expanded_list(text: str) -> str:
         path = part.lstrip()
         paths.append(expanded(path) if path.startswith('~') else part)
     return ','.join(paths)
+
+
+def cache_folder() -> pathlib.Path:
+    """Returns the folder of what can be made again, after the XDG convention."""
+    given = os.environ.get('XDG_CACHE_HOME', '')
+    cache = pathlib.Path(given) if os.path.isabs(given) else pathlib.Path('~/.cache').expanduser()
+    return cache / 'ordem'
 
 
 def begun(name: str) -> str:

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import io
 import json
+import os
 import pathlib
 import pkgutil
 import sys
@@ -23,8 +24,20 @@ from data.atlas import pages as atlas_pages
 from data.records import BadRecord, DataError, Record, did_you_mean
 from data.text import fault, line_ends
 
-SUFFIXES = ('.txt', '.jsonl', '.txt.gz', '.jsonl.gz', '.txt.zst', '.jsonl.zst', '.parquet')
-OBJECTS = ('.jsonl', '.jsonl.gz', '.jsonl.zst', '.parquet')
+SUFFIXES = (
+    '.txt',
+    '.jsonl',
+    '.txt.gz',
+    '.jsonl.gz',
+    '.txt.zst',
+    '.jsonl.zst',
+    '.parquet',
+    '.arrow',
+)
+_TABLES = ('.parquet', '.arrow')  # rows are read by pyarrow
+OBJECTS = ('.jsonl', '.jsonl.gz', '.jsonl.zst', *_TABLES)
+_ROWS = 64  # of a table that are objects at a time
+_ARROW_FILE = b'ARROW1'  # begins a file of Arrow, which a stream of it lacks
 _PACKED = 512  # bytes of .zst that are unpacked at a time
 _OPTIMIZE = sys.flags.optimize  # from 2 on there are no documentation strings
 _UNDOCUMENTED = {  # they open windows, print poems, or are large and of no use
@@ -159,8 +172,8 @@ def objects(path: pathlib.Path, parse) -> Iterator:
 
     What is no object becomes a BadRecord.
     """
-    if is_kind(path, '.parquet'):
-        return _read_parquet(path, parse)
+    if is_kind(path, _TABLES):
+        return _read_table(path, parse)
     return lines(path, functools.partial(_parse_line, parse=parse))
 
 
@@ -325,21 +338,47 @@ def _from_object(where: str, fields: dict, text_field: str, prefer: str) -> Reco
     return BadRecord(where, reason) if reason else record
 
 
-def _read_parquet(path, parse) -> Iterator:
+def _read_table(path: pathlib.Path, parse) -> Iterator:
+    """Yields what `parse(where, fields)` makes of each row of a table (one of _TABLES)."""
+    kind = path.suffix.lower()[1:]
     if path.stat().st_size == 0:
         yield BadRecord(str(path), 'empty file')
         return
     try:
-        import pyarrow.parquet
+        import pyarrow.parquet  # noqa: F401  (loads pyarrow too)
     except ImportError:
-        raise DataError(f'{path}: parquet needs the extra `hf`: pip install -e .[hf]') from None
+        raise DataError(f'{path}: {kind} needs the extra `hf`: pip install -e .[hf]') from None
+    rows_of = _parquet_rows if kind == 'parquet' else _arrow_rows
     try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            rows = (row for batch in file.iter_batches(64) for row in batch.to_pylist())
-            for number, row in enumerate(rows, 1):
-                yield parse(f'{path}:{number}', row)
+        for number, row in enumerate(rows_of(path), 1):
+            yield parse(f'{path}:{number}', row)
     except Exception as error:  # the reader's own exceptions are many and undocumented
-        yield BadRecord(str(path), f'cannot be read as parquet: {error}'.splitlines()[0])
+        yield BadRecord(str(path), f'cannot be read as {kind}: {error}'.splitlines()[0])
+
+
+def _parquet_rows(path: pathlib.Path) -> Iterator[dict]:
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches(_ROWS):
+            yield from batch.to_pylist()
+
+
+def _arrow_rows(path: pathlib.Path) -> Iterator[dict]:
+    """Yields the rows of a file or a stream of Arrow; `datasets` saves streams (save_to_disk)."""
+    import pyarrow
+
+    with pyarrow.memory_map(os.fspath(path)) as file:
+        magic = file.read(len(_ARROW_FILE))
+        file.seek(0)
+        if magic == _ARROW_FILE:
+            reader = pyarrow.ipc.open_file(file)
+            batches = map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            batches = iter(pyarrow.ipc.open_stream(file))
+        for batch in batches:
+            for first in range(0, batch.num_rows, _ROWS):
+                yield from batch.slice(first, _ROWS).to_pylist()
 
 
 def _check_documented() -> None:

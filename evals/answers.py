@@ -22,7 +22,7 @@ from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
-_BATCH = 128
+_BATCH = 64
 GREEDY = Sampling(temperature=0.0)
 
 
@@ -47,11 +47,8 @@ def questions(config) -> list[dict]:
 def answer(model, params, tokenizer, asked: list[str], max_new: int = 24) -> list[str]:
     """Returns greedy answers, asked in the chat template."""
     prompts = [encode_prompt([('user', q)], tokenizer) for q in asked]
-    generated = []
-    for start in range(0, len(prompts), _BATCH):
-        batch = prompts[start : start + _BATCH]
-        stop = Stop(stop_ids(tokenizer))
-        generated += generate(model, params, batch, max_new, GREEDY, start, stop)
+    ends = stop_ids(tokenizer)
+    generated = _generate(model, params, prompts, max_new, GREEDY, 0, ends)
     return [decode_answer(tokens, tokenizer) for tokens in generated]
 
 
@@ -63,12 +60,31 @@ def continuations(
     The model reads them as the base model reads text.
     """
     prompts = [[*tokenizer.begin, *tokenizer.encode(q)] for q in asked]
-    generated = []
-    for start in range(0, len(prompts), _BATCH):
-        batch = prompts[start : start + _BATCH]
-        stop = Stop((tokenizer.eos,))
-        generated += generate(model, params, batch, max_new, Sampling(), seed + start, stop)
+    ends = (tokenizer.eos,)
+    generated = _generate(model, params, prompts, max_new, Sampling(), seed, ends)
     return [tokenizer.decode(tokens) for tokens in generated]
+
+
+def _generate(  # noqa: PLR0913  (those of `generate`)
+    model,
+    params,
+    prompts: list[list[int]],
+    max_new: int,
+    sampling: Sampling,
+    seed: int,
+    ends: tuple[int, ...],
+) -> list[list[int]]:
+    """Returns what follows each prompt, in batches of one size and length: few are compiled."""
+    count = -(-len(prompts) // _BATCH)
+    rows = -(-len(prompts) // max(1, count))
+    longest = max(prompts, key=len, default=[])
+    generated: list[list[int]] = []
+    for start in range(0, len(prompts), max(1, rows)):
+        here = prompts[start : start + rows]
+        filled = [*here, *[longest] * (rows - len(here))]
+        of_batch = generate(model, params, filled, max_new, sampling, seed + start, Stop(ends))
+        generated += of_batch[: len(here)]
+    return generated
 
 
 def most_frequent(config) -> dict[tuple[str, str], str]:

@@ -30,10 +30,11 @@ from model.config import ModelConfig
 from model.errors import ModelError
 from model.loss import cross_entropy
 from model.positions import PositionalEncoding, Spec
-from model.transformer import Transformer, make_row_keys
+from model.transformer import Transformer, make_row_keys, output_matrix, unembed
 from runtime.errors import RunError
 
 _GOLDEN = (5**0.5 - 1) / 2  # its multiples modulo 1 are spread evenly, over any run of them
+_LOGITS = 2**27  # of them that are held at a time
 BATCH_TOKENS = 8192  # read at a time: a batch has as many chunks as fit, at least one
 
 
@@ -404,8 +405,9 @@ class _Reader:
             tokens = self.targets.tokens[window[:, None], np.minimum(place, size - 1)]
             real = place[:, :-1] < size - 1
             numbers = at + np.arange(rows)
-            nats = _nats(self.model, self.params, tokens, real, numbers, self.offset)
-            predicted.append(np.asarray(nats, np.float64)[:count, length - last :])
+            kept = last if rows * length * config.vocab_size > _LOGITS else length
+            nats = _nats(self.model, self.params, kept, tokens, real, numbers, self.offset)
+            predicted.append(np.asarray(nats, np.float64)[:count, kept - last :])
         return np.concatenate(predicted)
 
 
@@ -419,11 +421,17 @@ def _move_ids(reader: _Reader, length: int, offsets: dict[int, np.ndarray]) -> d
     return {n: one.fixed(length) - as_it_is for n, one in moved.items()}
 
 
-@functools.partial(jax.jit, static_argnames='model')
+@functools.partial(jax.jit, static_argnames=('model', 'last'))
 def _nats(
-    model, params, tokens: jax.Array, real: jax.Array, numbers: jax.Array, offset: jax.Array | None
+    model,
+    params,
+    last: int,
+    tokens: jax.Array,
+    real: jax.Array,
+    numbers: jax.Array,
+    offset: jax.Array | None,
 ) -> jax.Array:
-    """Returns nats [B,L] of the predictions of `tokens` [B,L+1].
+    """Returns nats [B,last] of the last predictions of `tokens` [B,L+1].
 
     real: [B,L], which of the tokens that are read are no padding.
     numbers: [B], of the chunks.
@@ -431,12 +439,31 @@ def _nats(
     """
     positions = jnp.where(real, jnp.arange(real.shape[1], dtype=jnp.int32), 0)
     ids = None if offset is None else jnp.broadcast_to(offset.astype(jnp.int32), real.shape)
-    logits, _ = model.apply(
+    hidden, _ = model.apply(
         {'params': params},
         tokens[:, :-1],
         positions,
         real.astype(jnp.int32),
         ids,
         row_keys=make_row_keys(numbers),
+        logits=False,
     )
-    return cross_entropy(logits, tokens[:, 1:])[0]
+
+    # Of a long text no more logits are held at a time than `_LOGITS`.
+    output = output_matrix(model.config, params)
+    parts = -(-last * len(tokens) * model.config.vocab_size // _LOGITS)
+    columns = -(-last // parts)
+
+    def cut(x):
+        padded = jnp.pad(
+            x[:, -last:], ((0, 0), (0, parts * columns - last), *[(0, 0)] * (x.ndim - 2))
+        )
+        return jnp.moveaxis(padded.reshape(len(x), parts, columns, *x.shape[2:]), 1, 0)
+
+    def nats_of(part):
+        part_of_hidden, part_of_targets = part
+        logits = unembed(part_of_hidden, output, model.config.tied)
+        return cross_entropy(logits, part_of_targets)[0]
+
+    nats = jax.lax.map(nats_of, (cut(hidden), cut(tokens)))
+    return jnp.moveaxis(nats, 0, 1).reshape(len(tokens), -1)[:, :last]

@@ -24,7 +24,15 @@ from data.records import printable
 from data.text import line_ends
 from data.tokenizer import Tokenizer
 from model.errors import ModelError
-from model.generate import cast_weights, decode, pad, read_prompts, round_up, unroll_layers
+from model.generate import (
+    cast_weights,
+    decode,
+    end_ids,
+    pad,
+    read_prompts,
+    round_up,
+    unroll_layers,
+)
 from model.layers import Norm
 from model.positions import ENTERS
 from model.ring import scaled_products, soft_cap, visible_pairs
@@ -186,7 +194,9 @@ def observe(model: Transformer, params, tokens: jax.Array, length: jax.Array, wo
 
     # 3. What each layer would have said, had it been the last.
     def guess(x_PxD):
-        x = Norm(cfg.norm).apply({'params': params['final_norm']}, cut(x_PxD, 0)[None])
+        x = Norm(cfg.norm, cfg.norm_eps).apply(
+            {'params': params['final_norm']}, cut(x_PxD, 0)[None]
+        )
         shares = jax.nn.softmax(unembed(x, output_matrix(cfg, params), cfg.tied)[0], axis=-1)
         return jax.lax.top_k(shares, min(GUESSES, cfg.vocab_size))
 
@@ -395,7 +405,7 @@ class Walk:
 
         state['key'] = jax.random.key(0)  # of greedy drawing nothing depends on it
         settings = dataclasses.asdict(Sampling(temperature=0.0))
-        end = stop_ids(self.tokenizer)
+        end = end_ids(stop_ids(self.tokenizer))
         _, drawn = decode(model, params, state, settings, np.int32(NEW), NEW, end)
 
         outcomes = []

@@ -26,7 +26,8 @@ def block_attention(inputs: EncodingInputs, v_BxKxTxd: jax.Array, encoding, conf
 
     Args:
       inputs: with q and k of the whole text.
-      encoding: one whose logits are a bias or a mask on top of q.k (`kernels.find_refusal`).
+      encoding: one whose logits are a bias or a mask on top of q.k, or another product of q and k
+        (`kernels.find_refusal`).
       config: ModelConfig; where it is not causal, all queries are one block.
     """
     assert inputs.q is not None and inputs.k is not None
@@ -58,9 +59,15 @@ def block_attention(inputs: EncodingInputs, v_BxKxTxd: jax.Array, encoding, conf
             mask = encoding.mask(block)
             if mask is not None:
                 visible_BxHxTxS &= mask
-            block = dataclasses.replace(block, visible=visible_BxHxTxS)
+            block = dataclasses.replace(
+                block,
+                q=q_BxHxTxd,
+                k=k_BxKxSxd,
+                visible=visible_BxHxTxS,
+                z=scaled_products(q_BxHxTxd, k_BxKxSxd, config),
+            )
 
-            z_BxHxTxS = soft_cap(scaled_products(q_BxHxTxd, k_BxKxSxd, config), config)
+            z_BxHxTxS = soft_cap(encoding.product(block), config)
             bias = encoding.additive(block)
             if bias is not None:
                 z_BxHxTxS += bias

@@ -11,7 +11,7 @@ Dimensions: B batch, P prompt, S columns of the cache, V vocabulary, K key-value
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import jax
@@ -28,6 +28,7 @@ WEIGHTS = ('as_computed', 'bfloat16', 'int8')  # see `narrow_weights`
 
 # Prompts that attention would need an array [P,P] for are read so many tokens at a time.
 _CHUNK = 1024
+_ENDS = 4  # tokens that may end a row, where no more are given
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,7 +300,15 @@ def _read(
     }
 
 
-@functools.partial(jax.jit, static_argnames=('model', 'count', 'end'), donate_argnames=('state',))
+def end_ids(tokens: Sequence[int]) -> np.ndarray:
+    """Returns the tokens that end a row, for `decode`.
+
+    They get as many places as most need: what is compiled knows their number.
+    """
+    return np.array([*tokens, *[-1] * (_ENDS - len(tokens))], np.int32)
+
+
+@functools.partial(jax.jit, static_argnames=('model', 'count'), donate_argnames=('state',))
 def decode(
     model: Transformer,
     params,
@@ -307,7 +316,7 @@ def decode(
     sampling: dict,
     limit: int | jax.Array,
     count: int,
-    end: tuple[int, ...],
+    end: jax.Array,
 ) -> tuple[dict, jax.Array]:
     """Draws up to `limit` tokens a row, in one compiled loop.
 
@@ -318,14 +327,13 @@ def decode(
         is drawn with fold_in(fold_in(key, i), t), however tokens are cut into calls. Donated.
       sampling: the fields of `Sampling`.
       limit: at most `count`, for which the loop is compiled.
-      end: ids of tokens that end a row.
+      end: tokens that end a row, from `end_ids`.
     Returns:
       the state, and tokens [B,count] int32, -1 from the end of a row on.
     """
     batch = state['position'].shape[0]
     rows = jnp.arange(batch)
     settings = Sampling(**sampling)
-    end_ids = jnp.asarray(end, jnp.int32)
     keys = jax.vmap(jax.random.fold_in, (None, 0))(state['key'], rows)
 
     def decode_one(carry):
@@ -338,7 +346,7 @@ def decode(
         # A row ends at a token of `end` or with its context. It is computed on with the others, as
         # padding, and nothing of that is returned.
         is_full = state['position'] >= model.config.max_len
-        done = state['done'] | jnp.isin(token, end_ids) | is_full
+        done = state['done'] | jnp.isin(token, end) | is_full
         out = out.at[:, i].set(jnp.where(done, -1, token))
         token = jnp.where(done, 0, token)
 
@@ -468,6 +476,9 @@ class Conversation:
 def _prepare(model: Transformer, params) -> tuple[Transformer, dict]:
     """Returns the form that decoding wants: a cache array a layer, and weights as they are used."""
     model, params = unroll_layers(model, params)
+
+    # What only training asks for is left out: so a run and its child share compiled programs.
+    model = Transformer(dataclasses.replace(model.config, remat='none', dropout=0.0))
     return model, cast_weights(model, params)
 
 
@@ -478,7 +489,7 @@ def _draw(
     # More than there are counts as all, however much it is: what is compiled holds 32 bits.
     sampling = dataclasses.replace(sampling, top_k=min(sampling.top_k, model.config.vocab_size))
     settings = dataclasses.asdict(sampling)
-    end = tuple(stop.tokens)
+    end = end_ids(stop.tokens)
 
     rows: list[list[int]] = [[] for _ in state['done']]
     drawn = 0

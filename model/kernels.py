@@ -49,7 +49,8 @@ def find_refusal(
 ) -> str:
     """Returns why a kernel cannot carry an encoding, or '' where it can.
 
-    blocks is the reference for some queries at a time (model/blocks.py): any bias, mask or cap. xla
+    blocks is the reference for some queries at a time (model/blocks.py): any bias, mask or cap, and
+    what changes the logits of each query by itself. xla
     and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16,
     head size a multiple of 8 and, with what an encoding adds to it, up to what the device takes.
     splash is JAX's kernel for TPUs: causal and local masks, segments, a soft cap; no bias,
@@ -63,12 +64,8 @@ def find_refusal(
     title = encoding.spec.title
     if kernel == 'reference':
         return ''
-    if needs == 'reference':
+    if needs == 'reference' or needs == 'rows' and kernel != 'blocks':
         return f'{title} changes the logits by what they are'
-
-    # Any bias, mask or cap; but a part of the keys at a time.
-    if kernel == 'blocks' and 'read' in encoding.enters():
-        return f'{title} turns keys by the length of the whole text'
 
     # `jax.nn.dot_product_attention`, under either of its names.
     if kernel in ('xla', 'cudnn') and logit_cap:
@@ -292,7 +289,7 @@ def choose_context_path(config: 'ModelConfig', encoding: 'PositionalEncoding') -
 
     # A ring sees the keys of one part at a time, and adds up their softmax as it goes.
     against_ring = ''
-    if encoding.kernel() == 'reference':
+    if encoding.kernel() in ('reference', 'rows'):
         against_ring = f'{title} changes the logits by what they are'
     elif 'read' in encoding.enters():
         against_ring = f'{title} turns keys by the length of the whole text'

@@ -17,6 +17,8 @@ import platform
 import re
 import warnings
 
+from data.paths import cache_folder
+
 _LOG = logging.getLogger('ordem')
 
 LIMIT = 2**30  # bytes of all folders together: the least recently used go
@@ -61,11 +63,9 @@ def keep() -> None:
 
 def find_folder() -> pathlib.Path:
     """Returns the folder for this jaxlib on this kind of processor, after the XDG convention."""
-    given = os.environ.get('XDG_CACHE_HOME', '')
-    cache = pathlib.Path(given) if os.path.isabs(given) else pathlib.Path('~/.cache').expanduser()
     features = hashlib.sha256(_describe_processor().encode()).hexdigest()[:16]
     version = importlib.metadata.version('jaxlib')
-    return cache / 'ordem' / 'compiled' / f'jaxlib-{version}-{platform.machine()}-{features}'
+    return cache_folder() / 'compiled' / f'jaxlib-{version}-{platform.machine()}-{features}'
 
 
 def _describe_processor() -> str:

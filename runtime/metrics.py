@@ -1,18 +1,21 @@
-"""metrics.jsonl, TensorBoard events, progress, and a few sums."""
+"""metrics.jsonl, trackers beside it, progress, and a few sums."""
 
+import hashlib
 import json
 import logging
 import math
 import os
+import pathlib
 import tempfile
 import time
+from collections.abc import Callable
 
 import jax
 from etils import epath
 
 from data import safe_read
 from data.progress import track
-from runtime import processes
+from runtime import processes, trackers
 from runtime.run_dir import Run, write_atomically
 
 _LOG = logging.getLogger('ordem')
@@ -76,7 +79,7 @@ def bits_per_byte(nats_per_token: float, tokens: int, num_bytes: int) -> float:
 
 
 class Metrics:
-    """Writes metrics.jsonl, one line a call, and TensorBoard events.
+    """Writes metrics.jsonl, one line a call, and gives it to the trackers (`runtime/trackers.py`).
 
     Of several processes only the first writes. An object store (gs://) cannot append: there files
     are written on this machine and copied every minute and at the end.
@@ -87,6 +90,9 @@ class Metrics:
       total: steps of the whole run.
       config: the `log` part of an experiment.
       seed_line: the facts of the run, with 'flops_per_token' and 'tokens_per_step'.
+
+    Attributes:
+      folder: of this machine, that is the run's or is copied there.
     """
 
     def __init__(self, run: Run, start: int, total: int, config, seed_line: dict):
@@ -105,11 +111,13 @@ class Metrics:
         if writes:
             write_atomically(self.path, ''.join(lines))
         self.file = open(self.path if writes else os.devnull, 'a', buffering=1)
-        self.events = None
-        if config.tensorboard and writes:
-            from tensorboardX import SummaryWriter
-
-            self.events = SummaryWriter(str(self.folder), purge_step=start + 1 if start else None)
+        self.trackers: list[trackers.Tracker] = []
+        self.failed: set[str] = set()  # trackers that could not write, each told of once
+        if writes:
+            self._bring_database()
+            self.trackers = trackers.open_trackers(
+                config, self.folder, run.path.name, _identity(run), start, seed_line
+            )
         self.progress = track(
             None,
             total=total,
@@ -145,14 +153,30 @@ class Metrics:
     def write(self, step: int, values: dict) -> None:
         """Writes one line."""
         self.file.write(json.dumps({'step': step, **values}) + '\n')
-        if self.events:
-            for name, value in values.items():
-                if isinstance(value, (int, float)):
-                    self.events.add_scalar(name, value, step)
-                elif isinstance(value, str):
-                    self.events.add_text(name, value, step)
+        for tracker in self.trackers:
+            self._try(tracker, tracker.write, step, values)
         if time.monotonic() - self.copied > 60:
             self.copy()
+
+    def _try(self, tracker: trackers.Tracker, call: Callable, *args) -> None:
+        """Calls a tracker: one that fails, as when its server is away, does not end the run."""
+        try:
+            call(*args)
+        except Exception as error:
+            if tracker.name not in self.failed:
+                _LOG.warning(
+                    '%s takes no measurements (%s: %s); metrics.jsonl has them all',
+                    tracker.name,
+                    type(error).__name__,
+                    str(error).partition('\n')[0],
+                )
+            self.failed.add(tracker.name)
+
+    def _bring_database(self) -> None:
+        """Brings the one file that a resumed run adds to from the object store."""
+        if self.store and (self.store / trackers.MLFLOW_DB).exists():
+            content = (self.store / trackers.MLFLOW_DB).read_bytes()
+            (self.folder / trackers.MLFLOW_DB).write_bytes(content)
 
     def copy(self) -> bool:
         """Copies the files to the object store, if there is one; returns whether they are there.
@@ -162,11 +186,14 @@ class Metrics:
         self.copied = time.monotonic()
         if not self.store:
             return True
-        if self.events:
-            self.events.flush()
+        for tracker in self.trackers:
+            self._try(tracker, tracker.flush)
         try:
-            for path in self.folder.iterdir():
-                (self.store / path.name).write_bytes(path.read_bytes())
+            for path in sorted(pathlib.Path(self.folder).rglob('*')):
+                if path.is_file() and not path.is_symlink():
+                    there = self.store / path.relative_to(self.folder).as_posix()
+                    there.parent.mkdir(parents=True, exist_ok=True)
+                    there.write_bytes(path.read_bytes())
         except Exception as error:  # a store that fails for a while is no reason to stop training
             _LOG.warning(
                 '%s: metrics were not copied (%s: %s); they lie in %s',
@@ -182,10 +209,16 @@ class Metrics:
         """Closes the files; in an object store they are whole then."""
         self.progress.close()
         self.file.close()
-        if self.events:
-            self.events.close()
+        for tracker in self.trackers:
+            self._try(tracker, tracker.close)
         if self.store and self.copy():  # else what could not be copied stays on this machine
             self.folder.rmtree()
+
+
+def _identity(run: Run) -> str:
+    """Returns what tells a run from all others, whenever it goes on: a hash of its lineage."""
+    known = run.lineage_path.read_bytes() if run.lineage_path.exists() else b''
+    return hashlib.sha256(known + os.fspath(run.path).encode()).hexdigest()[:16]
 
 
 def read(run: Run) -> list[dict]:

@@ -93,18 +93,16 @@ def measure(experiments: dict, pre: ConfigDict) -> dict:
     )
     for name, e in experiments.items():
         model, params, tokenizer = e.model, e.state['params'], e.tokenizer
-        found['samples'][name] = dict(
-            zip(
-                ASK,
-                (evaluation.continuations if name == 'base' else evaluation.answer)(
-                    model, params, tokenizer, list(ASK)
-                ),
-            )
-        )
+        # The two examples are asked with the others: batches of one shape are compiled once.
+        everything = [*ASK, *texts]
+        answers = evaluation.answer(model, params, tokenizer, everything)
+        said = answers
         if name != 'scratch':
-            bare = evaluation.continuations(model, params, tokenizer, texts, seed=pre.seed)
-            found['continuations'][name] = evaluation.continues(asked, bare)
-        answers = evaluation.answer(model, params, tokenizer, texts)
+            bare = evaluation.continuations(model, params, tokenizer, everything, seed=pre.seed)
+            found['continuations'][name] = evaluation.continues(asked, bare[len(ASK) :])
+            said = bare if name == 'base' else answers
+        found['samples'][name] = dict(zip(ASK, said))
+        answers = answers[len(ASK) :]
         found['accuracy'][name] = evaluation.accuracy(asked, answers)
         if name == 'answers':
             found['mistakes'] = [

@@ -21,6 +21,8 @@ ROOMS = (
     *('apps', 'benchmarks', 'configs', 'data', 'docs', 'evals', 'launch', 'model', 'runtime'),
     *('studies', 'train'),
 )
+# Commands whose flags are those of another program, which they begin.
+OTHERS = {'apps.lm_eval'}
 
 
 @contextlib.contextmanager
@@ -47,7 +49,7 @@ def list_commands() -> list[str]:
         ends = ('cli.run(', 'exit.run(', 'command.run(')
         if "if __name__ == '__main__':" in text and any(end in text for end in ends):
             found.append('.'.join(path.with_suffix('').parts).removesuffix('.__main__'))
-    return found
+    return [name for name in found if name not in OTHERS]
 
 
 @contextlib.contextmanager

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 import jax
 
 from data import batches
-from runtime import metrics, processes, resume, run_dir
+from runtime import config_tree, metrics, processes, resume, run_dir
 from runtime.checkpoint import Checkpoints
 from runtime.errors import RunError, StoppedBySignalError
+from runtime.profiler import StepProfiler
 from runtime.run_dir import batch_of
 from runtime.signals import Signals, Watchdog
 from train import monitor
@@ -73,6 +74,7 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
     log = _open_metrics(experiment, start)
     checkpoints = Checkpoints(run, config.checkpoint, after=start)
     step_monitor = StepMonitor(experiment, log, checkpoints)
+    profiler = StepProfiler(log.folder, config.log)
     if after_rollback:
         log.write(start, after_rollback)
 
@@ -80,8 +82,10 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
     transfers = 'allow' if jax.config.values['jax_disable_jit'] else 'disallow'
     try:
         for step, batch in _batches(experiment, start, stop):
+            profiler.begin(step)
             with jax.transfer_guard(transfers):
                 experiment.state, step_metrics = experiment.train_step(experiment.state, batch)
+            profiler.end(step, step_metrics)
             step_monitor.push(step, step_metrics)  # read two steps late: the host never waits
 
             # A signal ends the run after this step, which is saved whatever its number.
@@ -114,6 +118,7 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
         step_monitor.drain()
     finally:
         try:
+            profiler.close()
             checkpoints.close()
         finally:
             log.close()
@@ -158,7 +163,11 @@ def _open_metrics(experiment: Experiment, start: int) -> metrics.Metrics:
         start,
         config.train.steps,
         config.log,
-        {'flops_per_token': flops_per_token, 'tokens_per_step': tokens_per_step},
+        {
+            'flops_per_token': flops_per_token,
+            'tokens_per_step': tokens_per_step,
+            **config_tree.flatten(config),
+        },
     )
 
 

@@ -19,7 +19,7 @@ from data.tokenizer import Tokenizer
 from model import config as model_config
 from model.config import ModelConfig
 from model.transformer import Transformer
-from runtime import field_checks
+from runtime import field_checks, trackers
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
 from train import footprint
@@ -58,6 +58,7 @@ def check(
     if mesh and sound('train.accumulation', 'data.batch_size'):
         errors.check(check_batch, mesh, config.data.batch_size, config.train.accumulation)
     errors.check(_check_sampling, config)
+    errors.check(trackers.check, config.log)
     if objective:
         errors.check(objective.check_config, config)
         if mesh:

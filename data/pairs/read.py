@@ -189,7 +189,7 @@ def normal(text: str) -> str:
 def read_file(path: pathlib.Path) -> Iterator[Pair | BadRecord]:
     """Yields the pairs of a file (one of SUFFIXES).
 
-    JSONL and parquet: {"query", "positive", "negative"}, also called "anchor", "positives",
+    JSONL, parquet and Arrow: {"query", "positive", "negative"}, also called "anchor", "positives",
     "negatives"; a string, or a list of them where there are several; or conversations
     (data/chat.py). TSV: query, positive, and negatives, if any, between tabs.
     """

@@ -377,7 +377,8 @@ def generation(  # noqa: PLR0913  (each is a flag, but the last)
         return generate.prefill.__wrapped__(model, params, tokens, lengths, context)
 
     def decode(params, state, sampling):
-        return generate.decode.__wrapped__(model, params, state, sampling, chunk, chunk, (0,))
+        end = generate.end_ids((0,))
+        return generate.decode.__wrapped__(model, params, state, sampling, chunk, chunk, end)
 
     # Arguments: weights, prompts of half of the context, and the state that they leave.
     params = put(jax.eval_shape(init))

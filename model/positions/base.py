@@ -34,6 +34,8 @@ ENTERS = {  # method -> what the documentation calls the place
     'softmax': 'softmax',
     'value': 'values',
 }
+# What attention needs to carry an encoding, from what every kernel carries to what one does.
+KERNELS = ('any', 'mask', 'bias', 'rows', 'reference')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +239,7 @@ class PositionalEncoding:
 
     dims: Dims
     spec: ClassVar[Spec]
+    by_rows: ClassVar[bool] = False  # `product` declares nothing, and asks for no other query
 
     # The three that most encodings are made of: q and k are turned (RoPE), a bias of distances is
     # added (T5), or logits depend on the text (CoPE).
@@ -474,12 +477,13 @@ class PositionalEncoding:
     def kernel(cls) -> str:
         """Returns what attention needs to carry the encoding.
 
-        'reference' where logits or weights are changed by what they are, 'bias' or 'mask' where a
-        kernel has to take one, 'any'.
+        'reference' where logits or weights are changed by what they are; 'rows' where a query has
+        another product with each key; 'bias' or 'mask' where a kernel has to take one; 'any'.
         """
         enters = cls.enters()
-        if enters & {'product', 'logits', 'softmax', 'value'}:
-            return 'reference'
+        changed = enters & {'product', 'logits', 'softmax', 'value'}
+        if changed:
+            return 'rows' if changed == {'product'} and cls.by_rows else 'reference'
         if 'bias' in enters and 'key_bias' not in enters:
             return 'bias'
         return 'mask' if 'mask' in enters else 'any'

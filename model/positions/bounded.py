@@ -21,6 +21,7 @@ class Bounded(Rope):
     """Distances below `w`, which is `within` where that is given, are RoPE's own."""
 
     within: int = 0
+    by_rows = True
 
     def check(self):
         super().check()

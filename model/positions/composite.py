@@ -5,7 +5,7 @@ import functools
 import operator
 
 from model.errors import ModelError
-from model.positions.base import PositionalEncoding, Spec
+from model.positions.base import KERNELS, PositionalEncoding, Spec
 
 # Places that only one of the parts may take: a second one would undo the first, or mean something
 # that no paper says.
@@ -61,7 +61,7 @@ class Composite(PositionalEncoding):
     def kernel(self):
         if any(p.bends_distances(self._beside) for p in self.parts):
             return 'reference'
-        return max((p.kernel() for p in self.parts), key=('any', 'mask', 'bias', 'reference').index)
+        return max((p.kernel() for p in self.parts), key=KERNELS.index)
 
     def cache(self):
         return '; '.join(dict.fromkeys(p.cache() for p in self.parts))

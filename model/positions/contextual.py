@@ -1,6 +1,7 @@
 """Logits changed by the logits themselves: CoPE, selective attention, DAPE, stick-breaking, wall.
 
-They need the whole [T,S] array of logits: the reference path of attention only.
+They need the whole [T,S] array of logits: the reference path of attention only, but for wall, whose
+queries are each by itself.
 """
 
 import dataclasses
@@ -267,6 +268,7 @@ class Wall(PositionalEncoding):
     """
 
     initial: float = 8.0
+    by_rows = True
     spec = Spec(
         'wall attention',
         'Tilde Research 2025; flash-linear-attention, layers/wall_attn',

@@ -27,16 +27,21 @@ TARGETS = perplexity.targets(DOCUMENTS, LONGEST, COUNT, SCORED)
 TABLE, PLACES = RNG.normal(size=(VOCAB, VOCAB)), RNG.normal(size=(LONGEST, VOCAB))
 
 
+PARAMS = {'embedding': np.eye(VOCAB, dtype=np.float32)}  # hidden states of a stub are its logits
+
+
 class Stub:
     """Called as `Transformer` is: logits = sum over the visible tokens of weight(distance)
     table[token] + places[position]."""
 
-    config = SimpleNamespace(distinct=())
+    config = SimpleNamespace(distinct=(), vocab_size=VOCAB, tied=True, dtype='float32')
 
     def __init__(self, weight, table=TABLE, places=PLACES):
         self.weight, self.table, self.places, self.shapes = weight, table, places, []
 
-    def apply(self, variables, tokens, positions, segment_ids, ids=None, row_keys=None):
+    def apply(
+        self, variables, tokens, positions, segment_ids, ids=None, row_keys=None, logits=True
+    ):
         self.shapes.append(tokens.shape)  # once a compilation
         ahead = positions[:, :, None] - positions[:, None]
         seen = (segment_ids[:, :, None] == segment_ids[:, None]) & (ahead >= 0)
@@ -82,10 +87,11 @@ PROTOCOLS = {
 
 
 def measured(protocol, model, targets=TARGETS, lengths=LENGTHS, **settings):
+    params = {'embedding': np.eye(model.places.shape[1], dtype=np.float32)}
     if 'sliding' in protocol:
-        return sliding(model, {}, targets, lengths, PROTOCOLS[protocol](0), **settings)
+        return sliding(model, params, targets, lengths, PROTOCOLS[protocol](0), **settings)
     return {'non_overlapping': non_overlapping, 'fixed': fixed}[protocol](
-        model, {}, targets, lengths, **settings
+        model, params, targets, lengths, **settings
     )
 
 
@@ -217,8 +223,8 @@ def test_sliding_by_a_whole_chunk():
     the targets of a window."""
     for length in (1, 4, 6, 9, 24):
         a, b = (
-            sliding(FADING, {}, TARGETS, [length], length)[length],
-            non_overlapping(FADING, {}, TARGETS, [length])[length],
+            sliding(FADING, PARAMS, TARGETS, [length], length)[length],
+            non_overlapping(FADING, PARAMS, TARGETS, [length])[length],
         )
         np.testing.assert_array_equal(a.nats, b.nats)
 
@@ -244,7 +250,7 @@ def test_what_does_not_see_its_context():
 def test_a_window_is_flat_beyond_it():
     """Catches fixed targets whose context is a token short, or that have more than the chunk."""
     lengths = (SCORED, WINDOW + SCORED - 2, WINDOW + SCORED - 1, WINDOW + SCORED, LONGEST)
-    found = fixed(WINDOWED, {}, TARGETS, lengths)
+    found = fixed(WINDOWED, PARAMS, TARGETS, lengths)
     for length in lengths:
         same = np.abs(found[length].nats - found[LONGEST].nats).max() < 1e-5
         assert same == (length >= WINDOW + SCORED - 1), length
@@ -259,29 +265,29 @@ def test_the_early_token_curse():
         return np.rint(-np.log(np.exp(loss.nats) - (VOCAB - 1)) / 0.3).astype(int)
 
     early, late = (
-        non_overlapping(model, {}, targets, (4, 9))[9],
-        sliding(model, {}, targets, (4, 9))[9],
+        non_overlapping(model, PARAMS, targets, (4, 9))[9],
+        sliding(model, PARAMS, targets, (4, 9))[9],
     )
     assert (seen(late) == 9).all() and early.mean > late.mean
     times = np.bincount(seen(early).ravel(), minlength=10)[1:]
     assert times.min() >= 16 and times.max() <= 24  # 180 targets at the 9 places of a chunk
-    assert set(seen(sliding(model, {}, targets, [9], 4)[9]).ravel()) == {6, 7, 8, 9}
-    assert (seen(fixed(model, {}, targets, [9])[9]) == [4, 5, 6, 7, 8, 9]).all()
+    assert set(seen(sliding(model, PARAMS, targets, [9], 4)[9]).ravel()) == {6, 7, 8, 9}
+    assert (seen(fixed(model, PARAMS, targets, [9])[9]) == [4, 5, 6, 7, 8, 9]).all()
 
 
 def test_by_position():
     """Catches bins that mix places within the training length with those beyond it, places counted
     from 0, and means of means."""
-    found = perplexity.by_position(COUNTING, {}, TARGETS, train_len=3, times=8, per_octave=2)
+    found = perplexity.by_position(COUNTING, PARAMS, TARGETS, train_len=3, times=8, per_octave=2)
     assert 3 in found['last'] and found['last'][-1] == 24 and sum(found['count']) == 24 * COUNT
     before = [0, *found['last'][:-1]]
     for first, last, place, nats in zip(before, found['last'], found['places'], found['nats']):
         close(nats, counted(np.arange(first + 1, last + 1)).mean())
         close(place, math.sqrt((first + 1) * last))
-    last = perplexity.by_position(COUNTING, {}, TARGETS, train_len=5, times=5)['last']
+    last = perplexity.by_position(COUNTING, PARAMS, TARGETS, train_len=5, times=5)['last']
     assert 5 in last and last[-1] == 25
     with pytest.raises(RunError, match='choose longer targets'):
-        perplexity.by_position(COUNTING, {}, TARGETS, train_len=5)
+        perplexity.by_position(COUNTING, PARAMS, TARGETS, train_len=5)
 
 
 def test_effective_context_and_usable_length():
@@ -312,7 +318,7 @@ def test_effective_context_and_usable_length():
 def test_shuffled_context():
     """Catches a distance that is counted from the end of the window, tokens that come in from
     outside the chunk, or get lost, targets that are permuted, and a shuffle that does nothing."""
-    shuffled = functools.partial(perplexity.shuffle_sensitivity, params={}, targets=TARGETS)
+    shuffled = functools.partial(perplexity.shuffle_sensitivity, params=PARAMS, targets=TARGETS)
     length = 20
     context = length - SCORED + 1
     far = shuffled(FADING, length=length, beyond=(0, 3, context, 100))
@@ -402,13 +408,25 @@ def test_lengths_that_cannot_be():
     with pytest.raises(ModelError, match='positions for 10 tokens'):
         perplexity.shift_sensitivity(model, params, TARGETS, 8, [2])
     for wrong in (
-        lambda: fixed(BAG, {}, TARGETS, [SCORED - 1]),
-        lambda: fixed(BAG, {}, TARGETS, [LONGEST + 1]),
-        lambda: sliding(BAG, {}, TARGETS, [6], 7),
-        lambda: sliding(BAG, {}, TARGETS, [6], 0),
+        lambda: fixed(BAG, PARAMS, TARGETS, [SCORED - 1]),
+        lambda: fixed(BAG, PARAMS, TARGETS, [LONGEST + 1]),
+        lambda: sliding(BAG, PARAMS, TARGETS, [6], 7),
+        lambda: sliding(BAG, PARAMS, TARGETS, [6], 0),
     ):
         with pytest.raises(RunError, match='expected 1 <= scored <= length <= 24'):
             wrong()
+
+
+def test_logits_of_a_long_text_are_never_all_held(monkeypatch):
+    """Catches parts of the logits in another order, and padding among them."""
+    whole = fixed(FADING, PARAMS, TARGETS, LENGTHS)
+    monkeypatch.setattr(perplexity, '_LOGITS', 4 * VOCAB)
+    stub = Stub(FADING.weight)
+    in_parts = fixed(stub, PARAMS, TARGETS, LENGTHS, batch_tokens=16)
+    places = perplexity.by_position(stub, PARAMS, TARGETS, 6, 4, batch_tokens=16)
+    for length in LENGTHS:
+        close(in_parts[length].nats, whole[length].nats)
+    close(places['nats'], perplexity.by_position(FADING, PARAMS, TARGETS, 6, 4)['nats'])
 
 
 def test_one_compilation_a_shape():
@@ -416,5 +434,5 @@ def test_one_compilation_a_shape():
     model = Stub(lambda n: 0.5**n)
     for protocol in PROTOCOLS:
         measured(protocol, model, batch_tokens=64)
-    perplexity.shuffle_sensitivity(model, {}, TARGETS, 16, (1, 2, 3), batch_tokens=64)
+    perplexity.shuffle_sensitivity(model, PARAMS, TARGETS, 16, (1, 2, 3), batch_tokens=64)
     assert model.shapes == [(64 // n, n) for n in LENGTHS]

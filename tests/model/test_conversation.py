@@ -243,7 +243,10 @@ def test_a_token_copies_no_cache_and_no_weight(batch):
     state = decoding.prefill(model, params, *decoding.pad(prompts), 64)
     state['key'] = jax.random.key(0)
     settings = dataclasses.asdict(GREEDY)
-    program = decoding.decode.lower(model, params, state, settings, np.int32(8), 8, ()).compile()
+    lowered = decoding.decode.lower(
+        model, params, state, settings, np.int32(8), 8, decoding.end_ids(())
+    )
+    program = lowered.compile()
 
     # Keys and values of the one layer, and a projection of its heads, whatever their shapes.
     big = {batch * 2 * 64 * 8, 16 * 16}

@@ -72,6 +72,8 @@ SMALL = {
     'chunk': dict(chunk=40),
     'temperature': dict(floor=16),
     'forgetting_fixed': dict(longest=32.0),
+    'lm_infinite': dict(within_share=0.3),
+    'rope_dynamic': dict(length=32, stretch=2.0),
 }
 
 
@@ -82,7 +84,9 @@ def carried(kernel):
     inside = [
         n
         for n, c in REGISTRY.items()
-        if c.enters() & {'bias', 'key_bias', 'mask'} and not c.spec.wraps and not c.spec.task_ids
+        if c.enters() & {'bias', 'key_bias', 'mask', 'product'}
+        and not c.spec.wraps
+        and not c.spec.task_ids
     ]
     return [
         *(
@@ -115,6 +119,7 @@ CARRIED = {
         ('splash', 'rope', {'causal': False, 'window': 40}),
         ('blocks', 'rope', {'causal': False}),
         ('blocks', 'alibi', {'window': 40}),
+        ('blocks', 'rope_dynamic', {}),
     ],
 )
 def test_a_kernel_equals_the_reference(kernel, positions, changes, monkeypatch):

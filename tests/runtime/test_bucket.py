@@ -6,8 +6,8 @@ import time
 
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
-from ml_collections import ConfigDict
 
+from configs import base
 from runtime import metrics, run_dir
 
 
@@ -31,7 +31,8 @@ def test_metrics_reach_the_bucket(bucket, monkeypatch):
     curves that stay on a machine that is gone."""
     run = run_dir.Run(run_dir.epath.Path(bucket))
     run.path.mkdir(parents=True, exist_ok=True)
-    how = ConfigDict(dict(tensorboard=True, progress=False))
+    how = base.get_config().log
+    how.progress = False
     line = dict(flops_per_token=1.0, tokens_per_step=1)
     log = metrics.Metrics(run, 0, 10, how, line)
     for step in (1, 2, 3):

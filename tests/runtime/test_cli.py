@@ -29,22 +29,26 @@ KEEPS = {
     'train.posttrain',
     'studies.ablate',
     'studies.claims',
+    'studies.extend',
     'launch.aot.check_budgets',
     'launch.local',
     'studies.quickstart',
     'studies.quickstart_seeds',
     'studies.retrieval_lineage',
+    'apps.import_model',
+    'apps.export_model',
 }
 
 
 def _list_programs() -> list[str]:
     """Modules that run as programs."""
-    return [
+    names = [
         '.'.join(path.relative_to(ROOT).with_suffix('').parts).removesuffix('.__main__')
         for room in commands.ROOMS
         for path in sorted((ROOT / room).rglob('*.py'))
         if "if __name__ == '__main__':" in path.read_text()
     ]
+    return [name for name in names if name not in commands.OTHERS]
 
 
 @pytest.fixture(autouse=True)

@@ -39,6 +39,7 @@ NO_PATHS = {
     *('coordinator', 'by', 'pooling', 'text_field', 'language', 'poolings', 'tune', 'topology'),
     *('programs', 'only', 'time', 'partition', 'account', 'cluster', 'image', 'positions'),
     *('kernels', 'arm', 'task', 'on_broken', 'system', 'contender', 'what'),
+    *('encodings', 'lengths', 'depths', 'expect'),
     'runs',  # NAME=DIR@step: Run.parse
 }
 NO_PATH_FIELDS = {
@@ -47,6 +48,9 @@ NO_PATH_FIELDS = {
         'source',
         'packing',
         'mixing',
+        'residual',
+        'biases',
+        'qk_norm_over',
         'split',
         'on_broken',
         'part',
@@ -55,7 +59,7 @@ NO_PATH_FIELDS = {
         'activation',
     ),
     *('norm', 'positions', 'dtype', 'param_dtype', 'attention', 'context_attention', 'remat'),
-    *('objective', 'on_spike', 'pooling', 'sizes', 'schedule', 'prompt'),
+    *('objective', 'on_spike', 'pooling', 'sizes', 'schedule', 'prompt', 'wandb', 'mlflow'),
 }
 
 
