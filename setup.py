@@ -56,9 +56,21 @@ setup(
         'gpu': ['jax[cuda12]'],
         'tpu': ['jax[tpu]', 'etils[epath-gcs]'],  # run directories on gs://
         'tpu-compile': ['libtpu>=0.0.42,<0.1'],
-        # Parquet and Arrow; files named tokenizer.json, and the chat templates that come with them.
-        'hf': ['pyarrow>=18,<27', 'tokenizers>=0.23,<0.24', 'jinja2>=3.1,<4'],
-        'test': ['pytest>=8,<10', 'pytest-xdist>=3.8,<4', 'hypothesis>=6.100,<7'],
+        # Parquet and Arrow; tokenizer.json and the chat templates that come with it; weights.
+        'hf': [
+            'pyarrow>=18,<27',
+            'tokenizers>=0.23,<0.24',
+            'jinja2>=3.1,<4',
+            'safetensors>=0.6,<1',
+            'gguf>=0.17,<1',
+        ],
+        'test': [
+            'pytest>=8,<10',
+            'pytest-xdist>=3.8,<4',
+            'hypothesis>=6.100,<7',
+            'safetensors>=0.6,<1',
+            'gguf>=0.17,<1',
+        ],
         # What the encodings are compared with: python -m pytest -m reference
         'reference': [
             'torch>=2.13,<3',

@@ -118,6 +118,9 @@ def _describe_link(member: examine.Examined) -> dict:
 def _describe_phase(e: examine.Examined) -> str:
     if e.lineage is None:
         return 'unknown'
+    source = e.lineage.get('source')
+    if isinstance(source, dict):
+        return f'imported from {source.get("from")}, {source.get("class")}'
     kind = ''
     if e.data is not None:
         is_answers = e.data.manifest.get('conversations', True)

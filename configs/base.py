@@ -38,7 +38,8 @@ REVISIONS = {
     4: '2026-11-28, rules of tokenizers, conversations',
     5: '2026-11-29, models without attention',
     6: '2026-11-29, trackers and profiles',
-    7: '2026-11-29, adapters of low rank',
+    7: '2026-11-29, what other model classes need',
+    8: '2026-11-29, adapters of low rank',
 }
 
 CONTRASTIVE = when('train.objective', 'contrastive')
@@ -216,13 +217,50 @@ MODEL = group(
         ),
         since=5,
     ),
-    activation=field('swiglu', 'of the feed-forward', choices=('swiglu', 'gelu')),
+    residual=field(
+        'pre_norm',
+        'how attention and feed-forward, f and g, change the residual stream x',
+        choices=dict(
+            pre_norm='x + f(norm(x)), then the same with g',
+            post_norm='x + norm(f(x)), then the same with g (OLMo 2)',
+            parallel='x + f(norm(x)) + g(norm(x)), each with a norm of its own (GPT-NeoX)',
+        ),
+        since=7,
+    ),
+    activation=field(
+        'swiglu',
+        'of the feed-forward',
+        choices=dict(swiglu='', gelu='in its approximation with tanh', gelu_exact=''),
+    ),
+    biases=field(
+        'none',
+        'projections that add a bias',
+        choices=dict(
+            none='',
+            qkv='queries, keys and values',
+            attention='those and the output of attention',
+            feed_forward='',
+            all='of attention and feed-forward',
+        ),
+        since=7,
+    ),
     norm=field(
         'rmsnorm',
-        'normalisation before attention and feed-forward',
-        choices=('rmsnorm', 'layernorm'),
+        'normalisation of what attention and feed-forward read',
+        choices=dict(rmsnorm='', layernorm='', layernorm_no_bias='with a scale alone'),
     ),
-    qk_norm=field(False, 'normalise queries and keys of each head', needs=ATTENTION),
+    norm_eps=field(
+        1e-6, 'added to the mean square in every norm', Range(0, 1, open='low'), since=7
+    ),
+    embedding_norm=field(False, 'normalise embeddings before the layers', since=7),
+    qk_norm=field(False, 'normalise queries and keys', needs=ATTENTION),
+    qk_norm_over=field(
+        'head',
+        'what is normalised by itself',
+        choices=dict(head='each head', heads='all heads together'),
+        needs=when('model.qk_norm', True),
+        since=7,
+    ),
     causal=field(
         True,
         'False: tokens see those after them too: for embeddings, not for text',
@@ -372,7 +410,7 @@ TRAIN = group(
 
 LORA = group(
     "Adapters of low rank: a child's matrices stay its parent's, and learn through thin factors.",
-    Shared(since=7),
+    Shared(since=8),
     rank=field(
         0,
         'rank of what is added to a matrix; the factors alone are trained and saved',

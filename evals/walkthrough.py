@@ -194,7 +194,9 @@ def observe(model: Transformer, params, tokens: jax.Array, length: jax.Array, wo
 
     # 3. What each layer would have said, had it been the last.
     def guess(x_PxD):
-        x = Norm(cfg.norm).apply({'params': params['final_norm']}, cut(x_PxD, 0)[None])
+        x = Norm(cfg.norm, cfg.norm_eps).apply(
+            {'params': params['final_norm']}, cut(x_PxD, 0)[None]
+        )
         shares = jax.nn.softmax(unembed(x, output_matrix(cfg, params), cfg.tied)[0], axis=-1)
         return jax.lax.top_k(shares, min(GUESSES, cfg.vocab_size))
 

@@ -22,7 +22,7 @@ from model.kernels import (
     name_for_remat,
     platform,
 )
-from model.layers import Norm, contract, fan_in, multiply
+from model.layers import Norm, contract, declare_bias, fan_in, multiply
 from model.positions import EncodingInputs, PositionalEncoding
 from model.ring import (
     merge_heads,
@@ -128,8 +128,8 @@ class Attention(nn.Module):
         k_BxKxTxd = self._project(x_BxTxD, cfg.num_kv_heads, 'kv_heads', 'key')
         v_BxKxTxd = self._project(x_BxTxD, cfg.num_kv_heads, 'kv_heads', 'value')
         if cfg.qk_norm:
-            q_BxHxTxd = Norm('rmsnorm', name='query_norm')(q_BxHxTxd)
-            k_BxKxTxd = Norm('rmsnorm', name='key_norm')(k_BxKxTxd)
+            q_BxHxTxd = self._normalize(q_BxHxTxd, 'query_norm')
+            k_BxKxTxd = self._normalize(k_BxKxTxd, 'key_norm')
 
         # 2. Where the encoding turns queries and keys (RoPE and kin). It comes before the cache,
         #    so that a key is turned once and not again for each later token.
@@ -182,6 +182,8 @@ class Attention(nn.Module):
             y_BxTxD = multiply(out_BxTxE, w_HxdxD.reshape(-1, cfg.width), axes[1:])
         else:
             y_BxTxD = contract('BHTd,HdD->BTD', out_BxHxTxd, w_HxdxD, axes)
+        if cfg.has_bias('out'):
+            y_BxTxD += declare_bias(self, 'out', (cfg.width,), (None,))
         return checkpoint_name(y_BxTxD, 'attention_out'), cache
 
     def _project(self, x_BxTxD: jax.Array, heads: int, axis: str, name: str) -> jax.Array:
@@ -196,8 +198,21 @@ class Attention(nn.Module):
         )()
         if platform() == 'cpu':  # a matrix as it lies: XLA would transpose it for each token
             y_BxTxE = multiply(x_BxTxD, w_DxHxd.reshape(cfg.width, -1), axes[:2])
-            return jnp.swapaxes(y_BxTxE.reshape(*y_BxTxE.shape[:2], heads, cfg.head_dim), 1, 2)
-        return contract('BTD,DHd->BHTd', x_BxTxD, w_DxHxd, axes)
+            y_BxHxTxd = _split_heads(y_BxTxE, heads)
+        else:
+            y_BxHxTxd = contract('BTD,DHd->BHTd', x_BxTxD, w_DxHxd, axes)
+        if cfg.has_bias(name):
+            y_BxHxTxd += declare_bias(self, name, (heads, cfg.head_dim), (axis, None))[:, None]
+        return y_BxHxTxd
+
+    def _normalize(self, x_BxHxTxd: jax.Array, name: str) -> jax.Array:
+        """Normalises queries or keys, those of each head by themselves or of all together."""
+        cfg = self.config
+        norm = Norm('rmsnorm', cfg.norm_eps, name=name)
+        if cfg.qk_norm_over == 'head':
+            return norm(x_BxHxTxd)
+        x_BxTxE = jnp.swapaxes(x_BxHxTxd, 1, 2).reshape(x_BxHxTxd.shape[0], x_BxHxTxd.shape[2], -1)
+        return _split_heads(norm(x_BxTxE), x_BxHxTxd.shape[1])
 
     def _encoding_inputs(
         self, x_BxTxD: jax.Array, layout: TokenLayout, shared: Any, layer: int | jax.Array
@@ -321,3 +336,8 @@ class Attention(nn.Module):
         if encoding_value is not None:
             out_BxHxTxd += encoding_value.astype(cfg.dtype)
         return out_BxHxTxd, cache
+
+
+def _split_heads(x_BxTxE: jax.Array, heads: int) -> jax.Array:
+    """Returns vectors of all heads, one after the other, as [B,heads,T,d]."""
+    return jnp.swapaxes(x_BxTxE.reshape(*x_BxTxE.shape[:2], heads, -1), 1, 2)

@@ -10,6 +10,16 @@ from model.positions import Dims, PositionalEncoding, build
 
 Floats = Literal['float32', 'bfloat16']
 
+_QKV = ('query', 'key', 'value')
+_FEED_FORWARD = ('up', 'gate', 'down')
+BIASED = {  # config.model.biases -> projections
+    'none': (),
+    'qkv': _QKV,
+    'attention': (*_QKV, 'out'),
+    'feed_forward': _FEED_FORWARD,
+    'all': (*_QKV, 'out', *_FEED_FORWARD),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
@@ -24,9 +34,14 @@ class ModelConfig:
     num_kv_heads: int
     head_dim: int
     mlp_width: int
-    activation: Literal['swiglu', 'gelu']
-    norm: Literal['rmsnorm', 'layernorm']
+    residual: Literal['pre_norm', 'post_norm', 'parallel']
+    activation: Literal['swiglu', 'gelu', 'gelu_exact']
+    biases: Literal['none', 'qkv', 'attention', 'feed_forward', 'all']
+    norm: Literal['rmsnorm', 'layernorm', 'layernorm_no_bias']
+    norm_eps: float
+    embedding_norm: bool
     qk_norm: bool
+    qk_norm_over: Literal['head', 'heads']
     mixing: Literal['attention', 'window', 'average', 'none']
     causal: bool
     window: int
@@ -93,6 +108,10 @@ class ModelConfig:
             if not len(e) % period and repeats:
                 return period
         return len(e)
+
+    def has_bias(self, projection: str) -> bool:
+        """Returns whether a projection of attention or feed-forward, by its name, has a bias."""
+        return projection in BIASED[self.biases]
 
     def weight(self, shape, axes, init, name):
         """Returns a layer that holds one weight (`model.layers.Weight`)."""
@@ -169,12 +188,12 @@ def _mlp_width(config, head_dim: int) -> int:
     Where nothing with weights stands in attention's place it gets those that attention would have.
     """
     width = config.width
-    is_gelu = config.activation == 'gelu'
-    usual = 4 * width if is_gelu else -(-8 * width // 3 // 32) * 32
+    is_gated = config.activation == 'swiglu'
+    usual = -(-8 * width // 3 // 32) * 32 if is_gated else 4 * width
     if config.mixing not in ('average', 'none'):
         return usual
     weights = attention_weights(width, config.num_heads, config.num_kv_heads, head_dim)
-    return usual + round(weights / (width * (2 if is_gelu else 3)) / 4) * 4
+    return usual + round(weights / (width * (3 if is_gated else 2)) / 4) * 4
 
 
 def _check_types(fields: dict) -> None:
@@ -242,6 +261,11 @@ def _check_mixing(config, encodings: tuple[PositionalEncoding, ...], max_len: in
     if not config.causal:
         raise ModelError(
             f"{named}: it reads what came before; expected config.model.causal=True, or 'attention'"
+        )
+    if 'query' in BIASED[config.biases]:
+        raise ModelError(
+            f'{named}, config.model.biases {config.biases!r}: attention is not there; expected '
+            f"'none' or 'feed_forward'"
         )
     for part in dict.fromkeys(part for encoding in encodings for part in encoding.parts):
         if part.enters() - {'embed', 'position_ids'}:

@@ -36,11 +36,11 @@ class Norm(nn.Module):
     """Normalises the last axis, in float32.
 
     RMSNorm (Zhang and Sennrich 2019, arXiv 1910.07467) or LayerNorm (Ba et al. 2016, arXiv
-    1607.06450).
+    1607.06450), with its bias or without.
     """
 
     kind: str
-    eps: float = 1e-6
+    eps: float
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -48,7 +48,7 @@ class Norm(nn.Module):
         size = (x.shape[-1],)
         y = x.astype(jnp.float32)
         scale = self.param('scale', with_axes(nn.initializers.ones, (None,)), size)
-        if self.kind == 'layernorm':
+        if self.kind != 'rmsnorm':
             y -= y.mean(-1, keepdims=True)
         y = y * jax.lax.rsqrt(jnp.square(y).mean(-1, keepdims=True) + self.eps) * scale
         if self.kind == 'layernorm':
@@ -107,6 +107,34 @@ class Weight(nn.Module):
 def _orthonormal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
     """Returns random columns, on the last axis, of length 1 and at right angles."""
     return nn.initializers.orthogonal()(key, shape, jnp.float32).astype(dtype)
+
+
+def declare_bias(
+    module: Any, name: str, shape: tuple[int, ...], axes: tuple[str | None, ...]
+) -> jax.Array:
+    """Declares the bias of a projection; returns it in the dtype of computation.
+
+    Args:
+      module: of the model, with its `config`.
+      name: of the projection; the bias stands beside it as `name_bias`.
+      axes: logical names of the dimensions of `shape`.
+    """
+    cfg = module.config
+    init = with_axes(nn.initializers.zeros, axes)
+    b = module.param(f'{name}_bias', init, shape, jnp.dtype(cfg.param_dtype))
+    return b.astype(cfg.dtype)
+
+
+def activate(activation: str, up_BxTxF: jax.Array, project_gate: Callable) -> jax.Array:
+    """Returns the hidden layer of a feed-forward network, [B,T,F].
+
+    Args:
+      activation: config.model.activation.
+      project_gate: () -> [B,T,F], for an activation that has a gate.
+    """
+    if activation == 'swiglu':
+        return up_BxTxF * nn.silu(project_gate())
+    return nn.gelu(up_BxTxF, approximate=activation == 'gelu')
 
 
 def widen(w: jax.Array, scale: jax.Array | None, dtype: Any) -> jax.Array:
@@ -271,7 +299,7 @@ _multiply_on_cpu.defvjp(_multiply_forward, _multiply_backward)
 
 
 class FeedForward(nn.Module):
-    """SwiGLU (Shazeer 2020, arXiv 2002.05202, equation 6) or GELU."""
+    """SwiGLU (Shazeer 2020, arXiv 2002.05202, equation 6) or GELU (arXiv 1606.08415)."""
 
     config: 'ModelConfig'
 
@@ -280,16 +308,16 @@ class FeedForward(nn.Module):
         """Returns [B,T,D]."""
         cfg = self.config
         h_BxTxF = constrain(self._project_up(x_BxTxD, 'up'), 'batch', None, 'mlp')
-        if cfg.activation == 'swiglu':
-            h_BxTxF *= nn.silu(self._project_up(x_BxTxD, 'gate'))
-        else:
-            h_BxTxF = nn.gelu(h_BxTxF)
+        h_BxTxF = activate(cfg.activation, h_BxTxF, lambda: self._project_up(x_BxTxD, 'gate'))
         h_BxTxF = stored(h_BxTxF)
 
         shape = (cfg.mlp_width, cfg.width)
         init = fan_in(cfg.residual_scale, 'fan_in', 'normal')
         axes = ('mlp', 'embed')
-        return multiply(h_BxTxF, cfg.weight(shape, axes, init, 'down')(), axes)
+        y_BxTxD = multiply(h_BxTxF, cfg.weight(shape, axes, init, 'down')(), axes)
+        if cfg.has_bias('down'):
+            y_BxTxD += declare_bias(self, 'down', (cfg.width,), (None,))
+        return y_BxTxD
 
     def _project_up(self, x_BxTxD: jax.Array, name: str) -> jax.Array:
         """Returns [B,T,F], under the name that remat policies keep it by."""
@@ -297,7 +325,10 @@ class FeedForward(nn.Module):
         init = fan_in(1.0, 'fan_in', 'normal')
         axes = ('embed', 'mlp')
         w_DxF = cfg.weight((cfg.width, cfg.mlp_width), axes, init, name)()
-        return checkpoint_name(multiply(x_BxTxD, w_DxF, axes), name)
+        y_BxTxF = multiply(x_BxTxD, w_DxF, axes)
+        if cfg.has_bias(name):
+            y_BxTxF += declare_bias(self, name, (cfg.mlp_width,), ('mlp',))
+        return checkpoint_name(y_BxTxF, name)
 
 
 def dropout(

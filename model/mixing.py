@@ -16,7 +16,7 @@ from jax.ad_checkpoint import checkpoint_name
 
 from model.config import ModelConfig
 from model.kernels import stored
-from model.layers import fan_in, multiply
+from model.layers import activate, fan_in, multiply
 from model.sharding import constrain, gather_context, own_context_part
 
 if TYPE_CHECKING:
@@ -65,10 +65,7 @@ class WindowMixing(nn.Module):
         cfg = self.config
         x_BxTxE = windows_BxTxWxD.reshape(*windows_BxTxWxD.shape[:2], -1)
         h_BxTxF = constrain(self._project_up(x_BxTxE, 'up'), 'batch', None, 'mlp')
-        if cfg.activation == 'swiglu':
-            h_BxTxF *= nn.silu(self._project_up(x_BxTxE, 'gate'))
-        else:
-            h_BxTxF = nn.gelu(h_BxTxF)
+        h_BxTxF = activate(cfg.activation, h_BxTxF, lambda: self._project_up(x_BxTxE, 'gate'))
         shape = (cfg.mixing_width, cfg.width)
         init = fan_in(cfg.residual_scale, 'fan_in', 'normal')
         axes = ('mlp', 'embed')

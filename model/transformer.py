@@ -36,7 +36,8 @@ _OUTPUT_AXES = ('embed', 'vocab')
 class Block(nn.Module):
     """x + attention(norm(x)), then x + feed_forward(norm(x)) (pre-norm).
 
-    `config.mixing` may put something else in attention's place, or nothing.
+    `config.residual` may put the norms behind the two, or the two beside each other;
+    `config.mixing` something else in attention's place, or nothing.
     """
 
     config: ModelConfig
@@ -53,23 +54,36 @@ class Block(nn.Module):
     ) -> tuple[jax.Array, Cache | None]:
         """Returns the residual stream after one layer, [B,T,D], and its cache (see `Attention`)."""
         cfg = self.config
+        before_BxTxD = x_BxTxD
 
         # Each dropout of the model has a number of its own: 0 is the embedding's.
         if cfg.mixing != 'none':
             if cfg.mixing == 'attention':
-                y_BxTxD = Norm(cfg.norm, name='attention_norm')(x_BxTxD)
+                y_BxTxD = self._norm(x_BxTxD, 'attention_norm', 'before')
                 attention = Attention(cfg, self.encoding, name='attention')
                 y_BxTxD, cache = attention(y_BxTxD, layout, shared, cache, layer)
+                y_BxTxD = self._norm(y_BxTxD, 'attention_norm', 'after')
             else:
-                y_BxTxD = Norm(cfg.norm, name='mixing_norm')(x_BxTxD)
+                y_BxTxD = self._norm(x_BxTxD, 'mixing_norm', 'before')
                 y_BxTxD, cache = WindowMixing(cfg, name='mixing')(y_BxTxD, layout, cache)
+                y_BxTxD = self._norm(y_BxTxD, 'mixing_norm', 'after')
             y_BxTxD = dropout(y_BxTxD, cfg.dropout, layout.row_keys, 2 * layer + 1)
             x_BxTxD = constrain(x_BxTxD + y_BxTxD, 'batch', None, None)
 
-        y_BxTxD = Norm(cfg.norm, name='feed_forward_norm')(x_BxTxD)
+        # Beside attention it reads what attention read; else what attention has written to.
+        read_BxTxD = before_BxTxD if cfg.residual == 'parallel' else x_BxTxD
+        y_BxTxD = self._norm(read_BxTxD, 'feed_forward_norm', 'before')
         y_BxTxD = FeedForward(cfg, name='feed_forward')(y_BxTxD)
+        y_BxTxD = self._norm(y_BxTxD, 'feed_forward_norm', 'after')
         y_BxTxD = dropout(y_BxTxD, cfg.dropout, layout.row_keys, 2 * layer + 2)
         return constrain(x_BxTxD + y_BxTxD, 'batch', None, None), cache
+
+    def _norm(self, x_BxTxD: jax.Array, name: str, place: str) -> jax.Array:
+        """Returns x normalised, where that is the place of the norm of this name."""
+        cfg = self.config
+        if place != ('after' if cfg.residual == 'post_norm' else 'before'):
+            return x_BxTxD
+        return Norm(cfg.norm, cfg.norm_eps, name=name)(x_BxTxD)
 
 
 class Group(nn.Module):
@@ -180,6 +194,8 @@ class Transformer(nn.Module):
         x_BxTxD = look_up(table_VxD, scale_Vx1, tokens, cfg.dtype)
         if cfg.scale_embedding:  # Vaswani et al. 2017, arXiv 1706.03762, section 3.4
             x_BxTxD = x_BxTxD * jnp.asarray(cfg.width**0.5, x_BxTxD.dtype)
+        if cfg.embedding_norm:
+            x_BxTxD = Norm(cfg.norm, cfg.norm_eps, name='embedding_norm')(x_BxTxD)
 
         # 2. Positions, where an encoding adds them to the embedding or has something that all
         #    layers share.
@@ -203,7 +219,7 @@ class Transformer(nn.Module):
                 )
                 if cache is not None:
                     cache['layers'][i] = new
-        x_BxTxD = Norm(cfg.norm, name='final_norm')(x_BxTxD)
+        x_BxTxD = Norm(cfg.norm, cfg.norm_eps, name='final_norm')(x_BxTxD)
 
         # 4. Parameters that belong to the model, though the loss and model/embed.py apply them.
         if cfg.logit_scale:  # the logarithm (Radford et al. 2021, arXiv 2103.00020, section 2.5)

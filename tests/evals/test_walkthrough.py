@@ -112,7 +112,9 @@ def test_numbers_are_those_of_the_model(positions, changes):
     model, params = unroll_layers(model, params)
     assert len(facts['guesses']) == 1 + len(hidden)
     for told, x in zip(facts['guesses'][1:], hidden):
-        x = Norm(model.config.norm).apply({'params': params['final_norm']}, x)
+        x = Norm(model.config.norm, model.config.norm_eps).apply(
+            {'params': params['final_norm']}, x
+        )
         z = unembed(x, output_matrix(model.config, params), model.config.tied)[0]
         shares = np.asarray(jax.nn.softmax(z, axis=-1))
         expected = -np.sort(-shares, axis=-1)[:, : walkthrough.GUESSES]

@@ -251,6 +251,18 @@ ADAPTERS = [
         'lora.rank=2 parent=run optimizer.embedding_scale=2.0',
     )
 ] + [Case('adapters', 'apps.merge --run=run --out=new')]
+CLASSES = [
+    field(*given.split(), kind='fields of other model classes')
+    for given in (
+        'model.norm_eps=0',
+        'model.residual=post',
+        'model.biases=some',
+        'model.norm=batchnorm',
+        'model.activation=gelu_tanh',
+        'model.qk_norm_over=heads',
+        'model.mixing=none model.positions=none model.biases=qkv',
+    )
+]
 ORDER = 'studies.claims --config=configs/claims/order.py --out=new'
 NETWORKS = 'studies.claims --config=configs/claims/networks.py --out=new'
 CLAIMS = [
@@ -265,4 +277,16 @@ CLAIMS = [
         (NETWORKS, 'networks.recall_pairs=(2,40)'),
     )
 ]
-CASES = [*FILES, *NAMES, *NUMBERS, *LARGE, *HOMES, *MESH, *POSITIONS, *MIXING, *ADAPTERS, *CLAIMS]
+CASES = [
+    *FILES,
+    *NAMES,
+    *NUMBERS,
+    *LARGE,
+    *HOMES,
+    *MESH,
+    *POSITIONS,
+    *MIXING,
+    *CLASSES,
+    *ADAPTERS,
+    *CLAIMS,
+]

@@ -3,6 +3,7 @@ packing, padding and the cache are tested for every encoding in test_properties.
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,28 @@ from model.transformer import Transformer
 from tests.model.parameters import draw
 
 VOCAB, TIME = 29, 12
+# What other model classes are made of; eps are large enough to be seen.
+NEOX = (
+    ('residual', 'parallel'),
+    ('biases', 'all'),
+    ('activation', 'gelu_exact'),
+    ('norm', 'layernorm'),
+    ('norm_eps', 0.1),
+    ('tied', False),
+)
+OLMO = (
+    ('residual', 'post_norm'),
+    ('biases', 'qkv'),
+    ('qk_norm', True),
+    ('qk_norm_over', 'heads'),
+    ('norm_eps', 0.2),
+)
+BLOOM = (
+    ('embedding_norm', True),
+    ('biases', 'attention'),
+    ('norm', 'layernorm_no_bias'),
+    ('activation', 'gelu'),
+)
 CORE = ('none', 'sinusoidal', 'learned', 'rope', 'alibi', 't5')
 RNG = np.random.default_rng(0)
 TOKENS = RNG.integers(1, VOCAB, (2, TIME)).astype(np.int32)
@@ -34,7 +57,7 @@ def built(positions='rope', **changes):
     rng = np.random.default_rng(2)
     params = jax.tree.map(
         lambda x: jnp.float32(
-            x + 0.3 * rng.normal(size=x.shape) * (1 if x.ndim == 1 else np.std(x))
+            x + 0.3 * rng.normal(size=x.shape) * (1 if x.ndim == 1 else np.std(x) or 1)
         ),
         draw(model),
     )
@@ -44,12 +67,17 @@ def built(positions='rope', **changes):
 # ---- an independent forward pass, in float64, loop by loop
 
 
-def norm(x, p, kind):
-    if kind == 'layernorm':
-        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p[
-            'scale'
-        ] + p['bias']
-    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * p['scale']
+def norm(x, p, c, kind=None):
+    kind = kind or c.norm
+    assert ('bias' in p) == (kind == 'layernorm')
+    if kind == 'rmsnorm':
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + c.norm_eps) * p['scale']
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + c.norm_eps)
+    return x * p['scale'] + p.get('bias', 0)
+
+
+def project(x, p, name):
+    return x @ p[name]['kernel'] + p.get(f'{name}_bias', 0)
 
 
 def rotated(x, position):
@@ -68,6 +96,18 @@ def bucket(n):
     return n if n < 16 else min(31, 16 + int(np.log(n / 16) / np.log(128 / 16) * 16))
 
 
+def fed_forward(c, f, h):
+    up = project(h, f, 'up')
+    if c.activation == 'swiglu':
+        gate = project(h, f, 'gate')
+        up = up * gate / (1 + np.exp(-gate))
+    elif c.activation == 'gelu':
+        up = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
+    else:
+        up = 0.5 * up * (1 + np.vectorize(math.erf)(up / np.sqrt(2)))
+    return project(up, f, 'down')
+
+
 def reference(c, p, tokens):
     """Logits [T,V] of one document, by the equations of the papers."""
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), p)
@@ -78,18 +118,27 @@ def reference(c, p, tokens):
     if 'sinusoidal' in names:
         angle = np.arange(len(x))[:, None] * 10000.0 ** (-np.arange(0, c.width, 2) / c.width)
         x = x * np.sqrt(c.width) + np.stack([np.sin(angle), np.cos(angle)], -1).reshape(len(x), -1)
+    if c.embedding_norm:
+        x = norm(x, p['embedding_norm'], c)
+    post = c.residual == 'post_norm'
     for i, name in enumerate(names):
         layer = p[f'layer_{i}']
-        a, h = layer['attention'], norm(x, layer['attention_norm'], c.norm)
-        mixed = np.zeros_like(x)
+        a, h = layer['attention'], x if post else norm(x, layer['attention_norm'], c)
+        mixed = np.zeros_like(x) + a.get('out_bias', 0)
+        q_all, k_all, v_all = (
+            np.einsum('td,dhe->the', h, a[n]['kernel']) + a.get(f'{n}_bias', 0)
+            for n in ('query', 'key', 'value')
+        )
+        if c.qk_norm_over == 'heads':
+            q_all, k_all = (
+                norm(y.reshape(len(y), -1), a[n], c, 'rmsnorm').reshape(y.shape)
+                for y, n in ((q_all, 'query_norm'), (k_all, 'key_norm'))
+            )
         for head in range(c.num_heads):
             group = head // (c.num_heads // c.num_kv_heads)
-            q, k, v = (
-                h @ a[n]['kernel'][:, j]
-                for n, j in (('query', head), ('key', group), ('value', group))
-            )
-            if c.qk_norm:
-                q, k = norm(q, a['query_norm'], 'rmsnorm'), norm(k, a['key_norm'], 'rmsnorm')
+            q, k, v = q_all[:, head], k_all[:, group], v_all[:, group]
+            if c.qk_norm and c.qk_norm_over == 'head':
+                q, k = norm(q, a['query_norm'], c, 'rmsnorm'), norm(k, a['key_norm'], c, 'rmsnorm')
             if name == 'rope':
                 q, k = (np.stack([rotated(row, t) for t, row in enumerate(y)]) for y in (q, k))
             for t in range(len(x)):
@@ -110,16 +159,12 @@ def reference(c, p, tokens):
                     )
                 w = np.exp(z - z.max())
                 mixed[t] += (w / w.sum()) @ v[list(seen)] @ a['out']['kernel'][head]
-        x = x + mixed
-        f, h = layer['feed_forward'], norm(x, layer['feed_forward_norm'], c.norm)
-        up = h @ f['up']['kernel']
-        if c.activation == 'swiglu':
-            gate = h @ f['gate']['kernel']
-            up = up * gate / (1 + np.exp(-gate))
-        else:
-            up = 0.5 * up * (1 + np.tanh(np.sqrt(2 / np.pi) * (up + 0.044715 * up**3)))
-        x = x + up @ f['down']['kernel']
-    x = norm(x, p['final_norm'], c.norm)
+        y = x + (norm(mixed, layer['attention_norm'], c) if post else mixed)
+        read = x if c.residual == 'parallel' else y
+        h = read if post else norm(read, layer['feed_forward_norm'], c)
+        down = fed_forward(c, layer['feed_forward'], h)
+        x = y + (norm(down, layer['feed_forward_norm'], c) if post else down)
+    x = norm(x, p['final_norm'], c)
     return x @ (p['embedding'].T if c.tied else p['output']['kernel'])
 
 
@@ -133,11 +178,19 @@ def reference(c, p, tokens):
         ('learned', (('norm', 'layernorm'), ('activation', 'gelu'))),
         ('rope', (('causal', False), ('scale_embedding', True))),
         ('learned', (('causal', False), ('window', 3))),
+        ('rope', NEOX),
+        ('rope', OLMO),
+        ('alibi', BLOOM),
+        ('none', (('biases', 'feed_forward'), ('residual', 'post_norm'), ('norm', 'layernorm'))),
     ],
 )
 def test_the_forward_pass_is_the_papers(positions, changes):
     """Catches a wrong pairing of heads and groups, a misplaced scale, cap, bias or norm, a rotation
-    of the wrong sign, and what lies ahead hidden where it is to be seen."""
+    of the wrong sign, and what lies ahead hidden where it is to be seen.
+
+    Also a bias that a projection lacks or that another one adds, the other GELU, an eps that a norm
+    does not get, a norm before what it should come after, and a feed-forward that reads what it
+    stands beside."""
     model, params, apply = built(positions, **dict(changes))
     found = apply(params, TOKENS, POSITIONS, ONES)
     for row in range(2):
@@ -146,11 +199,15 @@ def test_the_forward_pass_is_the_papers(positions, changes):
         )
 
 
-@pytest.mark.parametrize('positions', ['learned', 'rope', 'forgetting', 'rope,none'])
-def test_generation(positions):
+@pytest.mark.parametrize(
+    'positions, changes',
+    [(p, ()) for p in ('learned', 'rope', 'forgetting', 'rope,none')]
+    + [('rope', NEOX), ('rope', OLMO), ('alibi', BLOOM)],
+)
+def test_generation(positions, changes):
     """Catches rows that depend on their batch, chunks that change the text, and greedy that is not
     the most likely token."""
-    model, params, apply = built(positions, num_layers=1 + (',' in positions))
+    model, params, apply = built(positions, num_layers=1 + (',' in positions), **dict(changes))
     prompts = [[3, 5, 7], [2, 4, 6, 8, 10]]
     greedy = decoding.generate(model, params, prompts, 5, Sampling(temperature=0.0))
     for prompt, out in zip(prompts, greedy):
@@ -195,10 +252,10 @@ def test_generation_ends():
         decoding.generate(model, params, [[1] * TIME], 5)
 
 
-@pytest.mark.parametrize('positions', ['rope', 't5', 'rope,none'])
-def test_scanned_layers_and_remat_change_nothing(positions):
+@pytest.mark.parametrize('positions, changes', [('rope', OLMO), ('t5', NEOX), ('rope,none', ())])
+def test_scanned_layers_and_remat_change_nothing(positions, changes):
     """Catches a period of layers in the wrong order, and a policy that changes the gradient."""
-    model, params, _ = built(positions, scan_layers=True)
+    model, params, _ = built(positions, scan_layers=True, **dict(changes))
 
     def grad(m, p):
         def total(p):

@@ -35,6 +35,8 @@ KEEPS = {
     'studies.quickstart',
     'studies.quickstart_seeds',
     'studies.retrieval_lineage',
+    'apps.import_model',
+    'apps.export_model',
 }
 
 

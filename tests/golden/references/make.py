@@ -17,7 +17,11 @@ import pytest
 
 from tests.golden.references import outputs
 
-TESTS = ('tests/model/test_published.py', 'tests/data/test_fast_tokenizer.py')
+TESTS = (
+    'tests/model/test_published.py',
+    'tests/apps/test_exchange.py',
+    'tests/data/test_fast_tokenizer.py',
+)
 PACKAGES = ('torch', 'transformers', 'x-transformers', 'numpy')
 
 

@@ -6,7 +6,9 @@ can be kept as files (`outputs.py`) and read where the packages are not installe
 Dimensions: H heads, K key-value heads, T tokens, D width, d size of a head, V words.
 """
 
+import copy
 import importlib
+import inspect
 import pathlib
 import tempfile
 from types import SimpleNamespace
@@ -291,11 +293,8 @@ def logits(kind, config, weights, tokens):
       tokens: [B,T].
     """
     model_class = getattr(transformers, kind)
-    model = model_class(model_class.config_class(**config))
-    if kind == 'MptForCausalLM':  # its GELU is exchanged for ours, with tanh
-        for block in model.transformer.blocks:
-            block.ffn.act = torch.nn.GELU(approximate='tanh')
-
+    # What makes a config of it may add to what it holds.
+    model = model_class(model_class.config_class(**copy.deepcopy(config)))
     parameters = dict(model.named_parameters())
     expected = {name: tuple(value.shape) for name, value in parameters.items()}
     given = {name: value.shape for name, value in weights.items()}
@@ -303,6 +302,45 @@ def logits(kind, config, weights, tokens):
     for name, value in parameters.items():
         value.copy_(tensor(weights[name]))
     return {'logits': model.eval()(torch.tensor(tokens)).logits.numpy()}
+
+
+def logits_of_folder(folder, tokens, padding):
+    """Returns logits [B,T,V] of a model in a folder, computed in several ways.
+
+    Args:
+      folder: of Hugging Face.
+      tokens: [B,T].
+      padding: how many tokens of padding stand on the left in 'padded'.
+    Returns:
+      'float32', 'float64', 'bfloat16': in these numbers. 'cached': token by token. 'padded': with
+      padding on the left, which is cut off.
+    """
+    tokens = torch.tensor(tokens).long()
+    ways = {}
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation='eager'
+        ).eval()
+        ways[str(dtype).removeprefix('torch.')] = model(tokens).logits.double().numpy()
+        if dtype != torch.float32:
+            continue
+        cache, columns = None, []
+        for column in tokens.T:
+            outputs = model(column[:, None], past_key_values=cache, use_cache=True)
+            cache = outputs.past_key_values
+            columns.append(outputs.logits)
+        ways['cached'] = torch.cat(columns, 1).numpy()
+        padded = torch.nn.functional.pad(tokens, (padding, 0))
+        mask = torch.nn.functional.pad(torch.ones_like(tokens), (padding, 0))
+        places = (mask.cumsum(-1) - 1).clamp(min=0)
+        keywords = dict(position_ids=places) if 'position_ids' in signature(model) else {}
+        outputs = model(padded, attention_mask=mask, **keywords)
+        ways['padded'] = outputs.logits[:, padding:].numpy()
+    return ways
+
+
+def signature(model):
+    return inspect.signature(model.forward).parameters
 
 
 # ---- tokens

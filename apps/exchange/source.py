@@ -1,0 +1,162 @@
+"""What a model of another house is read from, and how it becomes our arrays.
+
+A source may be damaged or hostile: sizes are compared before anything of that size is made.
+"""
+
+import abc
+import contextlib
+import hashlib
+import pathlib
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from apps.exchange import classes, tensors
+from apps.exchange.fields import Fields
+from data.tokenizer import Tokenizer
+from model.config import ModelConfig
+from model.transformer import Transformer
+from runtime import checkpoint
+from runtime.errors import RunError
+
+_OF_PIECES = ('embedding', 'output/kernel')  # a row for each piece of the tokenizer
+_FLOATS = ('float64', 'float32', 'float16', 'bfloat16')
+
+
+class Source(abc.ABC):
+    """A model as somebody else wrote it.
+
+    Attributes:
+      path: where it lies.
+      fields: its config.json, or what says the same.
+      shapes: name -> shape of each tensor, named as in Hugging Face's classes.
+      files: what is read, for the hashes of the lineage.
+      licence: as the source names it, or ''.
+      pairs: whether queries and keys lie with the two dimensions of a pair beside each other.
+    """
+
+    path: pathlib.Path
+    fields: Fields
+    shapes: dict[str, tuple[int, ...]]
+    files: list[pathlib.Path]
+    licence: str = ''
+    pairs: bool = False
+
+    @abc.abstractmethod
+    def read(self, name: str) -> np.ndarray:
+        """Returns a tensor, of floats."""
+
+    @abc.abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """Returns the tokenizer that comes with the model."""
+
+    def model_class(self) -> classes.ModelClass:
+        """Returns the class of the model, with its tensors as they lie here."""
+        return classes.find(self.fields)
+
+
+def hash_files(files: list[pathlib.Path]) -> dict[str, str]:
+    """Returns name -> sha256 of files, in hexadecimal."""
+    hashes = {}
+    for path in files:
+        with path.open('rb') as file:
+            hashes[path.name] = hashlib.file_digest(file, 'sha256').hexdigest()
+    return hashes
+
+
+def read_params(source: Source, cfg: ModelConfig) -> dict:
+    """Returns the parameters of a model, nested, read tensor by tensor.
+
+    A table with rows beyond those of `cfg.vocab_size`, which no token has, loses them.
+    Raises RunError where tensors are missing, too many, or of another shape.
+    """
+    one = source.model_class()
+    leaves = shapes_of(cfg)
+    dtypes = dtypes_of(cfg)
+    planned = tensors.assign(one.names, leaves)
+    check(source, one, planned, leaves)
+
+    params: dict = {}
+    for name, paths in planned.items():
+        x = source.read(name)
+        if x.dtype.name not in _FLOATS:
+            raise RunError(f'{source.fields.where}: {name} is of {x.dtype.name}: expected floats')
+        expected = tensors.shape_of(paths, leaves, one)
+        if x.shape != expected:  # rows that no token has
+            x = x[tuple(slice(size) for size in expected)]
+        arrays = tensors.to_ours(x, paths, leaves, one, cfg, source.pairs)
+        for path, array in arrays.items():
+            *groups, last = path.split('/')
+            at = params
+            for group in groups:
+                at = at.setdefault(group, {})
+            at[last] = array.astype(dtypes[path], copy=False)
+    return params
+
+
+def shapes_of(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Returns path -> shape of all parameters of a model; nothing is made."""
+    return {path: x.shape for path, x in _abstract(cfg)}
+
+
+def dtypes_of(cfg: ModelConfig) -> dict[str, np.dtype]:
+    """Returns path -> dtype of all parameters of a model."""
+    return {path: np.dtype(x.dtype) for path, x in _abstract(cfg)}
+
+
+def _abstract(cfg: ModelConfig) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
+    abstract = nn.meta.unbox(checkpoint.abstract_params(Transformer(cfg)))
+    for keys, x in jax.tree_util.tree_leaves_with_path(abstract):
+        yield checkpoint.path(keys), x
+
+
+def check(
+    source: Source,
+    one: classes.ModelClass,
+    planned: dict[str, list[str]],
+    leaves: dict[str, tuple[int, ...]],
+) -> None:
+    """Raises RunError where a source has not the tensors that a model is made of."""
+    where = source.fields.where
+    missing = [name for name in planned if name not in source.shapes]
+    if missing:
+        raise RunError(f'{where}: tensors are missing: {_list(missing)}')
+
+    # What is there beside: buffers of old files, and the output of a model that ties it.
+    known = set(planned) | {one.names['output/kernel']}
+    more = [name for name in source.shapes if name not in known and not _is_buffer(name)]
+    if more:
+        raise RunError(f'{where}: tensors that {one.architecture} has not: {_list(more)}')
+    for name, paths in planned.items():
+        expected = tensors.shape_of(paths, leaves, one)
+        found = source.shapes[name]
+        if paths[0] in _OF_PIECES and len(found) == 2:
+            found = (min(found[0], expected[0]), found[1])
+        if found != expected:
+            raise RunError(
+                f'{where}: {name} is {list(source.shapes[name])}: expected {list(expected)}'
+            )
+
+
+def _is_buffer(name: str) -> bool:
+    """Returns whether a tensor is computed and not learned, as old files have some."""
+    return name.endswith(('.inv_freq', '.attn.bias', '.masked_bias', '.attention.bias'))
+
+
+def _list(names: list[str]) -> str:
+    rest = f' and {len(names) - 4} more' if len(names) > 4 else ''
+    return f'{", ".join(f"{name:.80}" for name in names[:4])}{rest}'
+
+
+@contextlib.contextmanager
+def blame(where: str, *kinds: type[BaseException]) -> Iterator[None]:
+    """Raises RunError in place of what a library raises for a damaged file."""
+    try:
+        yield
+    except RunError:
+        raise
+    except kinds as error:
+        line = next(iter(str(error).strip().splitlines()), '')
+        raise RunError(f'{where}: damaged ({type(error).__name__}: {line:.120})') from None
