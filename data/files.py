@@ -73,7 +73,8 @@ class Walk:
       inside: a folder that is passed over.
 
     Attributes:
-      entries: what a file is -> (path, its `stat`).
+      entries: what a file is -> (path, its bytes, the time it was changed in nanoseconds). All of
+        its `stat` would take most of the memory where there are many files.
       passed: what was passed over.
       reached: numbers of the starting points that led to any file.
     """
@@ -135,8 +136,9 @@ class Walk:
             self.passed.kinds[os.path.splitext(path)[1].lower()] += 1
             return
         self.reached.add(start)
-        known, _ = self.entries.setdefault(_identity(path, state), (path, state))
-        self._note_again(known, path)
+        entry = (path, state.st_size, state.st_mtime_ns)
+        known = self.entries.setdefault(_identity(path, state), entry)
+        self._note_again(known[0], path)
 
     def _note_again(self, known: str, path: str) -> None:
         if known != path and os.path.abspath(known) != os.path.abspath(path):
@@ -350,7 +352,10 @@ def find(paths: str, suffixes: tuple[str, ...], field: str) -> tuple[list[pathli
             alone.go([starts[number]])
             if not alone.entries:
                 raise _none_readable(entry, starts[number], suffixes, field, alone.passed)
-    return sorted(pathlib.Path(path) for path, _ in walk.entries.values()), walk.passed
+
+    # In the order of paths, part by part; paths that are compared themselves keep their parts.
+    found = [pathlib.Path(path) for path, _, _ in walk.entries.values()]
+    return sorted(found, key=lambda path: str(path).replace(os.sep, '\0')), walk.passed
 
 
 def _no_file_error(entry: str, path: str, field: str, rest: Sequence[str] = ()) -> DataError:

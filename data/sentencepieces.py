@@ -60,6 +60,7 @@ class SentencePieceTokenizer(Tokenizer):
                 f'or with control symbols {" ".join(CONTROL)}, pad, bos and eos ids, and '
                 'byte_fallback'
             )
+        assert self.end is not None  # as was seen
         self._meta = np.asarray(meta, np.int32)
         self.begin = (self.bos,)
         self.ends = (self.end, self.eos)

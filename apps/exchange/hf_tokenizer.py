@@ -98,11 +98,16 @@ def _unigram(tokenizer: SentencePieceTokenizer, pieces: list[str], marks: list[i
     """Returns a tokenizer.json of a unigram model.
 
     Its model would find marks and bytes by their names (`<0x41>`), which are no pieces of a text
-    for SentencePiece: texts are cut after the first letter of such a name.
+    for SentencePiece: texts are cut inside of such a name, where no piece lies on both sides.
     """
-    names = [re.escape(pieces[i][1:]) for i in marks]
-    inside = '|'.join(['0x[0-9A-F]{2}>', *names])
-    content = bpe_file({}, [], [splitting('\n'), splitting(f'(?<=<)(?={inside})')])
+    normal = [piece for piece, kind in zip(pieces, tokenizer.types) if kind == NORMAL]
+    pairs = {piece[i : i + 2] for piece in normal for i in range(len(piece) - 1)}
+    inside = ['(?<=<)(?=0x[0-9A-F]{2}>)']  # digits are pieces of their own
+    for mark in (pieces[i] for i in marks):
+        places = range(1, len(mark))
+        place = next((i for i in places if mark[i - 1 : i + 1] not in pairs), 1)
+        inside.append(f'(?<={re.escape(mark[:place])})(?={re.escape(mark[place:])})')
+    content = bpe_file({}, [], [splitting('\n'), splitting('|'.join(inside))])
     content['model'] = {
         'type': 'Unigram',
         'unk_id': tokenizer.types.index(UNKNOWN),
@@ -113,7 +118,7 @@ def _unigram(tokenizer: SentencePieceTokenizer, pieces: list[str], marks: list[i
 
 def merges_by_score(scores: Mapping[str, float]) -> list[list[str]]:
     """Returns the pairs of pieces that make a piece, those of the best score first."""
-    merges = []
+    merges: list[tuple[float, int, list[str]]] = []
     for piece, score in scores.items():
         for i in range(1, len(piece)):
             left = piece[:i]

@@ -156,9 +156,9 @@ class Walk(walks.Walk):
                 raise DataError(f'{path}: no such file or folder{near}')
         self.go([(path, ()) for path in roots])
         self.files: dict[str, File] = {}
-        for path, status in self.entries.values():
-            mtime = status.st_mtime_ns if status.st_mtime_ns < now - _SETTLED else 0
-            self.files[name_of(path)] = File(name_of(path), status.st_size, mtime, path)
+        for path, size, changed in self.entries.values():
+            mtime = changed if changed < now - _SETTLED else 0
+            self.files[name_of(path)] = File(name_of(path), size, mtime, path)
 
     def no_file(self, path: str) -> None:
         """Notes what is no regular file."""

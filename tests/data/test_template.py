@@ -1,10 +1,11 @@
 """Conversations in a tokenizer's own chat template."""
 
+import json
 import pathlib
 
 import pytest
 
-from data import chat, template, tokenizer as tokenizers
+from data import chat, fast_tokenizer, template, tokenizer as tokenizers
 from data.records import DataError
 
 pytest.importorskip('tokenizers', reason='a tokenizer.json needs the extra `hf`')
@@ -103,6 +104,40 @@ def pieces_text(tokenizer, ids):
     return ''.join(part if isinstance(part, str) else tokenizer.decode(part) for part in parts)
 
 
+def changed(chatml, **parts):
+    """Returns the tokenizer with other parts of its file."""
+    content = {**json.loads(chatml.proto), **parts}
+    return tokenizers.parse(json.dumps(content).encode())
+
+
+def test_marks_that_overlap_stay_text(chatml):
+    """Catches a mark that is left in a message where another one overlaps it."""
+    pieces = [(len(chatml.pieces) + i, piece) for i, piece in enumerate(('<a>', '>b'))]
+    entries = [fast_tokenizer.added(number, piece, True) for number, piece in pieces]
+    given = json.loads(chatml.proto)['added_tokens']
+    tokenizer = changed(chatml, added_tokens=[*given, *entries])
+    ids = chat.encode_prompt((('user', 'x<a>b'),), tokenizer)
+    assert 'user\nx<a>b<|im_end|>' in pieces_text(tokenizer, ids)
+    assert not {number for number, _ in pieces} & {*ids}
+
+
+def test_what_a_file_asks_for_beside_its_pieces(chatml):
+    """Catches conversations that are cut or filled up as the file says for batches, and answers
+    that are found by spans which leave spaces out."""
+    source = (
+        "{% for m in messages %}{{ m.role + ': ' + m.content + '<|im_end|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ 'assistant: ' }}{% endif %}"
+    )
+    chatml = chatml.with_settings(template=source)
+    messages = (*ASKED, ('assistant', '12 \n'))
+    trims = {**fast_tokenizer.LETTERS, 'trim_offsets': True, 'use_regex': True}
+    strategy = {'direction': 'Right', 'max_length': 3, 'strategy': 'LongestFirst', 'stride': 0}
+    tokenizer = changed(chatml, post_processor=trims, truncation=strategy)
+    assert chat.encode_messages(messages, tokenizer) == chat.encode_messages(messages, chatml)
+    assert counted(tokenizer, messages) == '12 \n<|im_end|>'
+    assert tokenizer.encode('um dois tres') == chatml.encode('um dois tres')
+
+
 def test_a_template_that_changes_what_it_wrote_is_refused(chatml):
     """Catches answers that are trained on in another form than the model is asked for."""
     source = (
@@ -191,3 +226,15 @@ def test_hostile_templates(chatml, monkeypatch, source, said):
             chat.encode_prompt(ASKED, tokenizer)
         assert '\n' not in str(refused.value) and '\x1b' not in str(refused.value)
     assert tokenizer.encode('a') == chatml.encode('a')
+
+
+def test_it_goes_on_after_a_process_was_ended(chatml, monkeypatch):
+    """Catches one conversation that ends the process, by which all others are lost."""
+    monkeypatch.setattr(template, 'SECONDS', 1)
+    endless = HOSTILE['endless'][0]
+    source = "{% if messages[0].content == 'um' %}" + endless + '{% endif %}x'
+    tokenizer = chatml.with_settings(template=source)
+    assert tokenizer.decode(chat.encode_prompt((('user', 'dois'),), tokenizer)) == 'x'
+    with pytest.raises(DataError, match='needs more than 1 seconds'):
+        chat.encode_prompt(ASKED, tokenizer)
+    assert tokenizer.decode(chat.encode_prompt((('user', 'dois'),), tokenizer)) == 'x'

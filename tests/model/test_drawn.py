@@ -139,7 +139,12 @@ def built(positions, training=False, layers=2):
     fields = np.tile(tokens, (ROWS, 1)), places_of(WHOLE).astype(np.int32), WHOLE
     shapes = nn.meta.unbox(jax.eval_shape(model.init, jax.random.key(0), *fields)['params'])
     rng = np.random.default_rng(1)
-    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
+
+    # Larger ones make rounding large: a layer would give thousands of times what it gets.
+    def draw(x):
+        return jnp.asarray(0.5 * rng.normal(size=x.shape), x.dtype)
+
+    params = jax.tree.map(draw, shapes)
     return model, params, fields
 
 
