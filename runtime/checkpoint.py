@@ -37,34 +37,33 @@ FORMAT = 1
 _ITEMS = ('params', 'rest')
 
 
-@jax.jit
 def checksums(tree) -> dict[str, jax.Array]:
     """Returns path -> checksum, uint32 [2], of each array.
 
     It is the sum of the array's words, each times an odd number hashed from its place. Integer sums
     come out the same under any sharding, and a changed bit always changes them.
     """
+    return {path(p): _checksum(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
 
-    def checksum(x):
-        word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        bits = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
-        place = jnp.zeros(x.shape, jnp.uint32)
-        stride = 1
-        for axis in reversed(range(x.ndim)):
-            place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(
-                stride % 2**32
-            )
-            stride *= x.shape[axis]
 
-        def lane(salt):
-            h = place + jnp.uint32(salt)
-            for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # MurmurHash3's finalizer
-                h = (h ^ (h >> shift)) * jnp.uint32(factor)
-            return (bits * (h | 1)).sum(dtype=jnp.uint32)
+# Array by array: layers share a program, and memory holds what one array needs.
+@jax.jit
+def _checksum(x: jax.Array) -> jax.Array:
+    word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+    bits = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
+    place = jnp.zeros(x.shape, jnp.uint32)
+    stride = 1
+    for axis in reversed(range(x.ndim)):
+        place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
+        stride *= x.shape[axis]
 
-        return jnp.stack([lane(1), lane(0x9E3779B9)])
+    def lane(salt):
+        h = place + jnp.uint32(salt)
+        for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):  # MurmurHash3's finalizer
+            h = (h ^ (h >> shift)) * jnp.uint32(factor)
+        return (bits * (h | 1)).sum(dtype=jnp.uint32)
 
-    return {path(p): checksum(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    return jnp.stack([lane(1), lane(0x9E3779B9)])
 
 
 def path(keys) -> str:
