@@ -3,10 +3,11 @@
     python -m benchmarks.adapters --shape=small --rank=8 --rounds=9
 
 Three steps take turns in one process, on the same rows: `full`, which trains all parameters;
-`adapters`, the step as it is, which multiplies tokens by each thin factor; and `merged`, which adds
-the factors' product to the matrix first and so needs the gradient of the whole matrix. Printed are
-seconds of a step, and bytes: of the parameters that are trained, the optimizer, and what the
-compiled step holds beside its arguments.
+`adapters`, the step as it is, which takes the gradient through the thin factors; and `merged`,
+which adds their product to the matrix as any sum, and so makes the gradient of the whole matrix.
+Printed are seconds of a step, by the clock and of the processors, which others at work slow less;
+FLOPs; and bytes of the parameters that are trained, of the optimizer, and of what the compiled step
+holds beside its arguments.
 """
 
 from absl import flags
@@ -24,6 +25,7 @@ from unittest import mock
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import shapes
@@ -49,7 +51,7 @@ WAYS = {'full': None, 'adapters': lora.Adapted, 'merged': _Merged}
 
 
 def _build(shape: str, way: str, rank: int):
-    """Returns the first state, the compiled step, the batch on the device, and bytes."""
+    """Returns the first state, the compiled step, the batch on the device, and its facts."""
     sizes = shapes.SHAPES[shape]
     config = base.get_config()
     config.model.update(sizes.model)
@@ -60,32 +62,41 @@ def _build(shape: str, way: str, rank: int):
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     frozen = frozen_names(model)
     state, shardings = steps.init_state(model, optimizer, 0, mesh, frozen=frozen)
+    if frozen:  # numbers of a usual size, in a parent's place
+        rng = np.random.default_rng(0)
+        held = jax.tree.map(
+            lambda x: (0.02 * rng.standard_normal(x.shape)).astype(x.dtype),
+            steps.abstract_state(model, optimizer, mesh, frozen=frozen)[0]['frozen'],
+        )
+        state['frozen'] = jax.device_put(held, shardings['frozen'])
     step = steps.make_step(model, optimizer, TokenLoss(), mesh, shardings)
     rows = random_rows(sizes.vocabulary, sizes.rows, sizes.length)
     batch = meshes.to_devices(mesh, rows, sizes.rows)
     with mock.patch.object(layers, 'Adapted', WAYS[way] or lora.Adapted):
         compiled = step.lower(state, batch).compile()
-    bytes_of = {
+    facts = {
+        'gflops': compiled.cost_analysis()['flops'] / 1e9,
         'trained': footprint.bytes_per_device(state['params']),
         'optimizer': footprint.state_bytes(state)['optimizer'],
         'temporary': compiled.memory_analysis().temp_size_in_bytes,
     }
-    return state, compiled, batch, bytes_of
+    return state, compiled, batch, facts
 
 
 def compare(shape: str, rank: int, rounds: int) -> list[dict]:
-    """Returns a measurement of each way and round: seconds of a step, and bytes."""
+    """Returns a measurement of each way and round: seconds of a step, and facts."""
     contenders = {way: _build(shape, way, rank) for way in WAYS}
     states = {way: state for way, (state, *_) in contenders.items()}
     lines = []
     for number in range(-1, rounds):  # a first round that is not kept settles caches
-        for way, (_, step, batch, bytes_of) in contenders.items():
-            began = time.perf_counter()
+        for way, (_, step, batch, facts) in contenders.items():
+            began = time.perf_counter(), time.process_time()
             states[way], metrics = step(states[way], batch)
             jax.block_until_ready(metrics)
-            seconds = time.perf_counter() - began
+            seconds = time.perf_counter() - began[0]
+            facts['processor_seconds'] = time.process_time() - began[1]
             if number >= 0:
-                lines.append(dict(name=way, round=number, seconds=seconds, **bytes_of))
+                lines.append(dict(name=way, round=number, seconds=seconds, **facts))
     return lines
 
 
@@ -95,12 +106,14 @@ def main() -> None:
     if f.out:
         turns.keep(f.out, lines, shape=f.shape, rank=f.rank)
     print(turns.table(lines, 'full'))
+    print('of the processors')
+    print(turns.table([dict(line, seconds=line['processor_seconds']) for line in lines], 'full'))
     for way in WAYS:
         line = next(line for line in lines if line['name'] == way)
         sizes = ', '.join(
             f'{name} {line[name] / 2**20:.2f} MiB' for name in ('trained', 'optimizer', 'temporary')
         )
-        print(f'{way}: {sizes}')
+        print(f'{way}: {line["gflops"]:.1f} GFLOP, {sizes}')
 
 
 if __name__ == '__main__':

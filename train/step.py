@@ -74,15 +74,19 @@ def init_state(
     Args:
       model, optimizer, seed, mesh: any.
       track_grad_norm: with a running mean of the gradient norm, by which spikes are told.
-      frozen: paths of the parameters that are not trained, 'layer_0/attention/query/kernel'.
+      frozen: paths of the parameters that are not trained, 'layer_0/attention/query/kernel'. They
+        are another run's: the shardings have their places, and whoever has them adds them.
     """
     _, shardings = abstract_state(model, optimizer, mesh, track_grad_norm, frozen)
 
+    fresh = {name: part for name, part in shardings.items() if name != 'frozen'}
+
     def make(key_data):
-        return nn.meta.unbox(_init(model, optimizer, key_data, track_grad_norm, frozen))
+        state = _init(model, optimizer, key_data, track_grad_norm, frozen)
+        return nn.meta.unbox({name: state[name] for name in fresh})
 
     # Jitted with its shardings, so that no device ever holds the whole state.
-    return jax.jit(make, out_shardings=shardings)(_key_data(seed)), shardings
+    return jax.jit(make, out_shardings=fresh)(_key_data(seed)), shardings
 
 
 def abstract_state(

@@ -251,21 +251,25 @@ def warm_start(transfer: Transfer, state: State, shardings: State) -> State:
     def choose(keys, fresh_array) -> Any:
         return reused.get(path(keys), fresh_array)
 
-    taken = {
-        part: jax.tree_util.tree_map_with_path(choose, state[part])
-        for part in ('params', 'frozen')
-        if part in state
-    }
+    params = jax.tree_util.tree_map_with_path(choose, state['params'])
+    taken = {'params': params, **_pick_frozen(reused, shardings)}
     return master.add_master({**state, **taken}, shardings)
 
 
 def add_frozen(transfer: Transfer, state: State, shardings: State) -> State:
     """Returns a state from a checkpoint with the parameters that are not trained: the parent's."""
-    reused = transfer.read(all_params(shardings))
-    frozen = jax.tree_util.tree_map_with_path(
-        lambda keys, _: reused[path(keys)], shardings['frozen']
-    )
-    return {**state, 'frozen': frozen}
+    return {**state, **_pick_frozen(transfer.read(all_params(shardings)), shardings)}
+
+
+def _pick_frozen(reused: dict[str, jax.Array], shardings: State) -> State:
+    """Returns what a state has of its parent's parameters, by their paths: {} or {'frozen'}."""
+
+    def pick(keys, _) -> jax.Array:
+        return reused[path(keys)]
+
+    if 'frozen' not in shardings:
+        return {}
+    return {'frozen': jax.tree_util.tree_map_with_path(pick, shardings['frozen'])}
 
 
 def _log_plan(transfer: Transfer) -> None:

@@ -230,7 +230,8 @@ def share_initial_states(patch):
 
     def init_state(*key):
         state, shardings = _init_state(*key)
-        return jax.device_put(jax.tree.map(np.copy, state), shardings), shardings
+        places = {name: shardings[name] for name in state}
+        return jax.device_put(jax.tree.map(np.copy, state), places), shardings
 
     sharing = dict(init_state=init_state, abstract_state=functools.cache(steps.abstract_state))
     patch.setattr(setup, 'steps', types.SimpleNamespace(**vars(steps) | sharing))

@@ -25,7 +25,16 @@ from runtime import checkpoint, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests import commands
-from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of, draw, share_programs
+from tests.train.rows import (
+    BATCH,
+    TIME,
+    VOCAB,
+    batch_of,
+    config_of,
+    draw,
+    shapes_of,
+    share_programs,
+)
 from tests.train.test_run import lines, same
 from train import footprint, loop, mesh as meshes, optimizer as optimizers, setup, step as steps
 from train.losses import TokenLoss
@@ -60,7 +69,7 @@ def make(optimizer, rank=4, alpha=8.0, targets='*', sizes=(1, 1, 1, 1), accumula
     plain = resolve(config.model, VOCAB, TIME)
     config.lora.update(rank=rank, alpha=alpha, targets=targets)
     model = Transformer(lora.adapt(plain, config.lora))
-    names = flat(checkpoint.abstract_params(model))
+    names = flat(shapes_of(model))
     every = ConfigDict(dict(rank=1, alpha=1.0, targets=targets))
     moved = lora.adapt(plain, every).lora  # which matrices learn, with adapters or without
     frozen = {
@@ -70,6 +79,8 @@ def make(optimizer, rank=4, alpha=8.0, targets='*', sizes=(1, 1, 1, 1), accumula
         and (rank or not (name.endswith('kernel') and moved.adapts(name.split('/')[:-1])))
     }
     state, shardings = steps.init_state(model, optimizer, 0, mesh, False, frozenset(frozen))
+    _, held = lora.split(draw(shapes_of(model)), frozenset(frozen))
+    state['frozen'] = jax.device_put(held, shardings['frozen'])
     step = steps.make_step(
         model, optimizer, TokenLoss(), mesh, shardings, steps.StepOptions(accumulation)
     )
