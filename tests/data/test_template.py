@@ -178,6 +178,9 @@ def test_our_own_template_reads_as_none():
         ('{{ bos_token is defined }}{{ eos_token }}', 'False<|im_end|>'),
         ('{{ strftime_now is defined }}', 'True'),
         ('{{ messages[0].role }}', 'user'),
+        ('{{ tools is defined }}{{ tools is none }}', 'TrueTrue'),
+        ('{% set n = namespace(a=1, self=2) %}{% set n.a = n.self %}{{ n.a }}', '2'),
+        ('{{ dict(a=1).a }}{{ dict.fromkeys([2], 3)[2] }}', '13'),
     ],
 )
 def test_it_is_rendered_as_transformers_does(chatml, source, text):
@@ -206,6 +209,8 @@ HOSTILE = {
     ),
     'attributes': ("{{ ''.__class__.__mro__ }}", 'SecurityError: access to attribute'),
     'globals': ('{{ cycler.__init__.__globals__.os }}', 'SecurityError: access to attribute'),
+    'the class of a dictionary': ('{{ dict.mro() }}', "UndefinedError: .* has no attribute 'mro'"),
+    'a namespace': ('{% set n = namespace(__class__=1) %}', 'SecurityError: a namespace with'),
     'import': ("{% import 'os' as os %}", 'no loader for this environment'),
     'changes its input': ('{{ messages.append(1) }}', 'SecurityError'),
     'no Jinja': ('{% if %}', 'TemplateSyntaxError: Expected an expression'),
