@@ -61,7 +61,8 @@ PUBLISHED = {
     ),
     'Gemma': (
         "{% for message in messages %}{% if (message['role'] == 'assistant') %}"
-        "{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}{{ '<start_of_turn>' + role + '\n' + "
+        "{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+        "{{ '<start_of_turn>' + role + '\n' + "
         "message['content'] | trim + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}"
         "{{ '<start_of_turn>model\n' }}{% endif %}"
     ),
