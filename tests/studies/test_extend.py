@@ -32,8 +32,9 @@ def study(tiny_run, tmp_path_factory):
         texts=str(folder),
         windows=4,
         scored=8,
+        passkeys=(),
         depths=(0.5,),
-        trials=0,
+        trials=5,
     )
 
 
