@@ -175,7 +175,10 @@ class Subject:
         model = self.under(cell.arm)
         params = self.params  # those of the run's own encoding stay, and are not asked for
         if cell.kind == PERPLEXITY:
-            loss = perplexity.fixed(model, params, self.targets, [cell.length])[cell.length]
+            tokens = self.extension.windows * cell.length  # no more rows than there are
+            most = min(perplexity.BATCH_TOKENS, tokens)
+            losses = perplexity.fixed(model, params, self.targets, [cell.length], most)
+            loss = losses[cell.length]
             record: dict[str, Any] = {'nats': loss.nats.mean(1).round(6).tolist()}
         elif cell.kind == PLACES:
             length = self.extension.trained
