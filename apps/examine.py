@@ -19,7 +19,7 @@ from data import batches, tokenizer as tokenizers
 from data.objectives import get_objective
 from data.records import DataError
 from data.store import TokenStore
-from model import config as model_config
+from model import config as model_config, lora
 from model.sharding import spec
 from model.transformer import Transformer
 from runtime import checkpoint, run_dir
@@ -90,6 +90,8 @@ def examine(run: Run) -> Examined:
             e.checks['token store'] = (
                 f'not in {e.config.data.cache} (config.data.cache): not checked'
             )
+    if e.config is not None and e.config.lora.rank:
+        e.check("parent's weights", lambda: checkpoint.open_base(run))
     e.rollbacks = e.check('rollbacks.json', run.rollbacks) or []
     reader = checkpoint.Checkpoints(run)
     e.steps = reader.steps()
@@ -221,13 +223,16 @@ def parameters(e: Examined) -> list[dict]:
     boxes: dict[str, Any] = {}
     mesh = None
     if e.config is not None and e.tokenizer is not None:
-        model = Transformer(
-            model_config.resolve(e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len)
+        architecture = model_config.resolve(
+            e.config.model, e.tokenizer.vocab_size, e.config.data.seq_len
         )
+        model = Transformer(lora.adapt(architecture, e.config.lora))
         tree = jax.tree_util.tree_leaves_with_path(
             checkpoint.abstract_params(model), is_leaf=lambda x: isinstance(x, nn.Partitioned)
         )
         boxes = {checkpoint.path(keys): box for keys, box in tree}
+        if e.config.lora.rank and e.arrays:  # the others are the parent's
+            boxes = {name: box for name, box in boxes.items() if f'params/{name}' in e.arrays}
         mesh = jax.sharding.AbstractMesh(
             tuple(max(1, size) for size in e.config.mesh.values()), tuple(e.config.mesh)
         )

@@ -105,7 +105,7 @@ def import_run(source: Source, run: Run, param_dtype: str = 'float32') -> dict[s
     run_dir.create(run, config, tokenizer, lineage)
     checkpoints = checkpoint.Checkpoints(run, config.checkpoint)
     with run_dir.room_in(run):
-        checkpoints.save({'step': np.int32(0), 'params': jax.device_put(params)}, None)
+        checkpoints.save({'step': np.int32(0), 'params': params}, None)
         checkpoints.wait()
     checkpoints.close()
     run_dir.write_atomically(run.path / CHILD, write_child(run, config))

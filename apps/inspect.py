@@ -215,8 +215,14 @@ def _config_rows(config: dict) -> list[list[str]]:
         tokenizer_text = tokenizer['kind']
         if tokenizer['kind'] != 'char':
             tokenizer_text += f' of {tokenizer["vocab_size"]} pieces'
+    adapters = config['lora']
+    adapters_text = (
+        f'rank {adapters["rank"]}, alpha {adapters["alpha"]:g}, beside {adapters["targets"]}; all '
+        f"other weights are the parent's"
+    )
     return [
         ['model', model_text.rstrip()],
+        *([['adapters', adapters_text]] if adapters['rank'] else []),
         [
             'data',
             f'{data["source"]}, {data["batch_size"]} rows of {data["seq_len"]} tokens, {rows_text}',

@@ -28,12 +28,13 @@ ORDEM, TRANSFORMERS = 'ordem', 'transformers'  # contenders
 PACKAGES = ('jax', 'jaxlib', 'flax', 'torch', TRANSFORMERS)
 
 
-def define_flags() -> None:
-    """Defines the flags that these benchmarks share."""
+def define_flags(serve: bool = True) -> None:
+    """Defines the flags that these benchmarks share; `serve`: contenders are other processes."""
     flags.DEFINE_enum('shape', 'small', [*SHAPES], 'Sizes (benchmarks/shapes.py)')
     options.whole('rounds', 5, 'Turns that count', 1, options.COUNT)
     options.path('out', '', 'A JSON line of each turn is appended to this file')
-    options.path('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
+    if serve:
+        options.path('serve', '', 'For itself: a folder of weights, to be the contender Ordem')
 
 
 def has_transformers() -> bool:

@@ -39,11 +39,13 @@ REVISIONS = {
     5: '2026-11-29, models without attention',
     6: '2026-11-29, trackers and profiles',
     7: '2026-11-29, what other model classes need',
+    8: '2026-11-29, adapters of low rank',
 }
 
 CONTRASTIVE = when('train.objective', 'contrastive')
 TOKENS_ONLY = when('train.objective', 'tokens')
 ATTENTION = when('model.mixing', 'attention')
+ADAPTERS = unless('lora.rank', 0, 'config.lora.rank above 0')
 NO_TOKENIZER = when('tokenizer.path', '', 'no config.tokenizer.path')
 FLOATS = ('float32', 'bfloat16')
 AXIS = Range(-MANY, MANY, whole=True, words=f'a size of at most {MANY}, or -1 for what is left')
@@ -406,6 +408,28 @@ TRAIN = group(
     ),
 )
 
+LORA = group(
+    "Adapters of low rank: a child's matrices stay its parent's, and learn through thin factors.",
+    Shared(since=8),
+    rank=field(
+        0,
+        'rank of what is added to a matrix; the factors alone are trained and saved',
+        count(0, 2**16, 'all parameters are'),
+        needs=unless('parent', '', 'config.parent, whose matrices they are'),
+    ),
+    alpha=field(
+        16.0,
+        'the product of the factors is multiplied by alpha / rank',
+        Range(0, 1e6, open='low'),
+        needs=ADAPTERS,
+    ),
+    targets=field(
+        '*',
+        "which matrices of the layers, by patterns of their names: 'attention/*', 'query,value,up'",
+        needs=ADAPTERS,
+    ),
+)
+
 EMBEDDING = group(
     'A text as one vector.',
     Shared(needs=CONTRASTIVE, since=3),
@@ -443,7 +467,10 @@ OPTIMIZER = group(
     weight_decay=field(0.1, 'of matrices, not of norms and biases', Range(0, 1e3)),
     clip=field(1.0, 'largest norm of the gradient', Range(0, 1e9, zero='none')),
     embedding_scale=field(
-        1.0, 'learning rate of the embedding, as a multiple of lr', Range(0, 1e6)
+        1.0,
+        'learning rate of the embedding, as a multiple of lr',
+        Range(0, 1e6),
+        needs=when('lora.rank', 0, 'config.lora.rank=0: adapters leave the embedding as it is'),
     ),
     schedule=field(
         'cosine',
@@ -474,6 +501,7 @@ SCHEMA = group(
     tokenizer=TOKENIZER,
     model=MODEL,
     train=TRAIN,
+    lora=LORA,
     embedding=EMBEDDING,
     optimizer=OPTIMIZER,
     mesh=group(

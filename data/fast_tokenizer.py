@@ -27,6 +27,7 @@ MARKS = ('<pad>', '<s>', '</s>')  # of what is trained here: padding, begin, end
 _SECTION = 'ordem'
 _TEMPLATE = 1 << 20  # characters of a chat template
 _MOST_IDS = 1 << 24
+_MOST_PARTS = 1 << 22  # of the JSON: several times those of the largest vocabularies
 _MODELS = ('BPE', 'Unigram')
 
 # Pieces by which a file alone tells what begins and ends a text, and a turn.
@@ -170,6 +171,8 @@ def _package() -> Any:
 
 
 def _parse(proto: bytes) -> dict:
+    if proto.count(b',') > _MOST_PARTS:  # each takes many times its size in the file
+        raise ValueError(f'it has more than {_MOST_PARTS:,} parts: expected pieces and merges')
     try:
         return safe_read.parse(proto)
     except ValueError as error:
@@ -222,6 +225,7 @@ def _read_pieces(content: dict) -> tuple[list[str], dict[int, str]]:
     kind = model.get('type', 'BPE' if 'merges' in model else None)  # old files have none
     if kind not in _MODELS:
         raise ValueError(f'model.type is {_short(kind)}: expected {" or ".join(_MODELS)}')
+    model['type'] = kind
     by_id: dict[int, str] = {}
     ids: dict[str, int] = {}
 
@@ -239,6 +243,8 @@ def _read_pieces(content: dict) -> tuple[list[str], dict[int, str]]:
         for piece, number in _expect(model.get('vocab'), dict, 'model.vocab').items():
             add(piece, number, 'model.vocab')
         _expect(model.get('merges'), list, 'model.merges')
+        if model.get('continuing_subword_prefix'):  # by a wrong one the package ends
+            raise ValueError('model.continuing_subword_prefix is set: expected none')
     else:
         for number, entry in enumerate(_expect(model.get('vocab'), list, 'model.vocab')):
             if not isinstance(entry, list) or len(entry) != 2:
@@ -246,6 +252,9 @@ def _read_pieces(content: dict) -> tuple[list[str], dict[int, str]]:
                     f'model.vocab[{number}] is {_short(entry)}: expected [piece, score]'
                 )
             add(entry[0], number, 'model.vocab')
+        unknown = _expect(model.get('unk_id'), int, 'model.unk_id')
+        if unknown not in by_id:
+            raise ValueError(f'model.unk_id is {unknown}: expected the id of a piece')
     special = {}
     for entry in _expect(content.get('added_tokens', []), list, 'added_tokens'):
         _expect(entry, dict, 'one of added_tokens')

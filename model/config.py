@@ -5,6 +5,7 @@ from typing import Literal, get_args, get_type_hints
 
 from model import kernels
 from model.errors import ModelError, did_you_mean
+from model.lora import Lora
 from model.positions import Dims, PositionalEncoding, build
 
 Floats = Literal['float32', 'bfloat16']
@@ -23,7 +24,8 @@ BIASED = {  # config.model.biases -> projections
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
     """What a model is made of: the fields of `configs/base.py`, where sizes that followed from
-    others are filled in, and `encodings`, one positional encoding for each layer."""
+    others are filled in, `encodings`, one positional encoding for each layer, and `lora`, which
+    matrices learn through factors."""
 
     vocab_size: int
     width: int
@@ -57,6 +59,7 @@ class ModelConfig:
     attention: Literal['auto', 'reference', 'blocks', 'xla', 'cudnn', 'splash', 'tiles']
     context_attention: Literal['auto', 'ring', 'gather']
     encodings: tuple[PositionalEncoding, ...]
+    lora: Lora | None = None
 
     @property
     def residual_scale(self) -> float:
@@ -114,10 +117,10 @@ class ModelConfig:
         """Returns a layer that holds one weight (`model.layers.Weight`)."""
         from model.layers import Weight
 
-        return Weight(shape, axes, init, self.dtype, self.param_dtype, name=name)
+        return Weight(shape, axes, init, self.dtype, self.param_dtype, self.lora, name=name)
 
 
-_MADE = ('vocab_size', 'encodings')  # of `ModelConfig`, not given but made here
+_MADE = ('vocab_size', 'encodings', 'lora')  # of `ModelConfig`, not fields of a config's `model`
 
 
 def resolve(config, vocab_size: int, seq_len: int) -> ModelConfig:

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.ad_checkpoint import checkpoint_name
 
+from model.errors import ModelError
 from model.kernels import platform, stored
+from model.lora import FACTORS, Adapted, Lora, name_in_layer
 from model.sharding import (
     constrain,
     context_parts,
@@ -59,6 +61,8 @@ class Weight(nn.Module):
 
     With a mesh it is gathered over `fsdp` here, in the computation dtype and inside the block that
     uses it: left to itself XLA gathers the wide one, or slices the matmul into a ring.
+
+    `lora`: which weights have two factors beside them (model/lora.py).
     """
 
     shape: tuple[int, ...]
@@ -66,17 +70,43 @@ class Weight(nn.Module):
     initializer: Callable
     dtype: str
     param_dtype: str
+    lora: Lora | None = None
 
     @nn.compact
-    def __call__(self) -> jax.Array:
-        w = self.param(
-            'kernel',
-            with_axes(self.initializer, self.axes),
-            self.shape,
-            jnp.dtype(self.param_dtype),
-        )
+    def __call__(self) -> jax.Array | Adapted:
+        w = self._declare('kernel', self.initializer, self.shape, self.axes)
         scale: jax.Array | None = self.get_variable('params', 'kernel_scale')
-        return gather_weight(widen(w, scale, self.dtype), self.axes)
+        w = gather_weight(widen(w, scale, self.dtype), self.axes)
+        if self.lora is None or not self.lora.adapts(self.path):
+            return w
+        return Adapted(w, *self._factors(self.lora))
+
+    def _factors(self, lora: Lora) -> tuple[jax.Array, jax.Array]:
+        """Returns A [inputs...,R] and B [R,outputs...], the scale in B."""
+        # A weight that reads from the residual stream has its width first, one that writes, last.
+        count = 1 if self.axes[0] == 'embed' else len(self.axes) - 1
+        inputs = math.prod(self.shape[:count])
+        if lora.rank > inputs:
+            raise ModelError(
+                f'config.lora.rank is {lora.rank}: expected at most {inputs}, the inputs of '
+                f'{name_in_layer(self.path)}'
+            )
+        a_axes = (*self.axes[:count], None)
+        b_axes = (None, *self.axes[count:])
+        a_shape = (*self.shape[:count], lora.rank)
+        b_shape = (lora.rank, *self.shape[count:])
+        a = self._declare(FACTORS[0], _orthonormal, a_shape, a_axes)
+        b = self._declare(FACTORS[1], nn.initializers.zeros, b_shape, b_axes)
+        a = gather_weight(widen(a, None, self.dtype), a_axes)
+        return a, gather_weight(widen(b, jnp.float32(lora.scale), self.dtype), b_axes)
+
+    def _declare(self, name: str, init: Callable, shape: tuple, axes: tuple) -> jax.Array:
+        return self.param(name, with_axes(init, axes), shape, jnp.dtype(self.param_dtype))
+
+
+def _orthonormal(key: jax.Array, shape: tuple[int, ...], dtype: Any) -> jax.Array:
+    """Returns random columns, on the last axis, of length 1 and at right angles."""
+    return nn.initializers.orthogonal()(key, shape, jnp.float32).astype(dtype)
 
 
 def declare_bias(
@@ -119,7 +149,7 @@ def widen(w: jax.Array, scale: jax.Array | None, dtype: Any) -> jax.Array:
 
 def multiply(
     x_BxTxD: jax.Array,
-    w: jax.Array,
+    w: jax.Array | Adapted,
     axes: tuple[str | None, ...],
     transposed: bool = False,
     dtype: Any = None,
@@ -131,14 +161,19 @@ def multiply(
       axes: logical names of its dimensions as it is stored.
       dtype: of the result; None: that of its arguments.
     """
-    if platform() == 'cpu' and x_BxTxD.dtype == jnp.float32:
-        return _multiply_on_cpu(x_BxTxD, w, transposed)
     letters = 'BTD,FD->BTF' if transposed else 'BTD,DF->BTF'
+    is_array = not isinstance(w, Adapted)
+    if is_array and platform() == 'cpu' and x_BxTxD.dtype == jnp.float32:
+        return _multiply_on_cpu(x_BxTxD, w, transposed)
     return contract(letters, x_BxTxD, w, axes, dtype)
 
 
 def contract(
-    letters: str, x: jax.Array, w: jax.Array, axes: tuple[str | None, ...], dtype: Any = None
+    letters: str,
+    x: jax.Array,
+    w: jax.Array | Adapted,
+    axes: tuple[str | None, ...],
+    dtype: Any = None,
 ) -> jax.Array:
     """Returns `jnp.einsum` of tokens and a weight, as cut devices should compute its gradient.
 
@@ -148,9 +183,48 @@ def contract(
       axes: logical names of its dimensions as it is stored.
       dtype: of the result; None: that of its arguments.
     """
+    if isinstance(w, Adapted):
+        return _contract_adapted(letters, x, w.w, w.a, w.b, dtype)
     if exchange_parts(x.shape[0]) == 1:
         return jnp.einsum(letters, x, w, preferred_element_type=dtype)
     return _contract_and_exchange(letters, x, w, axes, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 5))
+def _contract_adapted(letters, x, w, a, b, dtype):
+    """Returns tokens times a weight that has the product of its factors added.
+
+    Its gradient is taken for the factors alone, through R numbers a token; that of the whole
+    matrix, a third of the work of a step, is never made.
+    """
+    return jnp.einsum(letters, x, w + jnp.tensordot(a, b, 1), preferred_element_type=dtype)
+
+
+def _adapted_forward(letters, x, w, a, b, dtype):
+    return _contract_adapted(letters, x, w, a, b, dtype), (x, w, a, b)
+
+
+def _adapted_backward(letters, dtype, residuals, dy):
+    """Returns the gradients of tokens and factors; 0 for the weight, which is not trained."""
+    x, w, a, b = residuals
+    dy = dy.astype(w.dtype)
+    given, made = letters.split('->')
+    tokens, weight = given.split(',')
+    dx = jnp.einsum(f'{made},{weight}->{tokens}', dy, w + jnp.tensordot(a, b, 1))
+
+    # What is turned over for the sums over tokens is the thin array of the two.
+    inputs = weight[: a.ndim - 1]
+    outputs = weight[a.ndim - 1 :]
+    thin = ''.join(letter for letter in tokens if letter not in inputs) + 'R'
+    sums = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    h = jnp.einsum(f'{tokens},{inputs}R->{thin}', x, a)
+    dh = jnp.einsum(f'{made},R{outputs}->{thin}', dy, b)
+    da = jnp.moveaxis(sums(f'{thin},{tokens}->R{inputs}', dh, x), 0, -1)
+    db = sums(f'{thin},{made}->R{outputs}', h, dy)
+    return dx.astype(x.dtype), jnp.zeros_like(w), da.astype(a.dtype), db.astype(b.dtype)
+
+
+_contract_adapted.defvjp(_adapted_forward, _adapted_backward)
 
 
 def exchange_parts(batch: int) -> int:

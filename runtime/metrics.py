@@ -15,6 +15,7 @@ from etils import epath
 
 from data import safe_read
 from data.progress import track
+from model.lora import FACTORS
 from runtime import processes, trackers
 from runtime.run_dir import Run, write_atomically
 
@@ -43,7 +44,7 @@ def flops_per_token(params, config, seq_len: int, logits: bool = True) -> float:
 
     They are 6 a parameter in a matmul, and 6 T H d a layer for causal attention (both matmuls, half
     of the square). The embedding lookup counts only where its table is the output too (PaLM, 2022,
-    appendix B).
+    appendix B). Beside factors of adapters a matrix has no gradient, which leaves 4.
 
     Args:
       params: the parameters, or their shapes.
@@ -52,7 +53,10 @@ def flops_per_token(params, config, seq_len: int, logits: bool = True) -> float:
       logits: whether they are computed.
     """
     in_matmuls = 0
+    in_factors = 0
     for path, x in jax.tree_util.tree_leaves_with_path(params):
+        if path[-1].key in FACTORS:
+            in_factors += x.size
         is_kernel = path[-1].key == 'kernel' and (logits or path[0].key != 'output')
         is_tied_output = path[-1].key == 'embedding' and config.tied and logits
         if is_kernel or is_tied_output:
@@ -60,7 +64,8 @@ def flops_per_token(params, config, seq_len: int, logits: bool = True) -> float:
     attention = 0
     if config.mixing == 'attention':
         attention = config.num_layers * seq_len * config.num_heads * config.head_dim
-    return 6.0 * in_matmuls + 6.0 * attention
+    per_weight = 4.0 if in_factors else 6.0
+    return per_weight * in_matmuls + 6.0 * in_factors + 6.0 * attention
 
 
 def mfu(flops_per_second: float) -> float | None:

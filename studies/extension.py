@@ -26,7 +26,7 @@ from model.transformer import Transformer
 from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from train.warm_start import plan_transfer
+from runtime.transfer import plan_transfer
 
 UNTOUCHED = 'untouched'
 PERPLEXITY, PLACES, PASSKEY = 'perplexity', 'places', 'passkey'  # kinds of cells

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from model.config import ModelConfig
 from runtime.metrics import flops_per_token
 from train.objectives import get_objective
+from train.step import all_params
 
 
 def bytes_per_device(tree: Any) -> int:
@@ -21,7 +22,7 @@ def bytes_per_device(tree: Any) -> int:
 def state_bytes(state: dict) -> dict[str, int]:
     """Returns {'parameters', 'optimizer'}: bytes of a train state (train/step.py) on a device."""
     return {
-        'parameters': bytes_per_device(state['params']),
+        'parameters': bytes_per_device(all_params(state)),
         'optimizer': bytes_per_device(state['opt_state']),
     }
 

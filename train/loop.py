@@ -100,9 +100,9 @@ def run_steps(experiment: Experiment, signals: Signals, after_rollback: dict) ->
                 began = time.perf_counter()
                 measured: dict = {}
                 if evaluating and experiment.validation is not None:
-                    measured |= evaluate(experiment, experiment.state['params'])
+                    measured |= evaluate(experiment, experiment.params)
                 if sampling:
-                    measured |= sample(experiment, experiment.state['params'])
+                    measured |= sample(experiment, experiment.params)
                 step_monitor.record(step, measured)
                 if saving:
                     # checkpoint.keep_best ranks checkpoints by held-out loss.
@@ -152,7 +152,7 @@ def _open_metrics(experiment: Experiment, start: int) -> metrics.Metrics:
     """Opens the run's metrics, those of steps after `start` cut off."""
     config, objective = experiment.config, experiment.objective
     flops_per_token = metrics.flops_per_token(
-        experiment.state['params'],
+        experiment.params,
         experiment.model.config,
         config.data.seq_len,
         objective.computes_logits,
@@ -199,13 +199,15 @@ def _roll_back(experiment: Experiment, spike: int, message: str) -> dict:
     if len(rollbacks) >= monitor.MAX_SKIPS:
         raise RunError(f'{message}; it went back {monitor.MAX_SKIPS} times already')
 
-    # Only shapes are kept of the state that goes, so that two never lie in memory.
+    # Only shapes are kept of the state that goes, so that two never lie in memory; and what no step
+    # changes.
     def shape_of(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype)
 
     abstract = jax.tree.map(shape_of, experiment.state)
+    unchanged = {name: x for name, x in experiment.state.items() if name == 'frozen'}
     experiment.state = {}
-    experiment.state = reader.restore(
+    experiment.state = unchanged | reader.restore(
         abstract, experiment.shardings, every=experiment.config.checkpoint.every or 1
     )
     reader.close()

@@ -14,6 +14,7 @@ import optax.contrib
 from ml_collections import ConfigDict
 
 from model.errors import did_you_mean
+from model.lora import FACTORS
 from runtime import master
 from runtime.errors import RunError
 
@@ -104,13 +105,13 @@ def _decay_steps(config: ConfigDict, steps: int, field: str) -> int:
 
 
 def decays(params: Any) -> Any:
-    """Returns a tree of bool: True for kernels and the embedding, whose weights decay.
+    """Returns a tree of bool: True for kernels, their factors and the embedding: weights decay.
 
     No norm, no bias, nothing of a positional encoding.
     """
 
     def decays_named(names, _):
-        is_matrix = names[-1] in ('kernel', 'embedding')
+        is_matrix = names[-1] in ('kernel', 'embedding', *FACTORS)
         return is_matrix and not _of_encoding(names)
 
     return _map_named(decays_named, params)
@@ -128,12 +129,17 @@ def matrices(params: Any) -> Any:
     """
 
     def dimension_numbers(names, x):
-        if names[-1] != 'kernel' or names[0] == 'output' or _of_encoding(names):
+        if names[-1] not in ('kernel', *FACTORS) or names[0] == 'output' or _of_encoding(names):
             return None
 
         # Heads and their dimensions are read together; axes before are those of stacked layers.
         inward = 2 if names[-2] == 'out' else 1
-        own_axes = 3 if names[-2] in ('query', 'key', 'value', 'out') else 2
+        outward = 2 if names[-2] in ('query', 'key', 'value') else 1
+        if names[-1] == FACTORS[0]:
+            outward = 1
+        elif names[-1] == FACTORS[1]:
+            inward = 1
+        own_axes = inward + outward
         axes = tuple(range(x.ndim - own_axes, x.ndim))
         return optax.contrib.MuonDimensionNumbers(axes[:inward], axes[inward:])
 

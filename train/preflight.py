@@ -11,15 +11,17 @@ from typing import Any
 
 import jax
 import optax
+from flax import linen as nn
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from data import store
 from data.tokenizer import Tokenizer
-from model import config as model_config
+from model import config as model_config, lora
 from model.config import ModelConfig
 from model.transformer import Transformer
 from runtime import field_checks, trackers
+from runtime.checkpoint import abstract_params, describe
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
 from train import footprint
@@ -89,6 +91,8 @@ def check(
         architecture = errors.check(
             model_config.resolve, config.model, vocab_size, config.data.seq_len
         )
+    if architecture and sound('lora.'):
+        architecture = errors.check(lora.adapt, architecture, config.lora)
 
     # Sizes are told only of what could be made.
     if mesh and objective and architecture and optimizer and not errors.messages:
@@ -115,9 +119,25 @@ def _check_sizes(
         errors.check(attention_memory, config, architecture, rows, mesh.shape['context'])
     if not errors.messages:
         model = Transformer(architecture)
-        state, _ = abstract_state(model, optimizer, mesh, config.train.spike > 0)
+        frozen = errors.check(frozen_names, model)
+        if frozen is None:
+            return
+        state, _ = abstract_state(model, optimizer, mesh, config.train.spike > 0, frozen)
         errors.check(memory, state, jax.local_devices()[0])
         errors.check(room, run.path, state, config.checkpoint)
+
+
+def frozen_names(model: Transformer) -> frozenset[str]:
+    """Returns the paths of the parameters that adapters leave as they are; none without adapters.
+
+    Of what a parent lacks, which is trained too and is small, nothing is known here. Raises
+    ModelError where adapters fit no matrix of the model.
+    """
+    if model.config.lora is None:
+        return frozenset()
+    paths = describe(nn.meta.unbox(abstract_params(model)))
+    lora.check_targets(model.config.lora, paths)
+    return frozenset(path for path in paths if not lora.is_factor(path))
 
 
 def _check_sampling(config: ConfigDict) -> None:
@@ -189,7 +209,8 @@ def room(path: Any, state: dict, config: ConfigDict) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free + reused
 
-    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+    saved = [part for name, part in state.items() if name != 'frozen']
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(saved))
     count = max(1, config.keep_last) + config.keep_best + 1
     if size * count > free:
         raise RunError(
@@ -249,7 +270,8 @@ def memory(state: dict, device: jax.Device) -> None:
     What the step adds comes on top. Forced devices of a CPU share that of the machine.
     """
     sizes = footprint.state_bytes(state)
-    least = sizes['parameters'] + sizes['optimizer'] + sizes['parameters']
+    gradients = footprint.bytes_per_device(state['params'])
+    least = sizes['parameters'] + sizes['optimizer'] + gradients
     if device.platform == 'cpu':
         what = 'machine'
         least *= jax.local_device_count()

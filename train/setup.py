@@ -20,7 +20,7 @@ from data.pairs.store import PairStore
 from data.store import TokenStore
 from data.text import line_ends
 from data.tokenizer import Tokenizer
-from model import config as model_config, kernels
+from model import config as model_config, kernels, lora
 from model.config import ModelConfig
 from model.transformer import Transformer
 from runtime import checkpoint, config_tree, encoding_meaning, origin, processes, resume, run_dir
@@ -31,7 +31,7 @@ from train.mesh import check_model
 from train.objectives import Objective, get_objective
 from train.optimizer import make_optimizer
 from train.step import State
-from train.warm_start import Parent, open_parent, warm_start
+from train.warm_start import Parent, add_frozen, open_parent, warm_start
 
 _LOG = logging.getLogger('ordem')
 
@@ -64,6 +64,11 @@ class Experiment:
     rollbacks: list[dict]
     beat: Callable[..., None] = lambda step=None: None  # tells the watchdog that something moved
 
+    @property
+    def params(self) -> Any:
+        """Returns all parameters of the model as they are now, trained or not."""
+        return steps.all_params(self.state)
+
 
 def build_experiment(config: ConfigDict, directory: str, conversations: bool = False) -> Experiment:
     """Builds everything a run needs, checked before anything in its directory is written.
@@ -89,6 +94,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
             'tokenizer', lambda: load_or_train_tokenizer(config)
         )
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
+    architecture = lora.adapt(architecture, config.lora)
     _check_prompt(config, tokenizer, architecture)
     check_model(mesh, architecture, config.data.seq_len, config.train.loss_chunks)
 
@@ -112,19 +118,29 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     model = Transformer(architecture)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     track_grad_norm = config.train.spike > 0
+    has_adapters = config.lora.rank > 0
+    transfer = None
+    if parent and (has_adapters or not resuming):
+        transfer = checkpoint.plan(parent.run, model)
+    frozen = transfer.frozen if transfer and has_adapters else frozenset()
 
     # Where the state comes from, the first of these that applies:
-    #   resume      the newest whole checkpoint of this run: everything, and nothing of the parent
-    #   warm start  the parent: its parameters as `plan_transfer` says; all else as from scratch
+    #   resume      the newest whole checkpoint of this run: everything that is trained, and nothing
+    #               of the parent but what adapters leave as it is
+    #   warm start  the parent: its parameters as `transfer` says; all else as from scratch
     #   scratch     config.seed: parameters, random keys, a fresh optimizer, step 0
     rollbacks: list[dict] = []
     if resuming:
-        abstract, shardings = steps.abstract_state(model, optimizer, mesh, track_grad_norm)
+        abstract, shardings = steps.abstract_state(model, optimizer, mesh, track_grad_norm, frozen)
         state, rollbacks = _restore(run, abstract, shardings)
+        if transfer:
+            state = add_frozen(transfer, state, shardings)
     else:
-        state, shardings = steps.init_state(model, optimizer, config.seed, mesh, track_grad_norm)
-        if parent:
-            state = warm_start(parent, state, shardings, architecture.encodings)
+        state, shardings = steps.init_state(
+            model, optimizer, config.seed, mesh, track_grad_norm, frozen
+        )
+        if transfer:
+            state = warm_start(transfer, state, shardings)
 
     # Both are compiled when they are first called.
     train_step = steps.make_step(
@@ -337,6 +353,8 @@ def _begin_directory(
     """Writes the files of a run that has no checkpoint yet."""
     if parent:
         lineage['descent'] = origin.describe_parent(parent.run)
+        if config.lora.rank:  # whose weights this run is nothing without
+            lineage['descent']['weights'] = checkpoint.hash_params(parent.run)
     if not processes.is_main_process():
         return
     if run.config_path.exists():

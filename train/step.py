@@ -19,6 +19,7 @@ from flax import linen as nn
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from ml_collections import ConfigDict
 
+from model import lora
 from model.sharding import EXCHANGING
 from model.transformer import Transformer, make_row_keys
 from runtime.master import widen
@@ -26,8 +27,9 @@ from train import optimizer as optimizers
 from train.losses import Loss, LossContext, Sums
 from train.mesh import BATCH, MANUAL, state_shardings
 
-# {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}, and where a mean of gradient norms
-# is kept 'norms', float32 [2]: the mean and how many steps are in it.
+# {'step': int32, 'params', 'opt_state', 'rng': PRNG key data}; where a mean of gradient norms is
+# kept 'norms', float32 [2]: the mean and how many steps are in it; and where not all parameters are
+# trained 'frozen', the others, of which checkpoints hold nothing.
 State = dict[str, Any]
 
 _WHOLE_BATCH = 2**32 - 1  # stands for a row in the key of the whole batch; no row has it
@@ -65,15 +67,19 @@ def init_state(
     seed: int | jax.Array,
     mesh: Mesh,
     track_grad_norm: bool = False,
+    frozen: frozenset[str] = frozenset(),
 ) -> tuple[State, State]:
     """Returns a fresh state, made where it lies on the mesh, and its shardings.
 
-    `track_grad_norm`: with a running mean of the gradient norm, by which spikes are told.
+    Args:
+      model, optimizer, seed, mesh: any.
+      track_grad_norm: with a running mean of the gradient norm, by which spikes are told.
+      frozen: paths of the parameters that are not trained, 'layer_0/attention/query/kernel'.
     """
-    _, shardings = abstract_state(model, optimizer, mesh, track_grad_norm)
+    _, shardings = abstract_state(model, optimizer, mesh, track_grad_norm, frozen)
 
     def make(key_data):
-        return nn.meta.unbox(_init(model, optimizer, key_data, track_grad_norm))
+        return nn.meta.unbox(_init(model, optimizer, key_data, track_grad_norm, frozen))
 
     # Jitted with its shardings, so that no device ever holds the whole state.
     return jax.jit(make, out_shardings=shardings)(_key_data(seed)), shardings
@@ -84,12 +90,13 @@ def abstract_state(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     track_grad_norm: bool = False,
+    frozen: frozenset[str] = frozenset(),
 ) -> tuple[State, State]:
     """Returns the shapes and dtypes of a state, each with its sharding, and the shardings alone.
 
     Nothing is computed: the mesh's devices need not be here.
     """
-    boxed = jax.eval_shape(lambda: _init(model, optimizer, _key_data(0), track_grad_norm))
+    boxed = jax.eval_shape(lambda: _init(model, optimizer, _key_data(0), track_grad_norm, frozen))
     shardings = state_shardings(mesh, boxed)
 
     def with_sharding(x, sharding):
@@ -103,13 +110,15 @@ def _init(
     optimizer: optax.GradientTransformation,
     key_data: jax.Array,
     track_grad_norm: bool,
+    frozen: frozenset[str],
 ) -> State:
     """Returns a fresh state whose parameters are boxed with their logical axes."""
     init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
 
     # One token is enough: no parameter's shape depends on the batch.
     token = jnp.ones((1, 1), jnp.int32)
-    params = model.init(init_key, token, token * 0, token, token)['params']
+    whole = model.init(init_key, token, token * 0, token, token)['params']
+    params, held = lora.split(whole, frozen)
 
     state = {
         'step': jnp.zeros((), jnp.int32),
@@ -119,7 +128,14 @@ def _init(
     }
     if track_grad_norm:
         state['norms'] = jnp.zeros(2)
+    if frozen:
+        state['frozen'] = held
     return state
+
+
+def all_params(state: State) -> Any:
+    """Returns the parameters of a state, or their shapes or shardings, trained or not."""
+    return lora.join(state['params'], state.get('frozen'))
 
 
 def _key_data(seed: int | jax.Array) -> jax.Array:
@@ -155,7 +171,7 @@ def make_step(
     model = model.clone(training=True)
     accumulation = options.accumulation
 
-    def gradients(key, params, micro):
+    def gradients(key, params, frozen, micro):
         """Returns a microbatch's sums, and float32 gradients that lie as their parameters do."""
         batch, rows = micro
 
@@ -167,7 +183,7 @@ def make_step(
                 row_keys=jax.vmap(jax.random.fold_in, (None, 0))(key, rows),
                 batch_key=jax.random.fold_in(key, _WHOLE_BATCH),
             )
-            return loss(model, params, batch, context)
+            return loss(model, lora.join(params, frozen), batch, context)
 
         (_, sums), grads = jax.value_and_grad(total, has_aux=True)(params)
         return sums, jax.tree.map(_as_stored, widen(grads), shardings['params'])
@@ -175,16 +191,18 @@ def make_step(
     def local_step(state: State, batch: dict, rows: jax.Array) -> tuple[State, Sums]:
         """Takes the step of one device, on its part of the batch along the manual axes."""
         params = state['params']
+        frozen = state.get('frozen')
 
         # What is random in a row depends on seed, step and the row's number, on any mesh.
         key = jax.random.fold_in(jax.random.wrap_key_data(state['rng']), state['step'])
 
         if accumulation == 1 or loss.takes_whole_batch:
-            sums, grads = gradients(key, params, (batch, rows))
+            sums, grads = gradients(key, params, frozen, (batch, rows))
         else:
             sums, grads = _accumulate(
                 functools.partial(gradients, key),
                 params,
+                frozen,
                 (batch, rows),
                 accumulation,
                 shardings['params'],
@@ -223,12 +241,17 @@ def make_step(
 
 
 def _accumulate(
-    gradients: Callable, params: Any, batch_and_rows: Any, count: int, shardings: Any
+    gradients: Callable,
+    params: Any,
+    frozen: Any,
+    batch_and_rows: Any,
+    count: int,
+    shardings: Any,
 ) -> tuple[Sums, Any]:
     """Returns the sums and gradients of a batch, from `count` microbatches one after the other.
 
     Args:
-      gradients: (params, microbatch) -> (sums, gradients).
+      gradients: (params, frozen, microbatch) -> (sums, gradients).
       shardings: of the parameters.
     """
 
@@ -239,7 +262,7 @@ def _accumulate(
     def add(grads, micro):
         # The barrier ties the weights to the microbatch: else XLA gathers all of them over `fsdp`
         # once, before the loop, and keeps them.
-        sums, more = gradients(*jax.lax.optimization_barrier((params, micro)))
+        sums, more = gradients(*jax.lax.optimization_barrier((params, frozen, micro)))
         return jax.tree.map(jnp.add, grads, more), sums
 
     def zeros_like(x, sharding):
@@ -273,7 +296,7 @@ def make_eval_step(
     return jax.jit(
         sums,
         out_shardings=NamedSharding(mesh, P()),
-        in_shardings=(shardings['params'], NamedSharding(mesh, BATCH), None),
+        in_shardings=(all_params(shardings), NamedSharding(mesh, BATCH), None),
     )
 
 

@@ -6,24 +6,22 @@ and the rest of its architecture are the parent's.
 
 import dataclasses
 import logging
-import re
-from collections.abc import Callable
 from typing import Any
 
 import jax
 from etils import epath
-from flax import linen as nn
 from ml_collections import ConfigDict
 
 from data import tokenizer as tokenizers
 from data.tokenizer import Tokenizer
 from model import config as model_config
+from model.lora import is_factor
 from runtime import checkpoint, config_tree, encoding_meaning, master, origin, run_dir, schema
-from runtime.checkpoint import describe, path, summarize_paths
+from runtime.checkpoint import Transfer, path, summarize_paths
 from runtime.config_tree import diff_configs, flatten
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
-from train.step import State
+from train.step import State, all_params
 
 _LOG = logging.getLogger('ordem')
 
@@ -58,10 +56,26 @@ def open_parent(run: Run, config: ConfigDict, errors: ErrorCollector) -> Parent 
         parent = checkpoint.pin_step(Run.parse(config.parent))
     else:
         parent = None
+    if config.lora.rank:
+        errors.check(_check_base, run, parent, config)
     if parent is None:
         return None
     tokenizer = errors.check(check_parent, parent, config)
     return Parent(parent, tokenizer) if tokenizer else None
+
+
+def _check_base(run: Run, parent: Run | None, config: ConfigDict) -> None:
+    """Raises RunError where there are no weights that adapters could change, or others by now."""
+    if parent is None and not config.parent:
+        raise RunError(
+            f'config.lora.rank is {config.lora.rank}: adapters change the weights of a parent; '
+            f'expected config.parent, or 0'
+        )
+    if not run_dir.is_started(run.path):
+        return
+    if parent is None:
+        raise checkpoint.no_base(run, config.parent, 'it is not there, or damaged')
+    checkpoint.check_base(run, parent)
 
 
 def check_parent(parent: Run, config: ConfigDict) -> Tokenizer:
@@ -226,116 +240,50 @@ def _set_as_begun(run: Run, config: ConfigDict) -> None:
 # --- Taking the parameters ------------------------------------------------------------------------
 
 
-def plan_transfer(
-    parent: dict[str, str],
-    child: dict[str, str],
-    same: Callable[[str], bool] = lambda name: True,
-) -> tuple[list[str], list[str], list[str]]:
-    """Plans which parameters a child takes from its parent.
+def warm_start(transfer: Transfer, state: State, shardings: State) -> State:
+    """Returns a fresh state with the parent's parameters in it, as `transfer` says.
 
-    What belongs to a positional encoding may be fresh or dropped: a phase may change the encoding
-    (DroPE, arXiv 2512.12167, drops it). So may the scale of similarities and the bag of tokens,
-    which only a contrastive objective has.
-
-    Args:
-      parent, child: name -> type and shape, as `checkpoint.describe` tells them.
-      same: whether a name that both have belongs to the same encoding in both; else it is dropped
-        and fresh.
-    Returns:
-      Names that are reused, that are fresh in the child, and that are dropped of the parent's.
-    Raises:
-      RunError: anything else differs.
+    The log tells what is reused, fresh and dropped.
     """
-
-    def is_optional(name: str) -> bool:
-        parts = name.split('/')
-        return name == 'logit_scale' or any(p == 'bag' or p.startswith('positions') for p in parts)
-
-    names = {*parent, *child}
-    changed = {
-        name
-        for name in names
-        if is_optional(name) and not (name in parent and name in child and same(name))
-    }
-    wrong = [name for name in sorted(names - changed) if parent.get(name) != child.get(name)]
-    if wrong:
-        lines = [
-            f'{name} is {parent.get(name, "absent")} there, {child.get(name, "absent")} here'
-            for name in wrong[:4]
-        ]
-        more = f'; and {len(wrong) - 4} more' if len(wrong) > 4 else ''
-        raise RunError(
-            f'{"; ".join(lines)}{more}: expected the same parameters but for a positional '
-            f"encoding's, tables of one size, and with config.model.scan_layers patterns of one "
-            f'length in both phases'
-        )
-    reused = [name for name in child if name not in changed]
-    fresh = [name for name in child if name in changed]
-    dropped = [name for name in parent if name in changed]
-    return reused, fresh, dropped
-
-
-def same_encoding(old: tuple, new: tuple) -> Callable[[str], bool]:
-    """Returns `same` of `plan_transfer`, from the encodings of the layers of parent and child.
-
-    Paths in a layer say which part of several an array is of, but not which encoding where there is
-    one alone ('layer_0/attention/positions/table').
-    """
-
-    def same(name: str) -> bool:
-        layer = re.search(r'(?<=layer_)\d+(?=/attention/positions/)', name)
-        return layer is None or old[int(layer[0])].name == new[int(layer[0])].name
-
-    return same
-
-
-def warm_start(parent: Parent, state: State, shardings: State, encodings: tuple) -> State:
-    """Returns a fresh state with the parent's parameters in it, as `plan_transfer` says.
-
-    The log tells what is reused, fresh and dropped. `encodings`: of the child's layers. Raises
-    RunError, before anything is read, where the plan has no place for an array.
-    """
-    run = parent.run
-    params = state['params']
-    parent_model, _, _ = checkpoint.build_model(run)
-    abstract = nn.meta.unbox(checkpoint.abstract_params(parent_model))
-    same = same_encoding(parent_model.config.encodings, encodings)
-    try:
-        reused, fresh, dropped = plan_transfer(describe(abstract), describe(params), same)
-    except RunError as error:
-        raise RunError(f'{run.path}: {error}') from None
-    _log_plan(run, reused, fresh, dropped)
-
-    # Each array is read onto the devices where the child has it; what is dropped, onto all.
-    child_shardings = dict(jax.tree_util.tree_leaves_with_path(shardings['params']))
-    mesh = next(iter(child_shardings.values())).mesh
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-
-    def sharding_of(keys, _):
-        return whole if path(keys) in dropped else child_shardings[keys]
-
-    read_onto = jax.tree_util.tree_map_with_path(sharding_of, abstract)
-    _, parent_params, _, _ = checkpoint.load(run, read_onto)
-    loaded = {path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(parent_params)}
+    _log_plan(transfer)
+    reused = transfer.read(all_params(shardings))
 
     def choose(keys, fresh_array) -> Any:
-        return fresh_array if path(keys) in fresh else loaded[path(keys)]
+        return reused.get(path(keys), fresh_array)
 
-    params = jax.tree_util.tree_map_with_path(choose, params)
-    return master.add_master({**state, 'params': params}, shardings)
+    taken = {
+        part: jax.tree_util.tree_map_with_path(choose, state[part])
+        for part in ('params', 'frozen')
+        if part in state
+    }
+    return master.add_master({**state, **taken}, shardings)
 
 
-def _log_plan(run: Run, reused: list[str], fresh: list[str], dropped: list[str]) -> None:
+def add_frozen(transfer: Transfer, state: State, shardings: State) -> State:
+    """Returns a state from a checkpoint with the parameters that are not trained: the parent's."""
+    reused = transfer.read(all_params(shardings))
+    frozen = jax.tree_util.tree_map_with_path(
+        lambda keys, _: reused[path(keys)], shardings['frozen']
+    )
+    return {**state, 'frozen': frozen}
+
+
+def _log_plan(transfer: Transfer) -> None:
     """Logs what a child takes from its parent, and what it does not."""
+    reused, dropped = transfer.reused, transfer.dropped
+    fresh = [name for name in transfer.fresh if not is_factor(name)]
+    factors = len(transfer.fresh) - len(fresh)
     total = len(reused) + len(fresh)
     share = f'{len(reused)} of the {total}' if fresh else f'all {len(reused)}'
     _LOG.info(
         '%s@%s: %s parameters are taken over; optimizer, step and random keys begin anew',
-        run.path,
-        run.step,
+        transfer.parent.path,
+        transfer.parent.step,
         share,
     )
     parts = []
+    if factors:
+        parts.append(f'they stay as they are, and adapters beside {factors // 2} of them learn')
     if fresh:
         parts.append(f'new, from config.seed: {summarize_paths(fresh, len(fresh))}')
     if dropped:

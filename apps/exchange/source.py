@@ -92,7 +92,7 @@ def read_params(source: Source, cfg: ModelConfig) -> dict:
             at = params
             for group in groups:
                 at = at.setdefault(group, {})
-            at[last] = array.astype(dtypes[path], copy=False)
+            at[last] = jax.device_put(array.astype(dtypes[path], copy=False))
     return params
 
 

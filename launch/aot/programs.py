@@ -19,7 +19,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
 from data import tokenizer as tokenizers
 from launch.aot import cost_model, hlo, topologies
 from launch.aot.topologies import Chip
-from model import config as model_config, generate, kernels
+from model import config as model_config, generate, kernels, lora
 from model.sampling import Sampling
 from model.transformer import Transformer
 from runtime import metrics
@@ -28,6 +28,7 @@ from train import footprint, step as steps
 from train.mesh import AXES, BATCH, check_batch, check_model, make_mesh
 from train.objectives import get_objective
 from train.optimizer import make_optimizer
+from train.preflight import frozen_names
 
 CHAR_PIECES = 256  # counted for a tokenizer of characters, whose size only its text tells
 
@@ -172,12 +173,13 @@ def lower_train(config, mesh):
 def trace_train(config, mesh):
     """Returns the traced train step, its abstract state, and the model."""
     check_batch(mesh, config.data.batch_size, config.train.accumulation)
-    model = Transformer(architecture(config))
+    model = Transformer(lora.adapt(architecture(config), config.lora))
     check_model(mesh, model.config, config.data.seq_len, config.train.loss_chunks)
 
     # The step as train/setup.py makes it, of a state that is shapes alone.
     optimizer = make_optimizer(config.optimizer, config.train.steps)
-    state, shardings = steps.abstract_state(model, optimizer, mesh)
+    frozen = frozen_names(model)
+    state, shardings = steps.abstract_state(model, optimizer, mesh, frozen=frozen)
     objective = get_objective(config.train.objective)
     step = steps.make_step(
         model,
@@ -239,7 +241,7 @@ def train(
     config = with_rows(config, mesh, rows)
     lowered, state, model = lower_train(config, mesh)
     done = compiled('train', lowered, chip)
-    flops = footprint.step_flops(state['params'], config, model.config)
+    flops = footprint.step_flops(steps.all_params(state), config, model.config)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         paths = kernels.describe_kernels(model.config, mesh.shape['context'])
     costs = summary(done, chip, mesh.size, slices, flops)

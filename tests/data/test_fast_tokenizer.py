@@ -271,6 +271,14 @@ BAD = {
         'not a tokenizer.json that tokenizers .* reads: Token `zz` out of vocabulary',
     ),
     'a merge of three': (set_('model', 'merges', to=['a b c']), 'not a tokenizer.json that tok'),
+    'a prefix': (
+        set_('model', 'continuing_subword_prefix', to='x' * 99),
+        'model.continuing_subword_prefix is set: expected none',
+    ),
+    'nothing for the rest': (
+        lambda: '{"model": {"type": "Unigram", "vocab": [["</s>", 0]]}}',
+        'model.unk_id is None: expected a whole number',
+    ),
     'a pattern': (
         set_('pre_tokenizer', to={'type': 'Split', 'pattern': {'Regex': '((('}}),
         'not a tokenizer.json that tokenizers',
@@ -280,6 +288,14 @@ BAD = {
         'added_tokens is a dict of 0: expected a l',
     ),
     'deep': (lambda: '{"model":' * 99 + '1' + '}' * 99, 'nested more than 64 deep'),
+    'a billion merges': (
+        lambda: '{"model": {"merges": [' + ',' * ((1 << 22) + 1) + ']}}',
+        'it has more than 4,194,304 parts',
+    ),
+    'no type': (  # which is another model for the package
+        lambda: '{"model": {"vocab": {"</s>": 0}, "merges": [], "unk_token": 5}}',
+        'not a tokenizer.json that tokenizers',
+    ),
     'no end': (
         lambda: '{"model": {"vocab": {"a": 0}, "merges": []}}',
         'no end of a text is known: expected eos_token in tokenizer_config.json',

@@ -236,6 +236,21 @@ MIXING = [
         'model.mixing=none model.positions=none model.qk_norm=True',
     )
 ]
+ADAPTERS = [
+    field(*given.split(), config=MINE, kind='adapters')
+    for given in (
+        'lora.rank=8',
+        'lora.rank=-1 parent=run',
+        'lora.rank=100000 parent=run',
+        'lora.rank=4096 parent=run',
+        'lora.rank=2 parent=run lora.targets=queri',
+        "lora.rank=2 parent=run lora.targets=''",
+        'lora.rank=2 parent=run lora.alpha=0.0',
+        'lora.alpha=8.0',
+        'lora.targets=query',
+        'lora.rank=2 parent=run optimizer.embedding_scale=2.0',
+    )
+] + [Case('adapters', 'apps.merge --run=run --out=new')]
 CLASSES = [
     field(*given.split(), kind='fields of other model classes')
     for given in (
@@ -262,4 +277,16 @@ CLAIMS = [
         (NETWORKS, 'networks.recall_pairs=(2,40)'),
     )
 ]
-CASES = [*FILES, *NAMES, *NUMBERS, *LARGE, *HOMES, *MESH, *POSITIONS, *MIXING, *CLASSES, *CLAIMS]
+CASES = [
+    *FILES,
+    *NAMES,
+    *NUMBERS,
+    *LARGE,
+    *HOMES,
+    *MESH,
+    *POSITIONS,
+    *MIXING,
+    *CLASSES,
+    *ADAPTERS,
+    *CLAIMS,
+]

@@ -44,6 +44,7 @@ NO_PATHS = {
 }
 NO_PATH_FIELDS = {
     'prefer',
+    'targets',
     *(
         'source',
         'packing',

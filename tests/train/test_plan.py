@@ -5,9 +5,8 @@ from flax import linen as nn
 
 from model import config as model_config
 from model.transformer import Transformer
-from runtime import checkpoint
+from runtime import checkpoint, transfer
 from runtime.errors import RunError
-from train import warm_start
 
 
 @pytest.fixture
@@ -45,8 +44,8 @@ TABLES = {f'layer_{i}/attention/positions/table' for i in (0, 1)}
 def test_a_change_of_encoding(tree, parent, child, new, dropped):
     """Catches a table that is kept, dropped or made anew against the plan."""
     (parent_arrays, old), (child_arrays, encodings) = tree(positions=parent), tree(positions=child)
-    same = warm_start.same_encoding(old, encodings)
-    reused, fresh, gone = warm_start.plan_transfer(parent_arrays, child_arrays, same)
+    same = transfer.same_encoding(old, encodings)
+    reused, fresh, gone = transfer.plan_transfer(parent_arrays, child_arrays, same)
     assert (set(fresh), set(gone)) == (new, dropped)
     assert set(reused) == set(child_arrays) - new and {*reused, *gone} == set(parent_arrays)
 
@@ -58,8 +57,8 @@ def test_a_bag_of_tokens(tree):
     bag = {f'bag/{name}' for name in ('embedding', 'gate', 'weight')}
 
     def changes(parent_arrays, child_arrays):
-        same = warm_start.same_encoding(encodings, encodings)
-        _, fresh, dropped = warm_start.plan_transfer(parent_arrays, child_arrays, same)
+        same = transfer.same_encoding(encodings, encodings)
+        _, fresh, dropped = transfer.plan_transfer(parent_arrays, child_arrays, same)
         return set(fresh), set(dropped)
 
     assert changes(with_bag, with_bag) == (set(), set())
@@ -94,7 +93,7 @@ def test_all_else_is_an_error(tree, parent, child, wrong):
     """Catches an array of the parent that is dropped in silence, and one that is cast or cut to
     fit."""
     with pytest.raises(RunError, match=wrong) as error:
-        warm_start.plan_transfer(tree(**parent)[0], tree(**child)[0])
+        transfer.plan_transfer(tree(**parent)[0], tree(**child)[0])
     assert '\n' not in str(error.value)
 
 

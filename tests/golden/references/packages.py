@@ -339,6 +339,38 @@ def logits_of_folder(folder, tokens, padding):
     return ways
 
 
+def writes_of_gguf(path, tokens, count):
+    """Returns what a model in a file of GGUF makes of tokens [T], and how it goes on.
+
+    Args:
+      path: of the file.
+      tokens: [T].
+      count: new tokens, each the likeliest one.
+    Returns:
+      'float32', 'float64': logits [T,V] in these numbers. 'greedy': ids of the new tokens.
+    """
+    tokens = torch.tensor(tokens).long()[None]
+    path = pathlib.Path(path)
+    config = transformers.AutoConfig.from_pretrained(path.parent, gguf_file=path.name)
+    config._attn_implementation = 'eager'
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    read = transformers.modeling_gguf_pytorch_utils.load_gguf_checkpoint
+    weights = read(str(path), return_tensors=True, model_to_load=model)['tensors']
+    left = model.load_state_dict(weights, strict=False)
+    assert set(left.missing_keys) <= {'lm_head.weight'} and not left.unexpected_keys, left
+    model.tie_weights()
+    ways = {}
+    for dtype in (torch.float32, torch.float64):
+        model = model.to(dtype)
+        ways[str(dtype).removeprefix('torch.')] = model(tokens).logits[0].double().numpy()
+        if dtype == torch.float32:
+            new = model.generate(
+                tokens, max_new_tokens=count, do_sample=False, eos_token_id=None, pad_token_id=0
+            )
+            ways['greedy'] = new[0, tokens.shape[1] :].numpy()
+    return ways
+
+
 def signature(model):
     return inspect.signature(model.forward).parameters
 
