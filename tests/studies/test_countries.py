@@ -1,6 +1,7 @@
 """A model that is asked before and after a post-training of adapters, and its controls."""
 
 import json
+import types
 
 import pytest
 from absl import flags
@@ -20,7 +21,7 @@ def given(tiny_run, tmp_path, monkeypatch):
         kind = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
         kind[type(value)](name, value, '', flag_values=values)
     values(['countries', f'--run={tiny_run}', f'--out={tmp_path / "out"}'])
-    monkeypatch.setattr(countries.flags, 'FLAGS', values)
+    monkeypatch.setattr(countries, 'flags', types.SimpleNamespace(FLAGS=values))
     return lambda name, value: setattr(values, name, value)
 
 
