@@ -60,7 +60,7 @@ setup(
         'hf': [
             'pyarrow>=18,<27',
             'tokenizers>=0.23,<0.24',
-            'jinja2>=3.1,<4',
+            'jinja2>=3.1.6,<4',
             'safetensors>=0.6,<1',
             'gguf>=0.17,<1',
         ],

@@ -44,6 +44,13 @@ HERE = pathlib.Path(__file__).parent
 DEFAULT = 'explain'
 
 
+def _find_input(walk: Walk) -> str:
+    """Returns which text says how the prompt is given to the model."""
+    if walk.in_template:
+        return 'input_own' if walk.tokenizer.template else 'input_template'
+    return 'input_plain' if walk.tokenizer.begin else 'input_bare'
+
+
 def collect_facts(run: Run, prompt: str) -> dict:
     """Returns all numbers of the page, as JSON values.
 
@@ -57,13 +64,15 @@ def collect_facts(run: Run, prompt: str) -> dict:
     facts |= {
         'prompt': printable(prompt),
         'template': walk.in_template,
+        'input': _find_input(walk),
         'marks': {
-            name: 'of its own template' if token is None else tokenizer.piece(token)
+            name: tokenizer.piece(token)
             for name, token in (
                 ('begin', tokenizer.bos),
                 ('user', tokenizer.user),
                 ('assistant', tokenizer.assistant),
             )
+            if token is not None
         },
         'run': {
             'run': printable(_name(run)),

@@ -6,12 +6,13 @@ of Hugging Face (`tokenizer_config.json`, `chat_template.jinja`, ...) is kept in
 "vocab_size": ids, of which the last may have no piece}.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ _TEMPLATE = 1 << 20  # characters of a chat template
 _MOST_IDS = 1 << 24
 _MOST_PARTS = 1 << 22  # of the JSON: several times those of the largest vocabularies
 _MODELS = ('BPE', 'Unigram')
+_FAILS = 'the tokenizer.json of this model fails on a text'
 
 # Pieces by which a file alone tells what begins and ends a text, and a turn.
 _BEGINS = ('<s>', '<bos>', '<|begin_of_text|>', '<|startoftext|>', '<|endoftext|>')
@@ -120,17 +122,19 @@ class FastTokenizer(Tokenizer):
         return _build(self.content)
 
     def encode_arrays(self, texts: list[str], threads: int = -1) -> list[np.ndarray]:
-        if threads == 1:
-            encoded = [self._text.encode(text, add_special_tokens=False) for text in texts]
-        else:
-            encoded = self._text.encode_batch_fast(texts, add_special_tokens=False)
+        with _told(_FAILS):
+            if threads == 1:
+                encoded = [self._text.encode(text, add_special_tokens=False) for text in texts]
+            else:
+                encoded = self._text.encode_batch_fast(texts, add_special_tokens=False)
         return [np.asarray(one.ids, np.int32) for one in encoded]
 
     def encode_best(self, text: str, count: int) -> list[list[int]]:
         return [self.encode(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self._text.decode([int(i) for i in ids], skip_special_tokens=True)
+        with _told(_FAILS):
+            return self._text.decode([int(i) for i in ids], skip_special_tokens=True)
 
     def piece(self, token: int) -> str:
         if token >= len(self.pieces):
@@ -183,21 +187,30 @@ def _build(content: dict) -> Any:
     """Returns what the package makes of a file, without what would add to a text or cut it."""
     tokenizers = _package()
     text = json.dumps({**content, 'truncation': None, 'padding': None, 'post_processor': None})
-    try:
+    with _told(f'not a tokenizer.json that tokenizers {tokenizers.__version__} reads'):
         return tokenizers.Tokenizer.from_str(text)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Raises DataError, in one line, for whatever the package raises."""
+    try:
+        yield
     except Exception as error:  # the package has no narrower one
-        reason = str(error).split('\n')[0][:200]
+        reason = str(error)
     except BaseException as error:  # what Rust calls a panic is no Exception
         if type(error).__name__ != 'PanicException':
             raise
-        reason = 'it ends the package'
-    raise ValueError(
-        f'not a tokenizer.json that tokenizers {tokenizers.__version__} reads: {reason}'
-    )
+        reason = str(error)
+    else:
+        return
+    first = reason.split('\n')[0][:200]
+    raise DataError(f'{what}: {printable(first)}')
 
 
 def _ids_and_spans(built: Any, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-    encoding = built.encode(text, add_special_tokens=False)
+    with _told(_FAILS):
+        encoding = built.encode(text, add_special_tokens=False)
     return encoding.ids, encoding.offsets
 
 
@@ -336,12 +349,10 @@ def _added_before(content: dict, pieces: list[str]) -> list[str]:
         return []
     whole = {**content, 'truncation': None, 'padding': None}
     tokenizers = _package()
-    try:
+    with _told('not a tokenizer.json with a post-processor'):
         built = tokenizers.Tokenizer.from_str(json.dumps(whole))
-    except Exception as error:  # the package has no narrower one
-        raise ValueError(f'not a tokenizer.json: {str(error)[:200]}') from None
-    bare = built.encode('a', add_special_tokens=False).ids
-    ids = built.encode('a').ids
+        bare = built.encode('a', add_special_tokens=False).ids
+        ids = built.encode('a').ids
     count = next((i for i in range(len(ids)) if ids[i : i + len(bare)] == bare), 0)
     return [pieces[i] for i in ids[:count]]
 

@@ -31,8 +31,44 @@ def _raise(message: str):
     raise jinja2.TemplateError(message)
 
 
-def _to_json(value, indent=None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(value, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+class _Dict:
+    """Makes dictionaries, and has nothing of the class that a template could climb out by."""
+
+    def __call__(self, *args, **kwargs):
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, *args, **kwargs):
+        return dict.fromkeys(*args, **kwargs)
+
+
+class _Namespace(jinja2.utils.Namespace):
+    """Keeps what a template sets, but for names that begin with an underscore."""
+
+    def __init__(*args, **kwargs):  # `self` may be a name in it
+        self, args = args[0], args[1:]
+        attributes = dict(*args, **kwargs)
+        for name in attributes:
+            _check_name(name)
+        jinja2.utils.Namespace.__init__(self, attributes)
+
+    def __setitem__(self, name, value):
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name) -> None:
+    if isinstance(name, str) and name.startswith('_'):
+        raise jinja2.exceptions.SecurityError(f'a namespace with the name {name!r}')
 
 
 def _now(form: str) -> str:
@@ -45,7 +81,11 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, jinja2.ext.loopcontrols]
     )
     environment.filters['tojson'] = _to_json
-    environment.globals['raise_exception'] = _raise
+    environment.globals |= {
+        'raise_exception': _raise,
+        'dict': _Dict(),
+        'namespace': _Namespace,
+    }
     return environment
 
 
@@ -55,7 +95,7 @@ def _render(template: jinja2.Template, calls: list[dict], most: int) -> list[str
     for call in calls:
         more = {'strftime_now': _now} if call.pop('dated') else {}
         pieces = []
-        for piece in template.generate(**call, **more):
+        for piece in template.generate(tools=None, documents=None, **call, **more):
             most -= len(piece)
             if most < 0:
                 raise MemoryError

@@ -53,9 +53,12 @@ def post_training(run: Run, seed: int, shuffle_facts: bool) -> ConfigDict:
     """Returns the config of a post-training of adapters on countries that are not asked about."""
     f = flags.FLAGS
     config = base.get_config()
-    config.model.update(run.config().model)
+    parent = run.config()
+    config.model.update(parent.model)
+    config.tokenizer.update(parent.tokenizer)
     config.seed = seed
-    config.data.update(seq_len=128, batch_size=4, packing='whole', validation=0.0)
+    length = min(128, parent.model.max_len or parent.data.seq_len)
+    config.data.update(seq_len=length, batch_size=4, packing='whole', validation=0.0)
     config.data.atlas.update(part='answers', countries=f.countries, shuffle_facts=shuffle_facts)
     config.lora.rank = f.rank
     config.train.steps = f.steps

@@ -25,7 +25,9 @@ if __name__ == '__main__':  # above the imports that take seconds
     options.whole('windows', 16, 'Windows of text whose last tokens are predicted', 1, 2**20)
     options.whole('scored', 256, 'Tokens of a window that are predicted', 1, 2**20)
     flags.DEFINE_list('depths', ['0.1', '0.5', '0.9'], 'Where passkeys are hidden, from 0 to 1')
-    options.whole('trials', 5, 'Passkeys at each length and depth; 0: none', 0, 2**20)
+    options.whole('trials', 5, 'Passkeys at each length and depth', 1, 2**20)
+    flags.DEFINE_list('passkeys', [], "Lengths of texts with passkeys; default: --lengths; 'none'")
+    flags.DEFINE_bool('places', True, 'Measure loss by place, at the longest length')
     flags.DEFINE_list('expect', [], "Orderings of nats stated beforehand, 'A<B@LENGTH'")
     cli.parse_flags()
 
@@ -108,10 +110,10 @@ def write_report(
     lines += ['![Loss against the tokens read, and by place](nats.svg)', '']
     lines += _expectation_lines(stated, nats)
     lines += _perplexity_lines(study, nats)
-    passkeys = {(r['arm'], r['length']): r['found'] for r in records if r['kind'] == PASSKEY}
-    if passkeys:
-        pictures['passkeys.svg'] = _draw_passkeys(study, passkeys)
-        lines += ['![Passkeys found](passkeys.svg)', '', *_passkey_lines(study, passkeys)]
+    found = {(r['arm'], r['length']): r['found'] for r in records if r['kind'] == PASSKEY}
+    if found:
+        pictures['passkeys.svg'] = _draw_passkeys(study, found)
+        lines += ['![Passkeys found](passkeys.svg)', '', *_passkey_lines(study, found)]
     lines += [
         '## What was measured',
         '',
@@ -177,16 +179,15 @@ def _perplexity_lines(study: Extension, nats: dict) -> list[str]:
     return ['## Perplexity', '', *table_lines(header, rows)]
 
 
-def _passkey_lines(study: Extension, passkeys: dict) -> list[str]:
+def _passkey_lines(study: Extension, found: dict) -> list[str]:
     rows = []
     for arm in study.arms:
-        cells = []
-        for length in study.lengths:
-            found = passkeys[arm, length]
-            cells.append(' / '.join(f'{100 * np.mean(v):.0f}' for v in found.values()))
-        rows.append([arm, *cells])
+        shares = [found[arm, length].values() for length in study.passkeys]
+        rows.append(
+            [arm, *(' / '.join(f'{100 * np.mean(x):.0f}' for x in each) for each in shares)]
+        )
     depths = ' / '.join(f'{depth:g}' for depth in study.depths)
-    header = ('encoding', *(f'{length} tokens' for length in study.lengths))
+    header = ('encoding', *(f'{length} tokens' for length in study.passkeys))
     about = (
         f'Percent found where it is hidden at {depths} of the text, {study.trials} numbers each.'
     )
@@ -197,23 +198,20 @@ def _draw_nats(study: Extension, nats: dict, records: list[dict]) -> str:
     by_length = {
         arm: [[float(np.mean(nats[arm, length])) for length in study.lengths]] for arm in study.arms
     }
+    panels = {'tokens read': (study.lengths, by_length)}
     places = {r['arm']: r['places'] for r in records if r['kind'] == PLACES}
-    panels = {
-        'tokens read': (study.lengths, by_length),
-        'place in the text': (
-            places[UNTOUCHED]['places'],
-            {arm: [places[arm]['nats']] for arm in study.arms},
-        ),
-    }
+    if places:
+        by_place = {arm: [places[arm]['nats']] for arm in study.arms}
+        panels['place in the text'] = (places[UNTOUCHED]['places'], by_place)
     return plots.seed_curves(panels, 'nats a token')
 
 
-def _draw_passkeys(study: Extension, passkeys: dict) -> str:
-    shares = {
-        arm: [[float(np.mean([*passkeys[arm, length].values()])) for length in study.lengths]]
-        for arm in study.arms
-    }
-    return plots.seed_curves({'tokens': (study.lengths, shares)}, 'share of passkeys found')
+def _draw_passkeys(study: Extension, found: dict) -> str:
+    shares = {}
+    for arm in study.arms:
+        each = [float(np.mean([*found[arm, length].values()])) for length in study.passkeys]
+        shares[arm] = [each]
+    return plots.seed_curves({'tokens': (study.passkeys, shares)}, 'share of passkeys found')
 
 
 # --- The command ----------------------------------------------------------------------------------
@@ -230,6 +228,12 @@ def _numbers(flag: str, texts: list[str], kind, low: float, high: float) -> tupl
     return numbers
 
 
+def _passkey_lengths(texts: list[str], lengths: tuple[int, ...]) -> tuple[int, ...]:
+    if texts == ['none']:
+        return ()
+    return _numbers('passkeys', texts, int, 2, 2**24) or lengths
+
+
 def main() -> None:
     f = flags.FLAGS
     for flag in ('run', 'texts', 'encodings'):
@@ -237,17 +241,19 @@ def main() -> None:
             raise RunError(f'--{flag} is empty: expected {_EXPECTED[flag]}')
     config = Run.parse(f.run).config()
     trained = f.trained or config.data.seq_len
-    lengths = _numbers('lengths', f.lengths, int, 2, 2**24)
+    lengths = _numbers('lengths', f.lengths, int, 2, 2**24) or extension.default_lengths(trained)
     study = Extension(
         run=f.run,
         encodings=tuple(re.split(r', *(?![^()]*\))', f.encodings)),
         trained=trained,
-        lengths=lengths or extension.default_lengths(trained),
+        lengths=lengths,
         texts=f.texts,
         windows=f.windows,
         scored=f.scored,
+        passkeys=_passkey_lengths(f.passkeys, lengths),
         depths=_numbers('depths', f.depths, float, 0, 1),
         trials=f.trials,
+        places=f.places,
     )
     folder = extension.results_folder(f.out, f.run)
     cli.check_writable('--out', str(folder))

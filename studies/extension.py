@@ -44,7 +44,9 @@ class Extension:
       lengths: that are measured, ascending.
       texts: files, as in config.data.files.paths; of their documents the windows are taken.
       windows, scored: of the perplexity (`evals/perplexity.py`).
-      depths, trials: of the passkeys; no trials: none.
+      passkeys: lengths of texts that hide a passkey; none: there are no such texts.
+      depths, trials: of the passkeys.
+      places: whether loss by place is measured.
     """
 
     run: str
@@ -54,8 +56,10 @@ class Extension:
     texts: str
     windows: int
     scored: int
+    passkeys: tuple[int, ...]
     depths: tuple[float, ...]
     trials: int
+    places: bool = True
 
     @property
     def longest(self) -> int:
@@ -78,13 +82,15 @@ class ExtensionCell:
 
 def cells(extension: Extension) -> list[ExtensionCell]:
     """Returns all cells, those of short lengths first."""
-    every = []
-    for length in extension.lengths:
-        every += [ExtensionCell(arm, PERPLEXITY, length) for arm in extension.arms]
-        if extension.trials:
-            every += [ExtensionCell(arm, PASSKEY, length) for arm in extension.arms]
-    every += [ExtensionCell(arm, PLACES, extension.longest) for arm in extension.arms]
-    return every
+    measurements = [(length, PERPLEXITY) for length in extension.lengths]
+    measurements += [(length, PASSKEY) for length in extension.passkeys]
+    if extension.places:
+        measurements.append((extension.longest, PLACES))
+    return [
+        ExtensionCell(arm, kind, length)
+        for length, kind in sorted(measurements)
+        for arm in extension.arms
+    ]
 
 
 def key(extension: Extension, cell: ExtensionCell, weights: str, tokens: str) -> str:
@@ -169,7 +175,10 @@ class Subject:
         model = self.under(cell.arm)
         params = self.params  # those of the run's own encoding stay, and are not asked for
         if cell.kind == PERPLEXITY:
-            loss = perplexity.fixed(model, params, self.targets, [cell.length])[cell.length]
+            tokens = self.extension.windows * cell.length  # no more rows than there are
+            most = min(perplexity.BATCH_TOKENS, tokens)
+            losses = perplexity.fixed(model, params, self.targets, [cell.length], most)
+            loss = losses[cell.length]
             record: dict[str, Any] = {'nats': loss.nats.mean(1).round(6).tolist()}
         elif cell.kind == PLACES:
             length = self.extension.trained

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -55,6 +56,25 @@ def facts(family):
 def hostile(family):
     """Facts of a prompt that would be markup, and would turn the direction of text."""
     return explain.collect_facts(Run.parse(str(family)), '</script> <img> \u202e北')
+
+
+@pytest.mark.parametrize(
+    'in_template, template, begin, text',
+    [
+        (True, None, (1,), 'input_template'),
+        (True, object(), (1,), 'input_own'),
+        (False, object(), (1,), 'input_plain'),
+        (False, None, (), 'input_bare'),
+    ],
+)
+def test_how_a_prompt_is_given_is_told(in_template, template, begin, text):
+    """Catches a page that tells of marks which the model's tokenizer does not have, and a text that
+    is in neither language."""
+    tokenizer = SimpleNamespace(template=template, begin=begin)
+    walk = SimpleNamespace(in_template=in_template, tokenizer=tokenizer)
+    assert explain._find_input(walk) == text
+    words = json.loads(pathlib.Path('apps/explain.json').read_text('utf-8'))
+    assert text in words['en'] and text in words['pt']
 
 
 def read_facts(page):

@@ -1,7 +1,9 @@
 """A tokenizer.json, given or trained here, beside SentencePiece behind one interface."""
 
+import copy
 import json
 import pathlib
+import random
 import subprocess
 import sys
 
@@ -341,6 +343,52 @@ def test_bad_files_beside_it(tmp_path, name, text, said):
     traceback."""
     with pytest.raises(DataError, match=said):
         folder(tmp_path, **{name.replace('.', '__'): text})
+
+
+def test_a_pattern_that_never_ends(chatml, capfd):
+    """Catches a pattern with more ways to match than there is time for, which ends the package, and
+    with it the program."""
+    content = json.loads(chatml.proto)
+    content['pre_tokenizer'] = fast_tokenizer.splitting('(a|a)*$')
+    tokenizer = tokenizers.parse(json.dumps(content).encode())
+    for encode in (tokenizer.encode, lambda text: tokenizer.encode_arrays([text] * 2, -1)):
+        with pytest.raises(DataError, match='fails on a text: .*retry-limit'):
+            encode('a' * 40 + 'c')
+    capfd.readouterr()  # what the package says of it by itself
+    with pytest.raises(DataError, match='the tokenizer.json of this model fails on a text'):
+        tokenizer.encode('\ud800')
+
+
+VALUES = (None, True, -1, 3, 10**9, 10**30, '', 'a', '\ud800', [], [[]], {}, {'type': 'ByteLevel'})
+
+
+def test_a_file_that_is_damaged_anywhere(chatml):
+    """Catches a part of a file that can be of a kind which the package, or Ordem, does not stand:
+    any other end than one line, when it is read or afterwards."""
+    rng = random.Random(0)
+    whole = json.loads(chatml.proto)
+    read = 0
+    for _ in range(400):
+        content = copy.deepcopy(whole)
+        inner = content
+        while True:
+            keys = [*inner] if isinstance(inner, dict) else [*range(len(inner))]
+            key = rng.choice(keys[:12])
+            if not isinstance(inner[key], (dict, list)) or not inner[key] or rng.random() < 0.3:
+                break
+            inner = inner[key]
+        if rng.random() < 0.3:
+            del inner[key]
+        else:
+            inner[key] = rng.choice(VALUES)
+        try:
+            tokenizer = tokenizers.parse(json.dumps(content).encode())
+            ids = tokenizer.encode('a 12 é <|im_end|>')
+            assert isinstance(tokenizer.decode(ids), str) and all(map(tokenizer.piece, ids))
+            read += 1
+        except DataError as error:
+            assert '\n' not in str(error) and len(str(error)) < 500
+    assert 20 < read < 300
 
 
 def test_without_the_package(monkeypatch, chatml):

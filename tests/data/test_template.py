@@ -43,6 +43,55 @@ def test_the_loss_lies_on_answers_and_their_ends(chatml):
     assert pieces(chatml, prompt).endswith('<|im_end|>\n<|im_start|>assistant\n')
 
 
+# As published, but for the end mark, and for lines that say no more than these do.
+PUBLISHED = {
+    'Llama 3': (
+        "{% for message in messages %}{% set content = '<|start_header_id|>' + message['role'] + "
+        "'<|end_header_id|>\n\n'+ message['content'] | trim + '<|im_end|>' %}"
+        '{{ content }}{% endfor %}'
+        "{% if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}"
+        '{% endif %}'
+    ),
+    'Mistral': (
+        '{% for message in messages %}'
+        "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+        "{{ raise_exception('roles must alternate') }}{% endif %}{% if message['role'] == 'user' %}"
+        "{{ '[INST] ' + message['content'] + ' [/INST]' }}{% else %}"
+        "{{ message['content'] + eos_token }}{% endif %}{% endfor %}"
+    ),
+    'Gemma': (
+        "{% for message in messages %}{% if (message['role'] == 'assistant') %}"
+        "{% set role = 'model' %}{% else %}{% set role = message['role'] %}{% endif %}"
+        "{{ '<start_of_turn>' + role + '\n' + "
+        "message['content'] | trim + '<|im_end|>\n' }}{% endfor %}{% if add_generation_prompt %}"
+        "{{ '<start_of_turn>model\n' }}{% endif %}"
+    ),
+    'Zephyr': (
+        "{% for message in messages %}\n{% if message['role'] == 'user' %}\n{{ '<|user|>\n' + "
+        "message['content'] + eos_token }}\n{% elif message['role'] == 'assistant' %}\n"
+        "{{ '<|assistant|>\n'  + message['content'] + eos_token }}\n{% endif %}\n"
+        "{% if loop.last and add_generation_prompt %}\n{{ '<|assistant|>' }}\n{% endif %}\n"
+        '{% endfor %}'
+    ),
+}
+
+
+@pytest.mark.parametrize('name', PUBLISHED)
+def test_published_templates(chatml, name):
+    """Catches a usual way to write a template in which answers are not found, or with more than
+    they say; and a conversation that a template refuses and that is trained on."""
+    tokenizer = chatml.with_settings(template=PUBLISHED[name])
+    expected = 'dois<|im_end|>'
+    assert counted(tokenizer, ANSWERED) == expected
+    assert counted(tokenizer, (*ANSWERED, *ANSWERED)) == expected * 2
+    prompt = chat.encode_prompt((*ANSWERED, *ASKED), tokenizer)
+    ids, _ = chat.encode_messages((*ANSWERED, *ANSWERED), tokenizer)
+    assert ids[: len(prompt)] == prompt and tokenizer.template.ends == (tokenizer.eos,)
+    if name == 'Mistral':
+        with pytest.raises(DataError, match='the chat template fails: TemplateError: roles must'):
+            chat.encode_messages((('system', 'x'), *ANSWERED), tokenizer)
+
+
 def test_an_answer_that_begins_with_a_line_end():
     """Catches an answer whose first piece holds the end of the prompt: the model would be asked in
     other tokens than it was trained on."""
@@ -178,6 +227,9 @@ def test_our_own_template_reads_as_none():
         ('{{ bos_token is defined }}{{ eos_token }}', 'False<|im_end|>'),
         ('{{ strftime_now is defined }}', 'True'),
         ('{{ messages[0].role }}', 'user'),
+        ('{{ tools is defined }}{{ tools is none }}', 'TrueTrue'),
+        ('{% set n = namespace(a=1, self=2) %}{% set n.a = n.self %}{{ n.a }}', '2'),
+        ('{{ dict(a=1).a }}{{ dict.fromkeys([2], 3)[2] }}', '13'),
     ],
 )
 def test_it_is_rendered_as_transformers_does(chatml, source, text):
@@ -206,6 +258,8 @@ HOSTILE = {
     ),
     'attributes': ("{{ ''.__class__.__mro__ }}", 'SecurityError: access to attribute'),
     'globals': ('{{ cycler.__init__.__globals__.os }}', 'SecurityError: access to attribute'),
+    'the class of a dictionary': ('{{ dict.mro() }}', "UndefinedError: .* has no attribute 'mro'"),
+    'a namespace': ('{% set n = namespace(__class__=1) %}', 'SecurityError: a namespace with'),
     'import': ("{% import 'os' as os %}", 'no loader for this environment'),
     'changes its input': ('{{ messages.append(1) }}', 'SecurityError'),
     'no Jinja': ('{% if %}', 'TemplateSyntaxError: Expected an expression'),

@@ -393,8 +393,37 @@ PROCESSES = [
         environment(WORLD_SIZE='2', RANK='²', MASTER_ADDR='localhost', MASTER_PORT='4321'),
     ),
 ]
+
+
+def model_of_others(folder):
+    """A folder with a model whose weights are a pickle, and a file that begins as GGUF does."""
+    (folder / 'theirs').mkdir()
+    (folder / 'theirs' / 'config.json').write_text('{"model_type": "llama"}')
+    (folder / 'theirs' / 'pytorch_model.bin').write_bytes(b'\x80\x02')
+    (folder / 'theirs.gguf').write_bytes(b'GGUF' + bytes(20))
+
+
+EXCHANGE = [
+    Case('models in and out', command, before=model_of_others)
+    for command in (
+        'apps.import_model --from=nowhere --run=new',
+        'apps.import_model --from=text.txt --run=new',
+        'apps.import_model --from=configs --run=new',
+        'apps.import_model --from=theirs --run=new',
+        'apps.import_model --from=theirs.gguf --run=new',
+        'apps.import_model --from=theirs',
+        'apps.import_model --run=new',
+        'apps.import_model --from=theirs --run=new --param_dtype=int8',
+        'apps.export_model --run=nowhere --out=new',
+        'apps.export_model --run=run',
+        'apps.export_model --run=run --out=configs',
+        'apps.export_model --run=run --out=text.txt --format=gguf',
+        'apps.export_model --run=run --out=new --format=onnx',
+    )
+]
 CASES = [
     *GENERATION,
+    *EXCHANGE,
     *EXPLANATIONS,
     *NO_TEXT,
     *NAMES,

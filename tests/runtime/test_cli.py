@@ -29,6 +29,7 @@ KEEPS = {
     'train.posttrain',
     'studies.ablate',
     'studies.claims',
+    'studies.countries',
     'studies.extend',
     'launch.aot.check_budgets',
     'launch.local',

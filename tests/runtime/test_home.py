@@ -39,7 +39,7 @@ NO_PATHS = {
     *('coordinator', 'by', 'pooling', 'text_field', 'language', 'poolings', 'tune', 'topology'),
     *('programs', 'only', 'time', 'partition', 'account', 'cluster', 'image', 'positions'),
     *('kernels', 'arm', 'task', 'on_broken', 'system', 'contender', 'what'),
-    *('encodings', 'lengths', 'depths', 'expect'),
+    *('encodings', 'lengths', 'depths', 'passkeys', 'expect'),
     'runs',  # NAME=DIR@step: Run.parse
 }
 NO_PATH_FIELDS = {

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import types
 
 import jax
 import numpy as np
@@ -32,8 +33,9 @@ def study(tiny_run, tmp_path_factory):
         texts=str(folder),
         windows=4,
         scored=8,
+        passkeys=(),
         depths=(0.5,),
-        trials=0,
+        trials=5,
     )
 
 
@@ -179,6 +181,6 @@ def test_the_command_says_what_is_missing(monkeypatch):
     values = flags.FlagValues()
     flags.DEFINE_string('run', '', '', values)
     values(['x'])
-    monkeypatch.setattr(extend.flags, 'FLAGS', values)
+    monkeypatch.setattr(extend, 'flags', types.SimpleNamespace(FLAGS=values))
     with pytest.raises(RunError, match='--run is empty: expected a run directory'):
         extend.main()
