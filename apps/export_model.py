@@ -135,7 +135,7 @@ def make_card(run: Run, config: ConfigDict, expressed: Expressed) -> str:
         'parameters': f'{count:,}',
         'positions': config.model.positions,
         'context': f'{expressed.there.max_len:,} tokens',
-        'data': config.data.source,
+        'data': None if source else config.data.source,
         'steps': run.steps()[-1] if run.step is None else run.step,
         'parent': f'{parent.get("run")}@{parent.get("step")}' if parent else None,
         'imported from': source.get('class'),

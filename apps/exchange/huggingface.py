@@ -176,6 +176,7 @@ def write_weights(folder: pathlib.Path, model: Expressed, dtype: str, most: int 
         if dtype:
             tensors = {name: x.astype(dtype) for name, x in tensors.items()}
         save_file(tensors, folder / file, metadata={'format': 'pt'})
+        (folder / file).chmod(0o644)  # the package lets nobody else read it
         placed |= dict.fromkeys(names, file)
         total += sum(x.nbytes for x in tensors.values())
     if len(files) > 1:

@@ -5,6 +5,7 @@ A source may be damaged or hostile: sizes are compared before anything of that s
 
 import abc
 import contextlib
+import functools
 import hashlib
 import pathlib
 from collections.abc import Iterator
@@ -74,7 +75,6 @@ def read_params(source: Source, cfg: ModelConfig) -> dict:
     """
     one = source.model_class()
     leaves = shapes_of(cfg)
-    dtypes = dtypes_of(cfg)
     planned = tensors.assign(one.names, leaves)
     check(source, one, planned, leaves)
 
@@ -92,24 +92,21 @@ def read_params(source: Source, cfg: ModelConfig) -> dict:
             at = params
             for group in groups:
                 at = at.setdefault(group, {})
-            at[last] = jax.device_put(array.astype(dtypes[path], copy=False))
+            at[last] = jax.device_put(array.astype(_abstract(cfg)[path].dtype, copy=False))
     return params
 
 
 def shapes_of(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
     """Returns path -> shape of all parameters of a model; nothing is made."""
-    return {path: x.shape for path, x in _abstract(cfg)}
+    return {path: x.shape for path, x in _abstract(cfg).items()}
 
 
-def dtypes_of(cfg: ModelConfig) -> dict[str, np.dtype]:
-    """Returns path -> dtype of all parameters of a model."""
-    return {path: np.dtype(x.dtype) for path, x in _abstract(cfg)}
-
-
-def _abstract(cfg: ModelConfig) -> Iterator[tuple[str, jax.ShapeDtypeStruct]]:
+@functools.lru_cache(maxsize=16)
+def _abstract(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+    """Returns path -> shape and dtype of all parameters of a model."""
     abstract = nn.meta.unbox(checkpoint.abstract_params(Transformer(cfg)))
-    for keys, x in jax.tree_util.tree_leaves_with_path(abstract):
-        yield checkpoint.path(keys), x
+    leaves = jax.tree_util.tree_leaves_with_path(abstract)
+    return {checkpoint.path(keys): x for keys, x in leaves}
 
 
 def check(

@@ -1,5 +1,7 @@
 """Random models of odd sizes, one or more of each class that others know."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -96,6 +98,13 @@ def build(**fields):
         return np.asarray(x + 0.3 * rng.normal(size=x.shape) if is_norm else x, x.dtype)
 
     return model, jax.tree_util.tree_map_with_path(off_one, draw(model))
+
+
+@functools.cache
+def build_case(case):
+    """Returns the model of a case, its parameters and its logits."""
+    model, params = build(**CASES[case][1])
+    return model, params, logits_of(model, params)
 
 
 def logits_of(model, params):

@@ -47,7 +47,7 @@ def test_invented_verbs_and_permuted_endings():
 class Cutter:
     """A tokenizer whose pieces are given: of '▁' and the word."""
 
-    bos, eos = 0, 1
+    begin, eos = (0,), 1
 
     def __init__(self, cut):
         self.cut = cut

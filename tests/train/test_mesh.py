@@ -79,24 +79,18 @@ def test_the_step_equals_pmap_on_data(one_device):
     agree(step_on((8, 1, 1, 1)), by_hand)
 
 
-@pytest.mark.parametrize(
-    'changes',
-    [
-        dict(residual='parallel', biases='all', norm='layernorm', activation='gelu_exact'),
-        dict(
-            residual='post_norm',
-            biases='qkv',
-            embedding_norm=True,
-            norm='layernorm_no_bias',
-            qk_norm=True,
-            qk_norm_over='heads',
-        ),
-    ],
-    ids=lambda changes: changes['residual'],
-)
-def test_what_other_model_classes_need_on_a_mesh(changes):
+def test_what_other_model_classes_need_on_a_mesh():
     """Catches biases of other heads, of another part of the hidden layer or added once for each
     part, and a norm over all heads that sees those of one device."""
+    changes = dict(
+        residual='parallel',
+        biases='all',
+        norm='layernorm',
+        activation='gelu_exact',
+        embedding_norm=True,
+        qk_norm=True,
+        qk_norm_over='heads',
+    )
     found, expected = (
         first_step(config_of(num_layers=1, num_kv_heads=2, **changes), **sizes)
         for sizes in (dict(fsdp=2, tensor=2, context=2), {})
