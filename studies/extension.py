@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from data import sources
 from data.cache import stable_hash
-from data.records import BadRecord
+from data.records import BadRecord, DataError
 from evals import passkey, perplexity
 from model import config as model_config
 from model.errors import ModelError
@@ -116,11 +116,18 @@ class Subject:
         self.model, self.params, self.tokenizer, self.config = checkpoint.load(run)
         sums = jax.device_get(checkpoint.checksums(self.params))
         self.weights = stable_hash({name: value.tolist() for name, value in sums.items()})
-        documents = self._documents()
+        try:
+            documents = self._documents()
+        except DataError as error:
+            named = str(error).replace('config.data.files.paths', '--texts')
+            raise RunError(named) from None
         self.tokens_hash = stable_hash([document.tolist() for document in documents])
-        self.targets = perplexity.targets(
-            documents, extension.longest, extension.windows, extension.scored
-        )
+        try:
+            self.targets = perplexity.targets(
+                documents, extension.longest, extension.windows, extension.scored
+            )
+        except RunError as error:
+            raise RunError(f'--texts: {error}') from None
 
     def _documents(self) -> list[np.ndarray]:
         """Returns the tokens of each text, the begin mark first; no more than the windows need."""

@@ -233,17 +233,22 @@ def to_config(
         }
     elif architecture == 'gptneox':
         config['attention_bias'] = 'gpt_neox.layers.0.attention.dense.bias' in names
-        width, heads, turned = (
-            get(key) for key in ('embedding_length', 'attention.head_count', 'rope.dimension_count')
+        config['rotary_pct'] = _turned_share(
+            get('embedding_length'), get('attention.head_count'), get('rope.dimension_count')
         )
-        if width and heads and turned:
-            config['rotary_pct'] = turned / (width // heads)
     elif keys is _LLAMA:
         config['rope_scaling'] = _read_scaling(get, factors)
         config['mlp_bias'] = 'model.layers.0.mlp.up_proj.bias' in names or None
         if architecture != 'qwen2':
             config['attention_bias'] = 'model.layers.0.self_attn.q_proj.bias' in names
     return config
+
+
+def _turned_share(width: Any, heads: Any, turned: Any) -> Any:
+    """Returns the share of a head that is turned; what is no number stays, to be refused."""
+    if not all(type(number) is int and number > 0 for number in (width, heads, turned)):
+        return turned
+    return turned / max(1, width // heads)
 
 
 def _read_scaling(get, factors: Sequence[float]) -> dict[str, Any] | None:

@@ -18,7 +18,7 @@ from model.positions.rope import InterleavedRope, ProportionalRope, Rope
 from model.positions.rope_scaling import DynamicNtk, Interpolated, Llama3, Ntk, NtkByParts
 from runtime.errors import RunError
 
-_Rotation = tuple[str, dict[str, Any]]  # of the registry: name, arguments
+_LARGEST = 10  # factor of queries and keys: a stretch by 10^9 has 3
 
 
 # --- From a config.json ---------------------------------------------------------------------------
@@ -39,6 +39,8 @@ def read(fields: Fields, base: float = 10000.0) -> tuple[str, dict[str, Any], in
     trained = fields.whole('original_max_position_embeddings', trained)
     if kind != 'proportional':
         rope.only('partial_rotary_factor', 1, 1.0)
+    if kind in ('yarn', 'longrope') and trained < 2:
+        raise RunError(f'{rope.where}: the length of training is {trained}: expected 2 or more')
     name, arguments, context = _READERS[kind](rope, context, trained)
     base = rope.number('rope_theta', fields.number('rope_theta', base))
     return name, {'base': base, **arguments}, context
@@ -70,7 +72,7 @@ def _yarn(rope: Fields, context: int, trained: int) -> tuple[str, dict, int]:
     }
     if 'attention_factor' in rope:
         # The one of our arguments that makes queries and keys as large.
-        excess = rope.number('attention_factor') - 1
+        excess = _attention_factor(rope) - 1
         slope = 0.1 * math.log(stretch) if stretch > 1 else 0.0
         if excess and not slope:
             raise RunError(f'{rope.where}: attention_factor needs a factor above 1')
@@ -86,7 +88,7 @@ def _longrope(rope: Fields, context: int, trained: int) -> tuple[str, dict, int]
     stretch = rope.number('factor', max(1.0, context / trained))
     if 'attention_factor' in rope:
         # As large as that makes them: sqrt(1 + ln s / ln length).
-        stretch = math.exp((rope.number('attention_factor') ** 2 - 1) * math.log(trained))
+        stretch = math.exp((_attention_factor(rope) ** 2 - 1) * math.log(trained))
     arguments = {
         'stretch': stretch,
         'length': trained,
@@ -94,6 +96,16 @@ def _longrope(rope: Fields, context: int, trained: int) -> tuple[str, dict, int]
         'long': rope.numbers('long_factor'),
     }
     return 'longrope', arguments, context
+
+
+def _attention_factor(rope: Fields) -> float:
+    """Returns by how much queries and keys are larger."""
+    factor = rope.number('attention_factor')
+    if not 0 < factor <= _LARGEST:
+        raise RunError(
+            f'{rope.where}: attention_factor is {factor}: expected more than 0, at most {_LARGEST}'
+        )
+    return factor
 
 
 def _llama3(rope: Fields, context: int, trained: int) -> tuple[str, dict, int]:

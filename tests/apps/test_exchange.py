@@ -5,6 +5,7 @@ made anew in the tier `reference`.
 """
 
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -236,6 +237,32 @@ def test_damaged_folders(damage, whole, tmp_path):
     assert '\n' not in str(error.value)
 
 
+HOSTILE = [0, 1, -1, 0.5, 1e30, 10**9, 10**40, 'x', '', [], [1], {}, {'a': 1}, True, float('nan')]
+
+
+def replaced(fields):
+    """Yields fields in which one has a value that it should not have, in turns."""
+    values = itertools.cycle(HOSTILE)
+    for name, value in fields.items():
+        for _ in range(2):
+            yield fields | {name: next(values)}
+        if isinstance(value, dict):
+            yield from (fields | {name: inner} for inner in replaced(value))
+
+
+@pytest.mark.parametrize('model_type', classes.CLASSES)
+def test_fields_that_are_none(model_type):
+    """Catches a field of another type or size that ends in anything but one line, or is believed
+    for minutes."""
+    case = {'llama': 'llama longrope', 'qwen2': 'qwen2 windows'}.get(model_type, model_type)
+    config = Expressed.of(*build_case(case)[:2]).config
+    for fields in replaced(dict(config)):
+        try:
+            classes.read_architecture(Fields(fields, 'config.json'), VOCAB)
+        except (RunError, ModelError) as error:
+            assert '\n' not in str(error)
+
+
 def test_tables_longer_than_the_tokenizer(whole, tmp_path):
     """Catches a padded table that is refused, and one that is too short and is not."""
     fields = Fields(json.loads((whole / 'config.json').read_text()), 'config.json')
@@ -246,6 +273,21 @@ def test_tables_longer_than_the_tokenizer(whole, tmp_path):
     np.testing.assert_array_equal(params['embedding'], table[: VOCAB - 3])
     with pytest.raises(RunError, match=r'is \[29, 20\]: expected \[30, 20\]'):
         sources.read_params(folder, classes.read_architecture(fields, VOCAB + 1))
+
+
+def test_narrow_numbers(whole, tmp_path):
+    """Catches weights that are cut and not rounded, and parameters of another type than asked."""
+    model, params = build(num_layers=1)
+    expressed = Expressed.of(model, params)
+    write(tmp_path / 'model', expressed)
+    huggingface.write_weights(tmp_path / 'model', expressed, 'bfloat16')
+    folder = huggingface.Folder(tmp_path / 'model')
+    narrow = dataclasses.replace(model.config, param_dtype='bfloat16')
+    for architecture, dtype in ((model.config, 'float32'), (narrow, 'bfloat16')):
+        again = sources.read_params(folder, architecture)
+        assert again['embedding'].dtype == dtype
+        assert again['final_norm']['scale'].dtype == 'float32'
+        np.testing.assert_allclose(again['embedding'], params['embedding'], rtol=2.0**-8)
 
 
 def test_old_names_and_buffers(tmp_path):

@@ -421,9 +421,34 @@ EXCHANGE = [
         'apps.export_model --run=run --out=new --format=onnx',
     )
 ]
+EXTEND = 'studies.extend --run=run --texts=text.txt --out=new'
+EXTENSIONS = [
+    Case('other encodings in a trained model', command)
+    for command in (
+        'studies.extend --texts=text.txt --encodings=none',
+        'studies.extend --run=nowhere --texts=text.txt --encodings=none',
+        'studies.extend --run=run --encodings=none',
+        'studies.extend --run=run --texts=nowhere.txt --encodings=none',
+        EXTEND,
+        f'{EXTEND} --encodings=yarm --windows=1 --scored=2 --lengths=8',
+        f'{EXTEND} --encodings=t5 --windows=1 --scored=2 --lengths=8',
+        f'{EXTEND} --encodings=none --lengths=8,soon',
+        f'{EXTEND} --encodings=none --lengths=16,8 --windows=1 --scored=2',
+        f'{EXTEND} --encodings=none --lengths=8 --depths=2',
+        f'{EXTEND} --encodings=none --lengths=8 --expect=none@8',
+        f'{EXTEND} --encodings=none --lengths=8 --expect=none<yarn@8',
+        f'{EXTEND} --encodings=none --windows=99999',
+        f'{EXTEND} --encodings=none --trials=0',
+        'studies.countries',
+        'studies.countries --run=nowhere',
+        'studies.countries --run=run --rank=0',
+        'studies.countries --run=run --countries=99999',
+    )
+]
 CASES = [
     *GENERATION,
     *EXCHANGE,
+    *EXTENSIONS,
     *EXPLANATIONS,
     *NO_TEXT,
     *NAMES,

@@ -263,6 +263,16 @@ CLASSES = [
         'model.mixing=none model.positions=none model.biases=qkv',
     )
 ]
+TRACKERS = [
+    field(*given.split(), kind='what is told while it trains')
+    for given in (
+        'log.wandb=mine',
+        'log.mlflow=mine',
+        'log.profile_from=-1',
+        'log.profile_steps=4',
+        'log.profile_from=2 log.profile_steps=0',
+    )
+]
 ORDER = 'studies.claims --config=configs/claims/order.py --out=new'
 NETWORKS = 'studies.claims --config=configs/claims/networks.py --out=new'
 CLAIMS = [
@@ -288,5 +298,6 @@ CASES = [
     *MIXING,
     *CLASSES,
     *ADAPTERS,
+    *TRACKERS,
     *CLAIMS,
 ]
