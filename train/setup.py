@@ -136,8 +136,9 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
         if transfer:
             state = add_frozen(transfer, state, shardings)
     else:
+        given = frozenset(transfer.reused) if transfer else frozenset()
         state, shardings = steps.init_state(
-            model, optimizer, config.seed, mesh, track_grad_norm, frozen
+            model, optimizer, config.seed, mesh, track_grad_norm, frozen, given
         )
         if transfer:
             state = warm_start(transfer, state, shardings)

@@ -68,6 +68,7 @@ def init_state(
     mesh: Mesh,
     track_grad_norm: bool = False,
     frozen: frozenset[str] = frozenset(),
+    given: frozenset[str] = frozenset(),
 ) -> tuple[State, State]:
     """Returns a fresh state, made where it lies on the mesh, and its shardings.
 
@@ -76,13 +77,15 @@ def init_state(
       track_grad_norm: with a running mean of the gradient norm, by which spikes are told.
       frozen: paths of the parameters that are not trained, 'layer_0/attention/query/kernel'. They
         are another run's: the shardings have their places, and whoever has them adds them.
+      given: paths of those that the caller puts in. They are 0 here and not drawn: to compile the
+        draws of one array takes a third of a second on a CPU.
     """
     _, shardings = abstract_state(model, optimizer, mesh, track_grad_norm, frozen)
 
     fresh = {name: part for name, part in shardings.items() if name != 'frozen'}
 
     def make(key_data):
-        state = _init(model, optimizer, key_data, track_grad_norm, frozen)
+        state = _init(model, optimizer, key_data, track_grad_norm, frozen, given)
         return nn.meta.unbox({name: state[name] for name in fresh})
 
     # Jitted with its shardings, so that no device ever holds the whole state.
@@ -115,6 +118,7 @@ def _init(
     key_data: jax.Array,
     track_grad_norm: bool,
     frozen: frozenset[str],
+    given: frozenset[str] = frozenset(),
 ) -> State:
     """Returns a fresh state whose parameters are boxed with their logical axes."""
     init_key, rng = jax.random.split(jax.random.wrap_key_data(key_data))
@@ -122,6 +126,12 @@ def _init(
     # One token is enough: no parameter's shape depends on the batch.
     token = jnp.ones((1, 1), jnp.int32)
     whole = model.init(init_key, token, token * 0, token, token)['params']
+
+    def draw(keys, x):
+        names = [key.key for key in keys if isinstance(key, jax.tree_util.DictKey)]
+        return jnp.zeros_like(x) if '/'.join(names) in given else x
+
+    whole = jax.tree_util.tree_map_with_path(draw, whole)
     params, held = lora.split(whole, frozen)
 
     state = {

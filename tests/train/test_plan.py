@@ -1,5 +1,6 @@
 """The plan of what a run takes from its parent: nothing is dropped or made anew without a word."""
 
+import jax
 import pytest
 from flax import linen as nn
 
@@ -7,6 +8,9 @@ from model import config as model_config
 from model.transformer import Transformer
 from runtime import checkpoint, transfer
 from runtime.errors import RunError
+from train import step
+from train.mesh import make_mesh
+from train.optimizer import make_optimizer
 
 
 @pytest.fixture
@@ -105,3 +109,17 @@ def test_names_are_few():
         == 'layer_*/attention/positions/bias (100 times), layer_3/x, y'
     )
     assert checkpoint.summarize_paths(list('abcdef')) == 'a, b, c, d and 2 more'
+
+
+def test_what_is_taken_over_is_not_drawn(tiny_config):
+    """Catches draws that are compiled only to be replaced, and others that change with them."""
+    tiny_config.model.num_layers = 1
+    model = Transformer(model_config.resolve(tiny_config.model, 64, 32))
+    optimizer = make_optimizer(tiny_config.optimizer, 10)
+    given = frozenset({'embedding', 'layer_0/attention/query/kernel'})
+    mesh = make_mesh(tiny_config.mesh)
+    states = [step.init_state(model, optimizer, 7, mesh, given=names)[0] for names in ((), given)]
+    whole, rest = (jax.tree_util.tree_leaves_with_path(state['params']) for state in states)
+    for (keys, x), (_, y) in zip(whole, rest, strict=True):
+        is_given = checkpoint.path(keys) in given
+        assert not y.any() if is_given else (x == y).all(), checkpoint.path(keys)
