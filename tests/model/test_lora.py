@@ -1,6 +1,7 @@
 """Adapters of low rank in the model: which matrices have them, and what they compute."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -9,13 +10,13 @@ import pytest
 from flax import traverse_util
 from ml_collections import ConfigDict
 
-from model import lora
+from model import attention, lora
 from model.config import resolve
 from model.errors import ModelError
 from model.generate import unroll_layers
 from model.transformer import Transformer
 from runtime.metrics import flops_per_token
-from tests.train.rows import TIME, VOCAB, batch_of, config_of, draw, shapes_of
+from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of, draw, shapes_of
 from train.losses import model_inputs
 
 NAMES = [
@@ -79,16 +80,23 @@ def merged_by_hand(params, scale):
     return traverse_util.unflatten_dict(whole)
 
 
-def test_a_model_with_adapters_is_the_merged_one():
+@pytest.mark.parametrize('platform', ['cpu', 'gpu'])
+def test_a_model_with_adapters_is_the_merged_one(monkeypatch, platform):
     """Catches a factor that is added to another matrix or turned, a scale that is left out, twice
-    there or of another layer, and merging that treats scanned layers otherwise. And FLOPs of
-    matrices that have no gradient."""
+    there or of another layer, and merging that treats scanned layers otherwise. Gradients of the
+    factors are those of the merged matrix G, by the chain rule: s G B^T and s A^T G. On other
+    devices than CPUs heads stay apart. And FLOPs of matrices that have no gradient."""
+    monkeypatch.setattr(attention, 'platform', lambda: platform)
     model = adapted(scan_layers=True, num_kv_heads=4)
     params = draw(shapes_of(Transformer(model)))
     inputs = model_inputs(batch_of(0))
+    weights = np.random.default_rng(1).standard_normal((BATCH, TIME, VOCAB)).astype(np.float32)
 
-    def logits(model, params):
-        return Transformer(model).apply({'params': params}, *inputs)[0]
+    @functools.partial(jax.jit, static_argnums=0)
+    @functools.partial(jax.value_and_grad, argnums=1, has_aux=True)
+    def loss(model, params):
+        logits = Transformer(model).apply({'params': params}, *inputs)[0]
+        return (logits * weights).sum(), logits
 
     _, unrolled = unroll_layers(Transformer(model), params)
     expected = merged_by_hand(unrolled, 8.0 / 4)
@@ -100,17 +108,28 @@ def test_a_model_with_adapters_is_the_merged_one():
         merged_unrolled,
         expected,
     )
-    found = jax.jit(logits, static_argnums=0)(model, params)
-    whole = jax.jit(logits, static_argnums=0)(plain, merged)
+    (_, found), gradient = loss(model, params)
+    (_, whole), full_gradient = loss(plain, merged)
     np.testing.assert_allclose(found, whole, rtol=0, atol=2e-5 * float(jnp.abs(whole).max()))
 
+    own, full = (traverse_util.flatten_dict(jax.device_get(g)) for g in (gradient, full_gradient))
+    leaves = traverse_util.flatten_dict(params)
+    for path, a in leaves.items():
+        if path[-1] == 'lora_a':
+            b = leaves[*path[:-1], 'lora_b']
+            for layer in range(2):
+                thin_a, thin_b = a[layer].reshape(-1, 4), b[layer].reshape(4, -1)
+                g = full[*path[:-1], 'kernel'][layer].reshape(len(thin_a), -1)
+                for factor, x in (('lora_a', 2 * g @ thin_b.T), ('lora_b', 2 * thin_a.T @ g)):
+                    y = own[*path[:-1], factor][layer].reshape(x.shape)
+                    np.testing.assert_allclose(y, x, rtol=0, atol=2e-5 * np.abs(x).max())
+
     without = flops_per_token(merged, plain, TIME)
-    factors = sum(x.size for x in jax.tree.leaves(params)) - sum(
-        x.size for x in jax.tree.leaves(merged)
-    )
-    attention = flops_per_token({}, plain, TIME)
-    frozen = (without - attention) * 4 / 6
-    assert flops_per_token(params, model, TIME) == pytest.approx(frozen + attention + 6 * factors)
+    sizes = [sum(x.size for x in jax.tree.leaves(tree)) for tree in (params, merged)]
+    in_attention = flops_per_token({}, plain, TIME)
+    frozen = (without - in_attention) * 4 / 6
+    expected_flops = frozen + in_attention + 6 * (sizes[0] - sizes[1])
+    assert flops_per_token(params, model, TIME) == pytest.approx(expected_flops)
 
 
 def test_initial_factors():
