@@ -59,7 +59,7 @@ class OrdemModel(TemplateLM):
 
     @property
     def prefix_token_id(self) -> int:
-        return next(iter(self._tokenizer.begin), self._tokenizer.eos)
+        return self._tokenizer.bos  # as the class `hf` has it, though no text may begin with it
 
     @property
     def tokenizer_name(self) -> str:
