@@ -59,16 +59,16 @@ setup(
         # Parquet and Arrow; tokenizer.json and the chat templates that come with it; weights.
         'hf': [
             'pyarrow>=18,<27',
-            'tokenizers>=0.23,<0.24',
+            'tokenizers>=0.23.1,<0.24',
             'jinja2>=3.1.6,<4',
-            'safetensors>=0.6,<1',
+            'safetensors>=0.6.1,<1',
             'gguf>=0.17,<1',
         ],
         'test': [
             'pytest>=8,<10',
             'pytest-xdist>=3.8,<4',
             'hypothesis>=6.100,<7',
-            'safetensors>=0.6,<1',
+            'safetensors>=0.6.1,<1',
             'gguf>=0.17,<1',
         ],
         # What the encodings are compared with: python -m pytest -m reference

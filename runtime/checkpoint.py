@@ -43,10 +43,15 @@ def checksums(tree) -> dict[str, jax.Array]:
     It is the sum of the array's words, each times an odd number hashed from its place. Integer sums
     come out the same under any sharding, and a changed bit always changes them.
     """
-    return {path(p): _checksum(x) for p, x in jax.tree_util.tree_leaves_with_path(tree)}
+    # Array by array: layers share a program, and memory holds what one array needs. One after the
+    # other: on CPUs several that are under way may run in another order on each process, and sums
+    # over the processes of a group would then wait for each other for ever.
+    sums = {}
+    for keys, x in jax.tree_util.tree_leaves_with_path(tree):
+        sums[path(keys)] = jax.block_until_ready(_checksum(jax.block_until_ready(x)))
+    return sums
 
 
-# Array by array: layers share a program, and memory holds what one array needs.
 @jax.jit
 def _checksum(x: jax.Array) -> jax.Array:
     word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]

@@ -82,6 +82,8 @@ def rerope(tmp_path):
         *groups, field = name.split('.')
         there = config
         for group in groups:
+            if group not in there:
+                there[group] = ConfigDict()
             there = there[group]
         if field not in there:
             there[field] = value
