@@ -96,12 +96,12 @@ def measure(experiments: dict, pre: ConfigDict) -> dict:
         # The two examples are asked with the others: batches of one shape are compiled once.
         everything = [*ASK, *texts]
         answers = evaluation.answer(model, params, tokenizer, everything)
-        said = answers
+        samples = answers
         if name != 'scratch':
             bare = evaluation.continuations(model, params, tokenizer, everything, seed=pre.seed)
             found['continuations'][name] = evaluation.continues(asked, bare[len(ASK) :])
-            said = bare if name == 'base' else answers
-        found['samples'][name] = dict(zip(ASK, said))
+            samples = bare if name == 'base' else answers
+        found['samples'][name] = dict(zip(ASK, samples))
         answers = answers[len(ASK) :]
         found['accuracy'][name] = evaluation.accuracy(asked, answers)
         if name == 'answers':
