@@ -55,13 +55,13 @@ def bring(url: str, suffixes: tuple[str, ...], field: str) -> str:
     for name in set(index) - {*files}:
         (folder / name).unlink(missing_ok=True)
         del index[name]
-    for name, (remote, state) in files.items():
-        if index.get(name) == state and (folder / name).is_file():
-            continue
-        _download(store, remote, folder / name, url)
-        index[name] = state
+    try:
+        for name, (remote, state) in files.items():
+            if index.get(name) != state or not (folder / name).is_file():
+                _download(store, remote, folder / name, url)
+                index[name] = state
+    finally:  # what is here stays known where a later file fails
         (folder / _INDEX).write_text(json.dumps(index))
-    (folder / _INDEX).write_text(json.dumps(index))
     return str(folder)
 
 

@@ -74,7 +74,7 @@ def _generate(  # noqa: PLR0913  (those of `generate`)
     seed: int,
     ends: tuple[int, ...],
 ) -> list[list[int]]:
-    """Returns what follows each prompt, in batches of one size and length: few are compiled."""
+    """Returns what follows each prompt, in batches of one size: few are compiled."""
     count = -(-len(prompts) // _BATCH)
     rows = -(-len(prompts) // max(1, count))
     longest = max(prompts, key=len, default=[])

@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from model.generate import round_up
 from model.loss import cross_entropy
 from model.transformer import Transformer, make_row_keys
 
 _BATCH_TOKENS = 4096  # read at a time
-_SHORTEST = 16  # columns
 
 
 def log_likelihoods(
@@ -40,7 +40,7 @@ def log_likelihoods(
 
     results: list[tuple[float, bool]] = [(0.0, True)] * len(texts)
     while order:
-        columns = _columns(len(texts[order[-1]]) - 1, longest)
+        columns = min(longest, round_up(len(texts[order[-1]]) - 1))
         rows = max(1, batch_tokens // columns)
         here = order[-rows:]
         order = order[:-rows]
@@ -55,11 +55,6 @@ def log_likelihoods(
             is_greedy = bool(greedy[row, of_continuation].all())
             results[i] = (-float(nats[row, of_continuation].sum(dtype=np.float64)), is_greedy)
     return results
-
-
-def _columns(length: int, longest: int) -> int:
-    """Returns the least power of two that is at least `length`, `longest` at most."""
-    return min(longest, max(_SHORTEST, 1 << (length - 1).bit_length()))
 
 
 @functools.partial(jax.jit, static_argnames='model')

@@ -50,9 +50,9 @@ def find_refusal(
     """Returns why a kernel cannot carry an encoding, or '' where it can.
 
     blocks is the reference for some queries at a time (model/blocks.py): any bias, mask or cap, and
-    what changes the logits of each query by itself. xla
-    and cudnn are `jax.nn.dot_product_attention`: a bias and a mask, no soft cap; cudnn in bfloat16,
-    head size a multiple of 8 and, with what an encoding adds to it, up to what the device takes.
+    another product of each query with its keys. xla and cudnn are `jax.nn.dot_product_attention`: a
+    bias and a mask, no soft cap; cudnn in bfloat16, head size a multiple of 8 and, with what an
+    encoding adds to it, up to what the device takes.
     splash is JAX's kernel for TPUs: causal and local masks, segments, a soft cap; no bias,
     no other mask, no float16. tiles is ours (model/tiles.py): as splash, and biases and masks that
     are functions of the distance.

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from runtime.errors import RunError
 
 MLFLOW_DB = 'mlflow.db'
-_PACKAGES = {'wandb': 'wandb', 'mlflow': 'mlflow'}  # field of config.log -> package
+_PACKAGES = ('wandb', 'mlflow')  # each asked for by the field of config.log of its name
 
 
 class Tracker(Protocol):
@@ -37,11 +37,11 @@ def check(config) -> None:
 
     `config`: the `log` part of an experiment.
     """
-    for field, package in _PACKAGES.items():
-        if config[field] and importlib.util.find_spec(package) is None:
+    for name in _PACKAGES:
+        if config[name] and importlib.util.find_spec(name) is None:
             raise RunError(
-                f'config.log.{field} is {config[field]!r}: the package {package} is not installed; '
-                f'pip install {package}, or leave the field empty'
+                f'config.log.{name} is {config[name]!r}: the package {name} is not installed; '
+                f'pip install {name}, or leave the field empty'
             )
 
 

@@ -26,7 +26,7 @@ from model.transformer import Transformer
 from runtime import checkpoint
 from runtime.errors import RunError
 from runtime.run_dir import Run
-from runtime.transfer import plan_transfer
+from runtime.transfer import plan_transfer, same_encoding
 
 UNTOUCHED = 'untouched'
 PERPLEXITY, PLACES, PASSKEY = 'perplexity', 'places', 'passkey'  # kinds of cells
@@ -167,7 +167,8 @@ class Subject:
 
         child = checkpoint.describe(nn.meta.unbox(checkpoint.abstract_params(model)))
         parent = checkpoint.describe(self.params)
-        _, fresh, _ = plan_transfer(parent, child, lambda name: True)
+        same = same_encoding(self.model.config.encodings, resolved.encodings)
+        _, fresh, _ = plan_transfer(parent, child, same)
         if fresh:
             raise RunError(
                 f'--encodings: {arm} has parameters that the run did not learn '
