@@ -247,15 +247,15 @@ def place(directory: str) -> Run:
     return run
 
 
-def read_json(path: epath.Path) -> dict:
-    """Returns the object in a JSON file of a run.
+def read_json(path: epath.Path, missing: str = 'the run directory is half-written') -> dict:
+    """Returns the object in a JSON file of a run, or of another model's folder.
 
-    Raises RunError where it is missing or damaged.
+    Raises RunError where it is missing, of which `missing` says what it means, or damaged.
     """
     try:
         return safe_read.parse(safe_read.file(path, safe_read.JSON))
     except FileNotFoundError:
-        raise RunError(f'{path}: missing; the run directory is half-written') from None
+        raise RunError(f'{path}: missing; {missing}') from None
     except DataError as error:
         raise RunError(str(error)) from None
     except ValueError as error:

@@ -14,12 +14,13 @@ from apps.exchange import source as sources
 from apps.exchange.classes import find
 from apps.exchange.expressed import Expressed
 from apps.exchange.fields import Fields
-from data import safe_read, tokenizer as tokenizers
+from data import tokenizer as tokenizers
 from data.fast_tokenizer import FastTokenizer
 from data.records import DataError
 from data.sentencepieces import SentencePieceTokenizer
 from data.tokenizer import Tokenizer
 from runtime.errors import RunError
+from runtime.run_dir import read_json
 
 INSTALL = "needs the package `{}`: pip install 'ordem[hf]'"
 _INDEX = 'model.safetensors.index.json'
@@ -94,14 +95,7 @@ class Folder(sources.Source):
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-    try:
-        return safe_read.parse(safe_read.file(epath.Path(path), safe_read.JSON))
-    except FileNotFoundError:
-        raise RunError(f'{path}: missing; expected a folder of Hugging Face') from None
-    except DataError as error:
-        raise RunError(str(error)) from None
-    except ValueError as error:
-        raise RunError(f'{path}: damaged ({error})') from None
+    return read_json(epath.Path(path), 'expected a folder of Hugging Face')
 
 
 def _find_weights(path: pathlib.Path) -> list[pathlib.Path]:
