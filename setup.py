@@ -68,6 +68,8 @@ setup(
             'pytest>=8,<10',
             'pytest-xdist>=3.8,<4',
             'hypothesis>=6.100,<7',
+            'tokenizers>=0.23.1,<0.24',
+            'jinja2>=3.1.6,<4',
             'safetensors>=0.6.1,<1',
             'gguf>=0.17,<1',
         ],
