@@ -19,7 +19,7 @@ from apps.exchange.fields import Fields
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
 from model.transformer import Transformer
-from runtime import checkpoint
+from runtime import checkpoint, models
 from runtime.errors import RunError
 
 _OF_PIECES = ('embedding', 'output/kernel')  # a row for each piece of the tokenizer
@@ -104,7 +104,7 @@ def shapes_of(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
 @functools.lru_cache(maxsize=16)
 def _abstract(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns path -> shape and dtype of all parameters of a model."""
-    abstract = nn.meta.unbox(checkpoint.abstract_params(Transformer(cfg)))
+    abstract = nn.meta.unbox(models.abstract_params(Transformer(cfg)))
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
     return {checkpoint.path(keys): x for keys, x in leaves}
 

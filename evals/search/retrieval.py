@@ -61,7 +61,7 @@ from evals.search.report import WORDS
 from evals.search.systems import Leaderboard, Search, Similarity, System, as_json
 from model import embed
 from model.errors import did_you_mean
-from runtime import checkpoint
+from runtime import checkpoint, models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from runtime.system import package_versions
@@ -112,7 +112,7 @@ def load(name: str, run: Run, poolings: Sequence[str]) -> tuple[System, dict]:
 
     Raises ModelError where its config's embedding cannot be.
     """
-    model, params, tokenizer, config = checkpoint.load(run)
+    model, params, tokenizer, config = models.load(run)
     pooling = config.embedding.pooling
     sizes = embed.parse_sizes(config.embedding.sizes, model.config.width)
     embed.check_pooling(pooling, model.config)
@@ -323,7 +323,7 @@ def main() -> None:
             raise RunError(f'--poolings: found {pooling!r}: {hint}')
     runs = _parse_runs(f.runs)
     for name, run in runs.items() if f.poolings else ():
-        model = checkpoint.build_model(run)[0].config
+        model = models.build_model(run)[0].config
         for pooling in f.poolings:
             embed.check_pooling(pooling, model, f'--poolings, for the run {name},')
     if f.against and f.against not in runs:

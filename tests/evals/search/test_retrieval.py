@@ -25,7 +25,7 @@ from evals.search import baselines, datasets, encoders, published, ranking, retr
 from model.embed import Embedder
 from model.errors import ModelError
 from model.transformer import Transformer
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests import commands
@@ -274,7 +274,7 @@ def test_baselines_by_hand():
 def test_long_texts_are_passages(run):
     """Catches a document whose end is cut off, scores of passages given to the wrong document, and
     token embeddings of other passages."""
-    model, params, tokenizer, _ = checkpoint.load(Run.parse(str(run)))
+    model, params, tokenizer, _ = models.load(Run.parse(str(run)))
     long = ' '.join(TOPICS * 5)
     whole, room = encode_texts([long], tokenizer, 1 << 30)[0][1:-1], 22
     cut = encoders.passages(tokenizer, ['the moon', long, ''], 24)
@@ -306,9 +306,9 @@ def test_long_texts_are_passages(run):
 def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
     """Catches passages of another length in the report than in the index: as long as the model can
     read, not as it was trained to."""
-    loaded = checkpoint.load(Run.parse(str(run)))
+    loaded = models.load(Run.parse(str(run)))
     longer = (Transformer(dataclasses.replace(loaded[0].config, max_len=96)), *loaded[1:])
-    monkeypatch.setattr(checkpoint, 'load', lambda run: longer)
+    monkeypatch.setattr(models, 'load', lambda run: longer)
     system, facts = retrieval.load('x', Run.parse(str(run)), [])
     assert (
         system.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 48
@@ -330,7 +330,7 @@ def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
 
 def test_the_untrained_model_is_what_training_begins_with(run):
     """Catches other initial values than those of a run of the same seed, and trained ones."""
-    model, params, _, config = checkpoint.load(Run.parse(str(run)))
+    model, params, _, config = models.load(Run.parse(str(run)))
     fresh = encoders.untrained(model, config.seed)
     first, _ = step.init_state(model, optax.sgd(1.0), config.seed, mesh.make_mesh(config.mesh))
     jax.tree.map(np.testing.assert_array_equal, fresh, first['params'])
@@ -486,7 +486,7 @@ def test_the_hybrid_is_of_words_and_model(measured):
 def test_similarity_is_spearmans(measured, run, files):
     """Catches cosines of other rows, and a correlation with its sign turned."""
     found, _ = measured
-    model, params, tokenizer, _ = checkpoint.load(Run.parse(str(run)))
+    model, params, tokenizer, _ = models.load(Run.parse(str(run)))
     pairs = datasets.sts(files / 'pairs.csv')
     a, b = (
         Embedder(model, params)(encode_texts(texts, tokenizer, 48))
@@ -557,7 +557,7 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
 ):
     """Catches scores of questions that the model was trained on, and a check that was not made told
     as passed."""
-    model, _, tokenizer, config = checkpoint.load(Run.parse(str(run)))
+    model, _, tokenizer, config = models.load(Run.parse(str(run)))
 
     data = TokenStore.find(config.data, tokenizer).split('train')
     seen = ' '.join(tokenizer.decode(data.document(0)).split()[:8])
@@ -632,9 +632,9 @@ def test_mistakes(run, files, tmp_path, monkeypatch, given, told):
 )
 def test_a_run_with_a_bad_embedding(run, monkeypatch, field, value, told):
     """Catches sizes beyond the width, which would be the width in silence, and a traceback."""
-    loaded = checkpoint.load(Run.parse(str(run)))
+    loaded = models.load(Run.parse(str(run)))
     loaded[3].embedding[field] = value
-    monkeypatch.setattr(checkpoint, 'load', lambda run: loaded)
+    monkeypatch.setattr(models, 'load', lambda run: loaded)
     with pytest.raises(ModelError, match=told):
         retrieval.load('x', Run.parse(str(run)), [])
 
