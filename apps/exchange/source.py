@@ -5,21 +5,18 @@ A source may be damaged or hostile: sizes are compared before anything of that s
 
 import abc
 import contextlib
-import functools
 import hashlib
 import pathlib
 from collections.abc import Iterator
 
 import jax
 import numpy as np
-from flax import linen as nn
 
 from apps.exchange import classes, tensors
 from apps.exchange.fields import Fields
+from apps.exchange.shapes import abstract_arrays, shapes_of
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
-from model.transformer import Transformer
-from runtime import checkpoint
 from runtime.errors import RunError
 
 _OF_PIECES = ('embedding', 'output/kernel')  # a row for each piece of the tokenizer
@@ -92,21 +89,8 @@ def read_params(source: Source, cfg: ModelConfig) -> dict:
             at = params
             for group in groups:
                 at = at.setdefault(group, {})
-            at[last] = jax.device_put(array.astype(_abstract(cfg)[path].dtype, copy=False))
+            at[last] = jax.device_put(array.astype(abstract_arrays(cfg)[path].dtype, copy=False))
     return params
-
-
-def shapes_of(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Returns path -> shape of all parameters of a model; nothing is made."""
-    return {path: x.shape for path, x in _abstract(cfg).items()}
-
-
-@functools.lru_cache(maxsize=16)
-def _abstract(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns path -> shape and dtype of all parameters of a model."""
-    abstract = nn.meta.unbox(checkpoint.abstract_params(Transformer(cfg)))
-    leaves = jax.tree_util.tree_leaves_with_path(abstract)
-    return {checkpoint.path(keys): x for keys, x in leaves}
 
 
 def check(

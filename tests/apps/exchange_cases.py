@@ -1,6 +1,7 @@
 """Random models of odd sizes, one or more of each class that others know."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -81,8 +82,11 @@ CASES = {  # what it shows -> class, fields of config.model
 MODEL_FIELDS = set(base.get_config().model)
 
 
-def build(**fields):
-    """Returns a model with random parameters; what is no field of it is of its encoding."""
+def configure(trained=TIME, **fields):
+    """Returns a model; what is no field of it is of its encoding.
+
+    `trained`: the length of training.
+    """
     c = base.get_config().model
     sizes = dict(width=20, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=10, mlp_width=44)
     sizes['max_len'] = TIME + 4
@@ -90,7 +94,12 @@ def build(**fields):
     # A window of the pattern is called as that of the model.
     arguments = {name: x for name, x in fields.items() if name not in MODEL_FIELDS}
     c.positions_args = {name.removesuffix('_'): x for name, x in arguments.items()}
-    model = Transformer(resolve(c, VOCAB, TIME))
+    return Transformer(resolve(c, VOCAB, trained))
+
+
+def build(trained=TIME, **fields):
+    """Returns a model as `configure` does, and random parameters."""
+    model = configure(trained, **fields)
     rng = np.random.default_rng(3)
 
     def off_one(path, x):
@@ -107,9 +116,10 @@ def build_case(case):
     return model, params, logits_of(model, params)
 
 
-def logits_of(model, params):
-    ones = np.ones_like(PLACES)
-    return np.asarray(model.apply({'params': params}, TOKENS, PLACES, ones)[0])
+def logits_of(model, params, tokens=TOKENS, length=TIME):
+    """Returns logits [B,TIME,V] of texts of so many tokens."""
+    segment_ids = (PLACES < length).astype(np.int32)
+    return np.asarray(model.apply({'params': params}, tokens, PLACES, segment_ids)[0])
 
 
 def write(folder, expressed, **more):
@@ -129,3 +139,16 @@ def same(a, b):
     """Whether two trees hold the same bits under the same names."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+HOSTILE = [0, 1, -1, 0.5, 1e30, 10**9, 10**40, 'x', '', [], [1], {}, {'a': 1}, True, float('nan')]
+
+
+def replaced(fields):
+    """Yields fields in which one has a value that it should not have, in turns."""
+    values = itertools.cycle(HOSTILE)
+    for name, value in fields.items():
+        for _ in range(2):
+            yield fields | {name: next(values)}
+        if isinstance(value, dict):
+            yield from (fields | {name: inner} for inner in replaced(value))
