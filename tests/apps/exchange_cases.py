@@ -116,10 +116,11 @@ def build_case(case):
     return model, params, logits_of(model, params)
 
 
-def logits_of(model, params, tokens=TOKENS, length=TIME):
-    """Returns logits [B,TIME,V] of texts of so many tokens."""
-    segment_ids = (PLACES < length).astype(np.int32)
-    return np.asarray(model.apply({'params': params}, tokens, PLACES, segment_ids)[0])
+def logits_of(model, params, tokens=TOKENS, lengths=TIME):
+    """Returns logits [B,TIME,V] of texts of so many tokens, a number or [B,1]."""
+    places = np.tile(PLACES[0], (len(tokens), 1))
+    segment_ids = (places < lengths).astype(np.int32)
+    return np.asarray(model.apply({'params': params}, tokens, places, segment_ids)[0])
 
 
 def write(folder, expressed, **more):
