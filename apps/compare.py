@@ -21,6 +21,7 @@ from runtime import (
     config_tree,
     encoding_meaning,
     field_checks,
+    models,
     schema,
 )
 from runtime.errors import RunError
@@ -196,7 +197,7 @@ def _vocab_size(e: Examined, against: Other) -> int:
 
 
 def _abstract_params(architecture: model_config.ModelConfig):
-    return nn.meta.unbox(checkpoint.abstract_params(Transformer(architecture)))
+    return nn.meta.unbox(models.abstract_params(Transformer(architecture)))
 
 
 def _meant(config) -> list[dict]:

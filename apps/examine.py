@@ -22,7 +22,7 @@ from data.store import TokenStore
 from model import config as model_config, lora
 from model.sharding import spec
 from model.transformer import Transformer
-from runtime import checkpoint, run_dir
+from runtime import checkpoint, models, run_dir
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
 
@@ -91,7 +91,7 @@ def examine(run: Run) -> Examined:
                 f'not in {e.config.data.cache} (config.data.cache): not checked'
             )
     if e.config is not None and e.config.lora.rank:
-        e.check("parent's weights", lambda: checkpoint.open_base(run))
+        e.check("parent's weights", lambda: models.open_base(run))
     e.rollbacks = e.check('rollbacks.json', run.rollbacks) or []
     reader = checkpoint.Checkpoints(run)
     e.steps = reader.steps()
@@ -228,7 +228,7 @@ def parameters(e: Examined) -> list[dict]:
         )
         model = Transformer(lora.adapt(architecture, e.config.lora))
         tree = jax.tree_util.tree_leaves_with_path(
-            checkpoint.abstract_params(model), is_leaf=lambda x: isinstance(x, nn.Partitioned)
+            models.abstract_params(model), is_leaf=lambda x: isinstance(x, nn.Partitioned)
         )
         boxes = {checkpoint.path(keys): box for keys, box in tree}
         if e.config.lora.rank and e.arrays:  # the others are the parent's

@@ -36,7 +36,7 @@ from data.records import DataError, printable
 from evals.html import STYLE
 from evals.walkthrough import Walk
 from model.errors import ModelError
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run, write_atomically
 
@@ -90,7 +90,7 @@ def collect_facts(run: Run, prompt: str) -> dict:
 
 def _load(run: Run) -> tuple[Walk, ConfigDict]:
     """Returns the model of a run and its config. Raises RunError where it has no next word."""
-    model, params, tokenizer, config = checkpoint.load(run)
+    model, params, tokenizer, config = models.load(run)
     objective = get_objective(config.train.objective)
     if not objective.holds_out_text:
         raise RunError(

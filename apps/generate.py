@@ -71,7 +71,7 @@ from data.records import no_text, printable
 from data.text import line_ends
 from model.generate import Conversation, Stop, generate, narrow_weights
 from model.sampling import Sampling
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -109,7 +109,7 @@ class Writer:
         stop: Sequence[str] = (),
         weights: str = 'as_computed',
     ):
-        model, params, self.tokenizer, self.config = checkpoint.load(run)
+        model, params, self.tokenizer, self.config = models.load(run)
         self.parameters = sum(x.size for x in jax.tree.leaves(params))
         self.model, self.params = narrow_weights(model, params, weights)
         self.sampling = sampling

@@ -16,7 +16,7 @@ from data.text import line_ends
 from evals.likelihood import log_likelihoods
 from model.generate import Stop, generate
 from model.sampling import Sampling
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -44,7 +44,7 @@ class OrdemModel(TemplateLM):
             )
         if not run:
             raise RunError('--model_args: no run: expected run=DIR, or run=DIR@step')
-        self.model, self.params, self._tokenizer, _ = checkpoint.load(Run.parse(str(run)))
+        self.model, self.params, self._tokenizer, _ = models.load(Run.parse(str(run)))
         self.batch_tokens = int(batch_tokens)
         self.max_gen_toks = int(max_gen_toks)
 

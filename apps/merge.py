@@ -21,7 +21,7 @@ import os
 import jax
 import jax.numpy as jnp
 
-from runtime import checkpoint, origin, run_dir, schema
+from runtime import checkpoint, models, origin, run_dir, schema
 from runtime.config_tree import config_hash
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -45,7 +45,7 @@ def merge(run: Run, out: Run) -> int:
         )
     if out.path.exists() and any(out.path.iterdir()):
         raise RunError(f'--out is {out.path}: it is there; expected a folder that is not, or empty')
-    _, params, tokenizer, _ = checkpoint.load(run)
+    _, params, tokenizer, _ = models.load(run)
 
     # Its config is that of the run, without adapters; its lineage says where the weights are from.
     for name in config.lora:

@@ -52,7 +52,7 @@ from data.pairs.read import Pair
 from data.records import printable
 from model.embed import Embedder
 from model.errors import did_you_mean
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -126,7 +126,7 @@ class Collection:
 
 def by_run(run: Run, count: int, margin: float) -> Mine:
     """Returns a way to mine: by the vectors of a run's model, pooled as it was trained."""
-    model, params, tokenizer, config = checkpoint.load(run)
+    model, params, tokenizer, config = models.load(run)
     embedder = Embedder(model, params, config.embedding.pooling)
 
     def embed(texts: Sequence[str]) -> np.ndarray:

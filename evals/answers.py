@@ -18,7 +18,7 @@ from data.atlas import pages as atlas_pages
 from data.chat import decode_answer, encode_prompt, stop_ids
 from model.generate import Stop, generate
 from model.sampling import Sampling
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -126,7 +126,7 @@ def continues(asked: list[dict], texts: list[str]) -> dict:
 
 def main() -> None:
     run = Run.parse(flags.FLAGS.run)
-    model, params, tokenizer, config = checkpoint.load(run)
+    model, params, tokenizer, config = models.load(run)
     if config.data.source != 'atlas':
         raise RunError(
             f'{run.path}: was trained on {config.data.source!r}; '

@@ -22,7 +22,7 @@ from data.objectives import get_objective
 from data.store import TokenStore
 from model import loss as losses
 from model.transformer import make_row_keys
-from runtime import checkpoint, metrics
+from runtime import metrics, models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -69,7 +69,7 @@ def measure(run: Run, cache: str) -> dict:
     `cache`: where the token store is looked for, or built; not where the run's config says, which
     somebody else may have written. Raises RunError where no text is held out, or it has changed.
     """
-    model, params, tokenizer, config = checkpoint.load(run)
+    model, params, tokenizer, config = models.load(run)
     if not get_objective(config.train.objective).holds_out_text:
         raise RunError(
             f'{run.path}: trained on pairs (config.train.objective is '

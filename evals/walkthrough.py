@@ -320,7 +320,7 @@ class Walk:
     """One model, and what it does with prompts.
 
     Args:
-      model, params, tokenizer: as `runtime.checkpoint.load` gives them.
+      model, params, tokenizer: as `runtime.models.load` gives them.
       in_template: whether prompts are asked in the chat template, as after post-training.
     """
 

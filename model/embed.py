@@ -144,7 +144,7 @@ class Embedder:
     """Embeds texts with one model.
 
     Args:
-      model, params: as `runtime.checkpoint.load` gives them.
+      model, params: as `runtime.models.load` gives them.
       pooling: one of POOLINGS.
       size: leading dimensions that are kept (Matryoshka, Kusupati et al. 2022, arXiv 2205.13147);
         0: all.

@@ -78,3 +78,9 @@ class ErrorCollector:
 def split_messages(error: BaseException) -> list[str]:
     """Returns the messages of an error, one for each mistake that it stands for."""
     return error.messages if isinstance(error, CombinedError) else [str(error)]
+
+
+def first_line(error: Exception) -> str:
+    """Returns an exception in one line: its kind, and the beginning of what it says."""
+    lines = str(error).strip().splitlines()
+    return f'{type(error).__name__}: {lines[0][:120] if lines else ""}'

@@ -34,7 +34,7 @@ from configs import base
 from data.atlas import pages as atlas_pages
 from evals import answers as evaluation, plots, statistics
 from evals.html import page, table_lines
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run, write_atomically
 from studies.claims import lineage
@@ -97,7 +97,7 @@ def measure(run: Run, folder: pathlib.Path, seeds: int) -> dict[str, list[str]]:
         print(f'{name}: {100 * right:.1f} % of {len(asked)} right', flush=True)
 
     if BEFORE not in said:
-        model, params, tokenizer, _ = checkpoint.load(run)
+        model, params, tokenizer, _ = models.load(run)
         keep(BEFORE, ask(model, params, tokenizer, asked))
     for seed in range(1, seeds + 1):
         for arm in (AFTER, OTHERS):
@@ -107,7 +107,7 @@ def measure(run: Run, folder: pathlib.Path, seeds: int) -> dict[str, list[str]]:
             config = post_training(run, seed, arm == OTHERS)
             child = folder / 'runs' / name.replace(' ', '_').replace("'", '').replace(',', '')
             lineage.train(config, child, str(run.path))
-            model, params, tokenizer, _ = checkpoint.load(Run.parse(str(child)))
+            model, params, tokenizer, _ = models.load(Run.parse(str(child)))
             keep(name, ask(model, params, tokenizer, asked))
     return said
 

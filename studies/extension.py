@@ -23,7 +23,7 @@ from model import config as model_config
 from model.errors import ModelError
 from model.positions import REGISTRY
 from model.transformer import Transformer
-from runtime import checkpoint
+from runtime import checkpoint, models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from runtime.transfer import plan_transfer, same_encoding
@@ -113,7 +113,7 @@ class Subject:
     def __init__(self, extension: Extension):
         self.extension = extension
         run = Run.parse(extension.run)
-        self.model, self.params, self.tokenizer, self.config = checkpoint.load(run)
+        self.model, self.params, self.tokenizer, self.config = models.load(run)
         sums = jax.device_get(checkpoint.checksums(self.params))
         self.weights = stable_hash({name: value.tolist() for name, value in sums.items()})
         try:
@@ -165,7 +165,7 @@ class Subject:
         resolved = model_config.resolve(fields, self.tokenizer.vocab_size, self.extension.trained)
         model = Transformer(resolved)
 
-        child = checkpoint.describe(nn.meta.unbox(checkpoint.abstract_params(model)))
+        child = checkpoint.describe(nn.meta.unbox(models.abstract_params(model)))
         parent = checkpoint.describe(self.params)
         same = same_encoding(self.model.config.encodings, resolved.encodings)
         _, fresh, _ = plan_transfer(parent, child, same)

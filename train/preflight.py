@@ -21,8 +21,9 @@ from model import config as model_config, lora
 from model.config import ModelConfig
 from model.transformer import Transformer
 from runtime import field_checks, trackers
-from runtime.checkpoint import abstract_params, describe
+from runtime.checkpoint import describe
 from runtime.errors import ErrorCollector, RunError
+from runtime.models import abstract_params
 from runtime.run_dir import Run
 from train import footprint
 from train.mesh import check_batch, check_model, local_rows, make_mesh

@@ -23,7 +23,16 @@ from data.tokenizer import Tokenizer
 from model import config as model_config, kernels, lora
 from model.config import ModelConfig
 from model.transformer import Transformer
-from runtime import checkpoint, config_tree, encoding_meaning, origin, processes, resume, run_dir
+from runtime import (
+    checkpoint,
+    config_tree,
+    encoding_meaning,
+    models,
+    origin,
+    processes,
+    resume,
+    run_dir,
+)
 from runtime.errors import ErrorCollector, RunError
 from runtime.run_dir import Run
 from train import preflight, step as steps
@@ -121,7 +130,7 @@ def build_experiment(config: ConfigDict, directory: str, conversations: bool = F
     has_adapters = config.lora.rank > 0
     transfer = None
     if parent and (has_adapters or not resuming):
-        transfer = checkpoint.plan(parent.run, model)
+        transfer = models.plan(parent.run, model)
     frozen = transfer.frozen if transfer and has_adapters else frozenset()
 
     # Where the state comes from, the first of these that applies:

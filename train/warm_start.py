@@ -16,10 +16,20 @@ from data import tokenizer as tokenizers
 from data.tokenizer import Tokenizer
 from model import config as model_config
 from model.lora import is_factor
-from runtime import checkpoint, config_tree, encoding_meaning, master, origin, run_dir, schema
-from runtime.checkpoint import Transfer, path, summarize_paths
+from runtime import (
+    checkpoint,
+    config_tree,
+    encoding_meaning,
+    master,
+    models,
+    origin,
+    run_dir,
+    schema,
+)
+from runtime.checkpoint import path, summarize_paths
 from runtime.config_tree import diff_configs, flatten
 from runtime.errors import ErrorCollector, RunError
+from runtime.models import Transfer
 from runtime.run_dir import Run
 from train.step import State, all_params
 
@@ -74,8 +84,8 @@ def _check_base(run: Run, parent: Run | None, config: ConfigDict) -> None:
     if not run_dir.is_started(run.path):
         return
     if parent is None:
-        raise checkpoint.no_base(run, config.parent, 'it is not there, or damaged')
-    checkpoint.check_base(run, parent)
+        raise models.no_base(run, config.parent, 'it is not there, or damaged')
+    models.check_base(run, parent)
 
 
 def check_parent(parent: Run, config: ConfigDict) -> Tokenizer:
@@ -188,7 +198,7 @@ def _check_encodings(parent: Run, config: ConfigDict, vocab_size: int) -> None:
             'config.model.positions_args.length is %d, what the parent was trained on', length
         )
 
-    trained = checkpoint.build_model(parent)[0].config.encodings
+    trained = models.build_model(parent)[0].config.encodings
     for old, new in zip(trained, resolve()):
         layout = field_of(old, 'layout')
         new_layout = field_of(new, 'layout')

@@ -7,7 +7,7 @@ from flax import linen as nn
 
 from model.config import ModelConfig
 from model.transformer import Transformer
-from runtime import checkpoint
+from runtime import checkpoint, models
 
 
 def shapes_of(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
@@ -18,6 +18,6 @@ def shapes_of(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
 @functools.lru_cache(maxsize=16)
 def abstract_arrays(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
     """Returns path -> shape and dtype of all parameters of a model."""
-    abstract = nn.meta.unbox(checkpoint.abstract_params(Transformer(cfg)))
+    abstract = nn.meta.unbox(models.abstract_params(Transformer(cfg)))
     leaves = jax.tree_util.tree_leaves_with_path(abstract)
     return {checkpoint.path(keys): x for keys, x in leaves}

@@ -8,7 +8,7 @@ import numpy as np
 from data.cache import stable_hash
 from data.pairs.read import encode_texts
 from model.embed import Embedder, check_pooling, trained_length
-from runtime import checkpoint
+from runtime import checkpoint, models
 from runtime.config_tree import config_hash
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -48,7 +48,7 @@ class Reader:
 
     def __init__(self, run: Run, pooling: str, size: int, index=None, then: dict | None = None):
         run = checkpoint.pin_step(run)
-        model, params, self.tokenizer, config = checkpoint.load(run)
+        model, params, self.tokenizer, config = models.load(run)
         checksums = jax.device_get(checkpoint.checksums({'params': params}))
         sums = {name: [int(n) for n in value] for name, value in checksums.items()}
         where = os.fspath(run.path)

@@ -5,7 +5,7 @@
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from evals import plots
 from evals.html import folded, folded_if_long, page, table_lines
@@ -14,17 +14,18 @@ from runtime.run_dir import write_atomically
 
 RESULTS = 'results.json'
 _PICTURE = 'picture.svg'
-_WORDS = ('bm25', 'bm25-stemmed', 'tfidf')  # systems that need no model
+WORDS = ('bm25', 'bm25-stemmed', 'tfidf')  # systems that need no model
 
 # Groups of systems in the order of the tables; the last two are folded away.
 _WORDS_ALONE = 'Words alone'
 _VECTORS = 'Vectors of a trained run'
-_FUSED = 'Run and words, ranks fused'
-_WEIGHTED = 'Run and words, scores weighted'
+_PUBLISHED = 'Encoders that others publish'
+_FUSED = 'Vectors and words, ranks fused'
+_WEIGHTED = 'Vectors and words, scores weighted'
 _UNTRAINED = 'Control: the run before training'
 _STATIC = 'Control: token embeddings alone, no attention'
 _OTHER_VECTORS = 'Other vectors of a run: another pooling, or the first dimensions only'
-_MAIN_GROUPS = (_WORDS_ALONE, _VECTORS, _FUSED, _WEIGHTED)
+_MAIN_GROUPS = (_WORDS_ALONE, _VECTORS, _PUBLISHED, _FUSED, _WEIGHTED)
 _CONTROLS = (_UNTRAINED, _STATIC, _OTHER_VECTORS)
 
 # Where the commands of kept results are now: {module then: module now}.
@@ -45,12 +46,14 @@ def rebuild(folder: pathlib.Path) -> None:
     write(json.loads((folder / RESULTS).read_text()), folder)
 
 
-def group_of(system: str, runs: Sequence[str]) -> str:
+def group_of(system: str, results: Mapping) -> str:
     """Returns the name of a system's group, in words that a reader understands."""
-    if system in _WORDS:
+    if system in WORDS:
         return _WORDS_ALONE
-    if system in runs:
+    if system in results['runs']:
         return _VECTORS
+    if system in results.get('published', ()):
+        return _PUBLISHED
     if '.untrained' in system:
         return _UNTRAINED
     if system.endswith('.static'):
@@ -63,11 +66,11 @@ def group_of(system: str, runs: Sequence[str]) -> str:
 
 
 def _grouped(
-    systems: Sequence[str], runs: Sequence[str], groups: Sequence[str]
+    systems: Iterable[str], results: Mapping, groups: Sequence[str]
 ) -> Iterator[tuple[str, list[str]]]:
     """Yields those of the groups that have systems, each with its systems in their order."""
     for group in groups:
-        members = [system for system in systems if group_of(system, runs) == group]
+        members = [system for system in systems if group_of(system, results) == group]
         if members:
             yield group, members
 
@@ -78,7 +81,7 @@ def _picture(results: Mapping) -> str:
     panels, colors = {}, {}
     for name, facts in results['sets'].items():
         scores = results['scores'][name]
-        systems = [s for _, of in _grouped(list(scores), list(runs), _MAIN_GROUPS) for s in of]
+        systems = [s for _, of in _grouped(scores, results, _MAIN_GROUPS) for s in of]
         bars = {s: [x or 0 for x in scores[s][facts['main']]] for s in systems}
         panels[name] = (facts['main'], bars)
         for system in systems:
@@ -127,11 +130,12 @@ def _findings(results: Mapping) -> list[str]:
         values = {s: of[main][0] for s, of in scores.items() if of[main][0] is not None}
         baseline = facts['baseline']
         text = f'On {name} words alone (`{baseline}`) reach {main} {_span(scores[baseline][main])}'
-        groups = dict(_grouped(list(values), list(results['runs']), (_VECTORS, _FUSED, _WEIGHTED)))
+        groups = dict(_grouped(values, results, _MAIN_GROUPS[1:]))
         for group, members in groups.items():
             best = max(members, key=values.get)
             way = {
                 _VECTORS: 'the best run',
+                _PUBLISHED: 'the best published encoder',
                 _FUSED: 'fused with words the best',
                 _WEIGHTED: 'with weighted scores the best',
             }[group]
@@ -151,12 +155,13 @@ def _overview(results: Mapping) -> list[str]:
 
     measured = {system for scores in results['scores'].values() for system in scores}
     untrained = list(dict.fromkeys(run['untrained'] for run in runs.values()))
-    candidates = [name + end for end in ('', '+bm25', '~bm25') for name in runs]
+    names = [*runs, *results.get('published', ())]
+    candidates = [name + end for end in ('', '+bm25', '~bm25') for name in names]
     systems = [system for system in (*untrained, *candidates) if system in measured]
 
     rows = [_group_row(_WORDS_ALONE, len(sets))]
     rows.append(['baseline', *(entry(name, facts['baseline']) for name, facts in sets.items())])
-    for group, members in _grouped(systems, list(runs), (_UNTRAINED, *_MAIN_GROUPS[1:])):
+    for group, members in _grouped(systems, results, (_UNTRAINED, *_MAIN_GROUPS[1:])):
         rows.append(_group_row(group, len(sets)))
         rows += [[system, *(entry(name, system) for name in sets)] for system in members]
     header = ['system', *(f'{name} ({facts["main"]})' for name, facts in sets.items())]
@@ -171,12 +176,12 @@ def _group_row(group: str, columns: int) -> list[str]:
 def _set(results: Mapping, name: str) -> list[str]:
     """Returns the section of a set: systems in groups, differences, and places."""
     facts, scores = results['sets'][name], results['scores'][name]
-    runs, main = list(results['runs']), facts['main']
+    main = facts['main']
     measures = MEASURES if 'queries' in facts else (main,)
 
     def rows_of(groups: Sequence[str]) -> list[list[str]]:
         rows = []
-        for group, members in _grouped(list(scores), runs, groups):
+        for group, members in _grouped(scores, results, groups):
             rows.append(_group_row(group, len(measures)))
             rows += [[system, *(_span(scores[system][m]) for m in measures)] for system in members]
         return rows
@@ -197,14 +202,26 @@ def _set(results: Mapping, name: str) -> list[str]:
         table = table_lines(['a', 'b', 'a - b', 'a / b'], rows)
         lines += folded_if_long(f'Differences and ratios of {main}', table)
 
-    places = results['places'].get(name)
-    if places:
-        shown = [s for _, of in _grouped(list(scores), runs, _MAIN_GROUPS) for s in of]
-        header = ['system', *(f'{place} ({of["queries"]})' for place, of in places.items())]
-        rows = [[s, *(_span(of['scores'][s]) for of in places.values())] for s in shown]
-        summary = f'{main} by where the answer begins in its document'
-        lines += folded_if_long(summary, table_lines(header, rows))
+    shown = [s for _, of in _grouped(scores, results, _MAIN_GROUPS) for s in of]
+    by_place = results['places'].get(name, {})
+    by_words = results.get('shared_words', {}).get(name, {})
+    for summary, groups in (
+        (f'{main} by where the answer begins in its document', by_place),
+        (f'{main} by how many of its words a query shares with its document', by_words),
+    ):
+        if groups:
+            header = ['system', *(_group_header(group, of) for group, of in groups.items())]
+            rows = [[s, *(_span(of['scores'][s]) for of in groups.values())] for s in shown]
+            lines += folded_if_long(summary, table_lines(header, rows))
     return lines
+
+
+def _group_header(group: str, of: Mapping) -> str:
+    """Returns a group with its queries counted, and the shares of words that it spans."""
+    if 'shared' not in of:
+        return f'{group} ({of["queries"]})'
+    least, most = of['shared']
+    return f'{group}: {least:.0%} to {most:.0%} ({of["queries"]})'
 
 
 def _about(facts: Mapping) -> str:
@@ -319,6 +336,12 @@ def _systems(results: Mapping) -> list[str]:
         'before training.',
         '',
     ]
+    for name, packages in results.get('published', {}).items():
+        releases = ', '.join(f'{package} {release}' for package, release in packages.items())
+        lines.append(
+            f'{name}: as published ({releases}); whether it has read these sets is not known.'
+        )
+        lines.append('')
     if results['runs']:
         lines += folded_if_long('Show the runs', _runs(results['runs']))
     if results['weights']:

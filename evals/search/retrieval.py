@@ -17,6 +17,12 @@ from runtime import cli, options
 if __name__ == '__main__':  # above the imports that take seconds
     set_flags.define_flags()
     flags.DEFINE_list('runs', [], 'Runs to measure, NAME=DIR or NAME=DIR@step, separated by commas')
+    flags.DEFINE_list(
+        'published',
+        [],
+        'Encoders that others publish to measure beside the runs: minilm, e5, or NAME=FOLDER of '
+        'sentence-transformers, separated by commas (needs the extra encoders)',
+    )
     flags.DEFINE_list('poolings', [], "Poolings to measure beside the one in each run's config")
     flags.DEFINE_string(
         'against', '', 'The run that the others are compared with. Default: the first of --runs'
@@ -50,11 +56,12 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from data import paths
-from evals.search import datasets, encoders, leaks, report as search_report
+from evals.search import datasets, encoders, leaks, published, report as search_report
+from evals.search.report import WORDS
 from evals.search.systems import Leaderboard, Search, Similarity, System, as_json
 from model import embed
 from model.errors import did_you_mean
-from runtime import checkpoint
+from runtime import checkpoint, models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from runtime.system import package_versions
@@ -83,6 +90,7 @@ class Plan:
     command: that made the results.
     cache: where the token stores of the runs are.
     poolings: measured beside the one in each run's config.
+    published: {name: its folder, or None}, of `published.check`.
     against: the run that the others are compared with; '': the first.
     tune: the set on which the weight of each run beside BM25 is chosen; '': no weights.
     allow_leaks: go on where a run has seen a question.
@@ -93,6 +101,7 @@ class Plan:
     command: str
     cache: str
     poolings: Sequence[str] = ()
+    published: Mapping[str, pathlib.Path | None] = dataclasses.field(default_factory=dict)
     against: str = ''
     tune: str = ''
     allow_leaks: bool = False
@@ -103,7 +112,7 @@ def load(name: str, run: Run, poolings: Sequence[str]) -> tuple[System, dict]:
 
     Raises ModelError where its config's embedding cannot be.
     """
-    model, params, tokenizer, config = checkpoint.load(run)
+    model, params, tokenizer, config = models.load(run)
     pooling = config.embedding.pooling
     sizes = embed.parse_sizes(config.embedding.sizes, model.config.width)
     embed.check_pooling(pooling, model.config)
@@ -135,7 +144,8 @@ def load(name: str, run: Run, poolings: Sequence[str]) -> tuple[System, dict]:
 def measure(plan: Plan, results: dict) -> list[Leaderboard]:
     """Measures everything, and returns a leaderboard for each set.
 
-    Adds to `results` (results.json) 'sets', 'runs', 'weights', 'scores', 'comparisons', 'places'.
+    Adds to `results` (results.json) 'sets', 'runs', 'published', 'weights', 'scores',
+    'comparisons', 'places', 'shared_words'.
     """
     leaderboards = [
         Search(dataset) if isinstance(dataset, datasets.Questions) else Similarity(dataset)
@@ -160,17 +170,25 @@ def measure(plan: Plan, results: dict) -> list[Leaderboard]:
             for one in systems:
                 board.add_system(one)
 
-        # A weight that is chosen on one set is measured on the others only.
-        if plan.tune:
-            tried = searches[plan.tune].tune(name)
-            weight = float(max(tried, key=tried.get))
-            results['weights'][name] = {'weight': weight, 'tried': tried}
-            for board in searches.values():
-                if board.dataset.name != plan.tune:
-                    board.add_run(f'{name}~bm25', board.weighted(name, weight))
+    results['published'] = {}
+    for name, folder in plan.published.items():
+        results['published'][name] = published.versions(name)
+        encode = published.load(name, folder)
+        for board in leaderboards:
+            board.add_published(name, encode)
+
+    # A weight that is chosen on one set is measured on the others only.
+    for name in (*plan.runs, *plan.published) if plan.tune else ():
+        tried = searches[plan.tune].tune(name)
+        weight = float(max(tried, key=tried.get))
+        results['weights'][name] = {'weight': weight, 'tried': tried}
+        for board in searches.values():
+            if board.dataset.name != plan.tune:
+                board.add_run(f'{name}~bm25', board.weighted(name, weight))
 
     results['sets'] = {board.dataset.name: board.facts() for board in leaderboards}
     results['places'] = {name: board.by_place() for name, board in searches.items()}
+    results['shared_words'] = {name: board.by_shared_words() for name, board in searches.items()}
     results['scores'] = {
         board.dataset.name: {
             system: {measure: as_json(estimate) for measure, estimate in estimates.items()}
@@ -196,15 +214,18 @@ def _untrained(system: System, name: str, seed: int) -> System:
 
 
 def _compare(board: Leaderboard, results: Mapping) -> list[dict]:
-    """Returns each run against words, its embeddings alone, before training, and a chosen run."""
-    comparisons = []
-    for name, facts in results['runs'].items():
-        with_words = [(a, board.baseline) for a in (f'{name}~bm25', f'{name}+bm25', name)]
-        others = (f'{name}.static', facts['untrained'], results['against'])
-        for a, b in (*with_words, *((name, other) for other in others)):
-            if a in board.estimates and a != b:
-                comparisons.append({'a': a, 'b': b, **board.compare(a, b)})
-    return comparisons
+    """Returns each run against words, its embeddings alone, before training, and other systems."""
+    others_names = list(results['published'])
+    pairs = []
+    for name in (*results['runs'], *others_names):
+        pairs += [(a, board.baseline) for a in (f'{name}~bm25', f'{name}+bm25', name)]
+        facts = results['runs'].get(name)
+        if facts:
+            others = (f'{name}.static', facts['untrained'], results['against'], *others_names)
+            pairs += [(name, other) for other in others]
+    return [
+        {'a': a, 'b': b, **board.compare(a, b)} for a, b in pairs if a in board.estimates and a != b
+    ]
 
 
 def _parse_runs(entries: Sequence[str]) -> dict[str, Run]:
@@ -217,7 +238,7 @@ def _parse_runs(entries: Sequence[str]) -> dict[str, Run]:
                 f'--runs: found {entry!r}: expected NAME=DIR or NAME=DIR@step, the name of '
                 'letters, digits, _ and -'
             )
-        if name in runs or name in ('bm25', 'bm25-stemmed', 'tfidf'):
+        if name in runs or name in WORDS:
             raise RunError(
                 f'--runs: two systems are called {name!r}: expected other names for the runs'
             )
@@ -302,7 +323,7 @@ def main() -> None:
             raise RunError(f'--poolings: found {pooling!r}: {hint}')
     runs = _parse_runs(f.runs)
     for name, run in runs.items() if f.poolings else ():
-        model = checkpoint.build_model(run)[0].config
+        model = models.build_model(run)[0].config
         for pooling in f.poolings:
             embed.check_pooling(pooling, model, f'--poolings, for the run {name},')
     if f.against and f.against not in runs:
@@ -316,10 +337,19 @@ def main() -> None:
             f'{"is" if len(asked) == 1 else "are"} {", ".join(asked) or "none"}'
         )
     command = shlex.join(['python', '-m', 'evals.search.retrieval', *sys.argv[1:]])
-    report(
-        Plan(sets, runs, command, f.cache, f.poolings, f.against, f.tune, f.allow_leaks),
-        out,
+    encoders_of_others = published.check(f.published, [*WORDS, *runs])
+    plan = Plan(
+        sets,
+        runs,
+        command,
+        f.cache,
+        f.poolings,
+        encoders_of_others,
+        f.against,
+        f.tune,
+        f.allow_leaks,
     )
+    report(plan, out)
     print(f'{out}/results.json, report.md, index.html')
 
 

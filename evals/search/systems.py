@@ -10,10 +10,11 @@ import numpy as np
 
 from data import fusion
 from evals import statistics
-from evals.search import baselines, datasets, encoders, ranking
+from evals.search import baselines, datasets, encoders, published, ranking
 
 _LOG = logging.getLogger('ordem')
 
+SHARED = ('few words shared', 'some', 'most')  # thirds of the queries of a set
 _DEPTH = 100  # documents of a ranking that are fused
 _WRITTEN = 20  # documents of a ranking that are written
 _WEIGHTS = (0.0, 0.05, *(n / 10 for n in range(1, 11)))
@@ -41,6 +42,7 @@ class Leaderboard:
     """The systems measured on one set: `estimates`, {system: {measure: Estimate}}."""
 
     main: str  # the measure that systems are compared by first
+    asks: tuple[bool, bool]  # whether the texts of each side are questions
 
     def __init__(self, dataset, sides: tuple[list[str], list[str]]):
         self.dataset = dataset
@@ -67,6 +69,14 @@ class Leaderboard:
                 self.add_vectors(f'{name}@{size}', *(side.cut(size) for side in vectors))
         static = [encoders.static(system.params, side) for side in sides]
         self.add_vectors(f'{system.name}.static', *static)
+
+    def add_published(self, name: str, encode: published.Encode) -> None:
+        """Measures an encoder that others publish: a vector for each text, however long."""
+        vectors = []
+        for texts, asks in zip(self.sides, self.asks):
+            rows = np.asarray(encode(texts, asks), np.float32)
+            vectors.append(encoders.Vectors(rows, np.arange(len(texts))))
+        self.add_vectors(name, *vectors)
 
     def add_vectors(self, name: str, first: encoders.Vectors, second: encoders.Vectors) -> None:
         """Measures the vectors of both sides under a name."""
@@ -104,6 +114,7 @@ class Search(Leaderboard):
     """Rankings of the documents of a `datasets.Questions`: `runs`, {system: run}."""
 
     main = 'nDCG@10'
+    asks = (True, False)
 
     def __init__(self, dataset: datasets.Questions):
         # Sorted, so that ties are in the order of ids.
@@ -151,12 +162,20 @@ class Search(Leaderboard):
     def add_system(self, system: System) -> None:
         """Measures a model, and as `name+bm25` its ranking fused with that of the baseline."""
         super().add_system(system)
+        self._fuse(system.name)
+
+    def add_published(self, name: str, encode: published.Encode) -> None:
+        """Measures an encoder, and as `name+bm25` its ranking fused with that of the baseline."""
+        super().add_published(name, encode)
+        self._fuse(name)
+
+    def _fuse(self, name: str) -> None:
         fused = {}
-        for query, scores in self.runs[system.name].items():
+        for query, scores in self.runs[name].items():
             words = self.runs[self.baseline][query]
             documents = fusion.fuse([fusion.order(words), fusion.order(scores)])
             fused[query] = dict(documents[:_DEPTH])
-        self.add_run(f'{system.name}+bm25', fused)
+        self.add_run(f'{name}+bm25', fused)
 
     def weighted(self, name: str, weight: float) -> ranking.Run:
         """Returns the scores of the baseline and, with that weight, of a system, added up."""
@@ -184,20 +203,50 @@ class Search(Leaderboard):
         }
 
     def by_place(self) -> dict:
-        """Returns {third: {'queries': how many, 'scores': {system: nDCG@10}}}.
+        """Returns `_by_group` of the third of its document that a query's answer begins in."""
+        places = self.dataset.places.items()
+        return self._by_group(
+            {
+                third: [query for query, place in places if place == third]
+                for third in datasets.THIRDS
+            }
+        )
 
-        A query is of the third of its document that its answer begins in.
+    def by_shared_words(self) -> dict:
+        """Returns `_by_group` of thirds of the queries, by the words shared with their documents.
+
+        What is shared is the part of a query's stems, without stop words, that stands in the
+        document that answers it (of several, the one with most): meaning is needed where there is
+        little. Adds to each group 'shared', [least, most].
         """
+        asked, documents = (baselines.words(texts, self.language) for texts in self.sides)
+        stems = dict(zip(self._documents, map(set, documents)))
+        shared = {}
+        for query, words in zip(self._queries, map(set, asked)):
+            answers = [stems[d] for d, grade in self.dataset.qrels[query].items() if grade > 0]
+            shared[query] = max(len(words & answer) / max(1, len(words)) for answer in answers)
+
+        # Equal shares are in the order of ids, so that thirds are of one size.
+        order = sorted(self._queries, key=lambda query: (shared[query], query))
+        cuts = np.array_split(np.arange(len(order)), len(SHARED))
+        groups = {name: [order[i] for i in cut] for name, cut in zip(SHARED, cuts)}
+        results = self._by_group(groups)
+        for name, of in results.items():
+            shares = [shared[query] for query in groups[name]]
+            of['shared'] = [min(shares), max(shares)]
+        return results
+
+    def _by_group(self, groups: dict[str, list[str]]) -> dict:
+        """Returns {group: {'queries': how many, 'scores': {system: nDCG@10}}}, of none empty."""
         results = {}
-        for place in datasets.THIRDS:
-            asked = [q for q, p in self.dataset.places.items() if p == place]
+        for group, asked in groups.items():
             if not asked:
                 continue
             scores = {}
             for name, values in self.values.items():
-                of_place = {query: values[self.main][query] for query in asked}
-                scores[name] = as_json(ranking.estimate(of_place, self.dataset.clusters))
-            results[place] = {'queries': len(asked), 'scores': scores}
+                of_group = {query: values[self.main][query] for query in asked}
+                scores[name] = as_json(ranking.estimate(of_group, self.dataset.clusters))
+            results[group] = {'queries': len(asked), 'scores': scores}
         return results
 
     def write(self, folder: pathlib.Path) -> None:
@@ -216,6 +265,7 @@ class Similarity(Leaderboard):
     """Spearman's correlation of cosines with the scores of a `datasets.Pairs`."""
 
     main = 'spearman'
+    asks = (True, True)
     baseline = 'tfidf'
 
     def __init__(self, dataset: datasets.Pairs):

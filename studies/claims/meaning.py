@@ -22,7 +22,7 @@ from evals.html import table_lines
 from evals.search.encoders import untrained
 from evals.statistics import spearman
 from model.config import resolve
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from studies.claims import frame, lineage
@@ -66,7 +66,7 @@ def measure(config, group: Sequence[ClaimCell], folder: pathlib.Path) -> Iterato
         growth = {}
         for look in looks:
             step = look * (own.steps // own.looks)
-            model, params, tokenizer, _ = checkpoint.load(Run.parse(f'{run.path}@{step}'))
+            model, params, tokenizer, _ = models.load(Run.parse(f'{run.path}@{step}'))
             growth[str(step)] = of_atlas(model, params, tokenizer, config.data.atlas)
         first = of_atlas(model, untrained(model, cell.seed), tokenizer, config.data.atlas)
         yield {
@@ -84,7 +84,7 @@ def measure_run(run: Run, probes: str = '') -> list[str]:
     Raises:
       RunError: a run that is of neither the atlas nor measured with probes.
     """
-    model, params, tokenizer, config = checkpoint.load(run)
+    model, params, tokenizer, config = models.load(run)
     lines = []
     if config.data.source == 'atlas':
         found = of_atlas(model, params, tokenizer, config.data.atlas)

@@ -25,7 +25,7 @@ from evals.minimal_pairs import text_nats
 from model.config import resolve
 from model.generate import Stop, generate
 from model.sampling import Sampling
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from studies.claims import frame, lineage, verbs
@@ -95,7 +95,7 @@ def measure(config, group: Sequence[ClaimCell], folder: pathlib.Path) -> Iterato
 
 def measure_run(run: Run, probes: str = '') -> list[str]:
     """Returns lines on the tokenizer of one run, in Markdown."""
-    _, _, tokenizer, _ = checkpoint.load(run)
+    _, _, tokenizer, _ = models.load(run)
     record = of_tokenizer(tokenizer, verbs.regular_verbs())
     return ['## Tokens', '', *_tokenizer_table({'of the run': record})]
 

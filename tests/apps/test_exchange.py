@@ -19,7 +19,7 @@ from apps.export_model import export_folder
 from apps.import_model import CHILD, import_run, open_source
 from model.errors import ModelError
 from model.transformer import Transformer
-from runtime import checkpoint, config_flags, run_dir
+from runtime import checkpoint, config_flags, models, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.apps.exchange_cases import (
@@ -314,7 +314,7 @@ def test_a_run_out_and_in_again(tiny_run, tmp_path):
     import_run(open_source(folder), imported)
     with pytest.raises(RunError, match='a run is there already'):
         import_run(open_source(folder), imported)
-    before, after = (checkpoint.load(Run.parse(str(r.path))) for r in (run, imported))
+    before, after = (models.load(Run.parse(str(r.path))) for r in (run, imported))
     same(after[1], before[1])
     assert after[2].hash == before[2].hash
     assert not classes.differences(before[0].config, after[0].config)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from apps import explain
-from runtime import checkpoint, config_tree
+from runtime import config_tree, models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -87,7 +87,7 @@ def test_the_page_has_the_numbers_of_the_model(family, facts):
     """Catches a page whose logits are not those of `model.apply` for the question in its template,
     or whose parent is asked in it, too."""
     found = read_facts(explain.render(facts, 'pt'))
-    model, params, tokenizer, _ = checkpoint.load(Run.parse(str(family)))
+    model, params, tokenizer, _ = models.load(Run.parse(str(family)))
     tokens = [piece['id'] for piece in found['pieces']]
     encoded = tokenizer.encode(' ' + PROMPT)
     assert tokens == [tokenizer.bos, tokenizer.user, *encoded, tokenizer.assistant]

@@ -13,7 +13,7 @@ from data import fast_tokenizer
 from data.chat import encode_messages
 from data.pairs import read as read_pairs
 from model.sampling import Sampling
-from runtime import checkpoint
+from runtime import models
 from runtime.run_dir import Run
 from tests import commands
 from train import evaluate
@@ -22,11 +22,11 @@ from train import evaluate
 @pytest.fixture(scope='module')
 def writer(tiny_run):
     """Returns the function (stop, sampling) -> writer of the run's model, which is loaded once."""
-    loaded = checkpoint.load(Run.parse(str(tiny_run)))
+    loaded = models.load(Run.parse(str(tiny_run)))
 
     def make(stop=(), **sampling):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(app.checkpoint, 'load', lambda run: loaded)
+            patch.setattr(app.models, 'load', lambda run: loaded)
             one = app.Writer(Run.parse(str(tiny_run)), Sampling(**sampling), 16, 5, stop)
         one.tokenizer = copy.copy(one.tokenizer)
         return one

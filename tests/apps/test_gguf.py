@@ -10,7 +10,7 @@ from apps.export_model import export_gguf
 from apps.import_model import import_run, open_source
 from data.chat import encode_messages
 from model.transformer import Transformer
-from runtime import checkpoint, run_dir
+from runtime import models, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.apps.exchange_cases import CASES, build, build_case, logits_of, read, same
@@ -138,7 +138,7 @@ def test_a_run_out_and_in_again(tiny_run, tmp_path):
     source = open_source(tmp_path / 'out' / 'model.gguf')
     imported = run_dir.place(str(tmp_path / 'run'))
     import_run(source, imported)
-    before, after = (checkpoint.load(Run.parse(str(r.path))) for r in (run, imported))
+    before, after = (models.load(Run.parse(str(r.path))) for r in (run, imported))
     same(after[1], before[1])
     text = 'A capital do Brasil é Brasília. <|end|>\n\n  12 345'
     assert after[2].encode(text) == before[2].encode(text)

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from evals.likelihood import log_likelihoods
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 
@@ -74,7 +74,7 @@ def test_local_tasks(tiny_run, tmp_path):
     numbers = json.loads(results.read_text())['results']
 
     # The same from the model itself.
-    model, params, tokenizer, _ = checkpoint.load(Run.parse(str(tiny_run)))
+    model, params, tokenizer, _ = models.load(Run.parse(str(tiny_run)))
 
     def score(context, continuation):
         whole = [tokenizer.bos, *tokenizer.encode(context + continuation)]

@@ -17,7 +17,7 @@ from data import batches, store
 from data.chat import encode_messages
 from data.records import printable
 from data.store import TokenStore
-from runtime import checkpoint, encoding_meaning
+from runtime import checkpoint, encoding_meaning, models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests import commands
@@ -93,7 +93,7 @@ def test_a_whole_run_is_told(made, examined):
     ]['lines'] == len(last)
     params = {
         checkpoint.path(keys): x
-        for keys, x in jax.tree_util.tree_leaves_with_path(checkpoint.load(Run.parse(str(path)))[1])
+        for keys, x in jax.tree_util.tree_leaves_with_path(models.load(Run.parse(str(path)))[1])
     }
     shown = {p['path']: p for p in found['parameters']}
     assert {k: p['shape'] for k, p in shown.items()} == {

@@ -80,10 +80,10 @@ def test_by_the_model_of_the_run(tiny_run):
     """Catches vectors of another pooling or of documents for queries: the ids are those of a plain
     ranking by the run's own vectors."""
     from model.embed import Embedder
-    from runtime import checkpoint
+    from runtime import models
 
     found = app.Collection(PAIRS[:6])
-    model, params, tokenizer, config = checkpoint.load(Run.parse(str(tiny_run)))
+    model, params, tokenizer, config = models.load(Run.parse(str(tiny_run)))
     embedder = Embedder(model, params, config.embedding.pooling)
 
     def vectors(texts):

@@ -21,7 +21,7 @@ from apps.import_model import import_run, open_source
 from model.errors import ModelError
 from model.positions import REGISTRY
 from model.transformer import Transformer
-from runtime import checkpoint, run_dir
+from runtime import models, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.apps import exchange_cases
@@ -164,7 +164,7 @@ def test_what_our_own_has_not(fields, message):
 
 def test_a_run_with_code_beside_it(tiny_run, tmp_path):
     """Catches a folder without its code or with paths in it, and code of a folder that is run."""
-    tokens = checkpoint.load(Run.parse(str(tiny_run)))[2]
+    tokens = models.load(Run.parse(str(tiny_run)))[2]
     export_folder(Run.parse(str(tiny_run)), tmp_path / 'first')
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(exchange_cases, 'VOCAB', tokens.vocab_size)
@@ -174,7 +174,7 @@ def test_a_run_with_code_beside_it(tiny_run, tmp_path):
         (folder / file.name).write_text('raise SystemExit')
     runs = run_dir.place(str(tmp_path / 'run'))
     import_run(open_source(folder), runs)
-    again = checkpoint.load(Run.parse(str(runs.path)))
+    again = models.load(Run.parse(str(runs.path)))
     same(again[1], params)
 
     # Out again: the same but for the code, which is ours.

@@ -17,7 +17,7 @@ from apps.import_model import import_run, open_source
 from data.chat import encode_prompt
 from model import generate as decoding
 from model.sampling import Sampling
-from runtime import checkpoint, run_dir
+from runtime import models, run_dir
 from runtime.run_dir import Run
 from tests.golden.references import outputs
 
@@ -43,7 +43,7 @@ def run(source, tmp_path_factory):
 def test_beside_transformers(source, run):
     """Catches numbers that are unpacked otherwise, queries and keys in pairs taken for halves, and
     another eps or base: to four times transformers' own rounding, and token by token."""
-    model, params, tokenizer, _ = checkpoint.load(run)
+    model, params, tokenizer, _ = models.load(run)
     question = [('user', 'What is the capital of Brazil, and why was it built there?')]
     ids = encode_prompt(question, tokenizer)
     theirs = outputs.compute('writes_of_gguf', str(source.path), np.asarray(ids), NEW)
@@ -63,5 +63,5 @@ def test_out_and_in_again(run, tmp_path):
     assert folder.licence == 'apache-2.0'
     again = run_dir.place(str(tmp_path / 'run'))
     import_run(folder, again)
-    before, after = (checkpoint.load(Run.parse(str(r.path)))[1] for r in (run, again))
+    before, after = (models.load(Run.parse(str(r.path)))[1] for r in (run, again))
     jax.tree.map(np.testing.assert_array_equal, before, after)

@@ -7,14 +7,14 @@ import numpy as np
 from evals.likelihood import log_likelihoods
 from model.generate import generate
 from model.sampling import Sampling
-from runtime import checkpoint
+from runtime import models
 from runtime.run_dir import Run
 
 
 def test_batches_score_as_one_text_does(tiny_run):
     """Catches padding that is read, texts that are mixed up, scores of the context, a beginning cut
     from the wrong end, and a likeliest token that is another than greedy decoding writes."""
-    model, params, tokenizer, _ = checkpoint.load(Run.parse(str(tiny_run)))
+    model, params, tokenizer, _ = models.load(Run.parse(str(tiny_run)))
     longest = model.config.max_len
     rng = np.random.default_rng(0)
 

@@ -22,7 +22,7 @@ from model.generate import unroll_layers
 from model.layers import Norm
 from model.positions import ENTERS, REGISTRY
 from model.transformer import Transformer, output_matrix, unembed
-from runtime import checkpoint
+from runtime import models
 
 CONTEXT = 32
 PROMPT = 'The capital of Brazil is big'
@@ -46,7 +46,7 @@ def built(positions, vocab_size, **changes):
     c = base.get_config().model
     c.update(width=24, num_layers=2, num_heads=4, num_kv_heads=2, positions=positions, **changes)
     model = Transformer(resolve(c, vocab_size, CONTEXT))
-    abstract = nn.meta.unbox(checkpoint.abstract_params(model))
+    abstract = nn.meta.unbox(models.abstract_params(model))
     rng = np.random.default_rng(3)
     return model, jax.tree.map(lambda x: np.float32(rng.normal(size=x.shape) * 0.4), abstract)
 
@@ -256,7 +256,7 @@ def test_any_encoding(name):
     def seen():
         return jax.eval_shape(
             functools.partial(observe.__wrapped__, model),
-            nn.meta.unbox(checkpoint.abstract_params(model)),
+            nn.meta.unbox(models.abstract_params(model)),
             jax.ShapeDtypeStruct((16,), jnp.int32),
             jax.ShapeDtypeStruct((), jnp.int32),
             jax.ShapeDtypeStruct((40,), bool),

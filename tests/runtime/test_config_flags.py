@@ -11,7 +11,7 @@ import pytest
 
 from model.config import resolve
 from model.transformer import Transformer
-from runtime import checkpoint, config_flags
+from runtime import checkpoint, config_flags, models
 from runtime.config_tree import flatten
 from runtime.errors import RunError
 from train import mesh, setup
@@ -34,7 +34,7 @@ def test_shipped_configs(name):
         flatten(runpy.run_path('configs/base.py')['get_config']())
     )
     model = Transformer(resolve(c.model, c.tokenizer.vocab_size, c.data.seq_len))
-    size = sum(x.size for x in jax.tree.leaves(checkpoint.abstract_params(model)))
+    size = sum(x.size for x in jax.tree.leaves(models.abstract_params(model)))
     if MILLIONS.get(stem):
         assert size / 1e6 == pytest.approx(MILLIONS[stem], rel=2e-3)
     make_optimizer(c.optimizer, c.train.steps)
@@ -219,7 +219,7 @@ def test_only_matrices_decay():
     model = Transformer(resolve(c.model, 64, 16))
     import flax.linen as nn
 
-    decided = decays(nn.meta.unbox(checkpoint.abstract_params(model)))
+    decided = decays(nn.meta.unbox(models.abstract_params(model)))
     names = {checkpoint.path(p): v for p, v in jax.tree_util.tree_leaves_with_path(decided)}
     assert names['embedding'] and names['layers/layer_0/attention/query/kernel']
     assert not any(v for n, v in names.items() if n.endswith(('scale', 'bias')) or 'positions' in n)

@@ -41,6 +41,7 @@ NO_PATHS = {
     *('kernels', 'arm', 'task', 'on_broken', 'system', 'contender', 'what'),
     *('encodings', 'lengths', 'depths', 'passkeys', 'expect'),
     'runs',  # NAME=DIR@step: Run.parse
+    'published',  # NAME or NAME=DIR: published.check
 }
 NO_PATH_FIELDS = {
     'prefer',

@@ -14,7 +14,7 @@ from model import config as model_config
 from model.errors import ModelError
 from model.positions import PATTERNS, REGISTRY, Dims, build, resolve_pattern
 from model.transformer import Transformer
-from runtime import checkpoint, config_tree, metrics, resume, schema
+from runtime import checkpoint, config_tree, metrics, models, resume, schema
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup, warm_start
@@ -217,5 +217,5 @@ def test_layers_of_one_kind_may_differ():
         num_layers=2, positions='t5(num_buckets=8,max_distance=9),t5(num_buckets=6,max_distance=9)'
     )
     model = Transformer(model_config.resolve(config, 20, 16))
-    shapes = checkpoint.describe(nn.meta.unbox(checkpoint.abstract_params(model)))
+    shapes = checkpoint.describe(nn.meta.unbox(models.abstract_params(model)))
     assert [k for k in shapes if 't5' in k] == ['positions_t5/table', 'positions_t5_2/table']

@@ -8,7 +8,7 @@ from flax import linen as nn
 
 from model.config import resolve
 from model.transformer import Transformer
-from runtime import checkpoint, metrics
+from runtime import metrics, models
 
 
 def test_utilisation_of_an_unknown_device_is_not_invented(monkeypatch):
@@ -25,7 +25,7 @@ def test_flops_are_those_of_the_matmuls(tiny_config, tied):
     own count of a forward pass."""
     tiny_config.model.update(tied=tied, width=64)
     model = Transformer(resolve(tiny_config.model, 512, 64))
-    params = checkpoint.abstract_params(model)
+    params = models.abstract_params(model)
     params = nn.meta.unbox(params)
     tokens = jax.ShapeDtypeStruct((4, 64), 'int32')
     cost = (

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from runtime import checkpoint, config_tree, origin, run_dir
+from runtime import checkpoint, config_tree, models, origin, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.faults import bad_inputs
@@ -56,7 +56,7 @@ def test_what_was_trained_can_be_read(here, name):
         run = Run.parse(text)
         assert os.path.samefile(run.path, name) and run.step == 4, text
     assert run_dir.place(name).steps() == [4]  # the same command goes on with it
-    assert checkpoint.load(Run.parse(f'{name}@4'))[3].train.steps == 6
+    assert models.load(Run.parse(f'{name}@4'))[3].train.steps == 6
 
 
 @pytest.mark.parametrize('name', ['user@host', 'name@mail.com/run', 'a@12'])

@@ -21,7 +21,7 @@ from configs import base
 from data import safe_read
 from data.records import DataError
 from model.errors import ModelError
-from runtime import checkpoint, config_flags, config_tree, exit, metrics, run_dir
+from runtime import config_flags, config_tree, exit, metrics, models, run_dir
 from runtime.config_tree import flatten
 from runtime.errors import RunError
 from runtime.run_dir import Run
@@ -233,10 +233,10 @@ def test_a_hostile_run_executes_nothing(run, tmp_path, monkeypatch, name, conten
     monkeypatch.chdir(run)  # as a person would stand in it
     if said:
         with pytest.raises((RunError, ModelError, DataError), match=said) as refused:
-            checkpoint.load(Run.parse(str(run)))
+            models.load(Run.parse(str(run)))
         assert len(str(refused.value).splitlines()) == 1
     else:
-        _, params, _, _ = checkpoint.load(Run.parse(str(run)))
+        _, params, _, _ = models.load(Run.parse(str(run)))
         assert np.isfinite(params['embedding']).all()
     assert not canary.exists() and not pathlib.Path('CANARY').exists()
 
@@ -255,7 +255,7 @@ def test_huge_files_of_a_run(run, name, said):
     with open(run / name, 'r+b') as file:
         file.truncate(1 << 40)
     with pytest.raises((RunError, DataError), match=said):
-        checkpoint.load(Run.parse(str(run)))
+        models.load(Run.parse(str(run)))
 
 
 def test_a_pipe_is_no_config(run):
@@ -295,13 +295,13 @@ def test_a_checkpoint_reads_nothing_elsewhere(run, tmp_path, prefix):
     )  # magic, length, version, how it is packed
     (params / 'manifest.ocdbt').write_bytes(manifest + struct.pack('<I', _crc32c(manifest)))
     if prefix == 'd/':
-        checkpoint.load(Run.parse(str(run)))
+        models.load(Run.parse(str(run)))
         return
     (tmp_path / 'outside').mkdir()
     shutil.move(data, params / place)
     assert (tmp_path / 'outside' / pathlib.Path(place).name).exists()
     with pytest.raises(RunError, match='its arrays cannot be read'):
-        checkpoint.load(Run.parse(str(run)))
+        models.load(Run.parse(str(run)))
 
 
 def test_a_config_that_is_data_is_not_run(run, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from absl import flags
 
 from evals import passkey, perplexity
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from studies import extend, extension
@@ -158,7 +158,7 @@ def test_passkeys_are_hidden_where_they_should_be(depth, place):
 
 def test_a_number_is_found_where_greedy_writes_it(tiny_run, monkeypatch):
     """Catches an answer that is held against the wrong places, and one half right that counts."""
-    model, params, _, _ = checkpoint.load(Run.parse(str(tiny_run)))
+    model, params, _, _ = models.load(Run.parse(str(tiny_run)))
     rng = np.random.default_rng(0)
     tokens = rng.integers(5, 300, (3, 30)).astype(np.int32)
     for place in range(27, 30):  # what the model itself writes

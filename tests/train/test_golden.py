@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from runtime import checkpoint, config_tree, metrics, run_dir
+from runtime import checkpoint, config_tree, metrics, models, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from train import loop, setup
@@ -54,7 +54,7 @@ def test_an_old_run_is_whole(path, tmp_path):
         5,
         6,
     ]
-    _, params, tokenizer, _ = checkpoint.load(Run.parse(f'{path}@4'))
+    _, params, tokenizer, _ = models.load(Run.parse(f'{path}@4'))
     assert tokenizer.hash == run.lineage()['tokenizer_hash'] and all(
         np.isfinite(x).all() for x in jax.tree.leaves(params)
     )

@@ -21,7 +21,7 @@ from apps import examine, merge
 from model import lora
 from model.config import resolve
 from model.transformer import Transformer
-from runtime import checkpoint, run_dir
+from runtime import checkpoint, models, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests import commands
@@ -237,7 +237,7 @@ def with_adapters(config, parent):
 @pytest.fixture(scope='module')
 def base(tiny_run):
     """The parent's model and its parameters."""
-    return checkpoint.load(Run.parse(str(tiny_run)))[:2]
+    return models.load(Run.parse(str(tiny_run)))[:2]
 
 
 @pytest.fixture(scope='module')
@@ -310,7 +310,7 @@ def test_what_is_loaded_is_whole(lora_run, base, tmp_path):
     something else or needs the others, adapters that cannot be taken off again, and a child, full
     or with adapters of its own, that does not begin where they ended."""
     config, path, e = lora_run
-    model, params, _, _ = checkpoint.load(Run.parse(str(path)))
+    model, params, _, _ = models.load(Run.parse(str(path)))
     assert model.config.lora is None
     near(params, lora.merge(e.params, 32.0))
     whole_logits = logits(model, params)
@@ -330,14 +330,14 @@ def test_what_is_loaded_is_whole(lora_run, base, tmp_path):
     writer = checkpoint.Checkpoints(second.run, child.checkpoint)
     writer.save(second.state, None)
     writer.close()
-    near(checkpoint.load(second.run)[1], lora.merge(second.params, 16.0))
+    near(models.load(second.run)[1], lora.merge(second.params, 16.0))
 
     done = commands.run_here('apps.merge', f'--run={path}', f'--out={tmp_path}/whole')
     assert done.returncode == 0 and f'whole weights of {path}' in done.stdout, done
     (tmp_path / 'lora').rename(tmp_path / 'away')
     shutil.rmtree(tmp_path / 'base')
     whole = Run.parse(str(tmp_path / 'whole'))
-    loaded = checkpoint.load(whole)
+    loaded = models.load(whole)
     assert same(flat(loaded[1]), flat(params)) and loaded[3].lora.rank == 0
     assert whole.lineage()['parent'] == {'run': str(path), 'step': 6}
     own, before = flat(e.state['params']), flat(base[1])
@@ -362,7 +362,7 @@ def test_a_parent_that_is_gone_or_changed(lora_run, tiny_run):
 
     def refused(match):
         for read in (
-            lambda: checkpoint.load(run_of),
+            lambda: models.load(run_of),
             lambda: setup.build_experiment(config, str(path)),
         ):
             with pytest.raises(RunError, match=match) as error:
@@ -391,7 +391,7 @@ def test_a_parent_that_is_gone_or_changed(lora_run, tiny_run):
     lineage['descent']['weights'] = checkpoint.hash_params(Run(run_of.path, 6))
     (path / 'lineage.json').write_text(json.dumps(lineage))
     with pytest.raises(RunError, match='its own ancestor'):
-        checkpoint.load(run_of)
+        models.load(run_of)
 
 
 def test_a_run_goes_back_with_its_parent(trained):
@@ -424,7 +424,7 @@ def test_answers_and_pairs(lora_config, tmp_path):
         *(f'bag/{name}' for name in ('embedding', 'gate', 'weight')),
     }
     assert own['logit_scale'] != np.float32(np.log(20))
-    assert same(flat(checkpoint.load(e.run)[1])['bag/weight'], own['bag/weight'])
+    assert same(flat(models.load(e.run)[1])['bag/weight'], own['bag/weight'])
 
     lora_config.parent = str(e.run.path)
     second = setup.build_experiment(lora_config, str(tmp_path / 'second'))

@@ -8,7 +8,7 @@ import pytest
 
 from model.config import resolve
 from model.transformer import Transformer
-from runtime import checkpoint, master, run_dir
+from runtime import checkpoint, master, models, run_dir
 from runtime.run_dir import Run
 from tests.train.rows import BATCH, TIME, VOCAB, batch_of, config_of, share_programs
 from train import footprint, loop, mesh as meshes, optimizer as optimizers, setup, step as steps
@@ -169,7 +169,7 @@ def test_a_run_from_before_goes_on(whole, tmp_path, caplog):
     writer = checkpoint.Checkpoints(Run(run_dir.epath.Path(tmp_path)), config.checkpoint)
     writer.save(older, None)
     writer.close()
-    assert same(checkpoint.load(Run.parse(str(tmp_path)))[1], e.state['params'])
+    assert same(models.load(Run.parse(str(tmp_path)))[1], e.state['params'])
     resumed = prepared(config, tmp_path)
     assert 'step 3 was saved without a float32 copy of its parameters' in caplog.text
     assert same(resumed.state['opt_state']['master'], master.widen(e.state['params']))

@@ -6,7 +6,7 @@ from flax import linen as nn
 
 from model import config as model_config
 from model.transformer import Transformer
-from runtime import checkpoint, transfer
+from runtime import checkpoint, models, transfer
 from runtime.errors import RunError
 from train import step
 from train.mesh import make_mesh
@@ -23,7 +23,7 @@ def tree(tiny_config):
         config.update(fields)
         shape = model_config.resolve(config, 64, 32)
         return checkpoint.describe(
-            nn.meta.unbox(checkpoint.abstract_params(Transformer(shape)))
+            nn.meta.unbox(models.abstract_params(Transformer(shape)))
         ), shape.encodings
 
     return of

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from runtime import checkpoint, config_tree, metrics, resume, run_dir
+from runtime import checkpoint, config_tree, metrics, models, resume, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.train.rows import share_programs
@@ -214,7 +214,7 @@ def test_damaged_weights_are_passed_over(base_run, caplog):
         )
     description.write_text(whole)
     with pytest.raises(RunError, match='no checkpoint can be read; step 6'):
-        checkpoint.load(Run.parse(f'{path}@6'))
+        models.load(Run.parse(f'{path}@6'))
 
 
 def test_checksums_see_one_bit_and_no_sharding():
@@ -245,7 +245,7 @@ def test_lineage_and_loading(base_run):
         run.config(), config, lambda name: name != config_tree.ENCODINGS
     )
     assert changed == []
-    _, params, tokenizer, _ = checkpoint.load(run)
+    _, params, tokenizer, _ = models.load(run)
     assert same(params, e.state['params']) and tokenizer.hash == e.tokenizer.hash
     sample = [m for m in metrics.read(run) if 'sample' in m]
     assert len(sample) == 1 and sample[0]['sample'].startswith('A')
@@ -368,7 +368,7 @@ def test_a_phase_may_change_the_encoding(base_run, answers_config, tmp_path, pos
         0
     ] and e.model.config.max_len == max(max_len, 32)
     if positions == 'yarn':
-        stored = checkpoint.build_model(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
+        stored = models.build_model(Run.parse(str(tmp_path / positions)))[0].config.encodings[0]
         assert e.model.config.encodings[0].s == stored.s == 2 and stored.trained == 32
     if positions == 'rerope':
         assert e.model.config.encodings[0].w == 8  # a quarter of the length of training

