@@ -82,10 +82,12 @@ CASES = {  # what it shows -> class, fields of config.model
 MODEL_FIELDS = set(base.get_config().model)
 
 
-def configure(trained=TIME, **fields):
+def configure(trained=TIME, vocab=VOCAB, **fields):
     """Returns a model; what is no field of it is of its encoding.
 
-    `trained`: the length of training.
+    Args:
+      trained: the length of training.
+      vocab: tokens.
     """
     c = base.get_config().model
     sizes = dict(width=20, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=10, mlp_width=44)
@@ -94,12 +96,12 @@ def configure(trained=TIME, **fields):
     # A window of the pattern is called as that of the model.
     arguments = {name: x for name, x in fields.items() if name not in MODEL_FIELDS}
     c.positions_args = {name.removesuffix('_'): x for name, x in arguments.items()}
-    return Transformer(resolve(c, VOCAB, trained))
+    return Transformer(resolve(c, vocab, trained))
 
 
-def build(trained=TIME, **fields):
+def build(**fields):
     """Returns a model as `configure` does, and random parameters."""
-    model = configure(trained, **fields)
+    model = configure(**fields)
     rng = np.random.default_rng(3)
 
     def off_one(path, x):
@@ -133,7 +135,12 @@ def write(folder, expressed, **more):
 
 def read(source):
     architecture = classes.read_architecture(source.fields, VOCAB)
-    return architecture, sources.read_params(source, architecture)
+    return architecture, read_params(source, architecture)
+
+
+def read_params(source, architecture):
+    """Returns all parameters of a source."""
+    return jax.tree.map(np.asarray, sources.defer_params(source, architecture))
 
 
 def same(a, b):

@@ -93,7 +93,7 @@ def build(positions, make=exchange_cases.build, **fields):
     """Returns a model that is of no known class, with random parameters."""
     layers = len(re.sub(r'\([^)]*\)', '', positions).split(','))
     fields = dict(embedding_norm=True, num_layers=layers) | fields
-    return make(TRAINED, positions=positions, **fields)
+    return make(trained=TRAINED, positions=positions, **fields)
 
 
 def write(folder, model, params):
@@ -166,9 +166,7 @@ def test_a_run_with_code_beside_it(tiny_run, tmp_path):
     """Catches a folder without its code or with paths in it, and code of a folder that is run."""
     tokens = models.load(Run.parse(str(tiny_run)))[2]
     export_folder(Run.parse(str(tiny_run)), tmp_path / 'first')
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exchange_cases, 'VOCAB', tokens.vocab_size)
-        model, params = build('t5,rope+forgetting')
+    model, params = build('t5,rope+forgetting', vocab=tokens.vocab_size)
     folder, _ = write(tmp_path / 'first', model, params)
     for file in ordem.FILES:
         (folder / file.name).write_text('raise SystemExit')
