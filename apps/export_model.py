@@ -65,7 +65,7 @@ def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
     Raises:
       RunError: no class is this model, or the folder is there.
     """
-    model, params, tokenizer, config = models.load(run)
+    model, params, tokenizer, config = models.defer(run)
     expressed = Expressed.of(model, params)
     begun = begin(folder)
     try:
@@ -89,7 +89,7 @@ def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
 
 def export_gguf(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
     """Writes a run as a file of GGUF, `model.gguf` in a folder; otherwise as `export_folder`."""
-    model, params, tokenizer, config = models.load(run)
+    model, params, tokenizer, config = models.defer(run)
     expressed = Expressed.of(model, params)
     source = run.lineage().get('source') or {}
     more = {'general.name': run.path.name, **gguf_tokenizer.to_gguf(tokenizer)}

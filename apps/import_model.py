@@ -83,7 +83,7 @@ def import_run(source: Source, run: Run, param_dtype: str = 'float32') -> dict[s
     """Makes a run of a model, and returns {'parameters', 'arrays'}: how many it has.
 
     Args:
-      source: read whole, and checked, before anything is written.
+      source: all of it is read, and checked, before anything is written.
       run: a directory that holds no run yet.
       param_dtype: of the matrices; norms are float32.
     Raises:
@@ -98,14 +98,19 @@ def import_run(source: Source, run: Run, param_dtype: str = 'float32') -> dict[s
     config.tokenizer.path = str(run.path / tokenizer.file_name)
     architecture = model_config.resolve(config.model, tokenizer.vocab_size, config.data.seq_len)
     config.model.encodings = encoding_meaning.get_meaning(config)
-    params = sources.read_params(source, architecture)
     lineage = make_lineage(source, config, tokenizer)
 
-    # Everything is here and fits: only now is anything written.
+    # Array by array, since the model may be larger than memory: read once, for what may be wrong
+    # with any of them, and for their checksums.
+    params = sources.defer_params(source, architecture)
+    state = {'step': np.int32(0), 'params': params}
+    sums = checkpoint.checksums(state)
+
+    # Everything can be read and fits: only now is anything written.
     run_dir.create(run, config, tokenizer, lineage)
-    checkpoints = checkpoint.Checkpoints(run, config.checkpoint)
+    checkpoints = checkpoint.Checkpoints(run, config.checkpoint, deferred=True)
     with run_dir.room_in(run):
-        checkpoints.save({'step': np.int32(0), 'params': params}, None)
+        checkpoints.save(state, None, sums=sums)
         checkpoints.wait()
     checkpoints.close()
     run_dir.write_atomically(run.path / CHILD, write_child(run, config))

@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import logging
+import math
 import os
 import pathlib
 import re
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
@@ -20,6 +22,7 @@ from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, L
 from data import safe_read
 from data.cache import stable_hash
 from runtime import master, processes
+from runtime.deferred import Deferred, handler
 from runtime.errors import ProcessTimeoutError, RunError, first_line
 from runtime.run_dir import Run
 
@@ -27,6 +30,7 @@ _LOG = logging.getLogger('ordem')
 
 FORMAT = 1
 _ITEMS = ('params', 'rest')
+_PART = 2**24  # numbers whose checksum is computed at once, of an array on the host
 
 
 def checksums(tree) -> dict[str, jax.Array]:
@@ -40,15 +44,34 @@ def checksums(tree) -> dict[str, jax.Array]:
     # over the processes of a group would then wait for each other for ever.
     sums = {}
     for keys, x in jax.tree_util.tree_leaves_with_path(tree):
-        sums[path(keys)] = jax.block_until_ready(_checksum(jax.block_until_ready(x)))
+        if isinstance(x, Deferred):
+            sums[path(keys)] = _checksum_parts(np.asarray(x))
+        else:
+            sums[path(keys)] = jax.block_until_ready(_checksum(jax.block_until_ready(x)))
     return sums
 
 
+def _checksum_parts(x: np.ndarray) -> jax.Array:
+    """Returns the checksum of an array on the host.
+
+    It takes 8 bytes beside each number, so that a large array is summed part by part.
+    """
+    if x.size <= _PART:
+        return jax.block_until_ready(_checksum(x))
+    row = math.prod(x.shape[1:])
+    rows = max(1, _PART // row)
+    parts = [
+        np.asarray(_checksum(x[start : start + rows], np.uint32(start * row % 2**32)))
+        for start in range(0, len(x), rows)
+    ]
+    return jnp.sum(jnp.stack(parts), 0, jnp.uint32)
+
+
 @jax.jit
-def _checksum(x: jax.Array) -> jax.Array:
+def _checksum(x: jax.Array, first: np.uint32 = np.uint32(0)) -> jax.Array:
     word = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
     bits = jax.lax.bitcast_convert_type(x, word).astype(jnp.uint32)
-    place = jnp.zeros(x.shape, jnp.uint32)
+    place = jnp.full(x.shape, first)
     stride = 1
     for axis in reversed(range(x.ndim)):
         place += jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis) * jnp.uint32(stride % 2**32)
@@ -105,10 +128,12 @@ class Checkpoints:
       config: the `checkpoint` part of an experiment; None: only to read.
       after: to write from this step on: checkpoints of later steps, which were passed over as
         damaged, are moved to `damaged/` first.
+      deferred: whether the parameters that are saved are `Deferred`.
     """
 
-    def __init__(self, run: Run, config=None, after: int | None = None):
+    def __init__(self, run: Run, config=None, after: int | None = None, deferred: bool = False):
         self.run = run
+        self._deferred = deferred
         _silence_closed_loops()
         if after is not None:
             _set_aside(run, after)
@@ -122,6 +147,7 @@ class Checkpoints:
             self.manager = ocp.CheckpointManager(
                 run.checkpoints.resolve(),
                 item_names=(*_ITEMS, 'meta'),
+                item_handlers={'params': handler()} if deferred else None,
                 options=ocp.CheckpointManagerOptions(
                     create=config is not None,
                     read_only=config is None,
@@ -133,7 +159,11 @@ class Checkpoints:
             raise RunError(f'{run.checkpoints}: cannot be read ({first_line(error)})') from None
 
     def save(
-        self, state: dict, validation_nats: float | None, rollbacks: Sequence[dict] = ()
+        self,
+        state: dict,
+        validation_nats: float | None,
+        rollbacks: Sequence[dict] = (),
+        sums: dict[str, jax.Array] | None = None,
     ) -> None:
         """Begins to save a state.
 
@@ -143,23 +173,25 @@ class Checkpoints:
           state: of the step that it names; of what it has under 'frozen' nothing is saved.
           validation_nats: by which the best are kept; None: not measured.
           rollbacks: where the run went back.
+          sums: `checksums` of the state, where they are known.
         """
         state = _saved(state)
-        sums = {k: [int(n) for n in v] for k, v in jax.device_get(checksums(state)).items()}
+        whole = jax.device_get(checksums(state) if sums is None else sums)
         params, rest = _parts(state)
         step = int(state['step'])
         meta = dict(
             format=FORMAT,
             step=step,
             rollbacks=list(rollbacks),
-            arrays={k: [v, sums[k]] for k, v in describe(state).items()},
+            arrays={k: [v, [int(n) for n in whole[k]]] for k, v in describe(state).items()},
         )
         metrics = {'validation_nats': 1e30 if validation_nats is None else validation_nats}
+        save = ocp.args.PyTreeSave if self._deferred else ocp.args.StandardSave
         self.manager.save(
             step,
             metrics=metrics,
             args=ocp.args.Composite(
-                params=ocp.args.StandardSave(params),
+                params=save(params),
                 rest=ocp.args.StandardSave(rest),
                 meta=ocp.args.JsonSave(meta),
             ),
@@ -270,8 +302,7 @@ class Checkpoints:
                     except Exception:
                         yield name, None, 'cannot be read'
                         continue
-                    checksum = jax.device_get(checksums(array))['']
-                    same = saved == (describe(array)[''], tuple(int(n) for n in checksum))
+                    same = saved == _identify(array)
                     yield name, array, '' if same else 'has another checksum than was saved with it'
         for name in expected:
             yield name, None, 'is not there'
@@ -359,6 +390,11 @@ def _read_array(
     restore_args = ocp.checkpoint_utils.construct_restore_args(target)
     restored = reader.restore(folder, ocp.args.PyTreeRestore(target, restore_args=restore_args))
     return jax.tree_util.tree_leaves(restored)[place]
+
+
+def _identify(x: jax.Array) -> tuple[str, tuple[int, ...]]:
+    """Returns what a description says of an array: type and shape, checksum."""
+    return describe(x)[''], tuple(int(n) for n in _checksum_parts(np.asarray(x)))
 
 
 def _check_arrays(saved: dict[str, str], expected: dict[str, str]) -> None:
@@ -488,8 +524,52 @@ def restore_params(run: Run, abstract, shardings):
     return state['params']
 
 
+def defer_params(run: Run, abstract):
+    """Returns the parameters of a run at a step, each read and verified when it is asked for.
+
+    `abstract`: their shapes. Raises RunError, now or then, where they are not what was saved.
+    """
+    where = f'{run.path}@{run.step}'
+    folder = (run.checkpoints / str(run.step) / 'params').resolve()
+    saved = _describe_params(run)
+    try:
+        _check_arrays({name: v[0] for name, v in saved.items()}, describe({'params': abstract}))
+    except _DamagedError as error:
+        raise RunError(f'{where}: {error}') from None
+    try:
+        with ocp.PyTreeCheckpointer() as reader:
+            tree = reader.metadata(folder).item_metadata.tree
+        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    except Exception as error:  # whatever a damaged file makes the reader raise
+        raise RunError(f'{where}: has no list of its arrays ({first_line(error)})') from None
+    places = {f'params/{path(keys)}': place for place, (keys, _) in enumerate(leaves)}
+
+    def read(name: str) -> np.ndarray:
+        try:
+            with ocp.PyTreeCheckpointer() as reader:
+                array = _read_array(reader, folder, leaves, structure, places[name])
+        except Exception as error:
+            raise RunError(f'{where}: {name} cannot be read ({first_line(error)})') from None
+        if saved[name] != _identify(array):
+            raise RunError(f'{where}: the checksum of {name} does not match')
+        return np.asarray(array)
+
+    def defer(keys, x) -> Deferred:
+        return Deferred(x.shape, x.dtype, functools.partial(read, f'params/{path(keys)}'))
+
+    return jax.tree_util.tree_map_with_path(defer, abstract)
+
+
 def hash_params(run: Run) -> str:
     """Returns a hash of the parameters that a run holds at a step, from their checksums.
+
+    Raises RunError where the checkpoint is not there or damaged.
+    """
+    return stable_hash({name: [*v] for name, v in _describe_params(run).items()})
+
+
+def _describe_params(run: Run) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Returns path -> (type and shape, checksum) of the parameters of a run at a step.
 
     Raises RunError where the checkpoint is not there or damaged.
     """
@@ -501,4 +581,4 @@ def hash_params(run: Run) -> str:
         raise RunError(f'{run.path}@{run.step}: {error}') from None
     finally:
         checkpoints.close()
-    return stable_hash({k: [*v] for k, v in arrays.items() if k.startswith('params/')})
+    return {name: v for name, v in arrays.items() if name.startswith('params/')}

@@ -17,6 +17,8 @@ from runtime.errors import RunError, first_line
 from runtime.run_dir import Run
 from runtime.transfer import belongs_to_objective, plan_transfer, same_encoding
 
+_SMALL = 2**30  # bytes of a model that is loaded whole
+
 
 def build_model(run: Run):
     """Returns the model that a run trained, its tokenizer and its config, without its weights."""
@@ -72,6 +74,21 @@ def _load(run: Run, shardings, seen: set[str]):
     else:
         params = checkpoint.restore_params(run, abstract, shardings)
     return model, params, tokenizer, config
+
+
+def defer(run: Run):
+    """Returns what `load` does, with parameters that are read one by one when they are asked for.
+
+    A small model is there at once, which is faster, and so is what is made of several arrays:
+    weights with adapters in them, and layers that lie in one array since they are scanned.
+    """
+    model, tokenizer, config = build_model(run)
+    with _blame_config(run):
+        abstract = nn.meta.unbox(abstract_params(model))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract))
+    if size < _SMALL or config.lora.rank or config.model.scan_layers:
+        return load(run)
+    return model, checkpoint.defer_params(checkpoint.pin_step(run), abstract), tokenizer, config
 
 
 # --- Parameters of a parent -----------------------------------------------------------------------

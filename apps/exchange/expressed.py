@@ -26,14 +26,14 @@ class Expressed:
       config: its config.json.
       ours: the architecture as it is here.
       there: as it is there, where projections and norms may have biases, of 0.
-      arrays: path -> array, layers one by one.
+      arrays: path -> array, layers one by one; those that are deferred are read when needed.
     """
 
     one: ModelClass
     config: Mapping[str, Any]
     ours: ModelConfig
     there: ModelConfig
-    arrays: Mapping[str, np.ndarray]
+    arrays: Mapping[str, Any]
 
     @classmethod
     def of(cls, model: Transformer, params: Any) -> 'Expressed':
@@ -42,8 +42,7 @@ class Expressed:
         there = classes.read_architecture(Fields(config, one.architecture), model.config.vocab_size)
         model, params = unroll_layers(model, params)
         arrays = {
-            checkpoint.path(keys): np.asarray(x)
-            for keys, x in jax.tree_util.tree_leaves_with_path(params)
+            checkpoint.path(keys): x for keys, x in jax.tree_util.tree_leaves_with_path(params)
         }
         return cls(one, config, model.config, there, arrays)
 
@@ -63,5 +62,5 @@ class Expressed:
         arrays = {}
         for path in self.plan[name]:
             x = self.arrays.get(path)
-            arrays[path] = np.zeros(self.leaves[path], narrow) if x is None else x
+            arrays[path] = np.zeros(self.leaves[path], narrow) if x is None else np.asarray(x)
         return tensors.to_theirs(arrays, one or self.one, self.ours, pairs)

@@ -5,6 +5,7 @@ import json
 import math
 import pathlib
 import re
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ INSTALL = "needs the package `{}`: pip install 'ordem[hf]'"
 _INDEX = 'model.safetensors.index.json'
 _OUTPUTS = ('lm_head.weight', 'embed_out.weight')
 _PICKLES = ('*.bin', '*.pt', '*.pth', '*.ckpt', '*.pkl')
-_SHARD = 2 << 30  # bytes of a file of weights
+_SHARD = 1 << 30  # bytes of a file of weights, which are held together
 _CARD = 1 << 16  # bytes of a model card that are looked at
 _LICENCE = re.compile(r'^license: *["\']?([\w.-]+)["\']? *$', re.MULTILINE)
 
@@ -45,7 +46,6 @@ class Folder(sources.Source):
         self.fields = Fields(_read_json(path / 'config.json'), str(path / 'config.json'))
         names = find(self.fields).names
         prefix = names['embedding'].partition('.')[0] + '.'
-        self._opened: dict[pathlib.Path, Any] = {}
         self._files: dict[str, tuple[pathlib.Path, str]] = {}  # tensor -> file, name there
         self.shapes = {}
         weights = _find_weights(path)
@@ -63,24 +63,19 @@ class Folder(sources.Source):
         self.licence = _read_licence(path / 'README.md')
 
     def _read_header(self, file: pathlib.Path):
-        """Yields name and shape of each tensor of a file, which is kept open."""
-        try:
-            from safetensors import SafetensorError, safe_open
-        except ImportError:
-            raise RunError(f'{file}: {INSTALL.format("safetensors")}') from None
-        with sources.blame(str(file), SafetensorError, OSError):
-            opened = safe_open(file, framework='np')
-            names = list(opened.keys())
-        self._opened[file] = opened
-        for name in names:
-            yield name, tuple(opened.get_slice(name).get_shape())
+        """Yields name and shape of each tensor of a file."""
+        with _open(file) as opened:
+            for name in list(opened.keys()):
+                yield name, tuple(opened.get_slice(name).get_shape())
 
     def read(self, name: str) -> np.ndarray:
+        # Opened anew each time: pages of a file that stays open count as memory of the process.
         file, inner = self._files[name]
-        dtype = self._opened[file].get_slice(inner).get_dtype()
-        if dtype not in ('F64', 'F32', 'F16', 'BF16'):
-            raise RunError(f'{file}: {name} is of {dtype}: expected F64, F32, F16 or BF16')
-        return self._opened[file].get_tensor(inner)
+        with _open(file) as opened:
+            dtype = opened.get_slice(inner).get_dtype()
+            if dtype not in ('F64', 'F32', 'F16', 'BF16'):
+                raise RunError(f'{file}: {name} is of {dtype}: expected F64, F32, F16 or BF16')
+            return opened.get_tensor(inner)
 
     def tokenizer(self) -> Tokenizer:
         # A model of SentencePiece is taken where it is one of ours.
@@ -92,6 +87,17 @@ class Folder(sources.Source):
                 if not (self.path / FastTokenizer.file_name).exists():
                     raise
         return tokenizers.load(epath.Path(self.path))
+
+
+@contextlib.contextmanager
+def _open(file: pathlib.Path) -> Iterator[Any]:
+    """Opens a file of safetensors. Raises RunError where it is damaged, or cannot be read."""
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise RunError(f'{file}: {INSTALL.format("safetensors")}') from None
+    with sources.blame(str(file), SafetensorError, OSError), safe_open(file, 'np') as opened:
+        yield opened
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -147,14 +153,13 @@ def write_weights(folder: pathlib.Path, model: Expressed, dtype: str, most: int 
 
     `dtype`: of all tensors, by its name; '': as they are.
     """
-    from safetensors.numpy import save_file
-
     # Which tensors are in which file, from their sizes alone.
     files: list[list[str]] = [[]]
     used = 0
     total = 0
+    width = np.dtype(dtype or model.arrays['embedding'].dtype).itemsize
     for name, paths in model.plan.items():
-        size = sum(4 * math.prod(model.leaves[path]) for path in paths)
+        size = sum(width * math.prod(model.leaves[path]) for path in paths)
         if files[-1] and used + size > most:
             files.append([])
             used = 0
@@ -166,16 +171,24 @@ def write_weights(folder: pathlib.Path, model: Expressed, dtype: str, most: int 
         file = 'model.safetensors'
         if len(files) > 1:
             file = f'model-{number:05}-of-{len(files):05}.safetensors'
-        tensors = {name: model.tensor(name) for name in names}
-        if dtype:
-            tensors = {name: x.astype(dtype) for name, x in tensors.items()}
-        save_file(tensors, folder / file, metadata={'format': 'pt'})
-        (folder / file).chmod(0o644)  # the package lets nobody else read it
+        total += _write_file(folder / file, names, model, dtype)
         placed |= dict.fromkeys(names, file)
-        total += sum(x.nbytes for x in tensors.values())
     if len(files) > 1:
         index = {'metadata': {'total_size': total}, 'weight_map': placed}
         write_json(folder / _INDEX, index)
+
+
+def _write_file(path: pathlib.Path, names: Sequence[str], model: Expressed, dtype: str) -> int:
+    """Writes one file of weights; returns the bytes of its tensors."""
+    from safetensors.numpy import save_file
+
+    tensors = {}
+    for name in names:
+        x = model.tensor(name)
+        tensors[name] = x.astype(dtype) if dtype else x
+    save_file(tensors, path, metadata={'format': 'pt'})
+    path.chmod(0o644)  # the package lets nobody else read it
+    return sum(x.nbytes for x in tensors.values())
 
 
 def write_json(path: pathlib.Path, values: Any) -> None:

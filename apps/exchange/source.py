@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import jax
 import numpy as np
-from flax import linen as nn
+from flax import linen as nn, traverse_util
 
 from apps.exchange import classes, tensors
 from apps.exchange.fields import Fields
@@ -20,6 +20,7 @@ from data.tokenizer import Tokenizer
 from model.config import ModelConfig
 from model.transformer import Transformer
 from runtime import checkpoint, models
+from runtime.deferred import Deferred
 from runtime.errors import RunError
 
 _OF_PIECES = ('embedding', 'output/kernel')  # a row for each piece of the tokenizer
@@ -67,33 +68,53 @@ def hash_files(files: list[pathlib.Path]) -> dict[str, str]:
     return hashes
 
 
-def read_params(source: Source, cfg: ModelConfig) -> dict:
-    """Returns the parameters of a model, nested, read tensor by tensor.
+def defer_params(source: Source, cfg: ModelConfig) -> dict:
+    """Returns the parameters of a model, nested, each read from its tensor when it is asked for.
 
     A table with rows beyond those of `cfg.vocab_size`, which no token has, loses them.
     Raises RunError where tensors are missing, too many, or of another shape.
     """
-    one = source.model_class()
-    leaves = shapes_of(cfg)
-    planned = tensors.assign(one.names, leaves)
-    check(source, one, planned, leaves)
+    arrays = _Arrays(source, cfg)
+    leaves = {
+        path: Deferred(x.shape, x.dtype, functools.partial(arrays.read, path))
+        for path, x in _abstract(cfg).items()
+    }
+    return traverse_util.unflatten_dict(leaves, sep='/')
 
-    params: dict = {}
-    for name, paths in planned.items():
-        x = source.read(name)
+
+class _Arrays:
+    """Reads our arrays from tensors of a source, of which it holds one layer's at most.
+
+    Args and errors as of `defer_params`.
+    """
+
+    def __init__(self, source: Source, cfg: ModelConfig):
+        self.source = source
+        self.cfg = cfg
+        self.one = source.model_class()
+        self.leaves = shapes_of(cfg)
+        planned = tensors.assign(self.one.names, self.leaves)
+        check(source, self.one, planned, self.leaves)
+        self.planned = {path: (name, paths) for name, paths in planned.items() for path in paths}
+        self.waiting: dict[str, np.ndarray] = {}  # came with another array, from the same tensor
+
+    def read(self, path: str) -> np.ndarray:
+        """Returns one array. Those that are read in the order of the tree are read once."""
+        if path not in self.waiting:
+            self.waiting |= self._read_tensor(*self.planned[path])
+        x = self.waiting.pop(path)
+        return x.astype(_abstract(self.cfg)[path].dtype, copy=False)
+
+    def _read_tensor(self, name: str, paths: list[str]) -> dict[str, np.ndarray]:
+        """Returns path -> array of what a tensor holds."""
+        x = self.source.read(name)
         if x.dtype.name not in _FLOATS:
-            raise RunError(f'{source.fields.where}: {name} is of {x.dtype.name}: expected floats')
-        expected = tensors.shape_of(paths, leaves, one)
+            where = self.source.fields.where
+            raise RunError(f'{where}: {name} is of {x.dtype.name}: expected floats')
+        expected = tensors.shape_of(paths, self.leaves, self.one)
         if x.shape != expected:  # rows that no token has
             x = x[tuple(slice(size) for size in expected)]
-        arrays = tensors.to_ours(x, paths, leaves, one, cfg, source.pairs)
-        for path, array in arrays.items():
-            *groups, last = path.split('/')
-            at = params
-            for group in groups:
-                at = at.setdefault(group, {})
-            at[last] = jax.device_put(array.astype(_abstract(cfg)[path].dtype, copy=False))
-    return params
+        return tensors.to_ours(x, paths, self.leaves, self.one, self.cfg, self.source.pairs)
 
 
 def shapes_of(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -81,7 +81,7 @@ CASES = {  # what it shows -> class, fields of config.model
 MODEL_FIELDS = set(base.get_config().model)
 
 
-def build(**fields):
+def build(vocab=VOCAB, **fields):
     """Returns a model with random parameters; what is no field of it is of its encoding."""
     c = base.get_config().model
     sizes = dict(width=20, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=10, mlp_width=44)
@@ -90,7 +90,7 @@ def build(**fields):
     # A window of the pattern is called as that of the model.
     arguments = {name: x for name, x in fields.items() if name not in MODEL_FIELDS}
     c.positions_args = {name.removesuffix('_'): x for name, x in arguments.items()}
-    model = Transformer(resolve(c, VOCAB, TIME))
+    model = Transformer(resolve(c, vocab, TIME))
     rng = np.random.default_rng(3)
 
     def off_one(path, x):
@@ -122,7 +122,12 @@ def write(folder, expressed, **more):
 
 def read(source):
     architecture = classes.read_architecture(source.fields, VOCAB)
-    return architecture, sources.read_params(source, architecture)
+    return architecture, read_params(source, architecture)
+
+
+def read_params(source, architecture):
+    """Returns all parameters of a source."""
+    return jax.tree.map(np.asarray, sources.defer_params(source, architecture))
 
 
 def same(a, b):

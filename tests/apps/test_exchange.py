@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from apps import examine, inspect
-from apps.exchange import classes, huggingface, source as sources
+from apps.exchange import classes, huggingface
 from apps.exchange.expressed import Expressed
 from apps.exchange.fields import Fields
 from apps.export_model import export_folder
@@ -33,6 +33,7 @@ from tests.apps.exchange_cases import (
     build_case,
     logits_of,
     read,
+    read_params,
     same,
     write,
 )
@@ -268,11 +269,11 @@ def test_tables_longer_than_the_tokenizer(whole, tmp_path):
     fields = Fields(json.loads((whole / 'config.json').read_text()), 'config.json')
     folder = huggingface.Folder(whole)
     shorter = classes.read_architecture(fields, VOCAB - 3)
-    params = sources.read_params(folder, shorter)
+    params = read_params(folder, shorter)
     table = load_file(whole / 'model.safetensors')['model.embed_tokens.weight']
     np.testing.assert_array_equal(params['embedding'], table[: VOCAB - 3])
     with pytest.raises(RunError, match=r'is \[29, 20\]: expected \[30, 20\]'):
-        sources.read_params(folder, classes.read_architecture(fields, VOCAB + 1))
+        read_params(folder, classes.read_architecture(fields, VOCAB + 1))
 
 
 def test_narrow_numbers(whole, tmp_path):
@@ -284,7 +285,7 @@ def test_narrow_numbers(whole, tmp_path):
     folder = huggingface.Folder(tmp_path / 'model')
     narrow = dataclasses.replace(model.config, param_dtype='bfloat16')
     for architecture, dtype in ((model.config, 'float32'), (narrow, 'bfloat16')):
-        again = sources.read_params(folder, architecture)
+        again = read_params(folder, architecture)
         assert again['embedding'].dtype == dtype
         assert again['final_norm']['scale'].dtype == 'float32'
         np.testing.assert_allclose(again['embedding'], params['embedding'], rtol=2.0**-8)
