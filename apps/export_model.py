@@ -4,7 +4,8 @@
     python -m apps.export_model --run=runs/answers --out=answers-gguf --format=gguf
 
 The first class is taken that computes what the run does (Llama, Qwen2, Qwen3, GPT-2, GPT-NeoX,
-OLMo 2, SmolLM3, BLOOM, MPT). A run that none of them has is refused, with what they lack.
+OLMo 2, SmolLM3, BLOOM, MPT). A run that none of them has goes out with a modelling file of Ordem's
+own, which transformers runs where it is trusted; as GGUF it is refused, with what they lack.
 """
 
 from absl import flags
@@ -47,12 +48,15 @@ tags:
 
 # {name}
 
-A decoder transformer, exported from a run of Ordem as `{architecture}`.
+A decoder transformer, exported from a run of Ordem as `{architecture}`.{code}
 
 | | |
 |---|---|
 {rows}
 """
+
+_CODE = """ No class of transformers
+computes it; it comes with its code, which `trust_remote_code=True` lets transformers run."""
 
 
 def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
@@ -81,6 +85,8 @@ def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
         (begun / tokenizer.file_name).write_bytes(tokenizer.proto)
         card = make_card(run, config, expressed)
         (begun / 'README.md').write_text(card, encoding='utf-8')
+        for file in expressed.one.code:
+            shutil.copyfile(file, begun / file.name)
         begun.rename(folder)
     finally:
         shutil.rmtree(begun, ignore_errors=True)
@@ -90,7 +96,7 @@ def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
 def export_gguf(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
     """Writes a run as a file of GGUF, `model.gguf` in a folder; otherwise as `export_folder`."""
     model, params, tokenizer, config = models.defer(run)
-    expressed = Expressed.of(model, params)
+    expressed = Expressed.of(model, params, own=False)
     source = run.lineage().get('source') or {}
     more = {'general.name': run.path.name, **gguf_tokenizer.to_gguf(tokenizer)}
     if source.get('licence'):
@@ -149,6 +155,7 @@ def make_card(run: Run, config: ConfigDict, expressed: Expressed) -> str:
     licence = f'license: {source["licence"]}\n' if source.get('licence') else ''
     return _CARD.format(
         licence=licence,
+        code=_CODE if expressed.one.code else '',
         name=run.path.name,
         architecture=expressed.one.architecture,
         rows='\n'.join(rows),

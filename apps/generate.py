@@ -68,7 +68,7 @@ import jax
 from apps.lines import LineReader
 from data.chat import SYSTEM, decode_answer, encode_prompt, stop_ids, system_note
 from data.records import no_text, printable
-from data.text import line_ends
+from data.text import cut_before, line_ends
 from model.generate import Conversation, Stop, generate, narrow_weights
 from model.sampling import Sampling
 from runtime import models
@@ -141,12 +141,12 @@ class Writer:
             """Shows what is certain of the first text; returns whether all have come to a stop."""
             nonlocal shown
             if show is not None:
-                text = self._cut_at_stop(decode(rows[0]))
+                text = cut_before(decode(rows[0]), self.stop)
                 certain = max(shown, len(text.rstrip('\ufffd')) - (longest_stop - 1))
                 show(text[shown:certain])
                 shown = certain
             texts = map(decode, rows)
-            return bool(self.stop) and all(self._cut_at_stop(text) != text for text in texts)
+            return bool(self.stop) and all(cut_before(text, self.stop) != text for text in texts)
 
         end = stop_ids(self.tokenizer)
         tokens_per_look = _TOKENS_PER_LOOK if show is None else _TOKENS_PER_LOOK_SHOWN
@@ -156,7 +156,7 @@ class Writer:
             rows = [conversation.generate(prompts[0], *how)]
         else:
             rows = generate(self.model, self.params, prompts, *how)
-        texts = [self._cut_at_stop(decode(row)) for row in rows]
+        texts = [cut_before(decode(row), self.stop) for row in rows]
         if show is not None:
             show(texts[0][shown:])
         self._warn_if_full(prompts, rows)
@@ -173,10 +173,6 @@ class Writer:
                 min(full),
                 self.max_new,
             )
-
-    def _cut_at_stop(self, text: str) -> str:
-        """Returns the text up to the first stop string."""
-        return text[: min((text.find(s) for s in self.stop if s in text), default=len(text))]
 
     def continue_text(self, prompts: list[str], show=None) -> list[str]:
         """Returns what the model writes after each prompt."""

@@ -4,15 +4,13 @@ It is imported where the harness is installed: `apps.lm_eval` does, and `lm_eval
 takes an `OrdemModel`.
 """
 
-from collections.abc import Iterable
-
 from lm_eval import utils
 from lm_eval.api.model import TemplateLM
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from data.chat import stop_ids
-from data.text import line_ends
+from data.text import cut_before, line_ends
 from evals.likelihood import log_likelihoods
 from model.generate import Stop, generate
 from model.sampling import Sampling
@@ -137,16 +135,9 @@ class OrdemModel(TemplateLM):
 
         def all_ended(rows: list[list[int]]) -> bool:
             written = map(self._tokenizer.decode, rows)
-            return bool(until) and all(any(end in text for end in until) for text in written)
+            return bool(until) and all(cut_before(text, until) != text for text in written)
 
         ids = [self.tok_encode(prompt)[-room:] for prompt in prompts]
         stop = Stop(stop_ids(self._tokenizer), all_ended, 16)
         rows = generate(self.model, self.params, ids, max_new, sampling, 0, stop)
-        return [_cut(self._tokenizer.decode(row), until) for row in rows]
-
-
-def _cut(text: str, until: Iterable[str]) -> str:
-    """Returns a text up to the first place where one of these stands."""
-    for end in until:
-        text = text.partition(end)[0]
-    return text
+        return [cut_before(self._tokenizer.decode(row), until) for row in rows]

@@ -192,6 +192,13 @@ def identity(parts: Iterable[str]) -> bytes:
     return digest.digest()[:16]
 
 
+def cut_before(text: str, ends: Iterable[str]) -> str:
+    """Returns a text up to the first place where one of `ends` stands, or all of it."""
+    for end in ends:
+        text = text.partition(end)[0]
+    return text
+
+
 def place(text: str, size: int) -> int:
     """Returns the last place before which stand `size` of the characters that `identity` sees."""
     return bisect.bisect(range(len(text) + 1), size, key=lambda at: seen(text[:at])) - 1

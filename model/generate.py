@@ -28,6 +28,12 @@ WEIGHTS = ('as_computed', 'bfloat16', 'int8')  # see `narrow_weights`
 
 # Prompts that attention would need an array [P,P] for are read so many tokens at a time.
 _CHUNK = 1024
+
+# What is new in a conversation is read so many tokens at a time, as long as that is a few times,
+# into a cache of so many columns at least: most turns then need no program of their own.
+_PIECE = 32
+_MOST_PIECES = 4
+_COLUMNS = 256
 _ENDS = 4  # tokens that may end a row, where no more are given
 
 
@@ -435,13 +441,10 @@ class Conversation:
 
         # The state is donated: if this is interrupted, nothing of it is left.
         state, self._state = self._state, None
-        if state is not None and kept:
-            seen = np.zeros((1, self.model.config.vocab_size), bool)
-            seen[0, prompt[:kept]] = True
-            tokens, lengths = pad([prompt[kept:]])
-            state = {**state, 'seen': seen}
-            state = extend(self.model, self.params, state, tokens, lengths, np.int32(kept))
+        if state is not None and kept is not None:
+            state = self._read_on(state, prompt, kept)
         else:
+            columns = max(columns, min(_COLUMNS, self.model.config.max_len))
             state = read_prompts(self.model, self.params, *pad([prompt]), round_up(columns))
         state['key'] = jax.random.key(seed)
         [row], state = _draw(self.model, self.params, state, max_new, sampling, stop)
@@ -449,28 +452,51 @@ class Conversation:
         self._state = state
         return row
 
-    def _count_kept(self, prompt: list[int], columns: int) -> int:
+    def _read_on(self, state: dict, prompt: list[int], kept: int) -> dict:
+        """Returns the state after a prompt of which `kept` tokens are in the cache; donates it."""
+        seen = np.zeros((1, self.model.config.vocab_size), bool)
+        seen[0, prompt[:kept]] = True
+        state = {**state, 'seen': jax.device_put(seen)}
+        del state['key']  # as it is after a piece: another state would be another program
+        piece = self._count_at_once(len(prompt) - kept)
+        for start in range(kept, len(prompt), piece):
+            tokens, lengths = pad([prompt[start : start + piece]], piece)
+            state = extend(self.model, self.params, state, tokens, lengths, np.int32(start))
+        return state
+
+    def _count_at_once(self, count: int) -> int:
+        """Returns how many tokens are read at a time where so many are new."""
+        in_pieces = not any('read' in encoding.enters() for encoding in self.model.config.distinct)
+        return _PIECE if in_pieces and count <= _MOST_PIECES * _PIECE else round_up(count)
+
+    def _count_kept(self, prompt: list[int], columns: int) -> int | None:
         """Returns how many tokens of a prompt need not be read again.
 
-        It is 0 where the cache has fewer than `columns`.
+        It is None where a new cache is needed, or serves as well.
         """
         if self._state is None:
-            return 0
+            return None
         cache = self._state['cache']
         room = cache['segment_ids'].shape[1]
         if columns > room:
-            return 0
+            return None
 
         # The last token of the prompt gives the logits of the next one, and is always read. What
         # is read is padded, and may not reach beyond the cache.
         pairs = zip(self._ids, prompt[:-1])
         kept = min(len(self._ids), len(prompt) - 1)
         kept = next((i for i, (old, new) in enumerate(pairs) if old != new), kept)
-        kept = max(0, min(kept, room - round_up(len(prompt) - kept)))
+        piece = self._count_at_once(len(prompt) - kept)
+        padded = piece * -(-(len(prompt) - kept) // piece)
+        if padded > room:
+            return None
+        kept = min(kept, room - padded)
 
         # What queries left for later ones is of all of them: no query can be taken back.
         carries = any(name.startswith('carried_') for layer in cache['layers'] for name in layer)
-        return 0 if carries and kept < len(self._ids) else kept
+        if carries and kept < len(self._ids):
+            return None
+        return kept if kept or self._count_at_once(len(prompt)) == _PIECE else None
 
 
 def _prepare(model: Transformer, params) -> tuple[Transformer, dict]:
@@ -507,10 +533,13 @@ def _draw(
     return rows, state
 
 
-def pad(prompts: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-    """Returns tokens [B,P], padded on the right with 0, and the length of each prompt, [B]."""
+def pad(prompts: list[list[int]], columns: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Returns tokens [B,P], padded on the right with 0, and the length of each prompt, [B].
+
+    `columns`: P; 0: the longest length, rounded up.
+    """
     lengths = np.asarray([len(prompt) for prompt in prompts], np.int32)
-    tokens = np.zeros((len(prompts), round_up(int(lengths.max()))), np.int32)
+    tokens = np.zeros((len(prompts), columns or round_up(int(lengths.max()))), np.int32)
     for padded_prompt, prompt in zip(tokens, prompts):
         padded_prompt[: len(prompt)] = prompt
     return tokens, lengths

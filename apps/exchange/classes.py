@@ -6,12 +6,13 @@ blind to what a class cannot say: that shows when what it wrote is read again (`
 """
 
 import dataclasses
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Literal
 
 from ml_collections import ConfigDict
 
-from apps.exchange import rotations
+from apps.exchange import ordem, rotations
 from apps.exchange.fields import Fields
 from model import config as model_config
 from model.config import BIASED, ModelConfig
@@ -38,6 +39,9 @@ class ModelClass:
       transposed: whether matrices lie there as [outputs, inputs].
       fused: how queries, keys and values share a tensor: '' not at all, 'blocks' one after the
         other, 'heads' those of each head one after the other.
+      keeps_pairs: whether queries and keys lie there with the dimensions of a pair as here; else
+        c pairs up with c + d/2.
+      code: files of Python that a folder has beside the weights.
     """
 
     architecture: str
@@ -47,6 +51,8 @@ class ModelClass:
     write: Callable[[ModelConfig], dict[str, Any]]
     transposed: bool = True
     fused: Literal['', 'blocks', 'heads'] = ''
+    keeps_pairs: bool = False
+    code: tuple[pathlib.Path, ...] = ()
 
 
 def _names(
@@ -529,11 +535,33 @@ CLASSES = {
     )
 }
 
+# What none of them is: a class of our own, that brings its code along.
+_OWN_NORMS = {'attention_norm': 'attention_norm', 'feed_forward_norm': 'feed_forward_norm'}
+ORDEM = ModelClass(
+    'OrdemForCausalLM',
+    'ordem',
+    {
+        **_names(
+            'model.layers',
+            _OWN_NORMS | _QK_NORMS,
+            _LLAMA_PROJECTIONS,
+            _LLAMA_TOP | {'embedding_norm': 'model.embedding_norm'},
+        ),
+        'layer_{}/attention/positions/*': 'model.layers.{}.self_attn.positions.*',
+        'positions_*': 'model.positions.*',
+    },
+    ordem.read,
+    ordem.write,
+    keeps_pairs=True,
+    code=ordem.FILES,
+)
+
 
 def find(fields: Fields) -> ModelClass:
     """Returns the class that a config.json names. Raises RunError for one that is not known."""
     fields.only('quantization_config')
-    return CLASSES[fields.choice('model_type', {name: name for name in CLASSES}, '')]
+    known = {**CLASSES, ORDEM.model_type: ORDEM}
+    return known[fields.choice('model_type', {name: name for name in known}, '')]
 
 
 def read(fields: Fields) -> ConfigDict:
@@ -541,10 +569,15 @@ def read(fields: Fields) -> ConfigDict:
 
     Raises RunError or ModelError where a field is none, or says what no model here can be.
     """
+    one = find(fields)
     config = schema.run_config_file(schema.EXPERIMENT)['get_config']()
-    config.model.update(find(fields).read(fields))
-    config.data.seq_len = config.model.max_len
+    model = one.read(fields)
+    trained = model.pop('train_len', model['max_len'])
+    config.model.update(model)
+    config.data.seq_len = trained
     field_checks.check(config)
+    if one is ORDEM:
+        ordem.check(fields, model_config.resolve(config.model, fields.whole('vocab_size'), trained))
     return config
 
 
@@ -575,21 +608,20 @@ _COMPARED = (
 )
 
 
-def express(cfg: ModelConfig) -> tuple[ModelClass, dict[str, Any]]:
+def express(cfg: ModelConfig, own: bool = True) -> tuple[ModelClass, dict[str, Any]]:
     """Returns the class that has a model, and its config.json.
 
     A class whose projections or norms have biases has a model without them, too: they are zeros.
-    Raises RunError where no class has the model, with what the nearest one lacks.
+
+    Args:
+      own: whether it may be our own class, which brings its code along.
+    Raises:
+      RunError: no class has the model; with what the nearest one lacks.
     """
     nearest: list[str] = []
     filled = None
     for one in CLASSES.values():
-        values = {
-            'architectures': [one.architecture],
-            'model_type': one.model_type,
-            'vocab_size': cfg.vocab_size,
-            **one.write(cfg),
-        }
+        values = _write(one, cfg)
         try:
             there = read_architecture(Fields(values, one.architecture), cfg.vocab_size)
         except (RunError, ModelError):
@@ -603,10 +635,26 @@ def express(cfg: ModelConfig) -> tuple[ModelClass, dict[str, Any]]:
             nearest = [one.architecture, *faults.values()]
     if filled is not None:
         return filled
-    raise RunError(
+    message = (
         f'no class that is known elsewhere is this model; nearest is {nearest[0]}, where '
         f'{", ".join(nearest[1:])}'
     )
+    if not own:
+        raise RunError(message)
+    refusal = ordem.find_refusal(cfg)
+    if refusal:
+        raise RunError(f'{message}; nor is our own: {refusal}')
+    return ORDEM, _write(ORDEM, cfg)
+
+
+def _write(one: ModelClass, cfg: ModelConfig) -> dict[str, Any]:
+    """Returns the config.json of a model as one class has it."""
+    return {
+        'architectures': [one.architecture],
+        'model_type': one.model_type,
+        'vocab_size': cfg.vocab_size,
+        **one.write(cfg),
+    }
 
 
 def read_architecture(fields: Fields, vocab_size: int) -> ModelConfig:

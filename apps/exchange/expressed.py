@@ -36,9 +36,12 @@ class Expressed:
     arrays: Mapping[str, Any]
 
     @classmethod
-    def of(cls, model: Transformer, params: Any) -> 'Expressed':
-        """Returns a model as the first class that has it. Raises RunError where none does."""
-        one, config = classes.express(model.config)
+    def of(cls, model: Transformer, params: Any, own: bool = True) -> 'Expressed':
+        """Returns a model as the first class that has it, our own the last of them if `own`.
+
+        Raises RunError where none does.
+        """
+        one, config = classes.express(model.config, own)
         there = classes.read_architecture(Fields(config, one.architecture), model.config.vocab_size)
         model, params = unroll_layers(model, params)
         arrays = {

@@ -45,8 +45,15 @@ class Fields:
             raise self._error(name, 'a list of numbers')
         return tuple(float(number) for number in value)
 
-    def flag(self, name: str, default: bool) -> bool:
-        """Returns a truth value."""
+    def text(self, name: str) -> str:
+        """Returns a text, which must be there."""
+        value = self._values.get(name)
+        if not isinstance(value, str):
+            raise self._error(name, 'a text')
+        return value
+
+    def flag(self, name: str, default: bool | None = None) -> bool:
+        """Returns a truth value; without a default the field must be there."""
         value = self._values.get(name, default)
         if not isinstance(value, bool):
             raise self._error(name, 'true or false')
@@ -79,6 +86,14 @@ class Fields:
         if not isinstance(value, dict):
             raise self._error(name, 'a group of fields')
         return Fields(value, f'{self.where}: {name}')
+
+    def as_is(self, name: str) -> Any:
+        """Returns a field whatever it is, None where it is not there."""
+        return self._values.get(name)
+
+    def names(self) -> tuple[str, ...]:
+        """Returns the names of the fields that are there."""
+        return tuple(self._values)
 
     def _error(self, name: str, expected: str) -> RunError:
         if name not in self:

@@ -10,16 +10,14 @@ import hashlib
 import pathlib
 from collections.abc import Iterator
 
-import jax
 import numpy as np
-from flax import linen as nn, traverse_util
+from flax import traverse_util
 
 from apps.exchange import classes, tensors
 from apps.exchange.fields import Fields
+from apps.exchange.shapes import abstract_arrays, shapes_of
 from data.tokenizer import Tokenizer
 from model.config import ModelConfig
-from model.transformer import Transformer
-from runtime import checkpoint, models
 from runtime.deferred import Deferred
 from runtime.errors import RunError
 
@@ -77,7 +75,7 @@ def defer_params(source: Source, cfg: ModelConfig) -> dict:
     arrays = _Arrays(source, cfg)
     leaves = {
         path: Deferred(x.shape, x.dtype, functools.partial(arrays.read, path))
-        for path, x in _abstract(cfg).items()
+        for path, x in abstract_arrays(cfg).items()
     }
     return traverse_util.unflatten_dict(leaves, sep='/')
 
@@ -103,7 +101,7 @@ class _Arrays:
         if path not in self.waiting:
             self.waiting |= self._read_tensor(*self.planned[path])
         x = self.waiting.pop(path)
-        return x.astype(_abstract(self.cfg)[path].dtype, copy=False)
+        return x.astype(abstract_arrays(self.cfg)[path].dtype, copy=False)
 
     def _read_tensor(self, name: str, paths: list[str]) -> dict[str, np.ndarray]:
         """Returns path -> array of what a tensor holds."""
@@ -115,19 +113,6 @@ class _Arrays:
         if x.shape != expected:  # rows that no token has
             x = x[tuple(slice(size) for size in expected)]
         return tensors.to_ours(x, paths, self.leaves, self.one, self.cfg, self.source.pairs)
-
-
-def shapes_of(cfg: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Returns path -> shape of all parameters of a model; nothing is made."""
-    return {path: x.shape for path, x in _abstract(cfg).items()}
-
-
-@functools.lru_cache(maxsize=16)
-def _abstract(cfg: ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-    """Returns path -> shape and dtype of all parameters of a model."""
-    abstract = nn.meta.unbox(models.abstract_params(Transformer(cfg)))
-    leaves = jax.tree_util.tree_leaves_with_path(abstract)
-    return {checkpoint.path(keys): x for keys, x in leaves}
 
 
 def check(

@@ -22,7 +22,7 @@ def assign(names: Mapping[str, str], leaves: Mapping[str, Shape]) -> dict[str, l
     """Returns name of a tensor -> paths of our arrays that it holds, in their order.
 
     Args:
-      names: of a class.
+      names: of a class; '*' at the end of two stands for the rest of a path.
       leaves: path -> shape of all our arrays, layers one by one.
     Raises:
       RunError: an array that no tensor of the class holds.
@@ -36,6 +36,10 @@ def assign(names: Mapping[str, str], leaves: Mapping[str, Shape]) -> dict[str, l
             path = ours.format(layer)
             if path in leaves:
                 tensors.setdefault(theirs.format(layer), []).append(path)
+            if path.endswith('*'):
+                for leaf in (leaf for leaf in leaves if leaf.startswith(path[:-1])):
+                    rest = leaf.removeprefix(path[:-1]).replace('/', '.')
+                    tensors[theirs.format(layer)[:-1] + rest] = [leaf]
     held = {path for paths in tensors.values() for path in paths}
     left = [path for path in leaves if path not in held and path not in _UNUSED]
     if left:
@@ -66,7 +70,8 @@ def to_theirs(
     `pairs`: the two dimensions of a pair stand beside each other there, in queries and keys.
     """
     flat = [_to_flat(path, x) for path, x in arrays.items()]
-    flat = [_turn(path, x, cfg, own_pairs(cfg), pairs) for path, x in zip(arrays, flat)]
+    if not one.keeps_pairs:
+        flat = [_turn(path, x, cfg, own_pairs(cfg), pairs) for path, x in zip(arrays, flat)]
     first = next(iter(arrays))
     if len(flat) > 1 and one.fused == 'heads':
         heads = [x.reshape(*x.shape[:-1], cfg.num_heads, -1) for x in flat]
@@ -75,7 +80,7 @@ def to_theirs(
         x = np.concatenate(flat, -1) if len(flat) > 1 else flat[0]
     if _is_transposed(first, one):
         x = x.T
-    return np.ascontiguousarray(x)
+    return np.require(x, requirements='C')
 
 
 def to_ours(
@@ -95,8 +100,11 @@ def to_ours(
     else:
         ends = np.cumsum([_outputs(path, leaves[path]) for path in paths])[:-1]
         flat = np.split(x, ends, -1) if len(paths) > 1 else [x]
-    flat = [_turn(path, y, cfg, pairs, own_pairs(cfg)) for path, y in zip(paths, flat)]
-    return {path: np.ascontiguousarray(y.reshape(leaves[path])) for path, y in zip(paths, flat)}
+    if not one.keeps_pairs:
+        flat = [_turn(path, y, cfg, pairs, own_pairs(cfg)) for path, y in zip(paths, flat)]
+    return {
+        path: np.require(y.reshape(leaves[path]), requirements='C') for path, y in zip(paths, flat)
+    }
 
 
 # --- The flat form --------------------------------------------------------------------------------
@@ -112,7 +120,8 @@ def _is_transposed(path: str, one: ModelClass) -> bool:
 
 
 def _is_table(path: str) -> bool:
-    return path in ('embedding', 'positions_learned/table')
+    """Returns whether an array lies there as here: that of words, and those of encodings."""
+    return path == 'embedding' or path.startswith('positions_') or '/positions/' in path
 
 
 def _outputs(path: str, shape: Shape) -> int:

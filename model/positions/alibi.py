@@ -96,8 +96,12 @@ class WindowedHeads(PositionalEncoding):
                 f'({self.dims.num_heads})'
             )
 
-    def mask(self, inputs):
+    def windows(self) -> np.ndarray:
+        """Returns how many tokens each head sees, int64 [H]; more than there are: all."""
         heads = self.dims.num_heads
         is_windowed = np.arange(heads) < (self.heads or (heads + 1) // 2)
-        reach = np.where(is_windowed, np.arange(1, heads + 1), np.iinfo(np.int32).max)
-        return inputs.distance[:, None] < jnp.asarray(reach, jnp.int32)[:, None, None]
+        return np.where(is_windowed, np.arange(1, heads + 1), np.iinfo(np.int32).max)
+
+    def mask(self, inputs):
+        windows = jnp.asarray(self.windows(), jnp.int32)
+        return inputs.distance[:, None] < windows[:, None, None]

@@ -76,9 +76,13 @@ class FixedForgetting(PositionalEncoding):
         ),
     )
 
+    def times(self) -> np.ndarray:
+        """Returns the time constants T at first, float64 [H]."""
+        return np.geomspace(self.shortest, self.longest, self.dims.num_heads)
+
     def _rate(self, inputs):
         """Returns -log f of each head, float32 [H]."""
-        times = np.geomspace(self.shortest, self.longest, self.dims.num_heads)
+        times = self.times()
         if not self.learned:
             return jnp.asarray(1 / times, jnp.float32)
 

@@ -231,12 +231,15 @@ class Xpos(Rope):
                 f'expected at most {int(40 * 2 * self.scale_base / steepest)}'
             )
 
-    def share(self, inputs):
+    def log_zeta(self) -> np.ndarray:
+        """Returns log zeta_c, float64 [d / 2]."""
         d = self.dims.head_dim
-        zeta = (np.arange(0, d, 2) + self.gamma * d) / ((1 + self.gamma) * d)
+        return np.log((np.arange(0, d, 2) + self.gamma * d) / ((1 + self.gamma) * d))
+
+    def share(self, inputs):
         from_middle = inputs.q_ids[:, None, :, None].astype(float) - self.dims.num_ids // 2
         power = from_middle / self.scale_base
-        return *self.turn(inputs.q_ids), jnp.exp(power * jnp.asarray(np.log(zeta)))
+        return *self.turn(inputs.q_ids), jnp.exp(power * jnp.asarray(self.log_zeta()))
 
     def rotate(self, inputs, q, k):
         cos, sin, grow = inputs.shared

@@ -1,6 +1,7 @@
 """Random models of odd sizes, one or more of each class that others know."""
 
 import functools
+import itertools
 
 import jax
 import numpy as np
@@ -81,8 +82,13 @@ CASES = {  # what it shows -> class, fields of config.model
 MODEL_FIELDS = set(base.get_config().model)
 
 
-def build(vocab=VOCAB, **fields):
-    """Returns a model with random parameters; what is no field of it is of its encoding."""
+def configure(trained=TIME, vocab=VOCAB, **fields):
+    """Returns a model; what is no field of it is of its encoding.
+
+    Args:
+      trained: the length of training.
+      vocab: tokens.
+    """
     c = base.get_config().model
     sizes = dict(width=20, num_layers=2, num_heads=4, num_kv_heads=2, head_dim=10, mlp_width=44)
     sizes['max_len'] = TIME + 4
@@ -90,7 +96,12 @@ def build(vocab=VOCAB, **fields):
     # A window of the pattern is called as that of the model.
     arguments = {name: x for name, x in fields.items() if name not in MODEL_FIELDS}
     c.positions_args = {name.removesuffix('_'): x for name, x in arguments.items()}
-    model = Transformer(resolve(c, vocab, TIME))
+    return Transformer(resolve(c, vocab, trained))
+
+
+def build(**fields):
+    """Returns a model as `configure` does, and random parameters."""
+    model = configure(**fields)
     rng = np.random.default_rng(3)
 
     def off_one(path, x):
@@ -107,9 +118,11 @@ def build_case(case):
     return model, params, logits_of(model, params)
 
 
-def logits_of(model, params):
-    ones = np.ones_like(PLACES)
-    return np.asarray(model.apply({'params': params}, TOKENS, PLACES, ones)[0])
+def logits_of(model, params, tokens=TOKENS, lengths=TIME):
+    """Returns logits [B,TIME,V] of texts of so many tokens, a number or [B,1]."""
+    places = np.tile(PLACES[0], (len(tokens), 1))
+    segment_ids = (places < lengths).astype(np.int32)
+    return np.asarray(model.apply({'params': params}, tokens, places, segment_ids)[0])
 
 
 def write(folder, expressed, **more):
@@ -134,3 +147,16 @@ def same(a, b):
     """Whether two trees hold the same bits under the same names."""
     assert jax.tree.structure(a) == jax.tree.structure(b)
     jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+HOSTILE = [0, 1, -1, 0.5, 1e30, 10**9, 10**40, 'x', '', [], [1], {}, {'a': 1}, True, float('nan')]
+
+
+def replaced(fields):
+    """Yields fields in which one has a value that it should not have, in turns."""
+    values = itertools.cycle(HOSTILE)
+    for name, value in fields.items():
+        for _ in range(2):
+            yield fields | {name: next(values)}
+        if isinstance(value, dict):
+            yield from (fields | {name: inner} for inner in replaced(value))

@@ -5,7 +5,6 @@ made anew in the tier `reference`.
 """
 
 import dataclasses
-import itertools
 import json
 
 import numpy as np
@@ -36,6 +35,7 @@ from tests.apps.exchange_cases import (
     logits_of,
     read,
     read_params,
+    replaced,
     same,
     write,
 )
@@ -126,10 +126,10 @@ def test_what_no_class_has(fields, message):
     """Catches a model that is written as another one."""
     model, params = build(**fields)
     if message is None:  # one has it all the same
-        assert Expressed.of(model, params).one.model_type == 'smollm3'
+        assert Expressed.of(model, params, own=False).one.model_type == 'smollm3'
         return
     with pytest.raises(RunError, match=message):
-        Expressed.of(model, params)
+        Expressed.of(model, params, own=False)
 
 
 # ---- damaged and hostile folders
@@ -238,19 +238,6 @@ def test_damaged_folders(damage, whole, tmp_path):
     with pytest.raises((RunError, ModelError), match=message) as error:
         read(huggingface.Folder(folder))
     assert '\n' not in str(error.value)
-
-
-HOSTILE = [0, 1, -1, 0.5, 1e30, 10**9, 10**40, 'x', '', [], [1], {}, {'a': 1}, True, float('nan')]
-
-
-def replaced(fields):
-    """Yields fields in which one has a value that it should not have, in turns."""
-    values = itertools.cycle(HOSTILE)
-    for name, value in fields.items():
-        for _ in range(2):
-            yield fields | {name: next(values)}
-        if isinstance(value, dict):
-            yield from (fields | {name: inner} for inner in replaced(value))
 
 
 @pytest.mark.parametrize('model_type', classes.CLASSES)

@@ -204,8 +204,9 @@ def test_a_conversation_goes_on_as_if_it_were_read_anew(positions, monkeypatch):
     assert len(calls) == (1 if carries else 2)
 
 
-def test_a_cache_that_does_not_serve():
+def test_a_cache_that_does_not_serve(monkeypatch):
     """Catches a cache that is written beyond its end, and what is kept of another text."""
+    monkeypatch.setattr(decoding, '_COLUMNS', 0)
     talk = decoding.Conversation(*built('rope'))
     ask('rope', list(range(1, 12)), 5, talk)  # a cache of 16
     for text in (list(range(1, 16)), list(range(1, 30)), [2, 3]):
@@ -222,6 +223,21 @@ def test_few_programs_serve_all_lengths():
     # A cache of 16 columns and one of 32.
     assert decoding.prefill._cache_size() - before[0] <= 2
     assert decoding.decode._cache_size() - before[1] <= 2
+
+
+def test_turns_need_no_programs_of_their_own():
+    """Catches a program for each length of a turn, of a conversation, or of what is left of it when
+    the context is full; and pieces of a turn that do not see each other."""
+    model, params = built('rope')
+    talk = decoding.Conversation(model, params)
+    text = [int(token) for token in np.random.default_rng(1).integers(1, VOCAB, 200)]
+    prompts = [text[:9], text[:14], text[:49], text[:80], text[30:110]]
+    programs = []
+    for prompt in prompts:
+        is_same(ask('rope', prompt, 3, talk), ask('rope', prompt, 3))
+        programs.append(decoding.extend._cache_size() + decoding.decode._cache_size())
+    # The second turn is the first to go on with what was read.
+    assert programs[1:] == [programs[1]] * 4
 
 
 def test_a_row_that_has_ended_leaves_nothing():

@@ -20,6 +20,10 @@ from x_transformers import x_transformers
 
 torch.set_grad_enabled(False)  # in this process, where nothing else uses it
 
+# Code that lies in folders is imported from a copy, which is not to be in somebody's home.
+_COPIES = tempfile.TemporaryDirectory()
+transformers.dynamic_module_utils.HF_MODULES_CACHE = _COPIES.name
+
 
 def modeling(name):
     """Returns the module of transformers with the model `name`."""
@@ -319,7 +323,7 @@ def logits_of_folder(folder, tokens, padding):
     ways = {}
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         model = transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation='eager'
+            folder, dtype=dtype, attn_implementation='eager', trust_remote_code=True
         ).eval()
         ways[str(dtype).removeprefix('torch.')] = model(tokens).logits.double().numpy()
         if dtype != torch.float32:
@@ -337,6 +341,29 @@ def logits_of_folder(folder, tokens, padding):
         outputs = model(padded, attention_mask=mask, **keywords)
         ways['padded'] = outputs.logits[:, padding:].numpy()
     return ways
+
+
+def writes_of_folder(folder, tokens, lengths, count):
+    """Returns how a model in a folder goes on from texts of several lengths, padded on the left.
+
+    Args:
+      folder: of Hugging Face.
+      tokens: [B,T].
+      lengths: [B], of how many of them each text is, the last ones.
+      count: new tokens, each the likeliest one.
+    Returns:
+      'greedy', 'uncached', 'beams': ids [B,T + count], with a cache, without, and of two beams.
+    """
+    tokens = torch.tensor(tokens).long()
+    places = torch.arange(tokens.shape[1])
+    mask = (places >= tokens.shape[1] - torch.tensor(lengths)[:, None]).long()
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True).eval()
+    common = dict(attention_mask=mask, max_new_tokens=count, min_new_tokens=count, do_sample=False)
+    ways = {'greedy': {}, 'uncached': {'use_cache': False}, 'beams': {'num_beams': 2}}
+    return {
+        name: model.generate(tokens, **common, **way).numpy().astype(np.int32)
+        for name, way in ways.items()
+    }
 
 
 def writes_of_gguf(path, tokens, count):
