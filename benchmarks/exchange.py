@@ -13,6 +13,7 @@ from runtime import cli, options
 if __name__ == '__main__':  # above the imports that take seconds
     options.whole('layers', 12, 'Layers of the first model; the second has twice as many', 1, 512)
     options.whole('width', 1536, 'Size of the residual stream', 64, 2**14)
+    options.whole('vocabulary', 32000, 'Rows of the table of embeddings', 300, 2**20)
     options.path('out', '/tmp', 'On which disk')
     cli.parse_flags()
 
@@ -33,11 +34,10 @@ from apps.exchange import huggingface
 from configs import base
 from data import tokenizer as tokenizers
 
-_VOCABULARY = 32000
 _FILE = 2**29  # bytes
 
 
-def make_folder(folder: pathlib.Path, layers: int, width: int) -> tuple[int, int]:
+def make_folder(folder: pathlib.Path, layers: int, width: int, vocabulary: int) -> tuple[int, int]:
     """Makes a Llama of random weights; returns its bytes, and those of its largest tensor."""
     from safetensors.numpy import save_file
 
@@ -49,15 +49,16 @@ def make_folder(folder: pathlib.Path, layers: int, width: int) -> tuple[int, int
         'num_hidden_layers': layers,
         'num_attention_heads': width // 64,
         'intermediate_size': wide,
-        'vocab_size': _VOCABULARY,
-        'tie_word_embeddings': True,
+        'vocab_size': vocabulary,
+        'tie_word_embeddings': False,
     }
     huggingface.write_json(folder / 'config.json', config)
     fields = base.get_config().tokenizer
     fields.update(kind='byte_bpe', vocab_size=270)
     (folder / 'tokenizer.json').write_bytes(tokenizers.train(['a text of words'], fields).proto)
 
-    shapes = {'model.embed_tokens.weight': (_VOCABULARY, width), 'model.norm.weight': (width,)}
+    shapes = {name: (vocabulary, width) for name in ('model.embed_tokens.weight', 'lm_head.weight')}
+    shapes['model.norm.weight'] = (width,)
     for layer in range(layers):
         block = f'model.layers.{layer}'
         for name in 'qkvo':
@@ -68,13 +69,14 @@ def make_folder(folder: pathlib.Path, layers: int, width: int) -> tuple[int, int
         for name in ('input', 'post_attention'):
             shapes[f'{block}.{name}_layernorm.weight'] = (width,)
 
-    rng = np.random.default_rng(layers)
+    # The same numbers everywhere, more of them than compression looks back on.
+    numbers = np.random.default_rng(layers).standard_normal(2**24, np.float32) / 64
+    narrow = numbers.astype(ml_dtypes.bfloat16)
     placed: dict[str, str] = {}
     tensors: dict[str, np.ndarray] = {}
     sizes = []
     for name, shape in shapes.items():
-        x = rng.standard_normal(shape, np.float32) / np.float32(width**0.5)
-        tensors[name] = x.astype(ml_dtypes.bfloat16)
+        tensors[name] = np.resize(narrow, shape)
         sizes.append(tensors[name].nbytes)
         if sum(x.nbytes for x in tensors.values()) > _FILE or len(sizes) == len(shapes):
             file = f'model-{len(placed):05}.safetensors'
@@ -100,7 +102,8 @@ def main() -> None:
     for layers in (flags.FLAGS.layers, 2 * flags.FLAGS.layers):
         with tempfile.TemporaryDirectory(dir=flags.FLAGS.out) as made:
             folder = pathlib.Path(made)
-            size, largest = make_folder(folder / 'model', layers, flags.FLAGS.width)
+            f = flags.FLAGS
+            size, largest = make_folder(folder / 'model', layers, f.width, f.vocabulary)
             figures: dict[str, float] = {'layers': layers, 'model': size, 'largest': largest}
             commands = {
                 'import': ['import_model', f'--from={folder}/model', '--param_dtype=bfloat16'],

@@ -31,6 +31,13 @@ class Deferred:
         return np.asarray(self.read(), dtype)
 
 
+class _Unshared(np.ndarray):
+    """An array that nobody changes: it need not be copied before it is saved, as Orbax does."""
+
+    def __deepcopy__(self, memo) -> '_Unshared':
+        return self
+
+
 class _OneByOne(ocp.type_handlers.NumpyHandler):
     """Saves deferred arrays as Orbax does others, each let go of before the next is read."""
 
@@ -45,7 +52,8 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
         return []
 
     async def _save(self, value: Deferred, info, arg) -> None:
-        for begun in await super().serialize([np.asarray(value)], [info], arg and [arg]):
+        array = np.asarray(value).view(_Unshared)
+        for begun in await super().serialize([array], [info], arg and [arg]):
             begun.result()
 
 

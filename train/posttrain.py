@@ -5,7 +5,8 @@
 
 It has parameters and tokenizer from the parent, a fresh optimizer, and the loss on answers and
 their end mark only; or, with `--config.train.objective=contrastive`, on pairs of texts that belong
-together (train/contrastive.py). The positional encoding may be another than the parent's.
+together (train/contrastive.py). What the command does not say of the model is the parent's
+(runtime/inherit.py); its positional encoding may be another.
 """
 
 from train import command
