@@ -4,7 +4,6 @@ import functools
 import itertools
 import json
 import logging
-import math
 import os
 import pathlib
 import re
@@ -30,10 +29,10 @@ _LOG = logging.getLogger('ordem')
 
 FORMAT = 1
 _ITEMS = ('params', 'rest')
-_PART = 2**24  # numbers whose checksum is computed at once, of an array on the host
+_PART = 2**20  # numbers whose checksum is computed at once, of an array on the host
 
 
-def checksums(tree) -> dict[str, jax.Array]:
+def checksums(tree) -> dict[str, jax.Array | np.ndarray]:
     """Returns path -> checksum, uint32 [2], of each array.
 
     It is the sum of the array's words, each times an odd number hashed from its place. Integer sums
@@ -42,7 +41,7 @@ def checksums(tree) -> dict[str, jax.Array]:
     # Array by array: layers share a program, and memory holds what one array needs. One after the
     # other: on CPUs several that are under way may run in another order on each process, and sums
     # over the processes of a group would then wait for each other for ever.
-    sums = {}
+    sums: dict[str, jax.Array | np.ndarray] = {}
     for keys, x in jax.tree_util.tree_leaves_with_path(tree):
         if isinstance(x, Deferred):
             sums[path(keys)] = _checksum_parts(np.asarray(x))
@@ -51,20 +50,20 @@ def checksums(tree) -> dict[str, jax.Array]:
     return sums
 
 
-def _checksum_parts(x: np.ndarray) -> jax.Array:
+def _checksum_parts(x: np.ndarray) -> np.ndarray:
     """Returns the checksum of an array on the host.
 
-    It takes 8 bytes beside each number, so that a large array is summed part by part.
+    It takes 8 bytes beside each number, so that a large array is summed part by part, by one
+    program whatever its shape.
     """
     if x.size <= _PART:
-        return jax.block_until_ready(_checksum(x))
-    row = math.prod(x.shape[1:])
-    rows = max(1, _PART // row)
+        return np.asarray(_checksum(x))
+    flat = x.reshape(-1)
     parts = [
-        np.asarray(_checksum(x[start : start + rows], np.uint32(start * row % 2**32)))
-        for start in range(0, len(x), rows)
+        np.asarray(_checksum(flat[start : start + _PART], np.uint32(start % 2**32)))
+        for start in range(0, x.size, _PART)
     ]
-    return jnp.sum(jnp.stack(parts), 0, jnp.uint32)
+    return np.stack(parts).sum(axis=0, dtype=np.uint32)
 
 
 @jax.jit
@@ -163,7 +162,7 @@ class Checkpoints:
         state: dict,
         validation_nats: float | None,
         rollbacks: Sequence[dict] = (),
-        sums: dict[str, jax.Array] | None = None,
+        sums: dict[str, jax.Array | np.ndarray] | None = None,
     ) -> None:
         """Begins to save a state.
 
