@@ -41,31 +41,9 @@ from data.fast_tokenizer import FastTokenizer
 from data.records import printable
 from data.tokenizer import Tokenizer
 from model import config as model_config
-from runtime import checkpoint, encoding_meaning, origin, run_dir, schema
+from runtime import checkpoint, encoding_meaning, origin, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
-
-CHILD = 'child.py'  # in the run: the config of a post-training that begins with it
-_CHILD = '''"""Post-training that begins with {run}.
-
-    python -m train.posttrain --config={run}/child.py --run=runs/child
-
-The architecture is that of {run}; text, length and optimizer are those of configs/base.py, for you
-to change here or by flags.
-"""
-
-from ml_collections import ConfigDict
-
-from configs import base
-
-
-def get_config() -> ConfigDict:
-    config = base.get_config()
-    config.parent = {run!r}
-    config.data.seq_len = {seq_len}
-{fields}
-    return config
-'''
 
 
 def open_source(path: pathlib.Path) -> Source:
@@ -113,7 +91,6 @@ def import_run(source: Source, run: Run, param_dtype: str = 'float32') -> dict[s
         checkpoints.save(state, None, sums=sums)
         checkpoints.wait()
     checkpoints.close()
-    run_dir.write_atomically(run.path / CHILD, write_child(run, config))
     leaves = jax.tree.leaves(params)
     return {'parameters': sum(x.size for x in leaves), 'arrays': len(leaves)}
 
@@ -124,22 +101,6 @@ def _pad(tokenizer: Tokenizer, source: Source) -> Tokenizer:
     if isinstance(tokenizer, FastTokenizer) and table and table[0] > tokenizer.vocab_size:
         return tokenizer.with_settings(vocab_size=table[0])
     return tokenizer
-
-
-def write_child(run: Run, config: ConfigDict) -> str:
-    """Returns the config of a post-training of a run, as a file of Python."""
-    usual = schema.run_config_file(schema.EXPERIMENT)['get_config']()
-    before = usual.model.to_dict()
-    lines = [
-        f'    config.model.{name} = {value!r}'
-        for name, value in config.model.to_dict().items()
-        if name in before and name != 'max_len' and value != before[name]
-    ]
-    return _CHILD.format(
-        run=str(run.path),
-        seq_len=min(usual.data.seq_len, config.model.max_len),
-        fields='\n'.join(lines),
-    )
 
 
 def make_lineage(source: Source, config: ConfigDict, tokenizer: Tokenizer) -> dict:

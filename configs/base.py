@@ -271,7 +271,7 @@ MODEL = group(
         0,
         'sliding window of attention, or of what stands in its place, in tokens',
         count(0, INT32, 'none'),
-        child='free',
+        child='inherited',
     ),
     logit_cap=field(
         0.0,
@@ -319,12 +319,12 @@ MODEL = group(
     positions=field(
         'rope',
         "an encoding, or a pattern over the layers: 'rope,rope,none'",
-        child='free',
+        child='inherited',
     ),
     positions_args=field(
         {},
         'parameters of the encoding: --config.model.positions_args.base=500000',
-        child='free',
+        child='inherited',
     ),
     dtype=field('float32', 'numbers of the computation', choices=FLOATS, child='free'),
     param_dtype=field(

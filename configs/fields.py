@@ -23,9 +23,10 @@ Resume = Literal['fixed', 'free', 'kept']
 
 # Whether a run that begins with the parameters of another, its parent, may have another value.
 #   free: it may
-#   same: it must have the parent's
+#   inherited: it may, and has the parent's where a command does not give it
+#   same: it must have the parent's, and has it where a command does not give it
 #   taken: it gets the parent's, whatever is given
-Child = Literal['free', 'same', 'taken']
+Child = Literal['free', 'inherited', 'same', 'taken']
 
 
 @dataclasses.dataclass(frozen=True)

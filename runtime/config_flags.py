@@ -52,6 +52,11 @@ def file() -> str:
     return paths.expanded(config_flags.get_config_filename(flags.FLAGS['config']))
 
 
+def given() -> list[str]:
+    """Returns the names of the fields that flags give, 'model.width'."""
+    return list(config_flags.get_override_values(flags.FLAGS['config']))
+
+
 def get(base: pathlib.Path | None = schema.EXPERIMENT) -> ConfigDict:
     """Returns the config that the command line gives, file and flags.
 

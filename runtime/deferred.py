@@ -52,7 +52,7 @@ class _OneByOne(ocp.type_handlers.NumpyHandler):
 def handler() -> ocp.PyTreeCheckpointHandler:
     """Returns what saves a tree of deferred arrays; what it writes is read as any other."""
     registry = ocp.type_handlers.create_type_handler_registry(
-        (Deferred, _OneByOne(deepcopy_host_arrays=False)),
+        (Deferred, _OneByOne()),
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # without one it warns
     )
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)

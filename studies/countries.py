@@ -34,7 +34,7 @@ from configs import base
 from data.atlas import pages as atlas_pages
 from evals import answers as evaluation, plots, statistics
 from evals.html import page, table_lines
-from runtime import models
+from runtime import inherit, models
 from runtime.errors import RunError
 from runtime.run_dir import Run, write_atomically
 from studies.claims import lineage
@@ -54,8 +54,7 @@ def post_training(run: Run, seed: int, shuffle_facts: bool) -> ConfigDict:
     f = flags.FLAGS
     config = base.get_config()
     parent = run.config()
-    config.model.update(parent.model)
-    config.tokenizer.update(parent.tokenizer)
+    inherit.inherit(config, parent)
     config.seed = seed
     length = min(128, parent.model.max_len or parent.data.seq_len)
     config.data.update(seq_len=length, batch_size=4, packing='whole', validation=0.0)

@@ -24,11 +24,13 @@ def parse_flags() -> None:
 
 def run(build: Callable[[ConfigDict, str], 'Experiment']) -> None:
     """Runs a command: trains what `build` makes of --config and --run, and tells how it ended."""
-    from runtime import processes  # here, since reading flags must not wait for JAX
+    from runtime import inherit, processes  # here, since reading flags must not wait for JAX
     from train import loop
 
     def main() -> None:
-        experiment = build(config_flags.get(), flags.FLAGS.run)
+        config = config_flags.get()
+        inherit.from_parent(config, flags.FLAGS.run, config_flags.given())
+        experiment = build(config, flags.FLAGS.run)
         loop.report(experiment, loop.train(experiment))
 
     cli.run(processes.run_distributed(main), keeps=True)

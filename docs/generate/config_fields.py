@@ -38,8 +38,10 @@ Beside the name of a field stands its default, then what it means. Below them:
   result would be another. *free*: yes, the field says what is watched and kept, not what is
   computed. *kept*: it may be given, but the run keeps the value it began with.
 - **in a child**: whether a run that begins with the parameters of another
-  (`--config.parent=RUN`) may differ from it. *free*: yes. *same*: no. *taken*: it gets the
-  parent's value, whatever is given.
+  (`--config.parent=RUN`) may differ from it. *free*: yes. *inherited*: yes, and where nothing is
+  given it has the parent's value. *same*: no, and where nothing is given it has the parent's.
+  *taken*: it gets the parent's value, whatever is given. Given is what a flag says, and what the
+  config file has otherwise than `configs/base.py`.
 - **since**: the revision that brought the field. A run directory or a result from before it is read
   with the value in parentheses; where there are none, with the default.
 

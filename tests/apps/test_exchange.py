@@ -16,10 +16,12 @@ from apps.exchange import classes, huggingface
 from apps.exchange.expressed import Expressed
 from apps.exchange.fields import Fields
 from apps.export_model import export_folder
-from apps.import_model import CHILD, import_run, open_source
+from apps.import_model import import_run, open_source
+from configs import base
+from model.config import resolve
 from model.errors import ModelError
 from model.transformer import Transformer
-from runtime import checkpoint, config_flags, models, run_dir
+from runtime import checkpoint, inherit, models, run_dir
 from runtime.errors import RunError
 from runtime.run_dir import Run
 from tests.apps.exchange_cases import (
@@ -324,10 +326,13 @@ def test_a_run_out_and_in_again(tiny_run, tmp_path):
     assert facts['damage'] == [] and facts['checkpoints'] == [0]
     assert facts['phase'] == f'imported from {folder}, LlamaForCausalLM'
 
-    # A post-training begins with it, by the config that lies there.
-    child = config_flags.read(str(imported.path / CHILD), [])
-    assert child.parent == str(imported.path)
+    # A post-training begins with it, by any config.
+    child = base.get_config()
+    child.data.seq_len = 48
+    child.parent = str(imported.path)
+    inherit.from_parent(child, str(tmp_path / 'child'), ())
     assert check_parent(checkpoint.pin_step(imported), child).hash == before[2].hash
+    assert resolve(child.model, before[2].vocab_size, 48) == after[0].config
 
 
 def test_nothing_is_left_of_what_fails(tiny_run, tmp_path):

@@ -50,7 +50,7 @@ def no_model_is_small(monkeypatch):
 def whole(tiny_run, tmp_path_factory):
     """Returns a folder of a model of five layers in many files, its parameters, and its run."""
     tokenizer = Run.parse(str(tiny_run)).tokenizer()
-    model, params = build(tokenizer.vocab_size, num_layers=5)
+    model, params = build(vocab=tokenizer.vocab_size, num_layers=5)
     folder = write(
         tmp_path_factory.mktemp('whole') / 'model', Expressed.of(model, params), most=9000
     )
