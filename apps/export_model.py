@@ -48,8 +48,8 @@ from runtime.errors import RunError
 from runtime.run_dir import Run
 
 _CARD = """---
-{licence}library_name: transformers
-pipeline_tag: text-generation
+{licence}library_name: {library}
+pipeline_tag: {task}
 tags:
 - ordem
 ---
@@ -167,8 +167,11 @@ def make_card(run: Run, config: ConfigDict, expressed: Expressed) -> str:
     }
     rows = [f'| {name} | {value} |' for name, value in facts.items() if value is not None]
     licence = f'license: {source["licence"]}\n' if source.get('licence') else ''
+    embeds = not get_objective(config.train.objective).holds_out_text
     return _CARD.format(
         licence=licence,
+        library='sentence-transformers' if embeds else 'transformers',
+        task='sentence-similarity' if embeds else 'text-generation',
         code=_CODE if expressed.one.code else '',
         name=run.path.name,
         architecture=expressed.one.architecture,

@@ -53,6 +53,7 @@ def test_what_is_around_a_model(embedding_run, tmp_path):
     assert read['1_Pooling/config.json']['word_embedding_dimension'] == 20
     assert read['sentence_bert_config.json']['max_seq_length'] == LENGTH
     assert read['tokenizer_config.json']['split_special_tokens'] is True
+    assert 'library_name: sentence-transformers' in (folder / 'README.md').read_text()
     there = Tokenizer.from_file(str(folder / 'tokenizer.json'))
     ids = [*tokenizer.begin, *tokenizer.encode(' a cat'), tokenizer.eos]
     assert there.encode(' a cat').ids == ids
