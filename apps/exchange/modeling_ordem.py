@@ -187,7 +187,7 @@ class Attention(nn.Module):
 
     def see(self, parts, here):
         """Returns which keys the queries see, bool [B,1 or H,T,S]."""
-        seen = here.tokens[:, None].expand_as(here.distance)
+        seen = here.tokens[:, -here.count :, None] & here.tokens[:, None]
         if self.config.causal:
             seen = seen & (here.distance >= 0)
         if self.config.window:
