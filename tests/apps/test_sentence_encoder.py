@@ -99,12 +99,11 @@ def test_what_the_package_has_not(embedding_run, tmp_path):
         ('last', dict(positions='t5', num_layers=2)),
     ],
 )
-def test_vectors_in_sentence_transformers(pooling, fields, embedding_run, tmp_path, monkeypatch):
+def test_vectors_in_sentence_transformers(pooling, fields, embedding_run, tmp_path):
     """Catches another text, cut, pooling or length there: beside the encoder of our own search."""
     reason = 'needs the extra `encoders`'
     package = pytest.importorskip('sentence_transformers', reason=reason)
-    code = importlib.import_module('transformers.dynamic_module_utils')
-    monkeypatch.setattr(code, 'HF_MODULES_CACHE', str(tmp_path / 'code'))
+    importlib.import_module('tests.golden.references.packages')  # for where code is copied to
     run, model, params, tokenizer, _ = embedding_run(pooling, **fields)
     expressed = export_folder(run, tmp_path / 'out')
     cut = encoders.passages(tokenizer, TEXTS, LENGTH)
