@@ -32,6 +32,7 @@ CASES = {  # what it shows -> class, fields of config.model
     'llama 3': ('llama', dict(positions='llama3', stretch=3.0, length=8, high=2.0)),
     'llama proportional': ('llama', dict(positions='rope_proportional', fraction=0.6)),
     'llama in pairs': ('llama', dict(positions='rope_interleaved', biases='attention')),
+    'mistral': ('mistral', dict(positions='rope+window', window_=5)),
     'qwen2': ('qwen2', dict(biases='qkv')),
     'qwen2 windows': ('qwen2', dict(biases='qkv', positions='rope,rope+window', window_=5)),
     'qwen3': ('qwen3', dict(qk_norm=True, biases='attention', num_layers=3)),
