@@ -152,7 +152,6 @@ def test_all_are_claimed_or_refused():
         (dict(positions='randomized+rope'), 'of randomized positions, its ids are drawn'),
         (dict(positions='abacus'), 'of abacus, its ids come with the data'),
         (dict(positions='none', mixing='none'), "config.model.mixing is 'none', not attention"),
-        (dict(positions='rope', causal=False), 'config.model.causal is False'),
         (dict(positions='rope', bag=True), 'config.model.bag is True'),
     ],
 )
