@@ -3,10 +3,10 @@
     python -m apps.export_model --run=runs/answers --out=answers-hf
     python -m apps.export_model --run=runs/answers --out=answers-gguf --format=gguf
 
-The first class is taken that computes what the run does (Llama, Qwen2, Qwen3, GPT-2, GPT-NeoX,
-OLMo 2, SmolLM3, BLOOM, MPT). A run that none of them has goes out with a modelling file of Ordem's
-own, which transformers runs where it is trusted; as GGUF it is refused, with what they lack. The
-folder of a run that was trained on pairs is one of sentence-transformers, too.
+The first class is taken that computes what the run does (Llama, Mistral, Qwen2, Qwen3, GPT-2,
+GPT-NeoX, OLMo 2, SmolLM3, BLOOM, MPT). A run that none of them has goes out with a modelling file
+of Ordem's own, which transformers runs where it is trusted; as GGUF it is refused, with what they
+lack. The folder of a run that was trained on pairs is one of sentence-transformers, too.
 """
 
 from absl import flags
