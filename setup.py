@@ -91,6 +91,8 @@ setup(
         'examples': ['nbclient>=0.11,<0.12', 'nbformat>=5.11,<6', 'ipykernel>=7.4,<8'],
         # Where measurements may go beside TensorBoard's files, and what reads those back.
         'trackers': ['wandb>=0.22,<1', 'mlflow>=3.10,<4', 'tensorboard>=2.19,<3'],
+        # What runs an exported file of GGUF, and asks it as programs do: docs/exchange.md
+        'engines': ['llama-cpp-python[server]>=0.3.36,<0.4', 'openai>=3.57,<4'],
         # Encoders of texts that others publish: python -m evals.search.retrieval --published=...
         'encoders': [
             'sentence-transformers>=6.2,<7',

@@ -3,9 +3,10 @@
     python -m apps.export_model --run=runs/answers --out=answers-hf
     python -m apps.export_model --run=runs/answers --out=answers-gguf --format=gguf
 
-The first class is taken that computes what the run does (Llama, Qwen2, Qwen3, GPT-2, GPT-NeoX,
-OLMo 2, SmolLM3, BLOOM, MPT). A run that none of them has goes out with a modelling file of Ordem's
-own, which transformers runs where it is trusted; as GGUF it is refused, with what they lack.
+The first class is taken that computes what the run does (Llama, Mistral, Qwen2, Qwen3, GPT-2,
+GPT-NeoX, OLMo 2, SmolLM3, BLOOM, MPT). A run that none of them has goes out with a modelling file
+of Ordem's own, which transformers runs where it is trusted; as GGUF it is refused, with what they
+lack. The folder of a run that was trained on pairs is one of sentence-transformers, too.
 """
 
 from absl import flags
@@ -30,9 +31,16 @@ import shutil
 from ml_collections import ConfigDict
 
 from apps import examine
-from apps.exchange import gguf_file, gguf_tokenizer, hf_tokenizer, huggingface
+from apps.exchange import (
+    gguf_file,
+    gguf_tokenizer,
+    hf_tokenizer,
+    huggingface,
+    sentence_encoder,
+)
 from apps.exchange.expressed import Expressed
 from data import paths
+from data.objectives import get_objective
 from data.records import printable
 from data.tokenizer import Tokenizer
 from runtime import models
@@ -40,8 +48,8 @@ from runtime.errors import RunError
 from runtime.run_dir import Run
 
 _CARD = """---
-{licence}library_name: transformers
-pipeline_tag: text-generation
+{licence}library_name: {library}
+pipeline_tag: {task}
 tags:
 - ordem
 ---
@@ -80,9 +88,15 @@ def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
             begun / 'config.json', {**expressed.config, **marks, 'dtype': stored}
         )
         huggingface.write_json(begun / 'generation_config.json', marks)
-        for name, content in hf_tokenizer.files(tokenizer, model.config.max_len).items():
-            (begun / name).write_bytes(content)
         (begun / tokenizer.file_name).write_bytes(tokenizer.proto)
+        embeds = not get_objective(config.train.objective).holds_out_text
+        for name, content in hf_tokenizer.files(tokenizer, model.config.max_len, embeds).items():
+            (begun / name).write_bytes(content)
+        if embeds:
+            files = sentence_encoder.make_files(config, model.config.width)
+            for name, values in files.items():
+                (begun / name).parent.mkdir(exist_ok=True)
+                huggingface.write_json(begun / name, values)
         card = make_card(run, config, expressed)
         (begun / 'README.md').write_text(card, encoding='utf-8')
         for file in expressed.one.code:
@@ -153,8 +167,11 @@ def make_card(run: Run, config: ConfigDict, expressed: Expressed) -> str:
     }
     rows = [f'| {name} | {value} |' for name, value in facts.items() if value is not None]
     licence = f'license: {source["licence"]}\n' if source.get('licence') else ''
+    embeds = not get_objective(config.train.objective).holds_out_text
     return _CARD.format(
         licence=licence,
+        library='sentence-transformers' if embeds else 'transformers',
+        task='sentence-similarity' if embeds else 'text-generation',
         code=_CODE if expressed.one.code else '',
         name=run.path.name,
         architecture=expressed.one.architecture,

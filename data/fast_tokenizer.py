@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -469,13 +469,27 @@ def added(number: int, piece: str, special: bool) -> dict:
 
 def adding_before(piece: str, number: int) -> dict:
     """Returns the post-processor of a tokenizer.json that puts a piece before a text."""
-    texts = [{'Sequence': {'id': name, 'type_id': 0}} for name in 'AB']
-    before = {'SpecialToken': {'id': piece, 'type_id': 0}}
+    return adding({piece: number}, {})
+
+
+def adding(before: Mapping[str, int], after: Mapping[str, int]) -> dict:
+    """Returns the post-processor that puts pieces before and after a text; both are piece -> id."""
+
+    def part(kind: str, name: str) -> dict:
+        return {kind: {'id': name, 'type_id': 0}}
+
+    def around(text: str) -> list[dict]:
+        first = [part('SpecialToken', piece) for piece in before]
+        return [*first, part('Sequence', text), *(part('SpecialToken', piece) for piece in after)]
+
     return {
         'type': 'TemplateProcessing',
-        'single': [before, texts[0]],
-        'pair': [before, texts[0], before, texts[1]],
-        'special_tokens': {piece: {'id': piece, 'ids': [number], 'tokens': [piece]}},
+        'single': around('A'),
+        'pair': [*around('A'), *around('B')],
+        'special_tokens': {
+            piece: {'id': piece, 'ids': [number], 'tokens': [piece]}
+            for piece, number in {**before, **after}.items()
+        },
     }
 
 

@@ -15,7 +15,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 env=${ORDEM_ENV:-.venv}
-known=core,dev,docs,encoders,examples,fuzz,gpu,harness,hf,reference,test,tpu,tpu-compile,trackers
+known=core,dev,docs,encoders,engines,examples,fuzz,gpu,harness,hf,reference,test,tpu,tpu-compile,trackers
 
 fail() { echo "error: $1" >&2; exit 2; }
 has() { case ",$1," in *",$2,"*) return 0;; *) return 1;; esac; }      # whether a list has a name
@@ -26,6 +26,7 @@ size_of() {
     core) echo 216;; test) echo 12;; dev) echo 34;; docs) echo 25;; hf) echo 60;; fuzz) echo 33;;
     tpu) echo 220;; tpu-compile) echo 130;; gpu) echo 3060;; reference) echo 2900;;
     examples) echo 15;; trackers) echo 155;; harness) echo 100;; encoders) echo 3080;;
+    engines) echo 85;;
     esac
 }
 

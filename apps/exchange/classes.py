@@ -112,19 +112,24 @@ _QK_NORMS = {'attention/query_norm': 'self_attn.q_norm', 'attention/key_norm': '
 
 
 def _read_llama(
-    fields: Fields, base: float = 10000.0, no_rope_every: int = 0, **others: Any
+    fields: Fields,
+    base: float = 10000.0,
+    no_rope_every: int = 0,
+    slides: bool = False,
+    **others: Any,
 ) -> dict[str, Any]:
     """Returns the fields of config.model that Llama and its kin share.
 
     Args:
       base: of the rotation, where the file names none.
       no_rope_every: each so-manieth layer turns nothing, where the file does not say; 0: none.
+      slides: whether a window, where there is one, is that of all layers.
       others: fields of config.model that the class has otherwise.
     """
     heads = fields.whole('num_attention_heads')
     num_layers = fields.whole('num_hidden_layers')
     fields.only('hidden_act', 'silu', 'swish')
-    turns, windows = _read_layers(fields, num_layers, no_rope_every)
+    turns, windows = _read_layers(fields, num_layers, no_rope_every, slides)
     return {
         'width': fields.whole('hidden_size'),
         'num_layers': num_layers,
@@ -152,7 +157,7 @@ def _read_biases(fields: Fields, attention: bool = False, feed_forward: bool = F
 
 
 def _read_layers(
-    fields: Fields, num_layers: int, no_rope_every: int
+    fields: Fields, num_layers: int, no_rope_every: int, slides: bool
 ) -> tuple[list[bool], list[int]]:
     """Returns for each layer whether it turns queries and keys, and its window (0: none)."""
     _check_layers(fields, num_layers)
@@ -162,14 +167,14 @@ def _read_layers(
         turns = [bool(turn) for turn in fields.list('no_rope_layers', num_layers) or usual]
 
     windows = [0] * num_layers
-    if fields.flag('use_sliding_window', False) and 'sliding_window' in fields:
+    if fields.flag('use_sliding_window', slides) and 'sliding_window' in fields:
         window = fields.whole('sliding_window')
-        first = fields.whole('max_window_layers', 28)
-        slides = [not turns[i] if no_rope_every else i >= first for i in range(num_layers)]
+        first = fields.whole('max_window_layers', 0 if slides else 28)
+        is_windowed = [not turns[i] if no_rope_every else i >= first for i in range(num_layers)]
         kinds = fields.list('layer_types', num_layers)
         if kinds is not None:
-            slides = [kind == 'sliding_attention' for kind in kinds]
-        windows = [window if slide else 0 for slide in slides]
+            is_windowed = [kind == 'sliding_attention' for kind in kinds]
+        windows = [window if narrow else 0 for narrow in is_windowed]
     return turns, windows
 
 
@@ -211,6 +216,20 @@ def _read_plain_llama(fields: Fields) -> dict[str, Any]:
     # Llama itself knows neither windows nor layers without a rotation.
     fields.only('use_sliding_window', False)
     return _read_llama(fields)
+
+
+def _read_mistral(fields: Fields) -> dict[str, Any]:
+    for name in ('attention_bias', 'mlp_bias'):
+        fields.only(name, False)
+    return _read_llama(fields, slides=True)
+
+
+def _write_mistral(cfg: ModelConfig) -> dict[str, Any]:
+    # A window, where there is one, is that of all layers; a missing one would be 4,096 tokens.
+    fields = _write_llama(cfg)
+    for name in ('use_sliding_window', 'max_window_layers', 'layer_types'):
+        fields.pop(name, None)
+    return {'sliding_window': None, **fields}
 
 
 def _read_qwen2(fields: Fields) -> dict[str, Any]:
@@ -422,6 +441,13 @@ CLASSES = {
             _names('model.layers', _PRE_NORMS, _LLAMA_PROJECTIONS, _LLAMA_TOP),
             _read_plain_llama,
             _write_llama,
+        ),
+        ModelClass(
+            'MistralForCausalLM',
+            'mistral',
+            _names('model.layers', _PRE_NORMS, _LLAMA_PROJECTIONS, _LLAMA_TOP),
+            _read_mistral,
+            _write_mistral,
         ),
         ModelClass(
             'Qwen2ForCausalLM',

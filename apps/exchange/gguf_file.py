@@ -19,7 +19,7 @@ from apps.exchange.fields import Fields
 from apps.exchange.gguf_tokenizer import from_gguf
 from apps.exchange.huggingface import INSTALL
 from data.tokenizer import Tokenizer
-from model.config import ModelConfig
+from model.config import BIASED, ModelConfig
 from runtime.errors import RunError
 
 ARCHITECTURES = {  # there -> the class
@@ -34,6 +34,9 @@ ARCHITECTURES = {  # there -> the class
     'mpt': 'mpt',
 }
 PAIRS = ('llama', 'smollm3')  # dimension 2c is turned with 2c + 1 there
+_SHARED_WIDTH = ('qwen2', 'olmo2')  # heads share the width of the model there
+_NO_OUT_BIAS = ('qwen3', 'smollm3', 'olmo2')  # the output of attention has no bias there
+_UNTIED = ('olmo2', 'gptneox')  # the output has a matrix of its own there
 FACTORS = 'rope_freqs.weight'  # what frequencies are divided by; only a Llama has it
 _READS = 1 << 23  # values of a header: a large vocabulary with its merges has a million
 _ERRORS = (ValueError, KeyError, IndexError, OverflowError, TypeError, OSError, MemoryError)
@@ -281,8 +284,7 @@ def to_values(
     Raises:
       RunError: GGUF cannot say what the model is.
     """
-    model_type = config['model_type']
-    architecture = next(name for name, there in ARCHITECTURES.items() if there == model_type)
+    architecture = _name_architecture(config['model_type'])
     keys = _KEYS.get(architecture, _LLAMA)
     own: dict[str, Any] = {key: config[ours] for ours, key in keys.items() if ours in config}
     own['feed_forward_length'] = cfg.mlp_width
@@ -308,7 +310,19 @@ def to_values(
             factors = (plain / rope.frequencies()).tolist()
     values = {f'{architecture}.{key}': value for key, value in own.items()}
     _check_values(architecture, values, factors, cfg)
+    _check_loadable(architecture, cfg)
     return architecture, values, factors
+
+
+def _name_architecture(model_type: str) -> str:
+    """Returns the name that GGUF has for a class. Raises RunError where it has none."""
+    for name, there in ARCHITECTURES.items():
+        if there == model_type:
+            return name
+    raise RunError(
+        f'GGUF cannot say what this model is: it has no architecture for {model_type!r}; '
+        f'expected one of {", ".join(ARCHITECTURES.values())}'
+    )
 
 
 def _check_values(
@@ -323,6 +337,24 @@ def _check_values(
     faults = classes.differences(cfg, there)
     if faults:
         raise RunError(f'GGUF cannot say what this model is: {", ".join(faults.values())}')
+
+
+def _check_loadable(architecture: str, cfg: ModelConfig) -> None:
+    """Raises RunError for a model that llama.cpp does not load, though its fields say it.
+
+    Found by loading each (tests/apps/test_llama_cpp.py), llama-cpp-python 0.3.36.
+    """
+    fault = ''
+    if architecture in _SHARED_WIDTH and cfg.num_heads * cfg.head_dim != cfg.width:
+        fault = f'config.model.head_dim is {cfg.head_dim}, not {cfg.width / cfg.num_heads:g}'
+    elif architecture in _NO_OUT_BIAS and 'out' in BIASED[cfg.biases]:
+        fault = f'config.model.biases is {cfg.biases!r}, not none'
+    elif architecture in _UNTIED and cfg.tied:
+        fault = 'config.model.tied is True, not False'
+    if fault:
+        raise RunError(
+            f'GGUF cannot say what this model is: in llama.cpp {architecture} has {fault}'
+        )
 
 
 # --- Writing --------------------------------------------------------------------------------------

@@ -4,7 +4,15 @@ import json
 import re
 from collections.abc import Mapping
 
-from data.fast_tokenizer import CONFIG, FastTokenizer, added, adding_before, bpe_file, splitting
+from data.fast_tokenizer import (
+    CONFIG,
+    FastTokenizer,
+    added,
+    adding,
+    adding_before,
+    bpe_file,
+    splitting,
+)
 from data.parts import CONTROL, NORMAL, UNKNOWN
 from data.pieces import META, SYSTEM, Tokenizer
 from data.sentencepieces import SentencePieceTokenizer
@@ -14,10 +22,14 @@ from data.template import OWN
 _WORDS = r' *[^ \n]+| +|\n'
 
 
-def files(tokenizer: Tokenizer, max_len: int) -> dict[str, bytes]:
+def files(tokenizer: Tokenizer, max_len: int, embeds: bool = False) -> dict[str, bytes]:
     """Returns the files of a folder of Hugging Face that are of a tokenizer, by name.
 
     They are read by transformers and by all that reads such folders, and back by Ordem.
+
+    Args:
+      embeds: whether a text is whole, and gets the mark at its end, too; names of marks in it are
+        text then.
     """
     fast = as_fast(tokenizer)
     config = {
@@ -31,8 +43,13 @@ def files(tokenizer: Tokenizer, max_len: int) -> dict[str, bytes]:
     template = chat_template(tokenizer)
     if template:
         config['chat_template'] = template
+    proto = fast.proto
+    if embeds:
+        config['split_special_tokens'] = True
+        around = adding({fast.pieces[i]: i for i in fast.begin}, {fast.pieces[fast.eos]: fast.eos})
+        proto = json.dumps({**fast.content, 'post_processor': around}).encode()
     return {
-        FastTokenizer.file_name: fast.proto,
+        FastTokenizer.file_name: proto,
         CONFIG: (json.dumps(config, indent=1, ensure_ascii=False) + '\n').encode(),
     }
 

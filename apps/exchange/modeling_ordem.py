@@ -187,9 +187,11 @@ class Attention(nn.Module):
 
     def see(self, parts, here):
         """Returns which keys the queries see, bool [B,1 or H,T,S]."""
-        seen = here.tokens[:, None] & (here.distance >= 0)
+        seen = here.tokens[:, -here.count :, None] & here.tokens[:, None]
+        if self.config.causal:
+            seen = seen & (here.distance >= 0)
         if self.config.window:
-            seen = seen & (here.distance < self.config.window)
+            seen = seen & (here.distance.abs() < self.config.window)
         seen = seen[:, None]
         for one, _ in parts:
             mask = one.mask(here)

@@ -121,6 +121,7 @@ _FIELDS = (
     'embedding_norm',
     'qk_norm',
     'qk_norm_over',
+    'causal',
     'window',
     'logit_cap',
     'tied',
@@ -134,8 +135,6 @@ def find_refusal(cfg: ModelConfig) -> str:
     """Returns why the modelling file has not a model; '': it has."""
     if cfg.mixing != 'attention':
         return f'config.model.mixing is {cfg.mixing!r}, not attention'
-    if not cfg.causal:
-        return 'config.model.causal is False'
     if cfg.bag:
         return 'config.model.bag is True'
     for part in cfg.parts:

@@ -533,7 +533,7 @@ class DapeV2(Dape):
         ahead = here.places[:, :, None] - here.places[:, None]
         y = offset[:, None, None]
         for i, matrix in enumerate(taps):
-            near = here.of_tokens((ahead == i - self.taps // 2).to(x.dtype))
+            near = (ahead == i - self.taps // 2).to(x.dtype)
             y = y + torch.einsum('bcts,bsu,cw->bwtu', x, near, matrix)
         return y
 

@@ -5,6 +5,7 @@ import itertools
 
 import jax
 import numpy as np
+import pytest
 
 from apps.exchange import classes, huggingface, source as sources
 from configs import base
@@ -32,6 +33,7 @@ CASES = {  # what it shows -> class, fields of config.model
     'llama 3': ('llama', dict(positions='llama3', stretch=3.0, length=8, high=2.0)),
     'llama proportional': ('llama', dict(positions='rope_proportional', fraction=0.6)),
     'llama in pairs': ('llama', dict(positions='rope_interleaved', biases='attention')),
+    'mistral': ('mistral', dict(positions='rope+window', window_=5)),
     'qwen2': ('qwen2', dict(biases='qkv')),
     'qwen2 windows': ('qwen2', dict(biases='qkv', positions='rope,rope+window', window_=5)),
     'qwen3': ('qwen3', dict(qk_norm=True, biases='attention', num_layers=3)),
@@ -79,6 +81,15 @@ CASES = {  # what it shows -> class, fields of config.model
         ),
     ),
 }
+# Models as llama.cpp loads them, of classes whose cases above it does not.
+_ONE_WIDTH = dict(num_heads=2, num_kv_heads=1, head_dim=0)
+LOADED = {
+    'qwen2 of one width': dict(_ONE_WIDTH, biases='qkv'),
+    'qwen3 without biases': dict(qk_norm=True),
+    'olmo2 untied': dict(CASES['olmo2'][1], **_ONE_WIDTH, tied=False),
+    'smollm3 of four': dict(positions='rope,rope,rope,none', num_layers=4),
+    'yarn': dict(positions='yarn', stretch=3.0, length=8),
+}
 MODEL_FIELDS = set(base.get_config().model)
 
 
@@ -114,7 +125,7 @@ def build(**fields):
 @functools.cache
 def build_case(case):
     """Returns the model of a case, its parameters and its logits."""
-    model, params = build(**CASES[case][1])
+    model, params = build(**(LOADED[case] if case in LOADED else CASES[case][1]))
     return model, params, logits_of(model, params)
 
 
@@ -160,3 +171,18 @@ def replaced(fields):
             yield fields | {name: next(values)}
         if isinstance(value, dict):
             yield from (fields | {name: inner} for inner in replaced(value))
+
+
+def open_in_llama_cpp(path, context=64):
+    """Returns the model of a file of GGUF in llama.cpp, where it computes in float32."""
+    llama_cpp = pytest.importorskip('llama_cpp', reason='needs the extra `engines`')
+    return llama_cpp.Llama(
+        str(path),
+        n_ctx=context,
+        logits_all=True,
+        flash_attn=False,
+        type_k=llama_cpp.GGML_TYPE_F32,
+        type_v=llama_cpp.GGML_TYPE_F32,
+        n_threads=1,
+        verbose=False,
+    )

@@ -152,7 +152,6 @@ def test_all_are_claimed_or_refused():
         (dict(positions='randomized+rope'), 'of randomized positions, its ids are drawn'),
         (dict(positions='abacus'), 'of abacus, its ids come with the data'),
         (dict(positions='none', mixing='none'), "config.model.mixing is 'none', not attention"),
-        (dict(positions='rope', causal=False), 'config.model.causal is False'),
         (dict(positions='rope', bag=True), 'config.model.bag is True'),
     ],
 )
@@ -239,14 +238,15 @@ def reference_cases():
 @pytest.mark.parametrize('fields', reference_cases())
 def test_a_folder_in_transformers(fields, tmp_path):
     """Catches code that computes another model: in any numbers, with its cache, and with padding
-    on the left. What is allowed is four times torch's own rounding, and in bfloat16 twice ours."""
+    on the left and between. What is allowed is four times torch's own rounding, and in bfloat16
+    twice ours."""
     model, params = build(**fields)
     folder, _ = write(tmp_path / 'model', model, params)
-    ways = outputs.compute('logits_of_folder', str(folder), TOKENS, 3)
+    ways = outputs.compute('logits_of_folder', str(folder), TOKENS, 3, 4)
     logits = logits_of(model, params)
     assert TIME > TRAINED and np.isfinite(logits).all()
     rounding = np.abs(ways['float32'] - ways['float64']).max()
-    for way in ('float32', 'padded'):
+    for way in ('float32', 'padded', 'between'):
         assert np.abs(logits - ways[way]).max() <= 4 * rounding, way
     if fields == dict(positions=ENCODINGS['rope_dynamic']):
         # Each token of a text that grows is the last one of a whole text.

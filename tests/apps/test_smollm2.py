@@ -6,19 +6,22 @@ the same file.
 
 import importlib.util
 import pathlib
+import pydoc
 
 import jax
 import numpy as np
 import pytest
 
 from apps.exchange import huggingface
-from apps.export_model import export_folder
+from apps.export_model import export_folder, export_gguf
 from apps.import_model import import_run, open_source
 from data.chat import encode_prompt
+from evals.likelihood import log_likelihoods
 from model import generate as decoding
 from model.sampling import Sampling
 from runtime import models, run_dir
 from runtime.run_dir import Run
+from tests.apps.exchange_cases import open_in_llama_cpp
 from tests.golden.references import outputs
 
 pytestmark = pytest.mark.reference
@@ -65,3 +68,33 @@ def test_out_and_in_again(run, tmp_path):
     import_run(folder, again)
     before, after = (models.load(Run.parse(str(r.path)))[1] for r in (run, again))
     jax.tree.map(np.testing.assert_array_equal, before, after)
+
+
+def test_beside_llama_cpp(run, tmp_path):
+    """Catches a file in which llama.cpp finds another model: ids of a question in its template,
+    greedy text as far as the two best logits are apart, and nats of a text."""
+    export_gguf(run, tmp_path / 'out')
+    model, params, tokenizer, _ = models.load(run)
+    there = open_in_llama_cpp(tmp_path / 'out' / 'model.gguf', 512)
+    text = pydoc.render_doc('str', renderer=pydoc.plaintext)[:1200]
+    ids = tokenizer.encode(text)
+    assert there.tokenize(text.encode(), add_bos=False, special=False) == ids
+
+    # The same prompt, and then what each likes best.
+    prompt = encode_prompt([('user', 'What is the capital of Brazil?')], tokenizer)
+    [ours] = decoding.generate(model, params, [prompt], NEW, Sampling(temperature=0.0))
+    there.eval(prompt)
+    for token in ours:
+        logits = there.scores[there.n_tokens - 1]
+        second, first = np.sort(logits)[-2:]
+        if int(logits.argmax()) != token:
+            assert first - second < 1e-4
+            break
+        there.eval([token])
+
+    # Nats of each token of a text after those before it.
+    there.reset()
+    there.eval(ids)
+    theirs = -jax.nn.log_softmax(there.scores[: len(ids) - 1])[np.arange(len(ids) - 1), ids[1:]]
+    [[total, _]] = log_likelihoods(model, params, [(ids[:1], ids[1:])])
+    assert -total / (len(ids) - 1) == pytest.approx(float(theirs.mean()), rel=1e-3)

@@ -23,7 +23,7 @@ def _commands() -> list[tuple[str, str]]:
             stated += [
                 (document, command)
                 for command in re.split(r' -- (?=python)|; ', line.split('#')[0])
-                if re.search(r'python -m (?!pytest|pip)\w+\.', command)
+                if re.search(r'python -m (?!pytest|pip|llama_cpp)\w+\.', command)
             ]
     return stated
 

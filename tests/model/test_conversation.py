@@ -70,11 +70,13 @@ def test_what_is_read_in_two_parts_is_what_is_read_at_once(positions):
     text = [int(token) for token in np.random.default_rng(0).integers(1, VOCAB, 30)]
 
     def read(tokens):
-        return decoding.prefill(model, params, *decoding.pad([tokens]), 64)
+        return decoding.prefill(model, params, *decoding.pad([tokens], 32), 64)
 
     state = read(text[:19])
     carries = REGISTRY[positions].carry is not PositionalEncoding.carry
-    for kept, end in ((19, 26), (26, 28)) if carries else ((19, 26), (11, 18), (18, 19)):
+    for kept, end in ((19, 26), (26, 28)) if carries else ((19, 26), (11, 18), (18, 19), (0, 9)):
+        if not kept:  # another text in the same cache
+            text.reverse()
         tokens, lengths = decoding.pad([text[kept:end]])
         state = decoding.extend(model, params, state, tokens, lengths, kept)
         wanted = read(text[:end])

@@ -308,13 +308,14 @@ def logits(kind, config, weights, tokens):
     return {'logits': model.eval()(torch.tensor(tokens)).logits.numpy()}
 
 
-def logits_of_folder(folder, tokens, padding):
+def logits_of_folder(folder, tokens, padding, between=0):
     """Returns logits [B,T,V] of a model in a folder, computed in several ways.
 
     Args:
       folder: of Hugging Face.
       tokens: [B,T].
       padding: how many tokens of padding stand on the left in 'padded'.
+      between: after how many tokens they stand in 'between'; 0: it is left out.
     Returns:
       'float32', 'float64', 'bfloat16': in these numbers. 'cached': token by token. 'padded': with
       padding on the left, which is cut off.
@@ -340,6 +341,11 @@ def logits_of_folder(folder, tokens, padding):
         keywords = dict(position_ids=places) if 'position_ids' in signature(model) else {}
         outputs = model(padded, attention_mask=mask, **keywords)
         ways['padded'] = outputs.logits[:, padding:].numpy()
+        if between:
+            parts = tokens[:, :between], torch.zeros_like(padded[:, :padding]), tokens[:, between:]
+            text = torch.cat(parts, 1)
+            mask = torch.cat([torch.full_like(part, i != 1) for i, part in enumerate(parts)], 1)
+            ways['between'] = model(text, attention_mask=mask).logits[:, mask[0] > 0].numpy()
     return ways
 
 
