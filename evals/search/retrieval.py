@@ -215,13 +215,13 @@ def _untrained(system: System, name: str, seed: int) -> System:
 
 def _compare(board: Leaderboard, results: Mapping) -> list[dict]:
     """Returns each run against words, its embeddings alone, before training, and other systems."""
-    others_names = list(results['published'])
+    published_names = list(results['published'])
     pairs = []
-    for name in (*results['runs'], *others_names):
+    for name in (*results['runs'], *published_names):
         pairs += [(a, board.baseline) for a in (f'{name}~bm25', f'{name}+bm25', name)]
         facts = results['runs'].get(name)
         if facts:
-            others = (f'{name}.static', facts['untrained'], results['against'], *others_names)
+            others = (f'{name}.static', facts['untrained'], results['against'], *published_names)
             pairs += [(name, other) for other in others]
     return [
         {'a': a, 'b': b, **board.compare(a, b)} for a, b in pairs if a in board.estimates and a != b
@@ -337,17 +337,16 @@ def main() -> None:
             f'{"is" if len(asked) == 1 else "are"} {", ".join(asked) or "none"}'
         )
     command = shlex.join(['python', '-m', 'evals.search.retrieval', *sys.argv[1:]])
-    encoders_of_others = published.check(f.published, [*WORDS, *runs])
     plan = Plan(
         sets,
         runs,
         command,
         f.cache,
-        f.poolings,
-        encoders_of_others,
-        f.against,
-        f.tune,
-        f.allow_leaks,
+        poolings=f.poolings,
+        published=published.check(f.published, [*WORDS, *runs]),
+        against=f.against,
+        tune=f.tune,
+        allow_leaks=f.allow_leaks,
     )
     report(plan, out)
     print(f'{out}/results.json, report.md, index.html')
