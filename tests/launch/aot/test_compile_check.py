@@ -225,8 +225,9 @@ def test_promised_figures_are_those_of_the_budgets():
     for p in (full, minimal, v5p):
         assert p['fused_attention'] and p['square_buffers'] == []
         assert 'collective-permute' not in p['collectives']
-        for loop in p['loops']:
-            assert loop['how'] in ('known', 'inferred') and loop['trips'] == 16
+        for loop in p['loops']:  # over the layers, and over the chunks of the loss
+            assert loop['how'] in ('known', 'inferred')
+            assert loop['trips'] == (16 if 'Transformer' in loop['loop'] else 4)
     decode = saved['llama_1b_v5e_4x4_full']['programs']['decode']
     assert decode['batch'] == 16 and decode['context'] == 2048
     assert decode['temporary_bytes'] < 0.15 * decode['cache_bytes']
