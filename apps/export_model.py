@@ -89,7 +89,7 @@ def export_folder(run: Run, folder: pathlib.Path, dtype: str = '') -> Expressed:
         )
         huggingface.write_json(begun / 'generation_config.json', marks)
         (begun / tokenizer.file_name).write_bytes(tokenizer.proto)
-        embeds = not get_objective(config.train.objective).holds_out_text
+        embeds = _embeds(config)
         for name, content in hf_tokenizer.files(tokenizer, model.config.max_len, embeds).items():
             (begun / name).write_bytes(content)
         if embeds:
@@ -135,6 +135,11 @@ def begin(folder: pathlib.Path) -> pathlib.Path:
     return begun
 
 
+def _embeds(config: ConfigDict) -> bool:
+    """Returns whether a run was trained to make vectors of texts, and not to write them."""
+    return not get_objective(config.train.objective).holds_out_text
+
+
 def _marks(tokenizer: Tokenizer) -> dict:
     """Returns the ids that begin, end and fill a text."""
     return {
@@ -167,7 +172,7 @@ def make_card(run: Run, config: ConfigDict, expressed: Expressed) -> str:
     }
     rows = [f'| {name} | {value} |' for name, value in facts.items() if value is not None]
     licence = f'license: {source["licence"]}\n' if source.get('licence') else ''
-    embeds = not get_objective(config.train.objective).holds_out_text
+    embeds = _embeds(config)
     return _CARD.format(
         licence=licence,
         library='sentence-transformers' if embeds else 'transformers',

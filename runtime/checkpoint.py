@@ -284,9 +284,7 @@ class Checkpoints:
             folder = (self.run.checkpoints / str(step) / item).resolve()
             with ocp.PyTreeCheckpointer() as reader:
                 try:
-                    leaves, tree = jax.tree_util.tree_flatten_with_path(
-                        reader.metadata(folder).item_metadata.tree
-                    )
+                    leaves, tree = _list_arrays(reader, folder)
                 except Exception:  # whatever a damaged file makes the reader raise
                     for name in [*expected]:
                         if name.startswith('params/') == (item == 'params'):
@@ -372,6 +370,11 @@ class Checkpoints:
 def _first_fault(faults: Sequence[str]) -> str:
     """Returns the first of what all processes say that is not ''."""
     return next(filter(None, faults), '')
+
+
+def _list_arrays(reader: ocp.PyTreeCheckpointer, folder: epath.Path) -> tuple[list, object]:
+    """Returns (path, shape) of all arrays in a folder of a checkpoint, and their tree."""
+    return jax.tree_util.tree_flatten_with_path(reader.metadata(folder).item_metadata.tree)
 
 
 def _read_array(
@@ -537,8 +540,7 @@ def defer_params(run: Run, abstract):
         raise RunError(f'{where}: {error}') from None
     try:
         with ocp.PyTreeCheckpointer() as reader:
-            tree = reader.metadata(folder).item_metadata.tree
-        leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+            leaves, tree = _list_arrays(reader, folder)
     except Exception as error:  # whatever a damaged file makes the reader raise
         raise RunError(f'{where}: has no list of its arrays ({first_line(error)})') from None
     places = {f'params/{path(keys)}': place for place, (keys, _) in enumerate(leaves)}
@@ -546,7 +548,7 @@ def defer_params(run: Run, abstract):
     def read(name: str) -> np.ndarray:
         try:
             with ocp.PyTreeCheckpointer() as reader:
-                array = _read_array(reader, folder, leaves, structure, places[name])
+                array = _read_array(reader, folder, leaves, tree, places[name])
         except Exception as error:
             raise RunError(f'{where}: {name} cannot be read ({first_line(error)})') from None
         if saved[name] != _identify(array):

@@ -610,28 +610,7 @@ def read(fields: Fields) -> ConfigDict:
 # --- Which class has a model ----------------------------------------------------------------------
 
 # Fields that are the same in two models that compute the same. Those of encodings are not here.
-_COMPARED = (
-    'width',
-    'num_layers',
-    'num_heads',
-    'num_kv_heads',
-    'head_dim',
-    'mlp_width',
-    'residual',
-    'activation',
-    'biases',
-    'norm',
-    'norm_eps',
-    'embedding_norm',
-    'qk_norm',
-    'qk_norm_over',
-    'mixing',
-    'causal',
-    'logit_cap',
-    'tied',
-    'scale_embedding',
-    'bag',
-)
+_COMPARED = (*ordem.COMPUTED, 'mixing', 'bag')
 
 
 def express(cfg: ModelConfig, own: bool = True) -> tuple[ModelClass, dict[str, Any]]:

@@ -397,14 +397,15 @@ def write_file(
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
     for name, kind_of_tensor in kinds.items():
-        _write_tensor(writer, model.tensor(name, one, architecture in PAIRS), kind_of_tensor)
+        # Bound to no name, so that it is let go of before the next one is read.
+        writer.write_tensor_data(
+            gguf.quantize(
+                model.tensor(name, one, architecture in PAIRS).astype(np.float32), kind_of_tensor
+            )
+        )
     if factors:
         writer.write_tensor_data(np.asarray(factors, np.float32))
     writer.close()
-
-
-def _write_tensor(writer, x: np.ndarray, kind) -> None:
-    writer.write_tensor_data(import_gguf(writer.path).quantize(x.astype(np.float32), kind))
 
 
 def _announce(writer, name: str, shape: tuple[int, ...], kind) -> None:

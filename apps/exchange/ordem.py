@@ -105,8 +105,8 @@ LACKING = {
     'coupling': 'its ids come with the data',
 }
 
-# Fields of config.model that config.json has under their own names.
-_FIELDS = (
+# Fields of config.model that say what is computed, beside encodings.
+COMPUTED = (
     'width',
     'num_layers',
     'num_heads',
@@ -122,12 +122,11 @@ _FIELDS = (
     'qk_norm',
     'qk_norm_over',
     'causal',
-    'window',
     'logit_cap',
     'tied',
     'scale_embedding',
-    'max_len',
 )
+_FIELDS = (*COMPUTED, 'window', 'max_len')  # what config.json has under their own names
 _LARGEST = 2**22
 
 
